@@ -1,7 +1,7 @@
 """The goals of the NumPy code, and whether a record meets them.
 
-The time of each is at most a multiple of that of PyTorch's fastest variant on the same processor: a convolution's
-forward pass 2 times (4 times for 3 channels), its forward and backward passes 3 times, a tiny-VGG step 3 times.
+Compared with PyTorch's fastest variant on the same processor, a convolution's forward pass takes at most 2 times as
+long (4 times for 3 channels), its forward and backward passes and a tiny-VGG step at most 3 times.
 `import gpuconv` takes under 150 ms, and a tiny-VGG step needs under 3 times the memory of its activations.
 """
 
@@ -42,7 +42,8 @@ def _convolutions(entries: Mapping[str, Any]) -> Iterator[Goal]:
 
 
 def ratio(*entries: Mapping[str, Any], statistic: str = "median") -> float | None:
-    """Our total time over that of PyTorch's best variant (the same for all). None if a side is missing.
+    """Our total time for the entries, divided by PyTorch's. Of each, the side counts that is fastest over all entries.
+    None if there is none that all entries have.
 
     statistic: of the samples, "median" or "least".
     """

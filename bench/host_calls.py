@@ -21,12 +21,12 @@ def calls() -> dict[str, tuple[Callable[[], Any], int]]:
     dx, dw, db, y2 = array(1, 8, 8, 4), array(8, 3, 3, 4), array(8), array(1, 8, 8, 8)
     gamma, db2, group = array(8), array(8), array(1, 2)
     pooled, won, mean = array(1, 4, 4, 4), array(1, 4, 4, 4, dtype=np.uint8), array(1, 1, 1, 4)
-    scores, labels, loss, answers = array(4, 10), array(4, dtype=np.int64), array(), array(4, 10)
+    scores, labels, loss, targets = array(4, 10), array(4, dtype=np.int64), array(), array(4, 10)
     rows, matrix, vector, products = array(4, 16), array(10, 16), array(10), array(4, 10)
     drows, dmatrix, dvector = array(4, 16), array(10, 16), array(10)
     images, order, batch = array(8, 8, 8, 4, dtype=np.uint8), array(8, dtype=np.int64), array(4, 8, 8, 4)
     all_labels, zero, one, mixed = array(8, dtype=np.int64), array(4), array(4), array(4, 8, 8, 4)
-    dzero, done, digest = array(4), array(4), array(5, dtype=np.float64)
+    dgamma_of_x, dbeta_of_x, digest = array(4), array(4), array(5, dtype=np.float64)
     totals, scaling, counters = array(4, dtype=np.float64), array(4, dtype=np.float64), array(4, dtype=np.int64)
     counter, rate, rates = array(1, dtype=np.int64), array(1), array(8, 1)
     params, grads, first, second, third = ([array(16) for _ in range(62)] for _ in range(5))
@@ -71,13 +71,13 @@ def calls() -> dict[str, tuple[Callable[[], Any], int]]:
         "batch_norm, training": lambda: ops.batch_norm(y, gamma, bias, db, db2, training=True, out=y),
         "batch_norm_backward": lambda: ops.batch_norm_backward(y, y2, gamma, bias, bias, out=y, dgamma=db, dbeta=db2),
         "batch_norm_backward, below a convolution": lambda: ops.batch_norm_backward(
-            y, x, one, zero, one, w=w, padding=1, dgamma=dzero, dbeta=done
+            y, x, one, zero, one, w=w, padding=1, dgamma=dgamma_of_x, dbeta=dbeta_of_x
         ),
         "softmax_cross_entropy": lambda: ops.softmax_cross_entropy(scores, labels, out=scores),
         "svm_hinge": lambda: ops.svm_hinge(scores, labels, out=scores),
-        "mean_squared_error": lambda: ops.mean_squared_error(scores, answers, out=scores),
-        "huber_loss": lambda: ops.huber_loss(scores, answers, out=scores),
-        "binary_cross_entropy": lambda: ops.binary_cross_entropy(scores, answers, out=scores),
+        "mean_squared_error": lambda: ops.mean_squared_error(scores, targets, out=scores),
+        "huber_loss": lambda: ops.huber_loss(scores, targets, out=scores),
+        "binary_cross_entropy": lambda: ops.binary_cross_entropy(scores, targets, out=scores),
         "add_metrics": lambda: ops.add_metrics(totals, loss, scores, labels),
         "load_batch": lambda: ops.load_batch(images, all_labels, order, mean=zero, std=one, count=4, out=batch),
         "mix_batch": lambda: ops.mix_batch(batch, labels, one, classes=10, offset=counter, out=mixed),

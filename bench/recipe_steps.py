@@ -1,7 +1,7 @@
 """Our side of a whole recipe: all of its steps, as in `gpuconv train --recipe`, on synthetic images.
 
-Batches are loaded, shuffled and augmented on the device, rates follow their schedules, every group of parameters has
-its own optimizer. Evaluation and whitening are not included.
+Batches are loaded, shuffled and augmented on the device, rates follow their schedules, and every group of parameters
+has its own optimizer. Evaluation and whitening are not included.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Records: one JSON file for each device, date and commit, rewritten atomically after every entry.
 
-bench/results/<hardware>/<date>-<commit>.json. An existing file of the same name keeps its entries, so that `ops` after
-`steps`, or a restarted run, adds to it.
+The path is bench/results/<hardware>/<date>-<commit>.json. An existing file of that name keeps its entries, so that
+`ops` after `steps`, or a restarted run, adds to it.
 """
 
 from __future__ import annotations
@@ -60,13 +60,14 @@ class Record:
 
     @classmethod
     def load(cls, path: str | Path) -> Record:
-        """Raises RecordError if the file is not a record or one of another version, OSError if it cannot be read."""
+        """The record in a file. Raises RecordError if the file holds none, or one of another version, and OSError if it
+        cannot be read."""
         try:
             data = json.loads(Path(path).read_text(encoding="utf-8"))
         except ValueError as error:
-            raise RecordError(f"{path} is no benchmark record: {error}") from error
+            raise RecordError(f"{path} is not a benchmark record: {error}") from error
         if not isinstance(data, dict) or "schema" not in data:
-            raise RecordError(f"{path} is no benchmark record: it has no schema number")
+            raise RecordError(f"{path} is not a benchmark record: it has no schema number")
         if data["schema"] != SCHEMA:
             raise RecordError(f"{path} has schema {data['schema']}, this version reads {SCHEMA}: measure again")
         return cls(Path(path), data)

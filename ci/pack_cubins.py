@@ -1,11 +1,12 @@
 """Compile the kernels of the GPU gate without a GPU, into one portable file: python -m ci.pack_cubins --nvrtc DIR
 
 The file holds entries of gpuconv's kernel cache, which are found by their source and by the version of the NVRTC that
-compiled them, not by folder. So it works on any machine with the same NVRTC; DIR, created by
+compiled them, not by folder. So it works on any machine with the same NVRTC. This command makes DIR, a folder
+with that machine's NVRTC:
 
     pip install --no-deps --target DIR nvidia-cuda-nvrtc==13.0.88 nvidia-cuda-runtime==13.0.96
 
-provides that machine's. It compiles all variants that `gpuconv kernels` lists, the launches of the nets that the gate
+The program compiles all variants that `gpuconv kernels` lists, the launches of the nets that the gate
 times and, for sm_90a, the kernels of the part "hopper"; other kernels are compiled where a check runs. Kernels compiled
 before are taken from the cache.
 """
@@ -58,7 +59,7 @@ def launched_by(net: str, precision: str) -> Iterator[Job]:
     yield from dict.fromkeys((module.path.name, tuple(module.defines.items())) for module in modules)
 
 
-def of_the_hopper_checks() -> Iterator[Job]:
+def launched_by_hopper_checks() -> Iterator[Job]:
     """The kernels of the part "hopper"."""
     from ci.gate.hopper_kernels import algorithms, cluster, ring, warpgroup
 
@@ -68,7 +69,7 @@ def of_the_hopper_checks() -> Iterator[Job]:
 
 
 def use_nvrtc(folder: Path | None) -> str:
-    """Compile with the NVRTC and the headers of a folder, if one is named; the version of NVRTC."""
+    """Compile with the NVRTC and the headers of a folder, if one is named. Returns the version of NVRTC."""
     from gpuconv.backends.cuda.runtime import nvrtc
 
     if folder is not None:
@@ -119,7 +120,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     jobs = variants_of(options.file, options.arch)
     if not options.file:
         jobs += [job for net in NETS for precision in ("bfloat16", "float32") for job in launched_by(net, precision)]
-        jobs += of_the_hopper_checks() if options.arch == "sm_90a" else []
+        jobs += launched_by_hopper_checks() if options.arch == "sm_90a" else []
     jobs = list(dict.fromkeys(jobs))
     if not jobs:
         parser.error(f"no kernel file is named {options.file!r}")
@@ -134,7 +135,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     entries = sorted(dict.fromkeys(entries))
     data = packed(entries, options.arch)
     if len(data) > LARGEST:
-        parser.error(f"the pack would have {len(data) / 2**20:.1f} MiB, more than {LARGEST >> 20} can travel")
+        parser.error(f"the pack would have {len(data) / 2**20:.1f} MiB, and at most {LARGEST >> 20} can be sent")
     files.write(options.out, data)
     print(f"{options.out}: {len(entries)} entries, {len(data) / 2**20:.1f} MiB")
     return 0

@@ -80,14 +80,14 @@ def device_of(array: object, name: str = "the array") -> str:
 
     name: for messages. Raises TypeError for anything that is not an array, and for a masked one.
     """
-    place = device_or_none(array)
-    if place is None:
+    device = device_or_none(array)
+    if device is None:
         raise TypeError(
             f"expected an array of NumPy or CuPy, received {type(array).__name__}; gpuconv.asarray makes one"
         )
-    if place == MASKED:
+    if device == MASKED:
         raise masked(name)
-    return place
+    return device
 
 
 def masked(name: str) -> TypeError:

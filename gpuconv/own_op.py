@@ -92,7 +92,9 @@ def compare(
         options = {name: value for name, value in case.items() if name not in slots}
         with backends.oracle():
             expected = op(*arrays.values(), **options)
-        found.append(_compare_case(mine, _named(arrays, options), arrays, options, expected, allowed, _LAYOUTS[layout]))
+        found.append(
+            _compare_case(mine, _case_name(arrays, options), arrays, options, expected, allowed, _LAYOUTS[layout])
+        )
     if not found:
         raise ValueError("there is no case to compare in")
     return found
@@ -105,7 +107,7 @@ def _array(given: Any, dtype: np.dtype, seed: int, substream: int) -> Any:
     return drawn.astype(dtype)
 
 
-def _named(arrays: dict[str, np.ndarray | None], options: Options) -> str:
+def _case_name(arrays: dict[str, np.ndarray | None], options: Options) -> str:
     shapes = [f"{name} {'x'.join(map(str, array.shape))}" for name, array in arrays.items() if array is not None]
     return ", ".join([*shapes, *(f"{name}={value}" for name, value in options.items())])
 

@@ -96,8 +96,8 @@ def summary(net: Layer, *, batch_size: int = 128, device: str | None = None) -> 
         ]
         lines = [(*line, cell) for line, cell in zip(lines, ["fprop, dgrad, wgrad", *named, ""], strict=True)]
     widths = [max(map(display_width, column)) for column in zip(*lines)]
-    sides = "<<<>>><"
-    text = ["  ".join(padded(*entry) for entry in zip(line, widths, sides)).rstrip() for line in lines]
+    alignments = "<<<>>><"
+    text = ["  ".join(padded(*entry) for entry in zip(line, widths, alignments)).rstrip() for line in lines]
     rule = "-" * max(map(display_width, text))
     trained = sum(map(_trained, net.walk()))
     foot = [

@@ -1,4 +1,4 @@
-"""PyTorch's sides of a whole recipe: channels_last, compiled, and each step in a CUDA graph.
+"""PyTorch's sides of a whole recipe, in channels_last: with and without torch.compile and a CUDA graph of each step.
 
 As in Keller Jordan's public script, images stay on the device, where they are converted and padded once, and a batch is
 one gather of them; a step's rates lie in device memory, so that a captured step can be replayed. Weights are float32
@@ -62,18 +62,18 @@ class Training:
         self.dtype = getattr(torch, recipe.entry.dtype)
         net = recipe.net()
         self.net = module(net).to(torch_device(device)).to(memory_format=torch.channels_last).train()
-        self.forward, direction = self.net, orthogonal
+        self.forward, orthogonalize = self.net, orthogonal
         if compile_mode:
             torch.compiler.reset()
             self.forward = torch.compile(self.net, mode=compile_mode)
-            direction = torch.compile(orthogonal, mode=compile_mode)
+            orthogonalize = torch.compile(orthogonal, mode=compile_mode)
         self.kind, self.smoothing = torch_device(device).partition(":")[0], recipe.loss.label_smoothing
         groups, rates = recipe.rates(net, steps, epoch)
         self.rates = torch.tensor(list(rates), dtype=torch.float32, device=torch_device(device))  # (steps, groups)
         self.lr = self.rates[0].clone()
         ours = parameters(net, self.net)
         self.updates = [
-            _update(part.optimizer, [ours[name] for name in part.names], lr, self.dtype, direction)
+            _update(part.optimizer, [ours[name] for name in part.names], lr, self.dtype, orthogonalize)
             for part, lr in zip(groups.parts, self.lr)
         ]
 
@@ -109,8 +109,8 @@ def orthogonal(x, steps: int):
     return x.T if tall else x
 
 
-def _update(optimizer, params: Sequence[Any], lr, dtype, direction: Callable[..., Any]) -> Update:
-    """One of our optimizers in PyTorch, its rate a tensor on the device."""
+def _update(optimizer, params: Sequence[Any], lr, dtype, orthogonalize: Callable[..., Any]) -> Update:
+    """The update of one of our optimizers, in PyTorch. lr: a tensor on the device."""
     torch = load()
     if not isinstance(optimizer, Muon):
         settings = {key: getattr(optimizer, key) for key in ("momentum", "nesterov", "weight_decay")}
@@ -122,7 +122,7 @@ def _update(optimizer, params: Sequence[Any], lr, dtype, direction: Callable[...
         for p, v in zip(params, velocities):
             v.mul_(optimizer.momentum).add_(p.grad)
             momentum_step = p.grad + optimizer.momentum * v if optimizer.nesterov else v
-            x = direction(momentum_step.reshape(len(p), -1).to(dtype), optimizer.newton_schulz).reshape(p.shape)
+            x = orthogonalize(momentum_step.reshape(len(p), -1).to(dtype), optimizer.newton_schulz).reshape(p.shape)
             p.mul_(math.sqrt(len(p)) / p.norm()).sub_(lr * x)
 
     return update
@@ -133,7 +133,7 @@ def sides(recipe: Recipe, device: str, compiled: bool) -> list[Side]:
     on_gpu, chosen = device.startswith("cuda"), recipe.settings
     batches = recipe.steps // chosen.epochs
 
-    def form(compile_it: bool, graph: bool) -> Callable[[], Prepared]:
+    def variant(compile_it: bool, graph: bool) -> Callable[[], Prepared]:
         def prepare() -> Prepared:
             if graph and not on_gpu:
                 raise NotImplementedError("a CUDA graph needs a GPU")
@@ -164,13 +164,13 @@ def sides(recipe: Recipe, device: str, compiled: bool) -> list[Side]:
 
         return prepare
 
-    forms = {
+    variants = {
         "channels_last": (False, False),
         "compile": (True, False),
         "graph": (False, True),
         "compile graph": (True, True),
     }
-    return [Side(PEER, name, form(*how)) for name, how in forms.items()]
+    return [Side(PEER, name, variant(*switches)) for name, switches in variants.items()]
 
 
 def checked_batch(recipe: Recipe, device: str, dtype) -> tuple[Any, Any]:

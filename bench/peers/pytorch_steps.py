@@ -17,7 +17,7 @@ def sides(step: Step, device: str, compiled: bool) -> list[Side]:
     """Every variant of PyTorch that is timed. Half precision is autocast over float32 weights, as usual in PyTorch."""
     on_gpu = device.startswith("cuda")
 
-    def form(channels_last: bool, compile_it: bool, graph: bool) -> Callable[[], Prepared]:
+    def variant(channels_last: bool, compile_it: bool, graph: bool) -> Callable[[], Prepared]:
         def prepare() -> Prepared:
             torch = load()
             if graph and not on_gpu:
@@ -56,14 +56,14 @@ def sides(step: Step, device: str, compiled: bool) -> list[Side]:
 
         return prepare
 
-    forms = {
+    variants = {
         "eager": (False, False, False),
         "channels_last": (True, False, False),
         "compile": (True, True, False),
         "graph": (True, False, True),
         "compile graph": (True, True, True),
     }
-    return [Side(PEER, name, form(*how)) for name, how in forms.items()]
+    return [Side(PEER, name, variant(*switches)) for name, switches in variants.items()]
 
 
 def captured(once: Callable[[Any, Any], Any], x, y) -> tuple[Any, ...]:

@@ -126,7 +126,7 @@ def _wait(process: subprocess.Popen, seconds: float) -> tuple[int, bool]:
 
 
 def _end(process: subprocess.Popen) -> int:
-    """Ask, kill, and finally give up: a process blocked in a driver cannot be killed."""
+    """Ask the process to stop, then kill it, and finally give up: one that is blocked in a driver cannot be killed."""
     for how in (signal.SIGINT, signal.SIGKILL):
         _signal(process, how)
         with contextlib.suppress(subprocess.TimeoutExpired):

@@ -72,7 +72,7 @@ def environment(gate: Gate, seconds: float) -> Found:
         raise NoGpuError(f"no GPU: {facts['no gpu']}", **facts)
     lacking = [name for name in REQUIRED if name in facts["missing"]]
     if lacking and Device.named(gate.device).on_gpu:
-        raise FailedError(f"missing: {', '.join(lacking)} (carry their wheels: --wheels)", **facts)
+        raise FailedError(f"missing: {', '.join(lacking)} (supply their wheels with --wheels)", **facts)
     lacking_optional = [*facts["missing"], *facts["tools missing"]]
     return f"{facts['name']}" + (f"; without {', '.join(lacking_optional)}" if lacking_optional else ""), facts
 
@@ -100,7 +100,7 @@ def cubins(gate: Gate, seconds: float) -> Found:
             compiled = {what: manifest[what] for what in ("arch", "nvrtc", "headers")}
             archive.extractall(folder, [name for name in archive.namelist() if name != "manifest.json"])
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise FailedError(f"{gate.cubins} is no pack of kernels: {error}") from error
+        raise FailedError(f"{gate.cubins} is not a pack of kernels: {error}") from error
     for path in folder.rglob("*"):
         path.chmod(0o755 if path.is_dir() else 0o644)
     packed = f"{manifest['entries']} kernel files for {', '.join(compiled.values())}"

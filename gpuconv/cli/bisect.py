@@ -94,7 +94,7 @@ def _find_element(found: Runs, options: argparse.Namespace) -> str:
         if not (Path(options.a).is_dir() and Path(options.b).is_dir()):
             raise UserError("only two run directories can be repeated, not files of digests")
         runs = [Repetition(path, difference.step) for path in (options.a, options.b)]
-        if options.element is None and any(run.steps > run.epoch for run in runs):
+        if options.element is None and any(run.steps > run.steps_per_epoch for run in runs):
             steps = " and ".join(f"{run.steps:,}" for run in runs)
             return f"--element repeats {steps} steps of the runs, more than an epoch, to find it"
         element = Element.of(*(run.values(difference.key) for run in runs))

@@ -136,8 +136,8 @@ def _images(trained: Run, data: str | None, test: str | None) -> tuple[Dataset |
             except ValueError:
                 name = trained.settings.data
                 raise ValueError(
-                    f"the run was trained in Python on {name!r}, which is no name of a data set: give the location of "
-                    "its images with --data or --test"
+                    f"the run was trained in Python on {name!r}, which is not the name of a data set: give the "
+                    "location of its images with --data or --test"
                 ) from None
         if not test:
             return load_data(trained.settings, data)

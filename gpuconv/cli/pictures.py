@@ -24,13 +24,14 @@ def expect_target(path: str | None) -> None:
     """Raises UserError for a `--picture` that cannot be written, before anything is done."""
     with user_errors():
         try:
-            path and plots.target(path)
+            if path:
+                plots.target(path)
         except plots.PlotError as error:
             raise UserError(str(error)) from error
 
 
 def draw(path: str | None, make: Callable[[], Figure]) -> None:
-    """Draw the figure that `make` returns where `--picture` says, and say so."""
+    """Draw the figure that `make` returns into the file that `--picture` names, if any, and print the file's name."""
     if path:
         with user_errors():
             try:

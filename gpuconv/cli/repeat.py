@@ -30,8 +30,8 @@ _OTHER_HASHES = "{} has hashes of an older version, which the repeated run would
 class Repetition:
     """A run that can be repeated on this machine up to a recorded step. Raises UserError if it cannot, saying why.
 
-    steps: how many that takes, from the last checkpoint before that step, or from the start. epoch: the steps of an
-    epoch.
+    steps: how many that takes, from the last checkpoint before that step, or from the start. steps_per_epoch: those
+    of an epoch.
     """
 
     def __init__(self, directory: str | os.PathLike[str], step: int) -> None:
@@ -45,7 +45,7 @@ class Repetition:
         if any(digest.kind == CRC32 for each in self.recorded.values() for digest in each.tensors):
             raise UserError(_OTHER_HASHES.format(directory))
         settings = self.run.settings()
-        self.epoch = _steps_of_an_epoch(settings)
+        self.steps_per_epoch = _steps_per_epoch(settings)
         steps_at = {path: self._steps_at(path) for path in (self.run.last, self.run.best) if path.exists()}
         self.checkpoint = max(
             (path for path in steps_at if steps_at[path] < step), key=lambda path: steps_at[path], default=None
@@ -55,7 +55,7 @@ class Repetition:
     def _steps_at(self, path: Path) -> int:
         """The number of steps that the run had done at a checkpoint."""
         state = stored.state(load(path).state, path)
-        return state["epoch"] * self.epoch + state["batch"]
+        return state["epoch"] * self.steps_per_epoch + state["batch"]
 
     def values(self, key: Key) -> np.ndarray:
         """The values of a tensor. Raises UserError if the repeated digests are not those recorded."""
@@ -99,7 +99,7 @@ class Repetition:
                     )
 
 
-def _steps_of_an_epoch(settings: Record) -> int:
+def _steps_per_epoch(settings: Record) -> int:
     data = settings["train"]
     if "batch_size" not in data:
         raise UserError("only runs on images can be repeated, not those on batches of a loader made in Python")

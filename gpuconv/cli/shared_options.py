@@ -12,7 +12,11 @@ from gpuconv.dtypes import PRECISIONS
 # The settings of a run: the type, the placeholder and the help text of each.
 OPTIONS: dict[str, tuple[Callable[[str], int | float | str], str, str]] = {
     "data": (str, "SPEC", "digits, cifar10:DIR, folder:DIR[,size=32x32] or synthetic[:n=1024,size=32x32x3]"),
-    "test": (str, "SPEC", "a separate test set, as folder:DIR; then all images of a --data folder are for training"),
+    "test": (
+        str,
+        "SPEC",
+        "a separate test set, such as folder:DIR; then all images of a --data folder are for training",
+    ),
     "validation": (
         fraction,
         "PART",

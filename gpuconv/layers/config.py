@@ -1,4 +1,4 @@
-"""Layers to JSON-serializable values and back. A layer's settings are its fields."""
+"""Converts layers to JSON-serializable values and back. A layer's settings are its fields."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def expect_rebuildable(layer: AnyLayer) -> None:
     except Exception as error:
         raise _not_rebuildable(kind, str(error)) from error
     if json.loads(json.dumps(again)) != config:
-        raise _not_rebuildable(kind, f"its config {config} creates a layer with another one, {again}")
+        raise _not_rebuildable(kind, f"its config {config} creates a layer with another config, {again}")
 
 
 def _not_rebuildable(kind: type, why: str) -> TypeError:

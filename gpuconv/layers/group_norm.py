@@ -56,7 +56,8 @@ class ImageNorm(Layer, base=True):
 
 @dataclass(eq=False, repr=False)
 class GroupNorm(ImageNorm):
-    """Normalize each image's groups of channels, over all positions, times `weight` plus `bias` (Wu and He 2018).
+    """Normalize each image's groups of channels, over all positions, then multiply by `weight` and add `bias` (Wu and
+    He 2018).
 
     weight and bias are (C,), in the net's accumulation dtype.
 
@@ -84,8 +85,8 @@ class GroupNorm(ImageNorm):
 
 @dataclass(eq=False, repr=False)
 class LayerNorm(ImageNorm):
-    """Normalize the channels of each position, times `weight` plus `bias` (Ba, Kiros and Hinton 2016): PyTorch's
-    LayerNorm(C) of channels-last volumes, or of features.
+    """Normalize the channels of each position, then multiply by `weight` and add `bias` (Ba, Kiros and Hinton 2016).
+    This is PyTorch's LayerNorm(C) of channels-last volumes, or of features.
 
     weight and bias are (C,), in the net's accumulation dtype.
 

@@ -18,7 +18,8 @@ from gpuconv.types import Array, Options, Shape
 
 @dataclass(eq=False, repr=False)
 class BatchNorm(Layer):
-    """Normalize each channel of (..., C) to mean 0 and variance 1, times `weight` plus `bias` (Ioffe and Szegedy 2015).
+    """Normalize each channel of (..., C) to mean 0 and variance 1, then multiply by `weight` and add `bias` (Ioffe and
+    Szegedy 2015).
 
     Training uses the batch's statistics, with `Trainer(sync_batch_norm=True)` those of all ranks, and updates
     `running_mean` and `running_var`; inference uses the running ones.

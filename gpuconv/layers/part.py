@@ -107,7 +107,7 @@ class PartStates:
         for other in self._others:
             for layer, state in other.items():
                 for name, statistics in state["statistics"].items():
-                    ops.scale(layer.arrays[name], factor=1.0, out=statistics)
+                    ops.scale(layer.arrays[name], factor=1.0, out=statistics)  # a copy
                 state |= {"arrays": layer.arrays | state["statistics"], "_stale": {*state["gradients"]}, "_saved": None}
 
     def arrays(self) -> list[Array]:

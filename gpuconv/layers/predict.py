@@ -107,19 +107,19 @@ def _files(net: Any, paths: Sequence[str | os.PathLike[str]]) -> np.ndarray:
     return np.stack([read_image(path, size=(height, width), channels=channels) for path in paths])
 
 
-def _normalizes(net: Layer, batch: Array, asked: bool | None) -> bool:
+def _normalizes(net: Layer, batch: Array, requested: bool | None) -> bool:
     """Whether to apply the stored normalization. Raises ValueError if the caller has to decide."""
-    asked = None if asked is None else arguments.flag("normalize", asked)
-    if not asked and not batch.size:
+    requested = None if requested is None else arguments.flag("normalize", requested)
+    if not requested and not batch.size:
         return False
-    if asked or (asked is None and batch.dtype == np.uint8):
+    if requested or (requested is None and batch.dtype == np.uint8):
         if net.normalization is None:
             raise ValueError(
                 "the normalization of these images is unknown: the net was not trained on uint8 images; set "
                 "net.normalization = gpuconv.data.Normalization(mean, std), or give floats like those in training"
             )
         return True
-    if asked is False or net.normalization is None:
+    if requested is False or net.normalization is None:
         return False
     pixels = backends.to_numpy(batch)
     if pixels.min() >= 0 and (pixels.max() > 10 or pixels.max() <= 1):

@@ -16,13 +16,13 @@ LONGEST = 4  # layers that one fused layer replaces
 
 
 def fused_row(layers: Sequence[Layer]) -> list[Layer]:
-    """The layers, with runs that can be fused, as long as possible, replaced by fused layers."""
+    """The layers, with every run that can be fused replaced by a fused layer; longer runs take precedence."""
     found: list[Layer] = []
-    place = 0
-    while place < len(layers):
-        layer, count = _replace_first(layers[place : place + LONGEST])
+    first = 0
+    while first < len(layers):
+        layer, count = _replace_first(layers[first : first + LONGEST])
         found.append(layer)
-        place += count
+        first += count
     return found
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 
-class Look(NamedTuple):
+class Limits(NamedTuple):
     """The limits of a kind of display. every: the fewest seconds between two of them. share: the fraction of the run's
     time that they may take."""
 
@@ -17,22 +17,22 @@ class Look(NamedTuple):
     share: float
 
 
-LOOKS = {
-    "state": Look(0.1, 0.005),
-    "curves": Look(0.2, 0.005),
-    "picture": Look(0.1, 0.01),
-    "scales": Look(0.5, 0.005),
-    "examples": Look(1.0, 0.01),
-    "map": Look(0.2, 0.005),
+LIMITS = {
+    "state": Limits(0.1, 0.005),
+    "curves": Limits(0.2, 0.005),
+    "picture": Limits(0.1, 0.01),
+    "scales": Limits(0.5, 0.005),
+    "examples": Limits(1.0, 0.01),
+    "map": Limits(0.2, 0.005),
 }  # 4 % in total; with the checks for what is due, displays stay within 5 % of the run's time
 
 
 class Budget:
     """Decides which displays are due. clock: seconds, as `time.perf_counter`."""
 
-    def __init__(self, looks: dict[str, Look] = LOOKS, clock: Callable[[], float] = time.perf_counter) -> None:
-        self.looks, self.clock = looks, clock
-        self._next = dict.fromkeys(looks, -float("inf"))
+    def __init__(self, limits: dict[str, Limits] = LIMITS, clock: Callable[[], float] = time.perf_counter) -> None:
+        self.limits, self.clock = limits, clock
+        self._next = dict.fromkeys(limits, -float("inf"))
 
     def due(self, name: str) -> bool:
         return self.clock() >= self._next[name]
@@ -55,6 +55,6 @@ class Budget:
         try:
             yield
         finally:
-            look, cost = self.looks[name], self.clock() - start
-            after = self._next[name] + look.every
-            self._next[name] = max(after if after > start else start + look.every, start + cost / look.share)
+            limits, cost = self.limits[name], self.clock() - start
+            after = self._next[name] + limits.every
+            self._next[name] = max(after if after > start else start + limits.every, start + cost / limits.share)

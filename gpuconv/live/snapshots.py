@@ -72,13 +72,13 @@ def picture(segment: Segment, kind: str, image: np.ndarray, truth: int | None, h
     size. truth: its class, if known."""
     x = normalize_images(segment, image[None])
     volumes, scores = pictures.activations(segment.net, x)
-    odds = pictures.softmax(scores[0].astype(np.float64))
+    probabilities = pictures.softmax(scores[0].astype(np.float64))
     if kind == "gradients":
-        label = int(odds.argmax()) if truth is None else truth
+        label = int(probabilities.argmax()) if truth is None else truth
         volumes = pictures.gradients(segment.net, x, label, segment.trainer.loss)
     elif kind == "filters":
         volumes = pictures.filters(segment.net)
-    own = {"kind": kind, "truth": truth, "best": pictures.best_classes(odds)}
+    own = {"kind": kind, "truth": truth, "best": pictures.best_classes(probabilities)}
     return pictures.pack(head | own, volumes, [pictures.shrink_image(image)])
 
 
@@ -86,11 +86,18 @@ def examples(segment: Segment, sets: DataSplits) -> bytes:
     """Test images with their five best scores, correct and wrong ones separately."""
     images = np.asarray(sets.test.first(EXAMPLES))
     labels = sets.test.labels[: len(images)]
-    odds = pictures.softmax(backends.to_numpy(segment.net.infer(normalize_images(segment, images))).astype(np.float64))
-    right = odds.argmax(axis=1) == labels
+    probabilities = pictures.softmax(
+        backends.to_numpy(segment.net.infer(normalize_images(segment, images))).astype(np.float64)
+    )
+    right = probabilities.argmax(axis=1) == labels
     shown = [*np.flatnonzero(right)[:SHOWN], *np.flatnonzero(~right)[:SHOWN]]
     answers = [
-        {"index": int(at), "truth": int(labels[at]), "right": bool(right[at]), "best": pictures.best_classes(odds[at])}
+        {
+            "index": int(at),
+            "truth": int(labels[at]),
+            "right": bool(right[at]),
+            "best": pictures.best_classes(probabilities[at]),
+        }
         for at in shown
     ]
     head = {"shown": answers, "right": int(right.sum()), "of": len(images)}

@@ -75,7 +75,7 @@ class View:
                 self._make_and_send(
                     "scales", lambda: snapshots.encode(snapshots.scales(before, snapshots.weights(segment)))
                 )
-        looks: dict[str, Callable[[], bytes | None]] = {
+        makers: dict[str, Callable[[], bytes | None]] = {
             "state": lambda: snapshots.encode(self.state()),
             "curves": lambda: snapshots.encode(snapshots.curves(segment.trainer.records)),
             "picture": lambda: snapshots.picture(
@@ -84,7 +84,7 @@ class View:
             "examples": lambda: snapshots.examples(segment, self.sets),
             "map": lambda: self.attribution.advance(segment, self.image),
         }
-        for name, make in looks.items():
+        for name, make in makers.items():
             if self.budget.due(name):
                 self._make_and_send(name, make)
         if not ended and self._before is None and self.budget.due("scales"):

@@ -61,7 +61,7 @@ def random_normal(
     Args:
         y: Any shape, any float dtype; changed in place.
         mean: The mean.
-        std: The standard deviation, from 0.
+        std: The standard deviation, at least 0.
         seed: The seed of the random numbers: a 64-bit integer, at least 0.
         stream: What the numbers are for, the third word of the counter: a 32-bit integer.
         substream: A further split, the fourth word.

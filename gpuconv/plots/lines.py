@@ -31,7 +31,7 @@ def curves(history: Sequence[Mapping[str, Any]], *, title: str = "") -> Figure:
     figure = new_figure(1500, 620)
     if title:
         draw_text(figure, 0.045, 0.94, title, max_width=1365, color=INK, fontsize=11, weight="bold", va="center")
-    for number, (quantity, scale, form) in enumerate((("loss", 1, "{:.3f}"), ("accuracy", 100, "{:.1f} %"))):
+    for number, (quantity, scale, text_format) in enumerate((("loss", 1, "{:.3f}"), ("accuracy", 100, "{:.1f} %"))):
         axes = figure.add_axes((0.045 + 0.495 * number, 0.14, 0.335, 0.66 if title else 0.76))
         axes.set_title(quantity, color=MUTED, fontsize=9, loc="left", pad=10)
         ends = []
@@ -41,7 +41,7 @@ def curves(history: Sequence[Mapping[str, Any]], *, title: str = "") -> Figure:
             if points:
                 x, y = zip(*points)
                 axes.plot(x, y, color=color, lw=1.8, marker="o", ms=3 if len(x) < 40 else 0, label=part)
-                ends.append([y[-1], f"{part} {form.format(y[-1])}", color])
+                ends.append([y[-1], f"{part} {text_format.format(y[-1])}", color])
         _style_curves(axes, [row["epoch"] for row in history])
         _label_ends(axes, ends)
     return figure

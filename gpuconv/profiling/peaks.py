@@ -23,7 +23,7 @@ Timed = tuple[str, str, float, Callable[[int], object]]  # name, library, bytes 
 def measure(device: str, seconds: float = 0.3) -> tuple[Ceilings, list[Record]]:
     """The ceilings of "numpy" or of a CUDA device, and the measurements behind them, JSON-serializable.
 
-    seconds: about how long each call is repeated at most. On a GPU the matrix rate of float32 is that of full
+    seconds: each call is repeated for about this long at most. On a GPU the matrix rate of float32 is that of full
     precision; "tf32" has a rate of its own, if PyTorch is there to measure it.
     """
     device = backends.resolve(device)

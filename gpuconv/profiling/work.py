@@ -99,8 +99,12 @@ def of_layer(
         if not variable.buffer
     ]
     parameters, trained = (
-        sum(math.prod(v.shape) * v.resolve_dtype(layer.dtype).itemsize for v, trains in variables if trains or not only)
-        for only in (False, True)
+        sum(
+            math.prod(v.shape) * v.resolve_dtype(layer.dtype).itemsize
+            for v, trains in variables
+            if trains or not only_trained
+        )
+        for only_trained in (False, True)
     )
     flops = 2.0 * batch_size * layer.mult_adds
     if direction == "forward":
@@ -109,9 +113,9 @@ def of_layer(
     return Work(products * flops, float(y + kept + trained + input_grad * (x + parameters)))
 
 
-def of_update(optimizer: Any, params: Mapping[str, Array], looks: int = 1) -> Work:
+def of_update(optimizer: Any, params: Mapping[str, Array], reads: int = 1) -> Work:
     """A built optimizer's step. It reads and writes the state, the masters and the parameters, except that it only
-    writes a parameter with a master. looks: how often the gradients are read: twice with a loss scale."""
+    writes a parameter with a master. reads: how often the gradients are read: twice with a loss scale."""
     kept = 2 * sum(a.nbytes for slot in (*optimizer.state.values(), optimizer.masters) for a in slot.values())
-    own = sum(array.nbytes * (looks + (1 if name in optimizer.masters else 2)) for name, array in params.items())
+    own = sum(array.nbytes * (reads + (1 if name in optimizer.masters else 2)) for name, array in params.items())
     return Work(0.0, float(kept + own))

@@ -41,7 +41,7 @@ def conv2d(
         y, (N, K, P, Q), of x's dtype, in channels_last memory.
 
     Raises:
-        TypeError, ValueError: An argument is no tensor, or its shape, dtype or device does not fit.
+        TypeError, ValueError: An argument is not a tensor, or its shape, dtype or device does not fit.
     """
     stride, dilation = pair("stride", stride, 1), pair("dilation", dilation, 1)
     expect_axes(4, x=x, w=w)

@@ -26,7 +26,7 @@ def linear(x: Tensor, w: Tensor, bias: Tensor | None = None) -> Tensor:
         y, (..., out_features), of x's dtype.
 
     Raises:
-        TypeError, ValueError: An argument is no tensor, or its shape, dtype or device does not fit.
+        TypeError, ValueError: An argument is not a tensor, or its shape, dtype or device does not fit.
     """
     expect_axes(2, w=w)
     if not isinstance(x, Tensor) or not x.ndim:

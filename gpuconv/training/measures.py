@@ -17,7 +17,8 @@ from gpuconv import backends, ops
 from gpuconv.dtypes import is_float
 from gpuconv.types import Array
 
-CRC32, XXH3, SPLITMIX = "crc32", "xxh3", "splitmix"  # the kinds of hashes: former, of host memory, and of `ops.digest`
+# The kinds of hashes: of older versions, of host memory, and of `ops.digest`.
+CRC32, XXH3, SPLITMIX = "crc32", "xxh3", "splitmix"
 ROW = 256  # values that are added in float32; the sums of such rows are added in float64
 _SQUARES = 2 * ROW  # squares that are added in float32, likewise
 _BLOCK = 1024 * ROW  # values that are read at a time, few enough to stay in the processor's cache from hash to norm
@@ -37,10 +38,11 @@ class Measures:
         self._hash: Any = xxh3_64  # it takes arrays, although its annotation does not say so
         self._hashes: list[Any] = []  # None for a tensor on a GPU
         self._scales: list[float] = []
-        # Places 3 i, 3 i + 1 and 3 i + 2 add up to the sum of tensor i, its squared norm, and that of its change.
-        self._places: list[int] = [0]
+        # For each part, the number of the sum to which it is added: 3 i is the sum of tensor i, 3 i + 1 its squared
+        # norm, and 3 i + 2 the squared norm of its change.
+        self._sum_of_part: list[int] = [0]
         self._parts: list[np.ndarray] = [np.zeros(1)]  # one part at least, even if all tensors are empty
-        self._square_places: list[int] = []  # of values that are still to be squared
+        self._sum_of_root: list[int] = []  # likewise for `_roots`, whose values are squared before they are added
         self._roots: list[np.ndarray] = []
         self._on_gpu: list[int] = []  # the numbers of these tensors
         self._tables: list[Any] = []
@@ -66,7 +68,7 @@ class Measures:
         self._hashes.append(None)
 
     def _add_on_host(self, host: np.ndarray, before: np.ndarray | None) -> None:
-        flat, place = host.reshape(-1), 3 * len(self._hashes)
+        flat, first = host.reshape(-1), 3 * len(self._hashes)
         earlier = None if before is None else before.reshape(-1)
         hashed = self._hash(flat[:_BLOCK].view(np.uint8))  # bfloat16 has no buffer
         self._hashes.append(hashed)
@@ -80,19 +82,19 @@ class Measures:
                 values, squares = _squares(part[:whole].astype(_wide(part.dtype), copy=False))
                 # A row is too short for BLAS to use threads, so the bits do not depend on their number.
                 self._parts += np.vecdot(values.reshape(-1, ROW), _ONES[values.dtype][:ROW]), squares
-                self._places += place, place + 1
+                self._sum_of_part += first, first + 1
                 if then is not None:
                     self._parts.append(_squares(values - then[:whole].astype(values.dtype, copy=False))[1])
-                    self._places.append(place + 2)
+                    self._sum_of_part.append(first + 2)
             if whole < len(part):
                 rest = part[whole:].astype(np.float64)
                 self._parts.append(rest)
-                self._places.append(place)
+                self._sum_of_part.append(first)
                 self._roots.append(rest)
-                self._square_places.append(place + 1)
+                self._sum_of_root.append(first + 1)
                 if then is not None:
                     self._roots.append(rest - then[whole:])
-                    self._square_places.append(place + 2)
+                    self._sum_of_root.append(first + 2)
 
     @np.errstate(all="ignore")
     def results(self) -> tuple[list[str], np.ndarray]:
@@ -104,7 +106,7 @@ class Measures:
         parts = np.concatenate([*self._parts, roots * roots], dtype=np.float64)  # much faster than to find the dtype
         lengths = [len(part) for part in (*self._parts, *self._roots)]
         begins = np.cumsum([0, *lengths[:-1]])
-        sums = np.bincount(self._places + self._square_places, np.add.reduceat(parts, begins), 3 * count)
+        sums = np.bincount(self._sum_of_part + self._sum_of_root, np.add.reduceat(parts, begins), 3 * count)
         sums = sums.reshape(-1, 3)
         if self._on_gpu:
             table = np.concatenate([backends.to_numpy(each) for each in self._tables])[: len(self._on_gpu)]

@@ -34,18 +34,18 @@ class OptimizerShards:
         """Whether this rank keeps the state of a parameter; True for a name that is not a parameter's."""
         return name in self.own or name not in self._owners
 
-    def exchange(self, params: Arrays, sums: Sums, places: range) -> None:
+    def exchange(self, params: Arrays, sums: Sums, numbers: range) -> None:
         """Give every rank the parameters that other ranks updated. Only device work.
 
-        sums: the buffer for the exchange; its contents are lost. places: the numbers of its views that have the shapes
+        sums: the buffer for the exchange; its contents are lost. numbers: those of its views that have the shapes
         and dtypes of the parameters, in their order."""
         if self.ranks.size == 1:
             return
-        views = {name: sums.views[place] for name, place in zip(params, places)}
+        views = {name: sums.views[number] for name, number in zip(params, numbers)}
         for name in self.own & params.keys():
             ops.copy(params[name], out=views[name])
         for flat in sums.flat:
-            own = {name: place for name, place in zip(params, places) if params[name].dtype == flat.dtype}
+            own = {name: number for name, number in zip(params, numbers) if params[name].dtype == flat.dtype}
             sizes = np.zeros(self.ranks.size + 1, np.int64)
             for name in own:
                 sizes[self._owners[name] + 1] += params[name].size

@@ -93,14 +93,14 @@ class OptimizerSettings(TypedDict, total=False):
 
 
 class Indexed(Protocol):
-    """(image, label) by index, as PyTorch's Dataset."""
+    """(image, label) by index, like PyTorch's Dataset."""
 
     def __len__(self) -> int: ...
     def __getitem__(self, index: Any, /) -> Any: ...
 
 
 class Epochs(Protocol):
-    """Batches (images, labels) of an epoch, as `gpuconv.data.Loader`."""
+    """Batches (images, labels) of an epoch, like `gpuconv.data.Loader`."""
 
     def epoch(self, epoch: int, /) -> Any: ...
 

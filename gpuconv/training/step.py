@@ -53,7 +53,7 @@ class TrainingStep:
             raise ValueError(f"a loss scale is for float16, the precision is {precision or net.precision}")
         self.optimizer = optimizer
         self.loss = losses.get(loss)
-        cut = shards or (ranks.size if ranks and ranks.size > 1 else None)
+        parts = shards or (ranks.size if ranks and ranks.size > 1 else None)
         losses.expect_net(self.loss, net.output_shape)
         masters = {
             name: converted(name, backends.to_numpy(value), np.dtype(np.float32))
@@ -74,8 +74,8 @@ class TrainingStep:
         self.totals = Totals(net.device, self.loss)
         self.ranks, self.shards = ranks or Ranks(), shards
         self.sharding = (
-            Sharding(cut, net, self.ranks, loss=self.loss, fixed=bool(shards), sync_batch_norm=sync_batch_norm)
-            if cut
+            Sharding(parts, net, self.ranks, loss=self.loss, fixed=bool(shards), sync_batch_norm=sync_batch_norm)
+            if parts
             else None
         )
         self.accumulate = accumulate
@@ -115,17 +115,17 @@ class TrainingStep:
         self.net.zero_grad()
         scores = run_net(self.trained, "forward", x, training=True)
         with part("loss"):
-            found = in_parts(self._loss, scores, y)
+            loss_and_gradient = in_parts(self._loss, scores, y)
         with part("metrics"):  # before backward, because the gradients may need the sum of the labels' weights
-            in_parts(self._measure, found, scores, y, totals)
-        run_net(self.trained, "backward", in_parts(itemgetter(1), found), input_grad=False)
+            in_parts(self._measure, loss_and_gradient, scores, y, totals)
+        run_net(self.trained, "backward", in_parts(itemgetter(1), loss_and_gradient), input_grad=False)
 
     def _loss(self, scores: Array, y: Array) -> tuple[Array, Array]:
         scale = [self.loss_scale.factor] if self.loss_scale else []
         return losses.apply(self.loss, scores, y, *scale)
 
-    def _measure(self, found: tuple[Array, Array], scores: Array, y: Array, totals: Totals) -> None:
-        totals.add(found[0], scores, y, self.loss)
+    def _measure(self, loss_and_gradient: tuple[Array, Array], scores: Array, y: Array, totals: Totals) -> None:
+        totals.add(loss_and_gradient[0], scores, y, self.loss)
 
     def _update(self, params: dict[str, Array], grads: dict[str, Array]) -> None:
         scaling = None

@@ -34,7 +34,7 @@ class StepCounter:
 
     def write(self, steps: int, start: int, offset: int, rates: Sequence[Rates]) -> None:
         """Set all numbers. steps: the number of steps done in total. start, offset: those of the next batch, as in
-        `ops.load_batch`. rates: those of each of the next steps, for at most AHEAD steps."""
+        `ops.load_batch`. rates: those of the next steps, at most AHEAD of them."""
         table = np.full(self._rates.shape, np.nan, self._rates.dtype)
         table[: len(rates)] = rates
         backends.assign(self._counters, np.array([0, steps, start, offset]))

@@ -36,12 +36,12 @@ def main() -> None:
         faulthandler.cancel_dump_traceback_later()
 
 
-def answer_about(asked: Record, answer: Callable[[Record], None]) -> None:
+def answer_about(record: Record, answer: Callable[[Record], None]) -> None:
     """Write the lines that answer a question."""
     fingerprint, start = "", time.perf_counter()
     try:
-        with trusting(), replaced(asked["files"]):
-            question = Question.read(asked)
+        with trusting(), replaced(record["files"]):
+            question = Question.read(record)
             fingerprint, proof = _fingerprint(question), Proof(question)
             answer({"prepared": True})
             status, reason = _judge(proof)

@@ -38,8 +38,8 @@ def test_a_second_run_adds_to_the_file_and_replaces_entries_it_times_again(tmp_p
         ('{"schema": 99}', "has schema 99, this version reads 1"),
         ("[]", "no schema"),
         ("{}", "no schema"),
-        ('{"schema": 1', "no benchmark record"),
-        ("", "no benchmark record"),
+        ('{"schema": 1', "not a benchmark record"),
+        ("", "not a benchmark record"),
     ],
 )
 def test_a_file_that_is_not_a_record_of_this_version_is_refused(tmp_path, text, message):

@@ -69,7 +69,7 @@ def test_a_file_that_is_not_a_pack_is_reported(gate, tmp_path, data):
     else:
         with zipfile.ZipFile(gate.cubins, "w") as archive:
             archive.writestr("a/kernel.cubin", b"")
-    with pytest.raises(FailedError, match="is no pack of kernels"):
+    with pytest.raises(FailedError, match="is not a pack of kernels"):
         start.cubins(gate, 10)
 
 
@@ -84,7 +84,7 @@ def test_a_pack_that_is_too_large_is_not_written(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(pack_cubins, "LARGEST", 1000)
     with pytest.raises(SystemExit):
         pack_cubins.main(["--file", "step_counter.cu", "--workers", "1", "--out", str(tmp_path / "c.zip")])
-    assert "more than 0 can travel" in capsys.readouterr().err
+    assert "and at most 0 can be sent" in capsys.readouterr().err
     assert not any(tmp_path.iterdir())
 
 
@@ -96,7 +96,7 @@ def test_every_kernel_of_the_gates_nets_is_packed():
 @pytest.mark.parametrize("direction", algorithms.DIRECTIONS)
 def test_the_kernels_that_the_hopper_checks_run_are_packed(direction):
     """For every epilogue: the kernels of the algorithm to be proved and of the one that it is compared with."""
-    packed = {*pack_cubins.variants_of(), *pack_cubins.of_the_hopper_checks()}
+    packed = {*pack_cubins.variants_of(), *pack_cubins.launched_by_hopper_checks()}
     problem = algorithms.problems(small=True)[0]
     for dtype in warpgroup.HALVES:
         for epilogue in algorithms.epilogues(direction, dtype, small=False):

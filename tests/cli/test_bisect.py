@@ -139,7 +139,7 @@ def test_a_run_is_repeated_from_its_nearest_checkpoint(work, capsys):
         shutil.copy(f"{name}-begun/last.safetensors", f"{name}/best.safetensors")
     capsys.readouterr()
     repetition = Repetition("a", 5)
-    assert (repetition.epoch, repetition.steps, repetition.checkpoint) == (2, 3, Path("a/best.safetensors"))
+    assert (repetition.steps_per_epoch, repetition.steps, repetition.checkpoint) == (2, 3, Path("a/best.safetensors"))
     assert main(["bisect", "a", "b"]) == 1
     output = capsys.readouterr().out
     assert "differ first at step 5: " in output

@@ -89,7 +89,7 @@ def test_out_writes_a_picture(work, capsys):
 def test_an_output_that_is_no_folder_and_an_impossible_batch_give_errors_of_one_line(work, capsys):
     (work / "file").touch()
     for out in ("file", "file/below", "file/below/it"):
-        assert f"--out {out} must be a folder, and file is none" in output_of(
+        assert f"--out {out} must be a folder, and file is not one" in output_of(
             capsys, "lr-find", *SHORT, "--out", out, status=2
         )
     wide = ["--data", "synthetic:n=66,size=4x4x3", "--model", "resnet20", "--batch-size", "5"]

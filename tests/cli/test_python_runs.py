@@ -106,7 +106,7 @@ def test_for_a_run_on_arrays_the_command_must_name_the_data(tmp_path, capsys):
     train, _ = gc.data.load("digits")
     net = gc.models.build("seed-net", (8, 8, 1))
     gc.Trainer(net).fit((train.images[:99], train.labels[:99]), epochs=1, run_dir=tmp_path / "run", progress=False)
-    assert "which is no name of a data set: give the location of its images with --data or --test" in on_numpy(
+    assert "which is not the name of a data set: give the location of its images with --data or --test" in on_numpy(
         capsys, "evaluate", tmp_path / "run", status=2
     )
     assert "test accuracy" in on_numpy(capsys, "evaluate", tmp_path / "run", "--test", "digits")

@@ -100,7 +100,7 @@ def test_a_layer_that_cannot_be_saved_is_refused_when_it_is_built():
     for layer, reason in (
         (own(2.0), r"its argument 'beta' is not a field"),
         (HoldsAnything(print), "not JSON serializable"),
-        (Doubling(3.0), "creates a layer with another one"),
+        (Doubling(3.0), "creates a layer with another config"),
         (define("mynet", "Bare", __init__=lambda self: Layer.__init__(self))(), "unexpected keyword argument"),
     ):
         for build in (lambda layer=layer: Sequential([Input((3,)), layer]), lambda layer=layer: layer.build((3,))):

@@ -16,7 +16,7 @@ from gpuconv import backends, checkpoint
 from gpuconv.inspect.maps import map_stages
 from gpuconv.layers import BatchNorm, Conv2D, Dropout, Flatten, Linear, MaxPool2D, ReLU, Residual
 from gpuconv.live import attribution, pictures, setting_changes, snapshots
-from gpuconv.live.budget import Budget, Look
+from gpuconv.live.budget import Budget, Limits
 from gpuconv.live.session import PAUSED
 from gpuconv.training import RunDirectory, schedules
 from gpuconv.training.stored import state
@@ -257,7 +257,7 @@ def test_watching_a_run_does_not_change_its_bits(open_session):
     wait_for(alone, lambda: alone.phase == "finished")
     seen = open_session(CONV, start=False, changes={"epochs": 8})
     seen.view.hub = Watched()
-    seen.view.budget = Budget({name: Look(0.0, 1.0) for name in seen.view.budget.looks})
+    seen.view.budget = Budget({name: Limits(0.0, 1.0) for name in seen.view.budget.limits})
     seen.start()
     maps = itertools.cycle(attribution.KINDS)
     while seen.phase != "finished":
@@ -282,7 +282,7 @@ class Watched:
 
 def test_snapshots_take_no_more_than_their_share_of_time():
     now = [0.0]
-    budget = Budget({"picture": Look(every=0.1, share=0.02)}, clock=lambda: now[0])
+    budget = Budget({"picture": Limits(every=0.1, share=0.02)}, clock=lambda: now[0])
     spent = 0.0
     for _ in range(100_000):
         now[0] += 0.001
@@ -291,7 +291,7 @@ def test_snapshots_take_no_more_than_their_share_of_time():
                 now[0] += 0.05
                 spent += 0.05
     assert 0.019 < spent / now[0] < 0.0202  # above 0.02 until the time of the last picture is made up for
-    quick = Budget({"state": Look(every=0.1, share=0.02)}, clock=lambda: now[0])
+    quick = Budget({"state": Limits(every=0.1, share=0.02)}, clock=lambda: now[0])
     seen = 0
     for _ in range(769):  # steps in 10 s
         now[0] += 0.013
@@ -431,7 +431,7 @@ def test_a_map_that_cannot_be_made_shows_its_error(open_session, monkeypatch):
 
 def test_a_pause_refreshes_all_pictures(open_session):
     session = open_session(start=False)
-    session.view.budget = Budget({name: Look(1000.0, 1.0) for name in session.view.budget.looks})
+    session.view.budget = Budget({name: Limits(1000.0, 1.0) for name in session.view.budget.limits})
     session.start()
     while session.trainer.steps < 3:
         time.sleep(0.005)

@@ -108,7 +108,7 @@ def mutants(file: str, text: str) -> Iterator[Mutant]:
 def _code(text: str) -> str:
     """The text with everything that the emulated device does not run replaced by blanks, at the same offsets."""
     text = _COMMENTS_AND_STRINGS.sub(_blank, text)
-    lines, silent = [], []
+    lines, silent = [], []  # silent: for each open #if, whether the emulated device skips its text
     for line in text.split("\n"):
         directive = line.strip()
         if directive.startswith("#if"):

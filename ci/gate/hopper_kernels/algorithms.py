@@ -139,5 +139,5 @@ def modules(capability: int = 90) -> Iterator[Module]:
             for candidate in plan.unproved_plans(each, capability):
                 yield kernel_of(each, candidate).module
             bare = Epilogue.of(None, 2, masked=True) if each.epilogue.pool == 2 else PLAIN
-            for of in (each, product_to_prove(name, each.problem, bare, each.dtype.name)):
-                yield kernel_of(of, plan.plan(each, "auto", capability)).module
+            for used in (each, product_to_prove(name, each.problem, bare, each.dtype.name)):
+                yield kernel_of(used, plan.plan(each, "auto", capability)).module

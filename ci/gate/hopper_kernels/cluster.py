@@ -1,4 +1,4 @@
-"""Stages that the two blocks of a cluster fill for each other by multicast boxes of a tensor map."""
+"""A ring of stages that the two blocks of a cluster fill for each other, by multicasting boxes of a tensor map."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ def module() -> Module:
 
 
 def check(device: str, small: bool) -> int:
-    failed, sizes, clusters = 0, (1, 3) if small else (1, 2, 3, 4, 7, 10, 100, 1000), 3
+    sizes = (1, 3) if small else (1, 2, 3, 4, 7, 10, 100, 1000)
+    failed, clusters = 0, 3
     for count in sizes:
         print_case(f"{count} tiles through a ring of 2 stages in each block of a cluster")
         x = np.random.default_rng(count).integers(-9, 10, (clusters * count * 2, 32)).astype(np.float32)

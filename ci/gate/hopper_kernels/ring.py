@@ -17,7 +17,8 @@ def module() -> Module:
 
 
 def check(device: str, small: bool) -> int:
-    failed, sizes, size, blocks = 0, (1, 3) if small else (1, 2, 3, 4, 7, 10, 100, 1000), 512, 2
+    sizes = (1, 3) if small else (1, 2, 3, 4, 7, 10, 100, 1000)
+    failed, size, blocks = 0, 512, 2
     for count in sizes:
         print_case(f"{count} tiles through a ring of 3 stages")
         x = np.random.default_rng(count).integers(-9, 10, (count, size)).astype(np.float32)

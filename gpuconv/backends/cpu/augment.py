@@ -10,7 +10,7 @@ from gpuconv import random
 
 _COLORS, _CROP = 2, 4  # substreams; attempt i at a crop draws from _CROP + i
 _ATTEMPTS = 10
-_HALF_LOG = np.float32(math.log(4 / 3) / 2)
+_HALF_LOG = np.float32(math.log(4 / 3) / 2)  # a crop's width and height differ by a factor of at most 4/3
 
 
 def crop_and_recolor(images, indices, augmentation, *, seed, offset):
@@ -33,32 +33,34 @@ def _crop_and_resize(images, indices, smallest, block, seed):
     of 1/256 pixel."""
     height, width = images.shape[1:3]
     n = len(indices)
+    # The largest central rectangle: one side is at most 4/3 of the other one, rounded.
     rows, columns = np.full(n, min(height, (8 * width + 3) // 6)), np.full(n, min(width, (8 * height + 3) // 6))
     top, left = (height - rows) // 2, (width - columns) // 2
     pending = np.arange(n)  # images for which no earlier attempt fitted
     for attempt in range(_ATTEMPTS):
-        area, shape, down, right = _random_words(block[pending], _CROP + attempt, seed)
+        area, ratio, vertical, horizontal = _random_words(block[pending], _CROP + attempt, seed)
         side = np.sqrt(_uniform(smallest, np.float32(1) - smallest, area) * np.float32(height * width))
-        x = (2 * _unit(shape) - 1) * _HALF_LOG
+        x = (2 * _unit(ratio) - 1) * _HALF_LOG
         even, odd = 12 + x * x, 6 * x
         root = (even + odd) / (even - odd)  # exp(x) in float32
         tall, wide = np.rint(side / root).astype(np.int64), np.rint(side * root).astype(np.int64)
         fits = (tall > 0) & (tall <= height) & (wide > 0) & (wide <= width)
         at, tall, wide = pending[fits], tall[fits], wide[fits]
         rows[at], columns[at] = tall, wide
-        top[at], left[at] = down[fits] * (height - tall + 1) >> 32, right[fits] * (width - wide + 1) >> 32
+        top[at], left[at] = vertical[fits] * (height - tall + 1) >> 32, horizontal[fits] * (width - wide + 1) >> 32
         pending = pending[~fits]
         if not pending.size:
             break
 
-    above, below, down = (part[:, :, None] for part in _neighbors(top, rows, height))
-    first, second, right = (part[:, None] for part in _neighbors(left, columns, width))
-    down, right = down[..., None], right[..., None]
+    above, below, lower_weight = (part[:, :, None] for part in _neighbors(top, rows, height))
+    first, second, right_weight = (part[:, None] for part in _neighbors(left, columns, width))
+    lower_weight, right_weight = lower_weight[..., None], right_weight[..., None]
     index = indices[:, None, None]
     upper, lower = (
-        images[index, row, first] * (256 - right) + images[index, row, second] * right for row in (above, below)
+        images[index, row, first] * (256 - right_weight) + images[index, row, second] * right_weight
+        for row in (above, below)
     )
-    return (upper * (256 - down) + lower * down).astype(np.float32) * np.float32(2**-16)
+    return (upper * (256 - lower_weight) + lower * lower_weight).astype(np.float32) * np.float32(2**-16)
 
 
 def _neighbors(start, length, size):
@@ -97,9 +99,11 @@ def _rotate_hue(x, sixths):
     difference = np.where(most == green, blue - red, red - green)
     hue, difference = np.where(most == red, np.float32(0), hue), np.where(most == red, green - blue, difference)
     hue = hue + difference / np.where(span == 0, np.float32(1), span) + sixths
-    for c, place in enumerate((5 + hue, 3 + hue, 1 + hue)):
-        place -= 6 * np.floor(place / 6)
-        x[..., c] = most - span * np.minimum(place, 4 - place).clip(0, 1)
+    # Back to RGB. Over the circle of hues, red falls from the largest value to the smallest and rises again; green and
+    # blue do the same, a third and two thirds of the circle later.
+    for c, sixth in enumerate((5 + hue, 3 + hue, 1 + hue)):
+        sixth -= 6 * np.floor(sixth / 6)
+        x[..., c] = most - span * np.minimum(sixth, 4 - sixth).clip(0, 1)
 
 
 def _factor(strength, word):

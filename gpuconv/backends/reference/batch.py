@@ -55,32 +55,32 @@ def mix_batch(x, labels, table, *, classes, cut, seed, offset, out):
     expect_within("labels", labels, classes)
     (_, height, width, _), one, real = x.shape, np.float32(1), accumulation_dtype(x.dtype)
     w0, w1, w2, _ = _random_words(int(number(offset)), 3, seed)
-    part, before = table[w0 * len(table) >> 32], np.roll(x, 1, axis=0)
+    factor, before = table[w0 * len(table) >> 32], np.roll(x, 1, axis=0)
     if cut:
-        side, inside = np.sqrt(one - part), np.full((height, width, 1), True)
+        side, inside = np.sqrt(one - factor), np.full((height, width, 1), True)
         for shape, size, word in (((-1, 1, 1), height, w1), ((-1, 1), width, w2)):
             center, half = word * size >> 32, int(side / 2 * np.float32(size))
             inside &= _within(np.arange(size), center - half, center + half).reshape(shape)
-        mixed, part = np.where(inside, before, x), one - np.float32(inside.sum()) / np.float32(inside.size)
+        mixed, factor = np.where(inside, before, x), one - np.float32(inside.sum()) / np.float32(inside.size)
     else:
-        mixed = part * x.astype(real) + (one - part) * before.astype(real)
+        mixed = factor * x.astype(real) + (one - factor) * before.astype(real)
     own, other = (each[:, None] == np.arange(classes) for each in (labels, np.roll(labels, 1)))
-    return round_to(mixed, x.dtype, out), part * own + (one - part) * other
+    return round_to(mixed, x.dtype, out), factor * own + (one - factor) * other
 
 
 def _crop_resized(image, smallest, block, seed):
     """The first of ten drawn rectangles that fits into the image, else a central one, stretched to the image's size."""
     height, width, _ = image.shape
     for attempt in range(10):
-        area, shape, down, right = _random_words(block, 4 + attempt, seed)
+        area, ratio, vertical, horizontal = _random_words(block, 4 + attempt, seed)
         side = np.sqrt(_between(smallest, 1, area) * np.float32(height * width))
-        x = (2 * _between(0, 1, shape) - 1) * np.float32(math.log(4 / 3) / 2)
+        x = (2 * _between(0, 1, ratio) - 1) * np.float32(math.log(4 / 3) / 2)
         q = (12 + x * x + 6 * x) / (12 + x * x - 6 * x)  # exp(x) in float32: the square root of width / height
         rows, columns = int(np.rint(side / q)), int(np.rint(side * q))
-        top, left = down * (height - rows + 1) >> 32, right * (width - columns + 1) >> 32
+        top, left = vertical * (height - rows + 1) >> 32, horizontal * (width - columns + 1) >> 32
         if 0 < rows <= height and 0 < columns <= width:
             break
-    else:
+    else:  # one side is at most 4/3 of the other one, rounded
         rows, columns = min(height, (8 * width + 3) // 6), min(width, (8 * height + 3) // 6)
         top, left = (height - rows) // 2, (width - columns) // 2
     part = image[top : top + rows, left : left + columns].astype(np.int64)
@@ -113,8 +113,8 @@ def _recolored(image, colors, words):
     span, turned_by = most - least, 6 * _between(-colors[3], colors[3], words[3])
     parts = [part / (span + (span == 0)) for part in (green - blue, blue - red, red - green)]
     hue = np.where(most == red, parts[0], np.where(most == green, 2 + parts[1], 4 + parts[2])) + turned_by
-    places = [at - 6 * np.floor(at / 6) for at in (5 + hue, 3 + hue, 1 + hue)]
-    return np.stack([most - span * np.minimum(at, 4 - at).clip(0, 1) for at in places], axis=2)
+    sixths = [at - 6 * np.floor(at / 6) for at in (5 + hue, 3 + hue, 1 + hue)]  # back to RGB
+    return np.stack([most - span * np.minimum(at, 4 - at).clip(0, 1) for at in sixths], axis=2)
 
 
 def _random_words(block, substream, seed):

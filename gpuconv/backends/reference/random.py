@@ -4,14 +4,14 @@ from gpuconv import random
 
 
 def random_uniform(y, *, low, high, seed, stream, substream, offset):
-    where = dict(seed=seed, stream=stream, substream=substream, offset=offset)
-    y[...] = random.uniform(y.shape, low=low, high=high, dtype=y.dtype, **where)
+    position = dict(seed=seed, stream=stream, substream=substream, offset=offset)
+    y[...] = random.uniform(y.shape, low=low, high=high, dtype=y.dtype, **position)
     return y
 
 
 def random_normal(y, *, mean, std, seed, stream, substream, offset):
-    where = dict(seed=seed, stream=stream, substream=substream, offset=offset)
-    y[...] = random.normal(y.shape, mean=mean, std=std, dtype=y.dtype, **where)
+    position = dict(seed=seed, stream=stream, substream=substream, offset=offset)
+    y[...] = random.normal(y.shape, mean=mean, std=std, dtype=y.dtype, **position)
     return y
 
 

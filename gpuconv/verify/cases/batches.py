@@ -16,9 +16,9 @@ def batch_cases(count: int, rng: np.random.Generator) -> Iterator[Case]:
         for n, h, w, c in listed:
             drawn = dict(flip=True, shift=min(h, w) // 4, cutout=h // 3, seed=3, offset=100)
             altered = drawn | dict(resized_crop=0.2, brightness=0.4, contrast=0.4, saturation=0.4, offset=2**32 - 3)
-            turned = dict(brightness=0.4, hue=0.5, seed=3, offset=2**40)
+            hue_rotated = dict(brightness=0.4, hue=0.5, seed=3, offset=2**40)
             alternating = drawn | dict(flip="alternating", border="reflect", offset=7)
-            for options in ({}, drawn, alternating, altered, turned):
+            for options in ({}, drawn, alternating, altered, hue_rotated):
                 name = f"{n} of {h}x{w}x{c} {text_of(options)}".strip()
                 yield Case("load_batch", tier, name, _batch(n, (h, w, c), options))
                 yield Case("load_batch", tier, f"{name} from 2 on", _batch(n, (h, w, c), options, before=2))
@@ -41,8 +41,8 @@ def _batch(n: int, shape: tuple[int, ...], options: Options, before: int = 0) ->
             mean=rng.uniform(0, 255, shape[-1]).astype(np.float32),
             std=rng.uniform(20, 80, shape[-1]).astype(np.float32),
         )
-        place = dict(start=np.array([before]), count=n) if before else {}
-        return [images, labels, rng.integers(0, 9, n + before)], options | statistics | place | {"dtype": dtype.name}
+        position = dict(start=np.array([before]), count=n) if before else {}
+        return [images, labels, rng.integers(0, 9, n + before)], options | statistics | position | {"dtype": dtype.name}
 
     return make
 

@@ -22,9 +22,9 @@ def elementwise_cases(count: int, rng: np.random.Generator) -> Iterator[Case]:
     for tier, listed in (_SHAPES | {"random": drawn}).items():
         for shape in listed:
             for op in problems.ACTIVATIONS:
-                forms: list[Options] = [{}]
-                forms = [{"approximate": "none"}, {"approximate": "tanh"}] if op == "gelu" else forms
-                for options in forms:
+                variants: list[Options] = [{}]
+                variants = [{"approximate": "none"}, {"approximate": "tanh"}] if op == "gelu" else variants
+                for options in variants:
                     name = f"{joined(shape)} {text_of(options)}".strip()
                     yield Case(op, tier, name, _numbers(shape, options))
                     yield Case(f"{op}_backward", tier, name, _gradient(op, shape, options))
@@ -40,14 +40,16 @@ def elementwise_cases(count: int, rng: np.random.Generator) -> Iterator[Case]:
             yield Case("scale", tier, joined(shape), _numbers(shape, {"factor": 1 / 9}))
             quotient = {"factor": np.array([-3.0]), "divisor": np.array([7.0])}
             yield Case("scale", tier, f"{joined(shape)} by a quotient", _numbers(shape, quotient))
-            place = dict(p=0.3, seed=2**40 + 3, substream=5, offset=2**32 - 1)
-            yield Case("dropout", tier, joined(shape), _numbers(shape, place))
-            yield Case("dropout_backward", tier, joined(shape), _numbers(shape, place))
-            part = place | dict(first=11)
-            yield Case("dropout", tier, f"{joined(shape)} first=11", _numbers(shape, part))
-            drawn_at = dict(seed=77, stream=0, substream=2, offset=2**32 - 1)
-            yield Case("random_uniform", tier, joined(shape), _numbers(shape, drawn_at | dict(low=-1.0, high=2.0)))
-            yield Case("random_normal", tier, joined(shape), _numbers(shape, drawn_at | dict(mean=0.5, std=0.1)))
+            dropout_options = dict(p=0.3, seed=2**40 + 3, substream=5, offset=2**32 - 1)
+            yield Case("dropout", tier, joined(shape), _numbers(shape, dropout_options))
+            yield Case("dropout_backward", tier, joined(shape), _numbers(shape, dropout_options))
+            later_part = dropout_options | dict(first=11)
+            yield Case("dropout", tier, f"{joined(shape)} first=11", _numbers(shape, later_part))
+            random_options = dict(seed=77, stream=0, substream=2, offset=2**32 - 1)
+            yield Case(
+                "random_uniform", tier, joined(shape), _numbers(shape, random_options | dict(low=-1.0, high=2.0))
+            )
+            yield Case("random_normal", tier, joined(shape), _numbers(shape, random_options | dict(mean=0.5, std=0.1)))
 
 
 def _numbers(shape: Shape, options: Options) -> Make:

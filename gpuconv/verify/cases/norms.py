@@ -67,7 +67,7 @@ def _group_norm_backward(shape: tuple[int, ...], groups: int) -> Make:
 
 
 def _saved(activation: str | None, z: np.ndarray) -> np.ndarray:
-    """What the activation's backward takes, z being its input."""
+    """What the activation's backward takes. z: the activation's input."""
     from gpuconv import ops
 
     found = problems.ACTIVATIONS[activation or "relu"]
