@@ -1,0 +1,59 @@
+"""Ops and arrays on several GPUs, like and unlike."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+
+import gpuconv as gc
+from gpuconv import backends, ops
+from gpuconv.cli import main
+from tests import standin
+
+pytestmark = pytest.mark.usefixtures("untimed")
+
+X = np.random.default_rng(0).normal(size=(4, 8)).astype(np.float32)
+
+
+@pytest.mark.parametrize("device", ["cuda:0", "cuda:1"])
+def test_an_op_runs_on_the_device_of_its_arrays(schedule, device):
+    with standin.installed(("90", "90"), schedule=schedule):
+        y = ops.relu(gc.asarray(X, device))
+        assert gc.device_of(y) == device
+        np.testing.assert_array_equal(gc.to_numpy(y), np.maximum(X, 0))
+
+
+@pytest.mark.parametrize("device", ["cuda:0", "cuda:1"])
+def test_asarray_converts_on_the_arrays_own_device(schedule, device):
+    with standin.installed(("90", "90"), schedule=schedule):
+        half = gc.asarray(gc.asarray(X, device), dtype="float16")
+        assert gc.device_of(half) == device
+        np.testing.assert_array_equal(gc.to_numpy(half), X.astype(np.float16))
+
+
+def test_ops_do_not_query_a_gpus_properties(schedule):
+    """A query takes a millisecond on a real GPU."""
+    with standin.installed(("80", "90"), schedule=schedule) as machine:
+        arrays = [gc.asarray(X, device) for device in ("cuda:0", "cuda:1") for _ in range(3)]
+        for x in arrays:
+            gc.to_numpy(ops.relu(gc.asarray(x)))
+        assert machine.property_calls == 0
+
+
+def test_unlike_gpus_each_load_their_own_binary(schedule):
+    with standin.installed(("80", "90"), schedule=schedule):
+        for device in ("cuda:0", "cuda:1"):
+            x = gc.asarray(X, device)
+            y = ops.relu(x, out=backends.empty(X.shape, "float32", device))
+            np.testing.assert_array_equal(gc.to_numpy(y), np.maximum(X, 0))
+
+
+def test_info_lists_each_gpu(capsys):
+    with standin.installed(("75", "90", "90")):
+        assert main(["info"]) == 0
+    output = re.findall(
+        r"^  (cuda\S*) +ready: Stand-in \d+, compute capability (\S+?),?(?: .*)?$", capsys.readouterr().out, re.M
+    )
+    assert output == [("cuda", "7.5"), ("cuda:1", "9.0"), ("cuda:2", "9.0")]
