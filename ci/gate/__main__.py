@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.wheels and not options.wheels.is_dir():
         parser.error(f"--wheels: {options.wheels} is not a folder")
     if options.cubins and not options.cubins.is_file():
-        parser.error(f"--cubins: {options.cubins} is no file")
+        parser.error(f"--cubins: {options.cubins} is not a file")
     start = time.monotonic()
     out, parts = Path(options.out).resolve(), chosen_parts(options.parts)
     out.mkdir(parents=True, exist_ok=True)

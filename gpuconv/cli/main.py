@@ -31,7 +31,7 @@ COMMANDS = {
     "summary": "print a net layer by layer: shapes, parameters, work, memory",
     "check": "run the sanity suite on a net and its data",
     "verify": "prove every operation on this machine's device against the oracle",
-    "prove": "prove algorithms that no GPU has run yet on this machine's GPU",
+    "prove": "prove on this machine's GPU the algorithms that no GPU has run yet",
     "shadow": "repeat a call of an op that a run with --shadow found wrong",
     "bisect": "find where two runs, devices, precisions or algorithms begin to differ",
     "reproduce": "train the accuracy table of the docs again, and say where it differs",

@@ -50,7 +50,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     shared_options.add_device(parser)
     names = ", ".join(recipes.RECIPES)
     parser.add_argument(
-        "--config", metavar="FILE", help="settings from a TOML file, as a run's config.toml; options override it"
+        "--config", metavar="FILE", help="settings from a TOML file, such as a run's config.toml; options override it"
     )
     parser.add_argument("--recipe", metavar="NAME", help=f"settings that go together: {names} (default: the net's own)")
     where = parser.add_mutually_exclusive_group()
@@ -64,7 +64,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--log",
         choices=["tensorboard"],
-        help="also log the run for a tracker, as RUN_DIR/tensorboard; changes no result and is not stored",
+        help="also log the run for a tracker, in RUN_DIR/tensorboard; changes no result and is not stored",
     )
     parser.add_argument(
         "--checkpoint-every",

@@ -162,6 +162,8 @@ def explain(
     if x.shape[0] != 1:
         raise ValueError(f"one value is explained for a batch of one image, received {x.shape[0]}")
     branch = None
+    # inside: the index in the output of the branch. written: the index in the result of the call that wrote the value.
+    # Both differ from place only for a concatenation.
     if backward:
         given, calls, gradients, sent = _backward(net, x, layer, target)
         shape = given.shape[1:]

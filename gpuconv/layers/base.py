@@ -260,7 +260,7 @@ class Layer(Stateful["Layer"]):
 
     def _expect_variables(self) -> None:
         """Raise ValueError if a frozen name or one of the layer's arrays belongs to none of its variables."""
-        self.frozen = self.frozen
+        self.frozen = self.frozen  # checks the names now that the variables are known
         for name, array in self.arrays.items():
             variable = self.variables.get(name)
             if variable is None or tuple(array.shape) != variable.shape:
@@ -423,7 +423,7 @@ def _move_array(name: str, array: Array, device: str, dtype: np.dtype) -> Array:
 def expect_built(net: object) -> None:
     """Raise TypeError for anything but a net or layer, and RuntimeError if its shapes are unknown."""
     if not isinstance(net, Layer):
-        hint = f": gpuconv.models.build({net!r}) builds a net of a name" if isinstance(net, str) else ""
+        hint = f": gpuconv.models.build({net!r}) builds the net of that name" if isinstance(net, str) else ""
         raise TypeError(f"a net must be a gpuconv.Sequential or another layer, received {type(net).__name__}{hint}")
     if not net.built:
         raise RuntimeError("the net has no shapes yet: begin it with Input(...) or call build(input_shape)")

@@ -109,7 +109,7 @@ class AdaptiveAvgPool2D(Layer):
         expect_axes(input_shape, "H W C")
         p, q = arguments.pair("output_size", self.output_size, 1)
         windows = [_adaptive(size, count) for size, count in zip(input_shape, (p, q))]
-        self.kernel_size, self.stride = ((windows[0][place], windows[1][place]) for place in (0, 1))
+        self.kernel_size, self.stride = zip(*windows)
         return p, q, input_shape[2]
 
     def forward(self, x: Array, training: bool = False, *, out: Array | None = None) -> Array:
@@ -128,8 +128,8 @@ class AdaptiveAvgPool2D(Layer):
 
 def _adaptive(size: int, count: int) -> tuple[int, int]:
     """The kernel size and stride of `count` windows over `size` pixels."""
-    starts = [place * size // count for place in range(count)]
-    kernels = {-(-(place + 1) * size // count) - start for place, start in enumerate(starts)}
+    starts = [number * size // count for number in range(count)]
+    kernels = {-(-(number + 1) * size // count) - start for number, start in enumerate(starts)}
     strides = {after - before for before, after in pairwise(starts)} or {size}
     if len(kernels) > 1 or len(strides) > 1 or 0 in strides:
         near = [each for each in (count * (size // count), count * -(-size // count)) if each]

@@ -33,7 +33,7 @@ START = 0.5  # the most seconds of processor time that the start of the worker t
 CALL = 2e-3  # seconds; no check is expected to take less
 BYTE = 1e-7  # seconds per byte of the arguments, until one is measured
 SMALL = 1 << 18  # bytes; the cost per byte cannot be measured on a smaller call
-MARGIN = 1.5  # a check is expected to take this many times the longest one so far
+MARGIN = 1.5  # a check is expected to take this many times as long as the longest one so far
 PATIENCE = 60.0  # seconds to wait for the last answers at the end of a run
 
 Site = tuple[str, str, str]  # op, layer, direction
@@ -124,8 +124,8 @@ class Shadow:
         return self._copying + self._checking
 
     def _seconds_left(self) -> float:
-        """Seconds that may be spent now. Some are reserved for the start of the worker and for the pending checks, and
-        once the time of the longest check so far, in case a check takes longer than expected."""
+        """Seconds that may be spent now. Some are reserved: for the start of the worker, for the pending checks, and
+        for one more check as long as the longest so far, in case a check takes longer than expected."""
         starts = START if self._worker and not self._ready else 0.0
         reserved = starts + sum(expected for *_, expected, _ in self._pending)
         return self.share * self.elapsed - self.spent - reserved - max(self._longest.values(), default=CALL)

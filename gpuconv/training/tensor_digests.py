@@ -178,8 +178,8 @@ class Digests(Callback):
     def around_step(self, trainer: RunState) -> Iterator[None]:
         """A context around a step of `trainer`, which writes the digests of the step's tensors."""
         step = trainer.steps + 1
-        inside = step <= self.every or step % self.every == 0 or not self._begun
-        with self._digests(trainer, self._layers if inside else []) as digests:
+        records_layers = step <= self.every or step % self.every == 0 or not self._begun
+        with self._digests(trainer, self._layers if records_layers else []) as digests:
             yield
         self._begun = True
         begin = json.dumps({"format": FORMAT, "step": step, "on": self._on, "tensors": []})

@@ -238,15 +238,15 @@ def expect(name: str, loader: Any, net: Any, loss: object, shards: int = 1, part
     if name != "train" or data.image_shape != net.input_shape:  # the layers' shapes for larger images are unknown
         return
     size = loader.size(len(loader) - 1)
-    rest, which = size // shards, "smallest part" if shards > 1 else "last batch"
-    if not rest:
+    smallest, which = size // shards, "smallest part" if shards > 1 else "last batch"
+    if not smallest:
         raise DataError(
             f"{shards} {parts} need at least {shards} images in each batch, and the last batch has {size}: choose "
             f"another batch size than {loader.batch_size} for {len(data)} images, or drop that batch (drop_last)"
         )
     for layer in net.walk():
         shape = layer.input_shape
-        if isinstance(layer, BatchNorm) and shape and rest * math.prod(shape[:-1]) < 2:
+        if isinstance(layer, BatchNorm) and shape and smallest * math.prod(shape[:-1]) < 2:
             raise DataError(
                 f"{layer.path} needs statistics of more than one value, and the {which} has one image: choose "
                 f"another batch size than {loader.batch_size} for {len(data)} images, or drop that batch (drop_last)"

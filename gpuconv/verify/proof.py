@@ -72,19 +72,19 @@ class Question:
     against: str
 
     @classmethod
-    def read(cls, asked: Record) -> Question:
-        (before, after), (left, right) = asked["window"]["padding"]
-        window = asked["window"] | {"padding": ((before, after), (left, right))}
+    def read(cls, record: Record) -> Question:
+        (before, after), (left, right) = record["window"]["padding"]
+        window = record["window"] | {"padding": ((before, after), (left, right))}
         return cls(
-            asked["device"],
-            asked["direction"],
-            Conv2dProblem.of(asked["x_shape"], asked["w_shape"], **window),
-            Epilogue.of(**asked["epilogue"]),
-            as_dtype(asked["dtype"]),
-            asked["tf32"],
-            (asked["vectors"][0], asked["vectors"][1]),
-            asked["algorithm"],
-            asked["against"],
+            record["device"],
+            record["direction"],
+            Conv2dProblem.of(record["x_shape"], record["w_shape"], **window),
+            Epilogue.of(**record["epilogue"]),
+            as_dtype(record["dtype"]),
+            record["tf32"],
+            (record["vectors"][0], record["vectors"][1]),
+            record["algorithm"],
+            record["against"],
         )
 
     @property
@@ -121,6 +121,7 @@ class Inputs:
         channels, filters = self.unaligned
         depth = question.product.k
         self._scale = 2.0 ** -max(0, math.ceil(math.log2(max(depth, 1) / _LARGEST_SUM)))
+        # The largest whole number. Sums of products use at most half of the exact range; the rest is for what is added.
         self._whole = 2 if 8 * depth < _EXACT else 1
         every: dict[str, dict[str, tuple[tuple[int, ...], bool]]] = {
             "fprop": {"x": (problem.x_shape, channels), "w": (problem.w_shape, False), "bias": ((problem.k,), False)},

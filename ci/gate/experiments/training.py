@@ -37,5 +37,5 @@ def judge(output: str, status: int, least: float = LEAST) -> Answer:
         return "no", f"the step was not captured: {uncaptured[0]}"
     found = re.fullmatch(r"test accuracy (\d+\.\d+)%", last)
     if not found:
-        return "no", f"the last line is no accuracy: {last}"
+        return "no", f"the last line is not an accuracy: {last}"
     return ("yes" if float(found[1]) >= least else "no"), f"{last}, at least {least} % expected"

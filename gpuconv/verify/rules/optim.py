@@ -20,12 +20,12 @@ from gpuconv.verify.rules.base import Arrays, Rule, exact_results
 def unless_skipped(rule: Rule) -> Rule:
     """The rule of an optimizer step that changes nothing if its scaling says that a gradient overflowed."""
 
-    def found(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> list[Expected]:
+    def with_skips(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> list[Expected]:
         *_, scaling, _ = arrays
         skips = scaling is not None and scaling[1] == 0
         return exact_results(op, arrays, options) if skips else rule(op, arrays, options, dtype)
 
-    return found
+    return with_skips
 
 
 @unless_skipped

@@ -43,7 +43,7 @@ def test_parts_run_in_order_after_the_environment(named, expected):
     [
         (["--minutes", "0"], "above 0, received 0"),
         (["--wheels", "nowhere"], "nowhere is not a folder"),
-        (["--cubins", "nowhere"], "nowhere is no file"),
+        (["--cubins", "nowhere"], "nowhere is not a file"),
         (["stepps"], "unknown part 'stepps'; did you mean 'steps'?"),
         (None, "--out is needed"),
     ],

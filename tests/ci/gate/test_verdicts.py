@@ -67,9 +67,9 @@ def test_every_question_has_its_experiment_and_is_asked_in_a_child(prepared):
     [
         ("run\ntest accuracy 96.49%\n", 0, ("no", "at least 96.5")),
         ("no device", 2, ("no", "status 2: no device")),
-        ("done", 0, ("no", "no accuracy: done")),
+        ("done", 0, ("no", "not an accuracy: done")),
         ("test accuracy 96.50%\n\n", 0, ("yes", "96.50%")),
-        ("test accuracy nan%", 0, ("no", "no accuracy")),
+        ("test accuracy nan%", 0, ("no", "not an accuracy")),
     ],
     ids=["too low", "failed", "silent", "enough", "nan"],
 )
