@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from dataclasses import dataclass
 
-from bench.record import Record, best
+from bench.record import Record, fastest_side
 from bench.sides import OURS
 
 FASTER, SLOWER, NOISE = "faster", "slower", "noise"
@@ -46,7 +46,7 @@ def changes(a: Record, b: Record) -> list[Change]:
     found = []
     for key, entry in a.entries.items():
         other = b.entries.get(key)
-        before, after = best(entry, OURS), other and best(other, OURS)
+        before, after = fastest_side(entry, OURS), other and fastest_side(other, OURS)
         if not other or not before or not after:
             continue
         bound = max(usual_noise, entry["noise"] or 0.0, other["noise"] or 0.0)

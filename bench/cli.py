@@ -217,9 +217,9 @@ def _run(options: argparse.Namespace, record, device: str, timer, entries: list[
 def describe(entry: dict[str, Any]) -> str:
     """An entry in one line, and a line for each side that was not timed, except those left out on purpose."""
     from bench.goals import ratio
-    from bench.record import best
+    from bench.record import fastest_side
 
-    mine, peer, share = best(entry, "ours"), best(entry, "peer"), ratio(entry)
+    mine, peer, share = fastest_side(entry, "ours"), fastest_side(entry, "peer"), ratio(entry)
     cells = [f"{1e3 * side['median']:>8.3g}ms" if side else f"{'-':>10}" for side in (mine, peer)]
     cells.append(f"{share:>6.2f}" if share else f"{'-':>6}")
     if mine:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from bench.record import timed
+from bench.record import timed_sides
 from bench.sides import OURS, PEER
 from bench.suite import CONVOLUTIONS
 
@@ -49,7 +49,7 @@ def ratio(*entries: Mapping[str, Any], statistic: str = "median") -> float | Non
     """
 
     def fastest(role: str) -> float | None:
-        sides = [timed(dict(entry), role) for entry in entries]
+        sides = [timed_sides(dict(entry), role) for entry in entries]
         shared = set.intersection(*(set(names) for names in sides))
         return min((sum(by_name[name][statistic] for by_name in sides) for name in shared), default=None)
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.record import best
+from bench.record import fastest_side
 from bench.suite import Entry, suite
 from gpuconv.algorithms import find
 from gpuconv.backends.cuda.analysis import predict_time
@@ -56,7 +56,7 @@ def rows_of(
     """
     problems = {entry.key: entry for entry in suite("ops")}
     for entry in record["entries"]:
-        side, name = best(entry, "ours"), f"{record['hardware']} {record['commit']} {entry['key']}"
+        side, name = fastest_side(entry, "ours"), f"{record['hardware']} {record['commit']} {entry['key']}"
         if name in known:
             yield known[name]
         elif side and entry["key"] in problems and entry["op"] in DIRECTIONS:
@@ -139,7 +139,7 @@ WGMMA = ("launch", "prologue", "tensor", "shared", "l2", "issue", "epilogue", "r
 # --- predicting --------------------------------------------------------------------------------
 
 
-def predicted(entry: Entry, algo: str, model: Model, gpu: Gpu) -> tuple[str, Prediction] | None:
+def predict_entry(entry: Entry, algo: str, model: Model, gpu: Gpu) -> tuple[str, Prediction] | None:
     """The algorithm that a convolution uses under `algo`, and its predicted time; None if the model has no terms for
     it: other operations, and algorithms without tensor cores."""
     if entry.op not in DIRECTIONS:
@@ -165,7 +165,7 @@ def timed_in(records: Sequence[dict[str, Any]], gpu: Gpu) -> Timed:
     """The times in the records of a GPU; newer records, which come last, replace older ones."""
     found = {}
     for entry in (each for data in records if is_of(data, gpu) for each in data["entries"]):
-        side = best(entry, "ours")
+        side = fastest_side(entry, "ours")
         if side and entry["op"] in DIRECTIONS:
             found[entry["key"], side["kernels"]["kernels"][0]["algorithm"]] = side["medians"]["cold"]
     return found
@@ -188,7 +188,7 @@ def table(
     last_columns = "share" if "ceiling" in names else f"{'measured':>9} difference"
     yield f"{'microseconds':<46} {'algorithm':<15} {'predicted':>10} {parts} {last_columns}"
     for entry in entries:
-        found = predicted(entry, algorithms.get(entry.key, algo), model, gpu)
+        found = predict_entry(entry, algorithms.get(entry.key, algo), model, gpu)
         if found is None:
             others += 1
             continue

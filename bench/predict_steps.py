@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from bench.predict import predicted
-from bench.record import best
+from bench.predict import predict_entry
+from bench.record import fastest_side
 from bench.suite import Entry, conv_work
 from gpuconv import backends, models
 from gpuconv.backends.cuda import emulator
@@ -129,8 +129,8 @@ def convolutions(net: str, batch_size: int, precision: str = "bfloat16") -> list
 def fastest(entry: Entry, algo: str, model: Model, gpu: Gpu) -> float | None:
     """Seconds by `algo` or the launcher's choice, whichever is predicted faster; None if the model does not cover the
     launcher's choice."""
-    auto = predicted(entry, "auto", model, gpu)
-    named = predicted(entry, algo, model, gpu) if auto and algo != "auto" else auto
+    auto = predict_entry(entry, "auto", model, gpu)
+    named = predict_entry(entry, algo, model, gpu) if auto and algo != "auto" else auto
     return min(found[1].seconds for found in (auto, named) if found) if auto else None
 
 
@@ -201,7 +201,7 @@ def table(model: Model, gpu: Gpu, records: Sequence[dict[str, Any]], algo: str =
         line = f"{key.removeprefix('step '):<30} {found.counts.launches:>8} {found.counts.reductions:>6}"
         line += f" {found.counts.bytes / 1e6:>7.0f} {cells[0]:>8} {cells[1]} {cells[2]} {1e3 * found.total:>9.2f}"
         entry = next((e for data in reversed(records) for e in data["entries"] if e["key"] == key), None)
-        mine, peer = (best(entry, role) if entry else None for role in ("ours", "peer"))
+        mine, peer = (fastest_side(entry, role) if entry else None for role in ("ours", "peer"))
         if mine:
             line += f" {1e3 * mine['median']:>9.2f} {found.total / mine['median'] - 1:>+7.1%}"
         elif peer:

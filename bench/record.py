@@ -80,23 +80,23 @@ class Record:
 
     def save(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        files.write(self.path, json.dumps(rounded(self.data), separators=(",", ":")).encode())
+        files.write(self.path, json.dumps(round_numbers(self.data), separators=(",", ":")).encode())
 
     @property
     def entries(self) -> dict[str, dict[str, Any]]:
         return {entry["key"]: entry for entry in self.data["entries"]}
 
 
-def rounded(value):
+def round_numbers(value):
     """Floats rounded to four significant digits, more than any timing has."""
     if isinstance(value, float):
         return float(f"{value:.4g}")
     if isinstance(value, dict):
-        return {name: rounded(entry) for name, entry in value.items()}
-    return [rounded(entry) for entry in value] if isinstance(value, (list, tuple)) else value
+        return {name: round_numbers(entry) for name, entry in value.items()}
+    return [round_numbers(entry) for entry in value] if isinstance(value, (list, tuple)) else value
 
 
-def newest(results: Path = RESULTS) -> list[Record]:
+def newest_records(results: Path = RESULTS) -> list[Record]:
     """The newest record of each device, GPUs first."""
     latest: dict[str, Record] = {}
     for path in sorted(results.glob("*/*.json")):
@@ -110,11 +110,11 @@ def newest(results: Path = RESULTS) -> list[Record]:
 # --- reading an entry --------------------------------------------------------------------------
 
 
-def timed(entry: dict[str, Any], role: str) -> dict[str, dict[str, Any]]:
+def timed_sides(entry: dict[str, Any], role: str) -> dict[str, dict[str, Any]]:
     """The timed sides of a role, by name."""
     return {side["name"]: side for side in entry["sides"] if side["role"] == role and side["status"] == "timed"}
 
 
-def best(entry: dict[str, Any], role: str) -> dict[str, Any] | None:
+def fastest_side(entry: dict[str, Any], role: str) -> dict[str, Any] | None:
     """The fastest side of a role, which is the one that counts. None if none was timed."""
-    return min(timed(entry, role).values(), key=lambda side: side["median"], default=None)
+    return min(timed_sides(entry, role).values(), key=lambda side: side["median"], default=None)

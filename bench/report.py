@@ -13,7 +13,7 @@ from typing import Any
 
 from bench import goals
 from bench.machine import ROOT
-from bench.record import RESULTS, Record, best, newest
+from bench.record import RESULTS, Record, fastest_side, newest_records
 from bench.sides import OURS
 from bench.suite import CONVOLUTIONS, DIRECTIONS, MEMORY
 from gpuconv import files
@@ -32,7 +32,7 @@ def write(page: Path = ROOT / "docs/benchmarks.md", results: Path = RESULTS) -> 
     text = page.read_text(encoding="utf-8")
     if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
         raise ValueError(f"{page.name} must hold the lines {BEGIN} and {END} once, around what the report rewrites")
-    records = newest(results)
+    records = newest_records(results)
     charts = {record.data["hardware"]: page.parent / f"benchmark-{record.data['hardware']}.png" for record in records}
     for record in records:
         chart(record, charts[record.data["hardware"]])
@@ -87,13 +87,13 @@ def _table(entries: list[dict[str, Any]]) -> str:
     lines = ["| op | dtype | shapes | ratio, median (range) | share of floor, median |", "|---|---|---|---|---|"]
     for op in (*DIRECTIONS, *MEMORY):
         for dtype in sorted({entry["dtype"] for entry in entries if entry["op"] == op}):
-            listed = [e for e in entries if (e["op"], e["dtype"]) == (op, dtype) and best(e, OURS)]
+            listed = [e for e in entries if (e["op"], e["dtype"]) == (op, dtype) and fastest_side(e, OURS)]
             ratios = sorted(filter(None, map(goals.ratio, listed)))
             if listed:
                 shares = statistics.median([share(entry) for entry in listed])
                 lines.append(f"| {op} | {dtype} | {len(listed)} | {_range(ratios)} | {shares:.0%} |")
     for entry in entries:
-        if entry["op"] in WHOLE and (mine := best(entry, OURS)):
+        if entry["op"] in WHOLE and (mine := fastest_side(entry, OURS)):
             ratio = goals.ratio(entry)
             text = f"{ratio:.2f}" if ratio else "no peer"
             name = f"{entry['op']} {entry['shape']}, {1e3 * mine['median']:.3g} ms"
@@ -126,7 +126,7 @@ def _range(ratios: list[float]) -> str:
 
 def share(entry: dict[str, Any]) -> float:
     """The share of the floor: 1 is as fast as the device allows."""
-    mine = best(entry, OURS)
+    mine = fastest_side(entry, OURS)
     return entry["floor"] / mine["median"] if mine else math.nan
 
 

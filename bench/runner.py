@@ -13,7 +13,7 @@ import numpy as np
 
 from bench import calls, ours, recipe_steps, steps
 from bench.peers import pytorch, pytorch_recipe, pytorch_steps
-from bench.record import Record, best
+from bench.record import Record, fastest_side
 from bench.sides import OURS, Prepared, Side, check, failure
 from bench.suite import Entry
 from gpuconv import backends
@@ -108,7 +108,7 @@ def time_entry(
             row |= failure(error)
     _time_sides(ready, timer, rounds, burst, basis)
     floor = entry.work.floor(ceilings, entry.dtype)
-    mine = best({"sides": rows}, OURS)
+    mine = fastest_side({"sides": rows}, OURS)
     first, second = mine["timings"] if mine else (1.0, 1.0)
     return {
         "key": entry.key,

@@ -83,7 +83,7 @@ def use_nvrtc(folder: Path | None) -> str:
     return nvrtc.toolkit()[1]
 
 
-def compiled(job: Job, arch: str) -> Path:
+def compile_job(job: Job, arch: str) -> Path:
     """Compile a job. Returns the folder of its entry in the cache."""
     from gpuconv.backends.cuda.runtime import nvrtc, source
 
@@ -92,7 +92,7 @@ def compiled(job: Job, arch: str) -> Path:
     return nvrtc.compile_cubin(path.stem, source.flatten(path), dict(defines), arch).path.parent
 
 
-def packed(entries: Sequence[Path], arch: str) -> bytes:
+def pack_entries(entries: Sequence[Path], arch: str) -> bytes:
     from gpuconv.backends.cuda.runtime import nvrtc
 
     data = io.BytesIO()
@@ -125,7 +125,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not jobs:
         parser.error(f"no kernel file is named {options.file!r}")
     print(f"{len(jobs)} kernel files for {options.arch}, {nvrtc}", flush=True)
-    compile_one = functools.partial(compiled, arch=options.arch)
+    compile_one = functools.partial(compile_job, arch=options.arch)
     if options.workers == 1:
         entries = list(map(compile_one, jobs))
     else:
@@ -133,7 +133,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with ProcessPoolExecutor(options.workers, spawn, use_nvrtc, (options.nvrtc,)) as pool:
             entries = list(pool.map(compile_one, jobs, chunksize=8))
     entries = sorted(dict.fromkeys(entries))
-    data = packed(entries, options.arch)
+    data = pack_entries(entries, options.arch)
     if len(data) > LARGEST:
         parser.error(f"the pack would have {len(data) / 2**20:.1f} MiB, and at most {LARGEST >> 20} can be sent")
     files.write(options.out, data)

@@ -31,7 +31,7 @@ from gpuconv.ops import OPS
 from gpuconv.profiling.timer import open_timer
 from gpuconv.types import Options
 from gpuconv.verify import TIERS, Case, Row, cases, verify
-from gpuconv.verify.run import move
+from gpuconv.verify.run import to_device
 
 _SECONDS = 0.01  # how long one file's calls run before it is the other file's turn
 
@@ -102,7 +102,7 @@ def check(
     path = Path(path)
     dtypes = served(op, (dtypes,) if isinstance(dtypes, str) else tuple(dtypes), algo)
     check_signatures(path, op, algo)
-    with kernel.replaced({shipped_file(op, algo): path.resolve()}):
+    with kernel.replace_files({shipped_file(op, algo): path.resolve()}):
         yield from verify(cases_of(op, algo), dtypes, device)
 
 
@@ -202,7 +202,7 @@ def compare(
             continue
         for _ in range(repeats):
             for side, files in sides.items():
-                with kernel.replaced(files):
+                with kernel.replace_files(files):
                     samples[side] += timer.burst(run, _SECONDS)["warm"]
         (yours, a), (shipped, b) = (_summary(samples[side]) for side in ("yours", "shipped"))
         yield Timing(case, yours, a, shipped, b)
@@ -210,8 +210,8 @@ def compare(
 
 def _launcher(case: Case, dtype: str, device: str) -> Any:
     arrays, options = case.arguments(dtype)
-    moved = [move(a, device) for a in arrays]
-    options = {name: move(value, device) for name, value in options.items()}
+    moved = [to_device(a, device) for a in arrays]
+    options = {name: to_device(value, device) for name, value in options.items()}
     return lambda _: getattr(ops, case.op)(*moved, **options)
 
 

@@ -107,7 +107,8 @@ def test_an_output_may_overlap_any_input(op, device):
                 for shift in (-8, 0, 8):
                     x, out = overlapping(call[name], call[result], shift, device)
                     overlapping_call, separate_call = (
-                        {key: verify.run.move(copied(value), device) for key, value in call.items()} for _ in range(2)
+                        {key: verify.run.to_device(copied(value), device) for key, value in call.items()}
+                        for _ in range(2)
                     )
                     separate_call |= {name: overlap.copy_of(x), result: overlap.copy_of(out)}
                     results = run(op, overlapping_call | {name: x, result: out})
@@ -268,7 +269,7 @@ def test_outputs_must_be_writable(device):
             call |= outputs(op, call) if set(slots(op)) & set(RESULTS) else {}
             if "masters" in slots(op):
                 call["masters"] = copied(call["params"])
-            call = {name: verify.run.move(value, device) for name, value in call.items()}
+            call = {name: verify.run.to_device(value, device) for name, value in call.items()}
             before = {label: gc.to_numpy(array).copy() for label, array, _ in each_array(call, op)}
             for label, array, replace in each_array(call, op):
                 if label.partition("[")[0] not in (*RESULTS, *OPS[op].changes):
@@ -437,7 +438,7 @@ def test_every_integer_option_refuses_floats_text_and_numbers_beyond_64_bits(dev
     for op in ops.__all__:
         for name in integer_options(op):
             (call, *_) = calls(op, 1)
-            arguments = {key: verify.run.move(copied(value), device) for key, value in call.items()}
+            arguments = {key: verify.run.to_device(copied(value), device) for key, value in call.items()}
             for value, error in (
                 (2**64, ValueError),
                 (10**20, ValueError),

@@ -7,7 +7,7 @@ from gpuconv.backends.cuda.runtime import source
 from gpuconv.cli import main
 from gpuconv.profiling import launches
 from gpuconv.verify import DTYPES
-from gpuconv.verify.run import move
+from gpuconv.verify.run import to_device
 
 RIGHT = lab.template("max_pool2d")
 WRONG = RIGHT.replace("value > leader", "value >= leader")  # ties go to the last
@@ -43,8 +43,8 @@ def files_of(chosen, dtypes):
         for dtype in dtypes:
             if dtype in case.dtypes:
                 arrays, options = case.arguments(dtype)
-                arguments = [move(a, "emulated") for a in arrays]
-                options = {name: move(value, "emulated") for name, value in options.items()}
+                arguments = [to_device(a, "emulated") for a in arrays]
+                options = {name: to_device(value, "emulated") for name, value in options.items()}
                 with launches.record_launches(execute=False) as launched:
                     getattr(ops, case.op)(*arguments, **options)
                 if launched:

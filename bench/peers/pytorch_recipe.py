@@ -15,7 +15,7 @@ import numpy as np
 
 from bench.peers.pytorch import load, tensor, torch_device
 from bench.peers.pytorch_net import module, parameters
-from bench.peers.pytorch_steps import captured
+from bench.peers.pytorch_steps import capture_step
 from bench.recipe_steps import CHECKED_STEPS, Recipe
 from bench.sides import PEER, LeftOutError, Prepared, Side
 from gpuconv.data import Dataset
@@ -145,7 +145,7 @@ def sides(recipe: Recipe, device: str, compiled: bool) -> list[Side]:
             training = Training(recipe, device, recipe.steps, batches, mode)
             images = Images(recipe, recipe.data, device, training.dtype)
             x, y = images.batch(images.shuffle(), 0)
-            replay = captured(training.step, x, y)[0].replay if graph else None
+            replay = capture_step(training.step, x, y)[0].replay if graph else None
 
             def call(_: int) -> None:
                 for epoch in range(chosen.epochs):

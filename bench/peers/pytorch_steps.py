@@ -51,7 +51,7 @@ def sides(step: Step, device: str, compiled: bool) -> list[Side]:
             results = [np.array(first)]
             if not graph:
                 return Prepared(lambda number: once(*sets[number % len(sets)]), lambda: results)
-            replays = [captured(once, *batch) for batch in sets[:4]]
+            replays = [capture_step(once, *batch) for batch in sets[:4]]
             return Prepared(lambda number: replays[number % len(replays)][0].replay(), lambda: results)
 
         return prepare
@@ -66,7 +66,7 @@ def sides(step: Step, device: str, compiled: bool) -> list[Side]:
     return [Side(PEER, name, variant(*switches)) for name, switches in variants.items()]
 
 
-def captured(once: Callable[[Any, Any], Any], x, y) -> tuple[Any, ...]:
+def capture_step(once: Callable[[Any, Any], Any], x, y) -> tuple[Any, ...]:
     """The step as a graph, after the warm-up on a side stream that PyTorch's documentation asks for."""
     torch = load()
     side = torch.cuda.Stream()

@@ -17,7 +17,7 @@ from typing import Any
 
 from ci.gate.bench import bench, entries_of
 from ci.gate.commands import Gate
-from ci.gate.results import FailedError, LateError, NotReachedError, Verdict, judged
+from ci.gate.results import FailedError, LateError, NotReachedError, Verdict, check_result
 from ci.gate.right import join_names
 from ci.gate.schedule import Body, Found
 from ci.gate.start import expect
@@ -43,7 +43,7 @@ SMALL = {  # the same for a rehearsal
 LARGEST_REPORT = 15 << 20  # bytes
 
 
-def timed(kind: str, words: tuple[str, ...], *, missing: bool = False) -> Body:
+def timing_check(kind: str, words: tuple[str, ...], *, missing: bool = False) -> Body:
     """A check that times a part of the suite. kind: "ops" or "steps". words: options of the benchmark. missing: time
     only entries that the record lacks."""
 
@@ -102,7 +102,7 @@ def model(gate: Gate, seconds: float) -> Found:
     if not (found := _ERROR.search(done.text)):
         raise NotReachedError(f"no measured time to compare with the predictions: {done.last[:120]}")
     answer = "yes" if float(found[1]) <= 15 else "no"
-    return judged(Verdict(MODEL, answer, f"{found[1]} % over {found[2]} convolutions"))
+    return check_result(Verdict(MODEL, answer, f"{found[1]} % over {found[2]} convolutions"))
 
 
 RECORD = "Are the convolutions at least as fast as in the record of this GPU that is in bench/results?"
@@ -117,7 +117,7 @@ def record(gate: Gate, seconds: float) -> Found:
     before, now = (_times(records) for records in (old, new))
     shared = [key for key in now if key in before]
     if not shared:
-        return judged(Verdict(RECORD, "unknown", "no earlier record of this GPU has these convolutions"))
+        return check_result(Verdict(RECORD, "unknown", "no earlier record of this GPU has these convolutions"))
     ratios: dict[str, list[float]] = defaultdict(list)
     for key in shared:
         ratios[key.split()[0]].append(now[key] / before[key])
@@ -126,7 +126,7 @@ def record(gate: Gate, seconds: float) -> Found:
     )
     slower = [key for key in shared if now[key] > NOISE * before[key]]
     seen += f" over {len(shared)}" + (f"; slower: {join_names(slower)}" if slower else "")
-    return judged(Verdict(RECORD, "no" if slower else "yes", seen))
+    return check_result(Verdict(RECORD, "no" if slower else "yes", seen))
 
 
 def _times(records: list[dict[str, Any]]) -> dict[str, float]:
@@ -172,7 +172,7 @@ def ncu(gate: Gate, seconds: float) -> Found:
     asked = [*plain, "--csv", "--metrics", ",".join(METRICS.values()), *words]
     done = gate.run("ncu.log", asked, seconds / 2, GPUCONV_AUTOTUNE="0")
     expect(done)
-    kernels = measured(done.text)
+    kernels = kernel_measurements(done.text)
     slowest = sorted(kernels, key=lambda name: -kernels[name]["time"])[:DETAILED]
     if not slowest:
         raise FailedError("ncu reported no kernel's time")
@@ -198,7 +198,7 @@ def ncu(gate: Gate, seconds: float) -> Found:
     gate.run("ncu-full.log", detailed, seconds / 2, GPUCONV_AUTOTUNE="0")
     if not _keep(gate, report.with_suffix(".ncu-rep")):
         gate.facts["ncu report"] = "none, or too large to be brought back"
-    return judged(issue_bound({name: kernels[name] for name in slowest}))
+    return check_result(issue_bound({name: kernels[name] for name in slowest}))
 
 
 def issue_bound(kernels: dict[str, dict[str, float]]) -> Verdict:
@@ -233,7 +233,7 @@ _UNITS = {"nsecond": 1e-9, "usecond": 1e-6, "msecond": 1e-3, "second": 1.0}
 _UNITS |= {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0, "%": 1.0}
 
 
-def measured(text: str) -> dict[str, dict[str, float]]:
+def kernel_measurements(text: str) -> dict[str, dict[str, float]]:
     """By kernel, from `ncu --csv --metrics`: the seconds of all launches, and the percentages of the longest launch.
     CuPy's own kernels are left out."""
     lines = text.splitlines()

@@ -21,8 +21,8 @@ PARTS = (
         3,
         (
             Check("verify", 4, right.verify),
-            Check("memcheck", 3, right.sanitized("memcheck")),
-            Check("racecheck", 3, right.sanitized("racecheck")),
+            Check("memcheck", 3, right.sanitizer_check("memcheck")),
+            Check("racecheck", 3, right.sanitizer_check("racecheck")),
         ),
     ),
     Part("why", 4, (Check("ncu", 1, fast.ncu),)),
@@ -30,7 +30,7 @@ PARTS = (
         "kernels",
         4,
         (
-            Check("convolutions", 8, fast.timed("ops", fast.KERNELS)),
+            Check("convolutions", 8, fast.timing_check("ops", fast.KERNELS)),
             Check("model", 1, fast.model),
             Check("record", 1, fast.record),
         ),
@@ -50,8 +50,8 @@ PARTS = (
             ("driver", 1),
         ),
     ),
-    Part("steps", 5, (Check("steps", 1, fast.timed("steps", fast.STEPS)),)),
-    Part("suite", 4, (Check("suite", 1, fast.timed("ops", fast.SUITE, missing=True)),)),
+    Part("steps", 5, (Check("steps", 1, fast.timing_check("steps", fast.STEPS)),)),
+    Part("suite", 4, (Check("suite", 1, fast.timing_check("ops", fast.SUITE, missing=True)),)),
 )
 
 EXTRA = (  # run only when named

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ci.gate.commands import Gate
 from ci.gate.experiments import QUESTIONS
-from ci.gate.results import judged, read_verdict
+from ci.gate.results import check_result, read_verdict
 from ci.gate.schedule import Body, Found
 
 _SETTINGS = {"choices": {"GPUCONV_AUTOTUNE": "1"}}  # overrides the gate's own
@@ -14,6 +14,6 @@ def experiment(name: str) -> Body:
     def check(gate: Gate, seconds: float) -> Found:
         words = ["-m", "ci.gate.experiments", name, "--device", gate.device, *(["--small"] if gate.small else [])]
         done = gate.ask(f"experiments/{name}.log", words, seconds, **_SETTINGS.get(name, {}))
-        return judged(read_verdict(QUESTIONS[name], done.text, done.code, done.late, done.last))
+        return check_result(read_verdict(QUESTIONS[name], done.text, done.code, done.late, done.last))
 
     return check

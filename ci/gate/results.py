@@ -64,7 +64,7 @@ class Verdict:
         return f"{self.question}\n    {self.answer}: {self.seen}"
 
 
-def printed(verdict: Verdict) -> str:
+def verdict_line(verdict: Verdict) -> str:
     """The line in which a child reports its verdict."""
     return "VERDICT " + json.dumps({"answer": verdict.answer, "seen": verdict.seen, "question": verdict.question})
 
@@ -95,7 +95,7 @@ def read_verdict(question: str, text: str, code: int, late: bool, last: str) -> 
     return found
 
 
-def judged(verdict: Verdict) -> tuple[str, dict[str, Any]]:
+def check_result(verdict: Verdict) -> tuple[str, dict[str, Any]]:
     """A verdict as the result of a check: "no" is a failure, "unknown" means not reached."""
     details = {"verdicts": [vars(verdict)]}
     if verdict.answer == "yes":

@@ -48,7 +48,7 @@ def verify(gate: Gate, seconds: float) -> Found:
     return judge("ops pass", found, commands, _PASSED)
 
 
-def sanitized(tool: str) -> Body:
+def sanitizer_check(tool: str) -> Body:
     def check(gate: Gate, seconds: float) -> Found:
         """A separate allocation for each array, without CuPy's pool: the memory next to an array is unallocated."""
         if not shutil.which("compute-sanitizer"):

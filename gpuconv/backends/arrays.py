@@ -152,9 +152,9 @@ def algorithms(
     device = resolve(device)
     if not Device.named(device).runs_kernels:
         return {}
-    from gpuconv.backends.cuda.ops.conv import chosen
+    from gpuconv.backends.cuda.ops.conv import chosen_algorithms
 
-    return chosen(device, problem, epilogue, as_dtype(dtype), algo=algo, tf32=tf32)
+    return chosen_algorithms(device, problem, epilogue, as_dtype(dtype), algo=algo, tf32=tf32)
 
 
 def assign(array: Array, value: object) -> None:

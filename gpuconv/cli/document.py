@@ -20,7 +20,7 @@ _DOCUMENT: ContextVar[Record | None] = ContextVar("the document of this command"
 
 
 @contextlib.contextmanager
-def collected() -> Iterator[Record]:
+def collect() -> Iterator[Record]:
     """A context whose document the command fills in; printed text is dropped."""
     document: Record = {}
     token = _DOCUMENT.set(document)
@@ -43,7 +43,7 @@ def add(name: str, entry: object) -> None:
         document.setdefault(name, []).append(plain(entry))
 
 
-def last() -> Record:
+def last_part() -> Record:
     """The last part of the document, to be filled in; without a document, a dictionary that is discarded."""
     document = _DOCUMENT.get()
     return next(reversed(document.values())) if document else {}

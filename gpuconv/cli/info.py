@@ -88,7 +88,7 @@ def section(title: str) -> None:
 
 
 def row(name: str, text: str) -> None:
-    document.last()[name] = " ".join(str(text).split())
+    document.last_part()[name] = " ".join(str(text).split())
     print(f"  {name:14}{' '.join(str(text).split())}")
 
 

@@ -124,7 +124,7 @@ def _run(arguments: list[str]) -> int:
     if not options.json:
         with quiet(options.quiet):
             return run(options)
-    with quiet(), document.collected() as found:
+    with quiet(), document.collect() as found:
         status = run(options)
     print(document.text(found))
     return status

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from gpuconv.layers.sequential import Sequential
 
 
-def in_file(model: str) -> bool:
+def is_in_file(model: str) -> bool:
     """Whether the text is FILE.py:FUNCTION, or FILE.py for the function `build`."""
     return _file(model)[0] != ""
 
@@ -38,7 +38,7 @@ def with_full_name(model: str) -> str:
     """The net's full name, or its file's absolute path and function. Raises ValueError for an unknown name."""
     from gpuconv import models
 
-    if in_file(model):
+    if is_in_file(model):
         path, function = _file(model)
         return f"{os.path.abspath(os.path.expanduser(path))}:{function}"
     return canonical("model", model, models.MODELS)
@@ -48,11 +48,11 @@ def import_file(model: str | None) -> None:
     """Import the file of "FILE.py" or "FILE.py:FUNCTION", which registers its layers. Raises UserError."""
     if model is None:
         return
-    if not in_file(model):
+    if not is_in_file(model):
         raise UserError(
             f"a run has its own net; --model FILE.py names the file that defines its layers, received {model!r}"
         )
-    imported(os.path.expanduser(_file(model)[0]))
+    import_path(os.path.expanduser(_file(model)[0]))
 
 
 def with_file_of(model: str, stored: str) -> str:
@@ -71,7 +71,7 @@ def add_file(parser: argparse.ArgumentParser) -> None:
 
 def stem(model: str) -> str:
     """A short name, for folders and titles."""
-    return Path(_file(model)[0]).stem if in_file(model) else model
+    return Path(_file(model)[0]).stem if is_in_file(model) else model
 
 
 def build(model: str, input_shape: Any = None, classes: int | None = None, **options: Any) -> Any:
@@ -83,10 +83,10 @@ def build(model: str, input_shape: Any = None, classes: int | None = None, **opt
     from gpuconv import models
     from gpuconv.layers import Input, Layer, Sequential
 
-    if not in_file(model):
+    if not is_in_file(model):
         return models.build(model, input_shape, classes, **options)
     path, name = _file(model)
-    functions = {key: value for key, value in vars(imported(path)).items() if callable(value)}
+    functions = {key: value for key, value in vars(import_path(path)).items() if callable(value)}
     function = lookup(f"function of {path}", name, functions)
     try:
         made = function(*_arguments(function, model, input_shape, classes), **_accepted(function, options))
@@ -122,7 +122,7 @@ class _Program(SourceFileLoader):
         return self.source_to_code(self.get_data(self.path), self.path)
 
 
-def imported(path: str) -> ModuleType:
+def import_path(path: str) -> ModuleType:
     """The module of a file, run once, so that its layers are registered. It may import modules from its folder."""
     if not os.path.isfile(path):
         raise UserError(f"{path}: no such file; --model takes FILE.py:FUNCTION or the name of a net")

@@ -89,7 +89,7 @@ def _products(model: str, precision: str, batch_size: int, device: str) -> list[
     with user_errors():
         net = nets.build_for_step(model, precision=precision, device=device)
     step = ProfiledStep(net, batch_size, None)
-    with backends.same_bits(device), launches.record_launches(execute=False), tuner.recorded_products() as products:
+    with backends.same_bits(device), launches.record_launches(execute=False), tuner.record_products() as products:
         step(Spans(lambda: 0))
     return [product for product in dict.fromkeys(products) if product.problem]
 

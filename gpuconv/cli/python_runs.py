@@ -41,7 +41,7 @@ def resume(options: argparse.Namespace, chosen: Record, loggers: Sequence[Callba
     _expect_started_in_python(run)
     expect_normalization(run_of(stored, run.settings_file))
     arguments = _arguments(stored, directory)
-    parts = sets(stored, options.data, options.test)
+    parts = data_sets(stored, options.data, options.test)
     device = choose_device(options)
     with user_errors():
         net = Layer.from_config(stored["net"], device=device)
@@ -107,7 +107,7 @@ def _expect_started_in_python(run: RunDirectory) -> None:
         )
 
 
-def sets(stored: Record, data: str | None, test: str | None) -> Record:
+def data_sets(stored: Record, data: str | None, test: str | None) -> Record:
     """The data sets of a run by part, found among those of `data` by their checksums."""
     from gpuconv.data import named
 

@@ -127,7 +127,7 @@ def _net_without_weights(config: Any, model: str) -> Sequential:
         layer = re.search("'.*?'", str(error))
         raise UserError(
             f"the net has the layer {layer[0] if layer else ''}, which a file of yours defines; its code is run "
-            f"only if you name it: --model {model if nets.in_file(model) else 'FILE.py'}"
+            f"only if you name it: --model {model if nets.is_in_file(model) else 'FILE.py'}"
         ) from error
     except Exception as error:  # a config written by hand can fail in any way
         raise ValueError(str(error) or type(error).__name__) from error
@@ -181,16 +181,16 @@ def settings_to_resume(directory: str, chosen: Record) -> Settings:
     from gpuconv.training import RunDirectory
 
     run = RunDirectory.open(directory)
-    if nets.in_file(model := chosen.get("model", "")):
+    if nets.is_in_file(model := chosen.get("model", "")):
         nets.import_file(model)
     settings = run_of(run.settings(), run.settings_file).settings
-    if nets.in_file(settings.model):
+    if nets.is_in_file(settings.model):
         if not model:
             raise UserError(
                 f"the net of {directory} is made by code in a file, which is run only if you name it: "
                 f"--model {settings.model}"
             )
-        if nets.in_file(model):  # the file may have moved
+        if nets.is_in_file(model):  # the file may have moved
             settings = dataclasses.replace(settings, model=nets.with_file_of(model, settings.model))
             chosen = chosen | {"model": settings.model}
     stored = run_settings.with_full_names(dataclasses.asdict(settings))

@@ -215,7 +215,7 @@ def bisect(
     found: list[tuple[int, _FirstViolation]] = []
     for side, files in enumerate(({}, dict(kernels or {}))):
         try:
-            with kernel.replaced(files):
+            with kernel.replace_files(files):
                 judges[side](data, **fit)
         except _FirstViolation as one:
             found.append((side, one))
@@ -227,7 +227,7 @@ def bisect(
             outcome.shares.setdefault(name, {})[letter] = share
     if found:
         side, first = min(found, key=lambda each: each[1].step)
-        with kernel.replaced(dict(kernels or {}) if side == 0 else {}):
+        with kernel.replace_files(dict(kernels or {}) if side == 0 else {}):
             outcome.violation = _violation(side, first, judges[1 - side].trainer.net)
     return outcome
 

@@ -131,7 +131,7 @@ def _on_numpy(calls: Sequence[Call]) -> Call:
     return last
 
 
-def passed_on(value: float, device: str) -> list[Computed]:
+def value_without_op(value: float, device: str) -> list[Computed]:
     """The value of a layer without an op: the same from every backend."""
     return [Computed(by, value, 0.0, 0.0) for by in dict.fromkeys(("float64", "numpy", device))]
 
@@ -140,7 +140,7 @@ def _any_algorithm(call: Call) -> dict[str, str]:
     return {"algo": "auto"} if "algo" in call.options else {}
 
 
-def located(layer: Layer, calls: Sequence[Call], offset: int, device: str, backward: bool) -> Thread | None:
+def locate_threads(layer: Layer, calls: Sequence[Call], offset: int, device: str, backward: bool) -> Thread | None:
     """The threads, found by running the algorithm of the net's device on the emulated one."""
     if not Device.named(device).runs_kernels:
         return None

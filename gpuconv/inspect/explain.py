@@ -13,10 +13,10 @@ from gpuconv.inspect.computed import (
     Computed,
     Thread,
     compute_everywhere,
-    located,
-    passed_on,
+    locate_threads,
     result_of,
     run_below,
+    value_without_op,
     writing_call,
 )
 from gpuconv.inspect.terms import (
@@ -184,7 +184,7 @@ def explain(
             parts = _inputs(chosen, given, place)
     window, weight, bias, terms = parts
     offset = int(np.ravel_multi_index(written, shape))
-    computed = compute_everywhere(calls, offset, net.device) if calls else passed_on(terms[0].input, net.device)
+    computed = compute_everywhere(calls, offset, net.device) if calls else value_without_op(terms[0].input, net.device)
     return Explanation(
         layer,
         type(chosen).__name__,
@@ -197,7 +197,7 @@ def explain(
         terms[:most],
         "backward" if backward else "forward",
         computed,
-        located(chosen, calls, offset, net.device, backward) if locate else None,
+        locate_threads(chosen, calls, offset, net.device, backward) if locate else None,
         branch,
     )
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from gpuconv import arguments, ops
 from gpuconv.initializers import ones, zeros
-from gpuconv.layers import norm_together
+from gpuconv.layers import sync_batch_norm
 from gpuconv.layers.addend import Addend
 from gpuconv.layers.base import Layer
 from gpuconv.layers.part import PerPart, sums_over_parts
@@ -59,7 +59,7 @@ class BatchNorm(Layer):
     ) -> Array:
         if addend is None and training and (total := sums_over_parts()):
             parts = x if isinstance(x, PerPart) else [x]
-            found, statistics = norm_together.forward(parts, self.vectors, self.momentum, self.eps, total)
+            found, statistics = sync_batch_norm.forward(parts, self.vectors, self.momentum, self.eps, total)
             self.stash(parts, statistics, total)
             if isinstance(x, PerPart):
                 return x.of(found)
@@ -73,12 +73,12 @@ class BatchNorm(Layer):
 
     def backward(self, dy: Array, *, input_grad: bool = True) -> Array | None:
         saved = self.unstash()
-        if not isinstance(saved[1], norm_together.Statistics):
+        if not isinstance(saved[1], sync_batch_norm.Statistics):
             *values, addend = saved
             return self.gradients_of(dy, tuple(values), input_grad, addend)
         parts, statistics, total = saved
         given = dy if isinstance(dy, PerPart) else [dy]
-        found = norm_together.backward(given, parts, self["weight"], statistics, self.eps, total)
+        found = sync_batch_norm.backward(given, parts, self["weight"], statistics, self.eps, total)
         if isinstance(dy, PerPart):
             return dy.of(found).run_each(self, partial(self._one_part, input_grad=input_grad))
         return self._one_part(found[0], input_grad)

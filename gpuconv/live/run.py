@@ -10,7 +10,7 @@ import numpy as np
 from gpuconv import checkpoint as checkpoints
 from gpuconv.layers.saving import NOTES
 from gpuconv.layers.sequential import Sequential
-from gpuconv.live import controls, saved, segment, setting_changes
+from gpuconv.live import controls, saved_states, segment, setting_changes
 from gpuconv.live.hub import Hub
 from gpuconv.live.segment import DataSplits
 from gpuconv.live.speed import Speed
@@ -97,7 +97,7 @@ class LiveRun:
             "tests": len(self.sets.test),
             "classes": self.sets.classes,
             "settings": setting_changes.settings_of(self.segment.recipe),
-            "saved": saved.numbers(self.run_dir),
+            "saved": saved_states.numbers(self.run_dir),
             "shown": self.view.title,
             "kind": self.view.kind,
             "map": self.view.attribution.kind,
@@ -182,8 +182,8 @@ class LiveRun:
 
     def save(self) -> int:
         """Save the current state in the run's folder; returns its number there."""
-        number = max(saved.numbers(self.run_dir), default=0) + 1
-        path = saved.file(self.run_dir, number)
+        number = max(saved_states.numbers(self.run_dir), default=0) + 1
+        path = saved_states.file(self.run_dir, number)
         if self._under_way:  # `fit` holds the lock
             checkpoints.save(path, self.trainer.snapshot())
         else:
@@ -201,9 +201,9 @@ class LiveRun:
 
         Raises ValueError if no state has this number.
         """
-        if number not in (known := saved.numbers(self.run_dir)):
+        if number not in (known := saved_states.numbers(self.run_dir)):
             raise ValueError(f"no checkpoint is saved as {number!r}; saved are {known or 'none'}")
-        found = checkpoints.load(saved.file(self.run_dir, number))
+        found = checkpoints.load(saved_states.file(self.run_dir, number))
         new = segment.make(found.state["settings"], self.sets, self.device)
 
         def do() -> None:

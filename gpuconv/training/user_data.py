@@ -12,7 +12,7 @@ import numpy as np
 
 from gpuconv import losses
 from gpuconv.arguments import integer
-from gpuconv.data import Dataset, Loader, Normalization, given
+from gpuconv.data import Dataset, Loader, Normalization, sources
 from gpuconv.data.normalization import looks_unnormalized
 from gpuconv.data.samples import Samples
 from gpuconv.data.stream import StreamLoader
@@ -77,7 +77,7 @@ def with_part(data: Record, net: Any, seed: int) -> Record:
         return data
     if not 0 < fraction < 1:
         raise ValueError(f"validation must be data, or a part of {name} between 0 and 1, received {fraction}")
-    training = given.as_data_source(
+    training = sources.as_data_source(
         data[name], name, net.input_shape, classes=net.output_shape[-1], device=net.device, dtype=net.dtype
     )
     samples = training.dataset if _batches_own_data(training) else training
@@ -113,7 +113,7 @@ def loader(
 ) -> Any:
     """A loader of a user's data; an object with `epoch` is returned as it is. normalize: a function of the images (a
     data set, or the first batch) that returns their normalization, or None for floats."""
-    data = given.as_data_source(
+    data = sources.as_data_source(
         data,
         name,
         net.input_shape,

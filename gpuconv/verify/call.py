@@ -22,8 +22,8 @@ from gpuconv.ops import OPS
 from gpuconv.types import Options, Record
 from gpuconv.verify.compare import Difference, Expected, compare, results
 from gpuconv.verify.oracle import expected_results, is_exact
-from gpuconv.verify.rules.base import added, as_float64
-from gpuconv.verify.run import move
+from gpuconv.verify.rules.base import as_float64, expected_sum
+from gpuconv.verify.run import to_device
 
 _RENAMED = {"advance_clock": "advance_step_counter"}  # ops that stored calls may have under their former names
 
@@ -75,7 +75,7 @@ class Call:
         place = {"out": 0, "dw": 1, "dgamma": 1, "dbeta": 2}
         for argument, before in self._added_to().items():
             name = "db" if argument == "db" else names[place[argument]]
-            by_name[name] = added(by_name[name], before)
+            by_name[name] = expected_sum(by_name[name], before)
         return list(by_name.values())
 
     def _bias_gradient(self) -> Expected:
@@ -106,10 +106,10 @@ class Call:
     def on(self, device: str, **changed: object) -> Call:
         """Repeat the call on a device, and return the record of that call. changed: replacements for options."""
         watch: list[Call] = []
-        arrays = [move(_copied(array), device) for array in self.arrays]
-        given = {name: move(_copied(value), device) for name, value in (self.options | self.into).items()} | changed
+        arrays = [to_device(_copied(array), device) for array in self.arrays]
+        options = {name: to_device(_copied(value), device) for name, value in (self.options | self.into).items()}
         with recording(watch.append):
-            getattr(ops, self.op)(*arrays, **given)
+            getattr(ops, self.op)(*arrays, **options | changed)
         return watch[0]
 
     # --- storage --------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from gpuconv.types import Array, Options
 from gpuconv.verify.bounds import accumulation, sum_bound
 from gpuconv.verify.compare import Expected
 from gpuconv.verify.rules import activations, norm, optim, products
-from gpuconv.verify.rules.base import Arrays, Rule, adding, as_float64, exact_results
+from gpuconv.verify.rules.base import Arrays, Rule, accumulating_rule, as_float64, exact_results
 
 __all__ = ["Expected", "expected_results"]
 
@@ -95,9 +95,9 @@ _relative = activations.activation(lambda x, y: np.abs(y))
 _RULES: dict[str, Rule | None] = {
     "conv2d": products.linear_in_its_inputs(products.conv_length),
     "conv2d_relu": products.conv2d_relu,
-    "conv2d_dgrad": adding(products.linear_in_its_inputs(products.dgrad_length), "accumulate"),
+    "conv2d_dgrad": accumulating_rule(products.linear_in_its_inputs(products.dgrad_length), "accumulate"),
     "conv2d_wgrad": products.linear_in_its_inputs(products.wgrad_length),
-    "conv2d_backward": adding(products.conv2d_backward, "accumulate_dx"),
+    "conv2d_backward": accumulating_rule(products.conv2d_backward, "accumulate_dx"),
     "bias_grad": _bias_grad,
     "max_pool2d": None,
     "max_pool2d_backward": _sum_of_window,

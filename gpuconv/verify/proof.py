@@ -236,7 +236,7 @@ class Proof:
         magnitudes = Inputs(question, "magnitudes")
         self._mark = self.guards.mark()
         before = Epilogue.of(None, 2, masked=True) if epilogue.pool == 2 else PLAIN  # without activation and moments
-        with tuner.recorded_products() as products:
+        with tuner.record_products() as products:
             self._first = self._proved(self._random, Form(), epilogue)
             forms = _forms(question, self._whole) if 2 * question.product.k < _EXACT else []
             self._exact = {form: self._proved(self._whole, form, epilogue) for form in forms}

@@ -17,7 +17,7 @@ from gpuconv.backends.cuda.gemm import prover, tuner
 from gpuconv.backends.cuda.gemm.plan import plan
 from gpuconv.backends.cuda.gemm.proofs import fingerprint_of, trusting
 from gpuconv.backends.cuda.runtime.capability import capability_named
-from gpuconv.backends.cuda.runtime.kernel import replaced
+from gpuconv.backends.cuda.runtime.kernel import replace_files
 from gpuconv.child import answer_writer
 from gpuconv.types import Record
 from gpuconv.verify.proof import Proof, Question, RefutedError
@@ -40,7 +40,7 @@ def answer_about(record: Record, answer: Callable[[Record], None]) -> None:
     """Write the lines that answer a question."""
     fingerprint, start = "", time.perf_counter()
     try:
-        with trusting(), replaced(record["files"]):
+        with trusting(), replace_files(record["files"]):
             question = Question.read(record)
             fingerprint, proof = _fingerprint(question), Proof(question)
             answer({"prepared": True})

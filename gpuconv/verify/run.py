@@ -79,7 +79,7 @@ def run_case(case: Case, dtype: str, device: str, seed: int = 0) -> Outcome:
         seed: The seed of the case's numbers.
     """
     arrays, options = case.arguments(dtype, seed)
-    moved, moved_options = [move(a, device) for a in arrays], {k: move(v, device) for k, v in options.items()}
+    moved, moved_options = [to_device(a, device) for a in arrays], {k: to_device(v, device) for k, v in options.items()}
     expected = expected_results(case.op, [_copy(a) for a in arrays], options)
     try:
         returned = getattr(ops, case.op)(*moved, **moved_options)
@@ -91,9 +91,9 @@ def run_case(case: Case, dtype: str, device: str, seed: int = 0) -> Outcome:
     return Outcome(case, dtype, worst.error, worst.bound, worst.share, worst.text if worst.wrong else "")
 
 
-def move(value: object, device: str) -> Any:
+def to_device(value: object, device: str) -> Any:
     if isinstance(value, list):
-        return [move(entry, device) for entry in value]
+        return [to_device(entry, device) for entry in value]
     return backends.asarray(value, device) if isinstance(value, np.ndarray) else value
 
 

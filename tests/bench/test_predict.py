@@ -13,7 +13,7 @@ import pytest
 
 from bench import cli, predict_steps
 from bench import predict as bench_predict
-from bench.record import RESULTS, Record, best
+from bench.record import RESULTS, Record, fastest_side
 from bench.suite import select
 from gpuconv.backends.cuda.analysis import machine_code, predict_conv, predict_time
 from gpuconv.backends.cuda.analysis.machine_code import Instruction, MainLoop
@@ -72,7 +72,7 @@ def test_every_tensor_core_row_of_the_records_is_in_the_model():
     for path in RESULTS.glob("nvidia-h200/*.json"):
         record = Record.load(path).data
         for entry in record["entries"]:
-            side = best(entry, "ours")
+            side = fastest_side(entry, "ours")
             if side and entry["kind"] == "convolution" and "_mma" in side["kernels"]["kernels"][0]["kernel"]:
                 timed.add(f"{record['hardware']} {record['commit']} {entry['key']}")
     assert timed

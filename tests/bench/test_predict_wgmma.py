@@ -159,7 +159,7 @@ def test_a_step_takes_the_faster_of_the_named_algorithm_and_the_launchers_choice
     def predicted(entry, algo, model, gpu):
         return (algo, Prediction(times[algo], {}, "")) if times[algo] else None
 
-    monkeypatch.setattr(predict_steps, "predicted", predicted)
+    monkeypatch.setattr(predict_steps, "predict_entry", predicted)
     taken = [predict_steps.fastest(None, algo, MADE_UP, H200) for algo in times]
     assert taken == [2.0, 1.0, 2.0, 2.0]
     times["auto"] = None  # the model does not cover the launcher's choice, so the named algorithm does not count either

@@ -14,7 +14,7 @@ def test_a_record_is_read_back(tmp_path):
     into = record(tmp_path)
     timed(into, side(), side("peer", "eager"))
     loaded = Record.load(into.path)
-    assert loaded.data == records.rounded(into.data)
+    assert loaded.data == records.round_numbers(into.data)
     (row,) = loaded.data["entries"]
     samples = row["sides"][0]["samples"]["wall"]
     assert samples == [float(f"{sample:.4g}") for sample in into.data["entries"][0]["sides"][0]["samples"]["wall"]]
@@ -64,7 +64,7 @@ def test_the_newest_record_of_each_device_is_found(tmp_path):
     new = record(tmp_path, date="2026-01-02T11:00:00+00:00", commit="new")
     gpu = record(tmp_path, date="2025-01-02T10:00:00+00:00", hardware="nvidia-x", kind="cuda")
     assert old.path != new.path
-    assert [newest.path for newest in records.newest(tmp_path)] == [gpu.path, new.path]
+    assert [newest.path for newest in records.newest_records(tmp_path)] == [gpu.path, new.path]
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from bench import changes, runner, steps, suite
-from bench.record import Record, best
+from bench.record import Record, fastest_side
 from bench.runner import sides_of, time_entry
 from gpuconv import layers, models, ops
 from gpuconv.backends import DeviceError
@@ -30,8 +30,8 @@ def by_name(row):
 
 def test_every_side_is_timed_and_the_fastest_peer_counts(tmp_path):
     (row,) = timed(record(tmp_path), side(), side(PEER, "slow", 1e-3), side(PEER, "quick", 2e-4))
-    assert best(row, PEER)["name"] == "quick"
-    ours = best(row, "ours")
+    assert fastest_side(row, PEER)["name"] == "quick"
+    ours = fastest_side(row, "ours")
     assert 1e-4 <= ours["least"] <= ours["median"]
     assert len(ours["samples"]["wall"]) >= 4 * 3
     assert len(ours["timings"]) == 2
@@ -80,7 +80,7 @@ def test_a_side_with_wrong_results_is_refused_before_timing(tmp_path, value):
         assert "y is off by" in by_name(row)[name]["reason"]
         assert "samples" not in by_name(row)[name]
     assert by_name(row)["right"]["status"] == "timed"
-    assert best(row, "ours") is None
+    assert fastest_side(row, "ours") is None
 
 
 @pytest.mark.parametrize(
@@ -247,7 +247,7 @@ def test_a_failing_side_is_recorded_and_the_run_continues(tmp_path):
         "missing": "absent",
     }
     assert sides["broken"]["reason"] == "RuntimeError: kernel fell over in …/place.cu"
-    assert best(first, PEER) is None
+    assert fastest_side(first, PEER) is None
     assert by_name(second)["gpuconv"]["status"] == "timed"
 
 

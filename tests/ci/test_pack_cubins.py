@@ -46,9 +46,9 @@ def test_packed_kernels_are_found_and_not_compiled(gate, monkeypatch):
     monkeypatch.setattr(nvrtc, "toolkit", lambda: (None, version))  # without NVRTC nothing can be compiled
     monkeypatch.setenv("GPUCONV_CACHE_DIR", gate.environment["GPUCONV_CACHE_DIR"])
     for job in jobs:
-        assert pack_cubins.compiled(job, "sm_90a").parent == gate.logs.parent / "cache"
+        assert pack_cubins.compile_job(job, "sm_90a").parent == gate.logs.parent / "cache"
     with pytest.raises(nvrtc.CompileError):
-        pack_cubins.compiled(jobs[0], "sm_80")
+        pack_cubins.compile_job(jobs[0], "sm_80")
 
 
 @pytest.mark.parametrize("fact", ["arch", "nvrtc", "headers"])

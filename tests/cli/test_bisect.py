@@ -181,7 +181,7 @@ def test_a_run_with_a_users_kernel_is_repeated_only_with_that_kernel(work, capsy
     Path("my.cu").write_text(wrong)
     options = ["--optimizer", "sgd", "--device", "emulated", "--digests", "--quiet"]
     assert main(["train", *TINY, "--run-dir", "right", *options]) == 0
-    with kernel.replaced({lab.shipped_file("sgd_step", None): Path("my.cu").resolve()}):
+    with kernel.replace_files({lab.shipped_file("sgd_step", None): Path("my.cu").resolve()}):
         assert main(["train", *TINY, "--run-dir", "wrong", *options]) == 0
     capsys.readouterr()
     assert main(["bisect", "right", "wrong"]) == 1
@@ -189,7 +189,7 @@ def test_a_run_with_a_users_kernel_is_repeated_only_with_that_kernel(work, capsy
     assert "differ first at step 1: conv1.weight after the update" in output
     assert "the element is not known: wrong, repeated, is another run from step 1 on: update of conv1.weight" in output
     values = Repetition("right", 1).values(("update", "conv1.weight", 0))
-    with kernel.replaced({lab.shipped_file("sgd_step", None): Path("my.cu").resolve()}):
+    with kernel.replace_files({lab.shipped_file("sgd_step", None): Path("my.cu").resolve()}):
         element = Element.of(values, Repetition("wrong", 1).values(("update", "conv1.weight", 0)))
     assert (element.at, element.differing) == ((0, 0, 0, 1), 1)
 

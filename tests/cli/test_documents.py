@@ -87,7 +87,7 @@ def test_a_document_holds_plain_json_values():
     assert document.plain(value) == {"nan": None, "inf": [None], "n": 3, "a": [1.0, 1.0], "b": True}
     document.note(anything=1)  # without effect: no document is being collected
     document.add("rows", 1)
-    with document.collected() as collected:
+    with document.collect() as collected:
         print("dropped")
         document.note(x=1)
         document.add("rows", {"y": 2})

@@ -38,7 +38,7 @@ def test_a_wrong_kernel_is_reported_with_its_smallest_failing_case(capsys, tmp_p
     text, line = lab.template("scale"), "factor_at : factor) / denominator);"
     assert line in text
     wrong.write_text(text.replace(line, line.replace(");", ") + Real(1);")))
-    with kernel.replaced({"arithmetic.cu": wrong}):
+    with kernel.replace_files({"arithmetic.cu": wrong}):
         assert main([*TINY, "--op", "scale", "--op", "add", "--dtype", "float32"]) == 1
     output = capsys.readouterr().out
     pattern = r"^scale +float32 .* FAIL\n +smallest failing case \(tiny\): 1\n +result\[0\] is .*, expected "

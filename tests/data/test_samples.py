@@ -7,7 +7,7 @@ import os
 import numpy as np
 import pytest
 
-from gpuconv.data import Augmentation, Normalization, Samples, StreamLoader, given, samples, stream
+from gpuconv.data import Augmentation, Normalization, Samples, StreamLoader, samples, sources, stream
 from gpuconv.data.samples import ArraySamples, MapSamples, class_numbers, laid_out, memory_mapped_file
 
 IMAGES = np.arange(10 * 2 * 3 * 3).astype(np.uint8).reshape(10, 2, 3, 3)
@@ -114,7 +114,7 @@ def test_class_numbers_are_converted_or_refused():
 
 def test_an_item_of_another_shape_or_dtype_is_named():
     pairs = [(IMAGES[0], 0), (IMAGES[1], 1), (IMAGES[2, :, :2], 1), (IMAGES[3].astype(np.float32), 0)]
-    recognized = given.as_data_source(pairs, "train", (2, 3, 3), classes=4, device="numpy", dtype="float32")
+    recognized = sources.as_data_source(pairs, "train", (2, 3, 3), classes=4, device="numpy", dtype="float32")
     assert isinstance(recognized, MapSamples)
     assert (recognized.image_shape, list(recognized.classes), len(recognized)) == ((2, 3, 3), ["0", "1", "2", "3"], 4)
     images, labels = recognized.read(np.array([1, 0]))
@@ -130,21 +130,21 @@ def test_class_names_are_taken_from_the_attribute_classes():
         classes = ("cat", "dog")
 
     pairs = Named([(IMAGES[0], 0)])
-    recognized = given.as_data_source(pairs, "train", (2, 3, 3), classes=4, device="numpy", dtype="float32")
+    recognized = sources.as_data_source(pairs, "train", (2, 3, 3), classes=4, device="numpy", dtype="float32")
     assert list(recognized.classes) == ["cat", "dog"]
 
 
 def test_uint8_arrays_in_memory_become_a_dataset_and_other_arrays_samples(tmp_path):
     np.save(tmp_path / "a.npy", IMAGES)
     options = {"name": "train", "shape": (2, 3, 3), "device": "numpy", "dtype": "float32"}
-    in_memory = given.as_data_source((IMAGES, LABELS), classes=2, **options)
+    in_memory = sources.as_data_source((IMAGES, LABELS), classes=2, **options)
     assert (type(in_memory).__name__, in_memory.name, in_memory.classes) == ("Dataset", "train", ("0", "1", "2"))
     for images in (np.load(tmp_path / "a.npy", mmap_mode="r"), IMAGES.astype(np.float32)):
-        samples = given.as_data_source((images, LABELS), classes=5, **options)
+        samples = sources.as_data_source((images, LABELS), classes=5, **options)
         assert (type(samples).__name__, list(samples.classes)) == ("ArraySamples", list("01234"))
         np.testing.assert_array_equal(samples.read(np.array([3, 1]))[0], IMAGES[[3, 1]])
     with pytest.raises(ValueError, match="data set 'train' is empty"):
-        given.as_data_source((np.zeros((0, 2, 3, 3), np.float32), np.zeros(0, int)), **options)
+        sources.as_data_source((np.zeros((0, 2, 3, 3), np.float32), np.zeros(0, int)), **options)
 
 
 # --- the loader of samples ------------------------------------------------------------------------

@@ -108,7 +108,7 @@ def planted(folder, kernel_file, *edits):
         shipped = (folder / file).read_text(encoding="utf-8")
         assert shipped.count(before) == 1
         (folder / file).write_text(shipped.replace(before, after), encoding="utf-8")
-    with kernel.replaced({kernel_file: folder / kernel_file}):
+    with kernel.replace_files({kernel_file: folder / kernel_file}):
         yield
 
 

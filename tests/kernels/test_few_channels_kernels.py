@@ -12,7 +12,7 @@ from gpuconv import algorithms, asarray, ops, to_numpy
 from gpuconv.backends.cuda import emulator
 from gpuconv.backends.cuda.gemm import plan
 from gpuconv.backends.cuda.gemm.product import Product
-from gpuconv.backends.cuda.ops.conv import chosen
+from gpuconv.backends.cuda.ops.conv import chosen_algorithms
 from gpuconv.dtypes import as_dtype
 from gpuconv.few_channels import PIXELS, few_channels_smem_bytes
 from gpuconv.layers import Conv2D, Flatten, Input, Linear, ReLU, Sequential
@@ -217,7 +217,7 @@ def test_a_layer_uses_the_algorithm_forward_and_the_automatic_choice_for_gradien
 def test_auto_chooses_the_algorithm_forward_for_large_layers_with_few_channels(dtype):
     def chosen_for(n, c, k=64, groups=1):
         problem = Conv2dProblem.of((n, 32, 32, c), (k, 3, 3, c // groups), padding=1, groups=groups)
-        return chosen("emulated", problem, PLAIN, as_dtype(dtype))
+        return chosen_algorithms("emulated", problem, PLAIN, as_dtype(dtype))
 
     assert chosen_for(128, 3)["fprop"] == FEW_CHANNELS
     assert chosen_for(2000, 3, 24)["fprop"] == ("few_channels-256x32" if dtype == "bfloat16" else "simt-64x32")

@@ -11,7 +11,7 @@ from gpuconv.algorithms import UnservedError, serving
 from gpuconv.backends.cuda import emulator
 from gpuconv.backends.cuda.ops import column_reduce, norm
 from gpuconv.backends.cuda.runtime.outputs import THREADS
-from gpuconv.backends.reference.conv import before_mask
+from gpuconv.backends.reference.conv import gradient_before_mask
 from gpuconv.dtypes import accumulation_dtype, as_dtype
 from gpuconv.problems import ACTIVATIONS, Conv2dProblem
 from gpuconv.profiling import launches
@@ -389,7 +389,7 @@ def test_gradients_go_back_through_a_pool(device, rng, dtype):
             out = asarray(np.full(shape, np.nan, x.dtype), device)
             dx, *sums = ops.batch_norm_backward(*arrays, **options, **unpool, out=out)
             assert dx is out
-            np.testing.assert_array_equal(to_numpy(out), before_mask(to_numpy(plain[0]), mask, case, 2))
+            np.testing.assert_array_equal(to_numpy(out), gradient_before_mask(to_numpy(plain[0]), mask, case, 2))
             for total, plain_total in zip(sums, plain[1:]):
                 np.testing.assert_array_equal(to_numpy(total), to_numpy(plain_total))
 
@@ -407,7 +407,7 @@ def test_gradients_go_back_through_a_pool_under_the_checker_and_in_any_order(dev
         with emulator.configure(sanitize="checked", seed=7):
             dx, *_ = on_device("batch_norm_backward", device, dy, x, gamma, mean, inv_std, **unpool)
         plain = on_device("batch_norm_backward", device, dy, x, gamma, mean, inv_std)
-        np.testing.assert_array_equal(dx, before_mask(plain[0], mask, case, 2))
+        np.testing.assert_array_equal(dx, gradient_before_mask(plain[0], mask, case, 2))
 
 
 # --- statistics computed by a convolution ------------------------------------------------------

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import gpuconv as gc
-from gpuconv.data import Augmentation, Dataset, Loader, Normalization, Samples, StreamLoader, given
+from gpuconv.data import Augmentation, Dataset, Loader, Normalization, Samples, StreamLoader, sources
 from gpuconv.data.samples import expect_finite
 from gpuconv.dtypes import as_dtype
 from gpuconv.layers import Flatten, Input, Linear, Sequential
@@ -317,7 +317,7 @@ def test_runs_store_a_description_of_their_data_and_refuse_other_data(tmp_path):
 def test_the_device_gets_the_same_batches(device):
     x_expected, y_expected = next(Loader(DATA, 5, normalization=NORMALIZATION, seed=3).epoch(0))
     for form in ((FLOATS, DATA.labels), Indexed(DATA.images, DATA.labels)):
-        part = given.as_data_source(form, "train", DATA.image_shape, device=device, dtype="float32")
+        part = sources.as_data_source(form, "train", DATA.image_shape, device=device, dtype="float32")
         loader = StreamLoader(part, 5, normalization=NORMALIZATION if part.raw else None, seed=3, device=device)
         x, y = next(loader.epoch(0))
         from gpuconv import device_of, to_numpy
@@ -329,7 +329,7 @@ def test_the_device_gets_the_same_batches(device):
 
 def test_classes_without_names_are_named_by_their_numbers():
     pair = (DATA.images, DATA.labels)
-    recognized = given.as_data_source(pair, "train", DATA.image_shape, classes=5, device="numpy", dtype="float32")
+    recognized = sources.as_data_source(pair, "train", DATA.image_shape, classes=5, device="numpy", dtype="float32")
     assert isinstance(recognized, Dataset)
     assert list(recognized.classes) == ["0", "1", "2", "3", "4"]
 
@@ -338,7 +338,7 @@ def test_unknown_labels_are_accepted_for_every_net():
     """An indexed object's labels are unknown until a batch is read."""
     source = [(image, 0) for image in DATA.images]
     net = Sequential([Input((6, 5, 1)), Flatten(), Linear(1)])
-    part = given.as_data_source(source, "validation", DATA.image_shape, device="numpy", dtype="float32")
+    part = sources.as_data_source(source, "validation", DATA.image_shape, device="numpy", dtype="float32")
     user_data.expect("validation", StreamLoader(part, 5, normalization=NORMALIZATION), net, SoftmaxCrossEntropy())
 
 

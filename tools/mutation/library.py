@@ -185,7 +185,7 @@ def _pytest(tree: Path, arguments: Iterable[str], *plugins: object) -> tuple[int
     return int(status), output.getvalue()
 
 
-def in_a_process(work, *arguments):
+def run_in_process(work, *arguments):
     """The result of `work` in a separate process. Raises RuntimeError if it raised."""
 
     def child() -> None:
@@ -211,7 +211,7 @@ def in_a_process(work, *arguments):
 # --- one mutant --------------------------------------------------------------------------------
 
 
-class Chosen:
+class SelectTests:
     """A pytest plugin: run only these tests, in this order."""
 
     def __init__(self, tests: list[str]) -> None:
@@ -227,7 +227,7 @@ def run_tests(tree: Path, tests: list[str]) -> tuple[int, str]:
     failure, status = FirstFailure(), 0
     for part in filter(None, (tests[:FIRST], tests[FIRST:])):
         paths = sorted({test.split("::")[0] for test in part})
-        status, _ = _pytest(tree, ["-x", *paths], Chosen(part), failure)
+        status, _ = _pytest(tree, ["-x", *paths], SelectTests(part), failure)
         if status:
             break
     return status, failure.nodeid
@@ -295,13 +295,13 @@ def result(outcomes: list[Outcome], found: dict[str, Counter[str]], about: dict[
     }
 
 
-def still_there(earlier: dict, everything: list[PythonMutant]) -> list[PythonMutant]:
+def survivors_still_present(earlier: dict, everything: list[PythonMutant]) -> list[PythonMutant]:
     """The survivors of an earlier result that still occur in the library."""
     keys = {(entry["file"], entry["where"], entry["line"], entry["mutant"]) for entry in earlier["survivors"]}
     return list({mutant.key: mutant for mutant in everything if mutant.key in keys}.values())
 
 
-def replaced(earlier: dict, found: dict[str, Counter[str]]) -> dict[str, Counter[str]]:
+def replace_counts(earlier: dict, found: dict[str, Counter[str]]) -> dict[str, Counter[str]]:
     """The counts of an earlier result, with the new verdicts on its survivors."""
     before = {name: Counter(count) for name, count in earlier["counts"].items()}
     for name, count in before.items():
@@ -336,12 +336,12 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="mutation-") as folder:
         tree = copy_of_the_repository(Path(folder))
         begin = time.monotonic()
-        seen = in_a_process(record, tree, options.tests or TESTS)
+        seen = run_in_process(record, tree, options.tests or TESTS)
         print(f"{len(seen.seconds)} tests recorded in {time.monotonic() - begin:.0f} s", flush=True)
         if seen.failed:
             print("left out, as they fail on the shipped library:", *seen.failed, sep="\n    ", flush=True)
         tests = functools.cache(seen.tests)
-        drawn = still_there(earlier, everything) if earlier else draw(everything, options)
+        drawn = survivors_still_present(earlier, everything) if earlier else draw(everything, options)
         outcomes = campaign(
             drawn,
             known,
@@ -350,13 +350,13 @@ def main() -> int:
             lambda mutant: SECONDS + FACTOR * sum(seen.seconds[test] for test in tests(mutant)),
         )
         finders = [o.why for o in outcomes if o.verdict == KILLED and o.why in seen.seconds]
-        status, failed = in_a_process(run_tests, tree, list(dict.fromkeys(finders)))
+        status, failed = run_in_process(run_tests, tree, list(dict.fromkeys(finders)))
     if finders and status:
         print(f"a test that found a fault also fails without one: {failed or status}")
         return 1
     found = counts(outcomes, _package)
     if earlier:
-        found = replaced(earlier, found)
+        found = replace_counts(earlier, found)
     if options.result:
         about = {name: earlier[name] for name in ("sample", "seed")} if earlier else vars(options)
         options.result.write_text(json.dumps(result(outcomes, found, about), indent=2) + "\n", encoding="utf-8")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from ci.gate.experiments import QUESTIONS, UnknownError, ask
-from ci.gate.results import Verdict, printed
+from ci.gate.results import Verdict, verdict_line
 
 
 def main() -> None:
@@ -20,7 +20,7 @@ def main() -> None:
         answer, seen = ask(options.name, options.device, options.small)
     except UnknownError as why:
         answer, seen = "unknown", str(why)
-    print(printed(Verdict(question, answer, seen)))
+    print(verdict_line(Verdict(question, answer, seen)))
 
 
 if __name__ == "__main__":

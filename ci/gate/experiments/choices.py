@@ -16,7 +16,7 @@ def ask(device: str, small: bool) -> Answer:
 
     if not tuner.enabled():
         raise UnknownError("the timing of algorithms is switched off (GPUCONV_AUTOTUNE)")
-    first, second = chosen(device, small), chosen(device, small)
+    first, second = make_choices(device, small), make_choices(device, small)
     if not first:
         raise UnknownError("nothing was chosen by timing")
     different = {name: (first.get(name), second.get(name)) for name in first if first.get(name) != second.get(name)}
@@ -25,7 +25,7 @@ def ask(device: str, small: bool) -> Answer:
     return ("no" if different else "yes"), f"{seen}; {differences}" if differences else seen
 
 
-def chosen(device: str, small: bool) -> dict[str, Any]:
+def make_choices(device: str, small: bool) -> dict[str, Any]:
     """The choices for some convolutions by cache entry name, starting from an empty cache."""
     import numpy as np
 

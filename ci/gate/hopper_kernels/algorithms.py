@@ -40,7 +40,7 @@ def check(name: str, device: str, small: bool) -> int:
             print(f"{'PASS' if found.proved else 'FAIL'} {what}")
             print(f"    {found}", flush=True)
             if found.proved:
-                print(f"    {timed(product, each, device)}", flush=True)
+                print(f"    {compare_times(product, each, device)}", flush=True)
             elif found.lasting and each.algorithm.name not in hung and "ended with" not in found.reason:
                 print(*wrong_results(product, each, device), sep="\n", flush=True)
     if not count:
@@ -83,7 +83,7 @@ def epilogues(name: str, dtype: str, small: bool) -> list[Epilogue]:
     return [PLAIN, Epilogue.of("relu", 1, True), Epilogue.of("relu", 2, True), Epilogue.of(None, 1, False, True)]
 
 
-def timed(product: Product, candidate: Plan, device: str) -> str:
+def compare_times(product: Product, candidate: Plan, device: str) -> str:
     """The times of the candidate, and of the proved algorithm that the cost model chooses, as text."""
     gpu = tuner.gpu_named(device)
     if gpu is None:

@@ -52,13 +52,13 @@ def conv2d_relu(x, w, bias, problem, epilogue, *, algo, tf32, out):
 
 def conv2d_dgrad(dy, w, problem, epilogue, *, mask, algo, tf32, out, accumulate):
     dx = _buffer_of_dx(out, problem, dy.dtype, accumulate)
-    dy, w = factors(tf32, spread(dy, mask, problem, epilogue.pool), w)
+    dy, w = factors(tf32, gradient_before_mask(dy, mask, problem, epilogue.pool), w)
     _correlate_back(dy, _filters_back(w, problem.groups), windows_of(problem), dx)
     return store(dx, dy.dtype, out, accumulate)
 
 
 def conv2d_wgrad(dy, x, problem, epilogue, *, mask, algo, tf32, out, db, accumulate):
-    dy = spread(dy, mask, problem, epilogue.pool)
+    dy = gradient_before_mask(dy, mask, problem, epilogue.pool)
     dy_factors, x_factors = factors(tf32, dy, x)
     gradient, sums = correlate_gradient(dy_factors, x_factors, windows_of(problem), problem.groups)
     if db is not None:
@@ -69,7 +69,7 @@ def conv2d_wgrad(dy, x, problem, epilogue, *, mask, algo, tf32, out, db, accumul
 def conv2d_backward(dy, x, w, problem, epilogue, *, mask, algos, tf32, out, accumulate_dx, dw, db, accumulate):
     windows, groups = windows_of(problem), problem.groups
     dx = _buffer_of_dx(out, problem, x.dtype, accumulate_dx)
-    dy = spread(dy, mask, problem, epilogue.pool)
+    dy = gradient_before_mask(dy, mask, problem, epilogue.pool)
     dy_factors, x_factors, w = factors(tf32, dy, x, w)
     filters, gradient, sums = _filters_back(w, groups), None, None
     if _shares_copies(filters, windows, problem):
@@ -101,7 +101,7 @@ def _packed(passes: np.ndarray, groups: int) -> np.ndarray:
     return packed.reshape(n, p, q, groups * packed.shape[4])
 
 
-def spread(dy: np.ndarray, mask: np.ndarray | None, problem: Conv2dProblem, pool: int) -> np.ndarray:
+def gradient_before_mask(dy: np.ndarray, mask: np.ndarray | None, problem: Conv2dProblem, pool: int) -> np.ndarray:
     """The gradient of the convolution's own output, (N, P, Q, K): each number of dy is placed at the pixel that the
     mask selects, if it selects one."""
     if mask is None:

@@ -57,7 +57,7 @@ class Windows:
 
     def rows_through(self, r: int, height: int) -> tuple[slice, slice]:
         """The output rows p for which row r of the taps lies inside the map, and the rows of the map that they read."""
-        return overlap(height, self.count[0], self.start[0] + r * self.dilation[0], self.stride[0])
+        return windows_inside(height, self.count[0], self.start[0] + r * self.dilation[0], self.stride[0])
 
 
 @functools.lru_cache(1024)
@@ -66,7 +66,7 @@ def windows_of(problem: Conv2dProblem) -> Windows:
     return Windows((problem.p, problem.q), problem.kernel_size, problem.stride, problem.dilation, (-top, -left))
 
 
-def overlap(size: int, count: int, shift: int, stride: int) -> tuple[slice, slice]:
+def windows_inside(size: int, count: int, shift: int, stride: int) -> tuple[slice, slice]:
     """The windows i < count with 0 <= i * stride + shift < size, and these positions, along one axis."""
     first = max(0, -(shift // stride))
     last = max(first, min(count, (size - 1 - shift) // stride + 1))

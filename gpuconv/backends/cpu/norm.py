@@ -11,7 +11,7 @@ import numpy as np
 
 from gpuconv.backends.cpu import activation as activations
 from gpuconv.backends.cpu.arithmetic import add
-from gpuconv.backends.cpu.conv import conv2d, conv2d_dgrad, conv2d_relu, spread
+from gpuconv.backends.cpu.conv import conv2d, conv2d_dgrad, conv2d_relu, gradient_before_mask
 from gpuconv.backends.cpu.precision import buffer, side_by_side, store, sum_rows, widen
 from gpuconv.problems import ACTIVATIONS
 
@@ -90,7 +90,7 @@ def batch_norm_backward(
     else:
         np.multiply(side_by_side(wide_dy), repeat(gamma * inv_std), out=rows)
     return (
-        store(spread(xhat, mask, conv and conv[0], 2), dy.dtype, out),
+        store(gradient_before_mask(xhat, mask, conv and conv[0], 2), dy.dtype, out),
         store(dgamma_here, gamma.dtype, dgamma, accumulate),
         store(dbeta_here, gamma.dtype, dbeta, accumulate),
         *([] if saved is None else [dy]),

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from gpuconv.backends.cpu.im2col import overlap
+from gpuconv.backends.cpu.im2col import windows_inside
 from gpuconv.backends.cpu.parallel import in_parts
 from gpuconv.backends.cpu.precision import buffer, store, widen
 from gpuconv.backends.cpu.select import keep, replace
@@ -106,9 +106,9 @@ def _cells(problem: Pool2dProblem) -> Iterator[tuple[int, Region, Region]]:
     the input, and of those cells (n, h, w)."""
     every, ((top, _), (left, _)) = slice(None), problem.padding
     for r in range(problem.r):
-        p, h = overlap(problem.h, problem.p, r - top, problem.stride[0])
+        p, h = windows_inside(problem.h, problem.p, r - top, problem.stride[0])
         for s in range(problem.s):
-            q, w = overlap(problem.w, problem.q, s - left, problem.stride[1])
+            q, w = windows_inside(problem.w, problem.q, s - left, problem.stride[1])
             yield r * problem.s + s, (every, p, q), (every, h, w)
 
 

@@ -36,7 +36,7 @@ def conv2d(x, w, bias, problem, epilogue, *, algo, tf32, out):
 
 def conv2d_dgrad(dy, w, problem, epilogue, *, mask, algo, tf32, out, accumulate):
     windows, dtype = Windows(problem), dy.dtype
-    dy, w = factors(tf32, before_mask(dy, mask, problem, epilogue.pool), w)
+    dy, w = factors(tf32, gradient_before_mask(dy, mask, problem, epilogue.pool), w)
     padded_dx = windows.pad(np.zeros(problem.x_shape))
     for r, s, tap in windows.taps():
         for c, k in _group_slices(problem):
@@ -46,7 +46,7 @@ def conv2d_dgrad(dy, w, problem, epilogue, *, mask, algo, tf32, out, accumulate)
 
 def conv2d_wgrad(dy, x, problem, epilogue, *, mask, algo, tf32, out, db, accumulate):
     windows, dtype = Windows(problem), x.dtype
-    dy = before_mask(dy, mask, problem, epilogue.pool)
+    dy = gradient_before_mask(dy, mask, problem, epilogue.pool)
     wide_dy, x = factors(tf32, dy, x)
     dw, padded = np.zeros(problem.w_shape), windows.pad(x)
     for r, s, tap in windows.taps():
@@ -93,7 +93,7 @@ def conv2d_relu(x, w, bias, problem, epilogue, *, algo, tf32, out):
     return round_to(y, x.dtype, out), mask.reshape(problem.mask_shape(epilogue.pool))
 
 
-def before_mask(dy: np.ndarray, mask: np.ndarray | None, problem: Conv2dProblem, pool: int) -> np.ndarray:
+def gradient_before_mask(dy: np.ndarray, mask: np.ndarray | None, problem: Conv2dProblem, pool: int) -> np.ndarray:
     """The gradient of the convolution's own output, (N, P, Q, K), from dy, the gradient of conv2d_relu's output."""
     if mask is None:
         return dy

@@ -6,7 +6,7 @@ import math
 import numpy as np
 
 from gpuconv.backends.reference import activation as activations
-from gpuconv.backends.reference.conv import before_mask, conv2d, conv2d_dgrad, conv2d_relu
+from gpuconv.backends.reference.conv import conv2d, conv2d_dgrad, conv2d_relu, gradient_before_mask
 from gpuconv.backends.reference.precision import round_to, wide
 from gpuconv.problems import ACTIVATIONS
 
@@ -53,7 +53,7 @@ def batch_norm_backward(
         wide_dy = ACTIVATIONS[activation].apply_backward(activations, wide_dy, before)
     sum_dy, sum_dy_xhat = wide_dy.sum(axes), (wide_dy * xhat).sum(axes)
     centered = wide_dy - (sum_dy + xhat * sum_dy_xhat) / m if training else wide_dy
-    dx = round_to(before_mask(g * s * centered, mask, conv and conv[0], pool=2), dy.dtype, out)
+    dx = round_to(gradient_before_mask(g * s * centered, mask, conv and conv[0], pool=2), dy.dtype, out)
     dgamma = round_to(sum_dy_xhat, gamma.dtype, dgamma, accumulate)
     return dx, dgamma, round_to(sum_dy, gamma.dtype, dbeta, accumulate), *([] if saved is None else [dy])
 

@@ -56,7 +56,7 @@ def normal_arrays(*shaped: Any, **options: Any) -> Make:
     return lambda rng, dtype: ([None if shape is None else normal(rng, shape, dtype) for shape in shaped], options)
 
 
-def joined(sizes: Iterable[int]) -> str:
+def size_text(sizes: Iterable[int]) -> str:
     return "x".join(map(str, sizes))
 
 

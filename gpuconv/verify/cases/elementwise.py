@@ -8,7 +8,7 @@ import numpy as np
 
 from gpuconv import problems
 from gpuconv.types import Options, Shape
-from gpuconv.verify.cases.case import Arguments, Case, Make, joined, normal, normal_arrays, text_of
+from gpuconv.verify.cases.case import Arguments, Case, Make, normal, normal_arrays, size_text, text_of
 
 _SHAPES: dict[str, list[tuple[int, ...]]] = {
     "tiny": [(1,), (0, 3)],
@@ -25,31 +25,32 @@ def elementwise_cases(count: int, rng: np.random.Generator) -> Iterator[Case]:
                 variants: list[Options] = [{}]
                 variants = [{"approximate": "none"}, {"approximate": "tanh"}] if op == "gelu" else variants
                 for options in variants:
-                    name = f"{joined(shape)} {text_of(options)}".strip()
+                    name = f"{size_text(shape)} {text_of(options)}".strip()
                     yield Case(op, tier, name, _numbers(shape, options))
                     yield Case(f"{op}_backward", tier, name, _gradient(op, shape, options))
-            yield Case("add", tier, joined(shape), normal_arrays(shape, shape))
+            yield Case("add", tier, size_text(shape), normal_arrays(shape, shape))
             if len(shape) > 1:
-                yield Case("add", tier, f"{joined(shape)} and a vector", normal_arrays(shape, shape[-1:]))
-            yield Case("copy", tier, joined(shape), normal_arrays(shape))
+                yield Case("add", tier, f"{size_text(shape)} and a vector", normal_arrays(shape, shape[-1:]))
+            yield Case("copy", tier, size_text(shape), normal_arrays(shape))
             if len(shape) > 1:
-                yield Case("digest", tier, f"{joined(shape)} of {shape[-1] + 3} channels", _slice(shape))
-                yield Case("copy", tier, f"{joined(shape)} of {shape[-1] + 3} channels", _slice(shape))
-            yield Case("digest", tier, joined(shape), normal_arrays(shape))
-            yield Case("digest", tier, f"{joined(shape)} and before", normal_arrays(shape, shape))
-            yield Case("scale", tier, joined(shape), _numbers(shape, {"factor": 1 / 9}))
+                yield Case("digest", tier, f"{size_text(shape)} of {shape[-1] + 3} channels", _slice(shape))
+                yield Case("copy", tier, f"{size_text(shape)} of {shape[-1] + 3} channels", _slice(shape))
+            yield Case("digest", tier, size_text(shape), normal_arrays(shape))
+            yield Case("digest", tier, f"{size_text(shape)} and before", normal_arrays(shape, shape))
+            yield Case("scale", tier, size_text(shape), _numbers(shape, {"factor": 1 / 9}))
             quotient = {"factor": np.array([-3.0]), "divisor": np.array([7.0])}
-            yield Case("scale", tier, f"{joined(shape)} by a quotient", _numbers(shape, quotient))
+            yield Case("scale", tier, f"{size_text(shape)} by a quotient", _numbers(shape, quotient))
             dropout_options = dict(p=0.3, seed=2**40 + 3, substream=5, offset=2**32 - 1)
-            yield Case("dropout", tier, joined(shape), _numbers(shape, dropout_options))
-            yield Case("dropout_backward", tier, joined(shape), _numbers(shape, dropout_options))
+            yield Case("dropout", tier, size_text(shape), _numbers(shape, dropout_options))
+            yield Case("dropout_backward", tier, size_text(shape), _numbers(shape, dropout_options))
             later_part = dropout_options | dict(first=11)
-            yield Case("dropout", tier, f"{joined(shape)} first=11", _numbers(shape, later_part))
+            yield Case("dropout", tier, f"{size_text(shape)} first=11", _numbers(shape, later_part))
             random_options = dict(seed=77, stream=0, substream=2, offset=2**32 - 1)
+            uniform_options = random_options | dict(low=-1.0, high=2.0)
+            yield Case("random_uniform", tier, size_text(shape), _numbers(shape, uniform_options))
             yield Case(
-                "random_uniform", tier, joined(shape), _numbers(shape, random_options | dict(low=-1.0, high=2.0))
+                "random_normal", tier, size_text(shape), _numbers(shape, random_options | dict(mean=0.5, std=0.1))
             )
-            yield Case("random_normal", tier, joined(shape), _numbers(shape, random_options | dict(mean=0.5, std=0.1)))
 
 
 def _numbers(shape: Shape, options: Options) -> Make:

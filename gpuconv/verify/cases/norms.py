@@ -9,7 +9,7 @@ import numpy as np
 from gpuconv import problems
 from gpuconv.dtypes import accumulation_dtype
 from gpuconv.types import Options
-from gpuconv.verify.cases.case import Arguments, Case, Make, joined, normal
+from gpuconv.verify.cases.case import Arguments, Case, Make, normal, size_text
 
 
 def norm(n: int, c: int, training: bool, activation: str | None = None, addend: bool = False) -> Make:
@@ -43,7 +43,7 @@ def group_norm_cases(count: int, rng: np.random.Generator) -> Iterator[Case]:
         drawn.append(((n, h, w, groups * each), groups))
     for tier, listed in (GROUPED | {"random": drawn}).items():
         for shape, groups in listed:
-            name = f"{joined(shape)} in {groups} group{'s' * (groups > 1)}"
+            name = f"{size_text(shape)} in {groups} group{'s' * (groups > 1)}"
             yield Case("group_norm", tier, name, _group_norm(shape, groups))
             yield Case("group_norm_backward", tier, name, _group_norm_backward(shape, groups))
 

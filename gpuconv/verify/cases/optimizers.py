@@ -9,7 +9,7 @@ from numpy.typing import DTypeLike
 
 from gpuconv.dtypes import accumulation_dtype
 from gpuconv.types import Options
-from gpuconv.verify.cases.case import Arguments, Case, Make, joined, normal, text_of
+from gpuconv.verify.cases.case import Arguments, Case, Make, normal, size_text, text_of
 
 _PARAMETERS: dict[str, list[tuple[int, ...]]] = {
     "tiny": [(1,)],
@@ -67,7 +67,7 @@ def optimizer_cases(count: int, rng: np.random.Generator) -> Iterator[Case]:
         yield Case("update_loss_scale", tier, f"{len(listed)} gradients, scale grows", growing)
     for tier, listed in _MATRICES_OF_MUON.items():
         for options in (dict(lr=0.1, momentum=0.5), dict(lr=0.24, momentum=0.6, nesterov=True)):
-            name = f"{'; '.join(map(joined, listed))}, {text_of(options)}"
+            name = f"{'; '.join(map(size_text, listed))}, {text_of(options)}"
             yield Case("muon_step", tier, name, _parameters("muon_step", listed, 1, options))
             for precision in ("tf32", "bfloat16"):  # one step only: after five, the bound would exceed every value
                 once = _parameters("muon_step", listed, 1, options | {"precision": precision, "steps": 1})

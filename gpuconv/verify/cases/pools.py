@@ -8,7 +8,7 @@ import numpy as np
 
 from gpuconv.problems import Pool2dProblem
 from gpuconv.types import Options, Shape
-from gpuconv.verify.cases.case import Arguments, Case, Make, joined, normal, text_of
+from gpuconv.verify.cases.case import Arguments, Case, Make, normal, size_text, text_of
 
 # Keywords of `Pool2dProblem.of`; all but x_shape are also keywords of the ops.
 POOLS: dict[str, list[Options]] = {
@@ -52,7 +52,7 @@ def pool_cases(count: int, rng: np.random.Generator) -> Iterator[Case]:
     for tier, listed in tiers.items():
         for index, sizes in enumerate(listed):
             shape, options = sizes["x_shape"], {name: sizes[name] for name in sizes if name != "x_shape"}
-            name = f"{joined(shape)} {text_of(options)}"
+            name = f"{size_text(shape)} {text_of(options)}"
             average = options | {"count_include_pad": index % 2 == 0}
             yield Case("max_pool2d", tier, name, _on_volume(shape, options))
             yield Case("max_pool2d", tier, f"{name}, ties and specials", _with_ties(shape, options))

@@ -24,7 +24,7 @@ def as_float64(x: Any) -> Any:
     return x.astype(np.float64) if is_float else x
 
 
-def added(one: Expected, before: np.ndarray) -> Expected:
+def expected_sum(one: Expected, before: np.ndarray) -> Expected:
     """The expected result of an op that adds it to an array. before: that array before the call."""
     old = as_float64(before)
     size = np.abs(old) + np.abs(one.value)
@@ -32,13 +32,13 @@ def added(one: Expected, before: np.ndarray) -> Expected:
     return Expected(one.name, one.value + old, bound)
 
 
-def adding(rule: Rule, option: str) -> Rule:
+def accumulating_rule(rule: Rule, option: str) -> Rule:
     """The rule of an op that adds its first result to `out` if an option says so."""
 
     def with_out(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> list[Expected]:
         plain = {name: value for name, value in options.items() if name not in ("out", option)}
         first, *others = rule(op, arrays, plain, dtype)
-        return [added(first, options["out"]) if options.get(option) else first, *others]
+        return [expected_sum(first, options["out"]) if options.get(option) else first, *others]
 
     return with_out
 

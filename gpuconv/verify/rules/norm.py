@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from gpuconv import ops
-from gpuconv.backends.reference.conv import before_mask
+from gpuconv.backends.reference.conv import gradient_before_mask
 from gpuconv.dtypes import accumulation_dtype
 from gpuconv.problems import ACTIVATIONS, Conv2dProblem
 from gpuconv.types import Options
@@ -92,7 +92,8 @@ def batch_norm_backward(op: str, arrays: Arrays, options: Options, dtype: np.dty
         plain = {name: value for name, value in options.items() if name not in ("mask", "input_shape", "groups")}
         pooled, *gradients = batch_norm_backward(op, arrays, plain, dtype)
         before = Conv2dProblem.of(shape, (shape[3], 1, 1, shape[3] // groups), groups=groups)
-        value, bound = (before_mask(np.asarray(each), mask, before, 2) for each in (pooled.value, pooled.bound))
+        both = (np.asarray(each) for each in (pooled.value, pooled.bound))
+        value, bound = (gradient_before_mask(each, mask, before, 2) for each in both)
         return [Expected("dx", value, bound), *gradients]
     dy_bound_before: Bound = 0.0
     if options.get("w") is not None:

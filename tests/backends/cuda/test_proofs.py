@@ -122,7 +122,7 @@ def test_a_verdict_depends_on_machine_code_geometry_launcher_driver_and_gpu(stan
     keys["epilogue"] = proofs.fingerprint_of(product(epilogue=Epilogue.of("relu")), candidate, MACHINE)
     edited = tmp_path / "conv2d_fprop.cu"
     edited.write_text(source.resolve("conv2d_fprop.cu").read_text() + "\n// edited\n")
-    with kernel.replaced({"conv2d_fprop.cu": edited}):
+    with kernel.replace_files({"conv2d_fprop.cu": edited}):
         keys["machine code"] = proofs.fingerprint_of(product(), candidate, MACHINE)
     with monkeypatch.context() as patch:
         patch.setattr(proofs, "_launcher", lambda: "another version")
@@ -134,7 +134,7 @@ def test_kernels_that_a_user_puts_in_place_of_shipped_ones_are_proved_anew(stand
     verdict()
     edited = tmp_path / "conv2d_fprop.cu"
     edited.write_text(source.resolve("conv2d_fprop.cu").read_text() + "\n// edited\n")
-    with kernel.replaced({"conv2d_fprop.cu": edited}):
+    with kernel.replace_files({"conv2d_fprop.cu": edited}):
         assert verdict(ask=False) is None
         verdict()
     assert [question["files"] for question in stand_in.questions] == [{}, {"conv2d_fprop.cu": str(edited)}]

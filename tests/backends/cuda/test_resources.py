@@ -15,7 +15,7 @@ from gpuconv.backends.cuda.analysis.resources import CHIPS, Line, chip_of, occup
 from gpuconv.backends.cuda.analysis.variants import LABELS, MACROS, Variant, kernels, representatives, variants
 from gpuconv.backends.cuda.emulator import EmulatorError, cxx
 from gpuconv.backends.cuda.runtime import kernel, nvrtc, source
-from gpuconv.verify.run import move
+from gpuconv.verify.run import to_device
 
 # --- occupancy ---------------------------------------------------------------------------------
 
@@ -222,8 +222,8 @@ def test_the_launchers_load_only_listed_variants(monkeypatch):
     for case in verify.cases(("tiny", "odd", "real")):
         for dtype in case.dtypes:
             arrays, options = case.arguments(dtype, 0)
-            there = [move(array, "emulated") for array in arrays]
-            options = {name: move(value, "emulated") for name, value in options.items()}
+            there = [to_device(array, "emulated") for array in arrays]
+            options = {name: to_device(value, "emulated") for name, value in options.items()}
             getattr(ops, case.op)(*there, **options)
             if (
                 case.op in ("conv2d", "conv2d_dgrad", "conv2d_wgrad")

@@ -231,7 +231,7 @@ def test_an_edited_kernel_is_timed_again(use_gpu, tmp_path):
     run_op()
     edited = tmp_path / "conv2d_fprop.cu"
     edited.write_text(source.resolve("conv2d_fprop.cu").read_text() + "\n// edited\n")
-    with kernel.replaced({"conv2d_fprop.cu": edited}):
+    with kernel.replace_files({"conv2d_fprop.cu": edited}):
         later = use_gpu(StandInGpu(speeds("simt-32x32")), forget=True)
         assert run_op()[0][-1] == "simt-32x32"
         assert set(later.timed) == set(NAMES)

@@ -33,7 +33,7 @@ def test_ncu_sums_times_and_takes_the_percentages_of_the_longest_launch(prepared
         (2, "conv2d_fprop_mma", L2, "%", "30"),
         (3, "cupy_fill", TIME, "ms", "9"),
     )
-    measured = fast.measured(text)
+    measured = fast.kernel_measurements(text)
     assert measured["conv2d_fprop_mma"] == {"time": pytest.approx(3.5e-6), "issue": 80, "l2": 30}
     assert list(measured) == ["relu_forward", "conv2d_fprop_mma"]
     assert fast.ncu(prepared.prepare(csv=(0, text)), 30)[0].startswith("conv2d_fprop_mma: issue 80 %")
@@ -61,7 +61,7 @@ def entry(key="fprop 1x1 bfloat16", kind="convolution", median=1e-3, date="2999-
 
 def test_the_benchmark_reports_missing_and_failed_sides_and_ignores_old_entries(prepared):
     record_of(prepared, [entry(kind="step"), entry()])
-    steps, ops = fast.timed("steps", fast.STEPS), fast.timed("ops", fast.KERNELS)
+    steps, ops = fast.timing_check("steps", fast.STEPS), fast.timing_check("ops", fast.KERNELS)
     assert steps(prepared, 60)[0] == "entries timed: 1; eager absent"
     assert ops(prepared, 60)[0] == "entries timed: 1; eager absent"
     with pytest.raises(LateError, match="entries timed: 1; eager absent; stopped after"):
@@ -81,14 +81,15 @@ def test_the_benchmark_reports_missing_and_failed_sides_and_ignores_old_entries(
     with pytest.raises(LateError, match="no entry was timed"):
         ops(prepared.prepare(), 60)
     prepared.prepare(missing=(0, "entries missing in the record: 0"))
-    assert fast.timed("ops", fast.SUITE, missing=True)(prepared, 60)[0] == "nothing to time: the record has every entry"
+    missing = fast.timing_check("ops", fast.SUITE, missing=True)
+    assert missing(prepared, 60)[0] == "nothing to time: the record has every entry"
 
 
 def test_the_benchmark_continues_in_a_new_process_after_a_gpu_crash(prepared, monkeypatch):
     monkeypatch.setattr(fast, "entries_of", lambda gate: [entry(kind="step")])
     crashed = (2, "bench: error: cuda:0 no longer answers after x")
     prepared.prepare(missing=(0, "entries missing in the record: 2"), bench=crashed)
-    assert fast.timed("steps", fast.STEPS)(prepared, 60)[0].startswith("entries timed: 1")
+    assert fast.timing_check("steps", fast.STEPS)(prepared, 60)[0].startswith("entries timed: 1")
     assert ["--missing" in command for command in prepared.commands_run] == [False, True]
 
 

@@ -48,7 +48,7 @@ def test_the_suite_runs_on_the_device_one_process_per_file_kernels_first(prepare
 @pytest.mark.parametrize("name", ["memcheck", "racecheck"])
 def test_a_missing_or_silent_sanitizer_does_not_pass(prepared, monkeypatch, tmp_path, name):
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
-    check = right.sanitized(name)
+    check = right.sanitizer_check(name)
     with pytest.raises(NotReachedError, match="compute-sanitizer is not on the PATH"):
         check(prepared, 30)
     write_tool(tmp_path / "bin", "compute-sanitizer", "")

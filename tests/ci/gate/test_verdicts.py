@@ -9,14 +9,14 @@ import pytest
 from ci.gate import questions
 from ci.gate.commands import Done
 from ci.gate.experiments import QUESTIONS, training
-from ci.gate.results import FailedError, NotReachedError, Verdict, judged, printed, read_verdict
+from ci.gate.results import FailedError, NotReachedError, Verdict, check_result, read_verdict, verdict_line
 from ci.gate.tree import ROOT
 
 QUESTION = "Is it so?"
 
 
 def answer(answer="yes", seen="so it is", question=QUESTION):
-    return printed(Verdict(question, answer, seen))
+    return verdict_line(Verdict(question, answer, seen))
 
 
 @pytest.mark.parametrize(
@@ -49,15 +49,15 @@ def test_a_verdict_needs_one_complete_answer_and_exit_status_0(done, expected, m
 )
 def test_only_yes_passes(answer, error):
     with pytest.raises(error, match="so it is") as caught:
-        judged(Verdict(QUESTION, answer, "so it is"))
+        check_result(Verdict(QUESTION, answer, "so it is"))
     assert caught.value.details["verdicts"] == [{"question": QUESTION, "answer": answer, "seen": "so it is"}]
-    assert judged(Verdict(QUESTION, "yes", "so it is"))[0] == "so it is"
+    assert check_result(Verdict(QUESTION, "yes", "so it is"))[0] == "so it is"
 
 
 def test_every_question_has_its_experiment_and_is_asked_in_a_child(prepared):
     for name, question in QUESTIONS.items():
         assert (ROOT / "ci" / "gate" / "experiments" / f"{name}.py").is_file()
-        prepared.prepare(experiments=(0, printed(Verdict(question, "yes", "seen"))))
+        prepared.prepare(experiments=(0, verdict_line(Verdict(question, "yes", "seen"))))
         assert questions.experiment(name)(prepared, 30)[0] == "seen"
         assert prepared.commands_run[0][-5:] == ["-m", "ci.gate.experiments", name, "--device", "cuda"]
 

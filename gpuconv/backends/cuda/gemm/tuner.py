@@ -87,7 +87,7 @@ _product_list: ContextVar[list[Product] | None] = ContextVar("computed products 
 
 
 @contextlib.contextmanager
-def recorded_products() -> Iterator[list[Product]]:
+def record_products() -> Iterator[list[Product]]:
     """A context in which every computed product is added to the yielded list."""
     products: list[Product] = []
     token = _product_list.set(products)
@@ -157,7 +157,7 @@ def _plan_of_name(product: Product, algo: str, out: Array) -> Plan:
     return proofs.expect_proved(product, found, gpu, ask=enabled() and not gpu.capturing())
 
 
-def recall(product: Product, algo: str, device: str) -> Plan:
+def plan_without_timing(product: Product, algo: str, device: str) -> Plan:
     """The plan that `choose` would return on a device. Nothing is timed: where no choice is stored, it is the cost
     model's."""
     capability = capability_named(device)

@@ -12,7 +12,7 @@ from gpuconv.algorithms import DEPTHWISE, Choice, arithmetic_of, for_convolution
 from gpuconv.backends.cuda.gemm.launch import compute
 from gpuconv.backends.cuda.gemm.plan import Plan
 from gpuconv.backends.cuda.gemm.product import ACTIVATIONS, Product
-from gpuconv.backends.cuda.gemm.tuner import recall
+from gpuconv.backends.cuda.gemm.tuner import plan_without_timing
 from gpuconv.backends.cuda.ops import depthwise
 from gpuconv.backends.cuda.ops.column_reduce import distribute, finish_grid, partials, width_of
 from gpuconv.backends.cuda.ops.conv_struct import expect_within_limits, fits_tap_table, packed
@@ -125,7 +125,7 @@ def conv2d_dgrad(
     accumulate: bool,
 ) -> ArrayT:
     expect_within_limits(problem)
-    dy, pitch = _rows_with_tap_table(_before_mask(dy, mask, problem, epilogue), problem, problem.k)
+    dy, pitch = _rows_with_tap_table(_gradient_before_mask(dy, mask, problem, epilogue), problem, problem.k)
     (w,) = contiguous(w)
     dx = buffer(out, problem.x_shape, dy.dtype, like=dy, keep=accumulate, pitched=True)
     if algo == DEPTHWISE:
@@ -178,7 +178,7 @@ def conv2d_wgrad(
     accumulate: bool,
 ) -> ArrayT:
     expect_within_limits(problem)
-    dz = _before_mask(dy, mask, problem, epilogue)
+    dz = _gradient_before_mask(dy, mask, problem, epilogue)
     dy, pitch = _rows_with_tap_table(dz, problem, problem.k)
     x, x_pitch = _rows_with_tap_table(x, problem, problem.c)
     dw = buffer(out, problem.w_shape, x.dtype, like=x, keep=accumulate)
@@ -214,13 +214,13 @@ def conv2d_backward(
     db: ArrayT | None,
     accumulate: bool,
 ) -> tuple[ArrayT, ArrayT]:
-    dy, (dgrad, wgrad) = _before_mask(dy, mask, problem, epilogue), algos
+    dy, (dgrad, wgrad) = _gradient_before_mask(dy, mask, problem, epilogue), algos
     dw = conv2d_wgrad(dy, x, problem, PLAIN, mask=None, algo=wgrad, tf32=tf32, out=dw, db=db, accumulate=accumulate)
     dx = conv2d_dgrad(dy, w, problem, PLAIN, mask=None, algo=dgrad, tf32=tf32, out=out, accumulate=accumulate_dx)
     return dx, dw
 
 
-def _before_mask(dy: ArrayT, mask: Array | None, problem: Conv2dProblem, epilogue: Epilogue) -> ArrayT:
+def _gradient_before_mask(dy: ArrayT, mask: Array | None, problem: Conv2dProblem, epilogue: Epilogue) -> ArrayT:
     """The gradient of the convolution's own output, from dy, the gradient of conv2d_relu's output."""
     if pitch_of(dy) is None:
         dy = contiguous_copy(dy)
@@ -294,11 +294,11 @@ def plans(
             return None
         applied = epilogue if direction == "fprop" else PLAIN
         product = product_of(direction, problem, applied, dtype, tf32, *vectors)
-        found[direction] = recall(product, name, device)
+        found[direction] = plan_without_timing(product, name, device)
     return found
 
 
-def chosen(
+def chosen_algorithms(
     device: str, problem: Conv2dProblem, epilogue: Epilogue, dtype: np.dtype, *, algo: str = "auto", tf32: bool = False
 ) -> dict[str, str]:
     """The algorithm of each direction, as a `Choice`; arguments as in `plans`."""

@@ -312,12 +312,12 @@ _drops: list[Callable[[], object]] = []  # each drops a cache of what was derive
 
 
 def when_replaced(drop: Callable[[], object]) -> None:
-    """Have `drop` called when kernel files are replaced, see `replaced`."""
+    """Have `drop` called when kernel files are replaced, see `replace_files`."""
     _drops.append(drop)
 
 
 def until_replaced(prepare: Prepare) -> Prepare:
-    """Caches a function whose results depend on kernel files, until these are replaced (`replaced`)."""
+    """Caches a function whose results depend on kernel files, until these are replaced (`replace_files`)."""
     cached = functools.lru_cache(maxsize=4096)(prepare)
     when_replaced(cached.cache_clear)
     return cached  # type: ignore[return-value]
@@ -351,7 +351,7 @@ _replaced: dict[str, _Edition] = {}
 
 
 @contextlib.contextmanager
-def replaced(files: Mapping[str, Path]) -> Iterator[None]:
+def replace_files(files: Mapping[str, Path]) -> Iterator[None]:
     """A context in which the launchers use these .cu files (paths) in place of shipped ones (names)."""
     before = dict(_replaced)
     _replaced.update({name: _Edition(path := source.resolve(at), source.flatten(path)) for name, at in files.items()})
