@@ -27,7 +27,8 @@ from tests.kernels.test_faults_in_wgmma_kernels import (
 )
 from tests.tolerance import assert_within, sum_bound
 
-ITERATOR, WINDOWS, BLOCKS = "tile_iterator.cuh", "conv2d.cuh", "gemm.cuh"
+MOVER, STRAIGHT, TAPS, PIXELS = "tile_mover.cuh", "straight_iterator.cuh", "tap_iterator.cuh", "pixel_iterator.cuh"
+WINDOWS, BLOCKS = "conv2d.cuh", "gemm.cuh"
 DGRAD, WGRAD = "conv2d_dgrad", "conv2d_wgrad"
 KERNEL_HEADER = {DGRAD: "input_gradient.cuh", WGRAD: "filter_gradient.cuh"}
 # Several tiles for one block, each one and a half rounds of the ring deep; for dgrad, four phases with different taps.
@@ -61,16 +62,16 @@ FAULTS_OF_GRADIENTS = {
     "rows of the other warpgroup": (DGRAD, MAIN_LOOP, "group_row + part * 64, k", "part * 64, k", VALUES, 1),
     "filters where dy is": (DGRAD, MAIN_LOOP, "b = a + TileA::BYTES", "b = a", VALUES, 1),
     "tiles that overlap": (DGRAD, MAIN_LOOP, "IteratorA::Tile::BYTES", "IteratorA::Tile::BYTES / 2", OVERLAP, 1),
-    "no mask of taps": (DGRAD, ITERATOR, "(tap.bits & ~inside[pass]) == 0}", "true}", OUTSIDE, 1),
+    "no mask of taps": (DGRAD, TAPS, "(tap.bits & ~inside[pass]) == 0}", "true}", OUTSIDE, 1),
     "mask of rows only": (
         DGRAD,
-        ITERATOR,
+        TAPS,
         "inside[pass] |= uint32(matrix.column_inside(at, s)) << (down + s)",
         "inside[pass] |= 1u << (down + s)",
         OUTSIDE,
         1,
     ),
-    "no mask of channels": (DGRAD, ITERATOR, "column < matrix.columns ? all : 0", "all", OUTSIDE, 1),
+    "no mask of channels": (DGRAD, TAPS, "column < matrix.columns ? all : 0", "all", OUTSIDE, 1),
     "no barrier before the tables": (DGRAD, "", "sync_copiers();", ";", OTHERS_TABLE, 1),
     "rows of the first phase": (DGRAD, WINDOWS, "phase.h.pixel + i", "i", VALUES, 1),
     "columns of the first phase": (DGRAD, WINDOWS, "phase.w.pixel + w", "w", VALUES, 1),
@@ -155,20 +156,20 @@ FAULTS_OF_GRADIENTS = {
         "reads shared table + # bytes, which",
         1,
     ),
-    "one table of windows": (WGRAD, ITERATOR, "turn ^= 1;", "", WINDOWS_TABLE, 1),
+    "one table of windows": (WGRAD, PIXELS, "turn ^= 1;", "", WINDOWS_TABLE, 1),
     "windows of the previous tile": (
         WGRAD,
-        ITERATOR,
+        PIXELS,
         "find_pixels(depth);\n    }\n};",
         "find_pixels(depth - 64);\n    }\n};",
         VALUES,
         1,
     ),
-    "no mask of windows": (WGRAD, ITERATOR, "matrix.reaches(at, reach)}", "true}", OUTSIDE, 1),
-    "no mask of pixels": (WGRAD, ITERATOR, "depth + lines < end[0]}", "end[0] > 0}", OUTSIDE, 1),
+    "no mask of windows": (WGRAD, PIXELS, "matrix.reaches(at, reach)}", "true}", OUTSIDE, 1),
+    "no mask of pixels": (WGRAD, STRAIGHT, "depth + lines < end[0]}", "end[0] > 0}", OUTSIDE, 1),
     "no mask of filters": (
         WGRAD,
-        ITERATOR,
+        STRAIGHT,
         "column < matrix.columns ? matrix.lines - line(pass) : 0",
         "matrix.lines - line(pass)",
         OUTSIDE,
@@ -185,7 +186,7 @@ FAULTS_OF_GRADIENTS = {
     ),
     "db without a barrier between": (
         WGRAD,
-        ITERATOR,
+        MOVER,
         "= sums[j];\n        sync_copiers();",
         "= sums[j];",
         "reads shared dynamic memory + # bytes, which",

@@ -175,7 +175,7 @@ def test_filters_within_the_limits_of_the_tap_table_use_it():
     assert not fits_tap_table(conv(1, 15, 40_000, 8, 4096, 3, padding=PAD, dilation=(7, 1)), 1)
     assert fits_tap_table(conv(1, 8, 9, 8, 8, (8, 9)), 1)
     assert not fits_tap_table(conv(1, 8, 10, 8, 8, (8, 10)), 1)
-    assert "MOST_TAPS = 72 + " in source.resolve("tile_iterator.cuh").read_text()
+    assert "MOST_TAPS = 72 + " in source.resolve("tap_iterator.cuh").read_text()
 
 
 @directions

@@ -15,7 +15,7 @@ from gpuconv.problems import Conv2dProblem
 # bits. The sum of two coordinates must fit in 32 bits.
 _MOST_PIXELS, _LONGEST_SIDE = 2**31 - 2**16, 2**29
 
-# Limits of the tap table in kernels/tile_iterator.cuh: taps (8 of its 80 entries lie past the end); rows plus columns
+# Limits of the tap table in kernels/tap_iterator.cuh: taps (8 of its 80 entries lie past the end); rows plus columns
 # of a filter, one bit each; elements from the first tap to the last.
 _MOST_TAPS, _MOST_TAP_BITS, _FURTHEST_TAP = 72, 31, 2**31 - 1
 
@@ -75,7 +75,7 @@ def packed(problem: Conv2dProblem, pool: int, y_pitch: int = 0, x_pitch: int = 0
 
 
 def fits_tap_table(problem: Conv2dProblem, pool: int, pitch: int = 0) -> bool:
-    """Whether the taps of the filters fit in the table of kernels/tile_iterator.cuh. pitch: the larger of `packed`'s
+    """Whether the taps of the filters fit in the table of kernels/tap_iterator.cuh. pitch: the larger of `packed`'s
     x_pitch and y_pitch."""
     width = max(problem.w, problem.pooled_shape(pool)[2] * pool)
     reach = (problem.r - 1) * problem.dilation[0] * width + (problem.s - 1) * problem.dilation[1] + 1
