@@ -259,10 +259,10 @@ def _sgd(entry: Entry) -> Call:
         return param, velocity, *masters
 
     def compare(arrays: Arrays, results: list[np.ndarray]) -> Compared:
-        places = np.linspace(0, size - 1, 1000).astype(int)
-        lists = [[a[places]] for a in arrays] + [None] * (6 - len(arrays))
+        indices = np.linspace(0, size - 1, 1000).astype(int)
+        lists = [[a[indices]] for a in arrays] + [None] * (6 - len(arrays))
         for expected, result in zip(expected_results("sgd_step", lists, SGD), results):
-            yield expected, result[places]
+            yield expected, result[indices]
 
     return Call(entry, make, run, compare)
 

@@ -39,8 +39,8 @@ LAUNCH = 2e-6  # seconds from one small kernel of a graph to the next: assumed, 
 
 @dataclass(frozen=True)
 class Counts:
-    """Counts of one step. reductions: those of split-K among the launches. bytes: of kernels that are not matrix
-    products, and of the arrays that belong to the epilogues of those that are."""
+    """Counts of one step. reductions: those of split-K among the launches. bytes: moved by kernels other
+    than matrix products, and by the epilogues of matrix products."""
 
     launches: int
     reductions: int
@@ -70,7 +70,7 @@ def _recorded_launches() -> Iterator[list[tuple[str, int]]]:
 
     def record(kernel, grid, block, *arguments, shared: int = 0) -> None:
         named = dict(zip((each.name for each in kernel.signature.parameters), arguments))
-        others = [each for at, each in named.items() if not (_is_product(kernel.name) and at in _OPERANDS)]
+        others = [each for name, each in named.items() if not (_is_product(kernel.name) and name in _OPERANDS)]
         arrays = {id(each): each for each in others if hasattr(each, "nbytes") and hasattr(each, "flags")}
         added_to = [arguments[0]] if named.get("accumulate") else []
         sliced = {id(each): bytes_ for each, bytes_ in slices}

@@ -135,8 +135,8 @@ def _time_sides(
     """Times the sides in turn, since the machine's load varies; every other round in reverse order."""
     halves: dict[int, tuple[list[float], list[float]]] = {}
     for number in range(rounds):
-        for place in range(len(ready))[:: -1 if number % 2 else 1]:
-            row, prepared = ready[place]
+        for index in range(len(ready))[:: -1 if number % 2 else 1]:
+            row, prepared = ready[index]
             if row.get("status"):
                 continue
             try:
@@ -147,8 +147,8 @@ def _time_sides(
                 continue
             for column, values in samples.items():
                 row.setdefault("samples", {}).setdefault(column, []).extend(values)
-            halves.setdefault(place, ([], []))[2 * number >= rounds].extend(samples[basis])
-    for place, (row, _) in enumerate(ready):
+            halves.setdefault(index, ([], []))[2 * number >= rounds].extend(samples[basis])
+    for index, (row, _) in enumerate(ready):
         if row.get("status"):
             continue
         values = row["samples"][basis]
@@ -159,7 +159,7 @@ def _time_sides(
             "least": min(values),
             "spread": quarters[2] - quarters[0],
             "medians": {column: statistics.median(found) for column, found in row["samples"].items()},
-            "timings": [statistics.median(half or values) for half in halves[place]],
+            "timings": [statistics.median(half or values) for half in halves[index]],
         }
 
 

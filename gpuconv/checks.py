@@ -166,14 +166,14 @@ def _numerical(loss: Callable[[], float], array: Array, chosen: np.ndarray, step
     """The derivatives of `loss` by the `chosen` elements of the array, by central differences."""
     host = backends.to_numpy(array).copy()
     gradients = np.empty(len(chosen))
-    for place, element in enumerate(chosen):
+    for number, element in enumerate(chosen):
         sides = []
         for sign in (1, -1):
             moved = host.copy()
             moved.flat[element] += sign * step
             array[...] = backends.asarray(moved, device)
             sides.append(loss())
-        gradients[place] = (sides[0] - sides[1]) / (2 * step)
+        gradients[number] = (sides[0] - sides[1]) / (2 * step)
     array[...] = backends.asarray(host, device)
     return gradients
 
@@ -299,7 +299,7 @@ def overfits(
     """
     twin = _without_dropout(net)
     compute = losses.get(loss)
-    m, v = ([backends.zeros(p.shape, p.dtype, net.device) for p in twin.params().values()] for _ in "mv")
+    m, v = ([backends.zeros(p.shape, p.dtype, net.device) for p in twin.params().values()] for _ in range(2))
     truth = class_of(backends.to_numpy(labels)) if losses.classifies(compute) else None  # None: all count as right
     value, goal = math.inf, -math.inf
     right, step = 0.0, 0

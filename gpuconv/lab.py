@@ -113,8 +113,8 @@ def served(op: str, dtypes: tuple[str, ...], algo: str | None = None) -> tuple[s
     chosen = cases_of(op, algo)
     found = tuple(dtype for dtype in dtypes if any(dtype in case.dtypes for case in chosen))
     if not found:
-        able = dict.fromkeys(dtype for case in chosen for dtype in case.dtypes)
-        raise ValueError(f"{algo or op} has cases only in {', '.join(able)}, received {', '.join(dtypes)}")
+        accepted = dict.fromkeys(dtype for case in chosen for dtype in case.dtypes)
+        raise ValueError(f"{algo or op} has cases only in {', '.join(accepted)}, received {', '.join(dtypes)}")
     return found
 
 
@@ -146,15 +146,15 @@ def _with_algorithm(case: Case, entries: list[Algorithm]) -> Case:
     """The case in the dtypes that any of these entries serves, with the first one as its algorithm."""
     tf32 = bool(case.arguments(case.dtypes[0])[1].get("tf32"))
 
-    def of(dtype: DTypeLike) -> str | None:
-        able = (each.name for each in entries if arithmetic_of(as_dtype(dtype), tf32) in each.arithmetics)
-        return next(able, None)
+    def algorithm_for(dtype: DTypeLike) -> str | None:
+        serving = (each.name for each in entries if arithmetic_of(as_dtype(dtype), tf32) in each.arithmetics)
+        return next(serving, None)
 
     def make(rng: np.random.Generator, dtype: np.dtype) -> tuple[list[object], Options]:
         arrays, options = case.make(rng, dtype)
-        return arrays, options | {"algo": of(dtype)}
+        return arrays, options | {"algo": algorithm_for(dtype)}
 
-    return replace(case, make=make, dtypes=tuple(filter(of, case.dtypes)))
+    return replace(case, make=make, dtypes=tuple(filter(algorithm_for, case.dtypes)))
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,8 @@ def build(name: str, input_shape: Shape | None = None, classes: int | None = Non
 
 
 def _model(name: str, default_shape: Shape, default_classes: int) -> Callable[[Callable[[int], Nested]], Model]:
-    """Decorator: turns a function from the number of classes to layers into the net's function, and registers it."""
+    """A decorator for a function that returns a net's layers for a number of classes. It registers the net's function,
+    and returns that in place of the decorated one."""
 
     def register(layers: Callable[[int], Nested]) -> Model:
         def model(input_shape: Shape | None = None, classes: int | None = None, **options: Any) -> Sequential:

@@ -53,7 +53,8 @@ def philox4x32(
     counter: tuple[ArrayLike, ArrayLike, ArrayLike, ArrayLike], *, seed: int
 ) -> tuple[NDArray[np.uint64], NDArray[np.uint64], NDArray[np.uint64], NDArray[np.uint64]]:
     """The four 32-bit words of each block, as uint64 arrays of the counters' broadcast shape. One Philox round
-    multiplies two of the words by constants to 64 bits, and mixes high halves, the other words and the round key.
+    multiplies two of the words by constants, to 64-bit products, and mixes their high halves with the other words and
+    the round key.
 
     Args:
         counter: Four scalars or arrays of integers below 2^32.

@@ -14,7 +14,7 @@ from gpuconv.dtypes import as_dtype
 from gpuconv.problems import Conv2dProblem
 
 # A function that prepares the inputs, which is not timed, and the timed work on them.
-Form = tuple[Callable[..., tuple[Any, ...]], Callable[..., tuple[Any, ...]]]
+Operation = tuple[Callable[..., tuple[Any, ...]], Callable[..., tuple[Any, ...]]]
 
 
 def load():
@@ -58,12 +58,12 @@ def to_host(result) -> np.ndarray:
 def sides(call: Call, arrays: Arrays, device: str, compiled: bool) -> list[Side]:
     """Every variant of PyTorch that is timed. compiled: also torch.compile, which is slow to start."""
 
-    def form(channels_last: bool, compile_it: bool) -> Callable[[], Prepared]:
+    def variant(channels_last: bool, compile_it: bool) -> Callable[[], Prepared]:
         def prepare() -> Prepared:
             torch = load()
             if compile_it and not compiled:
                 raise LeftOutError("torch.compile would take longer than the rest of the run; --compile includes it")
-            make, work = _FORMS[call.entry.op](torch, call)
+            make, work = _OPERATIONS[call.entry.op](torch, call)
             if compile_it:
                 torch.compiler.reset()
                 work = torch.compile(work, mode="max-autotune-no-cudagraphs", dynamic=False)
@@ -89,9 +89,9 @@ def sides(call: Call, arrays: Arrays, device: str, compiled: bool) -> list[Side]
         optimizer = call.entry.op.startswith("sgd")
         # By the variant's name.
         channels_last = {"fused": False} if optimizer else {"eager": False, "channels_last": True}
-        return [Side(PEER, name, form(last, False)) for name, last in channels_last.items()]
-    forms = {"eager": (False, False), "channels_last": (True, False), "compile": (True, True)}
-    return [Side(PEER, name, form(*how)) for name, how in forms.items()]
+        return [Side(PEER, name, variant(last, False)) for name, last in channels_last.items()]
+    variants = {"eager": (False, False), "channels_last": (True, False), "compile": (True, True)}
+    return [Side(PEER, name, variant(*options)) for name, options in variants.items()]
 
 
 # --- the operations: preparation of the inputs, which is not timed, and the timed work ----------
@@ -103,7 +103,7 @@ def _unchanged(*tensors) -> tuple[Any, ...]:
     return tensors
 
 
-def _fprop(torch, call: Call) -> Form:
+def _fprop(torch, call: Call) -> Operation:
     options, op = _convolution_options(call), call.entry.op
 
     def work(x, w, bias) -> tuple[Any, ...]:
@@ -115,10 +115,10 @@ def _fprop(torch, call: Call) -> Form:
     return _unchanged, work
 
 
-def _backward(torch, call: Call) -> Form:
+def _backward(torch, call: Call) -> Operation:
     convolution, options = call.entry.workload, _convolution_options(call)
     direction = call.entry.op
-    made = {"dgrad": [True, False, False], "wgrad": [False, True, False]}.get(direction, [True, True, True])
+    wanted = {"dgrad": [True, False, False], "wgrad": [False, True, False]}.get(direction, [True, True, True])
     windows = [list(options[name]) for name in ("stride", "padding", "dilation")]
 
     def inputs(dy, *others) -> tuple[Any, ...]:
@@ -129,7 +129,7 @@ def _backward(torch, call: Call) -> Form:
 
     def work(dy, x, w) -> tuple[Any, ...]:
         found = torch.ops.aten.convolution_backward(
-            dy, x, w, [convolution.k], *windows, False, [0, 0], options["groups"], made
+            dy, x, w, [convolution.k], *windows, False, [0, 0], options["groups"], wanted
         )
         return tuple([result for result in found if result is not None])
 
@@ -154,11 +154,11 @@ def _like(torch, tensor, shape: tuple[int, ...]):
     return torch.empty((n, c, h, w), dtype=tensor.dtype, device=tensor.device, memory_format=layout)
 
 
-def _max_pool(torch, call: Call) -> Form:
+def _max_pool(torch, call: Call) -> Operation:
     return _unchanged, lambda x: torch.nn.functional.max_pool2d(x, 2, return_indices=True)[:1]
 
 
-def _max_pool_backward(torch, call: Call) -> Form:
+def _max_pool_backward(torch, call: Call) -> Operation:
     _, _, width, _ = call.entry.workload
 
     def inputs(dy, argmax) -> tuple[Any, ...]:
@@ -176,14 +176,14 @@ def _max_pool_backward(torch, call: Call) -> Form:
     return inputs, work
 
 
-def _batch_norm(torch, call: Call) -> Form:
+def _batch_norm(torch, call: Call) -> Operation:
     def work(x, gamma, beta, mean, var) -> tuple[Any, ...]:
         return (torch.nn.functional.batch_norm(x, mean, var, gamma, beta, training=True),)
 
     return _unchanged, work
 
 
-def _batch_norm_backward(torch, call: Call) -> Form:
+def _batch_norm_backward(torch, call: Call) -> Operation:
     def inputs(dy, x, gamma, mean, inv_std) -> tuple[Any, ...]:
         with torch.enable_grad():
             beta = torch.zeros_like(gamma)
@@ -196,7 +196,7 @@ def _batch_norm_backward(torch, call: Call) -> Form:
     return inputs, work
 
 
-def _sgd(torch, call: Call) -> Form:
+def _sgd(torch, call: Call) -> Operation:
     master = call.entry.op == "sgd_master"
 
     def inputs(param, grad, velocity, *masters) -> tuple[Any, ...]:
@@ -216,7 +216,7 @@ def _sgd(torch, call: Call) -> Form:
     return inputs, work
 
 
-_FORMS: dict[str, Callable[[Any, Call], Form]] = {
+_OPERATIONS: dict[str, Callable[[Any, Call], Operation]] = {
     "fprop": _fprop,
     "fprop_relu": _fprop,
     "fprop_relu_pool": _fprop,

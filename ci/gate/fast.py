@@ -54,8 +54,8 @@ def timing_check(kind: str, words: tuple[str, ...], *, missing: bool = False) ->
         while True:
             left = end - time.monotonic()
             chosen = SMALL[words] if gate.small else words
-            asked = bench(gate, kind, "--minutes", f"{0.7 * left / 60:.3f}", "--rounds", "4", "--no-compile", *chosen)
-            done = gate.ask(f"bench-{kind}.log", [*asked, *again], left)
+            command = bench(gate, kind, "--minutes", f"{0.7 * left / 60:.3f}", "--rounds", "4", "--no-compile", *chosen)
+            done = gate.ask(f"bench-{kind}.log", [*command, *again], left)
             if "no longer answers" not in done.text or end - time.monotonic() < 0.2 * seconds:
                 break
             again = ["--missing"]  # a side crashed the device; a new process continues after it
@@ -169,8 +169,8 @@ def ncu(gate: Gate, seconds: float) -> Found:
     ]
     words += [] if gate.small else ["--precision", "bfloat16"]
     plain = ["ncu", "--clock-control", "none"]
-    asked = [*plain, "--csv", "--metrics", ",".join(METRICS.values()), *words]
-    done = gate.run("ncu.log", asked, seconds / 2, GPUCONV_AUTOTUNE="0")
+    command = [*plain, "--csv", "--metrics", ",".join(METRICS.values()), *words]
+    done = gate.run("ncu.log", command, seconds / 2, GPUCONV_AUTOTUNE="0")
     expect(done)
     kernels = kernel_measurements(done.text)
     slowest = sorted(kernels, key=lambda name: -kernels[name]["time"])[:DETAILED]

@@ -51,9 +51,9 @@ def run_parts(parts: Sequence[Part], gate: Gate, seconds: float, report: Callabl
     end, results = time.monotonic() + seconds, list[Result]()
     stopped_by = ""  # why no later check can run
     for part in parts:
-        last = min(end, time.monotonic() + 60 * part.minutes) - _SPARE
+        deadline = min(end, time.monotonic() + 60 * part.minutes) - _SPARE
         for number, check in enumerate(part.checks):
-            limit = (last - time.monotonic()) * check.weight / sum(later.weight for later in part.checks[number:])
+            limit = (deadline - time.monotonic()) * check.weight / sum(later.weight for later in part.checks[number:])
             if stopped_by:
                 result = Result(part.name, check.name, NOT_REACHED, stopped_by)
             elif limit < 1:

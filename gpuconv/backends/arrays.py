@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 
 def _adapter(device: str) -> Any:
     """The adapter that creates arrays on a device. Raises as `resolve` does."""
-    asked = Device.named(str(device))
-    if asked.kind == "auto":
+    named = Device.named(str(device))
+    if named.kind == "auto":
         return _choose_device()[0]
-    if not asked.runs_kernels:
+    if not named.runs_kernels:
         from gpuconv.backends.cpu.adapter import NumpyDevice
 
         return NumpyDevice()
     from gpuconv.backends.cuda.adapter import open_device
 
-    return open_device(asked)
+    return open_device(named)
 
 
 def resolve(device: str) -> str:
@@ -73,10 +73,10 @@ def asarray(x: Any, device: str | None = None, dtype: DTypeLike | None = None) -
     convert in the other direction: arrays of every device support DLPack.
     """
     x = _wrap_foreign(x)
-    place = device_or_none(x)
+    source = device_or_none(x)
     dtype = None if dtype is None else as_numeric("dtype", dtype)
-    device = resolve(device) if device is not None else place or "numpy"
-    if place != device or device == "numpy":
+    device = resolve(device) if device is not None else source or "numpy"
+    if source != device or device == "numpy":
         host = to_numpy(x)
         x = _adapter(device).from_host(host if dtype is None else host.astype(dtype, copy=False))
     if dtype is None or x.dtype == dtype:
@@ -91,10 +91,10 @@ _DLPACK_CUDA = 2  # kDLCUDA of dlpack.h
 def _wrap_foreign(x: Any, name: str = "the array") -> Any:
     """Another library's array in GPU memory, or PyTorch's bfloat16 tensor in host memory, as an array of gpuconv that
     shares its memory; anything else unchanged. Raises TypeError for a masked array. name: for messages."""
-    place = device_or_none(x)
-    if place == MASKED or _holds_masked(x):
+    source = device_or_none(x)
+    if source == MASKED or _holds_masked(x):
         raise masked(name)
-    if place is not None:
+    if source is not None:
         return x
     if hasattr(x, "__dlpack_device__"):
         kind, index = x.__dlpack_device__()
@@ -117,11 +117,11 @@ def to_numpy(x: object, name: str = "the array") -> np.ndarray:
     Byte order, subclasses and errors: as in `asarray`. name: for messages.
     """
     x = _wrap_foreign(x, name)
-    place = device_or_none(x)
-    if place is None:
+    source = device_or_none(x)
+    if source is None:
         host = np.from_dlpack(x) if hasattr(x, "__dlpack__") else np.asarray(x)
     else:
-        host = _adapter(place).to_numpy(x)
+        host = _adapter(source).to_numpy(x)
     host = host if type(host) is np.ndarray else host.view(np.ndarray)
     return host if is_numeric(host.dtype) else host.astype(as_numeric(name, host.dtype))
 

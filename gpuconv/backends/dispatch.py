@@ -29,18 +29,18 @@ _PACKAGES = {
 
 _NONE: Mapping[str, object] = MappingProxyType({})
 
-_asks_the_oracle = ContextVar("ops on NumPy arrays run the oracle", default=False)
+_uses_oracle = ContextVar("ops on NumPy arrays run the oracle", default=False)
 
 
 @contextmanager
 def oracle() -> Iterator[None]:
     """A context in which ops on NumPy arrays run the reference: they compute in float64 and round once to the arrays'
     dtype. It applies to this thread and this asyncio task; arrays of other devices are not affected."""
-    token = _asks_the_oracle.set(True)
+    token = _uses_oracle.set(True)
     try:
         yield
     finally:
-        _asks_the_oracle.reset(token)
+        _uses_oracle.reset(token)
 
 
 _watcher: Callable[..., object] | None = None
@@ -92,9 +92,9 @@ def backend_of(
     given = list(arrays.values())
     kind = _common_kind(given)
     if kind is None:
-        _expect_one_place(arrays, {*lists, *optional_lists})
+        _expect_one_device(arrays, {*lists, *optional_lists})
         kind = kind_of(given[0]) if given else "numpy"  # no array: nothing to do, or the op itself refuses the call
-    backend: Any = _oracle() if kind == "numpy" and _asks_the_oracle.get() else _import_module(_PACKAGES[kind])  # type: ignore[index]
+    backend: Any = _oracle() if kind == "numpy" and _uses_oracle.get() else _import_module(_PACKAGES[kind])  # type: ignore[index]
     if kind == "cuda":
         if given[0].data.device_id != sys.modules["cupy"].cuda.runtime.getDevice():
             backend = _CalledThrough(backend, partial(_on_device, given[0].device))
@@ -105,22 +105,21 @@ def backend_of(
     return backend
 
 
-def _expect_one_place(arrays: Mapping[str, Any], lists: Collection[str]) -> None:
+def _expect_one_device(arrays: Mapping[str, Any], lists: Collection[str]) -> None:
     """Raises as `backend_of` does. lists: the names of arguments that are lists."""
-    places = {device_or_none(array): array for array in arrays.values()}
-    if None in places:
-        name, stranger = next(each for each in arrays.items() if device_or_none(each[1]) is None)
+    devices = {device_or_none(array): array for array in arrays.values()}
+    if None in devices:
+        name, other = next(each for each in arrays.items() if device_or_none(each[1]) is None)
         accepted = "a list of arrays" if name in lists else "an array"
         raise TypeError(
-            f"{name} must be {accepted} of NumPy or CuPy, received {type(stranger).__name__}; "
-            "gpuconv.asarray makes arrays"
+            f"{name} must be {accepted} of NumPy or CuPy, received {type(other).__name__}; gpuconv.asarray makes arrays"
         )
-    if MASKED in places:
+    if MASKED in devices:
         raise masked(next(name for name, array in arrays.items() if device_or_none(array) == MASKED))
     for name, array in arrays.items():
         if not is_numeric(array.dtype):
             _refuse_dtype(name, array.dtype)
-    if len(places) > 1:
+    if len(devices) > 1:
         listed = ", ".join(f"{name} is {device_or_none(array)}" for name, array in arrays.items())
         raise TypeError(
             f"all arrays of one call must live on one device, received: {listed} "

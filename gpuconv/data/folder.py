@@ -106,9 +106,9 @@ def _read(
         workers=os.cpu_count() or 1,
         first_path=all_paths[0],
     )
-    place = os.path.abspath(root)
-    place += "/" * ("," in place)  # so that a name such as "pets,b=c" is not read as an option
-    spec = f"folder:{place}" + (f",size={_size(size)}" if size else "")
+    path = os.path.abspath(root)
+    path += "/" * ("," in path)  # so that a name such as "pets,b=c" is not read as an option
+    spec = f"folder:{path}" + (f",size={_size(size)}" if size else "")
     samples = dataclasses.replace(samples, spec=f"{spec},channels={channels}" + ",stream=1" * stream)
     names = [[path.relative_to(root).as_posix() for path in paths] for paths in classes.values()]
     if stream:
@@ -147,7 +147,7 @@ class FolderSamples(Samples):
 
     def read(self, indices: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         images = np.empty((len(indices), *self.image_shape), np.uint8)
-        for place, index in enumerate(indices):
+        for number, index in enumerate(indices):
             try:
                 image = read_image(self.paths[index], size=self.size, channels=self.image_shape[-1])
             except ValueError as error:
@@ -157,7 +157,7 @@ class FolderSamples(Samples):
                     f"images must have one size: {self.first_path} has {_size(self.image_shape)}, {self.paths[index]} "
                     f"has {_size(image.shape)}; give size= (in text: folder:DIR,size=32x32) to resize them"
                 )
-            images[place] = image
+            images[number] = image
         return images, self.labels[indices]
 
     def checksum(self) -> str:

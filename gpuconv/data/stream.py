@@ -93,9 +93,10 @@ class StreamLoader(Loader):
             return backends.asarray(images, device=self.device, dtype=self._options["dtype"]), labels
         every = backends.asarray(np.arange(len(images)), device=self.device)
         options = self._options | ({"flip": False} if self.augmentation.flip == "alternating" else {})
-        # load_batch gathers only class numbers; other targets are the batch's already.
-        given = labels if labels.ndim == 1 else every
-        x, picked = ops.load_batch(backends.asarray(images, device=self.device), given, every, offset=offset, **options)
+        # load_batch gathers only class numbers. Other targets need no gathering: they are those of this batch.
+        numbers = labels if labels.ndim == 1 else every
+        images = backends.asarray(images, device=self.device)
+        x, picked = ops.load_batch(images, numbers, every, offset=offset, **options)
         return self._mixed(x, picked if labels.ndim == 1 else labels, offset)
 
 
@@ -169,9 +170,9 @@ class Batches:
                 "makes it, or a list of batches"
             )
         last = None if self.length is None else skipped + self.length - start_batch
-        for given in itertools.islice(batches, skipped, last):
+        for batch in itertools.islice(batches, skipped, last):
             self._taken += 1
-            yield self._batch(given)
+            yield self._batch(batch)
 
     def _pair(self, given: object) -> tuple[Any, Any]:
         if not isinstance(given, (tuple, list)) or len(given) != 2:

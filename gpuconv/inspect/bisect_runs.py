@@ -36,7 +36,7 @@ from gpuconv.verify.bounds import sum_bound
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Path_ = str | os.PathLike[str]
+PathLike = str | os.PathLike[str]
 MOST_SETTINGS = 5  # further ones are only counted
 
 GROUPS = {
@@ -201,7 +201,7 @@ def _shown(value: str | float | None) -> str:
     return "not finite" if value is None else f"{value:.9g}" if isinstance(value, float) else str(value)
 
 
-def bisect_runs(a: Path_, b: Path_) -> Runs:
+def bisect_runs(a: PathLike, b: PathLike) -> Runs:
     """Compare two runs.
 
     Args:
@@ -220,7 +220,7 @@ def bisect_runs(a: Path_, b: Path_) -> Runs:
     return found
 
 
-def _file(path: Path_) -> Path:
+def _file(path: PathLike) -> Path:
     if not Path(path).is_dir():
         return Path(path)
     run = RunDirectory.open(path)

@@ -11,7 +11,7 @@ import numpy as np
 from gpuconv import backends, ops
 from gpuconv.devices import Device
 from gpuconv.dtypes import accumulation_dtype
-from gpuconv.inspect.terms import Place, branch_at
+from gpuconv.inspect.terms import Index, branch_at
 from gpuconv.layers.base import Layer
 from gpuconv.layers.branches import Merging
 from gpuconv.layers.running import run, runs_in_place, writes_slices
@@ -81,7 +81,7 @@ def run_below(net: Layer, layer: Layer) -> list[Layer]:
     return own[: own.index(layer)]
 
 
-def writing_call(layer: Layer, x: Array, at: Place, below: Sequence[tuple[Layer, Array]] = ()) -> tuple[Call, Place]:
+def writing_call(layer: Layer, x: Array, at: Index, below: Sequence[tuple[Layer, Array]] = ()) -> tuple[Call, Index]:
     """The call of the op that wrote a value of a layer's output, and the value's index in the result of that call. For
     a concatenation, this is the call that writes the branch's slice. below: the layers of `run_below`, with their
     inputs."""

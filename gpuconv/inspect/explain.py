@@ -20,7 +20,7 @@ from gpuconv.inspect.computed import (
     writing_call,
 )
 from gpuconv.inspect.terms import (
-    Place,
+    Index,
     as_float64,
     branch_at,
     branches,
@@ -273,7 +273,7 @@ def chosen_score(scores: Array, target: int | None) -> np.ndarray:
 Parts = tuple[np.ndarray, np.ndarray | None, float, list[Term]]  # values, weights (None: a maximum), bias, terms
 
 
-def _inputs(layer: Layer, x: Array, at: Place) -> Parts:
+def _inputs(layer: Layer, x: Array, at: Index) -> Parts:
     """The inputs whose products add up to a value of the layer's output, the largest terms first."""
     if isinstance(layer, Merging) and layer.merge == "add":
         return _added([as_float64(branch)[0] for branch in branches(layer, x)], at)
@@ -281,23 +281,23 @@ def _inputs(layer: Layer, x: Array, at: Place) -> Parts:
     factors = np.ones(window.values.shape) if window.weight is None else window.weight
     size = window.values if window.weight is None else np.abs(window.values * factors)
     order = np.argsort(-size, axis=None, kind="stable")
-    places = [np.unravel_index(number, size.shape) for number in order]
-    terms = [Term(window.place(each), float(window.values[each]), float(factors[each])) for each in places]
+    indices = [np.unravel_index(number, size.shape) for number in order]
+    terms = [Term(window.input_index(each), float(window.values[each]), float(factors[each])) for each in indices]
     return window.values, window.weight, window.bias, terms
 
 
-def _added(volumes: Sequence[np.ndarray], at: Place) -> Parts:
+def _added(volumes: Sequence[np.ndarray], at: Index) -> Parts:
     """The values of several volumes at one index, which are added."""
     values = np.array([volume[at] for volume in volumes])
     return values, np.ones(len(values)), 0.0, [Term(at, float(value), 1.0) for value in values]
 
 
-def _senders(layer: Layer, x: np.ndarray, dy: np.ndarray, at: Place) -> Parts:
+def _senders(layer: Layer, x: np.ndarray, dy: np.ndarray, at: Index) -> Parts:
     """The output gradients whose products add up to the gradient of an input value, the largest terms first."""
     weight = derivatives_of_outputs(layer, x, at)
     order = np.argsort(-np.abs(dy * weight), axis=None, kind="stable")
-    places = [tuple(map(int, np.unravel_index(number, dy.shape))) for number in order[: np.count_nonzero(weight)]]
-    terms = [Term(each, float(dy[each]), float(weight[each])) for each in places] or [Term(at, 0.0, 0.0)]
+    indices = [tuple(map(int, np.unravel_index(number, dy.shape))) for number in order[: np.count_nonzero(weight)]]
+    terms = [Term(each, float(dy[each]), float(weight[each])) for each in indices] or [Term(at, 0.0, 0.0)]
     return dy, weight, 0.0, terms
 
 

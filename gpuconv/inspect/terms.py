@@ -37,7 +37,7 @@ from gpuconv.layers.registry import name_of
 from gpuconv.problems import Conv2dProblem, Pool2dProblem
 from gpuconv.types import Array
 
-Place = tuple[int, ...]
+Index = tuple[int, ...]
 
 # Layers whose outputs are sums of products with the input, plus a constant. For Conv2D `window_of_output` has code of
 # its own, which also shows the padding.
@@ -56,7 +56,7 @@ class Window:
     bias: float
     origin: list[tuple[int, int]]
 
-    def place(self, inside: tuple[int, ...]) -> Place:
+    def input_index(self, inside: tuple[int, ...]) -> Index:
         """The input index of a value of the window."""
         return tuple(int(start + index * step) for index, (start, step) in zip(inside, self.origin))
 
@@ -76,7 +76,7 @@ def expect_explainable(net: Layer, layer: Layer) -> None:
         raise ValueError(f"{what}, a kind that explain does not know; it knows the layers of gpuconv.layers")
 
 
-def window_of_output(layer: Layer, x: np.ndarray, at: Place) -> Window:
+def window_of_output(layer: Layer, x: np.ndarray, at: Index) -> Window:
     """The part of x, a layer's input for one image, on which the output at an index depends.
 
     Inputs in the padding are 0 for a convolution and -inf for a max pool; other windows end at the map's edge.
@@ -104,7 +104,7 @@ def window_of_output(layer: Layer, x: np.ndarray, at: Place) -> Window:
     return Window(x[box], None, 0.0, _origin(box))
 
 
-def derivatives_of_outputs(layer: Layer, x: np.ndarray, at: Place) -> np.ndarray:
+def derivatives_of_outputs(layer: Layer, x: np.ndarray, at: Index) -> np.ndarray:
     """The derivatives of all outputs of a layer with respect to the input at an index: the factors of the outputs'
     gradients."""
     one = np.zeros((1, *x.shape))
@@ -131,7 +131,7 @@ def branches(layer: Merging, x: Array) -> list[Array]:
     return [row.infer(x) if row else x for row in layer.rows]
 
 
-def branch_at(layer: Merging, at: Place) -> tuple[int, Place]:
+def branch_at(layer: Merging, at: Index) -> tuple[int, Index]:
     """The number (from 0) of the branch that a concatenation's index belongs to, and the index in that branch's
     output."""
     shapes = [row.output_shape if row else layer.input_shape for row in layer.rows]
@@ -153,7 +153,7 @@ def _float64_copy(layer: Layer) -> Layer:
     return layer.twin().to("numpy", "float64")
 
 
-def _output_derivatives(exact: Layer, x: np.ndarray, at: Place) -> np.ndarray:
+def _output_derivatives(exact: Layer, x: np.ndarray, at: Index) -> np.ndarray:
     """The derivatives of the output at an index with respect to all inputs."""
     one = np.zeros((1, *(exact.output_shape or ())))
     one[(0, *at)] = 1
@@ -162,7 +162,7 @@ def _output_derivatives(exact: Layer, x: np.ndarray, at: Place) -> np.ndarray:
         return np.asarray(exact.backward(one))[0]
 
 
-def _normalized(layer: ImageNorm, x: np.ndarray, at: Place) -> Window:
+def _normalized(layer: ImageNorm, x: np.ndarray, at: Index) -> Window:
     """The inputs that are normalized together with one input. The factors are those of (input - mean) / deviation,
     where the deviation depends on the inputs as well."""
     count = x.shape[-1] // layer.groups if isinstance(layer, GroupNorm) else x.shape[-1]
@@ -183,8 +183,8 @@ def _one_value_box(at: Sequence[Any]) -> tuple[slice, ...]:
 
 def _bounding_box(factors: np.ndarray) -> tuple[slice, ...]:
     """The smallest box with all nonzero factors; the first value if there is none."""
-    found = [places if places.size else np.zeros(1, int) for places in factors.nonzero()]
-    return tuple(slice(int(places.min()), int(places.max()) + 1) for places in found)
+    found = [indices if indices.size else np.zeros(1, int) for indices in factors.nonzero()]
+    return tuple(slice(int(indices.min()), int(indices.max()) + 1) for indices in found)
 
 
 def _origin(box: tuple[slice, ...]) -> list[tuple[int, int]]:
@@ -192,7 +192,7 @@ def _origin(box: tuple[slice, ...]) -> list[tuple[int, int]]:
 
 
 def _window(
-    problem: Conv2dProblem | Pool2dProblem, x: np.ndarray, at: Place, size: tuple[int, ...], outside: float
+    problem: Conv2dProblem | Pool2dProblem, x: np.ndarray, at: Index, size: tuple[int, ...], outside: float
 ) -> tuple[np.ndarray, list[tuple[int, int]]]:
     """The window of a convolution or a pool, and its start, which may lie in the padding."""
     steps = getattr(problem, "dilation", (1, 1))
@@ -205,15 +205,15 @@ def _window(
     return window, origin
 
 
-def _windows_won(layer: MaxPool2D, x: np.ndarray, at: Place) -> np.ndarray:
+def _windows_won(layer: MaxPool2D, x: np.ndarray, at: Index) -> np.ndarray:
     """1 for each window whose maximum is the input at this index, else 0."""
     _, argmax = ops.max_pool2d(x[None], **layer.options)
     won = np.zeros(argmax.shape)
     channel, columns = at[2], layer.problem.kernel_size[1]
     for row, column in np.ndindex(*argmax.shape[1:3]):
         inside = divmod(int(argmax[0, row, column, channel]), columns)
-        place = [
+        maximum = [
             i * s - p[0] + r for i, s, p, r in zip((row, column), layer.problem.stride, layer.problem.padding, inside)
         ]
-        won[0, row, column, channel] = tuple(place) == at[:2]
+        won[0, row, column, channel] = tuple(maximum) == at[:2]
     return won[0]

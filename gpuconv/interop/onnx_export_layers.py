@@ -56,9 +56,9 @@ if TYPE_CHECKING:
 
 def _row(graph: ExportedGraph, layer: Any, x: str) -> str:
     layers = layer.layers
-    for place, each in enumerate(layers):
+    for index, each in enumerate(layers):
         if type(each) is Flatten and _flattens_in_other_order(each):
-            if _linear_reads(layers[place + 1 :]):
+            if _linear_reads(layers[index + 1 :]):
                 graph.flattened_shape = each.input_shape
             else:
                 x = graph.node("Transpose", [x], f"{each.path}.nhwc", perm=TO_NHWC)
@@ -230,10 +230,10 @@ def _dropout(graph: ExportedGraph, layer: Dropout, x: str) -> str:
 def _one_operator(op: str, attributes: Callable[[Any], dict[str, Any]] = lambda layer: {}) -> Form:
     """The conversion of a layer that is one operator without weights."""
 
-    def form(graph: ExportedGraph, layer: Layer, x: str) -> str:
+    def convert(graph: ExportedGraph, layer: Layer, x: str) -> str:
         return graph.node(op, [x], layer.path, **attributes(layer))
 
-    return form
+    return convert
 
 
 FUSED = (ConvActivation, ConvNorm, ConvPool, ConvReLU, NormActivation, NormChain, ResidualNorm)

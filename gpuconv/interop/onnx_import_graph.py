@@ -93,12 +93,12 @@ class ImportedGraph:
     def constant(self, name: str) -> np.ndarray | None:
         return self.constants.get(self.resolved(name)) if name else None
 
-    def weight(self, node: NodeProto, place: int) -> np.ndarray | None:
+    def weight(self, node: NodeProto, index: int) -> np.ndarray | None:
         """A constant input of a node, or None if the node lacks that input. Raises ValueError for a computed one."""
-        if place >= len(node.input) or not node.input[place]:
+        if index >= len(node.input) or not node.input[index]:
             return None
-        if (found := self.constant(node.input[place])) is None:
-            self.fail(node, f"its input {node.input[place]!r} is computed, and layers take constants there")
+        if (found := self.constant(node.input[index])) is None:
+            self.fail(node, f"its input {node.input[index]!r} is computed, and layers take constants there")
         return found
 
     def _values(self, tensor: TensorProto) -> np.ndarray:

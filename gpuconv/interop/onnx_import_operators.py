@@ -97,8 +97,8 @@ def _add(row: Row, node: NodeProto) -> None:
 def _norm(row: Row, node: NodeProto) -> Layer:
     found = attributes(node)
     values = {}
-    for place, name in enumerate(("weight", "bias", "running_mean", "running_var"), 1):
-        value = row.graph.weight(node, place)
+    for index, name in enumerate(("weight", "bias", "running_mean", "running_var"), 1):
+        value = row.graph.weight(node, index)
         assert value is not None
         values[name] = row.reordered(value)
     return _with_arrays(
@@ -133,7 +133,7 @@ def _padding(row: Row, node: NodeProto, found: dict[str, Any]) -> Padding:
 def _clip(row: Row, node: NodeProto) -> Layer:
     found = attributes(node)
     low, high = (
-        found.get(name) if name in found else row.graph.weight(node, place) for place, name in ((1, "min"), (2, "max"))
+        found.get(name) if name in found else row.graph.weight(node, index) for index, name in ((1, "min"), (2, "max"))
     )
     ends = [None if end is None else float(end) for end in (low, high)]
     if ends == [0.0, 6.0]:

@@ -102,9 +102,9 @@ def from_torch(state: object, net: Layer, *, strict: bool = True) -> dict[str, n
     unused = {key for key in state if not _is_batch_counter(key)}
     shapes = []
     for part, (prefix, keys) in zip(parts, groups.items()):
-        place = f"for {part.layer.path} ({type(part.layer).__name__})"
-        problems += [f"missing {_join(prefix, name)} {place}" for name in part.names if name not in keys]
-        problems += [f"unexpected {keys[name]} {place}" for name in keys if name not in part.names]
+        layer = f"for {part.layer.path} ({type(part.layer).__name__})"
+        problems += [f"missing {_join(prefix, name)} {layer}" for name in part.names if name not in keys]
+        problems += [f"unexpected {keys[name]} {layer}" for name in keys if name not in part.names]
         for name in part.names:
             if name not in keys:
                 continue

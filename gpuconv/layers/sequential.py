@@ -141,16 +141,16 @@ class Sequential(Layer):
         first: Any = self.layers[0]
         first.normalization = None if value is None else expect_normalization(value, first.input_shape)
 
-    def _slice(self, places: slice) -> Sequential:
-        if places.step not in (None, 1):
+    def _slice(self, bounds: slice) -> Sequential:
+        if bounds.step not in (None, 1):
             raise ValueError(
-                f"a slice of a net shares its layers in their order, so its step must be 1, received {places.step}; "
+                f"a slice of a net shares its layers in their order, so its step must be 1, received {bounds.step}; "
                 "Sequential([...]) copies layers in any order"
             )
-        layers = self.layers[places]
+        layers = self.layers[bounds]
         if not layers:
             raise ValueError(
-                f"a net has at least one layer; none of the {len(self)} layers is in {_slice_text(places)}"
+                f"a net has at least one layer; none of the {len(self)} layers is in {_slice_text(bounds)}"
             )
         part = Sequential(layers, seed=self.seed, initialize=False, share=True)
         if layers[0].input_shape is not None:
@@ -195,10 +195,10 @@ class Sequential(Layer):
     def last_in_inference(self) -> int:
         """The index of the layer that writes the output of `infer`: the last one, except that layers idle in inference
         are skipped while the layer before them writes slices."""
-        place = len(self.layers) - 1
-        while place and self.layers[place].idle_in_inference and writes_slices(self.layers[place - 1]):
-            place -= 1
-        return place
+        index = len(self.layers) - 1
+        while index and self.layers[index].idle_in_inference and writes_slices(self.layers[index - 1]):
+            index -= 1
+        return index
 
     @property
     def reads_slices(self) -> bool:  # type: ignore[override]
@@ -245,12 +245,12 @@ class Sequential(Layer):
         idle = self.layers[self.last_in_inference + 1 :] if method == "infer" else []
         writing = self.layers[: len(self.layers) - len(idle)]
         *runs, last = runs_in_place(writing) if planned else [[layer] for layer in writing]
-        given = [*((layers, None) for layers in runs), (last, into.get("out")), *(([layer], None) for layer in idle)]
+        targets = [*((layers, None) for layers in runs), (last, into.get("out")), *(([layer], None) for layer in idle)]
         addend = {name: value for name, value in into.items() if name != "out"}
-        for layers, out in given:
-            for layer, place in zip(layers, output_arrays(layers, x, out)):
+        for layers, out in targets:
+            for layer, target in zip(layers, output_arrays(layers, x, out)):
                 more = addend if layer is writing[-1] else {}
-                x = run(layer, method, x, *options, **({} if place is None else {"out": place}), **more)
+                x = run(layer, method, x, *options, **({} if target is None else {"out": target}), **more)
         return x
 
     def backward(self, dy: Array, *, input_grad: bool = True, **into: object) -> Array | None:
@@ -259,7 +259,7 @@ class Sequential(Layer):
         if not arguments.flag("input_grad", input_grad) and not self.trainable:
             self.release()
             return None
-        end = 0 if input_grad else next(place for place, layer in enumerate(self.layers) if layer.trainable)
+        end = 0 if input_grad else next(index for index, layer in enumerate(self.layers) if layer.trainable)
         for layer in reversed(self.layers[end + 1 :]):
             dy = run(layer, "backward", dy)
         dx = run(self.layers[end], "backward", dy, input_grad=input_grad, **into)
@@ -408,5 +408,5 @@ def runs_of(net: Layer) -> list[list[Layer]]:
     return [each for row in net.walk() if isinstance(row, Sequential) for each in runs_in_place(row.layers)]
 
 
-def _slice_text(places: slice) -> str:
-    return ":".join("" if end is None else str(end) for end in (places.start, places.stop))
+def _slice_text(bounds: slice) -> str:
+    return ":".join("" if end is None else str(end) for end in (bounds.start, bounds.stop))

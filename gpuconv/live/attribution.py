@@ -27,7 +27,7 @@ class Attribution:
     def restart(self) -> None:
         """Forget the map, because another image, kind or net is shown."""
         self._work: Iterator[np.ndarray] | None = None
-        self._made: int | None = None  # the step after which the current map was begun
+        self._begun_after: int | None = None  # the step after which the current map was begun
         self._target = 0
 
     @property
@@ -38,12 +38,12 @@ class Attribution:
         """The map after one more piece of work; None if there is nothing to do."""
         steps = segment.trainer.steps
         if self._work is None:
-            if self.kind == NONE or self._made == steps:
+            if self.kind == NONE or self._begun_after == steps:
                 return None
             x = snapshots.normalize_images(segment, image[None])
-            self._made, self._target = steps, int(backends.to_numpy(segment.net.infer(x)).argmax())
+            self._begun_after, self._target = steps, int(backends.to_numpy(segment.net.infer(x)).argmax())
             self._work = map_stages(self.kind, segment.net, x, target=self._target, batch=BATCH)
-        head = {"map": self.kind, "target": self._target, "step": self._made, "error": ""}
+        head = {"map": self.kind, "target": self._target, "step": self._begun_after, "error": ""}
         try:
             found = next(self._work, None)
         except ValueError as error:  # for example, the net has no map for Grad-CAM

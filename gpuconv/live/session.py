@@ -153,8 +153,8 @@ class Session(LiveRun, Callback):
         """The number of steps that `trainer` may run at once: 1 if something is due after the next step, None for no
         limit."""
         begun = time.perf_counter()
-        asked = not self._mailbox.is_empty or self.phase == PAUSED or self.view.waits_for_step or self._closing
-        self._answers_after_step = asked or self.view.is_due
+        requested = not self._mailbox.is_empty or self.phase == PAUSED or self.view.waits_for_step or self._closing
+        self._answers_after_step = requested or self.view.is_due
         self.spent += time.perf_counter() - begun
         if self._answers_after_step or not self._repeat:
             return 1 if self._answers_after_step else None

@@ -22,7 +22,7 @@ from gpuconv.types import Array
 
 T = TypeVar("T")
 
-DATA, ALIVE, FAILED, SUM = 1, 2, 3, 4  # tags of messages; the sum that `start` numbers n has the tag SUM + n
+DATA, ALIVE, FAILED, SUM = 1, 2, 3, 4  # tags of messages; the sum that `start` begins with number n has the tag SUM + n
 SPINS = 200  # tests of a request without sleeping; after these, each test is followed by a sleep
 NAP = 50e-6  # seconds
 GRACE = 2.0  # seconds in which other ranks may report why they end, before all are aborted
@@ -165,7 +165,7 @@ class MPI(Ranks):
         if self._test(requests):
             return
         self._waiting_ranks()
-        start, spins, asked = time.monotonic(), 0, False
+        start, spins, posted = time.monotonic(), 0, False
         while not self._test(requests):
             if self._comm.Iprobe(tag=FAILED):
                 self._reported = True
@@ -176,8 +176,8 @@ class MPI(Ranks):
                 continue
             time.sleep(NAP)
             waited = time.monotonic() - start
-            if waited > self.time_limit / 2 and not asked:
-                asked = True
+            if waited > self.time_limit / 2 and not posted:
+                posted = True
                 self._post(b"", ALIVE)
             if waited > self.time_limit:
                 raise ParallelError(self._timeout_message(self._waiting_ranks()))

@@ -131,12 +131,12 @@ def differences(
         axes.plot([steps.index(first[0])], [[*rows].index(first[1])], color=INK, marker="o", ms=9, mfc="none", mew=1.6)
     key = figure.add_axes((left / width, 28 / total, 300 / width, 12 / total))
     show(key, share_colors(np.logspace(-DECADES, DECADES, 181)[None]), label="key")
-    for x, words, place in (
+    for x, words, alignment in (
         (0, f"1e-{DECADES}", "left"),
         (150, "what rounding explains", "center"),
         (300, f"1e{DECADES}", "right"),
     ):
-        figure.text((left + x) / width, 50 / total, words, color=MUTED, fontsize=6, ha=place)
+        figure.text((left + x) / width, 50 / total, words, color=MUTED, fontsize=6, ha=alignment)
     figure.text((left + 330) / width, 30 / total, "dark: the same bits", color=MUTED, fontsize=6)
     return figure
 

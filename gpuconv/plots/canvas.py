@@ -62,14 +62,16 @@ def one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
-def draw_text(place: Axes | Figure, x: float, y: float, words: str, *, max_width: float = np.inf, **style: Any) -> None:
+def draw_text(
+    parent: Axes | Figure, x: float, y: float, words: str, *, max_width: float = np.inf, **style: Any
+) -> None:
     """Write `words` literally, without formulas, and with "?" for characters that the font lacks.
 
-    place: a figure or axes. max_width: in pixels; longer text ends in an ellipsis.
+    parent: a figure or axes. max_width: in pixels; longer text ends in an ellipsis.
     """
     from matplotlib.font_manager import findfont, get_font
 
-    text = place.text(x, y, "", parse_math=False, **style)
+    text = parent.text(x, y, "", parse_math=False, **style)
     font = get_font(findfont(text.get_fontproperties()))
     shown = (letter.isprintable() and font.get_char_index(ord(letter)) for letter in words)
     words = "".join(letter if has else "?" for letter, has in zip(words, shown))

@@ -61,7 +61,7 @@ def activations(
     width, total = bars_at + bars + 50, top + height + 90
     figure = new_figure(width, total)
 
-    def place(x: float, y: float, w: float, h: float) -> Axes:
+    def add_axes(x: float, y: float, w: float, h: float) -> Axes:
         """Axes at a position in pixels from the figure's top left corner."""
         return figure.add_axes((x / width, 1 - (y + h) / total, w / width, h / total))
 
@@ -71,7 +71,7 @@ def activations(
     if title:
         write(left, 45, title, max_width=width - left - 50, color=INK, fontsize=11, weight="bold")
 
-    picture = place(left, top + (height - image_side) / 2, image_side, image_side)
+    picture = add_axes(left, top + (height - image_side) / 2, image_side, image_side)
     show(picture, _as_image(image), label="image")
     middle, below = left + image_side / 2, top + (height + image_side) / 2
     write(middle, below - image_side - 48, "image", color=INK, fontsize=8, ha="center")
@@ -90,16 +90,16 @@ def activations(
     for number, (name, volume) in enumerate(stacks):
         x = columns_at + number * column
         count = min(shown, volume.shape[2])
-        axes = place(x, top, tile, count * (tile + gap) - gap)
+        axes = add_axes(x, top, tile, count * (tile + gap) - gap)
         show(axes, _mosaic(volume[:, :, :count], tile, gap, scale_of(volume)), label=name)
         write(x + tile / 2, top - 48, name, color=INK, fontsize=8 if len(name) < 9 else 6, ha="center")
         write(x + tile / 2, top - 24, _size(volume), fontsize=7 if len(_size(volume)) < 9 else 5.5, ha="center")
         if count < volume.shape[2]:
             write(x + tile / 2, top + height + 20, f"{count} of {volume.shape[2]}", fontsize=6, ha="center")
 
-    _draw_scores(place(bars_at, top + (height - image_side) / 2, bars, image_side), scores, classes, truth)
+    _draw_scores(add_axes(bars_at, top + (height - image_side) / 2, bars, image_side), scores, classes, truth)
     write(bars_at, top + (height - image_side) / 2 - 24, "top scores", color=INK, fontsize=8)
-    _draw_color_key(place(columns_at + 75, total - 38, 180, 10))
+    _draw_color_key(add_axes(columns_at + 75, total - 38, 180, 10))
     write(columns_at, total - 33, "negative")
     write(columns_at + 270, total - 33, "positive (each layer on its own scale)")
     return figure

@@ -141,8 +141,8 @@ class Fit:
         run = self.run
         if self.interrupts.requested:
             run.stop(INTERRUPTED)
-        asked = run.ranks.gather((run.stop_reason, self.interrupts.requested))
-        reasons = [each for each in asked if each[0]]
+        requests = run.ranks.gather((run.stop_reason, self.interrupts.requested))
+        reasons = [each for each in requests if each[0]]
         run.stop_reason, signal = reasons[0] if reasons else (None, None)
         run.interrupted_by = signal if run.stop_reason == INTERRUPTED else None
 

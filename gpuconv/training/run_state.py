@@ -182,8 +182,8 @@ class RunState(TrainingStep):
         """Restore a snapshot made with the settings of this `fit`; nothing changes if this raises."""
         state = stored.state(checkpoint.state, path)
         # Compared first: if one of these differs, the net may differ too, and this difference is the cause.
-        makes_the_net = ("precision", "train", "validation", "test")
-        self._expect_settings(state["settings"], path, only=makes_the_net)
+        net_settings = ("precision", "train", "validation", "test")
+        self._expect_settings(state["settings"], path, only=net_settings)
         stored.check_net(path, checkpoint, self.net)
         self._expect_settings(state["settings"], path)
         if state["batch"] >= max(self.batches, 1):
@@ -238,9 +238,9 @@ class RunState(TrainingStep):
             layer.frozen = names
         self.optimizer.match(self.net.params())
 
-    def _expect_settings(self, there: Record, path: object, only: tuple[str, ...] | None = None) -> None:
+    def _expect_settings(self, stored_settings: Record, path: object, only: tuple[str, ...] | None = None) -> None:
         """Raise SettingsError if stored settings differ from those of this `fit`. only: the names of the settings to
         compare; None compares all."""
-        others = stored.setting_differences(there, self.fit_settings, only)
-        if others:
-            raise SettingsError(f"{path} cannot be continued with other settings: {'; '.join(others)}")
+        differences = stored.setting_differences(stored_settings, self.fit_settings, only)
+        if differences:
+            raise SettingsError(f"{path} cannot be continued with other settings: {'; '.join(differences)}")

@@ -215,9 +215,9 @@ class Called(Schedule):
     def _arguments(self) -> int:
         """How many of (step, total, epoch) the function takes, not counting arguments with defaults."""
         signature = inspect.signature(self.function)
-        asked = [each for each in signature.parameters.values() if each.default is each.empty]
-        asked = [each for each in asked if each.kind != each.VAR_KEYWORD]
-        count = 3 if any(each.kind == each.VAR_POSITIONAL for each in asked) else max(1, len(asked))
+        required = [each for each in signature.parameters.values() if each.default is each.empty]
+        required = [each for each in required if each.kind != each.VAR_KEYWORD]
+        count = 3 if any(each.kind == each.VAR_POSITIONAL for each in required) else max(1, len(required))
         with contextlib.suppress(TypeError):
             signature.bind(*range(min(count, 3)))
             return min(count, 3)

@@ -166,7 +166,7 @@ def state(found: Record, path: str | os.PathLike[str]) -> Record:
                 raise ValueError(f"{name} must be {allowed} numbers, received {short_json(found[name])}")
         sets = {name: found["settings"].get(name) for name in ("validation", "test")}
         held_out = [name for name, data in sets.items() if data and not data.get("at_end")]
-        epochs = [_record(record, held_out, f"records[{at}]") for at, record in enumerate(found["records"])]
+        epochs = [_is_epoch(record, held_out, f"records[{at}]") for at, record in enumerate(found["records"])]
         if sum(epochs) != found["epoch"]:
             raise ValueError(f"epoch is {found['epoch']}, and records has {sum(epochs)} epochs")
     except ValueError as error:
@@ -174,7 +174,7 @@ def state(found: Record, path: str | os.PathLike[str]) -> Record:
     return found
 
 
-def _record(record: Record, held_out: list[str], name: str) -> bool:
+def _is_epoch(record: Record, held_out: list[str], name: str) -> bool:
     """Whether a record is an epoch's. Raises ValueError if an entry is missing or wrong; callbacks may have added
     further entries. held_out: the names of the data sets that were evaluated after each epoch."""
     needed: Record = {"event": TEXT, "step": COUNT, "epoch": COUNT}

@@ -72,9 +72,9 @@ class Call:
         by_name = {name: Expected(name, one.value, one.bound) for name, one in zip(names, found, strict=True)}
         if "db" in self.results:
             by_name["db"] = self._bias_gradient()
-        place = {"out": 0, "dw": 1, "dgamma": 1, "dbeta": 2}
+        index = {"out": 0, "dw": 1, "dgamma": 1, "dbeta": 2}
         for argument, before in self._added_to().items():
-            name = "db" if argument == "db" else names[place[argument]]
+            name = "db" if argument == "db" else names[index[argument]]
             by_name[name] = expected_sum(by_name[name], before)
         return list(by_name.values())
 

@@ -5,8 +5,8 @@
     python -m tools.mutation.library --tests tests/layers --file gpuconv/layers/base.py
 
 First the fast tests run once under coverage, which records the lines that each runs; those that fail are left out. Then
-each mutant runs in a separate process, on a copy of the repository: the tests that run its lines, those of its
-package first, fast ones before slow ones, until one fails. At the end the tests that found a fault run once
+each mutant is tested in a separate process, on a copy of the repository, by the tests that run its lines, until one
+fails: those of its package first, fast ones before slow ones. At the end the tests that found a fault run once
 more without one, and must pass. library_survivors.toml lists, each with a reason, the mutants that no test can or
 should find; they are not run again unless --recheck is given. --result FILE stores the score and every survivor as
 JSON, and --again FILE judges those survivors again after tests were added. Apart from FILE nothing is written into the
@@ -215,11 +215,11 @@ class SelectTests:
     """A pytest plugin: run only these tests, in this order."""
 
     def __init__(self, tests: list[str]) -> None:
-        self.place = {test: place for place, test in enumerate(tests)}
+        self.order = {test: index for index, test in enumerate(tests)}
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        items[:] = sorted((item for item in items if item.nodeid in self.place), key=lambda i: self.place[i.nodeid])
+        items[:] = sorted((item for item in items if item.nodeid in self.order), key=lambda i: self.order[i.nodeid])
 
 
 def run_tests(tree: Path, tests: list[str]) -> tuple[int, str]:

@@ -101,10 +101,10 @@ def _statements(node: ast.AST, where: str) -> Iterator[tuple[ast.stmt, str]]:
         if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
             continue
         named = isinstance(child, (ast.FunctionDef, ast.ClassDef))
-        place = ".".join(filter(None, (where, child.name))) if named else where
+        inner = ".".join(filter(None, (where, child.name))) if named else where
         if isinstance(child, ast.stmt):
-            yield child, place
-        yield from _statements(child, place)
+            yield child, inner
+        yield from _statements(child, inner)
 
 
 def _head_end(statement: ast.stmt) -> int:

@@ -112,8 +112,8 @@ def gradient_before_mask(dy: np.ndarray, mask: np.ndarray | None, problem: Conv2
     passes = bits.reshape(n, p, q, k, pool, pool)
     found = np.zeros(problem.y_shape, dy.dtype)
     for row, column in np.ndindex(pool, pool):
-        place = found[:, row : p * pool : pool, column : q * pool : pool]
-        place[...] = keep(dy, passes[..., row, column])
+        pixels = found[:, row : p * pool : pool, column : q * pool : pool]
+        pixels[...] = keep(dy, passes[..., row, column])
     return found
 
 

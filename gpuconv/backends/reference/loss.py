@@ -10,10 +10,10 @@ from gpuconv.dtypes import accumulation_dtype
 def softmax_cross_entropy(logits, labels, weight, *, label_smoothing, ignore_index, grad_scale, out):
     z, (n, classes), soft = wide(logits), logits.shape, labels.ndim == 2
     weight = np.ones(classes) if weight is None else wide(weight)
-    given = wide(labels) if soft else _right_answers(logits, labels, ignore_index)
-    counts = np.full((n, 1), True) if soft else given.any(axis=1, keepdims=True)
-    divisor = n if soft else (given @ weight).sum() or np.inf  # a total weight of 0: loss and gradient are 0
-    target = counts * weight * ((1 - label_smoothing) * given + label_smoothing / classes)
+    unsmoothed = wide(labels) if soft else _right_answers(logits, labels, ignore_index)
+    counts = np.full((n, 1), True) if soft else unsmoothed.any(axis=1, keepdims=True)
+    divisor = n if soft else (unsmoothed @ weight).sum() or np.inf  # a total weight of 0: loss and gradient are 0
+    target = counts * weight * ((1 - label_smoothing) * unsmoothed + label_smoothing / classes)
     log_p = z - z.max(axis=1, keepdims=True)
     log_p -= np.log(np.exp(log_p).sum(axis=1, keepdims=True))
     loss = -np.where(target != 0, target * log_p, 0).sum() / divisor  # 0 * -inf would be NaN

@@ -36,8 +36,8 @@ def conv2d_relu(
 ) -> tuple[ArrayT, Any]:
     """relu(conv2d(...)) and the mask that the two gradients of conv2d take. With pool=2, a max_pool2d of 2 x 2 windows
     at stride 2 follows, which drops an odd last row and column; with activation=None the pooling follows the
-    convolution directly. With an activation whose backward takes its input, the op returns that activation of
-    conv2d(...), and conv2d(...) itself.
+    convolution directly. With an activation whose backward takes its input, the op returns the activation's output
+    and, instead of a mask, its input conv2d(...).
 
     Args:
         x: (N, H, W, C), any float dtype.

@@ -48,8 +48,8 @@ def adam_step(
         averages: Changed in place to ema * average + (1 - ema) * param, of the masters if there are any; each has the
             shape and dtype of the array that it averages.
         lr: The learning rate, at least 0; may be an array of one element on the device.
-        step: The number of this step, from 1; may be an int64 array of one element. The scaling[3] skipped steps
-            are subtracted.
+        step: The number of this step, from 1; may be an int64 array of one element. scaling[3], the number of
+            skipped steps, is subtracted.
         beta1: In [0, 1).
         beta2: In [0, 1).
         eps: At least 0.

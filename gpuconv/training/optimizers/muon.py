@@ -29,7 +29,7 @@ class Muon(Optimizer):
         matmul_precision: How the matrix products are computed: "full" in the accumulation dtype; "tf32" or "bfloat16"
             with factors of that precision, on a GPU by tensor cores, but not for nets in float64; or "auto", which is
             "bfloat16" for 16-bit nets and "full" for others.
-        tf32: The earlier name of matmul_precision: True means "tf32", False "full", and "auto" the same as now.
+        tf32: The earlier name of matmul_precision: True means "tf32", False means "full", and "auto" means "auto".
 
     Raises:
         ValueError: A setting is out of its range, there is a weight_decay, or tf32 and matmul_precision are both given.

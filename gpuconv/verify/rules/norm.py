@@ -100,20 +100,21 @@ def batch_norm_backward(op: str, arrays: Arrays, options: Options, dtype: np.dty
         convolution = {name: options[name] for name in _CONVOLUTION if name in options}
         own = {name: value for name, value in options.items() if name not in ("w", *_CONVOLUTION)}
         gradient = convolution | {"input_shape": arrays[1].shape}
-        (above,) = linear_in_its_inputs(dgrad_length)(
+        (output_gradient,) = linear_in_its_inputs(dgrad_length)(
             "conv2d_dgrad", [arrays[0], as_float64(options["w"])], gradient, dtype
         )
-        arrays, options, dy_bound_before = [above.value, *arrays[1:]], own, above.bound
+        arrays, options, dy_bound_before = [output_gradient.value, *arrays[1:]], own, output_gradient.bound
     dy, x, gamma, mean, inv_std = arrays
     daddend = []
     if options.get("saved") is not None:
-        behind = _behind_saved(arrays[0], as_float64(options["saved"]), options["activation"], dtype)
+        addend_gradient = _gradient_from_saved(arrays[0], as_float64(options["saved"]), options["activation"], dtype)
         own = {name: value for name, value in options.items() if name not in ("saved", "activation")}
-        arrays, options, dy_bound_before, daddend = [behind.value, *arrays[1:]], own, behind.bound, [behind]
+        arrays, options, daddend = [addend_gradient.value, *arrays[1:]], own, [addend_gradient]
+        dy_bound_before = addend_gradient.bound
     options = options | ({"beta": as_float64(options["beta"])} if options.get("activation") else {})
     dx, dgamma, dbeta = ops.batch_norm_backward(*arrays, **options)
     rows, acc = math.prod(x.shape[:-1]), accumulation_dtype(dtype)
-    dy, dy_bound = _behind_activation(dy, x, gamma, mean, inv_std, options, dtype)
+    dy, dy_bound = _input_gradient(dy, x, gamma, mean, inv_std, options, dtype)
     slope = ACTIVATIONS[options["activation"]].steepest if options.get("activation") else 1.0
     dy_bound = dy_bound + slope * dy_bound_before
     normal = (np.abs(x) + np.abs(mean)) * inv_std  # the terms of xhat before they cancel
@@ -131,14 +132,14 @@ def batch_norm_backward(op: str, arrays: Arrays, options: Options, dtype: np.dty
     ]
 
 
-def _behind_saved(dy: np.ndarray, saved: np.ndarray, activation: str, dtype: np.dtype) -> Expected:
+def _gradient_from_saved(dy: np.ndarray, saved: np.ndarray, activation: str, dtype: np.dtype) -> Expected:
     """The gradient of the activation's input. saved: the array that the activation's backward reads."""
-    behind = ACTIVATIONS[activation].gradient(ops, dy, saved)
+    dx = ACTIVATIONS[activation].gradient(ops, dy, saved)
     own = accumulation(dtype, 8, np.abs(dy) * (1 + np.minimum(np.abs(saved), 3)))
-    return Expected("daddend", behind, own + rounding(dtype, behind))
+    return Expected("daddend", dx, own + rounding(dtype, dx))
 
 
-def _behind_activation(
+def _input_gradient(
     dy: np.ndarray,
     x: np.ndarray,
     gamma: np.ndarray,
@@ -155,15 +156,15 @@ def _behind_activation(
         return dy, np.zeros_like(dy)
     acc = accumulation_dtype(dtype)
     terms = np.abs(gamma) * (np.abs(x) + np.abs(mean)) * inv_std + np.abs(options["beta"])
-    given = gamma * (x - mean) * inv_std + options["beta"]
-    given_bound = accumulation(acc, 6, terms) + rounding(dtype, given)
-    behind = ACTIVATIONS[op].apply_backward(ops, dy, given)
-    jumps = [np.abs(given - at) <= given_bound for at in ACTIVATIONS[op].jumps]
-    changes = np.maximum(1.13 * given_bound, np.any(jumps, axis=0))
-    own = accumulation(dtype, 8, np.abs(dy) * (1 + np.minimum(np.abs(given), 3))) + rounding(dtype, behind)
+    z = gamma * (x - mean) * inv_std + options["beta"]
+    z_bound = accumulation(acc, 6, terms) + rounding(dtype, z)
+    dx = ACTIVATIONS[op].apply_backward(ops, dy, z)
+    jumps = [np.abs(z - at) <= z_bound for at in ACTIVATIONS[op].jumps]
+    changes = np.maximum(1.13 * z_bound, np.any(jumps, axis=0))
+    own = accumulation(dtype, 8, np.abs(dy) * (1 + np.minimum(np.abs(z), 3))) + rounding(dtype, dx)
     if op in ("sigmoid", "tanh", "elu"):  # their derivatives are computed from the rounded output
         own = own + np.abs(dy) * 2 * rounding(dtype, np.ones_like(dy))
-    return behind, np.abs(dy) * changes + own
+    return dx, np.abs(dy) * changes + own
 
 
 def conv2d_batch_norm(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> list[Expected]:
