@@ -36,7 +36,7 @@ struct Mbarrier {
     class Block* block;  // in whose shared memory it is
     char* address;
     Site initialized;    // or, after that, invalidated
-    Now by;              // the initializing thread, and when it did so
+    ThreadTime by;       // the initializing thread, and when it did so
     bool valid, fenced;  // fenced: the async proxy sees it
     unsigned expected;   // arrivals per phase
     int64_t arrivals, bytes;  // still missing in this phase

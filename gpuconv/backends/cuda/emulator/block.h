@@ -61,7 +61,7 @@ class Block : public Context {
             threads[i].index = index_of(i, block_size);
     }
 
-    // Prepares to run the block with this index, counted x first. serial: the block's number for the checker (Now::block).
+    // Prepares to run the block with this index, counted x first. serial: the block's number for the checker (ThreadTime::block).
     void open(uint64_t number, uint32_t serial) {
         block = {unsigned(number % grid_size.x), unsigned(number / grid_size.x % grid_size.y),
                  unsigned(number / grid_size.x / grid_size.y)};
@@ -337,14 +337,14 @@ class Block : public Context {
 
     // --- copies and clocks ----------------------------------------------------------------------
 
-    Now now() const {
+    ThreadTime now() const {
         const uint32_t step = checker.clocks.active ? checker.clocks.step(component()) : barriers + 1;
         return {serial, barriers, threads[running].warp_syncs, uint32_t(component()), step};
     }
     // The clock component of the running thread.
     int component() const { return first_thread() + running; }
     int first_thread() const { return rank ? int(checker.first_thread(rank)) : 0; }
-    void finish(const AsyncCopy& copy, const Now& when) {
+    void finish(const AsyncCopy& copy, const ThreadTime& when) {
         memcpy(copy.destination, copy.source, copy.valid);
         memset(copy.destination + copy.valid, 0, copy.bytes - copy.valid);
         if (!launch->checked) return;

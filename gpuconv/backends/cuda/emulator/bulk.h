@@ -40,7 +40,7 @@ inline void Block::load(Block& to, void* address, std::vector<BulkPiece> pieces,
         bytes += int64_t(piece.bytes);
         if (to.shared_memory.name_of(piece.shared).empty()) fail("a bulk copy to an address outside of shared memory, at " + place(site));
         if (launch->checked) {
-            const Now when{to.serial, to.barriers, 0, barrier.copies, barrier.loads};
+            const ThreadTime when{to.serial, to.barriers, 0, barrier.copies, barrier.loads};
             const uintptr_t pc = checker.pc_of(site);
             const size_t step = uintptr_t(piece.global) % 16 ? 1 : piece.bytes;  // a box may begin at any element of a row
             for (size_t i = 0; piece.global && i < piece.bytes; i += step) access(piece.global + i, step, READ, pc);
@@ -79,7 +79,7 @@ inline void Block::bulk_store(Site site) {
     const uint32_t number = ++own.issued;
     if (launch->checked && !own.clock)
         own.clock = checker.clocks.add("a bulk store of thread " + text(threads[running].index) + of_block());
-    const Now when{serial, barriers, 0, own.clock, number};
+    const ThreadTime when{serial, barriers, 0, own.clock, number};
     for (const BulkPiece& piece : pieces) {
         if (!launch->checked) continue;
         const uintptr_t pc = checker.pc_of(site);

@@ -24,7 +24,7 @@ constexpr size_t kWord = 4;  // bytes per cell
 
 enum Kind : uint8_t { READ, WRITE, ATOMIC, ASYNC };
 
-struct Now {  // the accessing thread, and the time
+struct ThreadTime {  // a thread, and a time in its run
     uint32_t block = 0;  // the number of its cluster in the order of execution, from 1, times kMaxBlocks, plus its rank
     uint32_t barriers = 0;
     uint32_t warp_syncs = 0;
@@ -32,7 +32,7 @@ struct Now {  // the accessing thread, and the time
     uint32_t step = 0;    // in the thread's clock
 };
 
-struct Access : Now {
+struct Access : ThreadTime {
     uint8_t bytes = 0;  // a mask of the word's four bytes
     bool atomic = false;
     uintptr_t pc = 0;
@@ -115,7 +115,7 @@ class Checker {
     }
 
     // True if the access is valid; else `message` describes the fault.
-    bool check(const Now& now, uintptr_t address, size_t size, Kind kind, uintptr_t pc) {
+    bool check(const ThreadTime& now, uintptr_t address, size_t size, Kind kind, uintptr_t pc) {
         Region* region = find(address, size);
         if (!region) return outside(address, size, kind, pc);
         if ((size & (size - 1)) == 0 && size <= 16 && address % size)
@@ -132,7 +132,7 @@ class Checker {
 
     // The same for asynchronous reads and writes through the async proxy. now: the work's clock component and step. view: what the
     // threads that issued it know. A write takes effect later: until `settle`, nothing may read the bytes.
-    bool check_async(const Now& now, const Clock& view, uintptr_t address, size_t size, bool writes, uintptr_t pc,
+    bool check_async(const ThreadTime& now, const Clock& view, uintptr_t address, size_t size, bool writes, uintptr_t pc,
                      const std::string& who) {
         Region* region = find(address, size);
         if (!region) return outside(address, size, writes ? WRITE : READ, pc);
@@ -156,10 +156,10 @@ class Checker {
     uint32_t first_thread(uint32_t rank) const {
         return rank * ((block_size.x * block_size.y * block_size.z + 31) / 32 * 32);
     }
-    static bool same_cluster(const Now& a, const Now& b) { return a.block / kMaxBlocks == b.block / kMaxBlocks; }
+    static bool same_cluster(const ThreadTime& a, const ThreadTime& b) { return a.block / kMaxBlocks == b.block / kMaxBlocks; }
 
     // Whether nothing orders `later`, of a thread, after `earlier`. wrote: whether `earlier` wrote.
-    bool unordered(const Now& earlier, const Now& later, bool wrote) const {
+    bool unordered(const ThreadTime& earlier, const ThreadTime& later, bool wrote) const {
         if (earlier.block != later.block) return unordered_blocks(earlier, later, nullptr, wrote);
         if (earlier.thread == later.thread) return false;
         if (earlier.thread < kThreads) {
@@ -169,13 +169,13 @@ class Checker {
         return !clocks.active || unordered_by_clocks(earlier, later);
     }
 
-    __attribute__((noinline, cold)) bool unordered_by_clocks(const Now& earlier, const Now& later) const {
+    __attribute__((noinline, cold)) bool unordered_by_clocks(const ThreadTime& earlier, const ThreadTime& later) const {
         return !clocks.ordered(earlier.thread, earlier.step, int(later.thread));
     }
 
     // The same for two blocks. view: what the later one knows; null: the clock of its thread. Within a cluster, a write is
     // visible to other blocks only after a cluster_sync().
-    __attribute__((noinline, cold)) bool unordered_blocks(const Now& earlier, const Now& later, const Clock* view,
+    __attribute__((noinline, cold)) bool unordered_blocks(const ThreadTime& earlier, const ThreadTime& later, const Clock* view,
                                                           bool wrote) const {
         if (std::find(fenced.begin(), fenced.end(), earlier.block) != fenced.end()) return false;
         if (!same_cluster(earlier, later)) return true;

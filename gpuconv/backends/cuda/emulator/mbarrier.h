@@ -173,7 +173,7 @@ inline void Block::complete(Mbarrier& barrier) {
 inline void Block::mbarrier_arrive_after_copies(void* address, Site site) {
     interleave();
     Mbarrier& barrier = mbarrier(address, "arrives at", site);
-    const Now when = now();
+    const ThreadTime when = now();
     auto clock = std::make_shared<Clock>();
     if (launch->checked) checker.clocks.release(component(), *clock);
     auto copies = std::make_shared<std::vector<AsyncCopy>>(std::move(threads[running].copies));

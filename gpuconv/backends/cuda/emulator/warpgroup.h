@@ -112,7 +112,7 @@ inline void Block::issue_wgmma(int group) {
 
 inline void Block::touch_operand(const void* address, size_t bytes) {
     const Warpgroup& own = asynchronous.warpgroups[asynchronous.group];
-    const Now when{serial, barriers, 0, own.clock, own.issued};
+    const ThreadTime when{serial, barriers, 0, own.clock, own.issued};
     if (!checker.check_async(when, asynchronous.view, uintptr_t(address), bytes, false, checker.pc_of(own.site),
                              checker.clocks.name(own.clock)))
         fail(checker.message);
