@@ -128,7 +128,7 @@ class BinaryCrossEntropy:
         return ops.binary_cross_entropy(scores, targets, _on_scores_device(scores, weight), grad_scale=grad_scale)
 
 
-def _numbers(name: str, given: Any) -> tuple[float, ...] | None:
+def _numbers(name: str, given: object) -> tuple[float, ...] | None:
     """Weights as numbers >= 0; a short form gives them as "1/2/0.5"."""
     if given is None:
         return None

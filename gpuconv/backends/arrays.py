@@ -17,6 +17,8 @@ from gpuconv.types import Array
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike
 
+    from gpuconv.backends.cuda.runtime.graph import CudaRecorder, EmulatedRecorder
+
 
 def _adapter(device: str) -> Any:
     """The adapter that creates arrays on a device. Raises as `resolve` does."""
@@ -188,6 +190,6 @@ def identity(device: str) -> str:
     return f"{adapter.name}: {more}"
 
 
-def recorder(device: str) -> Any:
+def recorder(device: str) -> EmulatedRecorder | CudaRecorder:
     """The recorder that captures and replays work on a CUDA device or the emulated one (`cuda.runtime.graph`)."""
     return _adapter(device).recorder()

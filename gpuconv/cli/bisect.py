@@ -23,8 +23,10 @@ from gpuconv.cli.runs import print_line
 from gpuconv.devices import Device
 
 if TYPE_CHECKING:
+    from gpuconv.data import Dataset, Samples
     from gpuconv.inspect.bisect import Side
     from gpuconv.inspect.bisect_runs import Runs
+    from gpuconv.training import Trainer
 
 EXAMPLES = [
     "gpuconv bisect runs/digits-digits-net-1 runs/digits-digits-net-2",
@@ -152,7 +154,7 @@ def _kernels(options: argparse.Namespace) -> dict[str, Path]:
     return {lab.shipped_file(options.op, options.algo): options.kernel.resolve()}
 
 
-def _trainer(settings: run_settings.Settings, side: Side, other: Side, train: Any) -> Any:
+def _trainer(settings: run_settings.Settings, side: Side, other: Side, train: Dataset | Samples) -> Trainer:
     from gpuconv import backends
     from gpuconv.cli import nets
     from gpuconv.training import Trainer

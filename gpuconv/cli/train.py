@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from gpuconv.parallel import Ranks
     from gpuconv.training import Trainer
     from gpuconv.training.callbacks import Callback
+    from gpuconv.types import Record
 
 EXAMPLES = [
     "gpuconv train",
@@ -203,7 +204,7 @@ def _train(options: argparse.Namespace, ranks: Ranks, watchers: Sequence[Callbac
     return 0
 
 
-def _chosen_settings(options: argparse.Namespace) -> tuple[dict[str, Any], str | None]:
+def _chosen_settings(options: argparse.Namespace) -> tuple[Record, str | None]:
     """The settings and the recipe that the options and the --config file name; the options win."""
     from gpuconv.cli import config
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,10 @@ from gpuconv import ops
 from gpuconv.backends import to_numpy
 from gpuconv.dtypes import is_float
 from gpuconv.names import lookup
+
+if TYPE_CHECKING:
+    from gpuconv.data.dataset import Dataset
+    from gpuconv.data.samples import Samples
 
 
 def looks_unnormalized(images: np.ndarray) -> bool:
@@ -52,7 +56,7 @@ class Normalization:
             raise ValueError(f"std must be positive, received {self.std}")
 
     @classmethod
-    def from_dataset(cls, dataset: Any, kind: str = "channel") -> Normalization:
+    def from_dataset(cls, dataset: Dataset | Samples, kind: str = "channel") -> Normalization:
         """The normalization by the statistics of a training set, or, for `Samples`, of the images in `measured()`.
 
         Args:

@@ -10,7 +10,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -64,7 +64,7 @@ class Spans:
         span.end = self._mark()
         self._open.pop()
 
-    def of_layer(self, layer: Layer, direction: str) -> Any:
+    def of_layer(self, layer: Layer, direction: str) -> AbstractContextManager[None]:
         return self.span(layer.path, direction, layer)
 
 

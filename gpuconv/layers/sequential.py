@@ -239,7 +239,7 @@ class Sequential(Layer):
     def infer(self, x: Array, **into: object) -> Array:
         return self._run_layers("infer", x, **into)
 
-    def _run_layers(self, method: str, x: Any, *options: object, **into: Any) -> Array:
+    def _run_layers(self, method: str, x: Array, *options: object, **into: Any) -> Array:
         """The result of "forward" or "infer" of all layers, one after another."""
         planned = getattr(x, "shape", ())[1:] == self.input_shape  # neither larger images nor a PerPart
         idle = self.layers[self.last_in_inference + 1 :] if method == "infer" else []

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from gpuconv import backends
 from gpuconv.devices import Device
 from gpuconv.names import lookup
@@ -44,7 +42,7 @@ def launched_ranks(device: str, time_limit: float) -> Ranks:
 started = launched_ranks  # the former name
 
 
-def ranks(parallel: Any) -> Ranks:
+def ranks(parallel: str | Ranks | None) -> Ranks:
     """The ranks that `Trainer(parallel=...)` names.
 
     Args:

@@ -112,7 +112,9 @@ def _for_metrics(scores: Array, labels: Array, ignored: int | None) -> tuple[np.
     return (on_host[0][kept], on_host[1][kept]) if kept.any() else None
 
 
-def _scores_of_batches(net: Layer, batches: Iterable[Any], tta: str, ranks: Ranks) -> Iterator[tuple[Array, Array]]:
+def _scores_of_batches(
+    net: Layer, batches: Iterable[tuple[Array, Array]], tta: str, ranks: Ranks
+) -> Iterator[tuple[Array, Array]]:
     """(scores, labels) of each batch, in order, on every rank. The ranks compute the batches in turn."""
     batches = iter(batches)
     while group := [*itertools.islice(batches, ranks.size)]:

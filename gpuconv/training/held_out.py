@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
@@ -46,7 +45,7 @@ class HeldOut:
         return record
 
 
-def _to_json(value: object, metric: str) -> Any:
+def _to_json(value: object, metric: str) -> object:
     """A metric's result as JSON: a number or text, or lists or dicts of these, with None for numbers that are not
     finite. Raises TypeError for anything else."""
     if isinstance(value, dict):

@@ -6,7 +6,7 @@ import contextlib
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Unpack
 
 from gpuconv import parallel as parallelism
 from gpuconv.arguments import flag, integer, seed_value
@@ -278,7 +278,7 @@ class Trainer(RunState):
         self,
         loader: Loader | Epochs,
         held_out: HeldOut,
-        callbacks: list[Any],
+        callbacks: list[CallbackLike],
         run_dir: str | Path | None,
         resume: bool,
         metrics_every: int,
@@ -331,7 +331,7 @@ class Trainer(RunState):
             self.ranks.expect_same({"code": digests.code(), "settings": settings}, stored.differences)
             self.expect_same_weights()
 
-    def _options(self, settings: Record | None) -> Any:
+    def _options(self, settings: Record | None) -> Record:
         """The given settings, with the metadata of the net's images, which `gpuconv.load` needs."""
         return settings if settings and not isinstance(settings, dict) else notes(self.net) | (settings or {})
 

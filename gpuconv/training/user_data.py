@@ -187,9 +187,10 @@ def _is_uint8(data: Any) -> bool:
 def _normalization(training: object) -> Normalization | None:
     """The normalization of the training loader, else one by the statistics of its images; None for floats, or if the
     images are unknown."""
-    data = getattr(training, "dataset", None)
-    measures = isinstance(data, (Dataset, Samples)) and data.raw
-    return getattr(training, "normalization", None) or (Normalization.from_dataset(data) if measures else None)
+    known, data = getattr(training, "normalization", None), getattr(training, "dataset", None)
+    if known is None and isinstance(data, (Dataset, Samples)) and data.raw:
+        return Normalization.from_dataset(data)
+    return known
 
 
 def expect(name: str, loader: Any, net: Any, loss: object, shards: int = 1, parts: str = "shards") -> None:
