@@ -109,18 +109,18 @@ def test_an_op_accepts_an_old_name(monkeypatch, old, new):
     x, w, dy = (np.ones(shape, np.float16) for shape in ((2, 8, 8, 3), (4, 3, 3, 3), (2, 6, 6, 4)))
     expected = ops.conv2d(x, w)
     np.testing.assert_array_equal(ops.conv2d(x, w, algo=old), expected)
-    for op, arrays, options, taken in (
+    for op, arrays, options, expected_algorithm in (
         ("conv2d", [x, w], {}, new),
         ("conv2d_relu", [x, w], {}, new),
         ("conv2d_wgrad", [dy, x], {"kernel_size": 3}, "auto"),
         ("conv2d_dgrad", [dy, w], {"input_shape": x.shape}, "auto"),
         ("conv2d_backward", [dy, x, w], {}, ("auto", "auto")),
     ):
-        given = "algos" if op == "conv2d_backward" else "algo"
+        option = "algos" if op == "conv2d_backward" else "algo"
         family = getattr(cpu, ops.OPS[op].family)
-        monkeypatch.setattr(family, op, lambda *arguments, given=given, **named: named[given])
+        monkeypatch.setattr(family, op, lambda *arguments, option=option, **named: named[option])
         for name in (old, new, old.upper(), old.replace("-", "_")):
-            assert getattr(ops, op)(*arrays, **options, algo=name) == taken
+            assert getattr(ops, op)(*arrays, **options, algo=name) == expected_algorithm
     wide = np.ones((2, 8, 8, 5), np.float16)
     with pytest.raises(ValueError, match=f"algorithm '{new}' serves convolutions in one group of at most 4 channels"):
         ops.conv2d(wide, np.ones((4, 3, 3, 5), np.float16), algo=old)

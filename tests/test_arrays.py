@@ -97,7 +97,7 @@ def outputs(op, call):
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("op", [op for op in ops.__all__ if set(slots(op)) & set(RESULTS)])
 def test_an_output_may_overlap_any_input(op, device):
-    """The result is as without overlap, whether the output starts before, at or after the input."""
+    """The result is the same as without overlap, whether the output starts before, at or after the input."""
     for call in calls(op, 2 if device == "numpy" else 1):
         call |= outputs(op, call)
         for result in set(RESULTS) & call.keys():
@@ -168,7 +168,7 @@ def received_by_the_backend(op, call, monkeypatch):
 
 @pytest.mark.parametrize("op", ops.__all__)
 def test_no_backend_receives_an_input_that_overlaps_an_output(op, monkeypatch):
-    """Even if the current backends would accept it."""
+    """Such an input is copied, even if the current backends would accept it."""
     for call in (*calls(op), *(call | {"training": False} for call in calls(op) if "training" in call)):
         call |= outputs(op, call) if set(slots(op)) & set(RESULTS) else {}
         for output in written(op, call):
@@ -308,7 +308,7 @@ UNSUPPORTED = {
 
 @pytest.mark.parametrize("kind", UNSUPPORTED)
 def test_every_op_refuses_an_unsupported_array_by_name(kind):
-    """In place of each of the op's arrays in turn."""
+    """The unsupported array takes the place of each of the op's arrays in turn."""
     strange, words = UNSUPPORTED[kind]
     refused = 0
     for op in ops.__all__:

@@ -57,7 +57,7 @@ def test_a_gradient_receives_the_epilogue_of_the_forward_pass(received):
         ("conv2d_wgrad", (dy, x), {"kernel_size": 3}),
         ("conv2d_backward", (dy, x, w), {}),
     ):
-        (*_, problem, epilogue), given = received(op, *arrays, **options, mask=mask, pool=2)
+        (*_, problem, epilogue), keywords = received(op, *arrays, **options, mask=mask, pool=2)
         assert problem is Conv2dProblem.of(x.shape, w.shape), op
         assert epilogue is expected, op
-        assert given["mask"] is mask, op
+        assert keywords["mask"] is mask, op

@@ -116,7 +116,7 @@ def test_smoothed_labels_have_a_minimum_loss_above_zero():
     scores = np.log(np.full((1, 4), 0.05) + 0.8 * np.eye(4)[:1])
     loss, slope = ops.softmax_cross_entropy(scores, np.array([0]), label_smoothing=0.2)
     np.testing.assert_allclose(slope, 0, atol=1e-15)
-    smoothed, plain = (losses.get("softmax", label_smoothing=share) for share in (0.2, 0.0))
+    smoothed, plain = (losses.get("softmax", label_smoothing=label_smoothing) for label_smoothing in (0.2, 0.0))
     assert checks._loss_of_perfect_scores(smoothed, 4) == pytest.approx(float(loss), rel=1e-14)
     assert checks._loss_of_perfect_scores(plain, 4) == checks._loss_of_perfect_scores(losses.get("svm"), 4) == 0
 
@@ -129,8 +129,10 @@ def test_a_net_with_a_single_score_is_refused():
 
 
 def test_a_wrong_loss_fails_the_first_check(monkeypatch):
-    right = ops.softmax_cross_entropy
-    monkeypatch.setattr(ops, "softmax_cross_entropy", lambda *args, **options: (2 * right(*args, **options)[0], None))
+    original = ops.softmax_cross_entropy
+    monkeypatch.setattr(
+        ops, "softmax_cross_entropy", lambda *args, **options: (2 * original(*args, **options)[0], None)
+    )
     assert not checks.first_loss(models.build("digits-net"), *data()).passed
 
 

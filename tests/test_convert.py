@@ -159,14 +159,8 @@ def test_a_layer_that_is_not_built_is_refused():
 
 
 def test_windows_may_extend_beyond_the_image_where_pools_drop_a_remainder():
-    layers = [
-        Input((7, 7, 1)),
-        Conv2D(2, 3),
-        MaxPool2D(2),
-        Flatten(),
-        Linear(3),
-    ]  # the last row and column are not read
-    net = Sequential(layers, dtype="float64")
+    pool = MaxPool2D(2)  # does not read the last row and column
+    net = Sequential([Input((7, 7, 1)), Conv2D(2, 3), pool, Flatten(), Linear(3)], dtype="float64")
     x = batch(1, 8, 8, 1)
     scores = convert.as_convolutional(net).forward(x)
     assert scores.shape == (1, 2, 2, 3)

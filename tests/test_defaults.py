@@ -44,7 +44,7 @@ def test_records_are_immutable():
 
 
 def test_a_missing_method_of_a_subclass_is_an_error():
-    """Otherwise it would return None, which fails somewhere else."""
+    """A method that did nothing would return None, which fails somewhere else."""
     from gpuconv.data import Samples
     from gpuconv.layers import Layer
     from gpuconv.layers.fused import Fused

@@ -31,8 +31,8 @@ def imported(name):
 def public(module):
     """The public functions, classes and methods of a module by path, each with its docstrings: its own and, for
     inherited methods, those of the base classes."""
-    here = [name for name, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__]
-    for name in getattr(module, "__all__", None) or [name for name in here if not name.startswith("_")]:
+    defined = [name for name, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__]
+    for name in getattr(module, "__all__", None) or [name for name in defined if not name.startswith("_")]:
         value = getattr(module, name)
         if inspect.isfunction(value):
             yield name, value, [value.__doc__]

@@ -30,14 +30,14 @@ REALS = [  # what to call, its option, the first and the last value, and whether
     *((call, "eps", 0, LARGEST, True) for call in (Adagrad, RMSprop, Adam, AdamW)),
     *((call, name, 0, 1, False) for call in (Adam, AdamW, Lion) for name in ("beta1", "beta2")),
     (SGD, "momentum", 0, 1, True),
-    (lambda **given: Muon(nesterov=False, **given), "momentum", 0, 1, True),
+    (lambda **option: Muon(nesterov=False, **option), "momentum", 0, 1, True),
     (RMSprop, "alpha", 0, 1, True),
-    (lambda **given: Step(3, **given), "gamma", 0, LARGEST, True),
-    (lambda **given: MultiStep((3,), **given), "gamma", 0, LARGEST, True),
+    (lambda **option: Step(3, **option), "gamma", 0, LARGEST, True),
+    (lambda **option: MultiStep((3,), **option), "gamma", 0, LARGEST, True),
     (Cosine, "final", 0, 1, True),
     *((OneCycle, name, 0, 1, True) for name in ("peak", "start", "final")),
-    (lambda **given: Warmup(*given.values()), "the length of a warm-up", 0, LARGEST, True),
-    (lambda **given: MultiStep(tuple(given.values())), "a milestone", 0, LARGEST, True),
+    (lambda **option: Warmup(*option.values()), "the length of a warm-up", 0, LARGEST, True),
+    (lambda **option: MultiStep(tuple(option.values())), "a milestone", 0, LARGEST, True),
     (LossScale, "growth", 1, LARGEST, True),
     (SoftmaxCrossEntropy, "label_smoothing", 0, 1, True),
     (SVMHinge, "delta", 0, LARGEST, True),
@@ -67,7 +67,7 @@ INTEGERS = [  # what to call, its option, the first and the last value (None: th
     (lambda start_batch: Loader(DATA, 2, normalization=NORMALIZATION).epoch(0, start_batch), "start_batch", 0, 2),
     (lambda out_channels: Conv2D(out_channels, 3), "out_channels", 1, None),
     *(
-        (lambda name=name, **given: Conv2D(2, **{"kernel_size": 3} | given), name, 1, None)
+        (lambda name=name, **option: Conv2D(2, **{"kernel_size": 3} | option), name, 1, None)
         for name in ("groups", "kernel_size", "stride", "dilation")
     ),
     (lambda out_features: Linear(out_features), "out_features", 1, None),

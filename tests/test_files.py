@@ -41,11 +41,11 @@ class Tokens:
     """Gives names for a temporary file, the first of which is already taken."""
 
     def __init__(self):
-        self.given = 0
+        self.count = 0
 
     def __call__(self):
-        self.given += 1
-        return str(self.given - 1) * 16
+        self.count += 1
+        return str(self.count - 1) * 16
 
 
 def test_a_planted_link_is_replaced_and_its_target_is_kept(tmp_path, monkeypatch):
@@ -101,17 +101,17 @@ def test_an_error_that_names_another_file_passes_through(tmp_path):
 
 def test_a_file_can_be_written_into_an_unreadable_folder(tmp_path, monkeypatch):
     """The folder cannot be opened to sync the new name."""
-    asked, opened = [], os.open
+    refused, original_open = [], os.open
 
     def refuse(path, *flags, **options):
         if path == tmp_path:
-            asked.append(path)
+            refused.append(path)
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
-        return opened(path, *flags, **options)
+        return original_open(path, *flags, **options)
 
     monkeypatch.setattr(os, "open", refuse)
     files.write(tmp_path / "a", b"1")
-    assert asked
+    assert refused
     assert (tmp_path / "a").read_bytes() == b"1"
 
 
@@ -161,13 +161,13 @@ def test_a_writer_whose_new_file_was_cleared_as_abandoned_makes_another(tmp_path
     """Another process may clear the folder after a file is created and before it is locked."""
     lock, calls = locks.lock, []
 
-    def late(handle, *, wait=False):
+    def lock_late(handle, *, wait=False):
         if wait and not calls:
             calls.append(handle)
             files.clear(tmp_path)
         return lock(handle, wait=wait)
 
-    monkeypatch.setattr(locks, "lock", late)
+    monkeypatch.setattr(locks, "lock", lock_late)
     files.write(tmp_path / "a", b"1")
     calls.clear()
     with files.scratch(tmp_path) as folder:
@@ -234,12 +234,12 @@ def test_a_lock_whose_file_was_removed_meanwhile_is_taken_again(tmp_path, monkey
     """The holder releases it after we open the file and before we lock it."""
     lock, holder = locks.lock, [locks.LockFile(tmp_path / "lock")]
 
-    def late(handle, **options):
+    def lock_late(handle, **options):
         if holder:
             holder.pop().release()
         return lock(handle, **options)
 
-    monkeypatch.setattr(locks, "lock", late)
+    monkeypatch.setattr(locks, "lock", lock_late)
     second = locks.LockFile(tmp_path / "lock")
     with pytest.raises(locks.LockedError):
         locks.LockFile(tmp_path / "lock")
@@ -283,20 +283,20 @@ def test_new_files_follow_the_umask_and_scratch_folders_are_private(tmp_path):
 
 
 def test_folders_are_not_synced_on_platforms_without_that_call(tmp_path, monkeypatch):
-    fsync, failing = os.fsync, [0]
+    fsync, code = os.fsync, [0]
 
     def refuse(handle):
         if os.path.isdir(f"/proc/self/fd/{handle}"):
-            raise OSError(failing[0], os.strerror(failing[0]))
+            raise OSError(code[0], os.strerror(code[0]))
         fsync(handle)
 
     monkeypatch.setattr(files.os, "fsync", refuse)
     before = os.listdir("/proc/self/fd")
     for number in (errno.EINVAL, errno.ENOTSUP):
-        failing[0] = number
+        code[0] = number
         files.write(tmp_path / "file", b"new")
     for number in (errno.EIO, errno.ENOSPC):
-        failing[0] = number
+        code[0] = number
         with pytest.raises(OSError, match="file") as raised:
             files.write(tmp_path / "file", b"newer")
         assert raised.value.errno == number
@@ -314,17 +314,17 @@ def test_the_error_names_the_holder_of_a_lock_if_readable(tmp_path):
 
 
 def test_a_platform_without_locks_is_accepted_and_a_lock_that_fails_raises(tmp_path, monkeypatch):
-    failing = [0]
+    code = [0]
 
     def refuse(*_):
-        raise OSError(failing[0], os.strerror(failing[0]))
+        raise OSError(code[0], os.strerror(code[0]))
 
     with open(tmp_path / "file", "wb") as file:
         monkeypatch.setattr(locks.fcntl, "flock", refuse)
         for number in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL, errno.EBADF):
-            failing[0] = number
+            code[0] = number
             assert locks.lock(file.fileno()) is None
-        failing[0] = errno.EIO
+        code[0] = errno.EIO
         with pytest.raises(OSError, match="Input/output error"):
             locks.lock(file.fileno())
         monkeypatch.setattr(locks, "fcntl", None)

@@ -139,7 +139,7 @@ def test_the_shipped_kernel_is_restored_afterwards(my_pool, capsys):
 
 
 def test_a_rewritten_file_is_compiled_again(my_pool):
-    """As in a notebook: same path, new contents, one session."""
+    """In a notebook a file is often rewritten under the same name within one session."""
     passed = []
     for text in (RIGHT, WRONG, RIGHT):
         my_pool.write_text(text)

@@ -111,9 +111,9 @@ def test_mismatched_arrays_are_refused_after_good_steps():
 
 def test_strided_parameters_are_written_back_each_time():
     with standin.installed():
-        whole = asarray(np.ones((4, 2), np.float32), "cuda")
-        params, grads = [whole[:, 0]], [asarray(np.ones(4, np.float32), "cuda")]
+        both_columns = asarray(np.ones((4, 2), np.float32), "cuda")
+        params, grads = [both_columns[:, 0]], [asarray(np.ones(4, np.float32), "cuda")]
         for step in range(1, 5):
             ops.sgd_step(params, grads, lr=0.125)
-            assert whole.get()[:, 0].tolist() == [1 - 0.125 * step] * 4
-        assert whole.get()[:, 1].tolist() == [1] * 4
+            assert both_columns.get()[:, 0].tolist() == [1 - 0.125 * step] * 4
+        assert both_columns.get()[:, 1].tolist() == [1] * 4

@@ -26,8 +26,8 @@ def measure(metric, scores=SCORES, labels=LABELS, ends=(0, 1, 4)):
 def test_top_k_counts_the_first_of_equals_and_nan_as_largest():
     # The label's rank: 1, 2, 1 (of equal scores the first is better), 0.
     expected = {"top-1": 0.25, "top-2": 0.75, "top_3": 1.0, "top5": 1.0, "Top-5": 1.0}
-    for name, share in expected.items():
-        assert measure(name) == (f"top_{name[-1]}", share)
+    for name, fraction in expected.items():
+        assert measure(name) == (f"top_{name[-1]}", fraction)
     draw = np.random.default_rng(0)
     scores, labels = draw.normal(size=(40, 6)), draw.integers(0, 6, 40)
     for k in range(1, 7):
@@ -81,8 +81,8 @@ def test_functions_and_objects_of_users_are_metrics():
         assert evaluation.metrics["confusion"].trace() == evaluation.samples - wrong
         assert evaluation.confusion is None
     assert counted.result() == 0
-    both = evaluate(net, toy_run.held_out(), metrics=["confusion"], confusion=True)
-    np.testing.assert_array_equal(both.confusion, both.metrics["confusion"])
+    evaluation = evaluate(net, toy_run.held_out(), metrics=["confusion"], confusion=True)
+    np.testing.assert_array_equal(evaluation.confusion, evaluation.metrics["confusion"])
 
 
 class WithoutLabels:
@@ -94,7 +94,7 @@ class WithoutLabels:
 
 
 def test_bad_metrics_are_refused():
-    for given, error, message in (
+    for wrong, error, message in (
         (["top-0"], ValueError, "the k of top-k must be at least 1, received 0"),
         (["acuracy"], ValueError, "unknown metric 'acuracy'"),
         (["confusoin"], ValueError, "did you mean 'confusion'"),
@@ -107,7 +107,7 @@ def test_bad_metrics_are_refused():
         (["top-\uff13"], ValueError, "unknown metric"),
     ):
         with pytest.raises(error, match=message):
-            evaluate(toy_run.net(), toy_run.held_out(), metrics=given)
+            evaluate(toy_run.net(), toy_run.held_out(), metrics=wrong)
     with pytest.raises(TypeError, match=r"the k of top-k must be an integer, received 1\.5"):
         metrics.TopK(1.5)
 
@@ -130,11 +130,11 @@ def test_a_result_that_a_run_cannot_store_is_named():
             pass
 
         def result(self):
-            return self.given
+            return self.value
 
     for value in (object(), [object()], {"part": 1j}):
         metric = Wrong()
-        metric.given = value
+        metric.value = value
         trainer = Trainer(toy_run.net(), metrics=[metric])
         with pytest.raises(TypeError, match=r"the metric Wrong must give numbers.* received (object|complex)"):
             trainer.fit(toy_run.loader(), validation=toy_run.held_out(), epochs=1, progress=False)

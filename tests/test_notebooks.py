@@ -48,10 +48,10 @@ def test_the_final_test_is_the_caption_and_long_histories_are_shortened():
     (caption,) = [element for element in parsed(history._repr_html_()).iter() if element.tag == "caption"]
     assert f"test accuracy {trainer.tested['test_accuracy']:.4f}" in caption.text
     record = {"event": "epoch", "step": 1, "lr": 0.1, "train_loss": 1.0, "train_accuracy": 0.5}
-    long = History(record | {"epoch": epoch} for epoch in range(1, 101))
-    first = [element[0].text for element in parsed(long._repr_html_()).iter() if element.tag == "tr"]
+    long_history = History(record | {"epoch": epoch} for epoch in range(1, 101))
+    first = [element[0].text for element in parsed(long_history._repr_html_()).iter() if element.tag == "tr"]
     assert first == ["epoch", "1", "2", "3", "4", "5", "6", "…", "95", "96", "97", "98", "99", "100"]
-    one = parsed(History(long[:1])._repr_html_())
+    one = parsed(History(long_history[:1])._repr_html_())
     assert len([element for element in one.iter() if element.tag == "circle"]) == 2
 
 

@@ -59,7 +59,7 @@ def test_no_number_on_the_command_line_has_an_underscore(capsys, tmp_path, monke
 
 
 def test_an_option_given_twice_is_refused():
-    """Otherwise the last one would silently win."""
+    """The last one must not win silently."""
     for read, text in (
         (load_data, "folder:x,test=0.1,test=0.2"),
         (load_data, "folder:x,test=0.1,TEST=0.1"),

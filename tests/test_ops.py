@@ -45,9 +45,9 @@ def test_the_arrays_choose_the_backend(elsewhere):
 def test_a_backend_receives_the_problem(elsewhere):
     x = elsewhere(1, 4, 4, 1)
     problem = Pool2dProblem.of(x.shape, 2)
-    _, (given, received), options = ops.max_pool2d(x, kernel_size=2, padding="valid")
-    assert given is x
-    assert received is problem
+    _, (received_array, received_problem), options = ops.max_pool2d(x, kernel_size=2, padding="valid")
+    assert received_array is x
+    assert received_problem is problem
     assert options == {"out": None}
     out = elsewhere(1, 2, 2, 1)
     assert ops.max_pool2d(x, kernel_size=2, out=out)[2]["out"] is out
@@ -156,7 +156,7 @@ def test_an_ops_docstring_says_what_it_does_and_lists_its_arguments_in_order(op)
 
 @pytest.mark.parametrize("op", OPS)
 def test_arrays_come_first_and_other_arguments_are_keyword_only(op):
-    """So an array that is left out shifts no other argument. The kernel_size of a pool may be positional, as in
+    """An array that is left out then shifts no other argument. The kernel_size of a pool may be positional, as in
     PyTorch, because a pool has no array that could be left out."""
     arrays = OPS[op].arrays + ("kernel_size",) * (op in ("max_pool2d", "avg_pool2d"))
     for parameter in inspect.signature(getattr(ops, op)).parameters.values():

@@ -68,7 +68,7 @@ def test_wrong_results_are_reported():
 
 
 def test_functions_may_also_return_a_cache():
-    """As in the assignments of CS231n: forward returns (out, cache)."""
+    """In the assignments of CS231n, forward returns (out, cache)."""
 
     def conv(x, w, b=None, *, stride=1, padding=0):
         return conv_with_loops(x, w, b, stride=stride, padding=padding), (x, w, b)

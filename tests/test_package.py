@@ -204,8 +204,8 @@ def private_names_used(nodes: Collection[ast.AST]) -> list[str]:
 
 def test_no_file_uses_a_private_name_of_another():
     assert {str(path): names for path in modules() if (names := private_names_used(syntax(path)))} == {}
-    taken = "from gpuconv import names\nfrom gpuconv.names import _plain, lookup\nnames._plain\nself._own"
-    assert private_names_used([*ast.walk(ast.parse(taken))]) == ["gpuconv.names._plain", "names._plain"]
+    planted = "from gpuconv import names\nfrom gpuconv.names import _plain, lookup\nnames._plain\nself._own"
+    assert private_names_used([*ast.walk(ast.parse(planted))]) == ["gpuconv.names._plain", "names._plain"]
 
 
 def imported_by_file() -> dict[str, set[str]]:

@@ -138,9 +138,9 @@ def test_errors_are_drawn_relative_to_their_bound():
     bound, *dots = axes.lines
     assert set(bound.get_xdata()) == {1}
     low, high = axes.get_xlim()
-    at = [(dot.get_ydata()[0], dot.get_xdata()[0], dot.get_color()) for dot in dots]
+    drawn = [(dot.get_ydata()[0], dot.get_xdata()[0], dot.get_color()) for dot in dots]
     cold, good, warm = canvas.COLD, canvas.GOOD, canvas.WARM
-    assert at == [(0, 0.1, cold), (0, 1e-3, good), (1, low, cold), (2, 2.5e6, warm), (3, high, warm)]
+    assert drawn == [(0, 0.1, cold), (0, 1e-3, good), (1, low, cold), (2, 2.5e6, warm), (3, high, warm)]
     assert high > 2.5e6
     with pytest.raises(ValueError, match="at least one row"):
         plots.shares({})
@@ -220,9 +220,9 @@ def test_letters_missing_from_the_font_are_question_marks(tmp_path):
 def test_long_text_is_cut_with_an_ellipsis(letter):
     long = 200 * letter
     figure = plots.activations(np.zeros((4, 4)), [], np.array([1.0]), [long], truth=0, title=long)
-    name, share = panels(figure)["scores"].texts
+    name, percentage = panels(figure)["scores"].texts
     assert name.get_text().endswith("…")
-    assert name.get_window_extent().x1 < share.get_window_extent().x0
+    assert name.get_window_extent().x1 < percentage.get_window_extent().x0
     (title,) = (text for text in figure.texts if text.get_weight() == "bold")
     (truth,) = (text for text in figure.texts if text.get_text().startswith("this is"))
     for text in (title, truth):
@@ -293,9 +293,9 @@ def test_filters_shows_every_filter(shape, tiles):
 
 def test_filters_refuses_layers_nets_and_none():
     layer = gc.layers.Conv2D(2, 3)
-    for given in (layer, gc.Sequential([layer]), None):
+    for wrong in (layer, gc.Sequential([layer]), None):
         with pytest.raises(TypeError, match=r"net\['conv1.weight'\], received"):
-            plots.filters(given)
+            plots.filters(wrong)
 
 
 def test_filters_refuses_arrays_of_another_rank():

@@ -20,12 +20,12 @@ def without_encoding(tree):
         if not isinstance(call, ast.Call):
             continue
         name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
-        given = {keyword.arg for keyword in call.keywords}
+        keywords = {keyword.arg for keyword in call.keywords}
         if name in ("read_text", "write_text"):
-            yield from [] if "encoding" in given else [call.lineno]
+            yield from [] if "encoding" in keywords else [call.lineno]
         elif isinstance(call.func, ast.Name) and name == "open":
             mode = ast.unparse(call.args[1]) if len(call.args) > 1 else "'r'"
-            yield from [] if "b" in mode or "encoding" in given else [call.lineno]
+            yield from [] if "b" in mode or "encoding" in keywords else [call.lineno]
 
 
 def unix_only(tree):

@@ -95,15 +95,20 @@ def test_dgrads_product_has_the_sizes_found_by_counting(size, taps, stride, dila
 
 def test_the_same_sizes_are_the_same_object():
     one = Conv2dProblem.of((2, 8, 8, 4), (6, 3, 3, 4), stride=2, padding=1)
-    same = [
+    same_windows = [
         dict(stride=(2, 2), padding=(1, 1)),
         dict(stride=[2, 2], padding=[[1, 1], [1, 1]]),
         dict(stride=np.int64(2), padding=np.int8(1), dilation=1, groups=1, fit="FLOOR"),
     ]
-    for window in same:
+    for window in same_windows:
         assert Conv2dProblem.of([2, 8, 8, 4], [6, 3, 3, 4], **window) is one
-    others = [dict(stride=2), dict(padding=1), dict(stride=2, padding=1, fit="cover"), dict(stride=(2, 1), padding=1)]
-    for window in others:
+    other_windows = [
+        dict(stride=2),
+        dict(padding=1),
+        dict(stride=2, padding=1, fit="cover"),
+        dict(stride=(2, 1), padding=1),
+    ]
+    for window in other_windows:
         assert Conv2dProblem.of((2, 8, 8, 4), (6, 3, 3, 4), **window) != one
 
 
@@ -119,7 +124,7 @@ def test_a_problem_can_be_a_dictionary_key():
 
 @pytest.mark.parametrize("wrong", [1.0, True, np.float32(1), "1", (1, True), (1.0, 1), [1, 1.0]], ids=repr)
 def test_values_that_merely_equal_an_integer_are_refused(wrong):
-    """Even if a problem with that integer was created before."""
+    """They are refused even if a problem with that integer was created before."""
     x, w = np.zeros((1, 4, 4, 2)), np.zeros((3, 2, 2, 2))
     dy = ops.conv2d(x, w, stride=1, padding=1, dilation=1, groups=1)
     ops.max_pool2d(x, kernel_size=1, stride=1, padding=0)

@@ -16,7 +16,7 @@ from gpuconv.training.protocols import OptimizerSettings
 
 ROOT = Path(__file__).parents[1]
 
-GIVEN = """\
+DEFINITIONS = """\
 import numpy as np
 import gpuconv as gc
 from gpuconv import ops
@@ -67,7 +67,7 @@ WRONG = {
 def test_a_wrong_argument_is_an_error_before_the_program_runs(tmp_path):
     pytest.importorskip("mypy")
     program = tmp_path / "program.py"
-    program.write_text(GIVEN + RIGHT + "\n".join(WRONG))
+    program.write_text(DEFINITIONS + RIGHT + "\n".join(WRONG))
     done = subprocess.run(
         [sys.executable, "-m", "mypy", "--cache-dir", tmp_path / "cache", "--no-pretty", program],
         cwd=ROOT,

@@ -35,9 +35,9 @@ def test_copy_concatenates_and_takes_slices(dtype):
     assert ops.copy(b, out=part) is part
     ops.copy(a, out=y[..., :2])
     np.testing.assert_array_equal(y.astype(float)[:, 0], [[0, 1, 0, 1, 2], [2, 3, 3, 4, 5]])
-    taken = ops.copy(y[..., 2:])
-    assert taken.flags.c_contiguous
-    assert taken.tobytes() == b.tobytes()
+    copied = ops.copy(y[..., 2:])
+    assert copied.flags.c_contiguous
+    assert copied.tobytes() == b.tobytes()
     np.testing.assert_array_equal(ops.copy(y[..., 1:], out=y[..., :4]).astype(float)[0, 0], [1, 0, 1, 2])
 
 

@@ -173,9 +173,9 @@ def test_a_sample_depends_on_its_position_not_on_its_batch(image):
     options = dict(resized_crop=0.2, brightness=0.4, contrast=0.4, saturation=0.4, flip=True, shift=2, cutout=2, seed=9)
     statistics = dict(mean=np.full(3, 100, np.float32), std=np.full(3, 60, np.float32))
     arrays, indices = (images, np.arange(2)), np.arange(12) % 2
-    whole, _ = ops.load_batch(*arrays, indices, offset=100, **statistics, **options)
+    full_batch, _ = ops.load_batch(*arrays, indices, offset=100, **statistics, **options)
     parts = [
         ops.load_batch(*arrays, indices[i : i + 5], offset=100 + i, **statistics, **options)[0] for i in (0, 5, 10)
     ]
-    np.testing.assert_array_equal(whole, np.concatenate(parts))
-    assert len(np.unique(whole[::2].reshape(6, -1), axis=0)) == 6
+    np.testing.assert_array_equal(full_batch, np.concatenate(parts))
+    assert len(np.unique(full_batch[::2].reshape(6, -1), axis=0)) == 6

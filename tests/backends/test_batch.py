@@ -105,9 +105,9 @@ def test_out_is_written_and_returned(images, labels):
 def test_a_sample_depends_on_its_position_not_on_its_batch(images, labels):
     indices = np.arange(12)
     options = {"mean": MEAN, "std": STD, "flip": True, "shift": 2, "cutout": 2, "seed": 9}
-    whole, _ = ops.load_batch(images, labels, indices, offset=100, **options)
+    full_batch, _ = ops.load_batch(images, labels, indices, offset=100, **options)
     parts = [ops.load_batch(images, labels, indices[i : i + 5], offset=100 + i, **options)[0] for i in (0, 5, 10)]
-    np.testing.assert_array_equal(whole, np.concatenate(parts))
+    np.testing.assert_array_equal(full_batch, np.concatenate(parts))
 
 
 def test_an_offset_may_be_an_array_of_one_element(images, labels):

@@ -191,8 +191,8 @@ def test_halves_are_rounded_once_at_the_end():
     assert ops.conv2d(x, ones, minus).item() == 1
     assert ops.bias_grad(x.reshape(2, 1), out=minus.copy(), accumulate=True).item() == 1
     dy, pixels = np.ones((1, 1, 2, 1), np.float16), x.reshape(1, 1, 2, 1)
-    held = minus.reshape(1, 1, 1, 1).copy()
-    assert ops.conv2d_wgrad(dy, pixels, kernel_size=1, out=held, accumulate=True).item() == 1
+    total = minus.reshape(1, 1, 1, 1).copy()
+    assert ops.conv2d_wgrad(dy, pixels, kernel_size=1, out=total, accumulate=True).item() == 1
     for call in (
         lambda out: ops.conv2d_dgrad(x, ones.reshape(2, 1, 1, 1), input_shape=out.shape, out=out, accumulate=True),
         lambda out: ops.conv2d_backward(x, ones[..., :1], ones.reshape(2, 1, 1, 1), out=out, accumulate_dx=True)[0],
@@ -249,11 +249,11 @@ def test_out_receives_the_result_and_is_returned(name, contiguous):
 @pytest.mark.parametrize("name", ["float64", "float32", "float16"])
 def test_accumulate_adds_to_out(name):
     x, w, _, dy = random_arrays(SMALL, name)
-    held = np.ones(w.shape, name), np.ones(w.shape[0], name)
-    dw = ops.conv2d_wgrad(dy, x, kernel_size=3, **SMALL.window, out=held[0], accumulate=True)
-    db = ops.bias_grad(dy, out=held[1], accumulate=True)
-    assert dw is held[0]
-    assert db is held[1]
+    initial = np.ones(w.shape, name), np.ones(w.shape[0], name)
+    dw = ops.conv2d_wgrad(dy, x, kernel_size=3, **SMALL.window, out=initial[0], accumulate=True)
+    db = ops.bias_grad(dy, out=initial[1], accumulate=True)
+    assert dw is initial[0]
+    assert db is initial[1]
     bound = 4 * sum_bound(name, 1, np.abs(dw.astype(np.float64)) + 1)
     assert_within(dw, 1 + ops.conv2d_wgrad(dy, x, kernel_size=3, **SMALL.window).astype(np.float64), bound)
     assert_within(db, 1 + ops.bias_grad(dy).astype(np.float64), bound[:, 0, 0, 0])
@@ -263,15 +263,15 @@ def test_accumulate_adds_to_out(name):
 @pytest.mark.parametrize("case", [SMALL, conv(2, 9, 8, 4, 6, 2, stride=3, groups=2)], ids=["padded", "unread pixels"])
 def test_dx_is_added_to_out(case, name):
     x, w, _, dy = random_arrays(case, name)
-    held = np.random.default_rng(0).standard_normal((*x.shape[:-1], 2 * x.shape[-1])).astype(name)
+    initial = np.random.default_rng(0).standard_normal((*x.shape[:-1], 2 * x.shape[-1])).astype(name)
     gradient, dw = (array.astype(np.float64) for array in ops.conv2d_backward(dy, x, w, **case.window))
-    before = held[..., ::2].astype(np.float64)
+    before = initial[..., ::2].astype(np.float64)
     bound = 2 * sum_bound(name, math.prod(w.shape[:3]), np.abs(before) + np.abs(gradient) + 1)
-    out = held.copy()[..., ::2]
+    out = initial.copy()[..., ::2]
     assert ops.conv2d_dgrad(dy, w, input_shape=x.shape, **case.window, out=out, accumulate=True) is out
     assert_within(out, before + gradient, bound)
-    np.testing.assert_array_equal(out[gradient == 0], held[..., ::2][gradient == 0])
-    out, dw_out = held.copy()[..., ::2], np.ones_like(w)
+    np.testing.assert_array_equal(out[gradient == 0], initial[..., ::2][gradient == 0])
+    out, dw_out = initial.copy()[..., ::2], np.ones_like(w)
     dx, _ = ops.conv2d_backward(dy, x, w, **case.window, out=out, accumulate_dx=True, dw=dw_out)
     assert dx is out
     assert_within(out, before + gradient, bound)
@@ -293,9 +293,9 @@ def test_out_may_be_an_input():
     np.testing.assert_array_equal(dy, sums)
     np.testing.assert_array_equal(w, dw)
     dx, dw = ops.conv2d_backward(dy, x, w, padding=1)
-    _, there = ops.conv2d_backward(dy, x, w, padding=1, out=x)
+    _, dw_beside_dx = ops.conv2d_backward(dy, x, w, padding=1, out=x)
     np.testing.assert_array_equal(x, dx)
-    np.testing.assert_array_equal(there, dw)
+    np.testing.assert_array_equal(dw_beside_dx, dw)
 
 
 def test_an_empty_batch_has_empty_outputs_and_zero_parameter_gradients():

@@ -1,4 +1,4 @@
-"""Losses: by hand, against float64, gradients, labels out of range."""
+"""Losses: values computed by hand, float64 references, numerical gradients, and labels out of range."""
 
 import numpy as np
 import pytest
@@ -105,15 +105,15 @@ def test_a_wrong_label_beside_ignored_ones_is_refused():
         ops.softmax_cross_entropy(np.zeros((4, 3)), np.array([0, -1, -2, 1]), ignore_index=-1)
 
 
-@pytest.mark.parametrize("kind", ["int8", "uint8", "int64", "uint64"])
-def test_ignored_labels_of_any_integer_dtype_count_for_nothing(kind):
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int64", "uint64"])
+def test_ignored_labels_of_any_integer_dtype_count_for_nothing(dtype):
     scores, labels = batch(7, 5)
     labels[2:4] = 100
-    value, dscores = ops.softmax_cross_entropy(scores, labels.astype(kind), ignore_index=100)
+    value, dscores = ops.softmax_cross_entropy(scores, labels.astype(dtype), ignore_index=100)
     counted = np.delete(np.arange(7), [2, 3])
-    same, gradient = ops.softmax_cross_entropy(scores[counted], labels[counted])
-    np.testing.assert_allclose(value, same, rtol=1e-14)
-    np.testing.assert_allclose(dscores[counted], gradient, rtol=1e-12, atol=1e-16)
+    expected, expected_gradient = ops.softmax_cross_entropy(scores[counted], labels[counted])
+    np.testing.assert_allclose(value, expected, rtol=1e-14)
+    np.testing.assert_allclose(dscores[counted], expected_gradient, rtol=1e-12, atol=1e-16)
     assert not dscores[2:4].any()
     totals = np.zeros(4)
     ops.add_metrics(totals, value, scores, labels, ignore_index=100)
@@ -121,7 +121,7 @@ def test_ignored_labels_of_any_integer_dtype_count_for_nothing(kind):
 
 
 def test_svm_hinge_gives_the_values_computed_by_hand():
-    """The example of CS231n's notes, scores [13, -7, 11] with delta 10 (loss 8), and one right by a wide margin."""
+    """The example of CS231n's notes, whose loss is 8, and an image that is classified correctly by a wide margin."""
     scores = np.array([[13.0, -7.0, 11.0], [0.0, 50.0, 1.0]])
     loss, dscores = ops.svm_hinge(scores, np.array([0, 1]), delta=10.0)
     assert loss == 8 / 2
@@ -160,7 +160,7 @@ def test_every_dtype_is_within_its_bound(loss, options, dtype):
     assert (value.shape, value.dtype, dscores.dtype) == ((), accumulation_dtype(scores.dtype), scores.dtype)
     expected, expected_gradient = loss(scores.astype(np.float64), labels, **options)
     unit = UNIT_ROUNDOFF["float64" if dtype == "float64" else "float32"]
-    # Every term is at most 20 or so; a mean of sums of n * classes of them.
+    # The loss is a mean over n images of sums over the classes; each term is at most about 20.
     assert_within(value, expected, 2 * (n + classes) * 20 * unit)
     bound = UNIT_ROUNDOFF[dtype] * abs(expected_gradient) + 4 * classes * unit / n + smallest(dtype)
     assert_within(dscores, expected_gradient, bound)
@@ -214,14 +214,14 @@ def test_infinite_and_nan_scores_give_the_values_computed_by_hand():
     assert np.isnan(ops.svm_hinge(np.array([[0.0, np.nan]]), np.array([0]))[0])
 
 
-@pytest.mark.parametrize("kind", ["int8", "uint8", "int32", "int64", "uint64"])
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int32", "int64", "uint64"])
 @pytest.mark.parametrize("loss", [ops.softmax_cross_entropy, ops.svm_hinge])
-def test_labels_of_any_integer_dtype_give_the_same_bits(loss, kind):
+def test_labels_of_any_integer_dtype_give_the_same_bits(loss, dtype):
     scores, labels = batch(7, 5)
-    value, dscores = loss(scores, labels)
-    same, same_gradient = loss(scores, labels.astype(kind))
-    assert same == value
-    np.testing.assert_array_equal(same_gradient, dscores)
+    expected, expected_gradient = loss(scores, labels)
+    value, dscores = loss(scores, labels.astype(dtype))
+    assert value == expected
+    np.testing.assert_array_equal(dscores, expected_gradient)
 
 
 @pytest.mark.parametrize("label", [-1, 3, 1000])

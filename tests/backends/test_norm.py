@@ -194,9 +194,9 @@ def test_out_may_be_strided_and_gradients_accumulate(dtype):
 def test_an_activation_is_applied_to_the_rounded_value(activation, dtype):
     x = (signed((7, 5, 3)) * 2).astype(as_dtype(dtype))
     plain, *statistics = batch_norm(x, training=True)
-    y, *same = batch_norm(x, training=True, activation=activation)
+    y, *same_statistics = batch_norm(x, training=True, activation=activation)
     np.testing.assert_array_equal(y, getattr(ops, activation)(plain))
-    np.testing.assert_array_equal(same, statistics)
+    np.testing.assert_array_equal(same_statistics, statistics)
 
 
 @pytest.mark.parametrize("training", [True, False])

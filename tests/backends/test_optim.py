@@ -154,8 +154,8 @@ def test_lr_and_step_may_be_arrays(name):
     results = []
     for wrap in (lambda value: value, lambda value: np.array([value]), lambda value: np.array(value)):
         params, grads, states = problem(count)
-        given = options | ({"step": wrap(options["step"])} if "step" in options else {})
-        op(params, grads, *states, lr=wrap(0.5), **given)
+        wrapped = options | ({"step": wrap(options["step"])} if "step" in options else {})
+        op(params, grads, *states, lr=wrap(0.5), **wrapped)
         results.append(params)
     for other in results[1:]:
         for a, b in zip(results[0], other):
@@ -180,8 +180,7 @@ def test_strided_parameters_of_many_blocks_change_like_contiguous_ones(name):
 @pytest.mark.parametrize(("dtype", "small"), [("float16", 2.0**-11), ("bfloat16", 2.0**-8)])
 def test_half_precision_rounds_once(dtype, small):
     """param - (grad + param) is -grad, unless grad + param = -1 - small is rounded on the way."""
-    kind = as_dtype(dtype)
-    param, grad = np.array([-small]).astype(kind), np.array([-1.0]).astype(kind)
+    param, grad = (np.array([value]).astype(as_dtype(dtype)) for value in (-small, -1.0))
     ops.sgd_step([param], [grad], lr=1.0, weight_decay=1.0)
     assert float(param[0]) == 1
 
@@ -213,12 +212,12 @@ def test_masters_step_in_float32_and_parameters_are_rounded_masters(name, dtype)
     op, _, count, options = STEPS[name]
     params, grads, _ = problem(0, dtype)
     masters, _, states = problem(count, "float32")
-    wide = [[array.copy() for array in arrays] for arrays in (masters, *states)]
-    same = [np.asarray(grad.astype(np.float32)) for grad in grads]
-    op(wide[0], same, *wide[1:], lr=0.125, weight_decay=0.1, **options)
+    in_float32 = [[array.copy() for array in arrays] for arrays in (masters, *states)]
+    grads_in_float32 = [np.asarray(grad.astype(np.float32)) for grad in grads]
+    op(in_float32[0], grads_in_float32, *in_float32[1:], lr=0.125, weight_decay=0.1, **options)
     op(params, grads, *states, masters=masters, lr=0.125, weight_decay=0.1, **options)
-    for ours, expected in zip((masters, *states), wide):
-        for a, b in zip(ours, expected):
+    for results, expected in zip((masters, *states), in_float32):
+        for a, b in zip(results, expected):
             np.testing.assert_array_equal(a, b)
     for param, master in zip(params, masters):
         np.testing.assert_array_equal(param, master.astype(param.dtype))
@@ -227,14 +226,14 @@ def test_masters_step_in_float32_and_parameters_are_rounded_masters(name, dtype)
 def test_small_steps_vanish_without_masters_and_add_up_with_them():
     """The spacing of bfloat16 below 1 is 2**-8: twenty steps of 2**-13 each vanish there, and make 20 * 2**-13."""
     dtype = as_dtype("bfloat16")
-    grad, alone, param, master = (np.full(3, value, dtype) for value in (2.0**-3, 1, 1, 1))
+    grad, without_master, param, master = (np.full(3, value, dtype) for value in (2.0**-3, 1, 1, 1))
     master = master.astype(np.float32)
     for _ in range(20):
-        ops.sgd_step([alone], [grad], lr=2.0**-10)
+        ops.sgd_step([without_master], [grad], lr=2.0**-10)
         ops.sgd_step([param], [grad], masters=[master], lr=2.0**-10)
-    np.testing.assert_array_equal(alone, np.ones(3, dtype))
+    np.testing.assert_array_equal(without_master, np.ones(3, dtype))
     np.testing.assert_array_equal(master, np.full(3, 1 - 20 * 2.0**-13, np.float32))
-    np.testing.assert_array_equal(param, np.full(3, 1 - 2.0**-8, dtype))  # nearer than 1
+    np.testing.assert_array_equal(param, np.full(3, 1 - 2.0**-8, dtype))  # nearer to the master than 1
 
 
 @every_step
@@ -278,12 +277,12 @@ def test_adam_does_not_count_skipped_steps():
 
 
 def clipped(grads, scaling=None, max_norm=1.0):
-    scale = np.full(4, 7.0)
-    ops.clip_norm(scale, grads, scaling, max_norm=max_norm)
-    return scale.tolist()
+    result = np.full(4, 7.0)
+    ops.clip_norm(result, grads, scaling, max_norm=max_norm)
+    return result.tolist()
 
 
-def test_the_clipped_norm_equals_that_computed_by_hand():
+def test_clipping_by_norm_gives_the_factors_computed_by_hand():
     """Gradients of norm 13."""
     grads = [np.array([[3.0, -4.0]]), np.array(12.0), np.zeros((0, 2))]
     assert clipped(grads, max_norm=6.5) == [1, pytest.approx(6.5 / (13 + 1e-6), rel=1e-15), 0, 0]

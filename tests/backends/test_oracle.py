@@ -141,8 +141,8 @@ def test_every_16_bit_float_and_every_midpoint_is_rounded_right(dtype):
     np.testing.assert_array_equal(round_to(halves, as_dtype(dtype)).astype(np.float64), halves)
     middles = (halves[1:] + halves[:-1]) / 2
     for side, neighbors in ((-np.inf, halves[:-1]), (np.inf, halves[1:])):
-        given = round_to(np.nextafter(middles, side), as_dtype(dtype)).astype(np.float64)
-        np.testing.assert_array_equal(given, np.where(middles == neighbors, middles, neighbors))
+        rounded = round_to(np.nextafter(middles, side), as_dtype(dtype)).astype(np.float64)
+        np.testing.assert_array_equal(rounded, np.where(middles == neighbors, middles, neighbors))
 
 
 @np.errstate(all="ignore")
@@ -210,8 +210,8 @@ def test_backward_of_a_norm_with_activation_uses_the_rounded_value(dtype):
     gamma = np.full(1, 1.1, np.float32)
     with oracle():
         _, _, dbeta = ops.batch_norm_backward(dy, x, gamma, zero, one, beta=one, activation="gelu", training=False)
-        given = round_to(np.float64(gamma) * x.astype(float) + 1, x.dtype).astype(float)
-        expected = ops.gelu_backward(dy.astype(float), given).sum()
+        rounded = round_to(np.float64(gamma) * x.astype(float) + 1, x.dtype).astype(float)
+        expected = ops.gelu_backward(dy.astype(float), rounded).sum()
     assert dbeta.item() == np.float32(expected)
 
 

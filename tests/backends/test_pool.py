@@ -243,14 +243,15 @@ def test_any_pool_equals_the_loop(pool, special, count_include_pad):
 
     dy = values(y.shape, 1)
     dx = ops.max_pool2d_backward(dy, argmax, input_shape=shape, **options)
-    slow, magnitude = np.zeros(shape), np.zeros(shape)
+    expected_dx, magnitude = np.zeros(shape), np.zeros(shape)
     (sh, sw), ((top, _), (left, _)) = options["stride"], options["padding"]
     for n, p, q, c in np.ndindex(y.shape):
         r, s = divmod(int(argmax[n, p, q, c]), options["kernel_size"][1])
         place = n, p * sh + r - top, q * sw + s - left, c
-        slow[place] += dy[n, p, q, c]
+        expected_dx[place] += dy[n, p, q, c]
         magnitude[place] += abs(dy[n, p, q, c])
-    assert (abs(dx - slow) <= 1e-13 * magnitude).all()  # the order of a sum is open, and gradients may cancel
+    # The sums may be in another order, and gradients may cancel.
+    assert (abs(dx - expected_dx) <= 1e-13 * magnitude).all()
 
     finite = np.nan_to_num(x, posinf=3, neginf=-3)
     y = ops.avg_pool2d(finite, **options, count_include_pad=count_include_pad)
@@ -311,8 +312,8 @@ def test_global_avg_pool_in_every_dtype_is_within_its_bound(dtype):
     assert_within(y, wide.mean((1, 2), keepdims=True), sum_bound(dtype, 35, abs(wide).mean((1, 2), keepdims=True)))
     dx = ops.global_avg_pool2d_backward(y, input_shape=x.shape)
     assert dx.dtype == x.dtype
-    share = np.broadcast_to(y.astype(np.float64) / 35, x.shape)
-    assert_within(dx, share, sum_bound(dtype, 1, share))
+    expected = np.broadcast_to(y.astype(np.float64) / 35, x.shape)
+    assert_within(dx, expected, sum_bound(dtype, 1, expected))
 
 
 @pytest.mark.parametrize("dtype", FLOAT_NAMES)
@@ -345,9 +346,9 @@ def test_out_may_be_the_input():
         (lambda dy, out: ops.max_pool2d_backward(dy, argmax, input_shape=x.shape, **options, out=out), dy),
         (lambda dy, out: ops.avg_pool2d_backward(dy, input_shape=x.shape, **options, out=out), dy),
     ):
-        expected, both = call(source, None), source.copy()
-        assert call(both, both) is both
-        np.testing.assert_array_equal(both, expected)
+        expected, overwritten = call(source, None), source.copy()
+        assert call(overwritten, overwritten) is overwritten
+        np.testing.assert_array_equal(overwritten, expected)
 
 
 def test_strided_inputs_give_the_same_bits():

@@ -29,9 +29,9 @@ def test_all_backends_take_the_same_arguments(op):
 
 @pytest.mark.parametrize("op", OPS)
 def test_a_backend_receives_every_array(op):
-    """Under the op's names; arguments that the op takes by position come first, in the same order."""
-    taken = [name for name, _ in arguments(offered("reference", op))]
-    assert set(OPS[op].arrays) <= set(taken)
+    """It receives them under the op's names. Those that the op takes by position come first, in the same order."""
+    received = [name for name, _ in arguments(offered("reference", op))]
+    assert set(OPS[op].arrays) <= set(received)
     positional = inspect.Parameter.POSITIONAL_OR_KEYWORD
     first = [name for name, kind in arguments(OPS[op].function) if kind is positional and name in OPS[op].arrays]
-    assert taken[: len(first)] == first
+    assert received[: len(first)] == first

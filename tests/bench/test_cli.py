@@ -35,16 +35,16 @@ def test_ops_writes_a_record(tmp_path, capsys, quick_peaks):
 
 
 def test_the_option_missing_times_only_entries_that_the_record_lacks(tmp_path, capsys, quick_peaks):
-    into = ["--results", str(tmp_path), "--commit", "abc"]
-    assert cli.main([*SMALL, *into]) == 0
+    record_options = ["--results", str(tmp_path), "--commit", "abc"]
+    assert cli.main([*SMALL, *record_options]) == 0
     (path,) = tmp_path.glob("*/*.json")
     first = json.loads(path.read_text())["entries"]
-    assert cli.main([*SMALL, "--op", "fprop_relu", "--missing", *into]) == 0
+    assert cli.main([*SMALL, "--op", "fprop_relu", "--missing", *record_options]) == 0
     assert "entries missing in the record: 1\n" in capsys.readouterr().out
     entries = json.loads(path.read_text())["entries"]
     assert [entry["op"] for entry in entries] == ["fprop", "fprop_relu"]
     assert entries[0] == first[0]
-    assert cli.main([*SMALL, "--missing", *into]) == 0
+    assert cli.main([*SMALL, "--missing", *record_options]) == 0
     assert "entries missing in the record: 0\n" in capsys.readouterr().out
 
 

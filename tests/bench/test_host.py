@@ -84,7 +84,7 @@ def traced(call, counts):
 
 
 def monitored(call, counts):
-    """For Python 3.12 and later, where a trace function that enters a frame cannot ask for the frame's instructions."""
+    """As `traced`, for Python 3.12 and later: there a trace function gets no instructions of a frame that it enters."""
     count, monitoring = 0, sys.monitoring
     tool, event = monitoring.PROFILER_ID, monitoring.events.INSTRUCTION
 
@@ -113,8 +113,8 @@ def test_no_op_takes_more_instructions_than_its_budget_allows():
                 launched.clear()
                 call()
             budget = host.Timing(name, len(launched), arrays, 0.0, 0.0).budget
-            taken = instructions(call)
-            assert taken > 300  # far more than 0: the count works
-            if taken > INSTRUCTIONS * budget:
-                over[name] = f"{taken} instructions, {budget:.1f} us"
+            count = instructions(call)
+            assert count > 300  # far more than 0: the count works
+            if count > INSTRUCTIONS * budget:
+                over[name] = f"{count} instructions, {budget:.1f} us"
     assert not over

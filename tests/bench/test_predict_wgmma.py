@@ -78,19 +78,19 @@ def test_the_next_tile_hides_a_part_of_the_store():
     assert later_tile() == pytest.approx(18 * l2)
     assert later_tile(counted=Code(80, 1000, 400)) == pytest.approx(18 * 2 * (2 * 80 + 1000) + stored)  # bound by issue
     assert later_tile(drained=True) == pytest.approx(18 * l2 + stored + 1000 + l2)
-    long = 10_000  # longer than it takes to fill the ring of 6 stages
-    assert later_tile(counted=Code(80, 175, long), stages=60) == pytest.approx(60 * l2 + 2 * long - 6 * l2)
+    long_time = 10_000  # longer than it takes to fill the ring of 6 stages
+    assert later_tile(counted=Code(80, 175, long_time), stages=60) == pytest.approx(60 * l2 + 2 * long_time - 6 * l2)
 
 
 def test_a_second_block_hides_the_store_as_far_as_the_schedulers_can_issue_both():
-    l2, issue, long = 24576 * 132 / 5120, 2 * (80 + 175), 10_000
+    l2, issue, long_time = 24576 * 132 / 5120, 2 * (80 + 175), 10_000
 
     def later_tile(others):
         two_turns, three_turns = (time("wgmma-128x64", Code(80, 175, others), turns=turns) for turns in (2, 3))
         return (three_turns.seconds - two_turns.seconds) * H200.clock
 
     assert later_tile(400) == pytest.approx(18 * l2)
-    assert later_tile(2 * long) == pytest.approx(18 * issue + 2 * long)
+    assert later_tile(2 * long_time) == pytest.approx(18 * issue + 2 * long_time)
 
 
 def test_the_slowest_part_of_a_stage_sets_its_time():
@@ -100,7 +100,7 @@ def test_the_slowest_part_of_a_stage_sets_its_time():
 
 
 def test_the_blocks_of_a_cluster_wait_for_each_other_once():
-    """At the beginning and at the end, however many tiles they compute."""
+    """They wait at the beginning and at the end, however many tiles they compute."""
     l2 = 24576 * 132 / 5120
     for turns in (1, 3):
         found = time("wgmma-2x128x128", turns=turns).parts["prologue"]
@@ -160,7 +160,7 @@ def test_a_step_takes_the_faster_of_the_named_algorithm_and_the_launchers_choice
         return (algo, Prediction(times[algo], {}, "")) if times[algo] else None
 
     monkeypatch.setattr(predict_steps, "predict_entry", predicted)
-    taken = [predict_steps.fastest(None, algo, MADE_UP, H200) for algo in times]
-    assert taken == [2.0, 1.0, 2.0, 2.0]
+    times_by_algorithm = [predict_steps.fastest(None, algo, MADE_UP, H200) for algo in times]
+    assert times_by_algorithm == [2.0, 1.0, 2.0, 2.0]
     times["auto"] = None  # the model does not cover the launcher's choice, so the named algorithm does not count either
     assert predict_steps.fastest(None, "wgmma-128x128", MADE_UP, H200) is None

@@ -11,13 +11,13 @@ from tests.bench.fake_sides import entry, record, side, timed
 
 
 def test_a_record_is_read_back(tmp_path):
-    into = record(tmp_path)
-    timed(into, side(), side("peer", "eager"))
-    loaded = Record.load(into.path)
-    assert loaded.data == records.round_numbers(into.data)
+    stored = record(tmp_path)
+    timed(stored, side(), side("peer", "eager"))
+    loaded = Record.load(stored.path)
+    assert loaded.data == records.round_numbers(stored.data)
     (row,) = loaded.data["entries"]
     samples = row["sides"][0]["samples"]["wall"]
-    assert samples == [float(f"{sample:.4g}") for sample in into.data["entries"][0]["sides"][0]["samples"]["wall"]]
+    assert samples == [float(f"{sample:.4g}") for sample in stored.data["entries"][0]["sides"][0]["samples"]["wall"]]
 
 
 def test_a_second_run_adds_to_the_file_and_replaces_entries_it_times_again(tmp_path):
@@ -50,13 +50,13 @@ def test_a_file_that_is_not_a_record_of_this_version_is_refused(tmp_path, text, 
 
 
 def test_a_failing_write_leaves_the_old_file(tmp_path):
-    into = record(tmp_path)
-    before = into.path.read_text()
-    into.data["peaks"] = object()  # JSON cannot hold an object
+    stored = record(tmp_path)
+    before = stored.path.read_text()
+    stored.data["peaks"] = object()  # JSON cannot hold an object
     with pytest.raises(TypeError):
-        into.save()
-    assert into.path.read_text() == before
-    assert list(into.path.parent.iterdir()) == [into.path]
+        stored.save()
+    assert stored.path.read_text() == before
+    assert list(stored.path.parent.iterdir()) == [stored.path]
 
 
 def test_the_newest_record_of_each_device_is_found(tmp_path):

@@ -95,7 +95,7 @@ def test_every_kernel_of_the_gates_nets_is_packed():
 
 @pytest.mark.parametrize("direction", algorithms.DIRECTIONS)
 def test_the_kernels_that_the_hopper_checks_run_are_packed(direction):
-    """For every epilogue: the kernels of the algorithm to be proved and of the one that it is compared with."""
+    """For every epilogue they run the algorithm to be proved and the one that it is compared with."""
     packed = {*pack_cubins.variants_of(), *pack_cubins.launched_by_hopper_checks()}
     problem = algorithms.problems(small=True)[0]
     for dtype in warpgroup.HALVES:

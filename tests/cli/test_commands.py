@@ -411,7 +411,7 @@ class RecordsFlushes(io.StringIO):
 
 
 def test_output_into_a_pipe_is_flushed_line_by_line(monkeypatch):
-    """So that it is seen at once: the next line may take minutes."""
+    """Each line is seen at once, because the next one may take minutes."""
     for write, text in (
         (lambda: runs.print_line("run", "x"), "run        x\n"),
         (lambda: say("x", "stdout"), "x\n"),

@@ -475,7 +475,7 @@ def test_files_do_not_get_the_descriptors_of_closed_streams(tmp_path):
     assert ending_of(work, 0, close) == (0, "")
     assert (tmp_path / "file").read_text() == "kept"
 
-    def without_objects():  # as Python leaves them if they were closed before it started
+    def without_objects():  # Python sets sys.stdin and sys.stdout to None if their files were closed before it started
         close()
         sys.stdin = sys.stdout = None
 

@@ -28,8 +28,8 @@ def test_the_profile_has_times_rates_and_shares_of_the_roof_and_writes_a_trace(c
     trace = tmp_path / "step.json"
     output = profile_output(capsys, "--device", "numpy", "--trace", str(trace))
     (row,) = [line for line in output.splitlines() if line.startswith("conv1 forward ")]
-    time, share, mflop, megabytes, *rates, roof = row.split()[2:]
-    assert (time[-2:], share[-1], mflop, megabytes, len(rates), roof[-1]) == ("ms", "%", "1.106", "0.108", 2, "%")
+    time, percentage, mflop, megabytes, *rates, roof = row.split()[2:]
+    assert (time[-2:], percentage[-1], mflop, megabytes, len(rates), roof[-1]) == ("ms", "%", "1.106", "0.108", 2, "%")
     assert 1e-3 * float(mflop) / (1e-3 * float(time[:-2])) == pytest.approx(float(rates[0]), rel=0.05)
     assert "roof: copies 10 GB/s, float32 products 100 GFLOP/s; on numpy" in output
     assert max(map(len, output.replace(str(trace), "").splitlines())) <= 100

@@ -14,7 +14,7 @@ DOCS = Path(__file__).parent.parent.parent / "docs" / "recipes.md"
 
 
 def test_the_table_in_the_docs_is_the_one_that_reproduce_prints():
-    rows = [Row(*row, right) for row, right in reproduce.REFERENCE.items()]
+    rows = [Row(*row, correct) for row, correct in reproduce.REFERENCE.items()]
     assert "\n".join(reproduce.table(rows)) in DOCS.read_text(encoding="utf-8")
 
 

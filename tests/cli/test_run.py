@@ -21,7 +21,7 @@ from tests import pictures
 pytest.importorskip("safetensors")
 pytest.importorskip("tqdm")
 
-# Takes seconds: 96 images of 9x7, a net of convolution, ReLU, pool and FC layer.
+# Training takes seconds: there are 96 images of 9x7, and the net has a convolution, a ReLU, a pool and an FC layer.
 DATA = "synthetic:n=96,size=9x7x3,classes=4"
 TINY = ["--data", DATA, "--model", "seed-net", "--batch-size", "32", "--device", "numpy"]
 

@@ -32,7 +32,7 @@ def build(input_shape, classes):
 
 
 def forget(path):
-    """As in a new process, the file counts as not imported."""
+    """The file counts as not imported, as in a new process."""
     sys.modules.pop(path.stem, None)
     for name in [name for name in LAYERS if name.startswith(f"{path.stem}.")]:
         del LAYERS[name]
@@ -105,7 +105,7 @@ def test_live_runs_the_file_of_a_net_only_if_model_names_it(file, tmp_path, caps
 
 
 def test_a_file_whose_layer_changed_is_refused(file, tmp_path, capsys, monkeypatch):
-    """Even if Python's bytecode cache cannot tell: the file keeps its size and its time of modification."""
+    """Python's bytecode cache cannot tell: the file keeps its size and its time of modification."""
     monkeypatch.setattr(sys, "dont_write_bytecode", False)
     train_by_command(file, tmp_path / "run", capsys)
     forget(file)

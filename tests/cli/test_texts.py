@@ -94,26 +94,29 @@ PREDICTED = (
 
 @pytest.fixture
 def run_report(monkeypatch, capsys):
-    """Runs `gpuconv kernels --report` on prepared lines of two variants for sm_80 and one for sm_90a: (status, whether
-    all variants are shown, lines)."""
+    """Runs `gpuconv kernels --report` on prepared lines of two variants for sm_80 and one for sm_90a.
+
+    Returns the status, whether all variants were requested, and the lines of the output."""
 
     def run(lines, *arguments):
-        shows_all = []
+        all_requested = []
         listed = [(FEW_REGISTERS, "sm_80"), (MANY_REGISTERS, "sm_80"), (FEW_REGISTERS, "sm_90a")]
-        monkeypatch.setattr(resources, "jobs", lambda chosen, archs, everything: shows_all.append(everything) or listed)
+        monkeypatch.setattr(
+            resources, "jobs", lambda chosen, archs, everything: all_requested.append(everything) or listed
+        )
         monkeypatch.setattr(resources, "report", lambda listed, workers: iter([lines[:1], lines[1:]]))
         monkeypatch.setattr(predict_conv, "of_line", lambda line: 12.34e-6 if line.kernel == "second" else None)
         status = main(["kernels", "--report", *arguments])
         captured = capsys.readouterr()
         assert captured.err == ""  # no progress without a terminal
-        return status, shows_all[0], captured.out.splitlines()
+        return status, all_requested[0], captured.out.splitlines()
 
     return run
 
 
 def test_the_report_shows_the_variant_with_the_most_registers(run_report):
-    status, everything, lines = run_report(LINES)
-    assert (status, everything) == (0, False)
+    status, all_requested, lines = run_report(LINES)
+    assert (status, all_requested) == (0, False)
     assert lines == [
         HEAD,
         "first                              sm_80           64    1536      0       0      128        50%          -",
@@ -136,8 +139,8 @@ def test_the_report_names_the_variant_that_spills(run_report):
 
 
 def test_the_report_shows_every_variant_on_request(run_report):
-    status, everything, lines = run_report(LINES, "--all")
-    assert (status, everything) == (0, True)
+    status, all_requested, lines = run_report(LINES, "--all")
+    assert (status, all_requested) == (0, True)
     assert [line.split()[2] for line in lines[1:5]] == ["32", "64", "40", "24"]
     assert lines[2].endswith("50%          -  a.cu DTYPE=1")
     assert run_report(LINES, "--arch", "sm_80")[1] is True
@@ -174,7 +177,7 @@ def test_an_unknown_occupancy_and_a_missing_prediction_are_reported(run_report, 
 # --- parts of other commands --------------------------------------------------------------------
 
 
-def test_predict_shows_the_five_best_scores_with_bars_and_equal_ones_in_order():
+def test_predict_draws_a_bar_for_each_of_the_five_best_scores_and_keeps_equal_ones_in_order():
     scores = np.array([0.04, 0.05, 0.5, 0.25, 0.125, 0.035])
     assert predict.top(scores, ["a", "b", "cat", "dog", "e", "f"]) == [
         "  cat   50.00 %  " + "█" * 15,
@@ -245,7 +248,9 @@ REFUTED = Verdict(False, "y has other bits in run 2 than in the first", 1.5, Tru
 
 @pytest.fixture
 def run_prove(monkeypatch, capsys):
-    """Runs `gpuconv prove` with prepared verdicts of its algorithms: (status, the lines below the heading)."""
+    """Runs `gpuconv prove` with prepared verdicts of its algorithms.
+
+    Returns the status and the lines below the heading."""
 
     def run(verdicts, *arguments):
         monkeypatch.setattr(prove, "_products", lambda *settings: [PRODUCT])

@@ -92,7 +92,7 @@ def test_split_refuses_fractions_outside_0_to_1(fraction):
 # -- normalization ------------------------------------------------------------------------------
 
 
-def test_channel_normalization_equals_that_by_hand():
+def test_channel_normalization_has_the_statistics_computed_by_hand():
     pixels = np.array([[0, 10], [4, 30], [8, 20], [12, 20]], np.uint8).reshape(2, 1, 2, 2)
     normalization = Normalization.from_dataset(Dataset(pixels, np.zeros(2, int), ["a"]))
     assert normalization.mean.tolist() == [6, 20]
@@ -120,7 +120,7 @@ def test_statistics_of_many_bright_pixels_do_not_overflow():
     assert normalization.std.tolist() == [1]  # a constant channel is only centered
 
 
-def test_the_error_for_an_unknown_kind_names_the_nearest():
+def test_the_error_for_an_unknown_kind_suggests_the_nearest_name():
     with pytest.raises(ValueError, match="channel"):
         Normalization.from_dataset(dataset(), "chanel")
 
@@ -140,7 +140,7 @@ def test_bad_normalizations_are_refused(mean, std, message):
         Normalization(mean, std)
 
 
-def test_a_normalization_refuses_other_than_real_numbers_and_uint8_images():
+def test_a_normalization_accepts_only_real_numbers_and_uint8_images():
     for mean in ([1j], [True], np.ma.masked_array([1.0], mask=[1]), ["1"]):
         with pytest.raises(TypeError, match=r"^mean must"):
             Normalization(mean, [1])

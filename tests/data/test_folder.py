@@ -42,14 +42,14 @@ def test_the_split_depends_only_on_names():
     names = [f"cats/{number:03}.png" for number in range(10)]
     chosen = folder.for_testing(names, 0.2)
     assert [name for name, tested in zip(names, chosen) if tested] == ["cats/008.png"]
-    everything = [f"cats/{number}.png" for number in range(3000)]
-    is_test = dict(zip(everything, folder.for_testing(everything, 0.2)))
+    all_names = [f"cats/{number}.png" for number in range(3000)]
+    is_test = dict(zip(all_names, folder.for_testing(all_names, 0.2)))
     assert 540 <= sum(is_test.values()) <= 660  # a fifth of 3000 is 600
-    some = everything[::7]
+    some = all_names[::7]
     assert dict(zip(some, folder.for_testing(some, 0.2))) == {name: is_test[name] for name in some}
-    larger = dict(zip(everything, folder.for_testing(everything, 0.3)))
-    assert all(larger[name] for name in everything if is_test[name])
-    assert dict(zip(everything, folder.for_testing(everything, 0.2, seed=1))) != is_test
+    larger = dict(zip(all_names, folder.for_testing(all_names, 0.3)))
+    assert all(larger[name] for name in all_names if is_test[name])
+    assert dict(zip(all_names, folder.for_testing(all_names, 0.2, seed=1))) != is_test
 
 
 def test_every_class_has_a_training_and_a_test_image():
@@ -146,9 +146,9 @@ def test_a_tilde_is_the_home_folder(pets, monkeypatch):
 
 
 def test_the_test_fraction_is_between_0_and_1():
-    for share in (0, -0.5, 1.5):
+    for fraction in (0, -0.5, 1.5):
         with pytest.raises(ValueError, match="test must be between 0 and 1"):
-            folder.load("nowhere", test=share)
+            folder.load("nowhere", test=fraction)
 
 
 def test_an_error_without_a_message_is_named_by_its_type():

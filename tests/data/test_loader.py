@@ -63,7 +63,7 @@ def test_an_epoch_resumed_anywhere_gives_the_same_bits(dataset, start, augmentat
 
 
 def test_factors_of_mixup_are_drawn_for_each_batch_from_their_distribution(dataset):
-    """For alpha 1 it is the uniform one. The bound is that of the Kolmogorov-Smirnov test."""
+    """For alpha 1 the distribution is uniform. The bound is that of the Kolmogorov-Smirnov test."""
     mixed = make_loader(dataset, augmentation=Augmentation(mixup=1), shuffle=False)
     factors = []
     for epoch in range(40):

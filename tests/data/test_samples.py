@@ -16,18 +16,18 @@ PLAIN = Normalization([0] * 3, [1] * 3)
 
 
 class Numbered(Samples):
-    """Images of one pixel, the number of the sample. asked: the indices of all reads."""
+    """Images of one pixel, the number of the sample. reads: the indices of all reads."""
 
     def __init__(self, count, **options):
         super().__init__(**{"name": "numbered", "image_shape": (1, 1, 1), "dtype": np.dtype(np.uint8)} | options)
         object.__setattr__(self, "count", count)
-        object.__setattr__(self, "asked", [])
+        object.__setattr__(self, "reads", [])
 
     def __len__(self):
         return self.count
 
     def read(self, indices):
-        self.asked.append(np.array(indices))
+        self.reads.append(np.array(indices))
         return (indices % 256).astype(np.uint8).reshape(-1, 1, 1, 1), np.zeros(len(indices), np.int64)
 
 
@@ -41,7 +41,7 @@ def test_statistics_come_from_at_most_4096_evenly_spaced_samples():
     for count, expected in ((5, 5), (4096, 4096), (4097, 4096), (100_000, 4096)):
         numbered = Numbered(count)
         assert len(numbered.measured()) == expected
-        (indices,) = numbered.asked
+        (indices,) = numbered.reads
         assert (indices[0], indices[-1], len(np.unique(indices))) == (0, count - 1, expected)
         assert np.ptp(np.diff(indices)) <= 1  # the distances differ by at most 1
     assert samples.MEASURED == 4096
@@ -182,7 +182,7 @@ def test_samples_are_read_in_the_order_of_the_epoch():
     numbered = Numbered(7)
     loader = StreamLoader(numbered, 3, normalization=Normalization([0], [1]), shuffle=False)
     assert [x.ravel().tolist() for x, _ in loader.epoch(0, 1)] == [[3, 4, 5], [6]]
-    assert [indices.tolist() for indices in numbered.asked] == [[3, 4, 5], [6]]
+    assert [indices.tolist() for indices in numbered.reads] == [[3, 4, 5], [6]]
     assert len(loader) == 3
     with pytest.raises(ValueError, match="start_batch must be at most 3"):
         loader.epoch(0, 4)

@@ -89,9 +89,9 @@ def test_the_checksum_covers_names_sizes_dates_and_labels(photos, monkeypatch):
 
 def test_a_streamed_folder_can_be_split_and_relabeled(photos):
     samples = folder.load_all(photos, stream=True)
-    rest, part = samples.split(0.3, seed=1)
-    memory_rest, memory_part = folder.load_all(photos).split(0.3, seed=1)
-    for files, memory in ((rest, memory_rest), (part, memory_part)):
+    first, second = samples.split(0.3, seed=1)
+    memory_first, memory_second = folder.load_all(photos).split(0.3, seed=1)
+    for files, memory in ((first, memory_first), (second, memory_second)):
         np.testing.assert_array_equal(files.read(np.arange(len(files)))[0], memory.images)
     relabeled = samples.relabeled(["owls", "dogs", "cats"])
     np.testing.assert_array_equal(relabeled.read(np.arange(len(relabeled)))[1], 2 - samples.labels)

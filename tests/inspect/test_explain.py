@@ -160,7 +160,7 @@ def test_a_gradient_is_the_sum_of_contributions_from_outputs():
 
 @pytest.mark.parametrize("device", ["numpy", pytest.param("emulated", marks=pytest.mark.kernels)])
 def test_gradients_through_branches_are_the_sum_of_those_of_all_branches(device):
-    """For a block inside a block, a block whose shortcut is the input, and branches concatenated and added."""
+    """The net has a block inside a block, a block whose shortcut is the input, and branches concatenated and added."""
     inner = Residual([Conv2D(2, 3, padding=1)])
     outer = Residual([ReLU(), inner], [Conv2D(2, 1)])
     row = [outer, Branches([[], [Conv2D(2, 1)]]), Branches([[], [Conv2D(4, 1)], [Tanh()]], merge="add")]

@@ -101,11 +101,11 @@ def test_a_layers_time_excludes_the_layers_inside_it(monkeypatch):
 
 def test_rows_are_medians_over_steps_and_the_timeline_is_the_middle_step(monkeypatch):
     ticks, calls = Ticks(), []
-    lengths = [0, 10, 70, 20]  # of the steps; the first is not counted
+    step_lengths = [0, 10, 70, 20]  # the first step is not counted
 
     def seconds(marks):
         calls.append(marks)
-        return [lengths[len(calls) - 1] * float(mark - marks[0]) for mark in marks]
+        return [step_lengths[len(calls) - 1] * float(mark - marks[0]) for mark in marks]
 
     monkeypatch.setattr(ticks, "seconds", seconds)
     monkeypatch.setattr(profile_module, "open_timer", lambda device: ticks)
@@ -133,7 +133,7 @@ def test_the_trace_is_one_step_nested_as_the_layers_are():
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_the_work_of_each_layer_equals_that_counted_by_hand(dtype):
-    """For a batch of 2; s is the size of a number in bytes."""
+    """The batch has 2 images; s is the size of a number in bytes."""
     report = profile(small_net(dtype=dtype), 2, steps=1)
     rows, s = dict(zip(names(report), [row.work for row in report.rows])), np.dtype(dtype).itemsize
     images, maps, pooled = 2 * 4 * 6 * 3, 2 * 4 * 6 * 4, 2 * 2 * 3 * 4
@@ -146,7 +146,7 @@ def test_the_work_of_each_layer_equals_that_counted_by_hand(dtype):
     assert rows["residual1 forward"] == rows["residual1 backward"] == Work(0, 3 * s * maps)
     assert rows["residual1.conv1 backward"] == Work(4 * maps * 36, s * (2 * maps + 2 * conv2 + maps))
     assert rows["residual1.norm1 forward"] == Work(0, s * (2 * maps + norm))
-    assert rows["residual1.norm1 backward"] == Work(0, s * (3 * maps + 2 * norm + 8))  # 8: mean and inv_std of 4
+    assert rows["residual1.norm1 backward"] == Work(0, s * (3 * maps + 2 * norm + 8))  # mean and inv_std: 8
     assert rows["pool1 forward"] == Work(0, s * (maps + pooled))
     assert rows["fc1 forward"] == Work(2 * 2 * 5 * 24, s * (pooled + fc + 10))
     assert rows["loss"] == Work(0, 2 * 10 * s + 2 * 8)
@@ -160,10 +160,10 @@ def test_the_work_of_each_layer_equals_that_counted_by_hand(dtype):
 def test_the_update_of_a_16_bit_net_moves_float32_masters_and_velocities(precision, scans):
     """The parameters of a norm are float32 already. scans: how often the loss scale reads each gradient."""
     report = profile(small_net().to(precision=precision), 2, steps=1)
-    parameters, of_norm = 4 * 9 * 3 + 4 + 4 * 9 * 4 + 5 * 24 + 5, 8
+    parameters, norm_parameters = 4 * 9 * 3 + 4 + 4 * 9 * 4 + 5 * 24 + 5, 8
     updated = {name: row.work for name, row in zip(names(report), report.rows)}["sgd"]
     # Bytes: the gradient is read, and scanned; the parameter is written; master and velocity are read and written.
-    assert updated == Work(0, (2 + 2 * scans + 2 + 2 * 4 + 2 * 4) * parameters + (5 + scans) * 4 * of_norm)
+    assert updated == Work(0, (2 + 2 * scans + 2 + 2 * 4 + 2 * 4) * parameters + (5 + scans) * 4 * norm_parameters)
 
 
 @pytest.mark.kernels
@@ -218,19 +218,21 @@ def test_a_concatenation_moves_only_what_is_not_written_or_read_in_place():
     branches = Branches([[Conv2D(3, 1)], [Conv2D(5, 1), GroupNorm(1)], []])
     net = Sequential([Input((4, 4, 2)), branches], dtype="float32")
     assert work.of_layer(net["branches1"], "forward", 2) == Work(0.0, 2 * 4 * 2 * 16 * 2)
-    assert work.of_layer(net["branches1"], "backward", 2) == Work(0.0, (1 + 3) * 4 * 2 * 16 * 2)  # dgrad adds; a sum
+    # The second branch's dgrad reads the gradient to which it adds; the third branch needs a sum.
+    assert work.of_layer(net["branches1"], "backward", 2) == Work(0.0, (1 + 3) * 4 * 2 * 16 * 2)
     flat = Branches([[Flatten(), Linear(3)], [Flatten()]])
     net = Sequential([Input((1, 1, 2)), flat], dtype="float32")
     assert work.of_layer(net["branches1"], "forward", 2) == Work(0.0, 2 * 4 * 2 * 2)
     assert work.of_layer(net["branches1"], "backward", 2) == Work(0.0, (2 + 3) * 4 * 2 * 2)  # a copy and a sum
 
 
+# For each kind of shortcut, its layers and the volumes that are moved to add the input gradients of both paths.
 SHORTCUTS = {"input": (None, 1), "convolution": ([Conv2D(2, 1)], 1), "norm": ([BatchNorm()], 3)}
 
 
 @pytest.mark.parametrize("name", SHORTCUTS)
 def test_an_input_gradient_to_which_dgrad_adds_is_read_once_more(name):
-    """The norm of the body also reads the output and writes the gradient of the sum: the two other volumes."""
+    """Two more volumes are moved in any case: the body's norm also reads the output, and writes the sum's gradient."""
     shortcut, volumes = SHORTCUTS[name]
     body = [Conv2D(2, 1), BatchNorm()]
     net = Sequential([Input((4, 4, 2)), Residual(body, shortcut), ReLU()], dtype="float32").fuse()

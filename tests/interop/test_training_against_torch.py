@@ -115,7 +115,7 @@ NETS = {
 
 
 def built(name):
-    """Both nets, without dropout."""
+    """The two nets, without dropout."""
     torch.manual_seed(0)
     make, make_module = NETS[name]
     net, module = make(), make_module().double()

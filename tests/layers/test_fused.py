@@ -112,18 +112,19 @@ def test_pools_that_overlap_pad_or_cover_a_part_stay_separate(pool):
 def test_a_fused_net_gives_the_same_results(device):
     net = odd_net(device=device, seed=2)
     fused = net.fuse()
-    for plain, of_fused in zip(step(net), step(fused), strict=True):
-        np.testing.assert_allclose(of_fused, plain, rtol=2e-5, atol=2e-5 * np.abs(plain).max())
-    for plain, of_fused in zip(step(net)[:2], step(fused)[:2], strict=True):  # scores and input gradient: the same bits
-        np.testing.assert_array_equal(of_fused, plain)
+    for plain, from_fused in zip(step(net), step(fused), strict=True):
+        np.testing.assert_allclose(from_fused, plain, rtol=2e-5, atol=2e-5 * np.abs(plain).max())
+    # Scores and input gradients have the same bits.
+    for plain, from_fused in zip(step(net)[:2], step(fused)[:2], strict=True):
+        np.testing.assert_array_equal(from_fused, plain)
 
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("activation", [GELU, Sigmoid])
 @pytest.mark.parametrize("input_grad", [False, True])
 def test_a_bias_with_a_frozen_weight_is_trained_through_its_activation(device, activation, input_grad, monkeypatch):
-    rows = [Input((6, 5, 3)), Conv2D(4, 2, frozen=("weight",)), activation(), Flatten(), Linear(3)]
-    net = Sequential(rows, device=device, seed=1)
+    layers = [Input((6, 5, 3)), Conv2D(4, 2, frozen=("weight",)), activation(), Flatten(), Linear(3)]
+    net = Sequential(layers, device=device, seed=1)
     fused = net.fuse()
     assert kinds(fused) == ["Input", "ConvActivation", "Flatten", "Linear"]
     rng, called = np.random.default_rng(4), []
@@ -153,7 +154,7 @@ def test_a_bias_with_a_frozen_weight_is_trained_through_its_activation(device, a
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_an_activation_that_keeps_its_input_is_fused_with_the_same_bits(device, dtype):
-    """One launch forward, which stores both; all bits are those of the unfused net."""
+    """One launch of the forward pass stores input and output of the activation. All bits equal the unfused net's."""
     layers = [
         Input((6, 5, 3)),
         Conv2D(4, 2),
@@ -166,8 +167,8 @@ def test_an_activation_that_keeps_its_input_is_fused_with_the_same_bits(device, 
     net = Sequential(layers, device=device, seed=1, dtype=dtype)
     fused = net.fuse()
     assert kinds(fused) == ["Input", "ConvActivation", "ConvActivation", "Conv2D", "GELU"]
-    for plain, of_fused in zip(step(net), step(fused), strict=True):
-        np.testing.assert_array_equal(of_fused, plain)
+    for plain, from_fused in zip(step(net), step(fused), strict=True):
+        np.testing.assert_array_equal(from_fused, plain)
     with launches.record_launches() as launched:
         fused.forward(gc.asarray(np.ones((1, 6, 5, 3)), device, net.dtype))
     assert len(launched) == (5 if device == "emulated" else 0)  # the depthwise convolution is not fused
@@ -177,9 +178,9 @@ def test_a_fused_net_has_the_same_keys_and_arrays():
     net = odd_net()
     fused = net.fuse()
     for method in ("state_dict", "params", "grads", "buffers"):
-        plain, of_fused = getattr(net, method)(), getattr(fused, method)()
-        assert list(plain) == list(of_fused)
-        assert all(plain[key] is of_fused[key] for key in plain)
+        plain, from_fused = getattr(net, method)(), getattr(fused, method)()
+        assert list(plain) == list(from_fused)
+        assert all(plain[key] is from_fused[key] for key in plain)
     assert fused.parameter_count == net.parameter_count
     other = odd_net(seed=5)
     fused.load_state_dict(other.state_dict())
@@ -201,13 +202,13 @@ def test_a_fused_net_can_be_copied_fused_again_and_summarized():
         fused.backward(np.zeros((2, 3), np.float32))
 
 
-def test_a_frozen_weight_gets_no_gradient_and_its_bias_the_same_one():
+def test_with_a_frozen_weight_the_bias_gets_the_gradient_of_the_unfused_net():
     layers = [Input((6, 6, 2)), Conv2D(3, 3, frozen=("weight",)), ReLU(), MaxPool2D(2)]
     net = Sequential(layers, dtype="float64")
     fused = net.fuse()
     assert list(fused.grads()) == ["conv1.bias"]
-    (_, _, plain), (_, _, of_fused) = step(net), step(fused)
-    np.testing.assert_allclose(of_fused, plain, rtol=1e-13)  # a sum of 48, in another order
+    (_, _, plain), (_, _, from_fused) = step(net), step(fused)
+    np.testing.assert_allclose(from_fused, plain, rtol=1e-13)  # a sum of 48, in another order
 
 
 @pytest.mark.parametrize("activations", [[ReLU], []], ids=["relu-pool", "pool"])
@@ -270,8 +271,8 @@ def test_batch_norm_and_an_activation_are_fused_with_the_same_bits(device, activ
 
     plain, fused = net(), net().fuse()
     assert kinds(fused) == ["Input", "MaxPool2D", "NormActivation", "BatchNorm"]
-    for expected, of_fused in zip(step(plain), step(fused), strict=True):
-        np.testing.assert_array_equal(of_fused, expected)
+    for expected, from_fused in zip(step(plain), step(fused), strict=True):
+        np.testing.assert_array_equal(from_fused, expected)
     for name, expected in plain.buffers().items():
         np.testing.assert_array_equal(gc.to_numpy(fused.buffers()[name]), gc.to_numpy(expected))
     leaky = Sequential([Input((4,)), BatchNorm(), LeakyReLU(negative_slope=0.3)])
@@ -340,8 +341,8 @@ def test_convolutions_fused_with_batch_norm_give_the_same_results(device):
     plain, fused = net(), net().fuse()
     assert kinds(fused) == ["Input", "ConvNorm", "ResidualNorm", "ConvNorm", "Flatten", "Linear"]
     assert kinds(fused[2].layers[0].rows[0]) == ["ConvNorm"]
-    for expected, of_fused in zip(step(plain), step(fused), strict=True):
-        np.testing.assert_allclose(of_fused, expected, rtol=1e-4, atol=1e-5)  # some gradients cancel to zero
+    for expected, from_fused in zip(step(plain), step(fused), strict=True):
+        np.testing.assert_allclose(from_fused, expected, rtol=1e-4, atol=1e-5)  # some gradients cancel to zero
     for name, expected in plain.buffers().items():
         np.testing.assert_allclose(gc.to_numpy(fused.buffers()[name]), gc.to_numpy(expected), rtol=1e-5, atol=1e-6)
     x = gc.asarray(np.random.default_rng(3).standard_normal((2, 7, 6, 3)).astype(np.float32), device)
@@ -351,7 +352,7 @@ def test_convolutions_fused_with_batch_norm_give_the_same_results(device):
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_convolutions_fused_with_a_pool_and_batch_norm_give_the_same_results(device):
-    """As in airbench94; maps of odd sizes, groups, and a pool that nothing follows."""
+    """The first layers are as in airbench94. There are maps of odd sizes, groups, and a pool that nothing follows."""
 
     def net():
         layers = [
@@ -365,8 +366,8 @@ def test_convolutions_fused_with_a_pool_and_batch_norm_give_the_same_results(dev
 
     plain, fused = net(), net().fuse()
     assert kinds(fused) == ["Input", "ConvNorm", "ConvNorm", "ConvPool", "Flatten", "Linear"]
-    for expected, of_fused in zip(step(plain), step(fused), strict=True):
-        np.testing.assert_allclose(of_fused, expected, rtol=1e-4, atol=1e-5)  # some gradients cancel to zero
+    for expected, from_fused in zip(step(plain), step(fused), strict=True):
+        np.testing.assert_allclose(from_fused, expected, rtol=1e-4, atol=1e-5)  # some gradients cancel to zero
     for name, expected in plain.buffers().items():
         np.testing.assert_allclose(gc.to_numpy(fused.buffers()[name]), gc.to_numpy(expected), rtol=1e-5, atol=1e-6)
     x = gc.asarray(np.random.default_rng(3).standard_normal((2, 15, 13, 3)).astype(np.float32), device)
@@ -393,9 +394,9 @@ def test_a_convolution_with_fit_cover_is_fused_with_its_activation(device):
         fused = net.fuse()
         assert len(fused) == 2
         x = gc.asarray(np.random.default_rng(0).normal(size=(2, 5, 6, 2)).astype(np.float32), device)
-        expected, of_fused = (gc.to_numpy(tested.infer(x)) for tested in (net, fused))
-        assert of_fused.shape == (2, 3, 3, 3)
-        np.testing.assert_array_equal(of_fused, expected)
+        expected, from_fused = (gc.to_numpy(tested.infer(x)) for tested in (net, fused))
+        assert from_fused.shape == (2, 3, 3, 3)
+        np.testing.assert_array_equal(from_fused, expected)
 
 
 def net_of_norms_read_by_convolutions(device):
@@ -426,8 +427,8 @@ def test_norms_read_by_convolutions_are_chained_and_give_the_same_results(device
         assert kinds(fused) == ["Input", *kinds_of_net, "Flatten", "Linear"]
         assert kinds(fused[-3].rows[0]) == kinds_of_body
         assert list(fused.state_dict()) == list(plain.state_dict())
-        for plain_value, of_fused in zip(expected, step(fused), strict=True):
-            np.testing.assert_allclose(of_fused, plain_value, rtol=1e-4, atol=1e-5)  # some gradients cancel to zero
+        for plain_value, from_fused in zip(expected, step(fused), strict=True):
+            np.testing.assert_allclose(from_fused, plain_value, rtol=1e-4, atol=1e-5)  # some gradients cancel to zero
         for name, value in plain.buffers().items():
             np.testing.assert_allclose(gc.to_numpy(fused.buffers()[name]), gc.to_numpy(value), rtol=1e-5, atol=1e-6)
 
@@ -466,5 +467,5 @@ def test_a_chain_at_the_end_of_a_branch_gives_the_same_results():
     )
     fused = net.fuse()
     assert kinds(fused[1].rows[1]) == ["NormChain"]
-    for plain, of_fused in zip(step(net), step(fused), strict=True):
-        np.testing.assert_allclose(of_fused, plain, rtol=1e-4, atol=1e-5)
+    for plain, from_fused in zip(step(net), step(fused), strict=True):
+        np.testing.assert_allclose(from_fused, plain, rtol=1e-4, atol=1e-5)

@@ -133,7 +133,7 @@ CASES = [
 
 
 def name_of_case(layer):
-    """A layer for a test's name: "GELU(approximate='tanh')", "ConvNorm of Conv2D+BatchNorm"."""
+    """What test names call a layer, such as "GELU(approximate='tanh')" and "ConvNorm of Conv2D+BatchNorm"."""
     kind = type(layer).__name__
     inner = [type(part).__name__ for part in layer.walk() if not part.children() and part is not layer]
     if inner:
@@ -506,14 +506,14 @@ def test_these_layers_are_elementwise():
 
 
 def test_a_convolution_of_one_channel_is_not_depthwise():
-    kinds = {(1, 1): False, (1, 4): False, (4, 4): True, (2, 4): False}
-    for (groups, channels), expected in kinds.items():
+    depthwise = {(1, 1): False, (1, 4): False, (4, 4): True, (2, 4): False}
+    for (groups, channels), expected in depthwise.items():
         layer = Conv2D(4, 3, groups=groups)
         layer.build((5, 5, channels))
         assert layer.depthwise == expected, (groups, channels)
 
 
-def test_a_transposed_convolution_equals_one_by_hand():
+def test_a_transposed_convolution_gives_the_values_computed_by_hand():
     layer = ConvTranspose2D(1, 2, stride=2)
     layer.build((1, 2, 1), dtype="float64")
     layer["weight"][...] = np.array([[1.0, 2], [3, 4]]).reshape(1, 2, 2, 1)
@@ -540,7 +540,7 @@ def test_upsampling_repeats_pixels_exactly():
         np.testing.assert_array_equal(dx.astype(float), np.full(x.shape, 6.0))
 
 
-def test_bilinear_upsampling_equals_one_by_hand():
+def test_bilinear_upsampling_gives_the_values_computed_by_hand():
     x = np.array([[0.0, 4.0], [8.0, 0.0]]).reshape(1, 2, 2, 1)
     rows = {2: [0, 1, 3, 4], 3: [0, 0, 4 / 3, 8 / 3, 4, 4]}
     for scale, row in rows.items():

@@ -59,8 +59,8 @@ def test_a_new_head_leaves_the_pretrained_layers_as_they_are_in_both_nets(option
     before = values(net)
     new = Sequential([*net[:-1], Linear(3)])
     assert same_values(values(net), before)
-    kept = {key: value for key, value in values(new).items() if not key.startswith("fc")}
-    assert same_values(kept, {key: value for key, value in before.items() if not key.startswith("fc")})
+    without_head = {key: value for key, value in values(new).items() if not key.startswith("fc")}
+    assert same_values(without_head, {key: value for key, value in before.items() if not key.startswith("fc")})
     assert (new.device, new.precision) == (net.device, net.precision)
     assert new.output_shape == (3,)
     assert np.abs(gc.to_numpy(new["fc1"]["weight"]).astype("f4")).max() > 0

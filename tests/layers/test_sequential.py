@@ -102,12 +102,12 @@ def test_given_names_stay_and_automatic_ones_avoid_them():
         (lambda: [Input((4, 4, 1)), Input((4, 3, 1))], ValueError, "takes volumes of 4 x 3 x 1"),
     ],
 )
-def test_lists_that_are_no_net_are_refused(layers, error, message):
+def test_lists_that_make_no_net_are_refused(layers, error, message):
     with pytest.raises(error, match=message):
         Sequential(layers())
 
 
-def test_the_error_for_an_unknown_layer_name_gives_the_nearest():
+def test_the_error_for_an_unknown_layer_name_suggests_the_nearest_one():
     with pytest.raises(ValueError, match="did you mean 'conv1'"):
         net_of()["conv"]
 
@@ -253,7 +253,7 @@ def test_predict_equals_forward_whatever_the_batch_size():
 
 
 def test_masked_and_invalid_arrays_are_refused_by_every_method_of_a_net():
-    """A masked array is refused, alone or in lists; for other objects the error says what would be an image."""
+    """Masked arrays are refused also within lists. The error for other unusable arrays says what the net accepts."""
     net = net_of()
     net.classes = list("abcde")
     x = images()

@@ -204,8 +204,8 @@ def test_dtype_takes_short_names_of_precisions():
 
 
 def test_short_names_of_precisions_and_of_the_cpu_are_accepted():
-    for short, name in (("bf16", "bfloat16"), ("fp16", "float16"), ("fp32", "float32"), ("fp64", "float64")):
-        assert gc.models.build("seed-net", (8, 8, 3), precision=short).precision == name
+    for short_name, name in (("bf16", "bfloat16"), ("fp16", "float16"), ("fp32", "float32"), ("fp64", "float64")):
+        assert gc.models.build("seed-net", (8, 8, 3), precision=short_name).precision == name
     assert gc.models.build("seed-net", (8, 8, 3), device="cpu").device == "numpy"
     with pytest.raises(ValueError, match="unknown precision 'bf61'"):
         gc.models.build("seed-net", precision="bf61")

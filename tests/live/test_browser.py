@@ -112,8 +112,8 @@ def eventually(page, condition, what=""):
         page.wait_for_timeout(50)
 
 
-def wait_for_accuracy(page, share):
-    wait_until(page, f"Number(document.querySelector('[data-part=test]')?.dataset.accuracy) > {share}")
+def wait_for_accuracy(page, accuracy):
+    wait_until(page, f"Number(document.querySelector('[data-part=test]')?.dataset.accuracy) > {accuracy}")
 
 
 def draw(page, points):
@@ -121,10 +121,10 @@ def draw(page, points):
     page.locator("#pad").scroll_into_view_if_needed()
     box = page.locator("#pad").bounding_box()
     scale = box["width"] / 224
-    at = [(box["x"] + x * scale, box["y"] + y * scale) for x, y in points]
-    page.mouse.move(*at[0])
+    positions = [(box["x"] + x * scale, box["y"] + y * scale) for x, y in points]
+    page.mouse.move(*positions[0])
     page.mouse.down()
-    for point in at[1:]:
+    for point in positions[1:]:
         page.mouse.move(*point, steps=12)
     page.mouse.up()
 
@@ -135,11 +135,11 @@ def test_a_net_trains_and_is_inspected(open_page, tmp_path):
     wait_until(page, "document.querySelectorAll('#right .example').length > 5")
     page.click("#toggle")
     wait_until(page, "document.getElementById('phase').textContent === 'paused'")
-    there = step(page)
+    paused_step = step(page)
     page.wait_for_timeout(500)
-    assert step(page) == there
+    assert step(page) == paused_step
     page.click("#one")
-    wait_until(page, f"Number(document.getElementById('step').textContent) === {there + 1}")
+    wait_until(page, f"Number(document.getElementById('step').textContent) === {paused_step + 1}")
     screenshot(page, "learning", tmp_path)
 
     for digit, points in ((7, SEVEN), (1, ONE)):
@@ -175,7 +175,7 @@ def test_a_net_trains_and_is_inspected(open_page, tmp_path):
     page.fill("[name=batch_size]", "32")
     page.click("#settings button")
     wait_until(page, "document.getElementById('log').textContent.includes('on: lr 0.001, batch_size 32')")
-    wait_until(page, "Number(document.getElementById('rate').textContent) <= 0.001")  # of this, a part by the schedule
+    wait_until(page, "Number(document.getElementById('rate').textContent) <= 0.001")  # the schedule lowers it further
     assert text(page, "#schedule").strip() == ", before the schedule"
     page.fill("[name=lr]", "-1")
     page.click("#settings button")
@@ -258,14 +258,14 @@ def test_an_optimizer_and_a_checkpoint_can_be_changed_while_the_net_trains(open_
     assert page.locator("#load").is_disabled()
     page.click("#save")
     wait_until(page, "document.querySelectorAll('#saved option').length === 1")
-    there = step(page)
+    saved_step = step(page)
 
     page.select_option("[name=optimizer]", "adam")
     page.fill("[name=lr]", "0.002")
     page.click("#settings button")
     wait_until(page, "document.getElementById('log').textContent.includes('on: optimizer adam, lr 0.002')")
     wait_until(page, "document.querySelector('[name=momentum]').disabled")  # Adam has no momentum setting
-    wait_until(page, f"Number(document.getElementById('step').textContent) > {there + 50}")
+    wait_until(page, f"Number(document.getElementById('step').textContent) > {saved_step + 50}")
     assert text(page, "#phase") == "training"
     assert page.input_value("[name=optimizer]") == "adam"
 
@@ -273,12 +273,12 @@ def test_an_optimizer_and_a_checkpoint_can_be_changed_while_the_net_trains(open_
     page.click("#load")
     wait_until(page, "document.getElementById('phase').textContent === 'paused'")
     wait_until(page, "document.getElementById('log').textContent.includes('went to checkpoint 1, step ')")
-    back = int(re.search(r"went to checkpoint 1, step (\d+)", text(page, "#log"))[1])
-    wait_until(page, f"Number(document.getElementById('step').textContent) === {back}")
-    assert back <= there + 5
+    loaded_step = int(re.search(r"went to checkpoint 1, step (\d+)", text(page, "#log"))[1])
+    wait_until(page, f"Number(document.getElementById('step').textContent) === {loaded_step}")
+    assert loaded_step <= saved_step + 5
     wait_until(page, "document.querySelector('[name=optimizer]').value !== 'adam'")
     page.click("#toggle")
-    wait_until(page, f"Number(document.getElementById('step').textContent) > {back + 20}")
+    wait_until(page, f"Number(document.getElementById('step').textContent) > {loaded_step + 20}")
 
 
 def test_a_click_explains_a_layer_inside_others(open_page, tmp_path):
@@ -362,9 +362,9 @@ def test_the_page_fits_a_phone_in_light_and_dark_and_works_from_the_keyboard(ope
     page.locator("h1").click()
     page.keyboard.press("p")
     wait_until(page, "document.getElementById('phase').textContent === 'paused'")
-    there = step(page)
+    paused_step = step(page)
     page.keyboard.press("s")
-    wait_until(page, f"Number(document.getElementById('step').textContent) === {there + 1}")
+    wait_until(page, f"Number(document.getElementById('step').textContent) === {paused_step + 1}")
     page.focus("#pad")
     for _ in range(5):
         page.keyboard.press("Shift+ArrowDown")
@@ -378,11 +378,11 @@ def test_two_browsers_show_the_same_run_and_training_continues_without_any(open_
     wait_until(one, "document.getElementById('phase').textContent === 'paused'")
     one.click("#toggle")
     wait_until(other, "document.getElementById('phase').textContent === 'training'")
-    there = step(one)
+    step_at_close = step(one)
     one.context.close()
     other.context.close()
     again = open_page()
-    wait_until(again, f"Number(document.getElementById('step').textContent) > {there + 20}")
+    wait_until(again, f"Number(document.getElementById('step').textContent) > {step_at_close + 20}")
 
 
 def test_a_page_reconnects_after_the_server_restarts(browser, tmp_path):

@@ -88,13 +88,13 @@ def test_ten_snapshots_a_second_cost_at_most_a_twentieth_of_the_steps(open_sessi
         spent, worked, steps = session.spent, session.worked, session.trainer.steps
         used = time.process_time()
         counts = heard(port, 6)
-        given = min(1.0, (time.process_time() - used) / 6)  # the share of a core that this process got
-        share = (session.spent - spent) / (session.worked - worked)
-        print(f"{100 * share:.2f} % of {session.trainer.steps - steps} steps, events {counts}")
-        assert share <= 0.05
+        core_share = min(1.0, (time.process_time() - used) / 6)  # the share of a core that this process got
+        session_share = (session.spent - spent) / (session.worked - worked)
+        print(f"{100 * session_share:.2f} % of {session.trainer.steps - steps} steps, events {counts}")
+        assert session_share <= 0.05
         # An idle machine gives 60; `test_session.py` counts them exactly, by a simulated clock.
-        assert counts["state"] >= 30 * given
-        assert counts["picture"] >= 3 * given
+        assert counts["state"] >= 30 * core_share
+        assert counts["picture"] >= 3 * core_share
 
 
 def test_training_continues_when_a_browser_reads_nothing_or_disconnects(open_session):
@@ -191,7 +191,7 @@ def finish(server, run):
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_saves_the_current_step(tmp_path, number):
-    """Even if the reader of the standard output is gone."""
+    """It does so even if the reader of the standard output is gone."""
     reading, writing = os.pipe()
     command = [sys.executable, "-m", "gpuconv", "live", "--port", "0", "--device", "numpy", "--epochs", "1000"]
     with open(tmp_path / "stderr", "wb") as stderr:

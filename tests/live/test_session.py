@@ -47,18 +47,18 @@ def test_pause_stops_the_steps_and_go_continues(open_session):
     session = open_session()
     wait_for(session, lambda: session.trainer.steps > 5)
     do(session, "pause")
-    there = session.trainer.steps
+    paused_step = session.trainer.steps
     time.sleep(0.1)
-    assert session.trainer.steps == there
+    assert session.trainer.steps == paused_step
     assert session.state()["lr"] == session.trainer.lr
     assert session.state()["schedule"] == str(session.trainer.schedule)
     for number in range(1, 12):  # past the ends of epochs
         do(session, "step")
-        wait_for(session, lambda: session.trainer.steps == there + number)  # noqa: B023
+        wait_for(session, lambda: session.trainer.steps == paused_step + number)  # noqa: B023
     time.sleep(0.05)
-    assert session.trainer.steps == there + 11
+    assert session.trainer.steps == paused_step + 11
     do(session, "go")
-    wait_for(session, lambda: session.trainer.steps > there + 30)
+    wait_for(session, lambda: session.trainer.steps > paused_step + 30)
 
 
 def test_a_change_is_announced_stored_and_applied(open_session):
@@ -255,20 +255,30 @@ def test_watching_a_run_does_not_change_its_bits(open_session):
     """Snapshots, gradients, maps and explanations are computed between two steps."""
     alone = open_session(CONV, changes={"epochs": 8})
     wait_for(alone, lambda: alone.phase == "finished")
-    seen = open_session(CONV, start=False, changes={"epochs": 8})
-    seen.view.hub = Watched()
-    seen.view.budget = Budget({name: Limits(0.0, 1.0) for name in seen.view.budget.limits})
-    seen.start()
+    watched = open_session(CONV, start=False, changes={"epochs": 8})
+    watched.view.hub = HubWithClient()
+    watched.view.budget = Budget({name: Limits(0.0, 1.0) for name in watched.view.budget.limits})
+    watched.start()
     maps = itertools.cycle(attribution.KINDS)
-    while seen.phase != "finished":
+    while watched.phase != "finished":
         for kind in pictures.KINDS:
-            do(seen, "look", kind=kind, test=3, map=next(maps))
-        assert do(seen, "explain", layer="conv1", at=[1, 2, 0])["error"] < 1e-4
-    assert weights_of(seen) == weights_of(alone)
-    assert {"state", "curves", "picture", "examples", "scales", "confusion", "net", "log", "map"} <= seen.hub.put_names
+            do(watched, "look", kind=kind, test=3, map=next(maps))
+        assert do(watched, "explain", layer="conv1", at=[1, 2, 0])["error"] < 1e-4
+    assert weights_of(watched) == weights_of(alone)
+    assert {
+        "state",
+        "curves",
+        "picture",
+        "examples",
+        "scales",
+        "confusion",
+        "net",
+        "log",
+        "map",
+    } <= watched.hub.put_names
 
 
-class Watched:
+class HubWithClient:
     """A hub with a client that never reads."""
 
     clients = 1
@@ -373,10 +383,10 @@ def test_a_stored_change_is_checked_like_the_rest_of_a_checkpoint(open_session):
     change = next(record for record in found["records"] if record["event"] == "change")
     state(found, "here")
     for name in ("settings", "step"):
-        kept = change.pop(name)
+        value = change.pop(name)
         with pytest.raises(checkpoint.CheckpointError, match=f"{name} is missing"):
             state(found, "here")
-        change[name] = kept
+        change[name] = value
 
 
 def map_of(session):
@@ -405,7 +415,7 @@ def test_a_map_of_the_image_is_finished_while_paused(open_session, kind):
 
 def test_an_occlusion_is_made_in_parts_between_steps(open_session):
     session = open_session(CONV)
-    session.view.hub = Watched()
+    session.view.hub = HubWithClient()
     wait_for(session, lambda: session.trainer.steps > 2)
     do(session, "look", map="occlusion")
     assert session.view.attribution.unfinished
@@ -450,7 +460,7 @@ def test_a_run_on_a_device_with_kernels_is_watched_and_changed(open_session, dev
     name, _, schedule = device.partition(", ")
     with standin.installed(["90"], schedule=schedule) if schedule else contextlib.nullcontext():
         row = [Conv2D(2, 3), BatchNorm(), ReLU(), MaxPool2D(2), Flatten(), Linear(10)]
-        session = open_session(row, device=backends.resolve(name), hub=Watched())
+        session = open_session(row, device=backends.resolve(name), hub=HubWithClient())
         wait_for(session, lambda: session.trainer.steps > 10, seconds=60)
         do(session, "pause")
         step = session.trainer.steps

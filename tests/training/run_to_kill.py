@@ -29,7 +29,7 @@ class DieAt(Callback):
 def die_at_sync(number):
     calls, sync = [], os.fsync
 
-    def counted(handle):
+    def sync_or_die(handle):
         if stat.S_ISREG(os.fstat(handle).st_mode):
             calls.append(handle)
         if len(calls) == number:
@@ -37,7 +37,7 @@ def die_at_sync(number):
             die()
         sync(handle)
 
-    os.fsync = counted
+    os.fsync = sync_or_die
 
 
 def main(directory, what, number, *resume):

@@ -25,13 +25,13 @@ def fit(trainer, train, **options):
 
 @pytest.mark.parametrize("device", ["numpy", "emulated"])
 def test_accumulated_batches_train_like_one_large_batch(device):
-    """With the same dropout masks and augmentation; only the order of the sums differs."""
-    for together in (3, 2, 6):
-        large, accumulated = trainer_without_norm(device), trainer_without_norm(device, accumulate=together)
-        fit(large, loader(4 * together, device))
+    """The dropout masks and the augmentation are the same; only the order of the sums differs."""
+    for count in (3, 2, 6):
+        large, accumulated = trainer_without_norm(device), trainer_without_norm(device, accumulate=count)
+        fit(large, loader(4 * count, device))
         fit(accumulated, loader(4, device))
-        assert (accumulated.steps, accumulated.batches) == (large.steps, large.batches), together
-        assert (large.steps, large.batches) == (2 * large.batches, -(-6 // together)), together
+        assert (accumulated.steps, accumulated.batches) == (large.steps, large.batches), count
+        assert (large.steps, large.batches) == (2 * large.batches, -(-6 // count)), count
         for ours, expected in zip(accumulated.records, large.records, strict=True):
             assert ours["lr"] == expected["lr"]
             assert ours.get("loss", 0) == pytest.approx(expected.get("loss", 0), rel=1e-5)
@@ -41,7 +41,7 @@ def test_accumulated_batches_train_like_one_large_batch(device):
 
 
 def test_batches_count_by_their_sizes():
-    """As in PyTorch the gradient is that of the mean loss over all samples of a group, whose batches differ in size."""
+    """The gradient is that of the mean loss over all samples of a group, whose batches differ in size."""
     torch = pytest.importorskip("torch")
     draw = np.random.default_rng(0)
     sizes = (4, 1, 3, 2, 5)
@@ -67,13 +67,13 @@ def test_batches_count_by_their_sizes():
 
 
 def test_every_batch_of_a_group_updates_the_running_statistics():
-    alone, together = (Trainer(toy_run.net(), "sgd", lr=0.0, accumulate=k) for k in (1, 3))
-    for trainer in (alone, together):
+    single, accumulated = (Trainer(toy_run.net(), "sgd", lr=0.0, accumulate=k) for k in (1, 3))
+    for trainer in (single, accumulated):
         fit(trainer, loader(4, drop_last=True))
-    assert (alone.steps, together.steps) == (10, 4)
-    assert "norm1.running_mean" in toy_run.weights(alone)
-    for name, value in toy_run.weights(alone).items():
-        np.testing.assert_array_equal(toy_run.weights(together)[name], value, err_msg=name)
+    assert (single.steps, accumulated.steps) == (10, 4)
+    assert "norm1.running_mean" in toy_run.weights(single)
+    for name, value in toy_run.weights(single).items():
+        np.testing.assert_array_equal(toy_run.weights(accumulated)[name], value, err_msg=name)
 
 
 def test_a_loader_that_drops_its_last_batch_drops_no_group():

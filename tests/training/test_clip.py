@@ -121,11 +121,11 @@ def test_a_user_defined_optimizer_gets_clipped_values_and_no_clipped_norm():
 
 
 def test_short_forms_of_clipping_are_parsed_or_refused():
-    for given in (1, 1.0, "1", "1.0", " norm:1 ", Clip("norm", 1), np.float32(1)):
-        assert Clip.of(given) == Clip("norm", 1.0), given
+    for form in (1, 1.0, "1", "1.0", " norm:1 ", Clip("norm", 1), np.float32(1)):
+        assert Clip.of(form) == Clip("norm", 1.0), form
     assert Clip.of(str(Clip("value", 0.1))) == Clip("value", 0.1)
     assert Clip.of(None) is Clip.of("none") is None
-    for given, message in (
+    for wrong, message in (
         (0, "the limit of the norm must be above 0, received 0"),
         (-1, r"the limit of the norm must lie in \[0.0, inf\), received -1"),
         ("-1", r"the limit of the norm must lie in"),
@@ -140,4 +140,4 @@ def test_short_forms_of_clipping_are_parsed_or_refused():
         ([1], "must be a number"),
     ):
         with pytest.raises((ValueError, TypeError), match=message):
-            linear(clip=given)
+            linear(clip=wrong)

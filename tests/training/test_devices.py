@@ -13,6 +13,7 @@ from gpuconv.backends.cuda.runtime import outputs
 from gpuconv.data import Augmentation, Dataset, Loader, Normalization
 from gpuconv.training import Trainer
 from tests.devices import kernel_devices
+from tests.training import toy_run
 
 STEPS, BATCH = 20, 4
 
@@ -48,7 +49,7 @@ def batches(device, steps=STEPS):
 
 
 def trained(name, device, steps=STEPS):
-    """The losses of some steps, and the net after them."""
+    """The loss of each step, and the net's arrays after the last one."""
     net = models.build(name, seed=1).to(device)
     trainer = Trainer(net, "sgd", lr=0.01, momentum=0.9, nesterov=True)
     losses = []
@@ -104,18 +105,24 @@ def test_two_runs_give_the_same_bits_in_any_thread_order(device):
 
 @pytest.mark.slow
 def test_a_run_moves_to_another_device_and_back(device, tmp_path):
-    """Training continues on another device from the checkpoint."""
+    """It moves after each epoch, and ends like a run on NumPy alone."""
     dataset = images(16, (8, 8, 1), 4)
 
-    def trainer(where):
-        return Trainer(models.build("digits-net", (8, 8, 1), 4, seed=1).to(where), "sgd", lr=0.01, momentum=0.9)
+    def fit(where, stop_at, **options):
+        trainer = Trainer(models.build("digits-net", (8, 8, 1), 4, seed=1).to(where), "sgd", lr=0.01, momentum=0.9)
+        stop = toy_run.StopAt(stop_at, "moves")
+        trainer.fit(dataset, epochs=3, batch_size=8, callbacks=[stop], progress=False, **options)
+        return trainer
 
-    trainer(device).fit(dataset, epochs=1, batch_size=8, run_dir=tmp_path / "run", progress=False)
-    stopped = trainer("numpy")
-    with pytest.raises(ValueError, match="epochs"):
-        stopped.fit(dataset, epochs=2, batch_size=8, run_dir=tmp_path / "run", resume=True, progress=False)
-    history = stopped.fit(dataset, epochs=1, batch_size=8, run_dir=tmp_path / "run", resume=True, progress=False)
-    assert len(history) == 1
+    fit(device, 2, run_dir=tmp_path / "run")
+    fit("numpy", 4, run_dir=tmp_path / "run", resume=True)
+    moved = fit(device, None, run_dir=tmp_path / "run", resume=True)
+    unmoved = fit("numpy", None)
+    assert [record["step"] for record in moved.history] == [2, 4, 6]
+    for record, expected in zip(moved.history, unmoved.history, strict=True):
+        assert record["train_loss"] == pytest.approx(expected["train_loss"], rel=1e-4)
+    for key, value in unmoved.net.state_dict().items():
+        np.testing.assert_allclose(to_numpy(moved.net.state_dict()[key]), value, **AGREEMENT, err_msg=key)
 
 
 def test_out_of_memory_names_the_layer_and_leaves_the_net_usable(monkeypatch):

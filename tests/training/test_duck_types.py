@@ -37,7 +37,7 @@ def assert_same(one, other):
 
 
 def softmax(scores, labels, kind=np.float64):
-    """As in a course assignment: float64 inside, a NumPy scalar returned."""
+    """A loss as in a course assignment: it computes in float64 and returns a NumPy scalar."""
     shares = np.exp(scores - scores.max(axis=1, keepdims=True), dtype=np.float64)
     shares /= shares.sum(axis=1, keepdims=True)
     loss = -np.log(shares[np.arange(len(labels)), labels]).mean()
@@ -49,9 +49,9 @@ def test_a_loss_may_return_any_number_and_any_float_gradient():
     expected = fit(loss="softmax").history
     for kind in (np.float64, np.float32, float, np.float16, lambda x: np.array([x]), lambda x: np.array(x, np.float64)):
         history = fit(loss=lambda scores, labels, kind=kind: softmax(scores, labels, kind)).history
-        for record, right in zip(history, expected, strict=True):
-            assert record["train_loss"] == pytest.approx(right["train_loss"], rel=2e-3)
-            assert record["train_accuracy"] == right["train_accuracy"]
+        for record, reference in zip(history, expected, strict=True):
+            assert record["train_loss"] == pytest.approx(reference["train_loss"], rel=2e-3)
+            assert record["train_accuracy"] == reference["train_accuracy"]
     assert evaluate(toy_run.net(), toy_run.held_out(), loss=softmax).loss == pytest.approx(
         evaluate(toy_run.net(), toy_run.held_out()).loss, rel=1e-6
     )
@@ -69,8 +69,8 @@ def test_a_user_defined_loss_trains_16_bit_nets(precision):
     run = {"precision": precision, "train": toy_run.loader(dtype=as_dtype(precision))}
     expected = fit(loss="softmax", **run).history
     for loss in (mine, with_scale):
-        for record, right in zip(fit(loss=loss, **run).history, expected, strict=True):
-            assert record["train_loss"] == pytest.approx(right["train_loss"], rel=2e-2)
+        for record, reference in zip(fit(loss=loss, **run).history, expected, strict=True):
+            assert record["train_loss"] == pytest.approx(reference["train_loss"], rel=2e-2)
     assert {*seen} == {"float32"}
 
 
@@ -91,8 +91,8 @@ def test_a_class_instead_of_an_instance_is_refused():
 def test_a_built_in_loss_is_passed_on_unchanged():
     scores, labels = np.ones((2, 3), np.float32), np.array([0, 1])
     loss = losses.get("softmax")
-    for result, right in zip(losses.apply(loss, scores, labels), loss(scores, labels), strict=True):
-        np.testing.assert_array_equal(result, right)
+    for result, expected in zip(losses.apply(loss, scores, labels), loss(scores, labels), strict=True):
+        np.testing.assert_array_equal(result, expected)
 
 
 def test_an_invalid_result_of_a_loss_is_named():
@@ -174,14 +174,14 @@ def test_an_object_with_step_is_an_optimizer_under_every_schedule(schedule):
 
 @pytest.mark.parametrize(("kind", "stores_its_state"), [(Stored, True), (Momentum, False)])
 def test_a_resumed_run_restores_the_optimizer_state_or_says_that_there_is_none(kind, stores_its_state, tmp_path):
-    straight = fit(kind(0.02), epochs=3)
+    uninterrupted = fit(kind(0.02), epochs=3)
     fit(kind(0.02), epochs=3, run_dir=tmp_path / "run", callbacks=[toy_run.StopAt(7, "enough")])
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         resumed = fit(kind(0.02), epochs=3, run_dir=tmp_path / "run", resume=True)
     notices = [str(warning.message) for warning in caught if issubclass(warning.category, Notice)]
     if stores_its_state:
-        assert_same(resumed, straight)
+        assert_same(resumed, uninterrupted)
         assert notices == []
     else:
         assert notices == ["Momentum has no state_dict and load_state_dict, so its state starts from scratch"]
@@ -224,9 +224,9 @@ def test_objects_that_are_not_optimizers_are_refused():
         def step(self, params, grads):
             pass
 
-    for given in (None, NoStep(), Torch(), 0.1):
-        with pytest.raises(TypeError, match=r"an object with step\(params, grads\).*received " + type(given).__name__):
-            Trainer(toy_run.net(), given)
+    for wrong in (None, NoStep(), Torch(), 0.1):
+        with pytest.raises(TypeError, match=r"an object with step\(params, grads\).*received " + type(wrong).__name__):
+            Trainer(toy_run.net(), wrong)
     with pytest.raises(TypeError, match=r"received the class Plain; call it: Plain\(\)"):
         Trainer(toy_run.net(), Plain)
     with pytest.raises(ValueError, match="already built"):

@@ -191,8 +191,8 @@ def test_averages_of_frozen_parameters_do_not_change():
     before = weights(trainer.net)
     fit(trainer)
     after = averages(trainer)
-    same = [name for name in before if np.array_equal(before[name], after[name])]
-    assert same == [name for name in before if name.startswith(trainer.net[1].path)] != []
+    unchanged = [name for name in before if np.array_equal(before[name], after[name])]
+    assert unchanged == [name for name in before if name.startswith(trainer.net[1].path)] != []
 
 
 def test_the_average_starts_from_weights_loaded_before_the_first_step():

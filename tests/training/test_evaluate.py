@@ -117,11 +117,11 @@ def test_a_loss_with_class_weights_is_one_mean_over_all_weights(ignore_index):
         evaluate(net, toy_run.held_out().over(data, batch_size=size), loss=loss) for size in (22, 4)
     )
     scores = net.infer(toy_run.held_out().over(data, batch_size=22).epoch(0).__next__()[0]).astype(np.float64)
-    kept = data.labels != ignore_index
-    each = np.log(np.exp(scores).sum(axis=1)) - scores[np.arange(22), data.labels]
-    expected = (weight[data.labels] * each)[kept].sum() / weight[data.labels][kept].sum()
+    counted = data.labels != ignore_index
+    sample_losses = np.log(np.exp(scores).sum(axis=1)) - scores[np.arange(22), data.labels]
+    expected = (weight[data.labels] * sample_losses)[counted].sum() / weight[data.labels][counted].sum()
     assert in_small_batches.loss == pytest.approx(in_one_batch.loss, rel=1e-6) == pytest.approx(expected, rel=1e-6)
-    assert in_small_batches.accuracy == in_one_batch.accuracy == (scores.argmax(axis=1) == data.labels)[kept].mean()
+    assert in_small_batches.accuracy == in_one_batch.accuracy == (scores.argmax(axis=1) == data.labels)[counted].mean()
 
 
 def test_an_epoch_with_class_weights_resumes_with_its_sums(tmp_path):

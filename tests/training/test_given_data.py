@@ -31,7 +31,7 @@ def assert_same(one, other):
 
 
 class Indexed:
-    """Like a PyTorch Dataset: only a length and items."""
+    """Has only a length and items, like a PyTorch Dataset."""
 
     def __init__(self, images, labels):
         self.images, self.labels = images, labels
@@ -78,11 +78,11 @@ def test_batches_train_like_the_loader_they_came_from():
     class Epochs:
         """An iterable that restarts in each epoch."""
 
-        at = 0
+        next_epoch = 0
 
         def __iter__(self):
-            self.at += 1
-            return iter(epoch_of_batches(self.at - 1))
+            self.next_epoch += 1
+            return iter(epoch_of_batches(self.next_epoch - 1))
 
     class Counted(Epochs):
         def __len__(self):
@@ -107,21 +107,21 @@ def test_batches_train_like_the_loader_they_came_from():
 @pytest.mark.slow
 def test_a_resumed_run_skips_the_batches_it_already_used(tmp_path):
     everything = epoch_of_batches(0) + epoch_of_batches(1)
-    straight = fit(iter(everything), steps_per_epoch=5)
+    uninterrupted = fit(iter(everything), steps_per_epoch=5)
 
     class Epochs:
         def __init__(self, first=0):
-            self.at = first
+            self.next_epoch = first
 
         def __iter__(self):
-            self.at += 1
-            return iter(epoch_of_batches(self.at - 1))
+            self.next_epoch += 1
+            return iter(epoch_of_batches(self.next_epoch - 1))
 
     for step in (3, 5, 7):
         for name, make in (("once", lambda _: iter(everything)), ("anew", Epochs)):
             run = {"run_dir": tmp_path / f"{name}{step}", "steps_per_epoch": 5}
             fit(make(0), callbacks=[toy_run.StopAt(step, "enough")], **run)
-            assert_same(fit(make(step // 5), resume=True, **run), straight)
+            assert_same(fit(make(step // 5), resume=True, **run), uninterrupted)
     with pytest.raises(ValueError, match="gave only 3 batches, and its length is 5"):
         fit(iter(everything[:8]), steps_per_epoch=5)
 
@@ -156,9 +156,9 @@ def test_uint8_batches_are_normalized_by_the_first_batch():
         fit(batches, validation=batches),
         fit([(first(x), y) for x, y in batches], validation=[(first(x), y) for x, y in batches]),
     )
-    given_one = Normalization([10.0], [20.0])
-    assert_same(fit(batches, normalization=given_one), fit([(given_one(x), y) for x, y in batches]))
-    assert_same(fit((DATA.images, DATA.labels), normalization=given_one), fit((given_one(DATA.images), DATA.labels)))
+    custom = Normalization([10.0], [20.0])
+    assert_same(fit(batches, normalization=custom), fit([(custom(x), y) for x, y in batches]))
+    assert_same(fit((DATA.images, DATA.labels), normalization=custom), fit((custom(DATA.images), DATA.labels)))
 
 
 def test_validation_and_test_data_in_any_form_are_normalized_like_training_data():

@@ -234,11 +234,11 @@ def test_a_stopped_run_with_graphs_resumes_with_the_same_bits(tmp_path):
             if trainer.steps == 13:
                 trainer.stop("enough")
 
-    straight = fit(trainer(False))
+    uncaptured = fit(trainer(False))
     stopped = trainer(True)
     fit(stopped, run_dir=tmp_path / "run", callbacks=[Stop()], checkpoint_every=5)
     assert stopped.steps == 15  # checkpoints at 5, 10 and 15 end groups of steps; the stop came within the last group
-    assert_same(straight, fit(trainer(True), run_dir=tmp_path / "run", resume=True))
+    assert_same(uncaptured, fit(trainer(True), run_dir=tmp_path / "run", resume=True))
 
 
 @pytest.mark.slow
@@ -248,13 +248,13 @@ def test_after_a_failed_capture_the_run_continues_with_one_message(monkeypatch):
     def full(self, work):
         raise MemoryError("no 12 bytes more")
 
-    straight, failing = trainer(False), trainer(True)
-    fit(straight)
+    uncaptured, failing = trainer(False), trainer(True)
+    fit(uncaptured)
     monkeypatch.setattr(EmulatedRecorder, "capture", full)
     with pytest.warns(UncapturedWarning, match=r"launch by launch: MemoryError: no 12 bytes more") as caught:
         fit(failing)
     assert len(caught) == 1
-    assert_same(straight, failing)
+    assert_same(uncaptured, failing)
 
 
 def test_a_user_defined_loader_runs_uncaptured_with_a_message():

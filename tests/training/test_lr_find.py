@@ -44,8 +44,8 @@ def test_the_smoothed_loss_is_a_mean_over_neighboring_steps():
     result = lr_find(toy_run.net(), toy_run.loader(), start=1e-6, end=1e-5, steps=40)
     for at, value in enumerate(result.smoothed):
         assert value == pytest.approx(result.losses[max(0, at - 2) : at + 3].mean())
-    short = lr_find(toy_run.net(), toy_run.loader(), start=1e-6, end=1e-5, steps=19)
-    assert short.smoothed == pytest.approx(short.losses)
+    few_steps = lr_find(toy_run.net(), toy_run.loader(), start=1e-6, end=1e-5, steps=19)
+    assert few_steps.smoothed == pytest.approx(few_steps.losses)
 
 
 def test_lr_find_stops_when_the_loss_diverges():
@@ -59,10 +59,10 @@ def test_lr_find_stops_when_the_loss_diverges():
 def test_a_loss_near_zero_may_rise_to_the_first_loss():
     values = iter([4.0, 2.0, 0.0, 1.0, 3.9, 0.0, 4.1, 1.0])
 
-    def given(scores, labels):
+    def next_loss(scores, labels):
         return np.float32(next(values)), np.zeros_like(scores)
 
-    result = lr_find(toy_run.net(), toy_run.loader(), loss=given, steps=8)
+    result = lr_find(toy_run.net(), toy_run.loader(), loss=next_loss, steps=8)
     assert result.losses == pytest.approx([4.0, 2.0, 0.0, 1.0, 3.9, 0.0, 4.1])
     assert result.diverged
 

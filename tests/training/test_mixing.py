@@ -44,12 +44,14 @@ class Stop(Callback):
 
 def test_a_resumed_run_has_the_same_bits(tmp_path):
     options = dict(epochs=2, progress=False)
-    straight, stopped, resumed = (toy_run.trainer() for _ in range(3))
-    straight.fit(loader(), **options)
+    uninterrupted, stopped, resumed = (toy_run.trainer() for _ in range(3))
+    uninterrupted.fit(loader(), **options)
     stopped.fit(loader(), run_dir=tmp_path / "run", checkpoint_every=2, callbacks=[Stop()], **options)
     resumed.fit(loader(), run_dir=tmp_path / "run", checkpoint_every=2, resume=True, **options)
     assert (stopped.steps, resumed.steps) == (7, 10)
-    one, other = ({key: to_numpy(value) for key, value in run.net.state_dict().items()} for run in (straight, resumed))
+    one, other = (
+        {key: to_numpy(value) for key, value in run.net.state_dict().items()} for run in (uninterrupted, resumed)
+    )
     assert toy_run.same_arrays(one, other)
 
 
@@ -83,13 +85,13 @@ def test_mixed_batches_may_be_cut_and_accumulated(augmentation, options):
     """The result is that of the same mixed batches given as a list, and agrees between devices."""
     weights = {}
     batches = [*loader(augmentation=augmentation, drop_last=True).epoch(0)]
-    for name, device, given in (
+    for name, device, train in (
         ("loader", "numpy", loader(augmentation=augmentation, drop_last=True)),
         ("batches", "numpy", batches),
         ("emulated", "emulated", loader(augmentation=augmentation, drop_last=True, device="emulated")),
     ):
         trainer = Trainer(without_norm(device), "sgd", lr=0.1, **options)
-        trainer.fit(given, epochs=1, progress=False)
+        trainer.fit(train, epochs=1, progress=False)
         weights[name] = {key: to_numpy(value) for key, value in trainer.net.params().items()}
     assert toy_run.same_arrays(weights["loader"], weights["batches"])
     for name, value in weights["loader"].items():
@@ -120,15 +122,15 @@ def test_a_net_with_another_number_of_classes_is_refused():
 def test_the_command_line_trains_with_mixup_and_refuses_what_does_not_fit(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     run = ["train", "--data", "digits", "--model", "seed-net", "--device", "numpy", "--epochs", "1"]
-    short = [*run, "--batch-size", "500", "--run-dir", "run"]
+    command = [*run, "--batch-size", "500", "--run-dir", "run"]
     for options, message in {
         ("--augment", "mixup:0.2,cutmix:1"): "a batch is mixed by mixup or by cutmix, received both",
         ("--augment", "mixup:0.2", "--loss", "svm"): "mixup turns labels into probabilities",
     }.items():
-        assert main([*short, *options]) == 2
+        assert main([*command, *options]) == 2
         error = capsys.readouterr().err
         assert message in error
         assert error.strip().count("\n") == 0
         assert not (tmp_path / "run").exists()
-    assert main([*short, "--augment", "mixup:0.2"]) == 0
+    assert main([*command, "--augment", "mixup:0.2"]) == 0
     assert main(["evaluate", "run", "--device", "numpy"]) == 0

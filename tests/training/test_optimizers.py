@@ -62,7 +62,7 @@ def test_five_steps_follow_the_formula(name, decay):
 
 
 @pytest.mark.usefixtures("oracle_and_numpy")
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "lion"])  # which PyTorch lacks
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "lion"])  # PyTorch has no Lion
 def test_four_steps_agree_with_pytorch(name):
     torch = pytest.importorskip("torch")
     optimizer = optimizers.get(name, lr=0.02, weight_decay=0.05)
@@ -104,10 +104,10 @@ def test_advance_writes_the_step_and_rate_that_update_reads():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_an_optimizer_continues_from_its_state(name):
-    straight, first = optimizers.get(name), optimizers.get(name)
+    uninterrupted, first = optimizers.get(name), optimizers.get(name)
     params, resumed = arrays(0, np.float32), arrays(0, np.float32)
     for seed in range(1, 7):
-        straight.step(params, arrays(seed, np.float32))
+        uninterrupted.step(params, arrays(seed, np.float32))
     for seed in range(1, 4):
         first.step(resumed, arrays(seed, np.float32))
     second = optimizers.get(**first.config())
@@ -242,10 +242,10 @@ def test_16_bit_parameters_have_masters_and_float32_state(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_an_optimizer_with_masters_continues_from_its_state(name):
     half = as_dtype("float16")
-    straight, params, resumed = optimizers.get(name), arrays(0, half), arrays(0, half)
+    uninterrupted, params, resumed = optimizers.get(name), arrays(0, half), arrays(0, half)
     first = optimizers.get(name)
     for seed in range(1, 5):
-        straight.step(params, arrays(seed, half))
+        uninterrupted.step(params, arrays(seed, half))
     for seed in range(1, 3):
         first.step(resumed, arrays(seed, half))
     second = optimizers.get(**first.config())
@@ -255,7 +255,7 @@ def test_an_optimizer_with_masters_continues_from_its_state(name):
         second.step(resumed, arrays(seed, half))
     for key in params:
         np.testing.assert_array_equal(params[key], resumed[key])
-    for key, value in straight.state_dict().items():
+    for key, value in uninterrupted.state_dict().items():
         np.testing.assert_array_equal(second.state_dict()[key], value)
 
 
@@ -265,7 +265,7 @@ def test_optimizers_compare_by_identity():
 
 
 def test_every_setting_changes_the_second_step():
-    """Otherwise the setting would not reach the op."""
+    """A setting that changes nothing has not reached the op."""
 
     def stepped(name, **settings):
         params = {"w": np.array([[1.0, -2.0], [0.5, 3.0]])}
@@ -302,10 +302,10 @@ def test_every_setting_changes_the_second_step():
     ],
 )
 def test_muon_multiplies_16_bit_parameters_in_bfloat16_unless_told_otherwise(dtype, options, precision, monkeypatch):
-    taken = []
-    monkeypatch.setattr(ops, "muon_step", lambda *_, precision, **__: taken.append(precision))
+    precisions = []
+    monkeypatch.setattr(ops, "muon_step", lambda *_, precision, **__: precisions.append(precision))
     muon = optimizers.get(f"muon{options}")
     muon.step({"w": np.ones((2, 3), dtype)}, {"w": np.ones((2, 3), dtype)})
     again = optimizers.get(**muon.config())  # as in a resumed run
     again.step({"w": np.ones((2, 3), dtype)}, {"w": np.ones((2, 3), dtype)})
-    assert taken == [precision, precision]
+    assert precisions == [precision, precision]

@@ -37,62 +37,62 @@ def contents(directory):
 
 
 @pytest.fixture(scope="module")
-def straight(tmp_path_factory):
+def uninterrupted(tmp_path_factory):
     """The files of a run that was never stopped."""
-    directory = tmp_path_factory.mktemp("straight") / "run"
+    directory = tmp_path_factory.mktemp("uninterrupted") / "run"
     assert run(directory, "never") == 0
     return contents(directory)
 
 
 @pytest.mark.slow
-def test_a_run_killed_at_random_steps_resumes_with_the_same_bits(tmp_path, straight):
+def test_a_run_killed_at_random_steps_resumes_with_the_same_bits(tmp_path, uninterrupted):
     draw = random.Random(7)
     steps = sorted(draw.sample(range(1, STEPS), 4))
     for number, step in enumerate(steps):
         assert run(tmp_path / "run", "step", step, *(["resume"] if number else [])) == -signal.SIGKILL
     assert run(tmp_path / "run", "never", 0, "resume") == 0
-    assert contents(tmp_path / "run") == straight
+    assert contents(tmp_path / "run") == uninterrupted
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("syncs", [(2, 3), (7, 4), (9, 6)], ids="sync {0[0]}, then {0[1]}".format)
-def test_a_run_killed_while_writing_resumes_with_the_same_bits(tmp_path, straight, syncs):
+def test_a_run_killed_while_writing_resumes_with_the_same_bits(tmp_path, uninterrupted, syncs):
     for number, sync in enumerate(syncs):
         assert run(tmp_path / "run", "sync", sync, *(["resume"] if number else [])) == -signal.SIGKILL
     assert run(tmp_path / "run", "never", 0, "resume") == 0
-    assert contents(tmp_path / "run") == straight
+    assert contents(tmp_path / "run") == uninterrupted
     assert not list((tmp_path / "run").glob(".*"))
 
 
 @pytest.mark.slow
-def test_a_run_killed_after_the_last_step_of_an_epoch_resumes_with_the_same_bits(tmp_path, straight):
+def test_a_run_killed_after_the_last_step_of_an_epoch_resumes_with_the_same_bits(tmp_path, uninterrupted):
     """A checkpoint is due then too: step 15 ends an epoch and is a multiple of checkpoint_every."""
     assert run(tmp_path / "run", "step", 3 * toy_run.STEPS_PER_EPOCH) == -signal.SIGKILL
     assert run(tmp_path / "run", "never", 0, "resume") == 0
-    assert contents(tmp_path / "run") == straight
+    assert contents(tmp_path / "run") == uninterrupted
 
 
 @pytest.mark.slow
-def test_a_run_killed_before_it_was_created_can_be_started_again(tmp_path, straight):
+def test_a_run_killed_before_it_was_created_can_be_started_again(tmp_path, uninterrupted):
     assert run(tmp_path / "run", "sync", 1) == -signal.SIGKILL
     assert run(tmp_path / "run", "never") == 0
-    assert contents(tmp_path / "run") == straight
+    assert contents(tmp_path / "run") == uninterrupted
 
 
 @pytest.mark.slow
-def test_a_partially_written_log_line_is_dropped(tmp_path, straight):
+def test_a_partially_written_log_line_is_dropped(tmp_path, uninterrupted):
     assert run(tmp_path / "run", "step", 13) == -signal.SIGKILL
     with open(tmp_path / "run" / "metrics.jsonl", "ab") as file:
         file.write(b'{"event": "st')
     assert run(tmp_path / "run", "never", 0, "resume") == 0
-    assert contents(tmp_path / "run") == straight
+    assert contents(tmp_path / "run") == uninterrupted
 
 
 @pytest.mark.slow
-def test_resuming_a_finished_run_changes_nothing(tmp_path, straight):
+def test_resuming_a_finished_run_changes_nothing(tmp_path, uninterrupted):
     assert run(tmp_path / "run", "never") == 0
     assert run(tmp_path / "run", "never", 0, "resume") == 0
-    assert contents(tmp_path / "run") == straight
+    assert contents(tmp_path / "run") == uninterrupted
 
 
 @pytest.mark.slow
@@ -108,15 +108,15 @@ def test_a_run_stopped_after_any_step_resumes_with_the_same_bits(tmp_path, monke
             if trainer.steps == self.step:
                 trainer.stop("for now")
 
-    straight = toy_run.trainer()
-    toy_run.fit(straight, epochs=2)
+    uninterrupted = toy_run.trainer()
+    toy_run.fit(uninterrupted, epochs=2)
     for step in range(1, 2 * toy_run.STEPS_PER_EPOCH):
         toy_run.fit(toy_run.trainer(), epochs=2, run_dir=tmp_path / f"{step}", callbacks=[Stop(step)])
         second = toy_run.trainer(seed=0)
         toy_run.fit(second, epochs=2, run_dir=tmp_path / f"{step}", resume=True)
-        assert second.records == straight.records, step
-        assert toy_run.same_arrays(second.net.state_dict(), straight.net.state_dict()), step
-        assert toy_run.same_arrays(second.optimizer.state_dict(), straight.optimizer.state_dict()), step
+        assert second.records == uninterrupted.records, step
+        assert toy_run.same_arrays(second.net.state_dict(), uninterrupted.net.state_dict()), step
+        assert toy_run.same_arrays(second.optimizer.state_dict(), uninterrupted.optimizer.state_dict()), step
 
 
 # --- what cannot be continued ------------------------------------------------------------------
@@ -141,7 +141,7 @@ def relabeled():
 
 
 @pytest.mark.parametrize(
-    ("make", "options", "message"),
+    ("trainer_options", "fit_options", "message"),
     [
         ({"lr": 0.02}, {}, "optimizer.lr is 0.01 there and 0.02 here"),
         ({"optimizer": "sgd"}, {}, 'optimizer.optimizer is "adam" there and "sgd" here'),
@@ -171,12 +171,12 @@ def relabeled():
         "validation",
     ],
 )
-def test_different_settings_are_named_before_anything_changes(stored, make, options, message):
-    trainer = toy_run.trainer(**make)
-    net, before = {name: value.copy() for name, value in trainer.net.state_dict().items()}, contents(stored)
+def test_different_settings_are_named_before_anything_changes(stored, trainer_options, fit_options, message):
+    trainer = toy_run.trainer(**trainer_options)
+    state, before = {name: value.copy() for name, value in trainer.net.state_dict().items()}, contents(stored)
     with pytest.raises(SettingsError, match=message):
-        toy_run.fit(trainer, run_dir=stored, resume=True, **options)
-    assert toy_run.same_arrays(trainer.net.state_dict(), net)
+        toy_run.fit(trainer, run_dir=stored, resume=True, **fit_options)
+    assert toy_run.same_arrays(trainer.net.state_dict(), state)
     assert (trainer.steps, trainer.records) == (0, [])
     assert contents(stored) == before
 
@@ -204,10 +204,10 @@ def test_mismatched_arrays_are_named(stored, change, message):
     change(loaded.tensors)
     checkpoint.save(stored / "last.safetensors", loaded)
     trainer = toy_run.trainer()
-    net = {name: value.copy() for name, value in trainer.net.state_dict().items()}
+    state = {name: value.copy() for name, value in trainer.net.state_dict().items()}
     with pytest.raises(CheckpointError, match=message):
         toy_run.fit(trainer, run_dir=stored, resume=True)
-    assert toy_run.same_arrays(trainer.net.state_dict(), net)
+    assert toy_run.same_arrays(trainer.net.state_dict(), state)
 
 
 def test_a_checkpoint_with_class_weights_but_no_sum_of_them_is_resumed(tmp_path):
@@ -226,12 +226,12 @@ def test_a_checkpoint_with_class_weights_but_no_sum_of_them_is_resumed(tmp_path)
     for name in ("totals", "read"):
         loaded.state[name] = loaded.state[name][:4]
     checkpoint.save(tmp_path / "last.safetensors", loaded)
-    resumed, straight = toy_run.trainer(loss=loss), toy_run.trainer(loss=loss)
+    resumed, uninterrupted = toy_run.trainer(loss=loss), toy_run.trainer(loss=loss)
     toy_run.fit(resumed, run_dir=tmp_path, resume=True)
-    toy_run.fit(straight)
-    assert toy_run.same_arrays(resumed.net.state_dict(), straight.net.state_dict())
-    assert resumed.history[0] == straight.history[0]
-    assert resumed.history[2] == straight.history[2]
+    toy_run.fit(uninterrupted)
+    assert toy_run.same_arrays(resumed.net.state_dict(), uninterrupted.net.state_dict())
+    assert resumed.history[0] == uninterrupted.history[0]
+    assert resumed.history[2] == uninterrupted.history[2]
 
 
 def test_a_truncated_checkpoint_is_not_resumed(stored):
@@ -277,11 +277,11 @@ def test_a_run_killed_before_its_first_checkpoint_starts_over(stored, caplog):
             path.unlink()
     with pytest.raises(SettingsError, match="epochs is 3 there and 4 here"):
         toy_run.fit(toy_run.trainer(), run_dir=stored, resume=True, epochs=4)
-    trainer, straight = toy_run.trainer(), toy_run.trainer()
+    trainer, uninterrupted = toy_run.trainer(), toy_run.trainer()
     toy_run.fit(trainer, run_dir=stored, resume=True)
     assert caplog.messages == [f"{stored} has no checkpoint yet; the run begins with its first step"]
-    toy_run.fit(straight)
-    assert trainer.records == straight.records
+    toy_run.fit(uninterrupted)
+    assert trainer.records == uninterrupted.records
 
 
 def test_weights_alone_can_be_loaded_into_a_net_of_any_seed(stored):
@@ -308,10 +308,10 @@ def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch):
     assert (tmp_path / "run" / "last.safetensors").read_bytes() == watcher.kept
     assert not list((tmp_path / "run").glob(".*"))
     monkeypatch.undo()
-    trainer, straight = toy_run.trainer(), toy_run.trainer()
+    trainer, uninterrupted = toy_run.trainer(), toy_run.trainer()
     toy_run.fit(trainer, run_dir=tmp_path / "run", resume=True)
-    toy_run.fit(straight)
-    assert trainer.records == straight.records
+    toy_run.fit(uninterrupted)
+    assert trainer.records == uninterrupted.records
 
 
 def test_a_partial_log_line_is_removed_when_the_disk_is_full(tmp_path):
@@ -382,11 +382,11 @@ def test_an_interrupt_finishes_the_step_saves_and_says_how_to_resume(tmp_path, c
     assert (trainer.steps, trainer.stop_reason) == (step, "interrupted")
     assert f"{number.name}: finishing the step" in capfd.readouterr().err
     assert f"continue with: fit(..., run_dir={str(tmp_path / 'run')!r}, resume=True)" in caplog.text
-    second, straight = toy_run.trainer(), toy_run.trainer()
+    second, uninterrupted = toy_run.trainer(), toy_run.trainer()
     toy_run.fit(second, run_dir=tmp_path / "run", resume=True)
-    toy_run.fit(straight)
-    assert second.records == straight.records
-    assert toy_run.same_arrays(second.net.state_dict(), straight.net.state_dict())
+    toy_run.fit(uninterrupted)
+    assert second.records == uninterrupted.records
+    assert toy_run.same_arrays(second.net.state_dict(), uninterrupted.net.state_dict())
 
 
 def test_a_second_interrupt_aborts_at_once(tmp_path):
@@ -424,7 +424,7 @@ def test_training_in_another_thread_installs_no_signal_handlers():
 
 
 class Thaw(Callback):
-    """As in fine-tuning, trains a frozen first layer after one epoch; freezes the bias of the last layer after two."""
+    """Unfreezes the first layer after one epoch, as in fine-tuning, and freezes the bias of the last one after two."""
 
     def on_epoch(self, trainer, record):
         if trainer.epoch == 1:
@@ -450,13 +450,13 @@ def test_layers_frozen_by_a_callback_are_frozen_after_resuming(tmp_path, precisi
         )
         return trainer
 
-    straight = train("straight")
+    uninterrupted = train("uninterrupted")
     for step in (3, 7, 13):
         train(f"cut-{step}", step)
         resumed = train(f"cut-{step}", resume=True)
-        assert toy_run.same_arrays(resumed.net.state_dict(), straight.net.state_dict())
-        assert [layer.frozen for layer in resumed.net.walk()] == [layer.frozen for layer in straight.net.walk()]
-        assert resumed.history == straight.history
+        assert toy_run.same_arrays(resumed.net.state_dict(), uninterrupted.net.state_dict())
+        assert [layer.frozen for layer in resumed.net.walk()] == [layer.frozen for layer in uninterrupted.net.walk()]
+        assert resumed.history == uninterrupted.history
 
     other = toy_run.trainer(precision=precision, optimizer="sgd")
     other.net["conv1"].freeze()

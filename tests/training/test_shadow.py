@@ -149,10 +149,10 @@ def at_once(monkeypatch):
 def wrong_conv(monkeypatch):
     from gpuconv.backends import cpu
 
-    right = cpu.conv.conv2d
+    original = cpu.conv.conv2d
 
     def wrong(x, w, *rest, **options):
-        y = right(x, w, *rest, **options)
+        y = original(x, w, *rest, **options)
         if w.shape[3] == 4:  # conv2 alone
             y[1, 0, 1, 0] += 0.125
         return y

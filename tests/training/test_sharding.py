@@ -56,7 +56,7 @@ def test_dropout_masks_of_parts_are_those_of_the_whole_batch(device):
 
 
 def test_gradients_and_totals_of_shards_are_those_of_the_whole_batch():
-    """Without batch norm; the dropout masks are the same."""
+    """The net has no batch norm, and the dropout masks are the same."""
     data = batches()
     for x, y in data.epoch(0):  # of 8, 8 and 5 images
         unsharded, sharded = trainer_without_norm(), trainer_without_norm(shards=SHARDS)

@@ -152,8 +152,8 @@ DEVICES_AND_PRECISIONS = [("numpy", "float32"), ("numpy", "float16")]
 DEVICES_AND_PRECISIONS += [
     pytest.param("emulated", "float32", marks=pytest.mark.kernels),
     pytest.param("emulated", "float16", marks=pytest.mark.kernels),
-    pytest.param("cuda", "float32", marks=pytest.mark.kernels),  # on the stand-in for CuPy
-    pytest.param("cuda:1", "float32", marks=pytest.mark.kernels),  # which is not current
+    pytest.param("cuda", "float32", marks=pytest.mark.kernels),  # the first GPU of the stand-in for CuPy
+    pytest.param("cuda:1", "float32", marks=pytest.mark.kernels),  # its second GPU, which is not the current one
 ]
 
 
@@ -260,15 +260,15 @@ def test_tensors_of_a_fused_residual_block_are_those_of_the_block_itself(activat
 
 
 def test_a_resumed_run_writes_the_same_file(tmp_path):
-    toy_run.fit(toy_run.trainer(), run_dir=tmp_path / "straight", callbacks=[Digests()])
+    toy_run.fit(toy_run.trainer(), run_dir=tmp_path / "uninterrupted", callbacks=[Digests()])
 
     with pytest.raises(KeyboardInterrupt):
         toy_run.fit(toy_run.trainer(), run_dir=tmp_path / "run", callbacks=[Digests(), Interrupt(7)])
     with open(tmp_path / "run" / "digests.jsonl", "a") as file:
         file.write('{"step": 8, "on": "nu')  # killed in the middle of a line
     toy_run.fit(toy_run.trainer(), run_dir=tmp_path / "run", callbacks=[Digests()], resume=True)
-    straight, run = ((tmp_path / name / "digests.jsonl").read_bytes() for name in ("straight", "run"))
-    assert run == straight
+    uninterrupted, run = ((tmp_path / name / "digests.jsonl").read_bytes() for name in ("uninterrupted", "run"))
+    assert run == uninterrupted
 
 
 def test_a_resumed_run_keeps_the_lines_of_an_older_version(tmp_path):

@@ -56,20 +56,20 @@ def test_records_are_means_over_the_samples_of_their_steps():
     trainer, seen = toy_run.trainer(), []
     loss = trainer.loss
 
-    def watched(scores, labels):
+    def recording_loss(scores, labels):
         value, gradient = loss(scores, labels)
         seen.append((float(value), float((scores.argmax(1) == labels).sum()), len(labels)))
         return value, gradient
 
-    trainer.loss = watched
+    trainer.loss = recording_loss
     toy_run.fit(trainer, epochs=2, metrics_every=2, validation=None)
     value, correct, count = np.array(seen).T
     assert count.tolist() == [5, 5, 5, 5, 2] * 2
     spans = {2: (0, 2), 4: (2, 4), 6: (5, 6), 8: (6, 8), 10: (8, 10)}
     for record in trainer.records:
-        whole = record["event"] == "epoch"
-        first, last = (record["step"] - 5, record["step"]) if whole else spans[record["step"]]
-        span, prefix = slice(first, last), "train_" if whole else ""
+        of_epoch = record["event"] == "epoch"
+        first, last = (record["step"] - 5, record["step"]) if of_epoch else spans[record["step"]]
+        span, prefix = slice(first, last), "train_" if of_epoch else ""
         assert record[f"{prefix}loss"] == pytest.approx((value * count)[span].sum() / count[span].sum(), rel=1e-12)
         assert record[f"{prefix}accuracy"] == correct[span].sum() / count[span].sum()
     assert [record["step"] for record in trainer.records] == [2, 4, 5, 6, 8, 10, 10]
@@ -125,10 +125,10 @@ def test_epochs_are_the_total_over_several_calls_of_fit():
     trainer = toy_run.trainer(schedule=None)
     toy_run.fit(trainer, epochs=1)
     toy_run.fit(trainer, epochs=3)
-    straight = toy_run.trainer(schedule=None)
-    toy_run.fit(straight, epochs=3)
-    assert trainer.records == straight.records
-    assert toy_run.fit(trainer, epochs=3) == straight.history
+    uninterrupted = toy_run.trainer(schedule=None)
+    toy_run.fit(uninterrupted, epochs=3)
+    assert trainer.records == uninterrupted.records
+    assert toy_run.fit(trainer, epochs=3) == uninterrupted.history
 
 
 # --- nonfinite losses --------------------------------------------------------------------------
@@ -389,8 +389,8 @@ def test_a_callback_need_not_have_every_method():
     steps = Steps()
     toy_run.fit(toy_run.trainer(), epochs=1, callbacks=[steps, Nothing()])
     assert steps.seen == [1, 2, 3, 4, 5]
-    nexts = [callbacks.next_step(callback, None) for callback in (steps, Nothing(), Callback(), Listener())]
-    assert nexts == [1, None, None, 1]
+    next_steps = [callbacks.next_step(callback, None) for callback in (steps, Nothing(), Callback(), Listener())]
+    assert next_steps == [1, None, None, 1]
 
 
 @pytest.mark.parametrize("loss", [partial(ops.svm_hinge, delta=2.0), losses.get("svm", delta=2.0)])
@@ -432,7 +432,7 @@ def more_classes():
 def test_bad_arguments_are_refused_before_anything_is_made(tmp_path, options, error, message):
     trainer = toy_run.trainer()
     before = {key: value.copy() for key, value in trainer.net.state_dict().items()}
-    options = {name: given() if callable(given) else given for name, given in options.items()}
+    options = {name: value() if callable(value) else value for name, value in options.items()}
     directory = {} if "resume" in options else {"run_dir": tmp_path / "run"}
     with pytest.raises(error, match=message):
         toy_run.fit(trainer, **directory, **options)
@@ -458,17 +458,17 @@ def test_sizes_that_only_seem_mismatched_are_accepted():
             return ((np.ascontiguousarray(x[:, :4, :4]), y) for x, y in super().epoch(epoch, start_batch))
 
     def logistic(scores, labels):
-        share = 1 / (1 + np.exp(-scores[:, 0]))
-        loss = -np.log(np.where(labels == 1, share, 1 - share)).mean()
-        return np.asarray(loss, np.float32), ((share - labels)[:, None] / len(labels)).astype(np.float32)
+        probability = 1 / (1 + np.exp(-scores[:, 0]))
+        loss = -np.log(np.where(labels == 1, probability, 1 - probability)).mean()
+        return np.asarray(loss, np.float32), ((probability - labels)[:, None] / len(labels)).astype(np.float32)
 
     inner = Sequential([Input((4, 3, 3)), Flatten(), Linear(2)])
-    slides = [Input((3, 3, 1), larger=True), Conv2D(4, 3), BatchNorm(), GlobalAvgPool2D(), Flatten(), Linear(2)]
+    convolutional = [Input((3, 3, 1), larger=True), Conv2D(4, 3), BatchNorm(), GlobalAvgPool2D(), Flatten(), Linear(2)]
     for layers, train, options in (
         ([Input((4, 4, 1)), Flatten(), Linear(2)], Cropped(data, 5, normalization=normalization), {}),
         ([Input((6, 5, 1)), Flatten(), Linear(1)], data, {"loss": logistic}),
         ([Input((6, 5, 1)), Conv2D(3, 3), inner], data, {}),
-        (slides, Loader(data, 7, normalization=normalization), {}),
+        (convolutional, Loader(data, 7, normalization=normalization), {}),
     ):
         assert len(Trainer(Sequential(layers), **options).fit(train, epochs=1, progress=False)) == 1
 

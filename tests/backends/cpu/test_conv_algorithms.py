@@ -139,7 +139,7 @@ def test_an_image_that_just_fits_in_a_block_gives_all_rows_of_a_larger_output(ro
 
 
 @pytest.mark.parametrize(
-    ("taken", "r", "channels", "k", "options"),
+    ("reuses_rows", "r", "channels", "k", "options"),
     [
         (True, 3, 64, 64, {}),
         (True, 2, 64, 96, {}),
@@ -152,10 +152,12 @@ def test_an_image_that_just_fits_in_a_block_gives_all_rows_of_a_larger_output(ro
         (False, 3, 64, 128, {"groups": 2}),
     ],
 )
-def test_row_reuse_is_chosen_for_few_filters_relative_to_channels(taken, r, channels, k, options, row_reuse_blocks):
+def test_row_reuse_is_chosen_for_few_filters_relative_to_channels(
+    reuses_rows, r, channels, k, options, row_reuse_blocks
+):
     w = np.ones((k, r, 3, channels // options.get("groups", 1)))
     ops.conv2d(np.ones((1, 8, 8, channels)), w, **options)
-    assert bool(row_reuse_blocks) is taken
+    assert bool(row_reuse_blocks) is reuses_rows
 
 
 @pytest.mark.parametrize(
@@ -172,8 +174,8 @@ def test_row_reuse_is_chosen_for_few_filters_relative_to_channels(taken, r, chan
 def test_both_gradients_share_one_copy_unless_filters_are_three_times_the_channels(
     shared, channels, k, options, monkeypatch
 ):
-    calls, both = [], conv.correlate_both
-    monkeypatch.setattr(conv, "correlate_both", lambda *args: calls.append(1) or both(*args))
+    calls, correlate_both = [], conv.correlate_both
+    monkeypatch.setattr(conv, "correlate_both", lambda *args: calls.append(1) or correlate_both(*args))
     x, w = np.ones((1, 8, 8, channels)), np.ones((k, 3, 3, channels // options.get("groups", 1)))
     options = {"padding": 1, **options}
     ops.conv2d_backward(ops.conv2d(x, w, **options), x, w, **options)

@@ -164,10 +164,10 @@ OPS = {
 
 @pytest.mark.parametrize("op", OPS)
 def test_an_image_gives_the_same_bits_in_any_part(op, monkeypatch):
-    whole = OPS[op]()
+    expected = OPS[op]()
     monkeypatch.setattr(numpys_blas, "libraries", lambda: [Blas()])
     monkeypatch.setattr(parallel, "LEAST_BYTES", 1)
-    np.testing.assert_array_equal(OPS[op](), whole)
+    np.testing.assert_array_equal(OPS[op](), expected)
 
 
 PRODUCTS = {  # the number of terms in each sum
