@@ -6,7 +6,7 @@
 #include "mask.cuh"
 
 // Thread blocks that a multiprocessor must be able to hold: one fewer if numbers move one by one, and one fewer if iterators search
-// (tile_iterator.cuh), because both take more registers.
+// (search_iterator.cuh), because both take more registers.
 constexpr int FEWER_BLOCKS = int(VECTOR_C == 1 || VECTOR_K == 1) + int(!TAP_TABLE);
 constexpr int RESIDENT_BLOCKS = MIN_BLOCKS > FEWER_BLOCKS ? MIN_BLOCKS - FEWER_BLOCKS : 1;
 
@@ -64,7 +64,7 @@ struct InputWindows {
         return true;
     }
 
-    // For Walk::TAPS (tile_iterator.cuh):
+    // For Walk::TAPS (tap_iterator.cuh):
     __device__ __forceinline__ int32 taps_down() const { return conv.r; }
     __device__ __forceinline__ int32 taps_across() const { return conv.s; }
     __device__ __forceinline__ const FastDivmod& per_tap() const { return conv.channels; }
@@ -82,7 +82,7 @@ struct InputWindows {
         return uint32(line.w + s * conv.dilation_w) < uint32(conv.w);
     }
 
-    // For Walk::PIXELS (tile_iterator.cuh): where a window begins, and where a column's elements lie in it. Pixels are counted
+    // For Walk::PIXELS (pixel_iterator.cuh): where a window begins, and where a column's elements lie in it. Pixels are counted
     // modulo 2^32, because padding may put a window's beginning far before x.
     struct alignas(16) Anchor {
         uint32 pixel;
@@ -137,7 +137,7 @@ struct GradientWindows {
         return true;
     }
 
-    // For Walk::TAPS (tile_iterator.cuh):
+    // For Walk::TAPS (tap_iterator.cuh):
     __device__ __forceinline__ int32 taps_down() const { return phase.h.taps; }
     __device__ __forceinline__ int32 taps_across() const { return phase.w.taps; }
     __device__ __forceinline__ const FastDivmod& per_tap() const { return conv.filters; }
@@ -206,7 +206,7 @@ struct TransposedFilters : Plain {
         return inside ? tap * all_taps() + tap_index(r, s) : OUTSIDE;
     }
 
-    // For Walk::TAPS (tile_iterator.cuh):
+    // For Walk::TAPS (tap_iterator.cuh):
     __device__ __forceinline__ int32 taps_down() const { return phase.h.taps; }
     __device__ __forceinline__ int32 taps_across() const { return phase.w.taps; }
     __device__ __forceinline__ int32 all_taps() const { return conv.r * conv.s; }

@@ -20,7 +20,7 @@
 // Every output sums its depth in order, so its bits do not depend on the tile.
 //
 // Macros: DTYPE; TF32: if defined, float32 factors are rounded to TF32; BLOCK_M, BLOCK_N, THREAD_M, THREAD_N; TAP_TABLE 0 for
-// filters with more taps than the tile iterators' tables hold (tile_iterator.cuh).
+// filters with more taps than the tile iterators' tables hold (tap_iterator.cuh).
 #pragma once
 
 #include "activation.cuh"
