@@ -41,7 +41,7 @@ def lock(handle: int, *, wait: bool = False) -> bool | None:
 
 
 @contextlib.contextmanager
-def held(folder: Path) -> Iterator[None]:
+def hold(folder: Path) -> Iterator[None]:
     """Hold the lock of a folder, waiting for other processes and threads; does nothing if there are no locks."""
     if fcntl is None:
         yield

@@ -127,7 +127,7 @@ def _concatenations(net: Layer) -> list[str]:
     for layer in net.walk():
         if isinstance(layer, Merging) and layer.merge == "concat":
             copies = {
-                f"copied {direction}": layer.copied(direction, holds_input=id(layer) in holding)
+                f"copied {direction}": layer.copied_branches(direction, holds_input=id(layer) in holding)
                 for direction in ("forward", "backward")
             }
             others = [name for name in layer.names if not any(name in each for each in copies.values())]

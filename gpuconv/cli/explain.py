@@ -60,7 +60,7 @@ def index(text: str) -> tuple[int, ...]:
 
 def run(options: argparse.Namespace) -> int:
     from gpuconv import backends, plots
-    from gpuconv.training.image_activations import look
+    from gpuconv.training.image_activations import activations_of
 
     _expect_choice(options)
     pictures.expect_target(options.picture)
@@ -69,7 +69,7 @@ def run(options: argparse.Namespace) -> int:
     target = _target(options.target, trained.classes)
     image = predict.read(options.image, trained)
     x = backends.asarray(trained.normalization(image[None]), trained.net.device, trained.net.dtype)
-    scores = look(trained.net, x)[1]
+    scores = activations_of(trained.net, x)[1]
     if options.map:
         title, volumes = _map(options, trained.net, x, target)
     else:

@@ -38,7 +38,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     from gpuconv import plots
-    from gpuconv.training.image_activations import look
+    from gpuconv.training.image_activations import activations_of
 
     if options.picture:
         try:
@@ -61,7 +61,7 @@ def run(options: argparse.Namespace) -> int:
             failed = 1
             continue
         x = trained.normalization(image[None])
-        scores = look(trained.net, _on_device_of_net(trained, x))[1]
+        scores = activations_of(trained.net, _on_device_of_net(trained, x))[1]
         if not np.isfinite(scores).all():
             raise UserError(f"the net's scores of {path} are not finite, so they mean nothing")
         best = np.argsort(-scores, kind="stable")[:5]

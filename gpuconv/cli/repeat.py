@@ -21,7 +21,7 @@ from gpuconv.console import quiet
 from gpuconv.training import RunDirectory, stored
 from gpuconv.training.measures import CRC32
 from gpuconv.training.run_state import RunState
-from gpuconv.training.tensor_digests import Digests, Key, Step, keyed, machine, read
+from gpuconv.training.tensor_digests import Digests, Key, Step, machine, read, with_unique_keys
 from gpuconv.types import Array, Record
 
 _OTHER_HASHES = "{} has hashes of an older version, which the repeated run would not have"
@@ -87,8 +87,8 @@ class Repetition:
 
     def _expect_recorded(self, repeated: list[Step]) -> None:
         for step in repeated:
-            repeated_digests = dict(keyed(step))
-            for key, digest in keyed(self.recorded[step.step]) if step.step in self.recorded else ():
+            repeated_digests = dict(with_unique_keys(step))
+            for key, digest in with_unique_keys(self.recorded[step.step]) if step.step in self.recorded else ():
                 alike = key in repeated_digests and digest.alike(repeated_digests[key])
                 if alike is None:
                     raise UserError(_OTHER_HASHES.format(self.directory))

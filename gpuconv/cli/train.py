@@ -123,7 +123,7 @@ def run(options: argparse.Namespace, watchers: Sequence[Callback] = ()) -> int:
 
     with user_errors():
         ranks = parallel.launched_ranks(options.device, options.rank_timeout)
-        options.device = ranks.own(options.device)
+        options.device = ranks.own_device(options.device)
     with ranks.reporting_errors(), process.silent(ranks.rank > 0):
         try:
             return _train(options, ranks, watchers)
@@ -142,7 +142,7 @@ def _train(options: argparse.Namespace, ranks: Ranks, watchers: Sequence[Callbac
         with user_errors():
             callbacks = [*loggers(options), *watchers]
         return python_runs.resume(options, chosen, callbacks, ranks)
-    settings = ranks.first(
+    settings = ranks.on_rank_0(
         lambda: (
             settings_to_resume(options.resume, chosen) if options.resume else run_settings.with_recipe(chosen, recipe)
         )
@@ -153,7 +153,7 @@ def _train(options: argparse.Namespace, ranks: Ranks, watchers: Sequence[Callbac
         train, validation, test = _load_sets(options, settings)
     device = choose_device(options)
     with user_errors():
-        begun = ranks.first(lambda: bool(given) and RunDirectory(given).last.exists())
+        begun = ranks.on_rank_0(lambda: bool(given) and RunDirectory(given).last.exists())
         net, normalization = initial_net(settings, train, device, begun=begun)
         trainer = _trainer(options, settings, net, ranks)
         common: dict[str, Any] = {"normalization": normalization, "device": device, "dtype": net.dtype}
@@ -173,7 +173,7 @@ def _train(options: argparse.Namespace, ranks: Ranks, watchers: Sequence[Callbac
     )
     print_line("recipe", settings)
     with user_errors():
-        directory = ranks.first(lambda: given or run_settings.new_directory(settings))
+        directory = ranks.on_rank_0(lambda: given or run_settings.new_directory(settings))
     print_line("run", f"{directory}{' (continued)' if options.resume else ''}\n")
 
     try:

@@ -30,7 +30,7 @@ import numpy as np
 from gpuconv import plots
 from gpuconv.training import RunDirectory
 from gpuconv.training.stored import setting_differences
-from gpuconv.training.tensor_digests import Digest, Key, Step, keyed, read
+from gpuconv.training.tensor_digests import Digest, Key, Step, read, with_unique_keys
 from gpuconv.verify.bounds import sum_bound
 
 if TYPE_CHECKING:
@@ -316,8 +316,8 @@ def _range(steps: dict[int, Step]) -> str:
 
 def _pairs(a: Step, b: Step) -> list[tuple[Key, Digest, Digest]]:
     """The tensors that both steps have, in a's order. A fused net has fewer tensors."""
-    others = dict(keyed(b))
-    return [(key, one, others[key]) for key, one in keyed(a) if key in others]
+    others = dict(with_unique_keys(b))
+    return [(key, one, others[key]) for key, one in with_unique_keys(a) if key in others]
 
 
 def _rounding(digest: Digest) -> float:

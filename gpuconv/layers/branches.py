@@ -79,7 +79,7 @@ class Merging(Layer, base=True):
         branches in any case; a sum passes dy itself, so all of its branches must read slices."""
         return self.merge == "concat" or all(row is None or reads_slices(row) for row in self.rows)
 
-    def copied(self, direction: str, *, holds_input: bool) -> list[str]:
+    def copied_branches(self, direction: str, *, holds_input: bool) -> list[str]:
         """The names of the branches that a concatenation copies: in "forward" the outputs of those that cannot write
         into their slice, in "backward" the gradients of those that cannot read them there.
 
@@ -150,7 +150,7 @@ class Merging(Layer, base=True):
 
     def backward(self, dy: Array, *, input_grad: bool = True) -> Array | None:
         if input_grad:
-            return self.summed(self._gradients(dy))
+            return self.sum_gradients(self._gradients(dy))
         self.input_gradients(dy, input_grad=False)
         return None
 
@@ -167,11 +167,11 @@ class Merging(Layer, base=True):
             return [dy] * len(self.rows)
         return [in_parts(partial(self._slice, number), dy) for number in range(len(self.rows))]
 
-    def summed(self, gradients: Iterable[Array]) -> Array:
+    def sum_gradients(self, gradients: Iterable[Array]) -> Array:
         """The sum of the input's gradients from the branches, given the gradients of their outputs. Each of
         these is taken from the iterator only after the previous branch has run."""
         total: object = None
-        adding = self.adding
+        adding = self.adds_to_sum
         for row, dy, adds in zip(self.rows, gradients, adding):
             shown = row is not None and shows_gradients(row)
             into = {"onto": _onto(total, shown)} if adds and not isinstance(dy, PerPart) else {}
@@ -183,7 +183,7 @@ class Merging(Layer, base=True):
         return cast(Array, total)
 
     @property
-    def adding(self) -> list[bool]:
+    def adds_to_sum(self) -> list[bool]:
         """For each branch, whether its backward adds the gradient of the input to the sum of those before: it can do
         so, and the sum is a new array."""
         able = [row is not None and adds_input_grad(row) for row in self.rows]

@@ -26,10 +26,10 @@ class NormChain(Fused):
 
     @staticmethod
     def fits(layers: Sequence[Layer]) -> bool:
-        return len(layers) > 1 and all(starmap(NormChain.links, pairwise(layers)))
+        return len(layers) > 1 and all(starmap(NormChain.can_link, pairwise(layers)))
 
     @staticmethod
-    def links(below: Layer, layer: Layer) -> bool:
+    def can_link(below: Layer, layer: Layer) -> bool:
         """Whether `below` ends in a batch norm, and `layer` begins with a convolution that can compute its sums."""
         norm = type(below) is NormActivation or (type(below) is ConvNorm and below.pool == 1)
         return norm and type(layer) in (Conv2D, ConvNorm) and not _conv_of(layer).depthwise
@@ -98,7 +98,7 @@ def form_chains(layers: Sequence[Layer], norm_sums: bool | None) -> list[Layer]:
     found: list[list[Layer]] = []
     for layer in layers:
         below = found[-1][-1] if found else None
-        if below is not None and NormChain.links(below, layer) and not layer.has_hooks:
+        if below is not None and NormChain.can_link(below, layer) and not layer.has_hooks:
             activation = cast(ConvNorm | NormActivation, below).activation
             if sums_pay(activation) if norm_sums is None else norm_sums:
                 found[-1].append(layer)

@@ -44,16 +44,16 @@ class ResidualNorm(Fused):
         return self.activation is not None or shortcut is None or reads_slices(shortcut)
 
     @property
-    def joined(self) -> Layer:
+    def joining_layer(self) -> Layer:
         """The last layer of the body. It adds the shortcut and applies the activation, so its output, which forward
         hooks receive, is that of this layer."""
         body, _ = self._rows
         return cast(Layer, body.layers[-1])
 
     @property
-    def adding(self) -> bool:
+    def adds_to_sum(self) -> bool:
         """Whether the body or the shortcut adds the gradient of its input to that of the other one."""
-        return self._adds_onto_gradient or any(cast(Residual, self.layers[0]).adding)
+        return self._adds_onto_gradient or any(cast(Residual, self.layers[0]).adds_to_sum)
 
     @property
     def _adds_onto_gradient(self) -> bool:
@@ -96,7 +96,7 @@ class ResidualNorm(Fused):
             onto = Onto(lambda: addend.gradient_of(dy), needs_own=shows_gradients(body))
             return cast(Array, call(body, "backward", dy, onto=onto))
         if input_grad:
-            return block.summed(gradients())
+            return block.sum_gradients(gradients())
         for row, gradient in zip(block.rows, gradients()):
             if row:
                 call(row, "backward", gradient, input_grad=False)

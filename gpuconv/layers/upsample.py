@@ -57,7 +57,7 @@ class Upsample(Layer):
         return dict(stride=tuple(scale), groups=channels)
 
     @property
-    def means(self) -> list[Options]:
+    def pool_options(self) -> list[Options]:
         """The keyword arguments of the average pools that follow the convolution."""
         scale = self.options["stride"]
         if self.mode == "nearest" or scale == (1, 1):
@@ -69,11 +69,11 @@ class Upsample(Layer):
     def forward(self, x: Array, training: bool = False, *, out: Array | None = None) -> Array:
         n, h, w, channels = x.shape
         down, across = self.options["stride"]
-        ends = [*[None] * len(self.means), out]  # only the last op writes the output
+        ends = [*[None] * len(self.pool_options), out]  # only the last op writes the output
         input_shape = n, h * down, w * across, channels
         y = ops.conv2d_dgrad(x, self["ones"], input_shape=input_shape, **self.options, out=ends[0])
         shapes = []
-        for mean, end in zip(self.means, ends[1:]):
+        for mean, end in zip(self.pool_options, ends[1:]):
             shapes.append(y.shape)
             y = ops.avg_pool2d(y, **mean, out=end)
         self.stash(*shapes)
@@ -83,6 +83,6 @@ class Upsample(Layer):
         shapes = self.unstash()
         if not input_grad:
             return None
-        for mean, shape in zip(reversed(self.means), reversed(shapes)):
+        for mean, shape in zip(reversed(self.pool_options), reversed(shapes)):
             dy = ops.avg_pool2d_backward(dy, input_shape=shape, **mean)
         return ops.conv2d(dy, self["ones"], **self.options)

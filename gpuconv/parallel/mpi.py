@@ -100,7 +100,7 @@ class MPI(Ranks):
     def name(self, rank: int) -> str:
         return f"rank {rank} ({self._processes[rank]})" if self._processes else f"rank {rank}"
 
-    def share(self, value: T) -> T:
+    def broadcast(self, value: T) -> T:
         packed = np.frombuffer(pickle.dumps(value), np.uint8) if self.rank == 0 else None
         length = np.array([0 if packed is None else packed.size])
         self._wait([self._comm.Ibcast(length, 0)])

@@ -51,7 +51,7 @@ class NCCL(Ranks):
 
         return f"cuda:{self._local_rank % cupy.cuda.runtime.getDeviceCount()}"
 
-    def own(self, device: str) -> str:
+    def own_device(self, device: str) -> str:
         return self.device if device in ("auto", "cuda") else device
 
     def begin(self, device: str) -> None:
@@ -69,12 +69,12 @@ class NCCL(Ranks):
         self._expect_own_gpus(f"{device} of {host()} ({gpu.pci_bus_id})")
         library = _library()
         with gpu:
-            identifier = self.share(library.get_unique_id() if self.rank == 0 else None)
+            identifier = self.broadcast(library.get_unique_id() if self.rank == 0 else None)
             self._communicator = library.NcclCommunicator(self.size, identifier, self.rank)
         self._library, self._device = library, device
 
-    def meet(self) -> None:
-        """As `Ranks.meet`, and also waits for this rank's GPU. Raises ParallelError if a rank's GPU has not finished
+    def barrier(self) -> None:
+        """As `Ranks.barrier`, and also waits for this rank's GPU. Raises ParallelError if a rank's GPU has not finished
         within half the time limit; it names the ranks whose GPUs hang, or says that the GPUs wait for one another."""
         self.gather(None)
         if self._communicator is None:
@@ -160,9 +160,9 @@ class NCCL(Ranks):
 
     # --- messages --------------------------------------------------------------------------------
 
-    def share(self, value: T) -> T:
+    def broadcast(self, value: T) -> T:
         with self._aborting_on_error():
-            return self.messages.share(value)
+            return self.messages.broadcast(value)
 
     def gather(self, value: T) -> list[T]:
         with self._aborting_on_error():

@@ -43,14 +43,14 @@ class Ranks:
     sent = 0  # bytes of summed arrays that this rank has sent
     capturable = True  # whether sums can be a part of a graph
 
-    def own(self, device: str) -> str:
+    def own_device(self, device: str) -> str:
         """This rank's device: `device`, or the GPU chosen for this rank if `device` is "auto" or "cuda"."""
         return device
 
     def begin(self, device: str) -> None:
         """Prepare to sum arrays of a `device`. Raises ValueError if these ranks cannot."""
 
-    def share(self, value: T) -> T:
+    def broadcast(self, value: T) -> T:
         """Rank 0's `value`, which must be picklable; other ranks' values are ignored."""
         return value
 
@@ -70,7 +70,7 @@ class Ranks:
         everyone = self.gather(None if array is None else backends.to_numpy(array))
         return [backends.asarray(each, backends.device_of(like)) for each in everyone if each is not None]
 
-    def meet(self) -> None:
+    def barrier(self) -> None:
         """Wait until every rank has called this. A rank calls it before it waits for its GPU, which could wait for a
         rank that has failed."""
         self.gather(None)
@@ -103,9 +103,9 @@ class Ranks:
     def fail(self, error: BaseException) -> None:
         """Tell the other ranks that this one ends with an `error`."""
 
-    def first(self, work: Callable[[], T]) -> T:
+    def on_rank_0(self, work: Callable[[], T]) -> T:
         """The result of `work()`, which only rank 0 calls."""
-        return cast(T, self.share(work() if self.rank == 0 else None))
+        return cast(T, self.broadcast(work() if self.rank == 0 else None))
 
     @contextmanager
     def reporting_errors(self) -> Iterator[None]:
@@ -136,3 +136,21 @@ class Ranks:
 
     def __str__(self) -> str:
         return ", ".join(map(self.name, range(self.size)))
+
+    # --- former names ---------------------------------------------------------------------------
+
+    def share(self, value: T) -> T:
+        """The former name of `broadcast`, with the same `value`."""
+        return self.broadcast(value)
+
+    def meet(self) -> None:
+        """The former name of `barrier`."""
+        self.barrier()
+
+    def own(self, device: str) -> str:
+        """The former name of `own_device`, with the same `device`."""
+        return self.own_device(device)
+
+    def first(self, work: Callable[[], T]) -> T:
+        """The former name of `on_rank_0`, with the same `work`."""
+        return self.on_rank_0(work)

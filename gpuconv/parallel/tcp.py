@@ -50,7 +50,7 @@ class TCP(Ranks):
     def name(self, rank: int) -> str:
         return f"rank {rank} ({self._processes[rank]})" if self._processes else f"rank {rank}"
 
-    def share(self, value: T) -> T:
+    def broadcast(self, value: T) -> T:
         return self.gather(value if self.rank == 0 else None)[0]  # type: ignore[return-value]
 
     def gather(self, value: T) -> list[T]:

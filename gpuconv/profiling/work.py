@@ -81,14 +81,14 @@ def of_layer(
     x, y = (batch_size * math.prod(shape or ()) * size for shape in (layer.input_shape, layer.output_shape))
     if isinstance(layer, ResidualNorm):
         active = layer.activation is not None
-        joined = (1 if layer.adding else 3) * x * input_grad
+        joined = (1 if layer.adds_to_sum else 3) * x * input_grad
         return Work(0.0, float(y if direction == "forward" else 2 * y * active + joined))
     if isinstance(layer, Merging):
         shapes = dict(zip(layer.names, (row.output_shape if row else layer.input_shape for row in layer.rows)))
-        copied = layer.copied(direction, holds_input=holds_input)
+        copied = layer.copied_branches(direction, holds_input=holds_input)
         moved = 2.0 * batch_size * size * sum(math.prod(shapes[name] or ()) for name in copied)
         if direction == "backward":
-            moved += sum(1.0 if adds else 3.0 for adds in layer.adding[1:]) * x * input_grad
+            moved += sum(1.0 if adds else 3.0 for adds in layer.adds_to_sum[1:]) * x * input_grad
         elif layer.merge == "add":
             moved += 3.0 * (len(layer.rows) - 1) * y
         return Work(0.0, moved)

@@ -183,7 +183,7 @@ class Checkpoints(Callback):
             log.info("interrupted after step %d; saved to %s\ncontinue with: %s", trainer.steps, self.run.last, how)
 
     def _save(self, trainer: RunState, best: bool = False) -> None:
-        trainer.ranks.meet()
+        trainer.ranks.barrier()
         self._saved_at = trainer.steps
         if self.run is None and trainer.optimizer_shards is None:
             return

@@ -155,7 +155,7 @@ class Fit:
         run = self.run
         if self.counter.planned and self.counter.planned[0] == run.rates():
             return
-        run.ranks.meet()  # writing waits for the device
+        run.ranks.barrier()  # writing waits for the device
         ahead = range(min(AHEAD, run.batches - run.batch))
         rates = [run.rates(step) for step in ahead]
         self.counter.write(run.steps, *self.feed.place(run.epoch, run.batch), rates)
@@ -203,7 +203,7 @@ class Fit:
     def _record_step(self, lr: float) -> Record:
         """Read the sums and record the metrics of the steps since the last reading."""
         run = self.run
-        run.ranks.meet()
+        run.ranks.barrier()
         sums = run.read_totals()
         recent, run.reading = sums.since(run.reading), sums
         record = {"event": "step", "step": run.steps, "epoch": run.epoch + 1}
@@ -213,7 +213,7 @@ class Fit:
     def _record_epoch(self, lr: float) -> Record:
         """Finish the epoch: record its training metrics and those of the held-out sets, and start the next."""
         run = self.run
-        run.ranks.meet()
+        run.ranks.barrier()
         run.expect_same_weights()
         sums = run.read_totals()
         record: Record = {"event": "epoch", "step": run.steps, "epoch": run.epoch + 1, "lr": lr}

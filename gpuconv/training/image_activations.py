@@ -14,7 +14,7 @@ from gpuconv.layers.base import Layer
 from gpuconv.types import Array
 
 
-def look(net: Layer, x: Array) -> tuple[list[tuple[str, np.ndarray]], np.ndarray]:
+def activations_of(net: Layer, x: Array) -> tuple[list[tuple[str, np.ndarray]], np.ndarray]:
     """(name and output of each layer, class probabilities) for a batch of one image.
 
     Layers that leave the values unchanged in inference (input, flatten, dropout) are left out.
@@ -37,5 +37,5 @@ def picture(
     title: str = "",
 ) -> Any:
     """The figure of `gpuconv.plots.activations` for one uint8 image (H, W, C) of the net's size."""
-    volumes, scores = look(net, backends.asarray(normalization(image[None]), net.device, net.dtype))
+    volumes, scores = activations_of(net, backends.asarray(normalization(image[None]), net.device, net.dtype))
     return plots.activations(image, volumes, scores, classes, truth=truth, title=title)

@@ -133,7 +133,7 @@ class Step:
 Key = tuple[str, str, int]  # direction and name of a tensor, and how many with the same came before it in the step
 
 
-def keyed(step: Step) -> list[tuple[Key, Digest]]:
+def with_unique_keys(step: Step) -> list[tuple[Key, Digest]]:
     """The digests of a step, each with a unique key. Names alone are not unique: with shards, a layer runs several
     times in a step."""
     seen: Counter[tuple[str, str]] = Counter()
@@ -209,7 +209,9 @@ class Digests(Callback):
             if dx is not None:
                 add("backward", layer, dx)
 
-        joined = [layer.joined for layer in layers if isinstance(layer, ResidualNorm)]  # their outputs are the blocks'
+        joined = [
+            layer.joining_layer for layer in layers if isinstance(layer, ResidualNorm)
+        ]  # their outputs are the blocks'
         hooks = [layer.register_forward_hook(forward) for layer in layers if layer not in joined]
         hooks += [layer.register_backward_hook(backward) for layer in layers]
         try:

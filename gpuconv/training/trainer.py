@@ -299,7 +299,7 @@ class Trainer(RunState):
                 callbacks = [each for each in callbacks if not getattr(each, "only_on_rank_0", False)]
             if self.ema and not self.steps:
                 self.ema.begin()  # weights may have been loaded since
-            if resume and (last := self.ranks.first(self._last_checkpoint)):
+            if resume and (last := self.ranks.on_rank_0(self._last_checkpoint)):
                 self.restore(last, f"the checkpoint of {run_dir}" if self.run is None else self.run.last)
             if progress and self.ranks.rank == 0:
                 callbacks.append(Progress())

@@ -8,7 +8,7 @@ import pytest
 from gpuconv import plots
 from gpuconv.cli import main, pictures, runs
 from gpuconv.data import Normalization, load
-from gpuconv.training.image_activations import look
+from gpuconv.training.image_activations import activations_of
 from tests.cli.small_run import DATA
 
 
@@ -23,7 +23,7 @@ def test_predict_passes_its_options_on_and_prints_the_classes(drawn, trained, tm
     captured = capsys.readouterr()
     assert captured.err == f"gpuconv: error: {files[0]}: No such file or directory\n"
     run = runs.open_run(trained, "numpy")
-    scores = look(run.net, Normalization.from_dataset(train)(test.images[:1]))[1]
+    scores = activations_of(run.net, Normalization.from_dataset(train)(test.images[:1]))[1]
     best = np.argsort(-scores)
     lines = captured.out.splitlines()
     assert lines[:4] == [f"run        {trained}", "device     numpy (as you asked)", "", files[1]]

@@ -367,11 +367,11 @@ def test_pictures_show_the_volumes_and_first_filters_of_any_net(model):
     """One column for each layer or residual block that changes the volume; an FC layer at the start has filters too."""
     from gpuconv import models
     from gpuconv.cli import pictures
-    from gpuconv.training.image_activations import look
+    from gpuconv.training.image_activations import activations_of
 
     net = models.build(model, (8, 12, 3), 4)
     x = np.random.default_rng(1).normal(size=(1, 8, 12, 3)).astype(np.float32)
-    volumes, scores = look(net, x)
+    volumes, scores = activations_of(net, x)
     assert [name for name, _ in volumes] == [
         name for name, _ in net.children() if not name.startswith(("input", "flatten", "dropout"))
     ]

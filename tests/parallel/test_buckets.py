@@ -85,7 +85,7 @@ def test_buckets_have_every_element_once():
 
 
 def trained(ranks, shards, graph):
-    device = ranks.own("cuda")
+    device = ranks.own_device("cuda")
     data = toy_run.images(24)
     trainer = Trainer(toy_run.net().to(device), "sgd", lr=0.05, shards=shards, parallel=ranks, graph=graph)
     loader = Loader(data, 8, normalization=toy_run.loader(data).normalization, device=device, seed=3)

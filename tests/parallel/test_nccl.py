@@ -43,7 +43,7 @@ class Threads(Ranks):
         self._barrier.wait(60)
         return values
 
-    def share(self, value):
+    def broadcast(self, value):
         return copy.deepcopy(self.gather(value)[0])
 
     def sum(self, flat, fixed=True):
@@ -112,7 +112,7 @@ def test_sums_follow_the_tree_or_are_all_reduced(schedule):
 
 def trained(ranks, shards, graph=None, batch=8, count=24, callbacks=()):
     """The weights, the losses of the epochs and the number of sent bytes."""
-    device = ranks.own("cuda")
+    device = ranks.own_device("cuda")
     data = toy_run.images(count)
     trainer = Trainer(toy_run.net().to(device), "sgd", lr=0.05, shards=shards, parallel=ranks, graph=graph)
     loader = Loader(data, batch, normalization=toy_run.loader(data).normalization, device=device, seed=3)
@@ -287,7 +287,7 @@ def test_ranks_whose_gpus_wait_for_one_another_are_reported_as_out_of_step(monke
 
     def work(ranks):
         ranks.begin(ranks.device)
-        ranks.meet()
+        ranks.barrier()
 
     message = r"the GPUs wait for one another and did not finish within 0\.5 s: the ranks are out of step"
     with pytest.raises(ParallelError, match=message), standin.installed(("90", "90")):

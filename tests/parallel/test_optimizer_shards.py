@@ -139,7 +139,7 @@ def test_gpus_exchange_parameters_as_a_part_of_their_graphs(monkeypatch, schedul
     monkeypatch.setenv("GPUCONV_AUTOTUNE", "0")
 
     def run(ranks):
-        device = ranks.own("cuda")
+        device = ranks.own_device("cuda")
         trainer = Trainer(toy_run.net().to(device), "adam", lr=0.01, shards=2, parallel=ranks, shard_optimizer=True)
         data = toy_run.images(16)
         loader = Loader(data, 8, normalization=toy_run.loader(data).normalization, device=device, seed=3)

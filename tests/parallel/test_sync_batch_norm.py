@@ -138,7 +138,7 @@ def test_on_gpus_the_statistics_are_exchanged_on_the_device(monkeypatch, schedul
     monkeypatch.setenv("GPUCONV_AUTOTUNE", "0")
     alone = stepped()
     with standin.installed(("90", "90"), schedule=schedule) as machine:
-        states = on_ranks(2, lambda ranks: stepped(ranks, device=ranks.own("cuda")))
+        states = on_ranks(2, lambda ranks: stepped(ranks, device=ranks.own_device("cuda")))
         calls = machine.nccl_worlds[0].calls
     for state in states:
         for name, expected in alone.items():
@@ -179,7 +179,7 @@ def test_gpus_with_two_shards_each_have_the_bits_of_one(monkeypatch, schedule):
     monkeypatch.setenv("GPUCONV_AUTOTUNE", "0")
     with standin.installed(("90", "90"), schedule=schedule):
         alone = stepped(NCCL(messages=Ranks()), device="cuda", shards=4)
-        for state in on_ranks(2, lambda ranks: stepped(ranks, device=ranks.own("cuda"), shards=4)):
+        for state in on_ranks(2, lambda ranks: stepped(ranks, device=ranks.own_device("cuda"), shards=4)):
             assert toy_run.same_arrays(state, alone)
 
 

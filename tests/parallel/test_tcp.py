@@ -54,7 +54,7 @@ def on_ranks(rank_of_thread, size, work, time_limit=20.0):
 
 def test_ranks_gather_and_share_in_their_order(rank_of_thread):
     def work(ranks):
-        return [ranks.gather(ranks.rank**2), ranks.share(f"of {ranks.rank}"), ranks.first(lambda: ranks.rank)]
+        return [ranks.gather(ranks.rank**2), ranks.broadcast(f"of {ranks.rank}"), ranks.on_rank_0(lambda: ranks.rank)]
 
     for size in (1, 2, 4):
         assert on_ranks(rank_of_thread, size, work) == [[[rank**2 for rank in range(size)], "of 0", 0]] * size

@@ -372,13 +372,13 @@ def test_processes_that_start_at_once_compile_the_runtime_one_after_another(monk
         thread.start()
         return thread
 
-    with locks.held(cxx._HERE):
+    with locks.hold(cxx._HERE):
         first = compile_in_a_thread()
         first.join(0.2)
         assert first.is_alive()
     first.join(60)
     assert [*tmp_path.glob("cache/*/library.so")]
-    with locks.held(cxx._HERE):
+    with locks.hold(cxx._HERE):
         second = compile_in_a_thread()
         second.join(10)
         assert not second.is_alive()

@@ -173,7 +173,7 @@ def test_a_process_does_not_time_while_another_one_does(use_gpu, tmp_path):
                 tuner.choose(CONV2D, "auto", None, lambda candidate: gpu.timed.append(candidate))
             )
         )
-        with locks.held(tmp_path / "cache"):
+        with locks.hold(tmp_path / "cache"):
             thread.start()
             thread.join(0.3)
             assert thread.is_alive()

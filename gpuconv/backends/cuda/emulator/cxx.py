@@ -143,7 +143,7 @@ def compile_library(
 
     key = ["emulator", version(), *options, *link, text, *_headers()]  # independent of the headers' folder
     store, label = cache.default(), f"{name}-{sanitize}"
-    with locks.held(_HERE) if once and not store.find(label, key) else contextlib.nullcontext():
+    with locks.hold(_HERE) if once and not store.find(label, key) else contextlib.nullcontext():
         return store.entry(label, key, fill) / "library.so"
 
 

@@ -194,7 +194,7 @@ def _trials() -> Iterator[None]:
 
 def _measure_alone(plans: Sequence[Plan], gpu: Gpu, run: Callable[[Plan], None], folder: Path) -> None:
     """Measure while no other process with this cache does, because its launches would distort the times."""
-    with locks.held(folder.parent):
+    with locks.hold(folder.parent):
         _measure(plans, gpu, run, folder)
 
 
