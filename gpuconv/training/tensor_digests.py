@@ -209,9 +209,8 @@ class Digests(Callback):
             if dx is not None:
                 add("backward", layer, dx)
 
-        joined = [
-            layer.joining_layer for layer in layers if isinstance(layer, ResidualNorm)
-        ]  # their outputs are the blocks'
+        # The outputs of these layers are those of the blocks.
+        joined = [layer.joining_layer for layer in layers if isinstance(layer, ResidualNorm)]
         hooks = [layer.register_forward_hook(forward) for layer in layers if layer not in joined]
         hooks += [layer.register_backward_hook(backward) for layer in layers]
         try:

@@ -11,7 +11,7 @@ from gpuconv.algorithms import ALGORITHMS, find
 from gpuconv.backends.cuda.analysis import machine_code, predict_wgmma
 from gpuconv.backends.cuda.analysis.machine_code import Instruction, MainLoop
 from gpuconv.backends.cuda.analysis.predict_time import GPUS, Model, Prediction, Terms
-from gpuconv.backends.cuda.analysis.predict_wgmma import Code
+from gpuconv.backends.cuda.analysis.predict_wgmma import WarpCode
 from gpuconv.backends.cuda.runtime import nvrtc
 
 H200 = GPUS["h200"]
@@ -19,7 +19,7 @@ MADE_UP = Model("made up", Terms(10_000.0, 0.0, 2.0, 0.0, 0.0), 0.0, 0.0, "none"
 WGMMA_NAMES = [algorithm.name for algorithm in ALGORITHMS if algorithm.name.startswith("wgmma-")]
 
 
-CODE = Code(80, 175, 400)
+CODE = WarpCode(80, 175, 400)
 
 
 def time(algo="wgmma-128x128", counted=CODE, **changed):
@@ -27,7 +27,7 @@ def time(algo="wgmma-128x128", counted=CODE, **changed):
     work = (
         dict(turns=1, stages=18, drained=False, flops=0.0, moved=0.0, partials=0.0, model=MADE_UP, gpu=H200) | changed
     )
-    return predict_wgmma.time(find(algo, "bfloat16"), counted, **work)
+    return predict_wgmma.predict_launch(find(algo, "bfloat16"), counted, **work)
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_the_clocks_of_a_stage_equal_those_computed_by_hand(algo, tensor, read):
     """A stage has four instructions for each 64 rows. One of 64 x 128 x 16 takes 64 clocks on the tensor cores, and
     reads 6 KiB of shared memory in 48; one of 64 x 256 x 16 takes 128, and reads 10 KiB in 80."""
     algorithm = find(algo, "bfloat16")
-    stage = predict_wgmma.stage(algorithm, Code(80, 175, 0), MADE_UP, H200)
+    stage = predict_wgmma.stage_clocks(algorithm, WarpCode(80, 175, 0), MADE_UP, H200)
     copied = (algorithm.block_m + algorithm.block_n) * 128
     assert stage.tensor == tensor
     assert stage.shared == read + copied / 128
@@ -76,17 +76,21 @@ def test_the_next_tile_hides_a_part_of_the_store():
         return (time(turns=3, **changed).seconds - time(turns=2, **changed).seconds) * H200.clock
 
     assert later_tile() == pytest.approx(18 * l2)
-    assert later_tile(counted=Code(80, 1000, 400)) == pytest.approx(18 * 2 * (2 * 80 + 1000) + stored)  # bound by issue
+    assert later_tile(counted=WarpCode(80, 1000, 400)) == pytest.approx(
+        18 * 2 * (2 * 80 + 1000) + stored
+    )  # bound by issue
     assert later_tile(drained=True) == pytest.approx(18 * l2 + stored + 1000 + l2)
     long_time = 10_000  # longer than it takes to fill the ring of 6 stages
-    assert later_tile(counted=Code(80, 175, long_time), stages=60) == pytest.approx(60 * l2 + 2 * long_time - 6 * l2)
+    assert later_tile(counted=WarpCode(80, 175, long_time), stages=60) == pytest.approx(
+        60 * l2 + 2 * long_time - 6 * l2
+    )
 
 
 def test_a_second_block_hides_the_store_as_far_as_the_schedulers_can_issue_both():
     l2, issue, long_time = 24576 * 132 / 5120, 2 * (80 + 175), 10_000
 
     def later_tile(others):
-        two_turns, three_turns = (time("wgmma-128x64", Code(80, 175, others), turns=turns) for turns in (2, 3))
+        two_turns, three_turns = (time("wgmma-128x64", WarpCode(80, 175, others), turns=turns) for turns in (2, 3))
         return (three_turns.seconds - two_turns.seconds) * H200.clock
 
     assert later_tile(400) == pytest.approx(18 * l2)
@@ -94,7 +98,7 @@ def test_a_second_block_hides_the_store_as_far_as_the_schedulers_can_issue_both(
 
 
 def test_the_slowest_part_of_a_stage_sets_its_time():
-    slow = time(counted=Code(80, 1000, 400))
+    slow = time(counted=WarpCode(80, 1000, 400))
     assert slow.binds == "issue"
     assert slow.seconds - time().seconds == pytest.approx(slow.parts["issue"] - time().parts["l2"])
 

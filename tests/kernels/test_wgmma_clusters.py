@@ -14,7 +14,7 @@ from gpuconv.backends.cuda import emulator
 from gpuconv.backends.cuda.gemm import plan as plans
 from gpuconv.backends.cuda.gemm.plan import plan, tiles_of, unproved_plans
 from gpuconv.backends.cuda.gemm.product import Product
-from gpuconv.backends.cuda.gemm.proofs import trusting
+from gpuconv.backends.cuda.gemm.proofs import allow_unproved
 from gpuconv.dtypes import as_dtype
 from gpuconv.profiling import launches
 from gpuconv.verify.conv_problems import conv
@@ -234,7 +234,7 @@ def test_a_launch_on_cuda_passes_the_tensor_map_of_the_filters(schedule):
     for op, kernel in (("conv2d", "conv2d_fprop"), ("conv2d_dgrad", "conv2d_dgrad")):
         arrays, options = arguments(op, SEVERAL_TILES[op][0], "bfloat16")
         expected = on_device(op, "emulated", *arrays, **options, algo=NAME)
-        with standin.installed(["90"], schedule=schedule) as machine, trusting():
+        with standin.installed(["90"], schedule=schedule) as machine, allow_unproved():
             found = on_device(op, "cuda", *arrays, **options, algo=NAME)
             assert (f"{kernel}_wgmma_cluster", 0) in machine.launches
         np.testing.assert_array_equal(found, expected)

@@ -105,13 +105,8 @@ def test_each_rank_collects_the_stretches_of_all(device):
 
 def test_a_single_rank_exchanges_with_itself():
     alone = parallel.ranks(None)
-    assert (alone.rank, alone.size, alone.broadcast(3), alone.gather(3), alone.on_rank_0(lambda: 4)) == (
-        0,
-        1,
-        3,
-        [3],
-        4,
-    )
+    assert (alone.rank, alone.size) == (0, 1)
+    assert (alone.broadcast(3), alone.gather(3), alone.on_rank_0(lambda: 4)) == (3, [3], 4)
 
 
 def test_a_rank_that_differs_is_named():

@@ -118,11 +118,11 @@ class CudaDevice:
         capability."""
         from gpuconv.backends.cuda.gemm import tuner
 
-        token = tuner.by_model.set(True)
+        token = tuner.model_chooses.set(True)
         try:
             yield
         finally:
-            tuner.by_model.reset(token)
+            tuner.model_chooses.reset(token)
 
     def recorder(self) -> CudaRecorder:
         from gpuconv.backends.cuda.runtime.graph import CudaRecorder

@@ -161,7 +161,7 @@ def test_a_named_algorithm_is_refused_until_it_is_proved(stand_in, monkeypatch):
     with pytest.raises(UnprovedError, match=f"{NAME}' only for problems .* and on .*Make-Believe it is not proved .*"):
         gc.ops.conv2d(x, w, algo=NAME)
     assert not stand_in.questions
-    with proofs.trusting():
+    with proofs.allow_unproved():
         assert plan(product(), NAME) is proofs.expect_proved(product(), plan(product(), NAME), MACHINE, ask=False)
     monkeypatch.setenv("GPUCONV_AUTOTUNE", "1")
     stand_in.answer = Answer(UNABLE, "no memory")

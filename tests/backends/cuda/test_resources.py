@@ -12,7 +12,7 @@ from gpuconv import ops, verify
 from gpuconv.algorithms import UnservedError
 from gpuconv.backends.cuda.analysis import resources
 from gpuconv.backends.cuda.analysis.resources import CHIPS, Line, chip_of, occupancy
-from gpuconv.backends.cuda.analysis.variants import LABELS, MACROS, Variant, kernels, representatives, variants
+from gpuconv.backends.cuda.analysis.variants import LABEL_DTYPES, MACROS, Variant, kernels, representatives, variants
 from gpuconv.backends.cuda.emulator import EmulatorError, cxx
 from gpuconv.backends.cuda.runtime import kernel, nvrtc, source
 from gpuconv.verify.run import to_device
@@ -236,4 +236,4 @@ def test_the_launchers_load_only_listed_variants(monkeypatch):
     listed = {(variant.file, frozenset(variant.defines)) for variant in variants()}
     assert {file for file, _ in loaded} == set(MACROS)
     assert loaded <= listed, f"not listed: {sorted(map(str, loaded - listed))}"
-    assert dict(next(d for f, d in loaded if f == "svm_hinge.cu"))["LABEL"] in LABELS
+    assert dict(next(d for f, d in loaded if f == "svm_hinge.cu"))["LABEL"] in LABEL_DTYPES

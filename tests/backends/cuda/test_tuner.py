@@ -376,7 +376,7 @@ def test_a_layer_reports_what_runs_without_tuning_and_within_same_bits(use_gpu, 
     assert run_op()[0][-1] == layer.algorithms(len(X))["fprop"] == fastest
     monkeypatch.setenv("GPUCONV_AUTOTUNE", "0")
     assert run_op()[0] == [layer.algorithms(len(X))["fprop"]] == [fastest]  # remembered
-    monkeypatch.setattr(tuner, "by_model", ContextVar("by_model", default=True))
+    monkeypatch.setattr(tuner, "model_chooses", ContextVar("model_chooses", default=True))
     assert run_op()[0] == [layer.algorithms(len(X))["fprop"]] == [modeled]
     monkeypatch.delenv("GPUCONV_AUTOTUNE")
     assert run_op()[0] == [layer.algorithms(len(X))["fprop"]] == [modeled]

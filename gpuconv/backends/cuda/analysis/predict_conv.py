@@ -41,9 +41,9 @@ def convolution(
     m, n, _, batches = problem.implicit_gemm(direction)
     partials = 0 if plan.split_k == 1 else plan.split_k * m * n * batches * accumulation_dtype(dtype).itemsize
     if algorithm.family != "mma":
-        return algorithm.name, predict_wgmma.time(
+        return algorithm.name, predict_wgmma.predict_launch(
             algorithm,
-            predict_wgmma.code(algorithm, direction, arithmetic, (vector_c, vector_k), gpu.arch),
+            predict_wgmma.warp_code(algorithm, direction, arithmetic, (vector_c, vector_k), gpu.arch),
             turns=ceil_div(plan.tiles, plan.blocks) * ceil_div(plan.blocks * plan.split_k, gpu.multiprocessors),
             drained=direction == "wgrad",
             stages=ceil_div(plan.depth_per_split, algorithm.block_k),

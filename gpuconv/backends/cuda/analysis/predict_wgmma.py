@@ -29,7 +29,7 @@ COPYING = 4  # warps of a block that copy; the others multiply
 
 
 @dataclass(frozen=True)
-class Code:
+class WarpCode:
     """Instructions that a multiplying warp and a copying warp issue per stage, and the number of all others."""
 
     multiply: float
@@ -38,7 +38,7 @@ class Code:
 
 
 @dataclass(frozen=True)
-class Stage:
+class StageClocks:
     """Clocks of a multiprocessor for one stage; all of these overlap."""
 
     tensor: float
@@ -48,7 +48,7 @@ class Stage:
 
 
 @functools.cache
-def code(algorithm: Algorithm, direction: str, arithmetic: str, vectors: tuple[int, int], arch: str) -> Code:
+def warp_code(algorithm: Algorithm, direction: str, arithmetic: str, vectors: tuple[int, int], arch: str) -> WarpCode:
     """The counts of a direction's plain kernel. Raises what `predict_time.machine_code_of` raises."""
     _, instructions = predict_time.machine_code_of(algorithm, direction, arithmetic, vectors, arch)
     loop = machine_code.main_loop(instructions)
@@ -56,16 +56,16 @@ def code(algorithm: Algorithm, direction: str, arithmetic: str, vectors: tuple[i
     copy = copy or machine_code.main_loop(instructions, ("LDG",))  # single numbers
     assert loop is not None, f"{algorithm.name} has no loop that multiplies"
     assert copy is not None, f"{algorithm.name} has no loop that copies"
-    return Code(loop.instructions, copy.instructions, len(instructions) - loop.instructions - copy.instructions)
+    return WarpCode(loop.instructions, copy.instructions, len(instructions) - loop.instructions - copy.instructions)
 
 
-def stage(algorithm: Algorithm, counted: Code, model: Model, gpu: Gpu) -> Stage:
+def stage_clocks(algorithm: Algorithm, counted: WarpCode, model: Model, gpu: Gpu) -> StageClocks:
     m, n, depth = algorithm.block_m, algorithm.block_n, algorithm.block_k
     copied = 2 * (m + n) * depth
     loaded = 2 * (m + n // algorithm.cluster) * depth  # the rest comes from the cluster's other blocks
     read = m // 64 * 2 * (64 + n) * depth  # each product of 64 rows reads its rows and all columns
     slots = (_multiplying(algorithm) * counted.multiply + COPYING * counted.copy) / SCHEDULERS
-    return Stage(
+    return StageClocks(
         tensor=m * n * depth / MULTIPLY_ADDS,
         shared=(read + copied) / SHARED,
         l2=loaded / (L2 / gpu.multiprocessors),
@@ -78,9 +78,9 @@ def _multiplying(algorithm: Algorithm) -> int:
     return algorithm.threads // 32 - COPYING
 
 
-def time(
+def predict_launch(
     algorithm: Algorithm,
-    counted: Code,
+    counted: WarpCode,
     *,
     turns: int,
     stages: int,
@@ -93,8 +93,8 @@ def time(
 ) -> Prediction:
     """The predicted time of a launch whose busiest multiprocessor computes `turns` tiles of `stages` stages each.
     drained: whether the ring runs empty after each tile, as in wgrad, which sums what was copied. moved: the bytes that
-    must pass through memory. partials: the bytes that the split-K reduction reads. The parts of a `Stage` overlap."""
-    each = stage(algorithm, counted, model, gpu)
+    must pass through memory. partials: the bytes that the split-K reduction reads. The clocks of a stage overlap."""
+    each = stage_clocks(algorithm, counted, model, gpu)
     stored = TAKEN * counted.others * _multiplying(algorithm) / SCHEDULERS * model.rates.instruction
     loop = stages * max(vars(each).values())
     if algorithm.resident > 1:  # another block multiplies, but on the same schedulers

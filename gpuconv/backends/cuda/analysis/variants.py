@@ -14,8 +14,8 @@ from gpuconv.dtypes import FLOAT_NAMES, as_dtype
 WIDE = "16 bytes"  # represents the number of values in 16 bytes
 WIDE_SUMS = "16 bytes of sums"  # likewise, for accumulators
 LONGEST = "32 (float64 and soft labels: 16)"  # represents the most scores that a lane keeps in registers
-LABELS = ("int64", "uint8")  # the label dtypes that are compiled ahead; any integer dtype works
-SOFT = "float32 (float64: float64)"  # the dtypes of labels with a number for each class; any float dtype works
+LABEL_DTYPES = ("int64", "uint8")  # the label dtypes that are compiled ahead; any integer dtype works
+SOFT_LABEL = "float32 (float64: float64)"  # labels with a number for each class; any float dtype works
 VECTORS: dict[str, tuple[Any, ...]] = dict(VECTOR_C=(1, WIDE), VECTOR_K=(1, WIDE))
 MOVES = (1, WIDE)  # VECTOR_C and VECTOR_K are equal; kernels with unequal ones need no more, and compile when used
 ACTIVATIONS = ("Identity", "Gelu")  # none, and the one with the most arithmetic; others are compiled when used
@@ -53,15 +53,18 @@ def algorithm_variants(family: str, arithmetics: tuple[str, ...] = ARITHMETICS) 
 
 
 # One of the 16-bit dtypes: float16 and bfloat16 differ only in the name of an instruction.
-NUMBERS = tuple(a for a in ARITHMETICS if a != "bfloat16")
+DISTINCT_ARITHMETICS = tuple(a for a in ARITHMETICS if a != "bfloat16")
 SIMT, MMA, WGMMA, WGMMA_CLUSTER, OF_FEW_CHANNELS = (
-    algorithm_variants(family, NUMBERS) for family in ("simt", "mma", "wgmma", "wgmma_cluster", "few_channels")
+    algorithm_variants(family, DISTINCT_ARITHMETICS)
+    for family in ("simt", "mma", "wgmma", "wgmma_cluster", "few_channels")
 )
 # Pairs of the dtype of parameters and state, and that of gradients: equal, or float32 masters with 16-bit gradients.
-STEPS = (*((name, name) for name in FLOAT_NAMES), ("float32", "float16"), ("float32", "bfloat16"))
+STEP_DTYPES = (*((name, name) for name in FLOAT_NAMES), ("float32", "float16"), ("float32", "bfloat16"))
 # The same with the dtype of the factors of Muon's products: that of the sums, or bfloat16.
-MUON_STEPS = tuple(
-    (*step, factor) for step in STEPS for factor in (("float64",) if step[0] == "float64" else ("float32", "bfloat16"))
+MUON_STEP_DTYPES = tuple(
+    (*step, factor)
+    for step in STEP_DTYPES
+    for factor in (("float64",) if step[0] == "float64" else ("float32", "bfloat16"))
 )
 
 MACROS: dict[str, dict[str, tuple[Any, ...]]] = {
@@ -105,7 +108,7 @@ MACROS: dict[str, dict[str, tuple[Any, ...]]] = {
     "digest.cu": {},
     "dropout.cu": dict(DTYPE=FLOAT_NAMES, VECTOR=(1, 4)),
     "gemm_reduce.cu": dict(DTYPE=FLOAT_NAMES, ACTIVATION=ACTIVATIONS, WIDTH=(1, WIDE_SUMS)),
-    "elementwise_loss.cu": dict(DTYPE=FLOAT_NAMES, LABEL=(SOFT,)),
+    "elementwise_loss.cu": dict(DTYPE=FLOAT_NAMES, LABEL=(SOFT_LABEL,)),
     "global_avg_pool2d.cu": dict(DTYPE=FLOAT_NAMES, COLUMNS=(1, 2, 4, 8, 16, 32)),
     "group_norm.cu": dict(DTYPE=FLOAT_NAMES, WIDTH=(1, WIDE)),
     "load_batch.cu": dict(DTYPE=FLOAT_NAMES, FULL=(0, 1)),
@@ -113,16 +116,16 @@ MACROS: dict[str, dict[str, tuple[Any, ...]]] = {
     "matmul.cu": dict(ALGORITHM=SIMT, ACTIVATION=("Identity",), DEPTH_FIRST=(0, 1), WIDTH=(1, WIDE)),
     "matmul_mma.cu": dict(ALGORITHM=MMA, ACTIVATION=("Identity",), DEPTH_FIRST=(0, 1), WIDTH=(1, WIDE)),
     "max_pool2d.cu": dict(DTYPE=FLOAT_NAMES, WIDTH=(1, WIDE), ARGMAX=("uint8", "uint16", "uint32")),
-    "metrics.cu": dict(DTYPE=FLOAT_NAMES, LABEL=("int64", SOFT)),
+    "metrics.cu": dict(DTYPE=FLOAT_NAMES, LABEL=("int64", SOFT_LABEL)),
     "loss_scale.cu": {},
     "mix_batch.cu": dict(DTYPE=FLOAT_NAMES),
-    "muon.cu": dict(STEP=MUON_STEPS),
-    "optimizer.cu": dict(STEP=STEPS),
+    "muon.cu": dict(STEP=MUON_STEP_DTYPES),
+    "optimizer.cu": dict(STEP=STEP_DTYPES),
     "random_fill.cu": dict(DTYPE=FLOAT_NAMES),
     "softmax.cu": dict(DTYPE=FLOAT_NAMES, PER_LANE=(1, 4, LONGEST)),
-    "softmax_cross_entropy.cu": dict(DTYPE=FLOAT_NAMES, PER_LANE=(1, 4, LONGEST), LABEL=(*LABELS, SOFT)),
+    "softmax_cross_entropy.cu": dict(DTYPE=FLOAT_NAMES, PER_LANE=(1, 4, LONGEST), LABEL=(*LABEL_DTYPES, SOFT_LABEL)),
     "step_counter.cu": dict(DTYPE=("float32", "float64")),
-    "svm_hinge.cu": dict(DTYPE=FLOAT_NAMES, PER_LANE=(1, 4, LONGEST), LABEL=LABELS),
+    "svm_hinge.cu": dict(DTYPE=FLOAT_NAMES, PER_LANE=(1, 4, LONGEST), LABEL=LABEL_DTYPES),
 }
 
 
@@ -164,13 +167,13 @@ def variants(macros: Mapping[str, Mapping[str, tuple[Any, ...]]] = MACROS) -> It
             if product and _covered_by_another(product, chosen):
                 continue
             size = as_dtype(chosen.get("DTYPE", "float32")).itemsize
-            wide = size == 8 or chosen.get("LABEL") == SOFT
+            wide = size == 8 or chosen.get("LABEL") == SOFT_LABEL
             stands_for: dict[str, object] = {
                 WIDE: 16 // size,
                 WIDE_SUMS: 16 // max(size, 4),
                 LONGEST: 16 if wide else 32,
             }
-            stands_for |= {SOFT: "float64" if size == 8 else "float32"}
+            stands_for |= {SOFT_LABEL: "float64" if size == 8 else "float32"}
             defines = {name: stands_for.get(value, value) for name, value in chosen.items()}
             smem_bytes = product.algorithm.smem_bytes if product else 0
             arch = f"sm_{product.algorithm.capability}a" if product and product.algorithm.one_chip else ""

@@ -73,7 +73,7 @@ _trusted = ContextVar("the prover runs algorithms that are not proved", default=
 
 
 @contextmanager
-def trusting() -> Iterator[None]:
+def allow_unproved() -> Iterator[None]:
     """A context in which any named algorithm runs without a proof, for the prover itself."""
     token = _trusted.set(True)
     try:

@@ -80,7 +80,7 @@ def enabled() -> bool:
     return value == "1" or lookup("value of GPUCONV_AUTOTUNE", value, {"1": True, "0": False})
 
 
-by_model = ContextVar("the cost model chooses, whatever was measured", default=False)
+model_chooses = ContextVar("the cost model chooses, whatever was measured", default=False)
 in_trial = ContextVar("launches that are timed to choose an algorithm are not work of the caller", default=False)
 
 _product_list: ContextVar[list[Product] | None] = ContextVar("computed products are added to this", default=None)
@@ -120,7 +120,7 @@ def choose(
         products.append(product)
     if algo != AUTO:
         return _plan_of_name(product, algo, out)
-    gpu = gpu_of(out) if not by_model.get() else None
+    gpu = gpu_of(out) if not model_chooses.get() else None
     if gpu is not None and (known := known_choices.get((product, gpu))):
         return known
     if gpu is None or not enabled():
@@ -161,7 +161,7 @@ def plan_without_timing(product: Product, algo: str, device: str) -> Plan:
     """The plan that `choose` would return on a device. Nothing is timed: where no choice is stored, it is the cost
     model's."""
     capability = capability_named(device)
-    gpu = gpu_named(device) if algo == AUTO and not by_model.get() else None
+    gpu = gpu_named(device) if algo == AUTO and not model_chooses.get() else None
     if gpu is not None and (known := known_choices.get((product, gpu))):
         return known
     if gpu is None or not enabled():
