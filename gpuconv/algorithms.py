@@ -345,7 +345,7 @@ def _not_few_channels(name: str) -> ValueError:
     )
 
 
-def of_launch(kernel: str, macros: Mapping[str, str]) -> str | None:
+def algorithm_of_launch(kernel: str, macros: Mapping[str, str]) -> str | None:
     """The name of the algorithm of a launched kernel, compiled with these macros; None if it has none."""
     if kernel.endswith(f"_{DEPTHWISE}"):
         return DEPTHWISE

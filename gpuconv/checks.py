@@ -15,7 +15,7 @@ from gpuconv.losses import Loss, SoftmaxCrossEntropy, SVMHinge
 from gpuconv.metrics import class_of
 from gpuconv.own_op import Comparison as Comparison
 from gpuconv.own_op import Comparisons as Comparisons
-from gpuconv.own_op import aligned
+from gpuconv.own_op import align_columns
 from gpuconv.own_op import compare as compare
 from gpuconv.types import Array
 
@@ -68,7 +68,7 @@ class GradientChecks(list[GradientCheck]):
         ]
 
     def __str__(self) -> str:
-        return aligned([[*self.HEADING], *self.rows()])
+        return align_columns([[*self.HEADING], *self.rows()])
 
     def _repr_html_(self) -> str:
         return html.table(self.HEADING, self.rows(), "gradients against central differences")

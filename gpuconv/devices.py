@@ -86,11 +86,11 @@ def device_of(array: object, name: str = "the array") -> str:
             f"expected an array of NumPy or CuPy, received {type(array).__name__}; gpuconv.asarray makes one"
         )
     if device == MASKED:
-        raise masked(name)
+        raise masked_array_error(name)
     return device
 
 
-def masked(name: str) -> TypeError:
+def masked_array_error(name: str) -> TypeError:
     return TypeError(f"{name} must not be a masked array, as its mask would be lost; x.filled(value) makes a plain one")
 
 

@@ -100,13 +100,13 @@ def check(
     if not Device.named(device).runs_kernels:
         raise ValueError(f"{device} runs no kernels, so it cannot run the file: give cuda or emulated")
     path = Path(path)
-    dtypes = served(op, (dtypes,) if isinstance(dtypes, str) else tuple(dtypes), algo)
+    dtypes = served_dtypes(op, (dtypes,) if isinstance(dtypes, str) else tuple(dtypes), algo)
     check_signatures(path, op, algo)
     with kernel.replace_files({shipped_file(op, algo): path.resolve()}):
         yield from verify(cases_of(op, algo), dtypes, device)
 
 
-def served(op: str, dtypes: tuple[str, ...], algo: str | None = None) -> tuple[str, ...]:
+def served_dtypes(op: str, dtypes: tuple[str, ...], algo: str | None = None) -> tuple[str, ...]:
     """Those `dtypes` for which the op has cases. Raises ValueError if there is none. Other arguments as in
     `shipped_file`.
     """

@@ -172,7 +172,7 @@ def classifies(loss: object) -> bool:
     return bool(getattr(loss, "classifies", True))
 
 
-def ignored(loss: object) -> int | None:
+def ignored_label(loss: object) -> int | None:
     """The label of rows that do not count for this `loss`, or None."""
     return loss.ignore_index if isinstance(loss, SoftmaxCrossEntropy) else None
 
@@ -226,7 +226,7 @@ def expect_targets(loss: object, labels: Array, shape: tuple[int, ...]) -> None:
     if not isinstance(loss, _OURS):
         return
     takes = ["integers of shape (N,)"] if classifies(loss) else []
-    soft = not isinstance(loss, SVMHinge) and ignored(loss) is None
+    soft = not isinstance(loss, SVMHinge) and ignored_label(loss) is None
     takes += [f"floats of shape (N, {', '.join(map(str, shape))})"] if soft else []
     if is_float(labels.dtype):
         fits = soft and (labels.ndim, labels.shape[-1]) == (1 + len(shape), shape[-1])

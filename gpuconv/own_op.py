@@ -21,7 +21,7 @@ from gpuconv.verify import compare as comparer
 _LAYOUTS = {"NHWC": None, "NCHW": (0, 3, 1, 2)}
 
 
-def aligned(lines: list[list[str]]) -> str:
+def align_columns(lines: list[list[str]]) -> str:
     """Rows of cells as text, each column as wide as its widest cell."""
     widths = [max(map(len, column)) for column in zip(*lines)]
     return "\n".join("  ".join(f"{cell:{width}}" for cell, width in zip(line, widths)).rstrip() for line in lines)
@@ -50,7 +50,7 @@ class Comparisons(list[Comparison]):
         return [[each.case, f"{each.error:.1e}", "ok" if each.passed else "WRONG", each.details] for each in self]
 
     def __str__(self) -> str:
-        return aligned([[*self.HEADING], *self.rows()])
+        return align_columns([[*self.HEADING], *self.rows()])
 
     def _repr_html_(self) -> str:
         return html.table(self.HEADING, self.rows(), "your function against the oracle")

@@ -93,9 +93,9 @@ def test_a_launch_reports_its_algorithm():
     for algorithm in ALGORITHMS:
         for arithmetic in algorithm.arithmetics:
             macros = {name: str(value) for name, value in algorithm.defines(arithmetic).items()} | {"VECTOR_C": "1"}
-            assert algorithms.of_launch(f"conv2d_fprop_{algorithm.family}", macros) == algorithm.name
-            assert algorithms.of_launch("gemm_reduce_splits", macros) is None
-    assert algorithms.of_launch("relu_forward_simt", {"DTYPE": "float32"}) is None
+            assert algorithms.algorithm_of_launch(f"conv2d_fprop_{algorithm.family}", macros) == algorithm.name
+            assert algorithms.algorithm_of_launch("gemm_reduce_splits", macros) is None
+    assert algorithms.algorithm_of_launch("relu_forward_simt", {"DTYPE": "float32"}) is None
 
 
 # --- names that older versions stored -------------------------------------------------------------------

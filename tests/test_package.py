@@ -331,7 +331,7 @@ def test_former_names_still_work():
     from gpuconv.layers import Flatten, part
 
     assert Normalization.lacks is looks_unnormalized
-    assert parallel.started is parallel.launched_ranks
+    assert (parallel.launched, parallel.started) == (parallel.is_launched, parallel.launched_ranks)
     ranks = parallel.Ranks()
     assert (ranks.share(3), ranks.meet(), ranks.own("cuda:1"), ranks.first(lambda: 4)) == (3, None, "cuda:1", 4)
     assert part.place_of is part.part_in_elements

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpuconv.devices import MASKED, Device, DeviceError, device_of, device_or_none, kind_of, masked
+from gpuconv.devices import MASKED, Device, DeviceError, device_of, device_or_none, kind_of, masked_array_error
 from gpuconv.dtypes import as_dtype, as_numeric, is_numeric
 from gpuconv.problems import PLAIN, Conv2dProblem, Epilogue
 from gpuconv.types import Array
@@ -95,7 +95,7 @@ def _wrap_foreign(x: Any, name: str = "the array") -> Any:
     shares its memory; anything else unchanged. Raises TypeError for a masked array. name: for messages."""
     source = device_or_none(x)
     if source == MASKED or _holds_masked(x):
-        raise masked(name)
+        raise masked_array_error(name)
     if source is not None:
         return x
     if hasattr(x, "__dlpack_device__"):

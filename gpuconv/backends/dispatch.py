@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpuconv.devices import MASKED, SUBCLASSES, device_or_none, kind_of, masked
+from gpuconv.devices import MASKED, SUBCLASSES, device_or_none, kind_of, masked_array_error
 from gpuconv.dtypes import as_numeric, is_numeric
 from gpuconv.list_cache import ListCache
 
@@ -115,7 +115,7 @@ def _expect_one_device(arrays: Mapping[str, Any], lists: Collection[str]) -> Non
             f"{name} must be {accepted} of NumPy or CuPy, received {type(other).__name__}; gpuconv.asarray makes arrays"
         )
     if MASKED in devices:
-        raise masked(next(name for name, array in arrays.items() if device_or_none(array) == MASKED))
+        raise masked_array_error(next(name for name, array in arrays.items() if device_or_none(array) == MASKED))
     for name, array in arrays.items():
         if not is_numeric(array.dtype):
             _refuse_dtype(name, array.dtype)

@@ -54,7 +54,7 @@ def run(options: argparse.Namespace) -> int:
         if not options.file.is_file():
             raise UserError(f"{options.file}: no such file")
         dtypes = tuple(canonical("dtype", d, verify.DTYPES) for d in options.dtype or verify.DTYPES)
-        dtypes = lab.served(options.op, dtypes, options.algo)
+        dtypes = lab.served_dtypes(options.op, dtypes, options.algo)
         lab.check_signatures(options.file, options.op, options.algo)
     device = choose_device(options)
     if not Device.named(device).runs_kernels:

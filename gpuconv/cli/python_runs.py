@@ -117,9 +117,9 @@ def data_sets(stored: Record, data: str | None, test: str | None) -> Record:
     with user_errors():
         try:
             whole = not test and named.is_whole(first)
-            known = named.stored(name) if whole else [*named.load(name, test or "")]
+            known = named.stored_sets(name) if whole else [*named.load(name, test or "")]
             if not test and second not in ("", first):  # a separate test set
-                known += named.stored(second)
+                known += named.stored_sets(second)
         except ValueError as error:
             raise ValueError(f"{error}; give the location of the run's images: --data SPEC") from error
         train = known[0]

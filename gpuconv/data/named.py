@@ -43,7 +43,7 @@ def load(spec: str, test: str = "") -> tuple[Dataset, Dataset]:
     return train, load_test(test, spec, train.classes)
 
 
-def stored(spec: str) -> list[Dataset]:
+def stored_sets(spec: str) -> list[Dataset]:
     """The data sets that a run may have stored under this text: (train, test), or all of a folder that is not split."""
     if not is_whole(spec):
         return [*load(spec)]

@@ -10,12 +10,23 @@ from gpuconv.parallel.mpi import MPI
 from gpuconv.parallel.nccl import NCCL
 from gpuconv.parallel.ranks import ParallelError, Ranks, report_errors
 
-__all__ = ["MPI", "NCCL", "ParallelError", "Ranks", "launched", "launched_ranks", "ranks", "report_errors", "started"]
+__all__ = [
+    "MPI",
+    "NCCL",
+    "ParallelError",
+    "Ranks",
+    "is_launched",
+    "launched",
+    "launched_ranks",
+    "ranks",
+    "report_errors",
+    "started",
+]
 
 
-def launched() -> bool:
+def is_launched() -> bool:
     """Whether this process is one of several, started by mpiexec or described by variables like torchrun's."""
-    return mpi.launched() or tcp.launched()
+    return mpi.is_launched() or tcp.is_launched()
 
 
 def launched_ranks(device: str, time_limit: float) -> Ranks:
@@ -27,11 +38,11 @@ def launched_ranks(device: str, time_limit: float) -> Ranks:
 
     Raises ValueError for ranks on the CPU that were not started by mpiexec.
     """
-    if not launched():
+    if not is_launched():
         return Ranks()
     if Device.named(backends.choose()[0] if device == "auto" else device).on_gpu:
         return NCCL(time_limit)
-    if not mpi.launched():
+    if not mpi.is_launched():
         raise ValueError(
             f"RANK and WORLD_SIZE are set, as by torchrun, which starts ranks on GPUs, but the device is {device}; "
             "mpiexec -n 2 starts two ranks on the CPU"
@@ -39,7 +50,7 @@ def launched_ranks(device: str, time_limit: float) -> Ranks:
     return MPI(time_limit)
 
 
-started = launched_ranks  # the former name
+launched, started = is_launched, launched_ranks  # the former names
 
 
 def ranks(parallel: str | Ranks | None) -> Ranks:

@@ -60,7 +60,7 @@ class _StartedSum:
             self._requests, self._received = self._ranks._send(*step, self._tag)
 
 
-def launched() -> bool:
+def is_launched() -> bool:
     """Whether mpiexec started this process as one of several."""
     return any(os.environ.get(name, "1") not in ("", "0", "1") for name in _SIZES)
 

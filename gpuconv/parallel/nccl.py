@@ -192,9 +192,9 @@ class NCCL(Ranks):
 
 
 def _messages(time_limit: float) -> Ranks:
-    if mpi.launched():
+    if mpi.is_launched():
         return mpi.MPI(time_limit)
-    return tcp.TCP(time_limit) if tcp.launched() else Ranks()
+    return tcp.TCP(time_limit) if tcp.is_launched() else Ranks()
 
 
 def _reached_in_time(mark: Any, seconds: float) -> bool:

@@ -149,7 +149,7 @@ class TCP(Ranks):
         self._send(0, self.rank)
 
 
-def launched() -> bool:
+def is_launched() -> bool:
     """Whether the environment describes several ranks."""
     return os.environ.get("WORLD_SIZE", "1") not in ("", "1")
 

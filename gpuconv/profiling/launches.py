@@ -76,7 +76,7 @@ def _row(launch: Launch, count: int, arch: str | None) -> Record:
     row = {
         "kernel": launch.kernel.name,
         "file": module.path.name,
-        "algorithm": algorithms.of_launch(launch.kernel.name, module.defines),
+        "algorithm": algorithms.algorithm_of_launch(launch.kernel.name, module.defines),
         "macros": dict(module.defines),
         "launches": count,
         "blocks": launch.grid,

@@ -91,7 +91,7 @@ def evaluate(
     for scores, labels in _scores_of_batches(net, loader.epoch(0), tta, ranks or Ranks()):
         totals = totals or Totals(backends.device_of(scores), criterion)
         totals.add(losses.apply(criterion, scores, labels)[0], scores, labels, criterion)
-        if measured and (on_host := _for_metrics(scores, labels, losses.ignored(criterion))):
+        if measured and (on_host := _for_metrics(scores, labels, losses.ignored_label(criterion))):
             for metric in measured.values():
                 metric.update(*on_host)
     if totals is None:

@@ -245,5 +245,5 @@ class Fit:
         for name, value in found.items():
             if name.endswith("_loss") and not math.isfinite(value):
                 what = f"the {name.removesuffix('_loss')} loss is {value} after step {run.steps}"
-                raise DivergedError(run.diverged(what))
+                raise DivergedError(run.divergence_message(what))
         return found

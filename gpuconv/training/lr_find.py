@@ -64,7 +64,7 @@ class RangeTest:
 
     def __str__(self) -> str:
         """A table of some steps, and the suggestion."""
-        from gpuconv.own_op import aligned
+        from gpuconv.own_op import align_columns
 
         records, best = self.records(), self.suggestion
         chosen = {*np.linspace(0, len(records) - 1, min(ROWS, len(records))).round().astype(int).tolist()}
@@ -78,7 +78,7 @@ class RangeTest:
             end.append("no suggestion: the loss does not fall at any of these rates")
         else:
             end.append(f"suggested learning rate {best:.2g}")
-        return "\n".join([aligned(rows), "", *end])
+        return "\n".join([align_columns(rows), "", *end])
 
 
 def lr_find(

@@ -100,7 +100,9 @@ class RunState(TrainingStep):
         sums = self.totals.read()
         if not math.isfinite(sums.loss_sum):
             first = self.epoch * self.batches + int(sums.finite_steps) + 1
-            raise DivergedError(self.diverged(f"the loss is not finite at step {first} (epoch {self.epoch + 1})"))
+            raise DivergedError(
+                self.divergence_message(f"the loss is not finite at step {first} (epoch {self.epoch + 1})")
+            )
         return sums
 
     def expect_same_weights(self) -> None:
@@ -111,7 +113,7 @@ class RunState(TrainingStep):
             found = {name: digests.of(array.tobytes()) for name, array in arrays.items()}
             self.ranks.expect_same({"weights": found}, stored.differences)
 
-    def diverged(self, what: str) -> str:
+    def divergence_message(self, what: str) -> str:
         """The message of a DivergedError."""
         kept = f"; {self.run.last} was saved before that" if self.run else ""
         return f"{what}, so training stopped{kept}. A lower learning rate usually helps, or images without NaN"
@@ -141,7 +143,7 @@ class RunState(TrainingStep):
         net = {name: np.array(backends.to_numpy(array)) for name, array in self.net.state_dict().items()}
         for name in self.net.params():
             if not np.isfinite(net[name].astype(np.float64)).all():
-                raise DivergedError(self.diverged(f"{name} is not finite after step {self.steps}"))
+                raise DivergedError(self.divergence_message(f"{name} is not finite after step {self.steps}"))
         tensors = {f"net.{name}": array for name, array in net.items()}
         optimizer = self.optimizer.state_dict()
         if self.optimizer_shards:

@@ -51,7 +51,7 @@ class Totals:
     which may have class weights."""
 
     def __init__(self, device: str, criterion: object = None) -> None:
-        self.weighted, self.ignores = losses.is_weighted(criterion), losses.ignored(criterion) is not None
+        self.weighted, self.ignores = losses.is_weighted(criterion), losses.ignored_label(criterion) is not None
         self.array = backends.zeros((5 if self.weighted else 4,), np.float64, device)
 
     def divisor_in(self, sums: Array) -> Array | None:
@@ -68,7 +68,7 @@ class Totals:
         """
         compared = labels if losses.classifies(criterion) else None
         weight = losses.class_weights(criterion, scores, labels) if self.weighted else None
-        ops.add_metrics(self.array, loss, scores, compared, weight, ignore_index=losses.ignored(criterion))
+        ops.add_metrics(self.array, loss, scores, compared, weight, ignore_index=losses.ignored_label(criterion))
 
     def stored(self, numbers: Sequence[float]) -> Reading:
         """The sums from a checkpoint's numbers. Older versions stored no sum of weights, and took the mean over

@@ -225,7 +225,7 @@ def expect(name: str, loader: Any, net: Any, loss: object, shards: int = 1, part
     if loader.augmentation.mixing:
         _expect_mixable(name, loader, net, loss)
     numbers = data.labels if data.labels is not None and data.labels.ndim == 1 else np.zeros(0, np.int64)
-    classes, most = net.output_shape[-1], int(numbers[numbers != losses.ignored(loss)].max(initial=-1))
+    classes, most = net.output_shape[-1], int(numbers[numbers != losses.ignored_label(loss)].max(initial=-1))
     compares = isinstance(loss, (SoftmaxCrossEntropy, SVMHinge)) and (data.labels is None or numbers.size)
     if compares and name == "train" and min(classes, len(data.classes)) < 2:
         only = f"{data.name!r} has one class, {[*data.classes, 'none'][0]!r}"

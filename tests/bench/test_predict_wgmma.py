@@ -76,14 +76,12 @@ def test_the_next_tile_hides_a_part_of_the_store():
         return (time(turns=3, **changed).seconds - time(turns=2, **changed).seconds) * H200.clock
 
     assert later_tile() == pytest.approx(18 * l2)
-    assert later_tile(counted=WarpCode(80, 1000, 400)) == pytest.approx(
-        18 * 2 * (2 * 80 + 1000) + stored
-    )  # bound by issue
+    bound_by_issue = WarpCode(80, 1000, 400)
+    assert later_tile(counted=bound_by_issue) == pytest.approx(18 * 2 * (2 * 80 + 1000) + stored)
     assert later_tile(drained=True) == pytest.approx(18 * l2 + stored + 1000 + l2)
     long_time = 10_000  # longer than it takes to fill the ring of 6 stages
-    assert later_tile(counted=WarpCode(80, 175, long_time), stages=60) == pytest.approx(
-        60 * l2 + 2 * long_time - 6 * l2
-    )
+    slow_epilogue = WarpCode(80, 175, long_time)
+    assert later_tile(counted=slow_epilogue, stages=60) == pytest.approx(60 * l2 + 2 * long_time - 6 * l2)
 
 
 def test_a_second_block_hides_the_store_as_far_as_the_schedulers_can_issue_both():

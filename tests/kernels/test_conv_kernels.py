@@ -131,7 +131,7 @@ def test_the_tile_for_filter_gradients_of_first_layers_agrees_with_the_oracle(de
     with launches.record_launches() as launched:
         assert_right("conv2d_wgrad", device, case, dtype, **options)
     kernel = launched[0].kernel
-    assert algorithms.of_launch(kernel.name, kernel.module.defines) == "mma-64x32"
+    assert algorithms.algorithm_of_launch(kernel.name, kernel.module.defines) == "mma-64x32"
     arrays, window = arguments("conv2d_wgrad", conv(1, 5, 6, *channels, (3, 2), padding=1), dtype)
     assert_same_bits("conv2d_wgrad", device, *arrays, **window, **options)
     if device == "emulated":

@@ -149,7 +149,7 @@ def test_ranks_of_torchrun_on_the_cpu_are_refused_with_the_advice_to_use_mpiexec
     monkeypatch.chdir(tmp_path)
     for name, value in VARIABLES.items():
         monkeypatch.setenv(name, value)
-    assert parallel.launched()
+    assert parallel.is_launched()
     assert main(["train", "--device", "numpy"]) == 2
     assert (
         "which starts ranks on GPUs, but the device is numpy; mpiexec -n 2 starts two ranks on the CPU"

@@ -11,7 +11,7 @@ import pytest
 
 import gpuconv as gc
 from gpuconv import ops
-from gpuconv.algorithms import of_launch
+from gpuconv.algorithms import algorithm_of_launch
 from gpuconv.backends.cuda import cache
 from gpuconv.backends.cuda.gemm import proofs, prover, tuner
 from gpuconv.backends.cuda.gemm.gpu import Gpu
@@ -56,7 +56,7 @@ def _seconds(self, run, count):
     """Times under which the new algorithm is the fastest."""
     with launches.record_launches() as launched:
         run()
-    names = [of_launch(launch.kernel.name, launch.kernel.module.defines) for launch in launched]
+    names = [algorithm_of_launch(launch.kernel.name, launch.kernel.module.defines) for launch in launched]
     return 1e-6 if NAME in names else 1e-3
 
 

@@ -65,7 +65,7 @@ TEST_FACTOR = 4  # a test may take CASE_SECONDS plus this many times its time on
 # --- the cases and tests that run a file --------------------------------------------------------
 
 
-def shipped() -> list[str]:
+def kernel_files() -> list[str]:
     """The names of all kernel files and headers."""
     return sorted(path.name for path in source.directory().iterdir() if path.suffix in (".cu", ".cuh"))
 
@@ -74,7 +74,7 @@ Build = tuple[Path, frozenset[tuple[str, str]], str]  # a kernel file, its macro
 
 
 @contextlib.contextmanager
-def recorded() -> Iterator[set[Build]]:
+def record_builds() -> Iterator[set[Build]]:
     """The builds of all kernels launched in this context."""
     launched: set[Build] = set()
     launch = kernel.Kernel.__call__
@@ -92,9 +92,9 @@ def recorded() -> Iterator[set[Build]]:
 
 def cases_by_file(cases: list[verify.Case]) -> dict[str, list[verify.Case]]:
     """The cases that run code of each file, found by running them. Raises RuntimeError if a shipped kernel fails."""
-    found: dict[str, list[verify.Case]] = {name: [] for name in shipped()}
+    found: dict[str, list[verify.Case]] = {name: [] for name in kernel_files()}
     for case in cases:
-        with recorded() as launched:
+        with record_builds() as launched:
             for dtype in {"float32", "float16"} & set(case.dtypes):  # 16-bit floats may use another algorithm
                 outcome = verify.run_case(case, dtype, "emulated")
                 if not outcome.passed:
@@ -127,12 +127,12 @@ class Recorder:
     """A pytest plugin: which tests run code of each file, and what they cost."""
 
     def __init__(self) -> None:
-        self.suites = {name: Suite() for name in shipped()}
+        self.suites = {name: Suite() for name in kernel_files()}
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, object, object]:
         begin = time.process_time()
-        with recorded() as launched:
+        with record_builds() as launched:
             result = yield
         seconds = time.process_time() - begin
         builds = Counter(name for path, *_ in launched for name in parts_of(path))
@@ -172,8 +172,8 @@ def judge(mutant: Mutant, cases: list[verify.Case], suite: Suite) -> tuple[str, 
 
 def _keep_builds_apart(folder: str) -> None:
     """Compile into this folder only what the cache lacks."""
-    shipped, find = cache.default(), cache.Cache.find
-    cache.Cache.find = lambda self, name, key: find(shipped, name, key) or find(self, name, key)
+    kernel_files, find = cache.default(), cache.Cache.find
+    cache.Cache.find = lambda self, name, key: find(kernel_files, name, key) or find(self, name, key)
     os.environ["GPUCONV_CACHE_DIR"] = tempfile.tempdir = folder
 
 
@@ -237,10 +237,10 @@ def main() -> int:
         "--tests", action="append", metavar="PATH", help="run only these, in place of the cases and tests/kernels"
     )
     options = command.parse_args()
-    if unknown := set(options.file or ()) - set(shipped()):
+    if unknown := set(options.file or ()) - set(kernel_files()):
         sys.exit(f"no kernel file: {', '.join(sorted(unknown))}")
     known = known_survivors(SURVIVORS)
-    files = options.file or shipped()
+    files = options.file or kernel_files()
     everything = [m for name in files for m in mutants(name, (source.directory() / name).read_text(encoding="utf-8"))]
     if stale := {key for key in known if key[0] in files} - {mutant.key for mutant in everything}:
         print("listed, but no such mutant:", *sorted(stale), sep="\n    ")

@@ -66,7 +66,7 @@ def _group_norm_backward(shape: tuple[int, ...], groups: int) -> Make:
     return make
 
 
-def _saved(activation: str | None, z: np.ndarray) -> np.ndarray:
+def _backward_input(activation: str | None, z: np.ndarray) -> np.ndarray:
     """What the activation's backward takes. z: the activation's input."""
     from gpuconv import ops
 
@@ -81,7 +81,7 @@ def norm_backward(n: int, c: int, training: bool, activation: str | None = None,
         vectors = [normal(rng, c, wide), 0.1 * normal(rng, c, wide), rng.uniform(0.5, 2, c).astype(wide)]
         options = {"training": training, "activation": activation}
         if saved:
-            return [dy, x, *vectors], options | {"saved": _saved(activation, normal(rng, x.shape, dtype))}
+            return [dy, x, *vectors], options | {"saved": _backward_input(activation, normal(rng, x.shape, dtype))}
         return [dy, x, *vectors], options | ({"beta": normal(rng, c, wide)} if activation else {})
 
     return make

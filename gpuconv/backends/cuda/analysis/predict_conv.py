@@ -78,7 +78,7 @@ def of_line(line: Line) -> float | None:
     defines = dict(line.variant.defines)
     if direction is None or line.arch != REFERENCE_GPU.arch or defines["DTYPE"] not in ("float16", "bfloat16"):
         return None
-    algo = algorithms.of_launch(line.kernel, defines)
+    algo = algorithms.algorithm_of_launch(line.kernel, defines)
     assert algo is not None, f"{line.kernel} is a product"
     sizes = map(math.prod, (REFERENCE.x_shape, REFERENCE.w_shape, REFERENCE.y_shape))
     moved = as_dtype(defines["DTYPE"]).itemsize * sum(sizes)
