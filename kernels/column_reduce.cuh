@@ -8,6 +8,7 @@
 //   walk(columns, body)            calls body for every pack of the block, with GROUP loads in flight
 //   column_reduce(...)             walks, then adds the block's rows pairwise in shared memory: a State for each chunk and column
 //   column_finish(...)             a second launch, if there are several chunks: adds their States in a fixed order
+//   merge_tiles(...)               a launch before column_finish, if a convolution has written too many States
 //
 // A State is what is known of the values seen so far, such as their sum. State{}, all zeros, has seen none. merge(other) adds
 // another State; add(lanes, values) adds ROWS rows to the States of a thread's lanes.
@@ -158,4 +159,12 @@ __device__ __forceinline__ void column_finish(const State* partials, int32 chunk
     cells[threadIdx.x] = state;
     merge_rows(cells, rows, FINISH_COLUMNS, min(FINISH_COLUMNS, channels - begin),
                [&](int32 column, const State& state) { finish(begin + column, state); });
+}
+
+// Reduces a convolution's partial results, one State for each tile and channel: each block adds up `share` of them.
+template <class State>
+__device__ __forceinline__ void merge_tiles(State* fewer, const State* partials, int32 chunks, int32 share, int32 channels) {
+    const int32 first = int32(blockIdx.y) * share;
+    column_finish(partials + int64(first) * channels, min(share, chunks - first), channels,
+                  [&](int32 c, const State& state) { fewer[int64(blockIdx.y) * channels + c] = state; });
 }
