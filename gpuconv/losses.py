@@ -160,7 +160,7 @@ LOSSES: dict[str, Callable[..., Loss]] = {
     "huber": Huber,
     "bce": BinaryCrossEntropy,
 }
-_OURS: tuple[Any, ...] = (SoftmaxCrossEntropy, SVMHinge, MeanSquaredError, Huber, BinaryCrossEntropy)
+_OURS: tuple[type, ...] = (SoftmaxCrossEntropy, SVMHinge, MeanSquaredError, Huber, BinaryCrossEntropy)
 
 
 def classifies(loss: object) -> bool:

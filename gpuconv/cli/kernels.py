@@ -7,7 +7,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from gpuconv.cli import document
 from gpuconv.cli.errors import UserError, user_errors
@@ -80,7 +80,7 @@ def _report(listed: list, everything: bool, workers: int) -> int:
     from gpuconv.backends.cuda.analysis.resources import report
     from gpuconv.backends.cuda.runtime.nvrtc import CompileError
 
-    lines: list[Any] = []
+    lines: list[Line] = []
     errors: list[CompileError] = []
     with progress_bar(total=len(listed), desc="compiling", leave=False, disable=None) as progress:
         for found in report(listed, workers):

@@ -9,7 +9,7 @@ import argparse
 import csv
 import io
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from gpuconv import files
 from gpuconv.cli import document, option_types, run_settings, shared_options, train
@@ -112,7 +112,7 @@ def _write(folder: Path, found: RangeTest, model: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     table, picture = folder / "lr-find.csv", folder / "lr-find.png"
     text = io.StringIO()
-    rows: list[Any] = found.records()
+    rows = found.records()
     writer = csv.DictWriter(text, rows[0], lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)

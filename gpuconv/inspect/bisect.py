@@ -61,7 +61,7 @@ class Side:
         return ",".join(filter(None, [self.device, self.precision, algo]))
 
 
-_KINDS: dict[str, Callable[[str], Any]] = {
+_KINDS: dict[str, Callable[[str], object]] = {
     "device": Device.named,
     "precision": lambda word: canonical("precision", word, PRECISIONS),
     "algo": algorithms.full_name,

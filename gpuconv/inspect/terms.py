@@ -6,7 +6,6 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any
 
 import numpy as np
 
@@ -177,7 +176,7 @@ def _normalized(layer: ImageNorm, x: np.ndarray, at: Index) -> Window:
     return Window(values, factors, float(as_float64(layer["bias"])[at[-1]]), origin)
 
 
-def _one_value_box(at: Sequence[Any]) -> tuple[slice, ...]:
+def _one_value_box(at: Sequence[int | np.integer]) -> tuple[slice, ...]:
     return tuple(slice(int(i), int(i) + 1) for i in at)
 
 

@@ -48,13 +48,13 @@ from gpuconv.layers import (
 )
 from gpuconv.layers.activation import Activation
 from gpuconv.layers.fused import ConvPool
-from gpuconv.problems import Conv2dProblem
+from gpuconv.problems import Conv2dProblem, Pool2dProblem
 
 if TYPE_CHECKING:
     from gpuconv.interop.onnx_export_graph import Form
 
 
-def _row(graph: ExportedGraph, layer: Any, x: str) -> str:
+def _row(graph: ExportedGraph, layer: Sequential, x: str) -> str:
     layers = layer.layers
     for index, each in enumerate(layers):
         if type(each) is Flatten and _flattens_in_other_order(each):
@@ -167,7 +167,7 @@ def _max_pool(graph: ExportedGraph, layer: MaxPool2D, x: str) -> str:
     return graph.node("MaxPool", [x], layer.path, **_window(graph, layer))
 
 
-def _avg_pool(graph: ExportedGraph, layer: Any, x: str) -> str:
+def _avg_pool(graph: ExportedGraph, layer: AvgPool2D, x: str) -> str:
     problem = layer.problem
     # With fit="cover", ONNX would divide by the cells past the padding too; gpuconv's divisor excludes them.
     shares = [
@@ -185,7 +185,7 @@ def _avg_pool(graph: ExportedGraph, layer: Any, x: str) -> str:
     return y
 
 
-def _window(graph: ExportedGraph, layer: Any) -> dict[str, Any]:
+def _window(graph: ExportedGraph, layer: Conv2D | ConvTranspose2D | MaxPool2D | AvgPool2D) -> dict[str, Any]:
     """kernel_shape, strides and pads (top, left, bottom, right); fit="cover" becomes padding to the last window's
     end."""
     problem = layer.problem
@@ -206,7 +206,7 @@ def _window(graph: ExportedGraph, layer: Any) -> dict[str, Any]:
     )
 
 
-def _padded_sizes(problem: Conv2dProblem) -> list[int]:
+def _padded_sizes(problem: Conv2dProblem | Pool2dProblem) -> list[int]:
     return [size + sum(sides) for size, sides in zip((problem.h, problem.w), problem.padding)]
 
 

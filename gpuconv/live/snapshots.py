@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -15,6 +15,8 @@ from gpuconv.live.controls import write_net
 from gpuconv.live.segment import DataSplits, Segment
 from gpuconv.live.setting_changes import CHANGE
 from gpuconv.types import Array, Record
+
+T = TypeVar("T")
 
 POINTS = 400  # at most this many points of a curve are sent
 EXAMPLES = 64  # test images that are evaluated
@@ -127,7 +129,7 @@ def _rms(values: np.ndarray) -> float:
     return math.sqrt(float(np.vdot(values, values)) / max(values.size, 1))
 
 
-def _thinned(points: list[list[Any]]) -> list[list[Any]]:
+def _thinned(points: list[T]) -> list[T]:
     step = -(-len(points) // POINTS) or 1
     return points[::-step][::-1]  # the newest one is kept
 

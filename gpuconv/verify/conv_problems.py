@@ -10,7 +10,7 @@ REAL  layers of the built-in nets, with few images
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -18,6 +18,9 @@ from numpy.typing import DTypeLike
 from gpuconv.arguments import pair
 from gpuconv.problems import Conv2dProblem
 from gpuconv.types import Size
+
+if TYPE_CHECKING:
+    from hypothesis.strategies import SearchStrategy
 
 
 def conv(n: int, h: int, w: int, c: int, k: int, kernel_size: Size, *, groups: int = 1, **window: Any) -> Conv2dProblem:
@@ -100,7 +103,7 @@ REAL = [
 ]
 
 
-def random_convolutions(largest: int = 13) -> Any:
+def random_convolutions(largest: int = 13) -> SearchStrategy[Conv2dProblem]:
     """A Hypothesis strategy of convolutions that fit, with sides, channels and filters up to `largest`."""
     from hypothesis import assume
     from hypothesis import strategies as st
