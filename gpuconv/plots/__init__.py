@@ -5,11 +5,13 @@ imported when the first picture is drawn. No figure uses pyplot or its global st
 notebook and without a display.
 """
 
-from gpuconv.plots.bounds import differences, shares
+from gpuconv.plots.activations import activations
 from gpuconv.plots.canvas import NoMatplotlibError, PlotError, pixels
-from gpuconv.plots.lines import curves, rates
+from gpuconv.plots.curves import curves, rates
+from gpuconv.plots.differences import differences
+from gpuconv.plots.filters import filters
 from gpuconv.plots.saving import draw, save, target
-from gpuconv.plots.tiles import activations, filters
+from gpuconv.plots.shares import shares
 
 __all__ = [
     "NoMatplotlibError",

@@ -115,3 +115,10 @@ def show(axes: Axes, pixels: np.ndarray, label: str) -> None:
     axes.imshow(pixels, interpolation="nearest", aspect="auto")
     axes.set_axis_off()
     axes.set_label(label)
+
+
+def enlarge(pixels: np.ndarray, side: int) -> np.ndarray:
+    """Nearest-neighbor scaling of (H, W, ...) so that the longer edge is `side`."""
+    h, w = pixels.shape[:2]
+    tall, wide = max(1, round(side * h / max(h, w))), max(1, round(side * w / max(h, w)))
+    return pixels[np.arange(tall) * h // tall][:, np.arange(wide) * w // wide]

@@ -1,4 +1,4 @@
-"""Volumes and filters as tiles of pixels."""
+"""The activations of one image: the volumes of a net's layers, slice by slice, and its scores."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpuconv.plots.canvas import FAINT, GOOD, INK, MUTED, TIMES, WARM, draw_text, new_figure, show
+from gpuconv.plots.canvas import FAINT, GOOD, INK, MUTED, TIMES, WARM, draw_text, enlarge, new_figure, show
 from gpuconv.plots.colors import scale_of, signed_colors
 from gpuconv.types import Array
 
@@ -105,52 +105,6 @@ def activations(
     return figure
 
 
-def filters(weight: np.ndarray, *, title: str = "") -> Figure:
-    """The filters of a layer as a grid: in color if they read 3 channels, else one tile for each filter and channel.
-
-    One scale serves all tiles: in color zero is mid-gray; otherwise negative is blue, zero dark, positive amber.
-
-    Args:
-        weight: (K, R, S, C).
-        title: Above the grid; "" for none.
-
-    Raises:
-        TypeError: weight is not an array.
-        ValueError: weight has another rank.
-    """
-    if not hasattr(weight, "shape"):
-        raise TypeError(f"filters are an array, such as net['conv1.weight'], received {type(weight).__name__}")
-    weight = np.asarray(weight, np.float32)
-    if weight.ndim != 4:
-        raise ValueError(f"filters are (K, R, S, C), received shape {weight.shape}")
-    bound = scale_of(weight)
-    colored = weight.shape[3] == 3
-    tiles = weight / (2 * bound) + 0.5 if colored else signed_colors(np.moveaxis(weight, 3, 1), bound)
-    tiles = np.clip(tiles.reshape(-1, *weight.shape[1:3], 3), 0, 1)
-    widest = int(np.ceil(np.sqrt(len(tiles) * 2)))
-    across = min(range(max(1, widest // 2), widest + 1), key=lambda n: (-len(tiles) % n, -n))  # full rows if possible
-    down = -(-len(tiles) // across)
-    tile = max(24, min(110, 1400 // across))
-    gap = max(2, tile // 12)
-    width, height = max(460, across * (tile + gap) - gap + 100), down * (tile + gap) - gap + 150
-    sheet = np.ones((down * (tile + gap) - gap, across * (tile + gap) - gap, 4), np.float32)
-    sheet[..., 3] = 0
-    for number, pixels in enumerate(tiles):
-        y, x = (tile + gap) * (number // across), (tile + gap) * (number % across)
-        drawn = _enlarge(pixels, tile)
-        sheet[y : y + drawn.shape[0], x : x + drawn.shape[1], :3] = drawn
-        sheet[y : y + drawn.shape[0], x : x + drawn.shape[1], 3] = 1
-    figure = new_figure(width, height)
-    heading = {"color": INK, "fontsize": 10, "weight": "bold", "va": "center"}
-    draw_text(figure, 50 / width, 1 - 42 / height, title or "filters", max_width=width - 100, **heading)
-    size = TIMES.join(map(str, weight.shape[1:]))
-    note = f"{weight.shape[0]} filters of {size}, largest weight {np.abs(weight).max(initial=0):.2g}"
-    figure.text(50 / width, 1 - 76 / height, note, color=MUTED, fontsize=7, va="center")
-    axes = figure.add_axes((50 / width, 50 / height, sheet.shape[1] / width, sheet.shape[0] / height))
-    show(axes, sheet, label="filters")
-    return figure
-
-
 def _as_volume(volume: Array) -> np.ndarray:
     """A volume (H, W, C) unchanged, or the output (C,) of an FC layer as a 1x1 map."""
     volume = np.asarray(volume, np.float32)
@@ -173,18 +127,11 @@ def _size(volume: np.ndarray) -> str:
     return TIMES.join(map(str, volume.shape))
 
 
-def _enlarge(pixels: np.ndarray, side: int) -> np.ndarray:
-    """Nearest-neighbor scaling of (H, W, ...) so that the longer edge is `side`."""
-    h, w = pixels.shape[:2]
-    tall, wide = max(1, round(side * h / max(h, w))), max(1, round(side * w / max(h, w)))
-    return pixels[np.arange(tall) * h // tall][:, np.arange(wide) * w // wide]
-
-
 def _mosaic(volume: np.ndarray, tile: int, gap: int, bound: float) -> np.ndarray:
     """The slices of a volume, one below the other, as one RGBA image with transparent gaps."""
     sheet = np.zeros((volume.shape[2] * (tile + gap) - gap, tile, 4), np.float32)
     for number in range(volume.shape[2]):
-        drawn = _enlarge(signed_colors(volume[:, :, number], bound), tile)
+        drawn = enlarge(signed_colors(volume[:, :, number], bound), tile)
         y, x = number * (tile + gap) + (tile - drawn.shape[0]) // 2, (tile - drawn.shape[1]) // 2
         sheet[y : y + drawn.shape[0], x : x + drawn.shape[1], :3] = drawn
         sheet[y : y + drawn.shape[0], x : x + drawn.shape[1], 3] = 1

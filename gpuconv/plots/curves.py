@@ -1,4 +1,4 @@
-"""Lines: the curves of a run, and the loss by learning rate."""
+"""Curves: loss and accuracy of a run by epoch, and the loss by learning rate."""
 
 from __future__ import annotations
 
