@@ -7,7 +7,8 @@ import pytest
 from gpuconv.cli import main, pictures
 from gpuconv.data import Loader
 from gpuconv.training import Trainer, evaluate
-from tests.cli.small_run import CHOSEN
+from tests import pictures as replaced_pictures
+from tests.cli.small_run import CHOSEN, train
 
 
 @pytest.fixture
@@ -70,4 +71,13 @@ def trained(tmp_path_factory):
         patch.setattr(pictures, "draw_activations", lambda *_, **__: None)
         patch.setattr(pictures, "draw_filters", lambda *_: None)
         assert main(["train", *CHOSEN, "--run-dir", str(directory)]) == 0
+    return directory
+
+
+@pytest.fixture(scope="session")
+def drawn_run(tmp_path_factory):
+    """A run with real pictures. Tests leave its files as they are, or copy it."""
+    directory = tmp_path_factory.mktemp("drawn") / "run"
+    with replaced_pictures.drawn():
+        assert train("--epochs", 2, "--run-dir", directory) == 0
     return directory

@@ -1,4 +1,6 @@
-"""The options of a run of seconds."""
+"""Runs of seconds: their options, and what tests do with them."""
+
+from gpuconv.cli import main
 
 DATA = "synthetic:n=20,size=9x7x3,classes=4"
 CHOSEN = [
@@ -25,3 +27,22 @@ CHOSEN = [
     "--device",
     "numpy",
 ]
+TINY_RUN = [
+    "--data",
+    "synthetic:n=96,size=9x7x3,classes=4",
+    "--model",
+    "seed-net",
+    "--batch-size",
+    "32",
+    "--device",
+    "numpy",
+]
+
+
+def train(*options):
+    """Run gpuconv train with TINY_RUN and further options; returns the exit status."""
+    return main(["train", *TINY_RUN, *map(str, options)])
+
+
+def last_line(capsys):
+    return capsys.readouterr().out.rstrip("\n").rpartition("\n")[2]

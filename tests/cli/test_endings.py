@@ -22,6 +22,7 @@ from gpuconv.locks import LockFile
 from gpuconv.notices import Notice
 from gpuconv.training import Callback, CheckpointError, callbacks, checkpoint
 from gpuconv.training.interrupts import Interrupts
+from tests.cli.small_run import TINY_RUN, train
 from tests.training import toy_run
 
 DATA = "synthetic:n=64,size=6x6x1,classes=3"
@@ -214,6 +215,22 @@ def test_a_run_without_a_reader_saves_its_step_on_a_signal(tmp_path, number):
     assert state["epoch"] * 16 + state["batch"] > 0
     assert not (tmp_path / "run" / "run.lock").exists()
     assert (tmp_path / "run" / "metrics.csv").read_text().count("\n") == state["epoch"] + 1
+
+
+@pytest.mark.slow
+def test_an_interrupted_run_is_resumed_and_gives_the_same_bytes(tmp_path):
+    run = tmp_path / "my run"
+    process = gpuconv("train", *TINY_RUN, "--epochs", 60, "--run-dir", run)
+    wait_for(run / "metrics.jsonl")
+    process.send_signal(signal.SIGINT)
+    _, output = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert f"gpuconv train --resume '{run}'" in output
+    assert "Traceback" not in output
+    assert main(["train", "--resume", str(run), "--device", "numpy"]) == 0
+    assert train("--epochs", 60, "--run-dir", tmp_path / "uninterrupted") == 0
+    resumed, uninterrupted = (folder / "last.safetensors" for folder in (run, tmp_path / "uninterrupted"))
+    assert resumed.read_bytes() == uninterrupted.read_bytes()
 
 
 @pytest.mark.slow

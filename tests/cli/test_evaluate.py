@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 
 from gpuconv import losses
 from gpuconv.cli import main
 from gpuconv.data import Normalization, load
 from gpuconv.training import evaluate
-from tests.cli.small_run import DATA
+from tests.cli.small_run import DATA, last_line
 
 
 def test_evaluate_passes_its_options_on_and_prints_the_result(passed_to, trained, capsys):
@@ -45,3 +47,28 @@ def test_evaluate_passes_its_options_on_and_prints_the_result(passed_to, trained
 def test_evaluate_refuses_data_together_with_a_test_folder(trained, capsys):
     assert main(["evaluate", str(trained), "--data", "digits", "--test", "folder:x"]) == 2
     assert "error: --test folder:x already gives the test images; leave --data digits out" in capsys.readouterr().err
+
+
+def test_evaluate_agrees_with_training_and_counts_the_classes(drawn_run, capsys):
+    assert main(["train", "--resume", str(drawn_run)]) == 0
+    accuracy = last_line(capsys)
+    assert main(["evaluate", str(drawn_run)]) == 0
+    output = capsys.readouterr().out
+    assert output.splitlines()[-1] == accuracy
+    rows = re.findall(r"^class (\d) +(\d+) +(\d+) +[\d.]+ %", output, re.M)
+    assert [int(label) for label, _, _ in rows] == [0, 1, 2, 3]
+    images, right = (sum(int(row[column]) for row in rows) for column in (1, 2))
+    assert images == 19
+    assert accuracy == f"test accuracy {100 * right / 19:.2f}%"
+
+
+def test_evaluate_averages_over_views_on_request(drawn_run, capsys):
+    assert main(["evaluate", str(drawn_run), "--tta", "mirror+shift"]) == 0
+    assert "over 6 views of each image" in capsys.readouterr().out
+    assert main(["evaluate", str(drawn_run), "--tta", "miror"]) == 2
+    assert "did you mean 'mirror'?" in capsys.readouterr().err
+
+
+def test_evaluate_refuses_other_images(drawn_run, capsys):
+    assert main(["evaluate", str(drawn_run), "--data", "digits"]) == 2
+    assert "the net takes images of (9, 7, 3)" in capsys.readouterr().err

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -55,3 +60,70 @@ def test_predict_fails_if_its_picture_cannot_be_drawn(monkeypatch, trained, tmp_
     arguments = ["predict", str(tmp_path / "a.png"), "--run-dir", str(trained), "--picture", str(tmp_path / "b.png")]
     assert main(arguments) == 2
     assert capsys.readouterr().err == "gpuconv: error: no fonts\n"
+
+
+def images(folder, *sizes, mode="RGB"):
+    Image = pytest.importorskip("PIL.Image")
+    random = np.random.default_rng(3)
+    for number, (height, width) in enumerate(sizes):
+        pixels = random.integers(0, 256, (height, width, 3)).astype(np.uint8)
+        Image.fromarray(pixels).convert(mode).save(folder / f"{number}.png")
+        yield str(folder / f"{number}.png")
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "1", "P"])
+def test_predict_prints_the_top_five_of_each_image_in_order(drawn_run, tmp_path, capsys, mode):
+    files = list(images(tmp_path, (9, 7), (30, 41), mode=mode))
+    assert main(["predict", *files, "--run-dir", str(drawn_run)]) == 0
+    output = capsys.readouterr().out
+    converted = "" if mode == "RGB" else f"converted from {mode} to RGB"
+    assert f"{files[0]}{converted and f' ({converted})'}\n" in output
+    assert f"{files[1]} (resized from 30x41 to 9x7{converted and f', {converted}'})\n" in output
+    scores = [float(score) for score in re.findall(r"^  class \d +([\d.]+) %", output, re.M)]
+    assert len(scores) == 2 * 4  # four classes
+    for start in (0, 4):
+        assert scores[start : start + 4] == sorted(scores[start : start + 4], reverse=True)
+        assert sum(scores[start : start + 4]) == pytest.approx(100, abs=0.03)
+
+
+def test_predict_says_when_colors_are_lost(tmp_path, capsys):
+    run = str(tmp_path / "run")
+    gray = ["--data", "synthetic:n=20,size=8x8x1", "--model", "seed-net"]
+    assert main(["train", *gray, "--epochs", "1", "--run-dir", run]) == 0
+    (color,) = images(tmp_path, (8, 8))
+    assert main(["predict", color, "--run-dir", run]) == 0
+    assert f"{color} (converted from RGB to L, colors converted to gray)" in capsys.readouterr().out
+
+
+def test_predict_continues_after_an_unreadable_image(drawn_run, tmp_path, capsys):
+    (good,) = images(tmp_path, (9, 7))
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    assert main(["predict", str(tmp_path / "bad.png"), good, "--run-dir", str(drawn_run)]) == 1
+    captured = capsys.readouterr()
+    assert "bad.png as an image" in captured.err
+    assert good in captured.out
+
+
+def test_predict_draws_the_activations_of_an_image(drawn_run, tmp_path):
+    pytest.importorskip("matplotlib")
+    (image,) = images(tmp_path, (9, 7))
+    assert main(["predict", image, "--run-dir", str(drawn_run), "--picture", str(tmp_path / "inside.png")]) == 0
+    assert (tmp_path / "inside.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_predict_refuses_a_picture_that_is_not_png_before_any_work(tmp_path, capsys):
+    assert main(["predict", "a.png", "--run-dir", "nowhere", "--picture", str(tmp_path / "p.jpg")]) == 2
+    captured = capsys.readouterr()
+    assert f"must end in .png, received {tmp_path / 'p.jpg'}" in captured.err
+    assert not captured.out
+    assert main(["predict", "a.png", "--run-dir", "nowhere", "--picture", str(tmp_path / "none" / "p.png")]) == 2
+    assert f"{tmp_path / 'none' / 'p.png'}: the folder to put it in does not exist" in capsys.readouterr().err
+
+
+def test_predict_prints_question_marks_where_a_terminal_cannot_encode_its_bars(drawn_run, tmp_path):
+    (image,) = images(tmp_path, (9, 7))
+    command = [sys.executable, "-m", "gpuconv", "predict", image, "--run-dir", str(drawn_run)]
+    environment = os.environ | {"PYTHONIOENCODING": "cp1252"}
+    done = subprocess.run(command, capture_output=True, encoding="cp1252", env=environment, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"class \d +[\d.]+ %  \?+$", done.stdout, re.M)

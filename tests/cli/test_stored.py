@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -10,8 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gpuconv.cli import main
+from gpuconv.cli import main, run_settings, runs
+from gpuconv.cli.errors import UserError
 from gpuconv.data import Dataset, cifar10, named
+from gpuconv.layers import Input, Linear, Sequential
 from gpuconv.training import RunDirectory, checkpoint
 from tests.cli.command import on_numpy
 from tests.training.test_stored import changed
@@ -301,3 +304,16 @@ def test_a_missing_setting_has_its_default(work, capsys):
     checkpoint.save(run.last, checkpoint.Checkpoint(loaded.tensors, older))
     assert "warning" not in on_numpy(capsys, "evaluate", "run")
     assert "test accuracy" in on_numpy(capsys, "train", "--resume", "run")
+
+
+def test_a_stored_net_whose_input_is_not_an_image_is_refused():
+    net = Sequential([Input((4,)), Linear(2)])
+    options = {
+        "command": dataclasses.asdict(run_settings.with_recipe({})),
+        "classes": ["a", "b"],
+        "mean": [0.0],
+        "std": [1.0],
+        "input_shape": [4],
+    }
+    with pytest.raises(UserError, match=r"options.input_shape: \(4,\), and the net takes \(4,\)"):
+        runs.run_of({"options": options, "net": net.config()}, "run.json")

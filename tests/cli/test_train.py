@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 from pathlib import Path
 
 import numpy as np
+import pytest
 
-from gpuconv import losses, models
+from gpuconv import backends, losses, models
 from gpuconv.cli import main
 from gpuconv.data import Loader, Normalization, load
 from gpuconv.training import Trainer
-from tests.cli.small_run import CHOSEN, DATA
+from tests.cli.small_run import CHOSEN, DATA, TINY_RUN, train
 
 
 def test_train_passes_its_options_on_and_prints_each_step(passed_to, drawn, tmp_path, monkeypatch, capsys):
@@ -171,3 +173,25 @@ def test_a_run_ended_by_a_signal_exits_with_that_status(monkeypatch, drawn, tmp_
         assert "test accuracy" not in captured.out
         assert "interrupted after step 1; saved to" in captured.err
     assert drawn == []
+
+
+def test_train_prints_data_device_and_epochs_and_ends_with_the_test_accuracy(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert train("--epochs", 2) == 0
+    output = capsys.readouterr().out
+    assert "96 images to train on, 19 to test on, 9x7x3, 4 classes" in output
+    assert re.search(r"^device +numpy \(as you asked\)$", output, re.M)
+    epoch = r"^epoch (\d)/2  loss [\d.]+  accuracy [\d.]+%  test loss [\d.]+  test accuracy ([\d.]+)%"
+    epochs = re.findall(epoch, output, re.M)
+    assert [number for number, _ in epochs] == ["1", "2"]
+    assert output.endswith(f"\ntest accuracy {epochs[-1][1]}%\n")
+    assert re.fullmatch(r"test accuracy \d+\.\d\d%", output.splitlines()[-1])
+    assert "gpuconv evaluate runs/synthetic-seed-net-1" in output
+
+
+def test_train_prints_which_device_auto_chose_and_why(tmp_path, capsys):
+    device, reason = backends.choose()
+    if device != "numpy":
+        pytest.skip("this machine has a GPU")
+    assert main(["train", *TINY_RUN[:-2], "--epochs", "1", "--run-dir", str(tmp_path / "run")]) == 0
+    assert f"numpy ({' '.join(reason.split())})" in capsys.readouterr().out

@@ -1,0 +1,85 @@
+"""gpuconv train --resume: the same bytes as without a stop, stored settings, and settings that differ."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+
+import pytest
+
+from gpuconv.cli import main, runs
+from tests.cli.small_run import last_line, train
+
+
+def test_resume_refuses_other_settings_and_names_them(drawn_run, capsys):
+    before = {path: path.read_bytes() for path in drawn_run.iterdir()}
+    assert main(["train", "--resume", str(drawn_run), "--epochs", "5", "--lr", "0.5", "--model", "seed-net"]) == 2
+    output = capsys.readouterr().err
+    assert "--epochs is 2 there, 5 here" in output
+    assert "--lr is " in output
+    assert "--model" not in output
+    assert {path: path.read_bytes() for path in drawn_run.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("epochs", -1, "--epochs: expected a whole number of at least 1, received '-1'"),
+        ("epochs", "2", "--epochs must be int, received '2'"),
+        ("batch_size", None, "--batch-size: expected a whole number of at least 1, received 'None'"),
+        ("model", None, "--model must be str, received None"),
+        ("lr", 0, "--lr: expected a number above 0, received '0'"),
+        ("optimizer", "adm", "did you mean 'adam'?"),
+    ],
+)
+def test_invalid_stored_settings_are_named(drawn_run, tmp_path, capsys, name, value, message):
+    run = tmp_path / "run"
+    shutil.copytree(drawn_run, run)
+    content = json.loads((run / "run.json").read_text())
+    content["settings"]["options"]["command"][name] = value
+    (run / "run.json").write_text(json.dumps(content))
+    before = {path: path.read_bytes() for path in run.iterdir()}
+    assert main(["train", "--resume", str(run)]) == 2
+    error = capsys.readouterr().err
+    assert f"the settings stored in {run / 'run.json'} cannot be used: options.command: " in error
+    assert message in error
+    assert error.count("\n") == 1
+    assert {path: path.read_bytes() for path in run.iterdir()} == before
+
+
+def test_a_run_is_resumed_with_its_own_settings_and_another_checkpoint_interval(drawn_run, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(drawn_run, run)
+    content = json.loads((run / "run.json").read_text())
+    command = content["settings"]["options"]["command"]
+    assert main(["train", "--resume", str(run), "--model", "Seed_Net", "--checkpoint-every", "2"]) == 0
+    settings = runs.settings_to_resume(str(run), {})
+    (run / "run.json").write_text(json.dumps(content).replace('"model": "seed-net"', '"model": "Seed_Net"'))
+    assert command["model"] == settings.model == "seed-net"
+    assert runs.settings_to_resume(str(run), {"model": "seed-net"}).model == "Seed_Net"
+
+
+def test_resuming_a_finished_run_prints_its_result(drawn_run, capsys):
+    assert main(["train", "--resume", str(drawn_run)]) == 0
+    assert re.fullmatch(r"test accuracy \d+\.\d\d%", last_line(capsys))
+
+
+@pytest.mark.slow
+def test_a_resumed_run_whitens_its_filters_only_if_it_has_no_checkpoint(tmp_path, monkeypatch):
+    from gpuconv import models
+
+    seen = []
+    monkeypatch.setattr(models, "whiten", lambda net, images: seen.append(images.shape))
+    run = tmp_path / "run"
+    assert train("--epochs", 1, "--whiten", 7, "--run-dir", run) == 0
+    assert seen.pop() == (7, 9, 7, 3)
+    assert main(["train", "--resume", str(run), "--device", "numpy"]) == 0
+    assert seen == []
+    for path in run.iterdir():  # as if it had been killed before its first checkpoint
+        if path.name != "run.json":
+            path.unlink()
+    assert main(["train", "--resume", str(run), "--device", "numpy"]) == 0
+    assert seen == [(7, 9, 7, 3)]
+    assert train("--epochs", 1, "--run-dir", tmp_path / "plain") == 0
+    assert len(seen) == 1
