@@ -116,6 +116,12 @@ def test_writes_past_a_buffer_are_found_without_checking():
         kernel(2, 64, y, x)
 
 
+def test_writes_past_shared_memory_are_found_without_checking():
+    output = message("writes_past_shared_memory", sanitize="none")
+    expected = "block (1, 0, 0): out of bounds: a write 0 bytes past the end of shared dynamic memory"
+    assert output == f"kernel writes_past_shared_memory, {expected}"
+
+
 def test_an_invalid_address_does_not_end_the_process():
     assert "block (1, 0, 0), thread (5, 0, 0): out of bounds" in message("writes_nowhere", sanitize="none")
 
