@@ -16,7 +16,7 @@ from gpuconv.types import Record
 if TYPE_CHECKING:
     from gpuconv.data import Dataset, Samples
     from gpuconv.layers.sequential import Sequential
-    from gpuconv.training.callbacks import Callback
+    from gpuconv.training.callback_base import Callback
     from gpuconv.training.rundir import RunDirectory
 
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from gpuconv.layers.sequential import Sequential
     from gpuconv.parallel import Ranks
     from gpuconv.training import Trainer
-    from gpuconv.training.callbacks import Callback
+    from gpuconv.training.callback_base import Callback
     from gpuconv.types import Record
 
 EXAMPLES = [

@@ -19,7 +19,8 @@ from gpuconv.live.mailbox import Mailbox
 from gpuconv.live.run import ENDED, FAILED, PAUSED, REQUESTS, TRAINING, LiveRun
 from gpuconv.live.segment import DataSplits
 from gpuconv.shell import command
-from gpuconv.training.callbacks import Callback, describe
+from gpuconv.training.callback_base import Callback
+from gpuconv.training.callbacks import describe
 from gpuconv.training.fit import FINISHED
 from gpuconv.training.run_state import RunState
 from gpuconv.types import Record

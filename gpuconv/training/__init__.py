@@ -1,7 +1,8 @@
 """Training: optimizers, schedules, the loop, its callbacks, checkpoints and evaluation."""
 
 from gpuconv.checkpoint import Checkpoint, CheckpointError
-from gpuconv.training.callbacks import Callback, EarlyStopping
+from gpuconv.training.callback_base import Callback
+from gpuconv.training.callbacks import EarlyStopping
 from gpuconv.training.clip import Clip
 from gpuconv.training.evaluate import Evaluation, evaluate
 from gpuconv.training.loading import load, load_weights

@@ -1,125 +1,28 @@
-"""Callbacks of a run: progress, logs, curves, checkpoints, early stopping.
-
-A callback has some of these methods:
-
-    on_start(trainer)            before the first step, after a checkpoint was loaded
-    on_step(trainer, record)     after each step; record: the loss and accuracy every `metrics_every` steps, else None
-    on_epoch(trainer, record)    after each epoch, with its record
-    on_test(trainer, record)     at the end, if the test data is evaluated only then
-    on_stop(trainer, reason)     at the end: "finished", "interrupted", "failed" or the reason given to `stop`
-
-and optionally ``around_step(trainer)``, a context in which each step runs; steps are not captured then.
-
-Each rank calls its callbacks, but one with the attribute ``only_on_rank_0 = True`` is called on rank 0 only.
-
-``trainer.stop("reason")`` ends the run after the current step. Checkpoints hold no state of callbacks; after a resume,
-a callback finds the past epochs in ``trainer.history``.
-"""
+"""Callbacks of a run: checkpoints, curves, early stopping, progress. `logs` has those that write metrics.jsonl and
+metrics.csv, `callback_base` the events of a callback."""
 
 from __future__ import annotations
 
 import contextlib
-import csv
-import io
-import json
 import logging
-import os
 import sys
 import time
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from gpuconv.arguments import expect_accepts, integer
-from gpuconv.checkpoint import CheckpointError, save, write_atomically
+from gpuconv.arguments import integer
+from gpuconv.checkpoint import save
 from gpuconv.console import is_quiet, progress_bar, say
-from gpuconv.files import open_to_append
-from gpuconv.names import lookup
 from gpuconv.shell import command
+from gpuconv.training.callback_base import Callback
+from gpuconv.training.logs import CSVLog, JSONLog, Log
 from gpuconv.training.run_state import RunState
 from gpuconv.training.rundir import RunDirectory
 from gpuconv.types import Record
 
+__all__ = ["CSVLog", "Callback", "Checkpoints", "Curves", "EarlyStopping", "JSONLog", "Log", "Progress"]
+
 log = logging.getLogger(__name__)
-
-
-class Callback:
-    """The base class of callbacks; its methods do nothing."""
-
-    # `trainer` is Any here, so that a callback may annotate it as gpuconv.Trainer.
-
-    def on_start(self, trainer: Any) -> None:
-        """Before the first step. `trainer`: the state, with `net`, `steps`, `epoch`, `records` and `stop(reason)`."""
-
-    def on_step(self, trainer: Any, record: Record | None) -> None:
-        """After a step of `trainer`. `record`: the entry for the log if the loss was read after this step, else
-        None."""
-
-    def next_step(self, trainer: Any) -> int | None:
-        """The number of steps until `on_step` next reads or changes the state of `trainer`.
-
-        1, the default for a callback with `on_step`, means every step; None means never. For the steps in between,
-        `on_step` is still called, but perhaps only after all of them have run.
-        """
-        return None if type(self).on_step is Callback.on_step else 1
-
-    def on_epoch(self, trainer: Any, record: Record) -> None:
-        """After an epoch of `trainer`. `record`: its number, loss and accuracy, and those of the validation and test
-        data.
-        """
-
-    def on_test(self, trainer: Any, record: Record) -> None:
-        """After the test at the end of a run of `trainer`. `record`: its results."""
-
-    def on_stop(self, trainer: Any, reason: str) -> None:
-        """When the run of `trainer` ends, for whatever reason. `reason`: "finished", "interrupted", "failed", or the
-        reason given to `stop`.
-        """
-
-
-EVENTS = {  # the arguments of each event
-    "on_start": ("trainer",),
-    "on_step": ("trainer", "record"),
-    "on_epoch": ("trainer", "record"),
-    "on_test": ("trainer", "record"),
-    "on_stop": ("trainer", "reason"),
-}
-
-
-def checked_callbacks(callbacks: Sequence[object]) -> list[Any]:
-    """Callbacks as a list. Raises TypeError for an object without any event method, for a method "on_..." of an unknown
-    event (naming the nearest one), and for a method that does not take its event's arguments."""
-    if not isinstance(callbacks, Iterable):
-        raise TypeError(f"callbacks are a list, received {type(callbacks).__name__}")
-    found = [*callbacks]
-    for each in found:
-        if isinstance(each, type):
-            raise TypeError(f"a callback is an object, received the class {each.__name__}; call it: {each.__name__}()")
-        for name in dir(each):
-            if name.startswith("on_") and name not in EVENTS and callable(getattr(each, name, None)):
-                try:
-                    lookup("event", name, EVENTS)
-                except ValueError as error:
-                    raise TypeError(f"{type(each).__name__}.{name} would never be called: {error}") from None
-        has = [event for event in EVENTS if _defines(each, event)]
-        if not has:
-            raise TypeError(f"a callback is an object with any of {', '.join(EVENTS)}, received {each!r}")
-        for event in has:
-            expect_accepts(f"{type(each).__name__}.{event}", getattr(each, event), *EVENTS[event])
-    return found
-
-
-def _defines(callback: object, event: str) -> bool:
-    """Whether the callback defines a method for that event."""
-    inherited = isinstance(callback, Callback) and getattr(type(callback), event) is getattr(Callback, event)
-    return event in vars(callback) if inherited else hasattr(callback, event)
-
-
-def next_step(callback: object, trainer: RunState) -> int | None:
-    """The callback's `next_step`, or the default of `Callback`."""
-    if hasattr(callback, "next_step"):
-        return callback.next_step(trainer)
-    return 1 if hasattr(callback, "on_step") else None
 
 
 def run_dir_callbacks(run: RunDirectory, checkpoint_every: int | None = None) -> list[Callback]:
@@ -192,80 +95,6 @@ class Checkpoints(Callback):
             save(self.run.best, snapshot)
         if self.run:
             save(self.run.last, snapshot)
-
-
-class Log(Callback):
-    """A text file with the `lines` of all records. At the start it is rewritten from the records of the checkpoint,
-    which drops the lines that a killed process wrote after it; later lines are appended."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def lines(self, record: Record, first: bool) -> str:
-        """The text for one more record. first: for the record of an epoch, whether it is the first such
-        record."""
-        raise NotImplementedError
-
-    def on_start(self, trainer: RunState) -> None:
-        self._epochs = 0
-        write_atomically(self.path, "".join(map(self._next, trainer.records)).encode())
-
-    def next_step(self, trainer: RunState) -> int | None:
-        return None  # it only needs records
-
-    def on_step(self, trainer: RunState, record: Record | None) -> None:
-        if record is not None:
-            self._append(record)
-
-    def on_epoch(self, trainer: RunState, record: Record) -> None:
-        self._append(record)
-
-    def on_test(self, trainer: RunState, record: Record) -> None:
-        self._append(record)
-
-    def _next(self, record: Record) -> str:
-        self._epochs += record["event"] == "epoch"
-        return self.lines(record, self._epochs == 1)
-
-    def _append(self, record: Record) -> None:
-        append(self.path, self._next(record))
-
-
-def append(path: Path, text: str) -> None:
-    """Append lines to a log, all of them or none. Raises CheckpointError."""
-    try:
-        size = path.stat().st_size
-        try:
-            with open(path, "ab", opener=open_to_append) as file:
-                file.write(text.encode())
-        except OSError:
-            os.truncate(path, size)  # leave no incomplete line
-            raise
-    except OSError as error:
-        raise CheckpointError(f"cannot write {path}: {error.strerror}; checkpoints are as before") from error
-
-
-class JSONLog(Log):
-    """metrics.jsonl: one line for each record."""
-
-    def lines(self, record: Record, first: bool) -> str:
-        return json.dumps(record) + "\n"
-
-
-class CSVLog(Log):
-    """metrics.csv: a header, then one line for each epoch."""
-
-    def lines(self, record: Record, first: bool) -> str:
-        if record["event"] != "epoch":
-            return ""
-        if first:
-            self._columns = [key for key, value in record.items() if key != "event" and not isinstance(value, list)]
-        text = io.StringIO()
-        writer = csv.DictWriter(text, self._columns, lineterminator="\n", extrasaction="ignore")
-        if first:
-            writer.writeheader()
-        writer.writerow(record)
-        return text.getvalue()
 
 
 class Curves(Callback):

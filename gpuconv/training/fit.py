@@ -12,7 +12,8 @@ import numpy as np
 
 from gpuconv import profiling
 from gpuconv.notices import notice
-from gpuconv.training.callbacks import Checkpoints, next_step
+from gpuconv.training.callback_base import next_step
+from gpuconv.training.callbacks import Checkpoints
 from gpuconv.training.feeding import Feed
 from gpuconv.training.held_out import HeldOut
 from gpuconv.training.interrupts import Interrupts

@@ -14,7 +14,7 @@ from gpuconv.arguments import integer, number
 from gpuconv.data import Normalization
 from gpuconv.layers import Layer
 from gpuconv.layers.base import expect_built
-from gpuconv.training.callbacks import Callback
+from gpuconv.training.callback_base import Callback
 from gpuconv.training.clip import Clip
 from gpuconv.training.optimizers import Groups, adapted
 from gpuconv.training.run_state import DivergedError, RunState

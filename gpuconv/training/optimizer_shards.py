@@ -10,10 +10,23 @@ from __future__ import annotations
 import numpy as np
 
 from gpuconv import ops
+from gpuconv.arguments import flag
 from gpuconv.layers.base import Layer
 from gpuconv.parallel import Ranks
 from gpuconv.training.flat_sums import Sums
+from gpuconv.training.optimizers import Optimizer, adapted
 from gpuconv.training.optimizers.base import Arrays
+
+
+def expect_shardable(shard_optimizer: object, optimizer: Optimizer) -> bool:
+    """Check the argument `shard_optimizer` and return it."""
+    given = flag("shard_optimizer", shard_optimizer)
+    if given and isinstance(optimizer, adapted.Adapted):
+        raise ValueError(
+            f"shard_optimizer needs one of gpuconv's optimizers, whose state it can divide among the ranks; "
+            f"{type(optimizer.inner).__name__} keeps its own"
+        )
+    return given
 
 
 class OptimizerShards:

@@ -18,7 +18,9 @@ import numpy as np
 from gpuconv import backends, ops
 from gpuconv.arguments import integer
 from gpuconv.dtypes import is_float
+from gpuconv.layers import BatchNorm
 from gpuconv.layers.base import Layer, listen
+from gpuconv.layers.fused import Fused
 from gpuconv.layers.part import Part, PartStates, PerPart, part_of_batch, summed_over_parts
 from gpuconv.parallel import Ranks
 from gpuconv.training.flat_sums import Bucket, Sums, Term
@@ -294,6 +296,21 @@ class Accumulation(Parts):
         `Sharding`."""
         ends = np.cumsum([0, *(len(y) for _, y in batches)]).tolist()
         self._add_up(batches, [*pairwise(ends)], ends[-1], len(batches), totals, work)
+
+
+def expect_synchronizable(sync_batch_norm: object, fuse: bool | None, net: Layer) -> bool:
+    """Check the argument `sync_batch_norm` and return it."""
+    if sync_batch_norm not in (True, False):
+        raise TypeError(f"sync_batch_norm must be True or False, received {sync_batch_norm!r}")
+    if sync_batch_norm and fuse:
+        raise ValueError("fuse=True computes batch norm with its neighbors, without other ranks; leave fuse out")
+    for layer in net.walk() if sync_batch_norm else ():
+        if isinstance(layer, Fused) and any(isinstance(each, BatchNorm) for each in layer.walk()):
+            raise ValueError(
+                f"{layer.path}, a {type(layer).__name__} of a fused net, computes batch norm without other ranks; "
+                "give the net as it was before fuse()"
+            )
+    return bool(sync_batch_norm)
 
 
 def _expect_no_norm_inside_own(net: Layer) -> None:

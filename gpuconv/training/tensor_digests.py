@@ -39,7 +39,8 @@ from gpuconv.layers import Layer
 from gpuconv.layers.fused import Fused
 from gpuconv.layers.fused_residual import ResidualNorm
 from gpuconv.ops.overlap import copy_of
-from gpuconv.training.callbacks import Callback, append
+from gpuconv.training.callback_base import Callback
+from gpuconv.training.logs import append
 from gpuconv.training.measures import CRC32, ROW, Measures
 from gpuconv.training.run_state import RunState
 from gpuconv.types import Array

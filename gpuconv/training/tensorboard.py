@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from gpuconv import backends
-from gpuconv.training.callbacks import Callback
+from gpuconv.training.callback_base import Callback
 from gpuconv.training.image_activations import picture
 from gpuconv.training.run_state import RunState
 from gpuconv.types import Record

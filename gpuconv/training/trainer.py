@@ -9,19 +9,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
 from gpuconv import parallel as parallelism
-from gpuconv.arguments import flag, integer, seed_value
+from gpuconv.arguments import integer, seed_value
 from gpuconv.checkpoint import Checkpoint
 from gpuconv.data import Loader, Normalization
 from gpuconv.devices import Device
-from gpuconv.layers import BatchNorm, Layer
+from gpuconv.layers import Layer
 from gpuconv.layers.base import expect_built
-from gpuconv.layers.fused import Fused
 from gpuconv.layers.saving import notes
 from gpuconv.metrics import named
 from gpuconv.names import lookup
 from gpuconv.parallel import Ranks, report_errors
 from gpuconv.training import digests, feeding, schedules, stored, user_data
-from gpuconv.training.callbacks import Checkpoints, Progress, checked_callbacks, run_dir_callbacks
+from gpuconv.training.callback_base import checked_callbacks
+from gpuconv.training.callbacks import Checkpoints, Progress, run_dir_callbacks
 from gpuconv.training.clip import Clip
 from gpuconv.training.ema import decay_value
 from gpuconv.training.fit import INTERRUPTED, Fit
@@ -29,12 +29,13 @@ from gpuconv.training.held_out import HeldOut
 from gpuconv.training.history import History
 from gpuconv.training.interrupts import Interrupts
 from gpuconv.training.loss_scale import LossScale
-from gpuconv.training.optimizers import Optimizer, adapted
+from gpuconv.training.optimizer_shards import expect_shardable
+from gpuconv.training.optimizers import adapted
 from gpuconv.training.plateau import Plateau
 from gpuconv.training.run_state import RunState
 from gpuconv.training.rundir import RunDirectory
 from gpuconv.training.shadow import VIOLATIONS, Shadow, expect_share
-from gpuconv.training.sharding import shard_count
+from gpuconv.training.sharding import expect_synchronizable, shard_count
 from gpuconv.types import Record
 
 if TYPE_CHECKING:
@@ -167,8 +168,8 @@ class Trainer(RunState):
             fuse=fuse,
             shards=None if shards is None else shard_count(shards),
             ranks=ranks,
-            sync_batch_norm=_expect_synchronizable(sync_batch_norm, fuse, net),
-            shard_optimizer=_expect_shardable(shard_optimizer, own),
+            sync_batch_norm=expect_synchronizable(sync_batch_norm, fuse, net),
+            shard_optimizer=expect_shardable(shard_optimizer, own),
         )
 
     @report_errors
@@ -334,29 +335,3 @@ class Trainer(RunState):
     def _options(self, settings: Record | None) -> Record:
         """The given settings, with the metadata of the net's images, which `gpuconv.load` needs."""
         return settings if settings and not isinstance(settings, dict) else notes(self.net) | (settings or {})
-
-
-def _expect_synchronizable(sync_batch_norm: object, fuse: bool | None, net: Layer) -> bool:
-    """Check the argument `sync_batch_norm` and return it."""
-    if sync_batch_norm not in (True, False):
-        raise TypeError(f"sync_batch_norm must be True or False, received {sync_batch_norm!r}")
-    if sync_batch_norm and fuse:
-        raise ValueError("fuse=True computes batch norm with its neighbors, without other ranks; leave fuse out")
-    for layer in net.walk() if sync_batch_norm else ():
-        if isinstance(layer, Fused) and any(isinstance(each, BatchNorm) for each in layer.walk()):
-            raise ValueError(
-                f"{layer.path}, a {type(layer).__name__} of a fused net, computes batch norm without other ranks; "
-                "give the net as it was before fuse()"
-            )
-    return bool(sync_batch_norm)
-
-
-def _expect_shardable(shard_optimizer: object, optimizer: Optimizer) -> bool:
-    """Check the argument `shard_optimizer` and return it."""
-    given = flag("shard_optimizer", shard_optimizer)
-    if given and isinstance(optimizer, adapted.Adapted):
-        raise ValueError(
-            f"shard_optimizer needs one of gpuconv's optimizers, whose state it can divide among the ranks; "
-            f"{type(optimizer.inner).__name__} keeps its own"
-        )
-    return given

@@ -17,6 +17,7 @@ from gpuconv.training import (
     EarlyStopping,
     SettingsError,
     Trainer,
+    callback_base,
     callbacks,
     checkpoint,
     evaluate,
@@ -389,7 +390,7 @@ def test_a_callback_need_not_have_every_method():
     steps = Steps()
     toy_run.fit(toy_run.trainer(), epochs=1, callbacks=[steps, Nothing()])
     assert steps.seen == [1, 2, 3, 4, 5]
-    next_steps = [callbacks.next_step(callback, None) for callback in (steps, Nothing(), Callback(), Listener())]
+    next_steps = [callback_base.next_step(callback, None) for callback in (steps, Nothing(), Callback(), Listener())]
     assert next_steps == [1, None, None, 1]
 
 

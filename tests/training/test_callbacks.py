@@ -1,15 +1,15 @@
-"""The built-in callbacks: progress bars, logs, curves, and the step at which each has to act next."""
+"""The built-in callbacks: progress bars, curves, and the step at which each has to act next."""
 
 from __future__ import annotations
 
-import json
 from types import SimpleNamespace
 
 import pytest
 
 from gpuconv import console, plots
-from gpuconv.training import Callback, EarlyStopping, callbacks
-from gpuconv.training.callbacks import Checkpoints, Curves, Log, Progress, best_epoch, describe, monitored_measure
+from gpuconv.training import Callback, EarlyStopping, callback_base, callbacks
+from gpuconv.training.callbacks import Checkpoints, Curves, Progress, best_epoch, describe, monitored_measure
+from gpuconv.training.logs import Log
 from gpuconv.training.rundir import RunDirectory
 from tests.training import toy_run
 
@@ -96,7 +96,7 @@ def test_next_step_is_the_number_of_steps_until_a_callback_has_to_act(tmp_path):
             pass
 
     def ask(watcher, steps):
-        return callbacks.next_step(watcher, SimpleNamespace(steps=steps))
+        return callback_base.next_step(watcher, SimpleNamespace(steps=steps))
 
     assert [ask(Callback(), 3), ask(Listens(), 3), ask(EarlyStopping(1), 3)] == [None, 1, None]
     assert [ask(SimpleNamespace(), 3), ask(SimpleNamespace(on_step=print), 3)] == [None, 1]
@@ -156,17 +156,3 @@ def test_curves_are_drawn_periodically_and_at_the_end(monkeypatch, tmp_path, cap
     failing[0] = "no more"
     watcher.on_stop(trainer, "failed")  # after a failure only its own message matters
     assert len(caplog.messages) == 2
-
-
-def test_logs_are_rewritten_at_the_start_and_then_grow(tmp_path):
-    records = [{"event": "step", "step": 1, "loss": 0.5}, {"event": "epoch", "epoch": 1, "step": 2, "train_loss": 0.25}]
-    table, lines = callbacks.CSVLog(tmp_path / "a.csv"), callbacks.JSONLog(tmp_path / "a.jsonl")
-    for log in (table, lines):
-        log.path.write_text("left by a killed process\n")
-        log.on_start(SimpleNamespace(records=records))
-        log.on_step(None, None)
-        log.on_step(None, {"event": "step", "step": 3, "loss": 0.125})
-        log.on_epoch(None, {"event": "epoch", "epoch": 2, "step": 4, "train_loss": 0.125})
-    assert table.path.read_text() == "epoch,step,train_loss\n1,2,0.25\n2,4,0.125\n"
-    assert [json.loads(line)["step"] for line in lines.path.read_text().splitlines()] == [1, 2, 3, 4]
-    assert json.loads(lines.path.read_text().splitlines()[0]) == records[0]

@@ -1,0 +1,106 @@
+"""What a callback is: its events, their arguments, and the base class.
+
+A callback has some of these methods:
+
+    on_start(trainer)            before the first step, after a checkpoint was loaded
+    on_step(trainer, record)     after each step; record: the loss and accuracy every `metrics_every` steps, else None
+    on_epoch(trainer, record)    after each epoch, with its record
+    on_test(trainer, record)     at the end, if the test data is evaluated only then
+    on_stop(trainer, reason)     at the end: "finished", "interrupted", "failed" or the reason given to `stop`
+
+and optionally ``around_step(trainer)``, a context in which each step runs; steps are not captured then.
+
+Each rank calls its callbacks, but one with the attribute ``only_on_rank_0 = True`` is called on rank 0 only.
+
+``trainer.stop("reason")`` ends the run after the current step. Checkpoints hold no state of callbacks; after a resume,
+a callback finds the past epochs in ``trainer.history``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from gpuconv.arguments import expect_accepts
+from gpuconv.names import lookup
+from gpuconv.training.run_state import RunState
+from gpuconv.types import Record
+
+
+class Callback:
+    """The base class of callbacks; its methods do nothing."""
+
+    # `trainer` is Any here, so that a callback may annotate it as gpuconv.Trainer.
+
+    def on_start(self, trainer: Any) -> None:
+        """Before the first step. `trainer`: the state, with `net`, `steps`, `epoch`, `records` and `stop(reason)`."""
+
+    def on_step(self, trainer: Any, record: Record | None) -> None:
+        """After a step of `trainer`. `record`: the entry for the log if the loss was read after this step, else
+        None."""
+
+    def next_step(self, trainer: Any) -> int | None:
+        """The number of steps until `on_step` next reads or changes the state of `trainer`.
+
+        1, the default for a callback with `on_step`, means every step; None means never. For the steps in between,
+        `on_step` is still called, but perhaps only after all of them have run.
+        """
+        return None if type(self).on_step is Callback.on_step else 1
+
+    def on_epoch(self, trainer: Any, record: Record) -> None:
+        """After an epoch of `trainer`. `record`: its number, loss and accuracy, and those of the validation and test
+        data.
+        """
+
+    def on_test(self, trainer: Any, record: Record) -> None:
+        """After the test at the end of a run of `trainer`. `record`: its results."""
+
+    def on_stop(self, trainer: Any, reason: str) -> None:
+        """When the run of `trainer` ends, for whatever reason. `reason`: "finished", "interrupted", "failed", or the
+        reason given to `stop`.
+        """
+
+
+EVENTS = {  # the arguments of each event
+    "on_start": ("trainer",),
+    "on_step": ("trainer", "record"),
+    "on_epoch": ("trainer", "record"),
+    "on_test": ("trainer", "record"),
+    "on_stop": ("trainer", "reason"),
+}
+
+
+def checked_callbacks(callbacks: Sequence[object]) -> list[Any]:
+    """Callbacks as a list. Raises TypeError for an object without any event method, for a method "on_..." of an unknown
+    event (naming the nearest one), and for a method that does not take its event's arguments."""
+    if not isinstance(callbacks, Iterable):
+        raise TypeError(f"callbacks are a list, received {type(callbacks).__name__}")
+    found = [*callbacks]
+    for each in found:
+        if isinstance(each, type):
+            raise TypeError(f"a callback is an object, received the class {each.__name__}; call it: {each.__name__}()")
+        for name in dir(each):
+            if name.startswith("on_") and name not in EVENTS and callable(getattr(each, name, None)):
+                try:
+                    lookup("event", name, EVENTS)
+                except ValueError as error:
+                    raise TypeError(f"{type(each).__name__}.{name} would never be called: {error}") from None
+        has = [event for event in EVENTS if _defines(each, event)]
+        if not has:
+            raise TypeError(f"a callback is an object with any of {', '.join(EVENTS)}, received {each!r}")
+        for event in has:
+            expect_accepts(f"{type(each).__name__}.{event}", getattr(each, event), *EVENTS[event])
+    return found
+
+
+def _defines(callback: object, event: str) -> bool:
+    """Whether the callback defines a method for that event."""
+    inherited = isinstance(callback, Callback) and getattr(type(callback), event) is getattr(Callback, event)
+    return event in vars(callback) if inherited else hasattr(callback, event)
+
+
+def next_step(callback: object, trainer: RunState) -> int | None:
+    """The callback's `next_step`, or the default of `Callback`."""
+    if hasattr(callback, "next_step"):
+        return callback.next_step(trainer)
+    return 1 if hasattr(callback, "on_step") else None
