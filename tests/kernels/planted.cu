@@ -1,4 +1,4 @@
-// One fault a kernel, each planted in thread (5, 0, 0) of block (1, 0, 0) where the fault is one thread's.
+// One fault a kernel. Where a single thread has the fault, it is thread (5, 0, 0) of block (1, 0, 0).
 #include "async_copy.cuh"
 #include "types.cuh"
 

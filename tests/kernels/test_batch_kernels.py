@@ -84,14 +84,14 @@ def test_the_position_comes_from_device_memory(device):
     images, labels, order = rng.integers(0, 256, (9, 4, 5, 3), np.uint8), np.arange(9), rng.permutation(9)
     ones = np.ones(3, np.float32)
     host = dict(mean=ones, std=ones, seed=5, shift=1, flip=True)
-    there = host | dict(mean=asarray(ones, device), std=asarray(ones, device))
+    on_device = host | dict(mean=asarray(ones, device), std=asarray(ones, device))
     arrays = [asarray(a, device) for a in (images, labels, order)]
     counters, lr = asarray(np.array([0, 0, 4, 40]), device), asarray(np.zeros(1, np.float32), device)
     rates = asarray(np.array([[0.5], [0.25]], np.float32), device)
     for step, (start, rate) in enumerate(((4, 0.5), (7, 0.25), (10, np.nan))):
         position = dict(start=counters[2:3], offset=counters[3:4], count=3)
         with emulator.device_only():
-            batch = ops.load_batch(*arrays, **there, **position)
+            batch = ops.load_batch(*arrays, **on_device, **position)
         x, picked = map(to_numpy, batch)
         inside = max(0, min(3, 9 - start))
         expected = ops.load_batch(

@@ -1,4 +1,5 @@
-"""Bulk copies, boxes of tensors and stmatrix: right in every order, and each fault named. Never run on a GPU."""
+"""Bulk copies, boxes of tensors and stmatrix: the results are right in every order, and each planted fault is named. No
+GPU has run these kernels."""
 
 import re
 from pathlib import Path
@@ -14,7 +15,8 @@ from gpuconv.backends.cuda.runtime.kernel import load
 FILE = Path(__file__).with_name("bulk_copies.cu")
 BLOCKS, N = 2, 2 * 4 * 128
 
-# What a message says: # is a number, @ a place in the source, | "or". ALWAYS: in every run; CHECKED: in a checked one.
+# What the message of each fault says. # stands for a number, @ for a place in the source, | for "or". Every run finds
+# the faults in ALWAYS; a checked run also finds those in CHECKED.
 ALWAYS = {
     "expects_less": "wrong byte count: phase 0 of the mbarrier shared full + # bytes received 256 bytes more than it "
     "expects",
@@ -98,7 +100,7 @@ def test_a_box_is_loaded_with_its_swizzle_and_stored(at, channels, swizzle):
         within = tuple(slice(a + p, a + p + b) for a, p, b in zip(at, (8, 8, 64), box))
         expected = padded[within].reshape(-1, 8)  # chunks of 16 bytes
         address = np.arange(len(expected)) * 16
-        # the swizzle: bits of the line's number are added to the chunk's
+        # the swizzle: the chunk's number is xored with bits of the line's
         address ^= (address >> 3) & (max(swizzle, 16) - 16)
         np.testing.assert_array_equal(lines.reshape(-1, 8)[address // 16], expected)
         inside = np.zeros_like(padded, bool)
@@ -168,9 +170,9 @@ def test_a_tensor_map_beyond_a_limit_is_refused():
 
 
 def test_bytes_that_are_no_tensor_map_are_refused():
-    none = np.zeros(1, "V128")[0]
+    zeros = np.zeros(1, "V128")[0]
     with pytest.raises(emulator.EmulatorError, match="this TensorMap was not made by"):
-        load(FILE).kernel("boxes")(1, 128, emulator.empty(64, np.uint16), none, none, 128, 0, 0, 0, 0, shared=1024)
+        load(FILE).kernel("boxes")(1, 128, emulator.empty(64, np.uint16), zeros, zeros, 128, 0, 0, 0, 0, shared=1024)
 
 
 def test_matrices_are_stored_directly_and_transposed():
@@ -179,8 +181,8 @@ def test_matrices_are_stored_directly_and_transposed():
     fragments = np.stack([halves[m, lanes // 4, lanes % 4 * 2 + i] for m in range(4) for i in range(2)], axis=-1)
     y = emulator.empty((2, 32, 4), np.uint32)
     load(FILE).kernel("matrices")(1, 32, y, emulator.asarray(np.ascontiguousarray(fragments).view(np.uint32)))
-    straight, transposed = np.asarray(y).view(np.uint16).reshape(2, 4, 8, 8)
-    np.testing.assert_array_equal(straight, halves)
+    direct, transposed = np.asarray(y).view(np.uint16).reshape(2, 4, 8, 8)
+    np.testing.assert_array_equal(direct, halves)
     np.testing.assert_array_equal(transposed, halves.transpose(0, 2, 1))
 
 

@@ -1,6 +1,5 @@
-"""Clusters, whose blocks copy into each other's shared memory: right in every order, and each fault named.
-
-Never run on a GPU.
+"""Clusters, whose blocks copy into each other's shared memory: the results are right in every order, and each planted
+fault is named. No GPU has run these kernels.
 """
 
 import re
@@ -19,8 +18,9 @@ from gpuconv.backends.cuda.runtime.kernel import load
 FILE = Path(__file__).with_name("clusters.cu")
 PAIRS, TILES = 2, 5
 
-# Parts of the messages: # is a number, @ a place in the source, ~ the index of a block, | "or"; BEGIN, END, COPIER and
-# ADDER are the lines of the file that end in these comments. ALWAYS: in every run; CHECKED: in a checked one.
+# Parts of the message of each fault. # stands for a number, @ for a place in the source, ~ for the index of a block,
+# | for "or"; BEGIN, END, COPIER and ADDER stand for the lines of the file that end in these comments. Every run finds
+# the faults in ALWAYS; a checked run also finds those in CHECKED.
 STAGE = "shared stages + # bytes of block ~"
 ALWAYS = {
     "one_sync_missing": "deadlock; block ~, warpgroup 0: 96 threads, first (0, 0, 0), wait at END at a cluster_sync(), "
@@ -246,4 +246,4 @@ def test_only_cluster_syncs_have_a_memory_barrier_in_the_machine_code():
     opcodes = [instruction.opcode for instruction in machine_code.disassemble(binary.path)["correct"]]
     assert opcodes.count("UTMALDG.2D.MULTICAST") == 1
     assert opcodes.count("UCGABAR_ARV") == opcodes.count("UCGABAR_WAIT") == 2
-    assert opcodes.count("MEMBAR.ALL.GPU") == 2  # one of each cluster_sync()
+    assert opcodes.count("MEMBAR.ALL.GPU") == 2  # each cluster_sync() has one

@@ -58,9 +58,10 @@ def assert_right(op: str, device: str, case: Conv2dProblem, dtype: str = "float3
 
 
 def force_algorithm(monkeypatch, algorithm: Algorithm | None, splits: int = 1, most_blocks: int | None = None):
-    """Makes every product use this algorithm, with about this many splits, on a GPU too. algorithm: by default the
-    product's last one. most_blocks: the most blocks, or clusters, of a split, for algorithms whose blocks compute
-    several tiles."""
+    """Makes every product use this algorithm, with about this many splits, on a GPU too.
+
+    algorithm: None for the last one that serves the product. most_blocks: the most blocks, or clusters, of a split, for
+    algorithms whose blocks compute several tiles."""
     monkeypatch.setenv("GPUCONV_AUTOTUNE", "0")
 
     def planned(product, algo="auto", capability=NEWEST):
@@ -168,7 +169,7 @@ def test_thread_orders_and_repeats_give_the_same_bits(device, op):
 @pytest.mark.parametrize("channels", [(8, 12), (3, 5)])
 def test_memory_accesses_stay_within_bounds(device, monkeypatch, op, channels):
     if device != "emulated":
-        pytest.skip("the emulator's checks")
+        pytest.skip("only the emulator has a checker")
     case = conv(1, 5, 6, *channels, (3, 2), stride=(2, 1), padding=((1, 0), (2, 1)))
     with emulator.configure(sanitize="checked", seed=7):
         for splits in (1, 3):
@@ -208,7 +209,7 @@ def test_wgrad_accumulates(device, monkeypatch, splits):
     [("simt-64x32", "float64"), ("simt-64x64", "float32"), ("mma-64x64", "bfloat16"), ("wgmma-256x64", "bfloat16")],
 )
 def test_dgrad_accumulates_into_a_slice(monkeypatch, algo, dtype, channels, margin, splits):
-    """Also where a stride leaves pixels that no window reads; the volume's other channels do not change."""
+    """The stride leaves pixels that no window reads. The volume's other channels do not change."""
     case = conv(2, 14, 12, *channels, (2, 3), stride=(3, 2), padding=((1, 0), (0, 1)))
     force_algorithm(monkeypatch, find(algo, dtype), splits)
     arrays, options = arguments("conv2d_dgrad", case, dtype)
@@ -403,11 +404,13 @@ def phases(case):
 
 
 def tap_of(index, rs, ss, filters):
-    """r, s and k of a phase's taps, and which of them exist."""
+    """r, s and k at flat indices of a phase's taps and filters, and which of these taps exist.
+
+    rs, ss: each r and each s of the phase."""
     tap, k = coordinates(index, filters)
     row, column = tap // max(1, ss.size), tap % max(1, ss.size)
     exists = tap < rs.size * ss.size
-    row, column = np.minimum(row, rs.size), np.minimum(column, ss.size)  # for taps that do not exist: the 0 at the end
+    row, column = np.minimum(row, rs.size), np.minimum(column, ss.size)  # past the end: the appended 0
     return np.append(rs, 0)[row], np.append(ss, 0)[column], k, exists
 
 

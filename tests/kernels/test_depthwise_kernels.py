@@ -104,8 +104,8 @@ def test_a_filter_gradient_accumulates_over_splits(device, monkeypatch):
 @pytest.mark.parametrize("name", ["packs", "strided", "single numbers"])
 def test_an_input_gradient_accumulates_into_a_slice(device, name):
     (dy, w), options = arguments("conv2d_dgrad", CASES[name])
-    n, h, across, c = CASES[name].x_shape
-    before = np.random.default_rng(3).standard_normal((n, h, across, c + 8)).astype(np.float32)
+    *pixels, c = CASES[name].x_shape
+    before = np.random.default_rng(3).standard_normal((*pixels, c + 8)).astype(np.float32)
     options |= dict(accumulate=True, out=before[..., 4:-4])
     (expected,) = expected_results("conv2d_dgrad", [dy, w], options)
     volume = asarray(before, device)

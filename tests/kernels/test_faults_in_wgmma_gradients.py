@@ -233,17 +233,17 @@ def assert_right(op):
     case, dtype = CASES[op], as_dtype("bfloat16")
     x, w, bias, dy = random_arrays(case, dtype)
     if op == DGRAD:
-        arrays, options, more = (dy, w), dict(input_shape=case.x_shape), {}
+        arrays, options, outputs = (dy, w), dict(input_shape=case.x_shape), {}
     else:
-        arrays, options, more = (
+        arrays, options, outputs = (
             (dy, x),
             dict(kernel_size=case.kernel_size),
             dict(db=asarray(np.zeros_like(bias), "emulated")),
         )
     (expected,) = expected_results(op, arrays, options | case.window)
-    result = getattr(ops, op)(*[asarray(array, "emulated") for array in arrays], **options | case.window | more)
+    result = getattr(ops, op)(*[asarray(array, "emulated") for array in arrays], **options | case.window | outputs)
     assert_within(to_numpy(result), expected.value, expected.bound, op)
-    for db in more.values():
+    for db in outputs.values():
         wide = dy.astype(np.float64)
         bound = sum_bound(dtype, dy.size // case.k + 1, ops.bias_grad(np.abs(wide)))
         assert_within(to_numpy(db), ops.bias_grad(wide), bound, "db")
@@ -267,7 +267,7 @@ def assert_found(op, text, seeds):
             pytest.raises((emulator.EmulatorError, AssertionError)) as caught,
         ):
             assert_right(op)
-        assert seed == seeds[0] or time.process_time() - begin < 1  # a deadlock is no hang; the first run may compile
+        assert seed == seeds[0] or time.process_time() - begin < 1  # a deadlock ends at once; the first run may compile
         if text == VALUES:
             assert "expected" in str(caught.value), str(caught.value)
         else:

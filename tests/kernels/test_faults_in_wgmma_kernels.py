@@ -22,7 +22,7 @@ MAIN_LOOP, RING, LAYOUT, FPROP = "gemm_wgmma.cuh", "wgmma_tile.cuh", "wgmma_layo
 # Six tiles for one block, each one and a half rounds of the ring deep.
 CASE = conv(1, 17, 16, 64, 136, 3, padding=1)
 
-# What the checker says: # is a number, @ a place in the source, | "or".
+# What the checker says. # stands for a number, @ for a place in the source, | for "or".
 READS = "a wgmma of warpgroup # reads shared dynamic memory + # bytes, which "
 PENDING = READS + "an asynchronous copy that was not waited for has yet to write"
 UNWRITTEN = READS + "nothing wrote"
@@ -129,5 +129,5 @@ def test_the_checker_names_the_fault(monkeypatch, tmp_path, fault):
             begin = time.process_time()
             with emulator.configure(sanitize="checked", seed=seed), pytest.raises(emulator.EmulatorError) as caught:
                 assert_right("conv2d", "emulated", CASE, "bfloat16")
-            assert seed == 0 or time.process_time() - begin < 1  # a deadlock is no hang; the first run may compile
+            assert seed == 0 or time.process_time() - begin < 1  # a deadlock ends at once; the first run may compile
             assert_named(str(caught.value), "conv2d_fprop_wgmma", text)

@@ -204,8 +204,8 @@ def test_a_layer_uses_the_algorithm_forward_and_the_automatic_choice_for_gradien
         x = asarray(np.ones((2, 8, 8, 3), np.float32), "emulated")
         with record_launches() as launches:
             net.backward(net.forward(x, training=True))
-        conv_net = next(layer for layer in net.walk() if layer.algorithms(2))
-        algorithms_used = conv_net.algorithms(2)
+        layer_with_algorithms = next(layer for layer in net.walk() if layer.algorithms(2))
+        algorithms_used = layer_with_algorithms.algorithms(2)
         assert algorithms_used["fprop"] == FEW_CHANNELS
         assert not {algorithms_used["dgrad"], algorithms_used["wgrad"]} & {FEW_CHANNELS, "auto"}
         ran = [launch.kernel.name for launch in launches]

@@ -35,8 +35,12 @@ def separate_ops(case: Conv2dProblem, x, w, bias, dy, pool: int):
 
 def serving_convolution(case: Conv2dProblem, arithmetic: str) -> list[Algorithm]:
     """The algorithms that serve this convolution. Those of clusters need multiples of 8 channels and filters."""
-    whole = not any(number // case.groups % 8 for number in (case.c, case.k))
-    return [each for each in serving(arithmetic, few_channels=case.few_channels) if whole or each.cluster == 1]
+    multiples_of_8 = not any(number // case.groups % 8 for number in (case.c, case.k))
+    return [
+        algorithm
+        for algorithm in serving(arithmetic, few_channels=case.few_channels)
+        if multiples_of_8 or algorithm.cluster == 1
+    ]
 
 
 def random_inputs(case: Conv2dProblem, pool: int, dtype: str = "float32", integers: bool = False):
@@ -98,8 +102,8 @@ def test_a_pool_without_relu_before_batch_norm_has_the_bits_of_separate_kernels(
         if not algorithm.runs_on(capability_named(device)):
             continue
         vectors = np.ones((4, case.k), accumulation_dtype(as_dtype(dtype)))
-        there = [asarray(a, device) for a in vectors]
-        results = ops.conv2d_batch_norm(x, w, bias, *there, pool=2, algo=algorithm.name, **options)
+        device_vectors = [asarray(a, device) for a in vectors]
+        results = ops.conv2d_batch_norm(x, w, bias, *device_vectors, pool=2, algo=algorithm.name, **options)
         np.testing.assert_array_equal(to_numpy(results[1]), to_numpy(pooled), algorithm.name)
         np.testing.assert_array_equal(to_numpy(results[4]), to_numpy(wanted_mask), algorithm.name)
         np.testing.assert_allclose(to_numpy(results[2]), mean, rtol=1e-5, atol=1e-5, err_msg=algorithm.name)
@@ -142,7 +146,7 @@ def test_an_activation_and_its_saved_input_have_the_bits_of_separate_kernels(dev
 @pytest.mark.parametrize("channels", [(8, 12), (5, 7), (3, 10), (2, 3, 2)])
 def test_an_activation_and_its_saved_input_have_no_memory_errors(device, channels):
     if device != "emulated":
-        pytest.skip("the emulator's checks")
+        pytest.skip("only the emulator has a checker")
     case = conv(1, 5, 6, *channels[:2], (3, 2), padding=((1, 0), (2, 1)))
     for dtype in ("float32", "bfloat16"):
         x, w, bias, _ = random_inputs(case, 1, dtype)
@@ -186,7 +190,7 @@ def test_split_gradients_have_the_bits_of_separate_kernels(device, monkeypatch, 
 @pytest.mark.parametrize("channels", [(8, 12), (3, 5)])
 def test_memory_accesses_stay_within_bounds(device, monkeypatch, channels, pool):
     if device != "emulated":
-        pytest.skip("the emulator's checks")
+        pytest.skip("only the emulator has a checker")
     case = conv(1, 5, 6, *channels, (3, 2), padding=((1, 0), (2, 1)))
     with emulator.configure(sanitize="checked", seed=7):
         for splits in (1, 3):
@@ -199,7 +203,7 @@ def test_memory_accesses_stay_within_bounds(device, monkeypatch, channels, pool)
 def test_memory_accesses_on_tensor_cores_stay_within_bounds(device):
     """On tensor cores the mask is written from the fragments, and moments are summed from y."""
     if device != "emulated":
-        pytest.skip("the emulator's checks")
+        pytest.skip("only the emulator has a checker")
     of_vectors = [c for c in verify.cases(("tiny",)) if c.name.startswith("2x2x3x8-8x1x1 ")]
     chosen = [c for c in of_vectors if c.name.endswith("pool") or c.op == "conv2d_batch_norm"]
     assert {c.op for c in chosen} == {"conv2d_relu", "conv2d_dgrad", "conv2d_wgrad", "conv2d_batch_norm"}

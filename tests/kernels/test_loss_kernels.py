@@ -114,9 +114,9 @@ def test_class_weights_agree_with_the_oracle_over_many_blocks(device, rng, shape
     np.testing.assert_allclose(value, value64, rtol=1e-5)
     np.testing.assert_allclose(gradient, gradient64, rtol=1e-4, atol=1e-5 / shape[0])
     assert_same_bits("softmax_cross_entropy", device, scores, targets, weight, **options)
-    for over in (False, True):  # the gradient overwrites the scores, or the memory that holds the weights
+    for overwrites_weights in (False, True):  # else the gradient overwrites the scores
         memory = asarray(np.stack([scores, np.broadcast_to(weight, shape)]), device)
-        out = memory[int(over)]
+        out = memory[int(overwrites_weights)]
         in_place = ops.softmax_cross_entropy(memory[0], asarray(targets, device), memory[1, 0], out=out, **options)
         np.testing.assert_array_equal(to_numpy(in_place[0]), value)
         np.testing.assert_array_equal(to_numpy(out), gradient)
@@ -142,20 +142,20 @@ def test_an_ignored_row_may_hold_nan_and_another_wrong_label_makes_nan(device, r
 def test_elementwise_losses_agree_with_the_oracle_over_many_blocks(device, rng, name, monkeypatch):
     """`gpuconv verify` checks the bounds. This test has many blocks, every thread order, and outputs in views."""
     scores, targets = random(rng, (211, 5, 7), "float32"), rng.random((211, 5, 7), np.float32)
-    more = [rng.random(7, np.float32)] if name == "binary_cross_entropy" else []
-    value, gradient = on_device(name, device, scores, targets, *more)
-    value64, gradient64 = expected(name, scores, targets, *more)
+    weight = [rng.random(7, np.float32)] if name == "binary_cross_entropy" else []
+    value, gradient = on_device(name, device, scores, targets, *weight)
+    value64, gradient64 = expected(name, scores, targets, *weight)
     np.testing.assert_allclose(value, value64, rtol=1e-5)
     np.testing.assert_allclose(gradient, gradient64, rtol=1e-4, atol=1e-9)
-    assert_same_bits(name, device, scores, targets, *more)
+    assert_same_bits(name, device, scores, targets, *weight)
     block = asarray(np.stack([scores, targets], axis=-2), device)
-    weights = [asarray(weight, device) for weight in more]
-    in_place = getattr(ops, name)(block[..., 0, :], block[..., 1, :], *weights, out=block[..., 0, :])
+    on_device_weight = [asarray(array, device) for array in weight]
+    in_place = getattr(ops, name)(block[..., 0, :], block[..., 1, :], *on_device_weight, out=block[..., 0, :])
     np.testing.assert_array_equal(to_numpy(in_place[0]), value)
     np.testing.assert_array_equal(to_numpy(block)[..., 0, :], gradient)
     np.testing.assert_array_equal(to_numpy(block)[..., 1, :], targets)
     monkeypatch.setattr(class_rows, "_MOST_BLOCKS", 3)
-    fewer = on_device(name, device, scores, targets, *more)
+    fewer = on_device(name, device, scores, targets, *weight)
     np.testing.assert_array_equal(fewer[1], gradient)
     np.testing.assert_allclose(fewer[0], value, rtol=1e-5)
 
@@ -175,8 +175,8 @@ def test_svm_hinge_is_within_its_bound(device, rng, shape, dtype):
     value, gradient = on_device("svm_hinge", device, scores, labels, delta=0.75)
     value64, gradient64 = expected("svm_hinge", scores, labels, delta=0.75)
     rows, classes = shape
-    sizes = np.abs(as_float64(scores))
-    magnitude = (sizes + sizes[np.arange(rows), labels, None] + 0.75).sum() / rows
+    magnitudes = np.abs(as_float64(scores))
+    magnitude = (magnitudes + magnitudes[np.arange(rows), labels, None] + 0.75).sum() / rows
     assert_within(value, value64, sum_bound(accumulation(dtype), classes + rows, magnitude), "loss")
     assert_within(gradient, gradient64, sum_bound(dtype, 2, np.abs(gradient64)), "gradient")
 
@@ -220,7 +220,7 @@ def test_labels_of_any_integer_type_give_the_same_bits(device, rng, name, labels
 @both_losses
 @pytest.mark.parametrize("wrong", [-1, 7, 2**40])
 def test_a_label_out_of_range_makes_its_row_and_the_loss_nan(device, rng, name, wrong, monkeypatch):
-    """As on a GPU, where the host does not read the labels."""
+    """On a GPU the host does not read the labels, so it cannot refuse them."""
     monkeypatch.setattr(loss, "_refuse_wrong_labels", lambda labels, classes, ignored=None: None)
     scores, labels = scores_and_labels(rng, (5, 7), "float32")
     _, gradient64 = expected(name, scores, labels)

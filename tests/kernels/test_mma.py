@@ -1,4 +1,4 @@
-"""Tensor cores: the wrappers of mma.cuh against plain products, and the convolutions on them, gemm_mma.cuh."""
+"""Tensor cores: the wrappers in mma.cuh give NumPy's products, and convolutions that use them agree with the oracle."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def fragments(kernel, arithmetic):
 
 
 def options(arithmetic):
-    """The dtype of an arithmetic, and the options of an op that choose TF32 where it is meant."""
+    """The dtype of an arithmetic, and the options that make an op compute in it."""
     return ("float32", dict(tf32=True)) if arithmetic == "tf32" else (arithmetic, {})
 
 
@@ -61,14 +61,14 @@ def test_factors_are_rounded_to_tf32(device, rng):
 
 def test_matrices_are_loaded_directly_and_transposed(device):
     rows = np.arange(256, dtype=np.uint16).reshape(32, 8)
-    straight, transposed = (asarray(np.zeros((32, 4, 2), np.uint16), device) for _ in range(2))
-    fragments("matrices", "float16")(1, 32, straight, transposed, asarray(rows, device))
-    lanes, four = np.arange(32), rows.reshape(4, 8, 8)
+    direct, transposed = (asarray(np.zeros((32, 4, 2), np.uint16), device) for _ in range(2))
+    fragments("matrices", "float16")(1, 32, direct, transposed, asarray(rows, device))
+    lanes, matrices = np.arange(32), rows.reshape(4, 8, 8)
     for m in range(4):
         for i in range(2):
-            g, at = lanes // 4, lanes % 4 * 2 + i
-            np.testing.assert_array_equal(to_numpy(straight)[:, m, i], four[m, g, at])
-            np.testing.assert_array_equal(to_numpy(transposed)[:, m, i], four[m, at, g])
+            row, column = lanes // 4, lanes % 4 * 2 + i
+            np.testing.assert_array_equal(to_numpy(direct)[:, m, i], matrices[m, row, column])
+            np.testing.assert_array_equal(to_numpy(transposed)[:, m, i], matrices[m, column, row])
 
 
 def test_all_lanes_must_participate():
@@ -84,7 +84,7 @@ def test_every_tile_is_right_and_all_give_the_same_bits(device, op, arithmetic, 
     dtype, tf32_option = options(arithmetic)
     tiles = [algorithm for algorithm in serving(arithmetic) if algorithm.family == "mma"]
     if arithmetic == "float16":
-        tiles = tiles[-1:]  # bfloat16 has the others
+        tiles = tiles[-1:]  # the other tiles run in bfloat16
     results = {assert_right(op, device, problem(*channels), dtype, algo=a.name, **tf32_option).tobytes() for a in tiles}
     assert len(results) == 1
 
@@ -104,9 +104,9 @@ def test_16_bit_floats_and_tf32_use_tensor_cores(op, device):
 @pytest.mark.parametrize("splits", [2, 5])
 def test_split_k_agrees_with_the_oracle(device, monkeypatch, op, splits):
     force_algorithm(monkeypatch, serving("bfloat16")[2], splits)
-    more = dict(activation="silu") if op == "conv2d" else {}
+    activation = dict(activation="silu") if op == "conv2d" else {}
     for case in (problem(16, 24), problem(5, 7, groups=2)):
-        assert_right(op, device, case, "bfloat16", **more)
+        assert_right(op, device, case, "bfloat16", **activation)
 
 
 @directions
@@ -123,7 +123,7 @@ def test_thread_orders_give_the_same_bits(device, op, arithmetic):
 @pytest.mark.parametrize("channels", [(8, 24), (3, 5)])
 def test_memory_accesses_stay_within_bounds(device, op, arithmetic, channels):
     if device != "emulated":
-        pytest.skip("the emulator's checks")
+        pytest.skip("only the emulator has a checker")
     dtype, tf32_option = options(arithmetic)
     case = conv(1, 5, 6, *channels, (3, 2), stride=(2, 1), padding=((1, 0), (2, 1)))
     with emulator.configure(sanitize="checked", seed=7):
@@ -140,10 +140,10 @@ def test_an_empty_batch_agrees_with_the_oracle(device, op):
 
 @pytest.mark.parametrize(("stride", "conflicts"), [(1, 0), (2, 2), (8, 14), (32, 62), (33, 0)])
 def test_planted_bank_conflicts_are_counted(stride, conflicts):
-    """A store and a load of one word per lane, `stride` words apart. conflicts: the passes of both beyond the first."""
-    to = asarray(np.zeros(32, np.float32), "emulated")
+    """A warp stores and loads a word per lane, `stride` words apart. Every pass of an access but one is a conflict."""
+    result = asarray(np.zeros(32, np.float32), "emulated")
     with emulator.bank_conflicts() as counts:
-        fragments("strided", "float16")(1, 32, to, stride)
+        fragments("strided", "float16")(1, 32, result, stride)
     assert counts("strided") == (2, conflicts)
     assert counts("product") == (0, 0)
 

@@ -10,10 +10,11 @@ from gpuconv.newton_schulz import PRECISIONS
 from gpuconv.profiling.launches import record_launches
 from gpuconv.verify.bounds import accumulation, rounding
 
-SHAPES = [(130, 70), (130, 70), (5, 9100), (5, 9100), (9, 2, 2, 4)]  # tiles, split depths, tall and wide
+# Matrices of several tiles, matrices whose products have a split depth, and the filters of a convolution.
+SHAPES = [(130, 70), (130, 70), (5, 9100), (5, 9100), (9, 2, 2, 4)]
 
 
-def lists(rng, dtype):
+def random_lists(rng, dtype):
     return [[rng.standard_normal(shape).astype(dtype) for shape in SHAPES] for _ in range(3)]
 
 
@@ -22,7 +23,7 @@ def on_device(lists, device):
 
 
 def test_several_tiles_and_split_k_agree_with_the_oracle(device, rng):
-    on_host = lists(rng, np.float64)
+    on_host = random_lists(rng, np.float64)
     arrays = on_device(on_host, device)
     for _ in range(2):
         ops.muon_step(*arrays, lr=0.1, momentum=0.6, nesterov=True)
@@ -33,7 +34,7 @@ def test_several_tiles_and_split_k_agree_with_the_oracle(device, rng):
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_two_runs_give_the_same_bits(device, rng, precision):
-    on_host = lists(rng, np.float32)
+    on_host = random_lists(rng, np.float32)
     runs = [on_device(on_host, device) for _ in range(2)]
     for arrays in runs:
         ops.muon_step(*arrays, lr=0.1, momentum=0.6, precision=precision)
@@ -64,8 +65,8 @@ def test_norms_are_right_if_a_matrix_has_more_parts_than_a_block_has_threads(dev
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
-def test_the_rate_is_read_when_the_step_runs(device, rng, dtype):
-    arrays = on_device(lists(rng, dtype), device)
+def test_a_step_with_a_rate_of_0_in_device_memory_only_scales_the_parameters(device, rng, dtype):
+    arrays = on_device(random_lists(rng, dtype), device)
     before = [to_numpy(array).copy() for array in arrays[0]]
     rate = asarray(np.array([0.0], np.float32), device)
     ops.muon_step(*arrays, lr=rate)
@@ -79,7 +80,7 @@ def test_the_rate_is_read_when_the_step_runs(device, rng, dtype):
 @pytest.mark.parametrize("backend", ["numpy", "kernels"])
 def test_a_skipped_step_changes_nothing(device, rng, backend):
     device = "numpy" if backend == "numpy" else device
-    arrays = on_device(lists(rng, np.float32), device)
+    arrays = on_device(random_lists(rng, np.float32), device)
     arrays[1][0][0, 0] = np.nan  # the reason to skip the step
     before = [to_numpy(array).copy() for array in [*arrays[0], *arrays[2]]]
     scaling = asarray(np.array([8.0, 0.0, 0.0, 1.0]), device)
@@ -121,7 +122,7 @@ def test_tensor_cores_multiply_and_round_as_the_oracle(device, rng, shape, preci
     with gc.oracle():
         ops.muon_step(*on_host, lr=100.0, momentum=0.6, steps=1, precision=precision)
     error, difference = (np.abs(to_numpy(arrays[0][0]) - on_host[0][0]).mean() for arrays in (rounded_lists, exact))
-    assert error < difference / 10  # a number near the middle of two narrow ones may be rounded to the other one
+    assert error < difference / 10  # a sum close to the midpoint of two 16-bit numbers may be rounded the other way
 
 
 @pytest.mark.parametrize("shape", [(48, 3, 3, 20), (160, 40), (6, 6)], ids=str)
@@ -141,7 +142,7 @@ def test_five_steps_in_bfloat16_bring_the_singular_values_near_one_as_on_the_cpu
 
 
 def test_tf32_true_means_the_precision_tf32(device, rng):
-    on_host = lists(rng, np.float32)
+    on_host = random_lists(rng, np.float32)
     one, other = on_device(on_host, device), on_device(on_host, device)
     ops.muon_step(*one, lr=0.1, tf32=True)
     ops.muon_step(*other, lr=0.1, precision="tf32")

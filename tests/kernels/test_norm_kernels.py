@@ -152,8 +152,8 @@ def vectors(rng, channels, dtype, count=4):
 def statistics_bounds(x, dtype, eps):
     """The worst errors of a mean, an inv_std and a variance that are summed in the accumulation dtype.
 
-    The squared deviations are taken from means that are themselves off by the mean's error, so the variance is off by
-    that times the mean deviation, beside its own sum's rounding.
+    The squared deviations are taken from the computed mean. Its error e moves the variance by up to 4 e times the
+    standard deviation plus e squared, in addition to the rounding of the variance's own sum.
     """
     rows, name, x = x.size // x.shape[-1], accumulation(dtype), as_float64(x)
     mean_error = sum_bound(name, rows, np.abs(x).mean(all_axes_but_the_last(x)))
@@ -322,15 +322,15 @@ def test_an_addend_and_its_gradient_have_the_bits_of_separate_kernels(device, rn
     saved = total if ACTIVATIONS[activation].saves_input else y
     dz = ACTIVATIONS[activation].gradient(ops, dy, saved)
     separate = ops.batch_norm_backward(dz, x, gamma, mean, inv_std)
-    together = ops.batch_norm_backward(dy, x, gamma, mean, inv_std, activation=activation, saved=saved)
-    for result, separate_result in zip(together, [*separate, dz], strict=True):
+    fused = ops.batch_norm_backward(dy, x, gamma, mean, inv_std, activation=activation, saved=saved)
+    for result, separate_result in zip(fused, [*separate, dz], strict=True):
         np.testing.assert_array_equal(to_numpy(result), to_numpy(separate_result))
 
 
 @pytest.mark.parametrize("shape", [(5, 3), (3, 4, 8), (3000, 7)], ids=str)
 def test_an_addend_and_its_gradient_run_under_the_checker_and_in_any_order(device, rng, shape):
     if device != "emulated":
-        pytest.skip("the emulator's checks")
+        pytest.skip("only the emulator has a checker")
     wide_shape = (*shape[:-1], 2 * shape[-1])
     x, addend, saved, dy = (asarray(random(rng, wide_shape, "float16"), device)[..., : shape[-1]] for _ in range(4))
     gamma, beta, *statistics = (asarray(vector, device) for vector in vectors(rng, shape[-1], "float16"))
@@ -396,7 +396,7 @@ def test_gradients_go_back_through_a_pool(device, rng, dtype):
 
 def test_gradients_go_back_through_a_pool_under_the_checker_and_in_any_order(device, rng):
     if device != "emulated":
-        pytest.skip("the emulator's checks")
+        pytest.skip("only the emulator has a checker")
     for shape in ((2, 5, 7, 8), (1, 6, 4, 5)):
         case = Conv2dProblem.of(shape, (shape[3], 1, 1, shape[3]))
         x, dy = (random(rng, case.pooled_shape(2), "float32") for _ in range(2))
@@ -459,7 +459,7 @@ def test_statistics_have_the_same_bits_in_every_thread_order(device):
 
 def test_statistics_have_no_memory_errors(device):
     if device != "emulated":
-        pytest.skip("the emulator's checks")
+        pytest.skip("only the emulator has a checker")
     for case in (conv(1, 5, 6, 4, 12, (3, 2)), conv(1, 7, 6, 3, 11, (3, 2))):
         for pool in (1, 2):
             options = case.window | dict(pool=pool)
@@ -496,7 +496,7 @@ def assert_norm_below(device, case, dtype="float32", activation=None, **more):
         assert_within(result, reference.value, reference.bound, f"{case} {dtype} {more} {reference.name}")
 
 
-BELOW = {  # the convolutions above the norm
+CONVOLUTIONS_ABOVE = {
     "plain": conv(2, 9, 13, 8, 24, (3, 2), padding=((1, 1), (0, 2))),
     "phases": conv(2, 9, 10, 16, 8, (3, 2), stride=(2, 3), padding=1),
     "phases without taps": conv(1, 9, 9, 8, 8, (1, 1), stride=2),
@@ -506,7 +506,7 @@ BELOW = {  # the convolutions above the norm
 }
 
 
-@pytest.mark.parametrize("name", BELOW)
+@pytest.mark.parametrize("name", CONVOLUTIONS_ABOVE)
 def test_backward_sums_of_every_algorithm_agree_with_the_oracle(device, monkeypatch, name):
     monkeypatch.setattr(norm, "_MOST_CHUNKS", 3)
     monkeypatch.setattr(norm, "_MERGED_CHUNKS", 2)
@@ -515,17 +515,17 @@ def test_backward_sums_of_every_algorithm_agree_with_the_oracle(device, monkeypa
             if "conv2d_dgrad" in algorithm.kernels and (device == "emulated" or algorithm.proved):
                 refused = algorithm.cluster > 1 and name == "single numbers"  # clusters move only 16 bytes at once
                 with pytest.raises(UnservedError) if refused else nullcontext():
-                    assert_norm_below(device, BELOW[name], dtype, algo=algorithm.name, tf32=tf32)
+                    assert_norm_below(device, CONVOLUTIONS_ABOVE[name], dtype, algo=algorithm.name, tf32=tf32)
 
 
 def test_backward_sums_of_every_activation_agree_with_the_oracle(device):
     for activation, dtype in zip(ACTIVATIONS, cycle(FLOATS)):
-        assert_norm_below(device, BELOW["phases"], dtype, activation)
-    assert_norm_below(device, BELOW["groups"], activation="silu")
+        assert_norm_below(device, CONVOLUTIONS_ABOVE["phases"], dtype, activation)
+    assert_norm_below(device, CONVOLUTIONS_ABOVE["groups"], activation="silu")
 
 
 def test_backward_sums_run_in_the_gradients_kernel(device):
-    arrays, options = norm_below(BELOW["plain"], "float32")
+    arrays, options = norm_below(CONVOLUTIONS_ABOVE["plain"], "float32")
     with launches.record_launches() as launched:
         on_device("batch_norm_backward", device, *arrays, **options_on(device, options), algo="simt-64x32")
     kernels = [launch.kernel.name for launch in launched]
@@ -542,16 +542,16 @@ def test_backward_sums_of_no_images_are_zero(device):
 
 def test_backward_sums_have_the_same_bits_in_every_thread_order(device):
     for name, activation in (("phases", "gelu"), ("beyond a tile", None)):
-        arrays, options = norm_below(BELOW[name], "float32", activation)
+        arrays, options = norm_below(CONVOLUTIONS_ABOVE[name], "float32", activation)
         assert_same_bits("batch_norm_backward", device, *arrays, **options_on(device, options))
 
 
 def test_backward_sums_have_no_memory_errors(device):
     if device != "emulated":
-        pytest.skip("the emulator's checks")
+        pytest.skip("only the emulator has a checker")
     for name in ("phases", "single numbers"):
         with emulator.configure(sanitize="checked", seed=7):
-            assert_norm_below(device, BELOW[name], activation="relu")
+            assert_norm_below(device, CONVOLUTIONS_ABOVE[name], activation="relu")
 
 
 @pytest.mark.parametrize(("shape", "groups"), [((2, 5, 7, 12), 3), ((70, 33), 1), ((1, 3, 3, 512), 256)], ids=str)

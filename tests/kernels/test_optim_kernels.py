@@ -135,9 +135,9 @@ def test_a_rate_and_a_step_in_device_memory_give_the_same_bits_as_numbers(device
     before = lists_of(rng, rule, "float32", [(5, 7), (3,)])
     lr = np.array([0.125], rate)  # the same number in both
     by_number, by_array = copied_to(device, before), copied_to(device, before)
-    counted = {"step": asarray(np.array([3]), device)} if RULES[rule][0] == "adam_step" else {}
-    step(rule, by_number, lr=0.125, **({"step": 3} if counted else {}))
-    step(rule, by_array, lr=asarray(lr, device), **counted)
+    step_option = {"step": asarray(np.array([3]), device)} if RULES[rule][0] == "adam_step" else {}
+    step(rule, by_number, lr=0.125, **({"step": 3} if step_option else {}))
+    step(rule, by_array, lr=asarray(lr, device), **step_option)
     for a, b in zip(chain(*by_number), chain(*by_array)):
         np.testing.assert_array_equal(to_numpy(a), to_numpy(b))
 
@@ -200,8 +200,8 @@ def test_a_chunk_table_covers_each_element_once():
     table = optim._chunks(dict.fromkeys(("param", "grad", "state0", "copy"), arrays), [0.0, 0.1, 0.2, 0.3])
     assert table["count"].tolist() == [1, 8192, 8192, 1, 8192, 8192, 8192, 8192, 7232]
     assert table["decay"].tolist() == [0.0, 0.1, 0.2, 0.2, *[0.3] * 5]
-    steps = np.diff(table["param"][4:].astype(np.int64))
-    np.testing.assert_array_equal(steps, 2 * 8192)
+    distances = np.diff(table["param"][4:].astype(np.int64))
+    np.testing.assert_array_equal(distances, 2 * 8192)
     np.testing.assert_array_equal(table["grad"], table["param"])
     np.testing.assert_array_equal(table["state0"], table["param"])
     np.testing.assert_array_equal(table["copy"], table["param"])
@@ -303,9 +303,9 @@ def test_a_loss_scale_that_is_a_power_of_two_changes_no_bit(device, rng, rule):
     scaled[1] = [asarray(np.asarray(grad * np.float32(256)), device) for grad in before[1]]
     scaling = asarray(np.array([256.0, 0, 0, 7]), device)
     ops.update_loss_scale(scaling, scaled[1])
-    counted = {"step": RULES[rule][2]["step"] + 7} if RULES[rule][0] == "adam_step" else {}
+    step_option = {"step": RULES[rule][2]["step"] + 7} if RULES[rule][0] == "adam_step" else {}
     step(rule, plain, DECAYS)
-    step(rule, scaled, DECAYS, scaling=scaling, **counted)
+    step(rule, scaled, DECAYS, scaling=scaling, **step_option)
     for arrays, expected in zip((scaled[0], *scaled[2:]), (plain[0], *plain[2:])):
         for a, b in zip(arrays, expected):
             np.testing.assert_array_equal(to_numpy(a), to_numpy(b))
@@ -339,9 +339,9 @@ def test_clipping_agrees_with_numpy_aligned_and_not(device, rng, dtype):
         norms = set()
         for order in thread_orders(device):
             with order:
-                clipped = asarray(np.zeros(4), device)
-                ops.clip_norm(clipped, on_device, asarray(np.array([2.0, 0.5, 4, 1]), device), max_norm=3.0)
-            norms.add(to_numpy(clipped).tobytes())
+                result = asarray(np.zeros(4), device)
+                ops.clip_norm(result, on_device, asarray(np.array([2.0, 0.5, 4, 1]), device), max_norm=3.0)
+            norms.add(to_numpy(result).tobytes())
         (bits,) = norms
         unscaled_norm = 0.5 * np.sqrt(sum((as_float64(grad) ** 2).sum() for grad in grads))
         np.testing.assert_allclose(np.frombuffer(bits), [2, 0.5 * 3 / (unscaled_norm + 1e-6), 4, 1], rtol=1e-12)
@@ -353,18 +353,18 @@ def test_clipping_agrees_with_numpy_aligned_and_not(device, rng, dtype):
 
 
 def test_the_norm_sums_the_partial_sums_of_more_blocks_than_a_block_has_threads(device):
-    clipped = asarray(np.zeros(4), device)
+    result = asarray(np.zeros(4), device)
     grads = [asarray(np.full(1, number, np.float32), device) for number in range(600)]
-    ops.clip_norm(clipped, grads, max_norm=1.0)
+    ops.clip_norm(result, grads, max_norm=1.0)
     norm = np.sqrt(np.sum(np.arange(600.0) ** 2))
-    np.testing.assert_allclose(to_numpy(clipped), [1, 1 / (norm + 1e-6), 0, 0], rtol=1e-12)
+    np.testing.assert_allclose(to_numpy(result), [1, 1 / (norm + 1e-6), 0, 0], rtol=1e-12)
 
 
 @pytest.mark.parametrize("number", [1.0, np.inf])
 def test_a_skipped_step_stays_skipped_when_the_norm_is_clipped(device, number):
-    clipped, scaling = asarray(np.zeros(4), device), asarray(np.array([8.0, 0.0, 0, 1]), device)
-    ops.clip_norm(clipped, [asarray(np.full(3, number, np.float32), device)], scaling, max_norm=1.0)
-    assert to_numpy(clipped).tolist() == [8, 0, 0, 1]
+    result, scaling = asarray(np.zeros(4), device), asarray(np.array([8.0, 0.0, 0, 1]), device)
+    ops.clip_norm(result, [asarray(np.full(3, number, np.float32), device)], scaling, max_norm=1.0)
+    assert to_numpy(result).tolist() == [8, 0, 0, 1]
 
 
 def test_copies_of_strided_gradients_live_until_the_launch(device, monkeypatch):
@@ -411,10 +411,10 @@ def test_wide_accesses_begin_at_multiples_of_16_bytes(device, rng):
 
 
 def test_clipping_without_gradients_is_allowed(device):
-    clipped = asarray(np.zeros(4), device)
+    result = asarray(np.zeros(4), device)
     for grads in ([], [asarray(np.zeros((0, 3), np.float32), device)]):
-        ops.clip_norm(clipped, grads, max_norm=1.0)
-        assert to_numpy(clipped).tolist() == [1, 1, 0, 0]
+        ops.clip_norm(result, grads, max_norm=1.0)
+        assert to_numpy(result).tolist() == [1, 1, 0, 0]
         if grads:
             ops.clip_values(grads, clip_value=1.0)
 

@@ -117,8 +117,8 @@ def test_volumes_past_the_index_limit_are_processed_in_parts(device, rng, monkey
     window = dict(kernel_size=3, stride=2, padding=1)
     in_one_launch = on_device("max_pool2d", device, x, **window)
     monkeypatch.setattr(pool, "_LARGEST_PART", 2 * x[0].size + 1)
-    for part, together in zip(on_device("max_pool2d", device, x, **window), in_one_launch):
-        np.testing.assert_array_equal(part, together)
+    for in_parts, at_once in zip(on_device("max_pool2d", device, x, **window), in_one_launch):
+        np.testing.assert_array_equal(in_parts, at_once)
     dx = on_device("max_pool2d_backward", device, *in_one_launch, input_shape=x.shape, **window)
     np.testing.assert_array_equal(dx, ops.max_pool2d_backward(*in_one_launch, input_shape=x.shape, **window))
     monkeypatch.setattr(pool, "_LARGEST_PART", x[0].size)

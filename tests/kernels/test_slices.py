@@ -10,13 +10,13 @@ from gpuconv.backends import asarray, empty, to_numpy
 from gpuconv.backends.cuda.runtime.capability import capability_named
 
 PIXELS = (2, 4, 4)
-SLICES = [
+SLICES = [  # the first channel of the slice, and all channels; the last two allow no 16-byte moves
     (0, 8),
     (8, 16),
     (16, 24),
     (3, 8),
     (4, 13),
-]  # the slice's first channel, and all channels; the last two allow no 16-byte moves
+]
 # Transposed convolutions: filters, or 0 for depthwise ones, kernel size and stride, options.
 TRANSPOSED = (("transposed", 8, 2, {}), ("transposed-split-K", 512, 1, {}), ("transposed-depthwise", 0, 2, {}))
 CASES = ("float32", 8, 3), ("float16", 8, 8)  # dtype, channels of the slice, input channels

@@ -39,14 +39,14 @@ def test_copies_into_slices_of_channels_keep_the_others(device, dtype):
     """Slices that allow 16-byte moves and slices that do not, maps of one pixel, and unevenly spaced rows."""
     for shape, begin, end in (((2, 3, 5, 24), 8, 16), ((2, 3, 5, 7), 2, 5), ((1, 1, 1, 9), 0, 4), ((70, 5), 1, 5)):
         y, x = (np.random.default_rng(n).normal(size=shape).astype(dtype) for n in (0, 1))
-        there = asarray(y, device)
+        on_device = asarray(y, device)
         for begins, ends in ((begin, end), (end, shape[-1])):
-            part = there[..., begins:ends]
+            part = on_device[..., begins:ends]
             packed = begins == begin
             source = asarray(x[..., begins:ends].copy(), device) if packed else asarray(x, device)[..., begins:ends]
             assert ops.copy(source, out=part) is part
         y[..., begin:] = x[..., begin:]
-        np.testing.assert_array_equal(to_numpy(there), y)
+        np.testing.assert_array_equal(to_numpy(on_device), y)
     x = np.arange(120, dtype=dtype).reshape(2, 3, 4, 5)
     for view in (
         lambda a: a[:, ::2],

@@ -181,7 +181,7 @@ def test_filters_within_the_limits_of_the_tap_table_use_it():
 @directions
 def test_iterators_have_no_memory_errors_in_any_order(device, op):
     if device != "emulated":
-        pytest.skip("the emulator's checks")
+        pytest.skip("only the emulator has a checker")
     for case in (TWENTY_FOUR, STRIDED, WITHOUT_TAP_TABLE[2]):
         for seed in (3, 8):
             with emulator.configure(sanitize="checked", seed=seed):
@@ -209,8 +209,8 @@ def test_gradients_go_through_a_mask(device, rng, op, arithmetic):
 
 
 def test_a_conditional_copy_writes_data_or_zeros(device, rng):
-    x, there = rng.standard_normal(256).astype(np.float32), rng.integers(0, 2, 64).astype(np.int32)
+    x, exists = rng.standard_normal(256).astype(np.float32), rng.integers(0, 2, 64).astype(np.int32)
     run = tiles("mma-64x64", "float16").kernel("copy_or_zeros")
     y = asarray(np.full(256, 7, np.float32), device)
-    run(1, 64, y, asarray(x, device), asarray(there, device), shared=1024)
-    np.testing.assert_array_equal(to_numpy(y), x * np.repeat(there, 4))
+    run(1, 64, y, asarray(x, device), asarray(exists, device), shared=1024)
+    np.testing.assert_array_equal(to_numpy(y), x * np.repeat(exists, 4))

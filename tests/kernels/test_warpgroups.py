@@ -17,7 +17,8 @@ from gpuconv.backends.cuda.runtime.kernel import load
 RING = Path(__file__).with_name("warpgroups.cu")
 TILE, TILES, BLOCKS = 512, 8, 2
 
-# What the message says: # is a number, @ a place in the source. ALWAYS: found by every run; CHECKED: by a checked one.
+# What the message of each fault says; # stands for a number, @ for a place in the source. Every run finds the faults in
+# ALWAYS, and only a checked run finds those in CHECKED.
 ALWAYS = {
     "no_wgmma_fence": "a wgmma at @ with no wgmma_fence() before it",
     "no_release": "deadlock; warpgroup 0: 128 threads, first (0, 0, 0), wait at PRODUCER for the end of phase 0 "
@@ -99,7 +100,7 @@ def test_a_planted_fault_is_named(kernel, sanitize):
             rf"kernel {kernel}, block \([01], 0, 0\), thread \(\d+, 0, 0\) of warpgroup [012]: ", message
         ), message
         assert re.search(expected, message), message
-        assert seed == 0 or time.process_time() - begin < 1  # a deadlock is no hang; the first run may compile
+        assert seed == 0 or time.process_time() - begin < 1  # a deadlock ends at once; the first run may compile
 
 
 def test_unfinished_accumulators_are_nan_without_checking():
@@ -171,7 +172,7 @@ def test_the_ring_compiles_for_hopper_and_nothing_else():
     module = load(RING)
     binary = nvrtc.compile_cubin(RING.stem, module.text, module.defines, "sm_90a")
     assert binary.resources["correct"].spill_stores == 0
-    assert "C7508" not in binary.path.with_name("log.txt").read_text()  # setmaxnreg is ignored
+    assert "C7508" not in binary.path.with_name("log.txt").read_text()  # the remark that setmaxnreg is ignored
     for arch in ("sm_80", "sm_90", "sm_100a"):
         with pytest.raises(nvrtc.CompileError, match=r"need a GPU of compute capability 9\.0|need sm_90a"):
             nvrtc.compile_cubin(RING.stem, module.text, module.defines, arch)

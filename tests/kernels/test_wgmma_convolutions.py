@@ -1,8 +1,9 @@
-"""Convolutions by wgmma (gemm_wgmma.cuh), which no GPU has run: every case tier on the emulated device, under its
-checker too, and their machine code for sm_90a."""
+"""Convolutions by wgmma (gemm_wgmma.cuh), which no GPU has run: the emulated device runs every case tier, with and
+without its checker, and the machine code for sm_90a is examined."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -56,8 +57,8 @@ def cases(*tiers, op):
 
 
 def assert_agrees(device, case, dtype, algo):
-    def make(rng, of):
-        arrays, options = case.make(rng, of)
+    def make(rng, dtype):
+        arrays, options = case.make(rng, dtype)
         if case.op in ("conv2d", "conv2d_batch_norm"):
             options |= dict(activation=None)  # every activation would be another kernel to compile
         return arrays, options | dict(algo=algo)
@@ -87,7 +88,7 @@ def test_case_tiers_agree_under_the_checker_in_any_order(op, dtype):
     ("op", "algo"),
     [(op, algo) for op, tiles in wgmma_tiers.TILES_OF.items() for algo in tiles if algo != "wgmma-128x128"],
 )
-def test_one_case_of_the_tiers_for_each_other_tile_agrees_with_the_oracle(op, algo):
+def test_the_other_tiles_agree_with_the_oracle_on_one_case_each(op, algo):
     """One case for each tile, because it compiles a kernel; python -m tests.kernels.wgmma_tiers runs all cases."""
     number = 7 * [*wgmma_tiers.OPS].index(op) + 11 * wgmma_tiers.TILES_OF[op].index(algo)
     dtype = wgmma_tiers.DTYPES[number % 2]
@@ -97,7 +98,7 @@ def test_one_case_of_the_tiers_for_each_other_tile_agrees_with_the_oracle(op, al
 
 
 def layers(op):
-    """The nets' layers whose channels and filters fill whole 16 bytes; with ReLU only, so fewer kernels compile."""
+    """The nets' layers whose channels and filters are multiples of 8; with ReLU only, so that fewer kernels compile."""
     others = ("gelu", "silu", "hard_swish")
     real = [case for case in cases("real", op=op) if "float16" in case.dtypes]
     relu_only = [case for case in real if op != "conv2d_relu" or not case.name.endswith(others)]
@@ -108,9 +109,9 @@ def layers(op):
 @pytest.mark.parametrize(("op", "algo"), [(op, algo) for op in OPS for algo in TILES_OF[op]])
 def test_layers_of_the_nets_agree_by_each_tile_under_the_checker(op, algo, dtype):
     """The tiles take turns, since a layer takes up to a second; each round begins with the next tile."""
-    in_turn = TILES_OF[op]
+    names = TILES_OF[op]
     for seed, case in enumerate(layers(op)):
-        if in_turn[(seed + seed // len(in_turn)) % len(in_turn)] == algo:
+        if names[(seed + seed // len(names)) % len(names)] == algo:
             with emulator.configure(sanitize="checked", seed=seed % 7):
                 assert_agrees("emulated", case, dtype, algo)
 
@@ -138,7 +139,7 @@ SEVERAL_TILES = {
 @directions
 @pytest.mark.parametrize("blocks", [1, 2, 3])
 def test_blocks_that_compute_several_tiles_agree_with_the_oracle(monkeypatch, op, algo, blocks):
-    """Even and odd numbers of tiles a block, from 1 to 12: the ring's phases go on from tile to tile."""
+    """A block computes an even or odd number of tiles, from 1 to 12: the ring's phases go on from tile to tile."""
     force_algorithm(monkeypatch, find(algo, "bfloat16"), 1, blocks)
     for seed, case in enumerate(SEVERAL_TILES[op], blocks):
         with emulator.configure(sanitize="checked", seed=seed):
@@ -191,16 +192,17 @@ def test_slices_have_the_bits_of_dense_arrays(monkeypatch, op, algo, splits, cha
 @pytest.mark.parametrize("splits", [2, 5])
 def test_split_k_agrees_with_the_oracle(device, monkeypatch, op, algo, splits):
     force_algorithm(monkeypatch, find(algo, "bfloat16"), splits)
-    more = dict(activation="silu") if op == "conv2d" else {}
+    activation = dict(activation="silu") if op == "conv2d" else {}
     for case in (problem(64, 24), problem(5, 7, groups=2)):
-        assert_right(op, device, case, "bfloat16", **more)
+        assert_right(op, device, case, "bfloat16", **activation)
 
 
 @pytest.mark.parametrize("algo", [algo for op, algo in DIRECTIONS if op == "conv2d_wgrad"])
 @pytest.mark.parametrize("splits", [1, 3])
 @pytest.mark.parametrize("accumulate", [False, True])
 def test_the_bias_gradient_of_wgrad_is_within_its_bound(monkeypatch, algo, splits, accumulate):
-    """Several tiles or two groups, deeper than the ring. Each tile has a block, or one block computes all."""
+    """One case has several tiles, the other two groups; both are deeper than the ring. Either each tile has a block of
+    its own, or one block computes all tiles."""
     one, two = conv(3, 17, 15, 8, 264, 1), conv(2, 9, 8, 6, 14, 3, groups=2)
     for seed, (case, blocks) in enumerate(((one, None), (two, None), (one, 1), (two, 1))):
         force_algorithm(monkeypatch, find(algo, "bfloat16"), splits, blocks)
@@ -212,12 +214,12 @@ def test_the_bias_gradient_of_wgrad_is_within_its_bound(monkeypatch, algo, split
         old = bias.astype(np.float64) * accumulate
         wide = dy.astype(np.float64)
         length = dy.size // case.k + 1
-        expected, size = ops.bias_grad(wide) + old, ops.bias_grad(np.abs(wide)) + np.abs(old)
-        assert_within(to_numpy(arrays[3]), expected, sum_bound(as_dtype("bfloat16"), length, size))
+        expected, magnitude = ops.bias_grad(wide) + old, ops.bias_grad(np.abs(wide)) + np.abs(old)
+        assert_within(to_numpy(arrays[3]), expected, sum_bound(as_dtype("bfloat16"), length, magnitude))
 
 
 @directions
-def test_filters_with_as_many_taps_as_the_table_holds_and_more_agree(device, op, algo):
+def test_filters_that_fill_or_exceed_the_tap_table_agree_with_the_oracle(device, op, algo):
     for size in ((8, 9), (9, 9)):
         case = conv(1, 12, 13, 8, 8, size, padding=((3, 4), (5, 2)))
         assert_right(op, device, case, "bfloat16", algo=algo)
@@ -290,9 +292,11 @@ EPILOGUES_OF = {
 
 
 def copies_of(side):
-    """The number of chunks that each of 128 threads copies of an operand's tile: 64 lines of `side` numbers."""
-    lines_at_once = 128 // (side // 8)
-    return 64 >> lines_at_once.bit_length() - 1
+    """The number of copies by each of 128 threads that fill an operand's tile of 64 lines of `side` numbers.
+
+    A thread copies 8 numbers in each pass, and a pass fills a number of lines that is a power of two."""
+    lines_a_pass = 2 ** int(math.log2(128 // (side // 8)))
+    return 64 // lines_a_pass
 
 
 @pytest.mark.parametrize(
@@ -323,8 +327,9 @@ def test_one_hgmma_per_product_without_spills(op, algo, epilogue):
     except nvrtc.CompileError as error:
         pytest.skip(str(error))
     loop = machine_code.main_loop(code)
-    rows = algorithm.block_m // (algorithm.threads // 128 - 1)  # of a warpgroup
-    assert loop.hmma == rows // 64 * 4 == sum(instruction.opcode.startswith("HGMMA") for instruction in code)
+    rows_per_warpgroup = algorithm.block_m // (algorithm.threads // 128 - 1)
+    hgmmas = sum(instruction.opcode.startswith("HGMMA") for instruction in code)
+    assert loop.hmma == rows_per_warpgroup // 64 * 4 == hgmmas
     if epilogue == "plain":
         older = tuple(map(int, nvrtc.toolkit()[1].removeprefix("NVRTC ").split("."))) < (13, 5)
         registers, instructions = PINNED[algo][older]

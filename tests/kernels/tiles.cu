@@ -1,6 +1,6 @@
-// The tile iterators of tile_iterator.cuh beside the matrices that they walk: for every chunk of every tile from `begin` on where
-// the iterator finds it and where Matrix::find does, as offsets from the tensor's beginning, -1 where there is none. Nothing is
-// read. One block; found, expected (tiles, passes, threads).
+// Compares the tile iterators of tile_iterator.cuh with the matrices that they walk. For each chunk of each tile from `begin` on,
+// found is its offset from the tensor's beginning by the iterator, and expected that by Matrix::find; -1 for a chunk of zeros.
+// Nothing is read. One block; found, expected (tiles, passes, threads).
 #include "gemm_mma.cuh"
 
 #include "conv2d.cuh"

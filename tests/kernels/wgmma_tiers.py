@@ -64,8 +64,8 @@ def _with_packs(case: verify.Case) -> verify.Case:
             return (*value[:-1], 8 * value[-1])
         return np.tile(value, 8) if isinstance(value, np.ndarray) else value
 
-    def make(rng, of):
-        arrays, options = case.make(rng, of)
+    def make(rng, dtype):
+        arrays, options = case.make(rng, dtype)
         names = ("", "") if case.op == "batch_norm_backward" else ("", "w")
         first = [wide(array, name) for array, name in zip(arrays, names)]
         return first + [wide(array) for array in arrays[2:]], {name: wide(options[name], name) for name in options}
@@ -79,7 +79,7 @@ def failure(case: verify.Case, dtype: str, algo: str) -> str:
     splits, blocks, seed = (1, 2, 3, 5)[drawn % 4], (None, 1, 2, 3)[drawn // 4 % 4], drawn // 16 % 7
 
     def make(rng, of):
-        """Without the activation of conv2d_batch_norm, which would be another kernel to compile."""
+        """The case without the activation of conv2d_batch_norm, which would be another kernel to compile."""
         arrays, options = case.make(rng, of)
         return arrays, options | (dict(activation=None) if case.op == "conv2d_batch_norm" else {})
 

@@ -126,12 +126,12 @@ def trained(ranks, shards, graph=None, batch=8, count=24, callbacks=()):
 @SCHEDULES
 def test_two_gpus_have_the_bits_of_one(schedule):
     with standin.installed(("90", "90"), schedule=schedule) as machine:
-        alone = trained(NCCL(messages=Ranks()), shards=2)
-        together = on_ranks(2, partial(trained, shards=2))
+        on_one_gpu = trained(NCCL(messages=Ranks()), shards=2)
+        on_two_gpus = on_ranks(2, partial(trained, shards=2))
         calls = machine.nccl_worlds[0].calls
-    for weights, losses, sent in together:
-        assert toy_run.same_arrays(weights, alone[0])
-        assert losses == alone[1]
+    for weights, losses, sent in on_two_gpus:
+        assert toy_run.same_arrays(weights, on_one_gpu[0])
+        assert losses == on_one_gpu[1]
         assert sent == 6 * (4 * (411 + 8) + 4 * 8)
     # One step ran launch by launch, then one was captured; each has a call there and one back for both dtypes.
     assert [call.captured for call in calls[0]] == [False] * 4 + [True] * 4
@@ -251,7 +251,7 @@ def test_a_capture_that_fails_on_one_rank_fails_on_all(monkeypatch):
 
 
 class HangAt:
-    """After a certain step, the GPU of rank 1 does no more work."""
+    """Makes the GPU of rank 1 do no more work after a certain step."""
 
     def __init__(self, machine, step):
         self.machine, self.step = machine, step

@@ -30,7 +30,7 @@ def bits(trainer):
 
 
 def stepped(ranks=None, optimizer="adam", *, device="numpy", dtype="float32", shard=True, **options):
-    """After three steps: the weights, their averages, the checkpoint, and the bytes of optimizer state here."""
+    """The weights after three steps, their averages, the checkpoint, and the bytes of optimizer state on this rank."""
     cpu._fixed.set(1)  # as within the context of `on_one_and_all`; threads would wait for it otherwise
     net = toy_run.net().to(device, precision=dtype)
     scale = {"loss_scale": LossScale(start=2.0**8, interval=2)} if dtype == "float16" else {}

@@ -45,7 +45,7 @@ class Capture:
         self._calls: list[Work] = []
 
     def end(self, queue: Queue) -> int:
-        """The amount of a stream's captured work."""
+        """The number of captured pieces of a stream's work."""
         return len(self._work.get(queue, ()))
 
     def append(self, queue: Queue, waits: list[tuple[Queue, int]], work: Work) -> None:
@@ -87,7 +87,7 @@ class Queue:
 
     @property
     def end(self) -> int:
-        """The amount of work queued, or captured, so far."""
+        """The number of pieces of work queued, or captured, so far."""
         return len(self._work) if self.captured is None else self.captured.end(self)
 
     def push(self, work: Work, seconds: float = 0.0) -> None:

@@ -48,8 +48,8 @@ class MemoryPointer:
         (stream or get_current_stream()).queue.push(lambda: _set(address, value, size))
 
     def copy_from_device_async(self, source: MemoryPointer, size: int, stream=None) -> None:
-        to, from_ = self.ptr, source.ptr
-        (stream or get_current_stream()).queue.push(lambda: _copy(to, from_, size), size / current().copy_rate)
+        target, from_ = self.ptr, source.ptr
+        (stream or get_current_stream()).queue.push(lambda: _copy(target, from_, size), size / current().copy_rate)
 
 
 def _set(address: int, value: int, size: int) -> None:

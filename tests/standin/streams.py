@@ -112,7 +112,7 @@ def get_current_stream(device_id: int = -1) -> Stream:
 
 
 class Event:
-    """position: the queue and the amount of its work before the event; None until the event is recorded."""
+    """position: the queue, and how many pieces of its work come before the event; None until the event is recorded."""
 
     def __init__(self, block: bool = False, disable_timing: bool = False, interprocess: bool = False) -> None:
         self.position: tuple[Queue, int] | None = None

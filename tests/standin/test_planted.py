@@ -148,7 +148,7 @@ def with_branches_outside_of_the_graph(patch):
 
 
 def with_memory_shared_by_streams(patch):
-    """As if a freed block of one branch were handed out to the next one."""
+    """A freed block of one branch is handed out to the next one."""
     malloc = memory.MemoryPool.malloc
 
     def of_the_default_stream(pool, size):

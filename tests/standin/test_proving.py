@@ -153,7 +153,7 @@ def last_algorithm(op, arrays, **options):
 
 
 def test_no_proof_is_made_where_nothing_may_be_timed(on_gpu, monkeypatch):
-    """Without tuning, within `same_bits`, during a capture and in `summary` the cost model chooses."""
+    """The cost model chooses without tuning, within `same_bits`, during a capture and in `summary`."""
     on_gpu()
     monkeypatch.setattr(prover, "command", ["/no/such/program"])
     monkeypatch.setattr(prover, "ask", None)

@@ -207,8 +207,8 @@ def test_a_planted_library_is_not_loaded(tmp_path, monkeypatch):
         shutil.copytree(entries[7], root / entries[3].name)
         root.chmod(mode)
         monkeypatch.setenv("GPUCONV_CACHE_DIR", str(root))
-        caught = pytest.warns(RuntimeWarning, match=rf"others can write {root}\)") if expected == 3 else nullcontext()
-        with caught:
+        warned = pytest.warns(RuntimeWarning, match=rf"others can write {root}\)") if expected == 3 else nullcontext()
+        with warned:
             assert scaled(tmp_path / "scale.cu") == expected
 
 
@@ -246,7 +246,7 @@ def test_only_the_owner_can_write_new_entries_whatever_the_umask(tmp_path):
 
 
 def test_a_group_that_holds_only_the_user_is_trusted(tmp_path, monkeypatch):
-    """As Ubuntu sets up users: a group with the user's name and umask 002, so new folders have mode 775."""
+    """Ubuntu gives each user a group of the same name and umask 002, so new folders have mode 775."""
     store = Cache(tmp_path / "cache")
     store.entry("k", ["x"], Filler())
     (tmp_path / "cache").chmod(0o775)
@@ -279,11 +279,11 @@ def test_the_cache_is_where_platformdirs_puts_it(monkeypatch, tmp_path):
     monkeypatch.setenv("LOCALAPPDATA", str(tmp_path / "local"))
     for name in ("GPUCONV_CACHE_DIR", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
-    kinds = {"linux": ("unix", "Unix"), "darwin": ("macos", "MacOS")}
-    for platform, (module, kind) in kinds.items():
+    classes = {"linux": ("unix", "Unix"), "darwin": ("macos", "MacOS")}
+    for platform, (module, name) in classes.items():
         monkeypatch.setattr(sys, "platform", platform)
-        kind = getattr(importlib.import_module(f"{platformdirs.__name__}.{module}"), kind)
-        assert cache.directory() == kind("gpuconv", appauthor=False).user_cache_path, platform
+        directories = getattr(importlib.import_module(f"{platformdirs.__name__}.{module}"), name)
+        assert cache.directory() == directories("gpuconv", appauthor=False).user_cache_path, platform
     monkeypatch.setattr(sys, "platform", "win32")
     assert cache.directory() == tmp_path / "local/gpuconv/Cache"
 
@@ -324,11 +324,11 @@ def test_a_corrupt_library_is_recompiled_and_not_loaded(tmp_path, monkeypatch):
     (tmp_path / "factor.cuh").write_text("#define FACTOR 3\n")
     assert scaled(tmp_path / "scale.cu") == 3
     (library,) = (tmp_path / "cache").glob("scale*/library.so")
-    whole = library.read_bytes()
+    intact = library.read_bytes()
     library.unlink()  # the loaded file is unchanged; a new one takes its name
-    library.write_bytes(whole[: len(whole) // 2])
+    library.write_bytes(intact[: len(intact) // 2])
     assert scaled(tmp_path / "scale.cu") == 3
-    assert library.stat().st_size > len(whole) // 2
+    assert library.stat().st_size > len(intact) // 2
 
 
 @pytest.mark.slow

@@ -80,10 +80,10 @@ def test_half_a_warp_votes_by_itself():
 
 
 def test_integer_atomics_count_across_blocks():
-    got = emulator.zeros(6, np.int32)
-    got[2], got[3] = 1 << 30, -(1 << 30)
+    initial = emulator.zeros(6, np.int32)
+    initial[2], initial[3] = 1 << 30, -(1 << 30)
     for workers, seed in ((1, 0), (2, 9)):
-        y = got.copy()
+        y = initial.copy()
         with emulator.configure(workers=workers, seed=seed):
             load(KERNELS).kernel("atomics")(50, 64, y)
         np.testing.assert_array_equal(np.asarray(y), [3200, -3200, -5, 3194, 1, 3200])

@@ -157,8 +157,8 @@ def test_a_launch_passes_grid_block_and_packed_arguments(cupy, monkeypatch):
     with pytest.raises(TypeError, match="one device, received y on cuda:1, x on cuda:0"):
         kernel(1, 128, y, DeviceArray("float32", device=0), 8, ONE_ROW, 0.5)
     kernel(1, 128, DeviceArray("float32"), DeviceArray("float32"), 8, ONE_ROW, 0.5, shared=48 * 1024)
-    assert cupy.launches[-1].function.max_dynamic_shared_size_bytes == 48 * 1024  # and may use it on its own
-    assert len(cupy.loaded) == 2  # each device loads its own
+    assert cupy.launches[-1].function.max_dynamic_shared_size_bytes == 48 * 1024  # set for cuda:0 too
+    assert len(cupy.loaded) == 2  # each device loads the binary
     assert cupy.launches[-1].device == 0
 
 
@@ -216,7 +216,7 @@ def test_a_cupy_that_cannot_create_its_folder_is_reported(monkeypatch):
 
 
 class Capturing(FakeCupy):
-    """With streams, graphs and pools that record their calls. `capacity`: that of a pool in bytes."""
+    """A CuPy with streams, graphs and pools that record their calls. capacity: the size of a pool in bytes."""
 
     def __init__(self, capacity=100):
         super().__init__()
@@ -294,7 +294,8 @@ def test_a_capture_makes_its_calls_in_order_and_keeps_its_memory(capturing):
     replay()
     prepared = ["wait for the device", "first work", "wait for the stream"]
     begun = ["free the rest", "private memory", "begin", "work", "end", "common memory"]
-    assert capturing.calls[1:] == [*prepared, *begun, "launch", "launch"]  # after the memory of the first release
+    assert capturing.calls[0] == "free the rest"  # by the recorder's constructor
+    assert capturing.calls[1:] == [*prepared, *begun, "launch", "launch"]
     assert capturing.alive == 1  # although the work has dropped it
     recorder.release()
     assert capturing.alive == 0

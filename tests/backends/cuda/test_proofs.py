@@ -41,17 +41,17 @@ def stand_in(monkeypatch, tmp_path):
     kept = Cache(tmp_path / "cache")
     monkeypatch.setattr(proofs, "cache", SimpleNamespace(default=lambda: kept))
     prepared = SimpleNamespace(questions=[], answer=Answer(PROVED, "good", 0.1), folder=tmp_path / "cache")
-    monkeypatch.setattr(prover, "ask", lambda question, of: prepared.questions.append(question) or prepared.answer)
+    monkeypatch.setattr(prover, "ask", lambda question, subject: prepared.questions.append(question) or prepared.answer)
     proofs._verdict_holder.cache_clear()
     with new_family():
         yield prepared
     proofs._verdict_holder.cache_clear()
 
 
-def verdict(ask=True, of=None, place=MACHINE):
-    of = of or product()
-    (candidate,) = unproved_plans(of)
-    return proofs.verdict(of, candidate, place, ask=ask)
+def verdict(ask=True, subject=None, place=MACHINE):
+    subject = subject or product()
+    (candidate,) = unproved_plans(subject)
+    return proofs.verdict(subject, candidate, place, ask=ask)
 
 
 def another_process():
@@ -69,12 +69,12 @@ def test_a_proof_is_asked_for_once_and_kept(stand_in):
 
 
 def test_no_prover_is_started_for_the_sums_of_a_norm(stand_in):
-    of = product("dgrad", Epilogue.of("relu", norm_sums=True))
-    assert proofs.proved_plans(of, 90, MACHINE, ask=True) == ()  # silently: "auto" takes a proved one
-    (candidate,) = unproved_plans(of)
+    subject = product("dgrad", Epilogue.of("relu", norm_sums=True))
+    assert proofs.proved_plans(subject, 90, MACHINE, ask=True) == ()  # silently: "auto" takes a proved one
+    (candidate,) = unproved_plans(subject)
     why = "with the sums of a batch norm cannot be proved"
     with pytest.warns(UnprovedWarning, match=why), pytest.raises(UnprovedError, match=why):
-        proofs.expect_proved(of, candidate, MACHINE, ask=True)
+        proofs.expect_proved(subject, candidate, MACHINE, ask=True)
     assert not stand_in.questions
 
 
@@ -143,7 +143,7 @@ def test_kernels_that_a_user_puts_in_place_of_shipped_ones_are_proved_anew(stand
 def test_algorithms_that_cannot_be_proved_are_unproved(stand_in, monkeypatch):
     plain = Product("conv2d_fprop", 100, 100, 100, 1, FLOAT32)
     with pytest.warns(UnprovedWarning, match="only convolutions can be proved"):
-        assert not verdict(of=plain).proved
+        assert not verdict(subject=plain).proved
 
     def fails(*arguments, **options):
         raise nvrtc.CompileError("it does not compile\nfor a reason")
@@ -175,9 +175,9 @@ def test_after_several_questions_without_a_proof_only_an_explicit_proof_asks(sta
     monkeypatch.setattr(prover, "gave_up", lambda: len(stand_in.questions) == 2)
     first, second, third = [product(problem=Conv2dProblem.of((n, 6, 7, 8), (12, 3, 3, 8))) for n in (3, 4, 5)]
     with pytest.warns(UnprovedWarning, match="no memory$"):
-        assert not verdict(of=first).proved
+        assert not verdict(subject=first).proved
     with pytest.warns(UnprovedWarning, match="no memory; this process asks for no more proofs$"):
-        assert not verdict(of=second).proved
+        assert not verdict(subject=second).proved
     monkeypatch.setattr(proofs, "digest_of", lambda *stand_in, build: pytest.fail("compiled") if build else None)
     assert proofs.proved_plans(third, 90, MACHINE, ask=True) == ()
     (candidate,) = unproved_plans(third)
@@ -185,7 +185,7 @@ def test_after_several_questions_without_a_proof_only_an_explicit_proof_asks(sta
         proofs.expect_proved(third, candidate, MACHINE, ask=True)
     assert len(stand_in.questions) == 2
     monkeypatch.undo()
-    monkeypatch.setattr(prover, "ask", lambda question, of: Answer(PROVED, "good"))
+    monkeypatch.setattr(prover, "ask", lambda question, subject: Answer(PROVED, "good"))
     monkeypatch.setattr(prover, "gave_up", lambda: True)
     assert proofs.prove(third, candidate, MACHINE).proved
 
@@ -203,14 +203,16 @@ def test_candidates_are_timed_in_the_order_of_their_estimates_after_the_cost_mod
 
 
 def proved(direction, epilogue=PLAIN, algorithm="simt-32x32", dtype=FLOAT32, vectors=(4, 4), tf32=False):
-    of = product_of(direction, PROBLEM, epilogue, dtype, tf32, *vectors)
+    subject = product_of(direction, PROBLEM, epilogue, dtype, tf32, *vectors)
     place, answers = tuner.place_named("emulated"), []
-    candidate = plan(of, algorithm)
-    reference = proofs._reference(of, candidate, place)
-    answer_about(json.loads(json.dumps(proofs._question(of, PROBLEM, candidate, reference, place))), answers.append)
+    candidate = plan(subject, algorithm)
+    reference = proofs._reference(subject, candidate, place)
+    answer_about(
+        json.loads(json.dumps(proofs._question(subject, PROBLEM, candidate, reference, place))), answers.append
+    )
     *before, answer = answers
     assert before == [{"prepared": True}]
-    assert answer["of"] == proofs.fingerprint_of(of, candidate, place)
+    assert answer["of"] == proofs.fingerprint_of(subject, candidate, place)
     return answer
 
 

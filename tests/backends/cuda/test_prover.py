@@ -122,8 +122,8 @@ def test_a_failed_child_is_replaced(prover_of):
 
 
 def test_a_child_that_says_too_much_or_ended_meanwhile_is_replaced(prover_of):
-    for more in ("say(prepared=True); say(prepared=True)", "sys.exit()"):
-        loud = prover_of(ASKED + f"verdict(reason=str(os.getpid())); {more}")
+    for ending in ("say(prepared=True); say(prepared=True)", "sys.exit()"):
+        loud = prover_of(ASKED + f"verdict(reason=str(os.getpid())); {ending}")
         first = loud.ask({}, OF)
         time.sleep(0.2)
         second = loud.ask({}, OF)

@@ -81,12 +81,12 @@ def test_occupancy_agrees_with_nvidias_header(tmp_path):
             (16, 32, 40, 65, 96, 128, 168, 200, 255), (0, 33, 1024, 16384, 40000), (32, 64, 96, 128, 160, 256)
         )
     ]
-    given = "".join(
+    lines = "".join(
         f"{int(arch[3:]) // 10} {int(arch[3:]) % 10} {chip_of(arch).warps} {chip_of(arch).shared}"
         f" {chip_of(arch).shared - 1024} {registers} {shared} {threads}\n"
         for arch, registers, shared, threads in problems
     )
-    answered = subprocess.run([tmp_path / "occupancy"], input=given, capture_output=True, text=True, check=True).stdout
+    answered = subprocess.run([tmp_path / "occupancy"], input=lines, capture_output=True, text=True, check=True).stdout
     expected = [int(line) for line in answered.split()]
     occupancies = [occupancy(p[0], *p[1:]) * chip_of(p[0]).warps / -(-p[3] // 32) for p in problems]
     assert len(expected) == len(problems)
@@ -159,9 +159,9 @@ def test_several_processes_give_the_same_report_as_one(monkeypatch, tmp_path):
     pytest.importorskip("cuda.core", reason="NVRTC is not installed")
     monkeypatch.setenv("GPUCONV_CACHE_DIR", str(tmp_path))
     listed = [(v, "sm_80") for v in variants() if v.file == "metrics.cu"]
-    together = list(resources.report(listed, 2))
-    assert len(together) == len(listed) == len(list(tmp_path.iterdir())) > 1  # compiled there, and found again here
-    assert together == list(resources.report(listed))
+    in_parallel = list(resources.report(listed, 2))
+    assert len(in_parallel) == len(listed) == len(list(tmp_path.iterdir())) > 1  # compiled there, and found again here
+    assert in_parallel == list(resources.report(listed))
 
 
 # --- the list of variants ----------------------------------------------------------------------
@@ -200,9 +200,8 @@ def listed_for(file, defines):
         }
         return plain | dict(ACTIVATION="Identity", VECTOR_C="4", VECTOR_K="4")
     written = defines.keys() & {"MASK", "MOMENTS"} or defines.get("ACTIVATION") == "Gelu"
-    if "VECTOR_C" in defines and (
-        written or "mma" in file
-    ):  # of the variants that mix widths, the one with only wide accesses
+    mixes_no_widths = written or "mma" in file
+    if "VECTOR_C" in defines and mixes_no_widths:  # the listed variant has only wide or only single accesses
         defines |= dict.fromkeys(("VECTOR_C", "VECTOR_K"), max(defines["VECTOR_C"], defines["VECTOR_K"]))
     if file == "conv2d_fprop_few_channels.cu" and written:
         defines |= {"VECTOR_C": "1", "VECTOR_K": "8" if "16" in defines["DTYPE"] else "4"}
@@ -211,7 +210,7 @@ def listed_for(file, defines):
 
 @pytest.mark.kernels
 def test_the_launchers_load_only_listed_variants(monkeypatch):
-    """So the report omits no kernel that runs, except variants that lie between two listed ones."""
+    """The report omits no kernel that runs, except variants that lie between two listed ones."""
     loaded = set()
 
     def recording(launched, *_, **__):  # nothing has to be compiled or run
@@ -222,9 +221,9 @@ def test_the_launchers_load_only_listed_variants(monkeypatch):
     for case in verify.cases(("tiny", "odd", "real")):
         for dtype in case.dtypes:
             arrays, options = case.arguments(dtype, 0)
-            there = [to_device(array, "emulated") for array in arrays]
+            on_device = [to_device(array, "emulated") for array in arrays]
             options = {name: to_device(value, "emulated") for name, value in options.items()}
-            getattr(ops, case.op)(*there, **options)
+            getattr(ops, case.op)(*on_device, **options)
             if (
                 case.op in ("conv2d", "conv2d_dgrad", "conv2d_wgrad")
                 and dtype == "float16"
@@ -232,7 +231,7 @@ def test_the_launchers_load_only_listed_variants(monkeypatch):
             ):
                 for algo in ("wgmma-128x128", "wgmma-2x128x128"):  # no choices of "auto"
                     with contextlib.suppress(UnservedError):
-                        getattr(ops, case.op)(*there, **options | {"algo": algo})
+                        getattr(ops, case.op)(*on_device, **options | {"algo": algo})
     listed = {(variant.file, frozenset(variant.defines)) for variant in variants()}
     assert {file for file, _ in loaded} == set(MACROS)
     assert loaded <= listed, f"not listed: {sorted(map(str, loaded - listed))}"

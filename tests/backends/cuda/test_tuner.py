@@ -90,12 +90,12 @@ def test_the_fastest_algorithm_is_chosen_and_gives_the_same_bits_as_when_named(u
     launched, result = run_op()
     assert launched[-1] == fastest
     assert set(gpu.timed) == set(NAMES)
-    again, same = run_op()
-    assert again == [fastest]
+    launched_again, second_result = run_op()
+    assert launched_again == [fastest]
     pinned, expected = run_op(algo=fastest)
     assert pinned == [fastest]
     np.testing.assert_array_equal(result, expected)
-    np.testing.assert_array_equal(same, expected)
+    np.testing.assert_array_equal(second_result, expected)
 
 
 def test_among_equally_fast_ones_the_cost_models_choice_wins(use_gpu):
@@ -142,7 +142,7 @@ print(*chosen_without_kernels(sys.argv[1]))
 def test_concurrent_processes_agree_on_one_choice(use_gpu, tmp_path):
     """Processes that choose at the same time use the result of the first one, as does a later process."""
     environment = os.environ | {"GPUCONV_CACHE_DIR": str(tmp_path / "cache")}
-    together = [
+    processes = [
         subprocess.Popen(
             [sys.executable, "-c", IN_ANOTHER_PROCESS, fastest],
             stdin=subprocess.PIPE,
@@ -152,12 +152,12 @@ def test_concurrent_processes_agree_on_one_choice(use_gpu, tmp_path):
         )
         for fastest in ("simt-32x32", "simt-64x64")
     ]
-    for process in together:
+    for process in processes:
         assert process.stdout.readline() == "ready\n"
-    for process in together:
+    for process in processes:
         process.stdin.write("\n")
         process.stdin.flush()
-    answers = {process.communicate(timeout=60)[0].split()[0] for process in together}
+    answers = {process.communicate(timeout=60)[0].split()[0] for process in processes}
     assert len(answers) == len(choices(tmp_path)) == 1
     assert chosen_without_kernels("simt-128x64") == (*answers, 0)
 
@@ -185,7 +185,7 @@ def test_a_process_does_not_time_while_another_one_does(use_gpu, tmp_path):
 
 @pytest.mark.parametrize("fails", [[NAMES[-1]], NAMES[:-1]], ids=["one", "all-but-one"])
 def test_candidates_that_fail_while_they_are_timed_are_left_out(use_gpu, monkeypatch, fails):
-    """Like a launch whose error appears only at the next synchronization."""
+    """The error of such a launch may appear only at the next synchronization."""
     gpu = use_gpu(StandInGpu(speeds(NAMES[-1])))
     seconds = gpu.seconds
 
@@ -328,10 +328,10 @@ def test_nothing_is_allocated_beyond_the_workspace(use_gpu, monkeypatch, accumul
         monkeypatch.setattr(module, "LARGEST_WORKSPACE", W.nbytes)
     plan.plan.cache_clear()
     plan.candidates.cache_clear()
-    made, empty = [], launch.empty
+    shapes, empty = [], launch.empty
 
     def noted(shape, dtype, like):
-        made.append(shape)
+        shapes.append(shape)
         return empty(shape, dtype, like=like)
 
     monkeypatch.setattr(launch, "empty", noted)
@@ -340,7 +340,7 @@ def test_nothing_is_allocated_beyond_the_workspace(use_gpu, monkeypatch, accumul
         *[asarray(a, "emulated") for a in (dy, X)], kernel_size=3, out=dw, accumulate=accumulate, algo="auto"
     )
     assert bool(gpu.timed) == (not accumulate)
-    assert W.shape not in made
+    assert W.shape not in shapes
     plan.plan.cache_clear()
     plan.candidates.cache_clear()
 

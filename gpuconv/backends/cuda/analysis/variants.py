@@ -48,7 +48,11 @@ class AlgorithmVariant:
 def algorithm_variants(family: str, arithmetics: tuple[str, ...] = ARITHMETICS) -> tuple[AlgorithmVariant, ...]:
     listed = (*FEW_CHANNELS, *ALGORITHMS)
     return tuple(
-        AlgorithmVariant(a, of) for a in listed if a.family == family for of in a.arithmetics if of in arithmetics
+        AlgorithmVariant(a, arithmetic)
+        for a in listed
+        if a.family == family
+        for arithmetic in a.arithmetics
+        if arithmetic in arithmetics
     )
 
 

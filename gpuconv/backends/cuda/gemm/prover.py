@@ -53,10 +53,10 @@ class Prover:
         self.wrong = 0
         self._idle: threading.Timer | None = None
 
-    def ask(self, question: Record, of: str) -> Answer:
+    def ask(self, question: Record, subject: str) -> Answer:
         with self._lock:
             self._cancel_idle_timer()
-            answer = self._ask(question, of)
+            answer = self._ask(question, subject)
             if answer.status == PROVED:
                 self._idle = threading.Timer(IDLE, self.close)
                 self._idle.daemon = True
@@ -66,7 +66,7 @@ class Prover:
                 self.wrong += 1
             return answer
 
-    def _ask(self, question: Record, of: str) -> Answer:
+    def _ask(self, question: Record, subject: str) -> Answer:
         if self._child and self._child.answer():  # the child has ended, or has written something without being asked
             self.close()
         if self._child is None and (why := self._start()):
@@ -75,16 +75,16 @@ class Prover:
         self._child.ask(question)
         before = self._child.answer(PREPARE)
         if before != {"prepared": True}:
-            found = _checked(before, of)
+            found = _checked(before, subject)
             if found and found.status == UNABLE:
                 return found
-            return Answer(UNABLE, f"the prover {self._fault(before, PREPARE, of)}")
+            return Answer(UNABLE, f"the prover {self._fault(before, PREPARE, subject)}")
         answer = self._child.answer(LIMIT)
-        if found := _checked(answer, of):
+        if found := _checked(answer, subject):
             return found
         crashed = answer is None or ("ended" in answer and _signal(answer["ended"]) in _CRASHES)
         return Answer(
-            REFUTED if crashed else UNABLE, f"the prover {self._fault(answer, LIMIT, of)}", LIMIT * (not answer)
+            REFUTED if crashed else UNABLE, f"the prover {self._fault(answer, LIMIT, subject)}", LIMIT * (not answer)
         )
 
     def _start(self) -> str:
@@ -104,7 +104,7 @@ class Prover:
         self.close()
         return why
 
-    def _fault(self, answer: Record | None, limit: float, of: str = "") -> str:
+    def _fault(self, answer: Record | None, limit: float, subject: str = "") -> str:
         """The meaning of a missing or invalid answer."""
         if answer is None:
             text = f"did not answer within {limit:g} s"
@@ -114,7 +114,7 @@ class Prover:
             text = f"ended with {how}{self._last_error()}"
         elif "garbled" in answer:
             text = f"printed {answer['garbled'][:60]!r}"
-        elif answer.get("of", of) != of:
+        elif answer.get("of", subject) != subject:
             text = "answered about another problem, other machine code or another GPU"
         else:
             text = f"answered {str(answer)[:60]!r}"
@@ -145,14 +145,14 @@ class Prover:
             self._child = self._errors = None
 
 
-def _checked(answer: Record | None, of: str) -> Answer | None:
-    """A complete answer to the question about `of`, or None."""
+def _checked(answer: Record | None, subject: str) -> Answer | None:
+    """A complete answer to the question about this subject, or None."""
     if not isinstance(answer, Mapping) or set(answer) != {"of", "status", "reason", "seconds"}:
         return None
     status, reason, seconds = answer["status"], answer["reason"], answer["seconds"]
     if status not in (PROVED, REFUTED, UNABLE) or not isinstance(reason, str) or type(seconds) not in (int, float):
         return None
-    if (answer["of"] != of and status != UNABLE) or not 0 <= seconds < math.inf:
+    if (answer["of"] != subject and status != UNABLE) or not 0 <= seconds < math.inf:
         return None
     return Answer(status, " ".join(reason.split()), float(seconds))
 
@@ -172,9 +172,9 @@ def _environment() -> dict[str, str]:
 _prover = Prover()
 
 
-def ask(question: Record, of: str) -> Answer:
-    """The prover's answer to a question. of: the fingerprint of the question's subject, see `proofs`."""
-    return _prover.ask(question, of)
+def ask(question: Record, subject: str) -> Answer:
+    """The prover's answer to a question. subject: the fingerprint of what is asked about, see `proofs`."""
+    return _prover.ask(question, subject)
 
 
 def gave_up() -> bool:
