@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 
 import numpy as np
 
@@ -49,10 +50,11 @@ def test_evaluate_refuses_data_together_with_a_test_folder(trained, capsys):
     assert "error: --test folder:x already gives the test images; leave --data digits out" in capsys.readouterr().err
 
 
-def test_evaluate_agrees_with_training_and_counts_the_classes(drawn_run, capsys):
-    assert main(["train", "--resume", str(drawn_run)]) == 0
+def test_evaluate_agrees_with_training_and_counts_the_classes(drawn_run, tmp_path, capsys):
+    run = shutil.copytree(drawn_run, tmp_path / "run")
+    assert main(["train", "--resume", str(run)]) == 0
     accuracy = last_line(capsys)
-    assert main(["evaluate", str(drawn_run)]) == 0
+    assert main(["evaluate", str(run)]) == 0
     output = capsys.readouterr().out
     assert output.splitlines()[-1] == accuracy
     rows = re.findall(r"^class (\d) +(\d+) +(\d+) +[\d.]+ %", output, re.M)

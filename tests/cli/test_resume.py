@@ -60,8 +60,9 @@ def test_a_run_is_resumed_with_its_own_settings_and_another_checkpoint_interval(
     assert runs.settings_to_resume(str(run), {"model": "seed-net"}).model == "Seed_Net"
 
 
-def test_resuming_a_finished_run_prints_its_result(drawn_run, capsys):
-    assert main(["train", "--resume", str(drawn_run)]) == 0
+def test_resuming_a_finished_run_prints_its_result(drawn_run, tmp_path, capsys):
+    run = shutil.copytree(drawn_run, tmp_path / "run")
+    assert main(["train", "--resume", str(run)]) == 0
     assert re.fullmatch(r"test accuracy \d+\.\d\d%", last_line(capsys))
 
 
