@@ -87,7 +87,7 @@ TO_AN_OP = [
     "parallel/ranks.py",
     "training/trainer.py",
     "training/fit.py",
-    "training/replay.py",
+    "training/step_graphs.py",
     "training/feeding.py",
     "training/step.py",
     "layers/part.py",

@@ -86,7 +86,7 @@ def _compare_runs(options: argparse.Namespace) -> int:
 def _find_element(found: Runs, options: argparse.Namespace) -> str:
     """Repeat both runs up to the tensor that differs, to add its element; "" or why that was not done."""
     from gpuconv.checkpoint import CheckpointError
-    from gpuconv.cli.repeat import Repetition
+    from gpuconv.cli.bisect_repeat import Repetition
     from gpuconv.inspect.bisect_runs import Element
 
     difference = found.found

@@ -10,11 +10,11 @@ from gpuconv.training.loss_scale import LossScale
 from gpuconv.training.lr_find import RangeTest, lr_find
 from gpuconv.training.optimizers import SGD, Adagrad, Adam, AdamW, Groups, Lion, Muon, Optimizer, RMSprop
 from gpuconv.training.plateau import Plateau
-from gpuconv.training.replay import UncapturedWarning
 from gpuconv.training.run_state import DivergedError, SettingsError
 from gpuconv.training.rundir import RunDirectory
 from gpuconv.training.schedules import Schedule
 from gpuconv.training.shadow import ShadowError, ShadowWarning
+from gpuconv.training.step_graphs import UncapturedWarning
 from gpuconv.training.stored import load_net
 from gpuconv.training.tensor_digests import Digests
 from gpuconv.training.tensorboard import TensorBoard

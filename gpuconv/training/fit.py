@@ -17,10 +17,10 @@ from gpuconv.training.callbacks import Checkpoints
 from gpuconv.training.feeding import Feed
 from gpuconv.training.held_out import HeldOut
 from gpuconv.training.interrupts import Interrupts
-from gpuconv.training.replay import Replay
 from gpuconv.training.run_state import DivergedError, RunState
 from gpuconv.training.shadow import Shadow
 from gpuconv.training.step_counter import AHEAD, StepCounter
+from gpuconv.training.step_graphs import Replay
 from gpuconv.training.totals import NOTHING
 from gpuconv.types import Record
 

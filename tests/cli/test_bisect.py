@@ -13,8 +13,8 @@ import pytest
 from gpuconv import lab
 from gpuconv.backends.cuda.runtime import kernel
 from gpuconv.cli import main, train
+from gpuconv.cli.bisect_repeat import Repetition
 from gpuconv.cli.main import parsers
-from gpuconv.cli.repeat import Repetition
 from gpuconv.inspect.bisect_runs import Element
 from gpuconv.training.tensor_digests import read
 

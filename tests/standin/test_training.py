@@ -30,8 +30,8 @@ from gpuconv.layers import (
     Upsample,
 )
 from gpuconv.training import ShadowError, ShadowWarning, Trainer
-from gpuconv.training.replay import Replay
 from gpuconv.training.shadow import Shadow
+from gpuconv.training.step_graphs import Replay
 from gpuconv.verify.call import Call
 from tests import standin
 from tests.standin import machine

@@ -28,7 +28,7 @@ from gpuconv.layers import (
     Upsample,
 )
 from gpuconv.training import Callback, LossScale, Trainer, UncapturedWarning
-from gpuconv.training.replay import STEPS_PER_GRAPH
+from gpuconv.training.step_graphs import STEPS_PER_GRAPH
 from tests.devices import kernel_devices
 from tests.training import toy_run
 

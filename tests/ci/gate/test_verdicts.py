@@ -81,7 +81,7 @@ def test_training_is_judged_by_its_last_line(output, status, expected):
 
 def test_training_that_was_not_captured_does_not_pass():
     """Such a run only prints a warning, and may reach its accuracy."""
-    from gpuconv.training.replay import Replay, UncapturedWarning
+    from gpuconv.training.step_graphs import Replay, UncapturedWarning
 
     with pytest.warns(UncapturedWarning) as warned:
         Replay("numpy", False).give_up("MemoryError: no 12 bytes more")
