@@ -7,7 +7,8 @@ from gpuconv.data.loader import Loader
 from gpuconv.data.named import load
 from gpuconv.data.normalization import Normalization
 from gpuconv.data.samples import Samples
-from gpuconv.data.stream import Batches, StreamLoader
+from gpuconv.data.stream_loader import StreamLoader
+from gpuconv.data.user_batches import Batches
 
 __all__ = [
     "Augmentation",

@@ -9,18 +9,10 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from gpuconv.data.dataset import Dataset
+from gpuconv.data.expect import as_targets, expect_finite, expect_image_dtype, laid_out
 from gpuconv.data.normalization import Normalization
-from gpuconv.data.samples import (
-    ArraySamples,
-    MapSamples,
-    Samples,
-    as_targets,
-    expect_finite,
-    expect_image_dtype,
-    laid_out,
-    memory_mapped_file,
-)
-from gpuconv.data.stream import Batches
+from gpuconv.data.samples import ArraySamples, MapSamples, Samples, memory_mapped_file
+from gpuconv.data.user_batches import Batches
 
 ACCEPTED = (
     "(images, labels), a gpuconv.data.Dataset or Loader, an object with __len__ and __getitem__, "

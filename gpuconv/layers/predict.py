@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from gpuconv import arguments, backends, ops
+from gpuconv.data.expect import is_torch, laid_out
 from gpuconv.data.image import read_image
-from gpuconv.data.samples import is_torch, laid_out
 from gpuconv.devices import Device, kind_of
 from gpuconv.dtypes import is_float
 from gpuconv.layers.base import Layer, expect_built

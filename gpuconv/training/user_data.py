@@ -15,7 +15,7 @@ from gpuconv.arguments import integer
 from gpuconv.data import Dataset, Loader, Normalization, sources
 from gpuconv.data.normalization import looks_unnormalized
 from gpuconv.data.samples import Samples
-from gpuconv.data.stream import StreamLoader
+from gpuconv.data.stream_loader import StreamLoader
 from gpuconv.devices import Device
 from gpuconv.layers import BatchNorm, Input, Sequential
 from gpuconv.layers.base import Layer

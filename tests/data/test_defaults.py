@@ -21,12 +21,12 @@ DEFAULTS = {
     },
     "data.normalization": {"Normalization.from_dataset": dict(kind="channel")},
     "data.named": {"load": dict(test=""), "absolute_spec": dict(like="")},
-    "data.stream": {
+    "data.stream_loader": {
         "StreamLoader": dict(normalization=None, workers=None),
-        "Batches.epoch": dict(epoch=0, start_batch=0),
         "StreamLoader.epoch": dict(epoch=0, start_batch=0),
     },
     "data.synthetic": {"load": dict(n=1024, size=(32, 32, 3), classes=10, seed=0)},
+    "data.user_batches": {"Batches.epoch": dict(epoch=0, start_batch=0)},
 }
 
 

@@ -9,7 +9,7 @@ import pytest
 from gpuconv import random
 from gpuconv.data import Augmentation, Dataset, Loader, Normalization, loader
 from gpuconv.data.samples import ArraySamples
-from gpuconv.data.stream import StreamLoader
+from gpuconv.data.stream_loader import StreamLoader
 
 N, H, W, C = 53, 6, 5, 2
 PLAIN = Normalization(np.zeros(C), np.ones(C))

@@ -7,7 +7,7 @@ import pytest
 
 import gpuconv as gc
 from gpuconv.data import Augmentation, Dataset, Loader, Normalization, Samples, StreamLoader, sources
-from gpuconv.data.samples import expect_finite
+from gpuconv.data.expect import expect_finite
 from gpuconv.dtypes import as_dtype
 from gpuconv.layers import Flatten, Input, Linear, Sequential
 from gpuconv.losses import SoftmaxCrossEntropy

@@ -1,103 +1,19 @@
-"""Batches of data that is not in device memory: read in advance by threads, or taken from a user's iterable."""
+"""Batches that a user's iterable gives, such as a PyTorch DataLoader or a generator."""
 
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike
 
-from gpuconv import backends, ops, random
-from gpuconv.arguments import integer
-from gpuconv.data.dataset import Dataset
-from gpuconv.data.loader import Batch, Loader, compute_ahead
+from gpuconv import backends
+from gpuconv.data.expect import as_targets, expect_finite, expect_image_dtype, laid_out
+from gpuconv.data.loader import Batch
 from gpuconv.data.normalization import Normalization
-from gpuconv.data.samples import Samples, as_targets, expect_finite, expect_image_dtype, laid_out
-from gpuconv.devices import Device
 from gpuconv.dtypes import as_dtype
-
-
-class StreamLoader(Loader):
-    """A `Loader` of `Samples`, which are read batch by batch. Its batches have the same bits as a `Loader`'s.
-
-    Args:
-        dataset: The samples.
-        batch_size: Images of a batch.
-        normalization: How uint8 images are normalized. It must be None for float images, which are passed on unchanged
-            and cannot be augmented either.
-        workers: Threads that read in advance; by default as many as the samples allow, but at most 8 and at most one
-            for each core.
-        options: As in `Loader`.
-
-    Raises:
-        ValueError: As in `Loader`, or float images with a normalization or augmentation.
-    """
-
-    def __init__(
-        self,
-        dataset: Samples,
-        batch_size: int,
-        *,
-        normalization: Normalization | None = None,
-        workers: int | None = None,
-        **options: Any,
-    ) -> None:
-        most = min(dataset.workers, 8, os.cpu_count() or 1)
-        self._chosen = {} if workers is None else {"workers": integer("workers", workers, 1)}
-        self.workers = self._chosen.get("workers", most)
-        super().__init__(dataset, batch_size, normalization=normalization, **options)
-        if dataset.dtype != np.uint8 and (normalization is not None or str(self.augmentation) != "none"):
-            raise ValueError(
-                f"images of {dataset.name!r} are floats, taken as they are; normalization and augmentation are for "
-                "uint8 images"
-            )
-
-    def over(self, dataset: Dataset | Samples, **changes: object) -> Loader:
-        return super().over(dataset, **(self._chosen | changes))
-
-    def _move_to_device(self) -> None:
-        """Nothing is moved to the device in advance."""
-
-    def epoch(self, epoch: int = 0, start_batch: int = 0) -> Iterator[Batch]:
-        """As in `Loader.epoch`."""
-        numbers = self.numbers(epoch, start_batch)
-        count = len(self.dataset)
-        order = random.permutation(count, seed=self.seed, epoch=epoch) if self.shuffle else np.arange(count)
-
-        def read(number: int) -> tuple[np.ndarray, np.ndarray, int]:
-            start, offset = self.place(epoch, number)
-            chosen = order[start : start + self.size(number)]
-            images, labels = self.dataset.read(chosen)
-            if self.augmentation.flip == "alternating":
-                images = self._flipped(images, chosen, offset)
-            return np.ascontiguousarray(images), labels, offset
-
-        if not Device.named(self.device).runs_kernels:
-            return compute_ahead(lambda number: self._make_batch(*read(number)), numbers, self.workers)
-        # The threads only read, because they do not use the device.
-        return (self._make_batch(*each) for each in compute_ahead(read, numbers, self.workers))
-
-    def _flipped(self, images: np.ndarray, chosen: np.ndarray, offset: int) -> np.ndarray:
-        """The images, mirrored where `ops.load_batch` would mirror them in the complete data set."""
-        odd = (offset + np.arange(len(chosen))) // len(self.dataset) % 2 == 1
-        own, *_ = random.philox4x32((chosen & 0xFFFFFFFF, chosen >> 32, random.AUGMENT, 1), seed=self.seed)
-        flipped = (own >= 2**31) ^ odd
-        return np.where(flipped[:, None, None, None], images[:, :, ::-1], images)
-
-    def _make_batch(self, images: np.ndarray, labels: np.ndarray, offset: int) -> Batch:
-        labels = backends.asarray(labels, device=self.device)
-        if self.dataset.dtype != np.uint8:
-            return backends.asarray(images, device=self.device, dtype=self._options["dtype"]), labels
-        every = backends.asarray(np.arange(len(images)), device=self.device)
-        options = self._options | ({"flip": False} if self.augmentation.flip == "alternating" else {})
-        # load_batch gathers only class numbers. Other targets need no gathering: they are those of this batch.
-        numbers = labels if labels.ndim == 1 else every
-        images = backends.asarray(images, device=self.device)
-        x, picked = ops.load_batch(images, numbers, every, offset=offset, **options)
-        return self._mixed(x, picked if labels.ndim == 1 else labels, offset)
 
 
 class Batches:

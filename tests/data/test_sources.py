@@ -1,0 +1,31 @@
+"""The kind of a user's data is recognized."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from gpuconv.data import sources
+from tests.data.small_samples import IMAGES, LABELS
+
+
+def test_class_names_are_taken_from_the_attribute_classes():
+    class Named(list):
+        classes = ("cat", "dog")
+
+    pairs = Named([(IMAGES[0], 0)])
+    recognized = sources.as_data_source(pairs, "train", (2, 3, 3), classes=4, device="numpy", dtype="float32")
+    assert list(recognized.classes) == ["cat", "dog"]
+
+
+def test_uint8_arrays_in_memory_become_a_dataset_and_other_arrays_samples(tmp_path):
+    np.save(tmp_path / "a.npy", IMAGES)
+    options = {"name": "train", "shape": (2, 3, 3), "device": "numpy", "dtype": "float32"}
+    in_memory = sources.as_data_source((IMAGES, LABELS), classes=2, **options)
+    assert (type(in_memory).__name__, in_memory.name, in_memory.classes) == ("Dataset", "train", ("0", "1", "2"))
+    for images in (np.load(tmp_path / "a.npy", mmap_mode="r"), IMAGES.astype(np.float32)):
+        samples = sources.as_data_source((images, LABELS), classes=5, **options)
+        assert (type(samples).__name__, list(samples.classes)) == ("ArraySamples", list("01234"))
+        np.testing.assert_array_equal(samples.read(np.array([3, 1]))[0], IMAGES[[3, 1]])
+    with pytest.raises(ValueError, match="data set 'train' is empty"):
+        sources.as_data_source((np.zeros((0, 2, 3, 3), np.float32), np.zeros(0, int)), **options)

@@ -1,0 +1,49 @@
+"""The loader of samples: its threads, its order, and float images."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from gpuconv.data import Augmentation, Normalization, StreamLoader, stream_loader
+from tests.data.small_samples import IMAGES, LABELS, Numbered, of_array
+
+PLAIN = Normalization([0] * 3, [1] * 3)
+
+
+def test_by_default_a_loader_has_the_threads_that_samples_and_cores_allow_up_to_eight(monkeypatch):
+    for cores, allowed, requested, expected in (
+        (64, 1, None, 1),
+        (64, 5, None, 5),
+        (64, 99, None, 8),
+        (3, 99, None, 3),
+        (None, 99, None, 1),
+        (1, 1, 12, 12),
+    ):
+        monkeypatch.setattr(stream_loader.os, "cpu_count", lambda cores=cores: cores)
+        loader = StreamLoader(Numbered(4, workers=allowed), 2, normalization=Normalization([0], [1]), workers=requested)
+        assert loader.workers == expected
+        assert loader.over(Numbered(4, workers=1)).workers == (1 if requested is None else expected)
+    for wrong in (0, -1):
+        with pytest.raises(ValueError, match="workers must be at least 1"):
+            StreamLoader(Numbered(4), 2, normalization=Normalization([0], [1]), workers=wrong)
+
+
+def test_float_images_are_neither_normalized_nor_augmented():
+    floats = of_array(IMAGES.astype(np.float32))
+    for options in ({"normalization": PLAIN}, {"augmentation": Augmentation(flip=True)}):
+        with pytest.raises(ValueError, match="images of 'array' are floats, taken as they are"):
+            StreamLoader(floats, 2, **options)
+    x, y = next(StreamLoader(floats, 4, shuffle=False, dtype="float64").epoch())
+    assert (x.dtype, y.dtype, y.tolist()) == (np.float64, np.int64, LABELS[:4].tolist())
+    np.testing.assert_array_equal(x, IMAGES[:4])
+
+
+def test_samples_are_read_in_the_order_of_the_epoch():
+    numbered = Numbered(7)
+    loader = StreamLoader(numbered, 3, normalization=Normalization([0], [1]), shuffle=False)
+    assert [x.ravel().tolist() for x, _ in loader.epoch(0, 1)] == [[3, 4, 5], [6]]
+    assert [indices.tolist() for indices in numbered.reads] == [[3, 4, 5], [6]]
+    assert len(loader) == 3
+    with pytest.raises(ValueError, match="start_batch must be at most 3"):
+        loader.epoch(0, 4)
