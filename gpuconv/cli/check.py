@@ -31,7 +31,7 @@ def run(options: argparse.Namespace) -> int:
     from gpuconv import checks
     from gpuconv.cli import nets
     from gpuconv.data import Normalization, load
-    from gpuconv.training import optimizers, schedules, user_data
+    from gpuconv.training import data_checks, optimizers, schedules
 
     settings = run_settings.with_recipe(run_settings.from_options(options))
     loss = run_settings.read_loss(settings.loss)[1]
@@ -45,7 +45,7 @@ def run(options: argparse.Namespace) -> int:
         loader = make_loader(
             train, IMAGES, normalization=Normalization.from_dataset(train), seed=settings.seed, device=device
         )
-        user_data.expect("train", loader, net, loss)
+        data_checks.expect("train", loader, net, loss)
     print_line("model", f"{settings.model}, loss {settings.loss}, seed {settings.seed}\n")
     x, labels = next(loader.epoch(0))
     passed = True

@@ -15,7 +15,7 @@ from gpuconv.data import Augmentation, Dataset, Loader, Normalization, Samples, 
 from gpuconv.layers import Layer
 from gpuconv.layers.saving import NOTES
 from gpuconv.layers.sequential import Sequential
-from gpuconv.training import Trainer, user_data
+from gpuconv.training import Trainer, data_checks
 from gpuconv.training.from_settings import trainer_arguments
 from gpuconv.training.protocols import CallbackLike
 from gpuconv.types import Record
@@ -95,7 +95,7 @@ def make(
         data, kept = getattr(sets, part), recipe.get(part) or {}
         loaders[part] = None if data is None else _loader(data, kept, part, net, normalization, recipe["seed"])
         if data is not None:
-            user_data.expect(part, loaders[part], net, trainer.loss)
+            data_checks.expect(part, loaders[part], net, trainer.loss)
     # As `fit` will set them: the learning rate, which the page shows before that, depends on them.
     trainer.epochs, trainer.batches = recipe["epochs"], math.ceil(len(loaders["train"]) / trainer.accumulate)
     return Segment(recipe, trainer, loaders)

@@ -4,6 +4,7 @@ from gpuconv.checkpoint import Checkpoint, CheckpointError
 from gpuconv.training.callback_base import Callback
 from gpuconv.training.callbacks import EarlyStopping
 from gpuconv.training.clip import Clip
+from gpuconv.training.data_checks import DataError
 from gpuconv.training.evaluate import Evaluation, evaluate
 from gpuconv.training.loading import load, load_weights
 from gpuconv.training.loss_scale import LossScale
@@ -19,7 +20,6 @@ from gpuconv.training.stored import load_net
 from gpuconv.training.tensor_digests import Digests
 from gpuconv.training.tensorboard import TensorBoard
 from gpuconv.training.trainer import Trainer
-from gpuconv.training.user_data import DataError
 
 __all__ = [
     "SGD",

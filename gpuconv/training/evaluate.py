@@ -17,7 +17,7 @@ from gpuconv.layers.base import expect_built
 from gpuconv.metrics import Confusion, TopK, begin, named
 from gpuconv.names import canonical
 from gpuconv.parallel import Ranks
-from gpuconv.training import user_data
+from gpuconv.training import fit_loaders
 from gpuconv.training.totals import Totals
 from gpuconv.types import Array
 
@@ -82,7 +82,7 @@ def evaluate(
     expect_built(net)
     criterion, tta = losses.get(loss), canonical("test-time augmentation", tta, TTA)
     losses.expect_net(criterion, net.output_shape or ())
-    loader = user_data.held_out("data", data, net, normalization, batch_size)
+    loader = fit_loaders.held_out("data", data, net, normalization, batch_size)
     chosen = metrics if isinstance(metrics, Mapping) else named(metrics)
     measured, totals = begin(dict(chosen) | ({_CONFUSION: Confusion()} if confusion else {})), None
     counting = [name for name, metric in measured.items() if isinstance(metric, (Confusion, TopK))]

@@ -10,9 +10,9 @@ from gpuconv import ops
 from gpuconv.data import Loader
 from gpuconv.data.loader import Batch, compute_ahead
 from gpuconv.devices import Device
+from gpuconv.training.data_checks import is_our_loader
 from gpuconv.training.protocols import Epochs
 from gpuconv.training.step_counter import StepCounter
-from gpuconv.training.user_data import is_our_loader
 from gpuconv.types import Array
 
 

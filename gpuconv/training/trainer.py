@@ -19,7 +19,7 @@ from gpuconv.layers.saving import notes
 from gpuconv.metrics import named
 from gpuconv.names import lookup
 from gpuconv.parallel import Ranks, report_errors
-from gpuconv.training import digests, feeding, schedules, stored, user_data
+from gpuconv.training import data_checks, digests, feeding, fit_loaders, schedules, stored
 from gpuconv.training.callback_base import checked_callbacks
 from gpuconv.training.callbacks import Checkpoints, Progress, run_dir_callbacks
 from gpuconv.training.clip import Clip
@@ -238,17 +238,17 @@ class Trainer(RunState):
         if resume and run_dir is None:
             raise ValueError("resume=True needs run_dir, the directory of the run to continue")
         called = checked_callbacks(callbacks)
-        if user_data.is_fraction(validation) and validation == 0:
+        if fit_loaders.is_fraction(validation) and validation == 0:
             validation = None
         if self.plateau:
             self.plateau.expect_watched(validation is not None)
         if test_at_end is None:
-            test_at_end = user_data.is_fraction(validation)
+            test_at_end = fit_loaders.is_fraction(validation)
         for name, part in {"validation": validation, "test": None if test_at_end else test}.items():
             if epochs > 1:
-                user_data.expect_repeatable(name, part)
+                data_checks.expect_repeatable(name, part)
         known = normalization or getattr(self.net, "normalization", None)
-        loaders = user_data.loaders(
+        loaders = fit_loaders.loaders(
             {"train": train, "validation": validation, "test": test},
             net=self.net,
             batch_size=integer("batch_size", batch_size, 1),
@@ -258,17 +258,17 @@ class Trainer(RunState):
         )
         for name, loader in loaders.items():
             shards = self.sharding.count if self.sharding and name == "train" else 1
-            user_data.expect(name, loader, self.net, self.loss, shards, "shards" if self.shards else "ranks")
+            data_checks.expect(name, loader, self.net, self.loss, shards, "shards" if self.shards else "ranks")
         loader = loaders["train"]
         sets = {name: loaders[name] for name in ("validation", "test")}
         held_out = HeldOut(self.metrics, sets, ("test",) if test_at_end else ())
-        self.epochs, self.batches = epochs, math.ceil(user_data.expect_length(loader) / self.accumulate)
-        user_data.set_image_notes(self.net, loader, known)
+        self.epochs, self.batches = epochs, math.ceil(data_checks.expect_length(loader) / self.accumulate)
+        fit_loaders.set_image_notes(self.net, loader, known)
         self.optimizer.match(self.net.params())  # layers may have been frozen since
         self.optimizer.begin(self.total_steps, self.batches)
         self.fit_settings = stored.as_json(
             self.settings()
-            | {name: user_data.describe(each, name in held_out.at_end) for name, each in loaders.items()}
+            | {name: fit_loaders.describe(each, name in held_out.at_end) for name, each in loaders.items()}
             | {"metrics_every": metrics_every, "options": self._options(settings)}
         )
         self._expect_alike()

@@ -11,7 +11,7 @@ from gpuconv.data.expect import expect_finite
 from gpuconv.dtypes import as_dtype
 from gpuconv.layers import Flatten, Input, Linear, Sequential
 from gpuconv.losses import SoftmaxCrossEntropy
-from gpuconv.training import DataError, DivergedError, Trainer, evaluate, user_data
+from gpuconv.training import DataError, DivergedError, Trainer, data_checks, evaluate
 from tests.training import toy_run
 
 DATA = toy_run.images()
@@ -339,7 +339,7 @@ def test_unknown_labels_are_accepted_for_every_net():
     source = [(image, 0) for image in DATA.images]
     net = Sequential([Input((6, 5, 1)), Flatten(), Linear(1)])
     part = sources.as_data_source(source, "validation", DATA.image_shape, device="numpy", dtype="float32")
-    user_data.expect("validation", StreamLoader(part, 5, normalization=NORMALIZATION), net, SoftmaxCrossEntropy())
+    data_checks.expect("validation", StreamLoader(part, 5, normalization=NORMALIZATION), net, SoftmaxCrossEntropy())
 
 
 def test_unnormalized_float_images_are_refused_for_a_net_of_normalized_ones():

@@ -8,7 +8,7 @@ from gpuconv.cli import main
 from gpuconv.data import Augmentation, Dataset, Loader, Normalization, digits
 from gpuconv.layers import Conv2D, Flatten, Input, Linear, Sequential
 from gpuconv.training import Callback, Trainer, evaluate
-from gpuconv.training.user_data import DataError
+from gpuconv.training.data_checks import DataError
 from tests.training import toy_run
 
 MIXUP, CUTMIX = Augmentation(mixup=0.2), Augmentation(cutmix=1)

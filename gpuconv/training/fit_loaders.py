@@ -1,30 +1,22 @@
-"""Makes loaders from a user's data sets, checks that they fit the net, and describes them for run.json."""
+"""Makes the loaders of the data that a user gives to `fit` or `evaluate`, and describes them for run.json."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from functools import partial
 from numbers import Real
-from typing import Any, TypeGuard
+from typing import Any
 
 import numpy as np
 
-from gpuconv import losses
 from gpuconv.arguments import integer
 from gpuconv.data import Dataset, Loader, Normalization, sources
 from gpuconv.data.normalization import looks_unnormalized
 from gpuconv.data.samples import Samples
 from gpuconv.data.stream_loader import StreamLoader
-from gpuconv.devices import Device
-from gpuconv.layers import BatchNorm, Input, Sequential
 from gpuconv.layers.base import Layer
-from gpuconv.losses import SoftmaxCrossEntropy, SVMHinge
+from gpuconv.training.data_checks import batches_own_data, expect, length
 from gpuconv.types import Record
-
-
-class DataError(ValueError):
-    """Images, labels or batches that the net cannot be trained or tested on."""
 
 
 def loaders(
@@ -80,7 +72,7 @@ def with_part(data: Record, net: Any, seed: int) -> Record:
     training = sources.as_data_source(
         data[name], name, net.input_shape, classes=net.output_shape[-1], device=net.device, dtype=net.dtype
     )
-    samples = training.dataset if _batches_own_data(training) else training
+    samples = training.dataset if batches_own_data(training) else training
     if not isinstance(samples, (Dataset, Samples)):
         raise TypeError(
             f"validation={fraction} splits a data set, and {name} gives batches ({type(data[name]).__name__}); "
@@ -129,15 +121,6 @@ def loader(
     return kind(
         data, batch_size, normalization=normalize(data), seed=seed, shuffle=shuffle, device=net.device, dtype=net.dtype
     )
-
-
-def expect_repeatable(name: str, data: object) -> None:
-    """Raise ValueError for data that can be iterated over only once."""
-    if hasattr(data, "__next__"):
-        raise ValueError(
-            f"{name} is a {type(data).__name__}, which gives each batch once, and every epoch needs them: give the "
-            "function that makes it, or a list of batches"
-        )
 
 
 def choose_normalization(name: str, known: Normalization | None, data: object) -> Normalization | None:
@@ -193,84 +176,6 @@ def _normalization(training: object) -> Normalization | None:
     return known
 
 
-def expect(name: str, loader: Any, net: Any, loss: object, shards: int = 1, parts: str = "shards") -> None:
-    """Raise DataError if a loader's images, labels or last batch do not fit the net and its loss, as far as that can be
-    known in advance.
-
-    shards: the number of shards into which a batch is cut. parts: the word for them in messages."""
-    if not _batches_own_data(loader):
-        return
-    data = loader.dataset
-    first = net[0] if isinstance(net, Sequential) else net
-    if isinstance(first, Input):
-        try:
-            first.expect(data.image_shape)
-        except ValueError as error:
-            raise DataError(f"{name} does not fit: {error} from {data.name!r}") from None
-    if loader.dtype != net.dtype:
-        raise DataError(
-            f"{name} gives {loader.dtype.name} batches, and the net computes in {net.dtype.name}: make the loader with "
-            "dtype=net.dtype"
-        )
-    if Device.named(loader.device) != Device.named(net.device):
-        raise DataError(
-            f"{name} gives batches on {loader.device}, and the net is on {net.device}: make the loader with "
-            "device=net.device"
-        )
-    try:
-        if data.labels is not None:
-            losses.expect_targets(loss, data.labels, net.output_shape)
-    except TypeError as error:
-        raise DataError(f"{name} does not fit: {error} from {data.name!r}") from None
-    if loader.augmentation.mixing:
-        _expect_mixable(name, loader, net, loss)
-    numbers = data.labels if data.labels is not None and data.labels.ndim == 1 else np.zeros(0, np.int64)
-    classes, most = net.output_shape[-1], int(numbers[numbers != losses.ignored_label(loss)].max(initial=-1))
-    compares = isinstance(loss, (SoftmaxCrossEntropy, SVMHinge)) and (data.labels is None or numbers.size)
-    if compares and name == "train" and min(classes, len(data.classes)) < 2:
-        only = f"{data.name!r} has one class, {[*data.classes, 'none'][0]!r}"
-        what = only if len(data.classes) < 2 else "the net gives one score"
-        raise DataError(f"{what}: there is nothing to classify; training needs at least two classes")
-    if compares and most >= classes:
-        raise DataError(
-            f"{name} does not fit: the net has {classes} classes, labels 0 to {classes - 1}, received {most} "
-            f"from {data.name!r}"
-        )
-    if name != "train" or data.image_shape != net.input_shape:  # the layers' shapes for larger images are unknown
-        return
-    size = loader.size(len(loader) - 1)
-    smallest, which = size // shards, "smallest part" if shards > 1 else "last batch"
-    if not smallest:
-        raise DataError(
-            f"{shards} {parts} need at least {shards} images in each batch, and the last batch has {size}: choose "
-            f"another batch size than {loader.batch_size} for {len(data)} images, or drop that batch (drop_last)"
-        )
-    for layer in net.walk():
-        shape = layer.input_shape
-        if isinstance(layer, BatchNorm) and shape and smallest * math.prod(shape[:-1]) < 2:
-            raise DataError(
-                f"{layer.path} needs statistics of more than one value, and the {which} has one image: choose "
-                f"another batch size than {loader.batch_size} for {len(data)} images, or drop that batch (drop_last)"
-            )
-
-
-def _expect_mixable(name: str, loader: Loader, net: Any, loss: object) -> None:
-    """Raise DataError unless the loader's mixup or cutmix fits the purpose, the net and the loss."""
-    mixing, classes, scores = loader.augmentation.mixing, len(loader.dataset.classes), net.output_shape
-    if name != "train":
-        raise DataError(f"{name} would be mixed by {mixing}, which is for training: make its loader without it")
-    if not losses.takes_probabilities(loss):
-        raise DataError(
-            f"{mixing} turns labels into probabilities, which {losses.describe(loss)} does not take: train with the "
-            f"loss softmax, without ignore_index, or without {mixing}"
-        )
-    if scores != (classes,):
-        raise DataError(
-            f"{mixing} gives a probability for each of the {classes} classes of {loader.dataset.name!r}, and the net's "
-            f"scores have shape {scores}"
-        )
-
-
 def set_image_notes(net: Any, loader: object, normalization: Normalization | None = None) -> None:
     """Set the net's normalization, and its classes if they have names.
 
@@ -307,32 +212,3 @@ def describe(loader: object, at_end: bool = False) -> Record | None:
         }
     known |= {"at_end": at_end or None, "part": getattr(loader, "part", None)}
     return {name: value for name, value in known.items() if value is not None}
-
-
-def expect_length(loader: object) -> int:
-    """The number of batches in an epoch of the training data. Raises ValueError if it is unknown."""
-    if (count := length(loader)) is None:
-        raise ValueError(
-            "the number of batches in an epoch of train is unknown; give fit(..., steps_per_epoch=100). Schedules and "
-            "progress need it"
-        )
-    return count
-
-
-def length(loader: Any) -> int | None:
-    """The number of batches, or None if unknown."""
-    try:
-        return len(loader)
-    except TypeError:
-        return None
-
-
-def is_our_loader(loader: object) -> TypeGuard[Loader]:
-    """Whether it is a `Loader` whose `epoch` is not overridden, so that its batches may be loaded in another way."""
-    return isinstance(loader, Loader) and type(loader).epoch is Loader.epoch
-
-
-def _batches_own_data(loader: object) -> bool:
-    """Whether it is a `Loader` or a `StreamLoader` whose `epoch` is not overridden, so that its data set tells what is
-    in its batches."""
-    return is_our_loader(loader) or (isinstance(loader, StreamLoader) and type(loader).epoch is StreamLoader.epoch)
