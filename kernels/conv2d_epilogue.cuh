@@ -1,7 +1,8 @@
-// The epilogue of fprop for a block's accumulators, for all of its main loops. conv2d_fprop.cu has formula and layouts.
+// The epilogues of fprop, for all of its main loops: what becomes of the sums of a block. conv2d_fprop.cu has formula and layouts.
 #pragma once
 
 #include "conv2d.cuh"
+#include "mask.cuh"
 #include "moments.cuh"
 
 #ifndef MOMENTS
@@ -10,6 +11,68 @@
 #ifndef SAVES_INPUT
 #define SAVES_INPUT 0
 #endif
+
+// fprop's epilogue with a mask: stores y and the mask. The maximum of WINDOW neighboring rows is one row of y.
+struct MaskedEpilogue {
+    static constexpr int ROWS = WINDOW;
+
+    Epilogue y;  // with the ReLU as activation, or none
+    Mask mask;
+
+    template <int VECTOR, int N>
+    __device__ __forceinline__ void store(int32 row, int32 column, const Pack<Real, N> (&sums)[WINDOW]) const {
+        Pack<Real, N> best[1];
+        uint32 bits = 0;
+#pragma unroll
+        for (int i = 0; i < N; ++i) {
+            int won = 0;
+            Real leader = finished(sums[0].at[i]);
+#pragma unroll
+            for (int j = 1; j < WINDOW; ++j) {
+                const Real value = finished(sums[j].at[i]);
+                if (value > leader || (value != value && leader == leader)) leader = value, won = j;
+            }
+            best[0].at[i] = leader;
+            const bool passes = IS_IDENTITY<ACTIVATION> ? column + i < y.columns : leader > 0;  // past the end, sums are zero
+            if (passes) bits |= 1u << (i * MASK + won);
+        }
+        y.store<VECTOR>(row, column, best);
+        constexpr int COUNT = N * MASK;
+        if constexpr (COUNT == 4) bits |= __shfl_xor_sync(0xffffffffu, bits, 1) << 4;
+        if (row < 0 || (COUNT == 4 && column % 8 != 0)) return;
+        uint8* at = mask.bytes + (int64(row) * mask.pitch + column * MASK / 8);
+#pragma unroll
+        for (int byte = 0; byte < (COUNT + 7) / 8; ++byte)
+            if (column + byte * 8 / MASK < y.columns) at[byte] = uint8(bits >> byte * 8);
+    }
+
+  private:
+    // A sum rounded as in y.
+    static __device__ __forceinline__ Real finished(Real sum) { return load(round_to<DTYPE>(ACTIVATION<Real>{}.apply(sum))); }
+};
+
+// fprop's epilogue that also stores the activation's input, rounded, and computes y from the rounded input.
+struct SavingEpilogue {
+    static constexpr int ROWS = 1;
+
+    Epilogue y;
+    EpilogueOf<Identity> input;
+
+    template <int VECTOR, int N>
+    __device__ __forceinline__ void store(int32 row, int32 column, const Pack<Real, N> (&sums)[1]) const {
+        Pack<Real, N> rounded[1];
+#pragma unroll
+        for (int i = 0; i < N; ++i) rounded[0].at[i] = load(round_to<DTYPE>(sums[0].at[i]));
+        input.store<VECTOR>(row, column, rounded);
+        y.store<VECTOR>(row, column, rounded);
+    }
+};
+
+// The row of y for a pixel of the convolution: all pixels of a pool's window have the same.
+struct WindowRows {
+    int32 pixels;
+    __device__ __forceinline__ int32 operator()(int32 row) const { return row < pixels ? row / WINDOW : -1; }
+};
 
 // Computes the moments of every filter over the block's pixels of y; moments (tiles down, K). It reads y, which the block has just
 // stored, back from L2, so it does not depend on how the main loop distributes its sums.
