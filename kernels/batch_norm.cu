@@ -17,10 +17,10 @@
 // Limits: none. A partial result is 3 numbers per chunk and channel forward, 2 backward, with chunks times tiles at most 1024.
 // Floor: forward 3 sizeof(DTYPE) bytes per number (2 if the second read hits L2) and 10 FLOPs; backward 5 (3), or 8 (6)
 // with MASK 4, and 11 FLOPs. An addend takes 1 more forward and, with an activation, 2 more backward.
+#include "activation_after_norm.cuh"
 #include "batch_norm_backward.cuh"
 #include "column_reduce.cuh"
 #include "moments.cuh"
-#include "norm_gradient.cuh"
 
 struct Inputs {
     using Packs = Numbers;

@@ -20,9 +20,9 @@
 // Macros: DTYPE, WIDTH (column_reduce.cuh); ACTIVATION; MASK 0 or, with a WIDTH that divides a group's channels, 4.
 #pragma once
 
+#include "activation_after_norm.cuh"
 #include "column_reduce.cuh"
 #include "mask.cuh"
-#include "norm_gradient.cuh"
 #include "sums.cuh"
 
 // The gradient of the activation's input, for the channels of a thread's lanes.

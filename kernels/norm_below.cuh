@@ -4,8 +4,8 @@
 // Macros: those of conv2d_dgrad.cu.
 #pragma once
 
+#include "activation_after_norm.cuh"
 #include "convolution.cuh"
-#include "norm_gradient.cuh"
 #include "sums.cuh"
 
 #ifndef NORM_SUMS

@@ -1,4 +1,4 @@
-// The gradient of the input of the activation that follows a batch norm. That input is recomputed from the norm's input, not read.
+// The activation that follows a batch norm: its input, recomputed from the norm's input, and the gradient of that input.
 //
 // Macros: DTYPE; ACTIVATION.
 #pragma once
