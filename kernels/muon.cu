@@ -13,9 +13,11 @@
 // Macros: DTYPE and GRAD of optimizer.cu; FACTOR: the dtype of what is multiplied, the accumulator's or bfloat16. Limits: none.
 // Floor, in bytes per number: direction 4 sizeof(DTYPE) + an accumulator, normalize an accumulator + a FACTOR, apply 2
 // sizeof(DTYPE) + a FACTOR.
-#include "optimizer.cuh"
+#include "moving_average.cuh"
+#include "optimizer_inputs.cuh"
 #include "reduce.cuh"
 
+using Real = accumulator<DTYPE>;
 constexpr int64 PER_BLOCK = 8192;
 
 struct Matrix {

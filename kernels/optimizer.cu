@@ -23,8 +23,10 @@
 // Macros: DTYPE, of parameters and state; GRAD, of copies and gradients: DTYPE, or with masters a 16-bit type. Limits: none.
 // Floor, in sizeof(DTYPE) bytes per number, read and written: sgd 3, with velocity 5, adagrad, rmsprop and lion 5, adam 7, an
 // average 2 more. With masters the gradient and the copy are 16-bit: together as many bytes as a float32 gradient. Up to 19 FLOPs.
-#include "optimizer.cuh"
+#include "moving_average.cuh"
+#include "optimizer_inputs.cuh"
 
+using Real = accumulator<DTYPE>;
 constexpr int PER_PACK = 16 / sizeof(DTYPE);  // numbers that move at once
 using Numbers = Pack<DTYPE, PER_PACK>;
 using Halves = Pack<GRAD, PER_PACK>;

@@ -1,10 +1,7 @@
-// The values that every optimizer step reads besides its parameters, and the moving average of a parameter. Macro: DTYPE, of
-// parameters and state.
+// The values that every optimizer step reads besides its parameters, gradients and state.
 #pragma once
 
 #include "types.cuh"
-
-using Real = accumulator<DTYPE>;
 
 // The learning rate: in device memory as float32 or float64, or a number.
 __device__ __forceinline__ double read_rate(const float* lr32, const double* lr64, double lr) {
@@ -13,8 +10,3 @@ __device__ __forceinline__ double read_rate(const float* lr32, const double* lr6
 
 // The factor of the gradients; 0: skip the step.
 __device__ __forceinline__ double read_unscale(const double* scaling) { return scaling ? scaling[1] : 1; }
-
-__device__ __forceinline__ void move_average(DTYPE& average, DTYPE p, Real rate) {
-    const Real before = load(average);
-    average = round_to<DTYPE>(before + rate * (load(p) - before));
-}
