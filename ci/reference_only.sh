@@ -14,4 +14,4 @@ others = ("scipy", "torch", "cupy", "ml_dtypes", "threadpoolctl", "matplotlib")
 present = [name for name in others if importlib.util.find_spec(name)]
 assert not present, f"not NumPy alone: {present}"
 PYTHON
-"$venv/bin/python" -m pytest tests/backends tests/test_random.py --ignore=tests/backends/cuda
+"$venv/bin/python" -m pytest tests/backends tests/test_random.py tests/test_inverse_normal.py --ignore=tests/backends/cuda

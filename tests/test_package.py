@@ -45,6 +45,7 @@ LAYERS = [
         "console",
         "files",
         "html",
+        "inverse_normal",
         "locks",
         "names",
         "newton_schulz",

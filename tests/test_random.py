@@ -145,32 +145,6 @@ def test_other_dtypes_are_refused():
 # -- normal -------------------------------------------------------------------------------------
 
 
-def test_log_agrees_with_numpy():
-    x = np.concatenate([2.0 ** np.arange(-40, 40, 0.37), 1 + 2.0 ** -np.arange(1.0, 52.0)])
-    np.testing.assert_allclose(random.log(x), np.log(x), rtol=1e-15)
-
-
-@pytest.mark.parametrize(
-    ("p", "z"),
-    [  # quantiles of the standard normal distribution, as tables give them
-        (0.5, 0.0),
-        (0.975, 1.959963984540054),
-        (0.1, -1.2815515655446004),
-        (0.999, 3.090232306167813),
-        (1e-6, -4.753424308822899),
-    ],
-)
-def test_inverse_normal_cdf_gives_the_known_quantiles(p, z):
-    assert random.inverse_normal_cdf(np.array([p]))[0] == pytest.approx(z, rel=1e-14)
-
-
-def test_inverse_normal_cdf_agrees_with_scipy():
-    special = pytest.importorskip("scipy.special")
-    word = np.concatenate([random.bits(100_000, seed=1, stream=INIT), [0, 1, ONES - 1, ONES]])
-    p = (word + 0.5) * 2.0**-32
-    np.testing.assert_allclose(random.inverse_normal_cdf(p), special.ndtri(p), rtol=4e-15)
-
-
 def test_normal_has_its_moments_and_tails():
     z = random.normal(400_000, mean=2, std=3, seed=4, stream=INIT, dtype="float64")
     z = (z - 2) / 3
