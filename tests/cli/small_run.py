@@ -37,6 +37,16 @@ TINY_RUN = [
     "--device",
     "numpy",
 ]
+SMALL_BATCHES = [  # 16 steps an epoch
+    "--data",
+    "synthetic:n=64,size=6x6x1,classes=3",
+    "--model",
+    "seed-net",
+    "--batch-size",
+    "4",
+    "--device",
+    "numpy",
+]
 
 
 def train(*options):

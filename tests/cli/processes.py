@@ -1,0 +1,44 @@
+"""Commands in processes of their own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+import traceback
+
+from gpuconv.cli import process
+
+
+def gpuconv(*arguments, **options):
+    """A process of the command line with its output on pipes, unless `options` say otherwise."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
+    return subprocess.Popen([sys.executable, "-m", "gpuconv", *map(str, arguments)], text=True, **pipes)
+
+
+def wait_for(path, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not (path.exists() and path.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert path.exists(), f"no {path} after {seconds} s"
+
+
+def ending_of(work, status=0, prepare=lambda: None):
+    """The exit status and stderr of a process that starts, works and ends as a command does."""
+    read, write = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            os.dup2(write, 2)
+            prepare()
+            process.begin()
+            work()
+            os._exit(process.end(status))
+        except BaseException:
+            os.write(2, traceback.format_exc().encode())
+            os._exit(99)
+    os.close(write)
+    with open(read) as pipe:
+        output = pipe.read()
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), output
