@@ -1,5 +1,6 @@
 // Bulk copies: loads, whose bytes an mbarrier counts, and stores, which are waited for in groups. Each takes effect at some later
-// moment; until then the destination of a load is poisoned. Part of Block (block.h).
+// moment; until then the destination of a load is poisoned. kernels/bulk_copy.cuh divides a copy into its pieces. Part of Block
+// (block.h).
 #pragma once
 
 #include "block.h"
