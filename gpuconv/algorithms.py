@@ -49,9 +49,9 @@ class Algorithm:
     resident: the number of blocks per multiprocessor if each block computes several tiles; 0 if each computes one.
     kernels: those of `KERNELS` that its family has. capability: the lowest compute capability that it needs, 80 for
     8.0; 0 if it runs on every GPU. one_chip: whether it runs only on GPUs of exactly that capability, because it uses
-    instructions such as those of sm_90a. cluster: the number of blocks whose tiles lie one below the other and which
-    load the columns of B for each other; 1 if each loads its own. proved: whether a GPU has run it; otherwise each GPU
-    has to prove it for each problem first.
+    instructions such as those of sm_90a. cluster_down, cluster_across: a cluster's blocks compute tiles that lie one
+    below the other, and load the columns of B for each other; or tiles side by side, and load the rows of A. proved:
+    whether a GPU has run it; otherwise each GPU has to prove it for each problem first.
     """
 
     name: str
@@ -69,8 +69,14 @@ class Algorithm:
     kernels: tuple[str, ...] = KERNELS
     capability: int = 0
     one_chip: bool = False
-    cluster: int = 1
+    cluster_down: int = 1
+    cluster_across: int = 1
     proved: bool = True
+
+    @property
+    def cluster(self) -> int:
+        """The blocks of a cluster."""
+        return self.cluster_down * self.cluster_across
 
     def runs_on(self, capability: int) -> bool:
         """Whether a GPU of this compute capability runs it; the emulated device runs all."""
@@ -161,32 +167,35 @@ def _wgmma(
     stages: int,
     kernels: tuple[str, ...] = ("conv2d_fprop", "conv2d_dgrad", "conv2d_wgrad"),
     resident: int = 1,
-    cluster: int = 1,
+    cluster_down: int = 1,
+    cluster_across: int = 1,
 ) -> Algorithm:
     """Hopper's wgmma (kernels/gemm_wgmma.cuh), which no GPU has run yet: a block's last warpgroup copies, the others
     multiply. One warpgroup multiplies if block_m is 64 or if two blocks are resident, otherwise two. The rate is
     modeled, not measured: 0.6 of the tensor cores' peak, which is 16 times that of the CUDA cores."""
-    clustered = cluster > 1
+    cluster = cluster_down * cluster_across
+    rows, columns = (f"{blocks}x" if blocks > 1 else "" for blocks in (cluster_down, cluster_across))
     warpgroups = min(2, block_m // 64) // resident
     macros = dict(BLOCK_M=block_m, BLOCK_N=block_n, THREAD_M=block_m // (8 * warpgroups), THREAD_N=block_n // 16)
     # The ring of stages, the accumulators on their way to the output, and the sums of columns.
     smem_bytes = stages * (block_m + block_n) * 128 + (8 * warpgroups + 4) * 1024
     return Algorithm(
-        f"wgmma-{f'{cluster}x' if clustered else ''}{block_m}x{block_n}",
-        "wgmma_cluster" if clustered else "wgmma",
+        f"wgmma-{rows}{block_m}x{columns}{block_n}",
+        "wgmma_cluster" if cluster > 1 else "wgmma",
         ("float16", "bfloat16"),
         block_m,
         block_n,
         64,
         128 * (warpgroups + 1),
         9.6,
-        macros | dict(MIN_BLOCKS=resident, STAGES=stages) | (dict(CLUSTER=cluster) if clustered else {}),
+        macros | dict(MIN_BLOCKS=resident, STAGES=stages) | (dict(CLUSTER=cluster) if cluster > 1 else {}),
         smem_bytes,
         resident=resident,
         kernels=kernels,
         capability=90,
         one_chip=True,
-        cluster=cluster,
+        cluster_down=cluster_down,
+        cluster_across=cluster_across,
         proved=False,
     )
 
@@ -210,11 +219,12 @@ ALGORITHMS = (
     _wgmma(256, 128, 4),
     _wgmma(128, 256, 4),
     _wgmma(128, 128, 6),
-    _wgmma(128, 128, 6, ("conv2d_fprop", "conv2d_dgrad"), cluster=2),  # reads the filters once for two blocks
+    _wgmma(128, 128, 6, ("conv2d_fprop", "conv2d_dgrad"), cluster_down=2),  # loads the filters once for two blocks
     _wgmma(256, 64, 5, ("conv2d_fprop", "conv2d_dgrad")),  # few filters, or few channels of the input gradient
     _wgmma(128, 64, 4, ("conv2d_fprop",), resident=2),  # few filters, where a block has many tiles
     _wgmma(128, 192, 5, ("conv2d_wgrad",)),  # 3 x 3 taps of 64 channels fill three of these tiles
-    _wgmma(64, 192, 6, ("conv2d_wgrad",)),  # the same, for few filters
+    _wgmma(128, 192, 5, ("conv2d_wgrad",), cluster_across=2),  # loads dy once for two blocks
+    _wgmma(64, 192, 6, ("conv2d_wgrad",)),  # for few filters
     _simt(("float32",), 128, 64, 8, 8, 3, 0.80),
     _simt(("float32", "tf32"), 64, 64, 8, 8, 5, 0.75),
     _simt(("float32",), 64, 32, 8, 4, 8, 0.60),

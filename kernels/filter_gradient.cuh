@@ -10,7 +10,7 @@ struct FilterGradient {
 
     const Convolution& conv;
     const int32 pixels = conv.n * conv.p * conv.q, taps = conv.r * conv.s * conv.c;
-    const Block block;
+    Block block;
     const int64 first_filter = int64(block.group) * conv.k;
     DTYPE *const dw, *const db;
     Real* const partials;  // null: no split-K
@@ -38,15 +38,17 @@ struct FilterGradient {
         accumulators.template store<VECTOR_C>(epilogue, block, RowsInOrder{conv.k});
     }
 
+    // Stores the block's part of db: the sum of a row of the product.
+    __device__ __forceinline__ void store_sum(int32 row, Real sum) const {
+        if (block.row + row >= conv.k) return;
+        const int64 filter = first_filter + block.row + row;
+        if (partials) partials[size() + filter] = sum;
+        else db[filter] = round_to<DTYPE>(accumulate ? load(db[filter]) + sum : sum);
+    }
+
     // Stores db. Called by the threads that copy dy.
     __device__ __forceinline__ void store_sums(const IteratorA& a) const {
-        if (!sums()) return;
-        a.take_sums([&](int32 row, Real sum) {
-            if (block.row + row >= conv.k) return;
-            const int64 filter = first_filter + block.row + row;
-            if (partials) partials[size() + filter] = sum;
-            else db[filter] = round_to<DTYPE>(accumulate ? load(db[filter]) + sum : sum);
-        });
+        if (sums()) a.take_sums([&](int32 row, Real sum) { store_sum(row, sum); });
     }
 
   private:

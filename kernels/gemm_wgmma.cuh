@@ -24,7 +24,7 @@ class Copier {
 
     template <class Iterator>
     __device__ __forceinline__ void say_copied(Iterator& a) {
-        a.add(copied.tiles());
+        if constexpr (Iterator::SUMMING) a.add(copied.tiles());
         say_copied();
     }
     __device__ __forceinline__ void say_copied() {
@@ -77,9 +77,10 @@ struct Accumulators {
     float at[GROUP_M / 64][BLOCK_N / 8][4] = {};
     const int group_row = warpgroup() * GROUP_M;
 
-    // Adds the products over the block's depth, and moves `filled` on to the stage where the next tile of the product begins.
-    template <class TileA, class TileB>
-    __device__ __forceinline__ void multiply(Ring& filled, const Block& block) {
+    // Adds the products over the block's depth, and moves `filled` on to the stage where the next tile of the product begins. Calls
+    // also(tile) for each tile of A, while it is multiplied.
+    template <class TileA, class TileB, class Also>
+    __device__ __forceinline__ void multiply(Ring& filled, const Block& block, Also also) {
         Ring multiplied = filled;
         int32 depth = block.begin;
         if (depth >= block.end) return;
@@ -94,6 +95,7 @@ struct Accumulators {
                     multiply_add_async<DTYPE, TileA::MAJOR, TileB::MAJOR>(
                         at[part], TileA::Layout::descriptor(a, group_row + part * 64, k), TileB::Layout::descriptor(b, 0, k));
             wgmma_commit();
+            also(filled.tiles());
             filled.next();
             wgmma_wait<1>();  // the products of the previous stage are complete
             if (depth > block.begin) {
@@ -106,6 +108,11 @@ struct Accumulators {
 #pragma unroll
         for (int part = 0; part < GROUP_M / 64; ++part) pin(at[part]);
         multiplied.say_free();
+    }
+
+    template <class TileA, class TileB>
+    __device__ __forceinline__ void multiply(Ring& filled, const Block& block) {
+        multiply<TileA, TileB>(filled, block, [](const unsigned char*) {});
     }
 
     // Initializes every sum with the bias of its column.

@@ -61,6 +61,21 @@ struct FilterBoxes {
     }
 };
 
+// dy in wgrad: a row is a filter, the depth runs over pixels. Map: (1, pixels, all filters), in boxes of 1 x STAGE_K x 64.
+struct GradientBoxes {
+    static constexpr bool COLUMNS_ARE_DEPTH = false;
+    static constexpr int WIDTH = 64;
+
+    const TensorMap& map;
+    int32 first_filter, all_filters;  // of the group; of all groups
+
+    __device__ __forceinline__ void load(unsigned char* to, Mbarrier* filled, int32 filter, int32 depth) const {
+        static_assert(BLOCK_M == CLUSTER * WIDTH, "a share is one box");
+        const int32 first = min(first_filter + filter, all_filters - CHUNK);  // filters past the last one are not stored
+        if (copier() == 0) tensor_load_multicast(to, map, filled, {first, depth, 0}, EVERY_BLOCK);
+    }
+};
+
 // The filters of dgrad: a row is an input channel, the depth runs over a phase's taps (r, s, filter). Map: (all filters, taps,
 // channels), in boxes of LINES x 1 x 64. LINES divides a group's filters, so a box lies in one tap.
 struct TransposedFilterBoxes {

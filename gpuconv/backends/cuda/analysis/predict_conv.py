@@ -45,7 +45,7 @@ def convolution(
             algorithm,
             predict_wgmma.warp_code(algorithm, direction, arithmetic, (vector_c, vector_k), gpu.arch),
             turns=ceil_div(plan.tiles, plan.blocks) * ceil_div(plan.blocks * plan.split_k, gpu.multiprocessors),
-            drained=direction == "wgrad",
+            drained=direction == "wgrad" and algorithm.cluster == 1,
             stages=ceil_div(plan.depth_per_split, algorithm.block_k),
             flops=2 * math.prod(problem.implicit_gemm("fprop")),  # without the padding of strided dgrad
             moved=moved,

@@ -62,7 +62,8 @@ def warp_code(algorithm: Algorithm, direction: str, arithmetic: str, vectors: tu
 def stage_clocks(algorithm: Algorithm, counted: WarpCode, model: Model, gpu: Gpu) -> StageClocks:
     m, n, depth = algorithm.block_m, algorithm.block_n, algorithm.block_k
     copied = 2 * (m + n) * depth
-    loaded = 2 * (m + n // algorithm.cluster) * depth  # the rest comes from the cluster's other blocks
+    # The rest comes from the cluster's other blocks.
+    loaded = 2 * (m // algorithm.cluster_across + n // algorithm.cluster_down) * depth
     read = m // 64 * 2 * (64 + n) * depth  # each product of 64 rows reads its rows and all columns
     slots = (_multiplying(algorithm) * counted.multiply + COPYING * counted.copy) / SCHEDULERS
     return StageClocks(
@@ -92,8 +93,9 @@ def predict_launch(
     gpu: Gpu,
 ) -> Prediction:
     """The predicted time of a launch whose busiest multiprocessor computes `turns` tiles of `stages` stages each.
-    drained: whether the ring runs empty after each tile, as in wgrad, which sums what was copied. moved: the bytes that
-    must pass through memory. partials: the bytes that the split-K reduction reads. The clocks of a stage overlap."""
+    drained: whether the ring runs empty after each tile, because the copying threads sum what they copied, as in most
+    wgrad. moved: the bytes that must pass through memory. partials: the bytes that the split-K reduction reads. The
+    clocks of a stage overlap."""
     each = stage_clocks(algorithm, counted, model, gpu)
     stored = TAKEN * counted.others * _multiplying(algorithm) / SCHEDULERS * model.rates.instruction
     loop = stages * max(vars(each).values())

@@ -109,6 +109,7 @@ MACROS: dict[str, dict[str, tuple[Any, ...]]] = {
     "conv2d_wgrad_depthwise.cu": dict(ARITHMETIC=ARITHMETICS, WIDTH=(1, WIDE)),
     "conv2d_wgrad_mma.cu": dict(ALGORITHM=MMA, ACTIVATION=("Identity",), MOVE=MOVES),
     "conv2d_wgrad_wgmma.cu": dict(ALGORITHM=WGMMA, ACTIVATION=("Identity",), MOVE=MOVES),
+    "conv2d_wgrad_wgmma_cluster.cu": dict(ALGORITHM=WGMMA_CLUSTER, ACTIVATION=("Identity",), MOVE=(WIDE,)),
     "digest.cu": {},
     "dropout.cu": dict(DTYPE=FLOAT_NAMES, VECTOR=(1, 4)),
     "gemm_reduce.cu": dict(DTYPE=FLOAT_NAMES, ACTIVATION=ACTIVATIONS, WIDTH=(1, WIDE_SUMS)),
@@ -187,6 +188,8 @@ def variants(macros: Mapping[str, Mapping[str, tuple[Any, ...]]] = MACROS) -> It
 def _covered_by_another(product: AlgorithmVariant, defines: Mapping[str, object]) -> bool:
     """Whether a variant is not compiled ahead, because another one needs at least as many resources."""
     family, moves = product.algorithm.family, {defines[name] for name in VECTORS if name in defines}
+    if "TAP_TABLE" in defines and moves == {1}:
+        return True  # single numbers never use the table: the same code
     if family == "few_channels":
         # Variants that store single numbers differ only in these stores.
         return not _has_plain_epilogue(defines) and defines["VECTOR_K"] != WIDE

@@ -12,7 +12,7 @@ from gpuconv.backends.cuda.gemm.compiled import kernel_of
 from gpuconv.backends.cuda.gemm.plan import Plan
 from gpuconv.backends.cuda.gemm.product import Product
 from gpuconv.backends.cuda.gemm.reduce import reduce_splits
-from gpuconv.backends.cuda.runtime.new_arrays import empty
+from gpuconv.backends.cuda.runtime.new_arrays import empty, strided
 from gpuconv.backends.cuda.runtime.outputs import ceil_div
 from gpuconv.backends.cuda.runtime.rows import rows_of
 from gpuconv.backends.cuda.runtime.tensor_map import tensor_map
@@ -86,7 +86,7 @@ def launch(
     described = product.struct if struct is None else struct
     algorithm = plan.algorithm
     if algorithm.cluster > 1:
-        last = (*last, _map_of_filters(product, algorithm, inputs[1]))
+        last = (*last, _map_of_shared_operand(product, algorithm, inputs, described))
     arguments = (rows_of(out)[0], *secondary, partials, *inputs, described, plan.scheduler, *last)
     run = kernel_of(product, plan)
     run((plan.blocks, plan.split_k), algorithm.threads, *arguments, shared=plan.smem_bytes)
@@ -95,8 +95,13 @@ def launch(
     return states
 
 
-def _map_of_filters(product: Product, algorithm: Algorithm, filters: Any) -> np.void:
+def _map_of_shared_operand(product: Product, algorithm: Algorithm, inputs: Any, described: np.void) -> np.void:
     """The map by which each block of a cluster loads its share of a tile (kernels/multicast_iterator.cuh)."""
+    operand, filters = inputs[:2]
+    if product.kernel == "conv2d_wgrad":
+        pixels, pitch = product.k, int(described["y_pitch"])
+        rows = strided(operand, (1, pixels, product.m * product.batches), (pixels * pitch, pitch, 1))
+        return tensor_map(rows, (1, algorithm.block_k, algorithm.block_m // algorithm.cluster), swizzle=128)
     if product.kernel == "conv2d_dgrad":
         k, r, s, c = filters.shape
         return tensor_map(filters.reshape(k, r * s, c), (8, 1, 64), swizzle=128)

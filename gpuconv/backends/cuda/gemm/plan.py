@@ -45,10 +45,10 @@ _TILE_SCHEDULER = np.dtype(
 class Plan:
     """A product's algorithm, and how its result is divided into tiles and its depth into split_k parts.
 
-    across, down: the tiles along n and m. With clusters, down is a multiple of a cluster's blocks, so the last tiles
-    may have no rows. tiles: their number in all batches. cost: the estimated time, in multiply-adds of one
-    multiprocessor. smem_bytes: dynamic shared memory per block. blocks: number of thread blocks of a split; each takes
-    one or several tiles. proof: how a GPU proved it, as text for people; "" if it needs no proof.
+    across, down: the tiles along n and m, rounded up to whole clusters, so the last ones may have no columns or no
+    rows. tiles: their number in all batches. cost: the estimated time, in multiply-adds of one multiprocessor.
+    smem_bytes: dynamic shared memory per block. blocks: number of thread blocks of a split; each takes one or several
+    tiles. proof: how a GPU proved it, as text for people; "" if it needs no proof.
     """
 
     algorithm: Algorithm
@@ -67,8 +67,8 @@ class Plan:
         """The kernels' `struct TileScheduler`, which counts the tiles of a cluster as one."""
         return struct(
             _TILE_SCHEDULER,
-            fast_divmod(self.across),
-            fast_divmod(self.down // self.algorithm.cluster),
+            fast_divmod(self.across // self.algorithm.cluster_across),
+            fast_divmod(self.down // self.algorithm.cluster_down),
             self.depth_per_split,
             self.tiles // self.algorithm.cluster,
         )
@@ -162,9 +162,10 @@ def _plans(product: Product, algorithm: Algorithm) -> Iterator[Plan]:
 
 
 def tiles_of(product: Product, algorithm: Algorithm) -> tuple[int, int]:
-    """The numbers of tiles across and down; down is rounded up to whole clusters."""
-    cluster_rows = algorithm.cluster * algorithm.block_m
-    return ceil_div(product.n, algorithm.block_n), ceil_div(product.m, cluster_rows) * algorithm.cluster
+    """The numbers of tiles across and down, rounded up to whole clusters."""
+    beside, below = algorithm.cluster_across, algorithm.cluster_down
+    across = ceil_div(product.n, beside * algorithm.block_n) * beside
+    return across, ceil_div(product.m, below * algorithm.block_m) * below
 
 
 def _blocks(algorithm: Algorithm, across: int, tiles: int, split_k: int) -> int:

@@ -31,9 +31,16 @@ def asarray(x: np.ndarray, *, like: ArrayT) -> ArrayT:
 
 def span(array: Array, count: int) -> Array:
     """A flat view of `count` numbers in memory, beginning at an array's first; all must lie in its allocation."""
+    return strided(array, (count,), (1,))
+
+
+def strided(array: Array, shape: tuple[int, ...], strides: tuple[int, ...]) -> Array:
+    """A view of the memory that begins at an array's first number; all of it must lie in the array's allocation.
+    strides: in numbers."""
+    in_bytes = tuple(stride * array.dtype.itemsize for stride in strides)
     if isinstance(array, emulator.EmulatedArray):
-        return np.lib.stride_tricks.as_strided(array, (count,), (array.itemsize,), subok=True)
-    return sys.modules["cupy"].ndarray((count,), array.dtype, array.data)
+        return np.lib.stride_tricks.as_strided(array, shape, in_bytes, subok=True)
+    return sys.modules["cupy"].ndarray(shape, array.dtype, array.data, in_bytes)
 
 
 def _array_module(like: Array) -> Any:
