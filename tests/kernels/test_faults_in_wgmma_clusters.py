@@ -13,11 +13,12 @@ import pytest
 from gpuconv.algorithms import find
 from gpuconv.backends.cuda import emulator
 from gpuconv.verify.conv_problems import conv
+from tests.kernels import test_faults_in_wgmma_gradients as gradients
 from tests.kernels.test_conv_kernels import assert_right, force_algorithm
 from tests.kernels.test_faults_in_wgmma_kernels import MAIN_LOOP, RING, assert_named, planted
 
 MULTICAST = "multicast_iterator.cuh"
-FPROP, DGRAD = "conv2d_fprop_wgmma_cluster.cu", "conv2d_dgrad_wgmma_cluster.cu"
+FPROP, DGRAD, WGRAD = (f"conv2d_{each}_wgmma_cluster.cu" for each in ("fprop", "dgrad", "wgrad"))
 # Eight cluster tiles for one cluster, of two groups. The ring is filled one and a half times for each.
 CASE = conv(1, 17, 16, 128, 272, 3, padding=1, groups=2)
 
@@ -236,10 +237,79 @@ FAULTS_OF_DGRAD = {
         f"arrives at {BARRIER} of block (#, 0, 0), and that block has ended: no cluster_sync() before its end",
     ),
 }
+
+# The same in wgrad, with db: eight cluster tiles of two groups, whose blocks lie side by side.
+CASE_OF_WGRAD = conv(2, 17, 16, 96, 272, 3, padding=1, groups=2)
+OTHER_COLUMNS = "|".join(
+    f"race: writes argument '{name}' + # bytes, which thread (#, 0, 0) of block (#, 0, 0) wrote at @ "
+    for name in ("dw", "db")
+)
+FAULTS_OF_WGRAD = {
+    "stage freed before its sums": (
+        WGRAD,
+        "Accumulators::sync();  // before any thread says that the stage is free",
+        "",
+        "race: a bulk copy writes shared dynamic memory + # bytes of block (#, 0, 0), which thread (#, 0, 0) ",
+    ),
+    "no sums": (WGRAD, "sums.enabled = gradient.sums();", "sums.enabled = false;", VALUES),
+    "sums without the stages at the start of the ring": (
+        WGRAD,
+        "if (!sums.enabled) return;",
+        "if (!sums.enabled || tile_of_dy == shared_memory()) return;",
+        VALUES,
+    ),
+    "products stored over the sums": (
+        WGRAD,
+        "                Accumulators::sync();\n            }",
+        "            }",
+        "race: writes shared dynamic memory + # bytes of block (#, 0, 0), which thread (#, 0, 0) |"
+        "race: reads shared dynamic memory + # bytes of block (#, 0, 0), which thread (#, 0, 0) ",
+    ),
+    "sums taken before all are there": (
+        "column_sums.cuh",
+        "        sync();\n        for (int column",
+        "        for (int column",
+        "race: reads shared dynamic memory + # bytes of block (#, 0, 0), which thread (#, 0, 0) |"
+        "reads shared dynamic memory + # bytes of block (#, 0, 0), which nothing wrote",
+    ),
+    "same columns in both blocks": (WGRAD, "int32(cluster_rank()) * BLOCK_N", "0", OTHER_COLUMNS),
+    "columns of another cluster": (WGRAD, "gradient.block.column * CLUSTER", "gradient.block.column", OTHER_COLUMNS),
+    "pixels of the next stage": (MULTICAST, "{first, depth, 0}", "{first, depth + STAGE_K, 0}", VALUES),
+    "filters of the first group": (MULTICAST, "min(first_filter + filter", "min(filter", VALUES),
+    "filters past the last box": (
+        MULTICAST,
+        "min(first_filter + filter, all_filters - CHUNK)",
+        "first_filter + filter",
+        "coordinates out of range: the box lies outside the tensor",
+    ),
+    "last filters in place of others": (MULTICAST, "all_filters - CHUNK", "all_filters - WIDTH", VALUES),
+    "share for its own block alone": (
+        MULTICAST,
+        "{first, depth, 0}, EVERY_BLOCK",
+        "{first, depth, 0}, 1 << cluster_rank()",
+        f"{DEADLOCK}, which lacks 8192 bytes",
+    ),
+    "first half of the filters twice": (MULTICAST, "side + rank * SHARE", "side", VALUES),
+    "no barrier of the blocks at the end": (
+        WGRAD,
+        "Ring::close();",
+        ";",
+        f"arrives at {BARRIER} of block (#, 0, 0), and that block has ended: no cluster_sync() before its end",
+    ),
+}
 PLANTED = [
     *((FPROP, "conv2d", CASE, name, *fault) for name, fault in FAULTS.items()),
     *((DGRAD, "conv2d_dgrad", CASE_OF_DGRAD, name, *fault) for name, fault in FAULTS_OF_DGRAD.items()),
+    *((WGRAD, "conv2d_wgrad", CASE_OF_WGRAD, name, *fault) for name, fault in FAULTS_OF_WGRAD.items()),
 ]
+
+
+def assert_agrees(op, case):
+    """With the oracle; in wgrad db too."""
+    if op == "conv2d_wgrad":
+        gradients.assert_right(op, case)
+    else:
+        assert_right(op, "emulated", case, "bfloat16")
 
 
 # Every fourth fault is in the tier `kernels`, the others are in `slow`, because each compiles the kernel.
@@ -253,7 +323,8 @@ PLANTED = [
 def test_a_planted_fault_is_named_or_shows_in_the_values(
     monkeypatch, tmp_path, kernel_file, op, case, file, before, after, text
 ):
-    force_algorithm(monkeypatch, find("wgmma-2x128x128", "bfloat16"), 1, 1)
+    tile = "wgmma-128x2x192" if op == "conv2d_wgrad" else "wgmma-2x128x128"
+    force_algorithm(monkeypatch, find(tile, "bfloat16"), 1, 1)
     with planted(tmp_path, kernel_file, (file, before, after)):
         for seed in range(4):
             begin = time.process_time()
@@ -261,7 +332,7 @@ def test_a_planted_fault_is_named_or_shows_in_the_values(
                 emulator.configure(sanitize="checked", seed=seed),
                 pytest.raises(emulator.EmulatorError if text else AssertionError) as caught,
             ):
-                assert_right(op, "emulated", case, "bfloat16")
+                assert_agrees(op, case)
             if text:
                 assert seed == 0 or time.process_time() - begin < 2  # a deadlock is no hang; the first run may compile
                 assert_named(str(caught.value), kernel_file.removesuffix(".cu"), text)

@@ -1,5 +1,6 @@
-"""Convolutions by wgmma in clusters, whose blocks load the filters for each other (multicast_iterator.cuh); on the
-emulated device, since no GPU has run them. Their machine code is checked in test_wgmma_convolutions.py."""
+"""Convolutions by wgmma in clusters, whose blocks load the filters, or in wgrad dy, for each other
+(multicast_iterator.cuh); on the emulated device, since no GPU has run them. Their machine code is checked in
+test_wgmma_convolutions.py."""
 
 from __future__ import annotations
 
@@ -24,15 +25,17 @@ from tests.kernels.test_conv_kernels import arguments, assert_right, force_algor
 from tests.kernels.wgmma_tiers import cases_for, failure
 
 TILES = [each for each in ALGORITHMS if each.family == "wgmma_cluster"]
-NAME = "wgmma-2x128x128"
+NAME = "wgmma-2x128x128"  # of fprop and dgrad
+WIDE = "wgmma-128x2x192"  # of wgrad
+TILE_OF = {"conv2d": NAME, "conv2d_dgrad": NAME, "conv2d_wgrad": WIDE}
 BFLOAT16 = as_dtype("bfloat16")
 
 # Tiles down and across: 3 of 128 rows, so that the last block has none, by 2 columns.
 ODD_TILES = conv(1, 17, 16, 64, 136, 3, padding=1)
 
 
-def test_one_tile_computes_in_clusters():
-    assert [each.name for each in TILES] == [NAME]
+def test_two_tiles_compute_in_clusters():
+    assert [each.name for each in TILES] == [NAME, WIDE]
 
 
 # An epilogue in one dtype, with every few cases: each of its activations and masks is a kernel to compile.
@@ -47,17 +50,20 @@ def test_one_tile_computes_in_clusters():
         ("conv2d_dgrad", "float16", 3),
         ("conv2d_dgrad", "bfloat16", 1),
         ("batch_norm_backward", "bfloat16", 6),
+        ("conv2d_wgrad", "float16", 1),
+        ("conv2d_wgrad", "bfloat16", 1),
     ],
 )
 def test_verifys_cases_under_the_checker(op, dtype, every):
     """Each case in its own order of threads, number of splits and number of blocks; see `failure`."""
-    for case in cases_for(NAME, op, dtype, "tiny", "odd", "random")[::every]:
+    tile = TILE_OF.get(op, NAME)
+    for case in cases_for(tile, op, dtype, "tiny", "odd", "random")[::every]:
 
         def make(rng, of, make=case.make):
             arrays, options = make(rng, of)
             return arrays, options | (dict(activation=None) if op == "conv2d" else {})
 
-        message = failure(replace(case, make=make), dtype, NAME)
+        message = failure(replace(case, make=make), dtype, tile)
         assert not message, f"{case.name}: {message}"
 
 
@@ -70,6 +76,12 @@ SEVERAL_TILES = {
         conv(2, 17, 17, 16, 80, 3, stride=2, padding=1, groups=2),
         conv(1, 16, 18, 144, 8, 1, stride=(2, 1)),
     ),
+    # Tiles down and across: 3 by 1, so that the last block has no columns; 1 by 4 of two groups; 1 by 6.
+    "conv2d_wgrad": (
+        conv(1, 9, 8, 16, 264, 3, padding=1),
+        conv(3, 17, 17, 160, 16, 3, stride=2, padding=1, groups=2),
+        conv(2, 5, 6, 128, 72, 3),
+    ),
 }
 
 
@@ -79,18 +91,18 @@ SEVERAL_TILES = {
 def test_a_cluster_computes_several_tiles_one_after_another(monkeypatch, op, splits, clusters):
     for seed, case in enumerate(SEVERAL_TILES[op], splits):
         dtype = ("float16", "bfloat16")[(seed + (clusters or 0)) % 2]
-        force_algorithm(monkeypatch, find(NAME, dtype), splits, clusters)
+        force_algorithm(monkeypatch, find(TILE_OF[op], dtype), splits, clusters)
         with emulator.configure(sanitize="checked", seed=seed):
             assert_right(op, "emulated", case, dtype)
 
 
 @pytest.mark.parametrize("count", [8, 64, 72, 128, 200], ids="{}-columns".format)
 def test_filters_or_channels_that_do_not_fill_the_tile(monkeypatch, count):
-    """A share may lie wholly past the filters of fprop, or the channels of dgrad, of the last group too."""
-    force_algorithm(monkeypatch, find(NAME, "bfloat16"))
+    """A share may lie wholly past the filters of fprop and wgrad, or the channels of dgrad, of the last group too."""
     for groups in (1, 3):
         with emulator.configure(sanitize="checked", seed=count % 7):
-            for op, c, k in (("conv2d", 24, count), ("conv2d_dgrad", count, 24)):
+            for op, c, k in (("conv2d", 24, count), ("conv2d_dgrad", count, 24), ("conv2d_wgrad", 24, count)):
+                force_algorithm(monkeypatch, find(TILE_OF[op], "bfloat16"))
                 case = conv(1, 5, 6, c * groups, k * groups, 3, groups=groups)
                 assert_right(op, "emulated", case, "bfloat16")
 
@@ -103,9 +115,9 @@ def test_every_order_of_threads_gives_the_bits_of_the_tile_without_clusters(monk
         conv(2, 9, 11, 24, 40, (3, 2), padding=((1, 1), (0, 2)), stride=(1, 2), dilation=(2, 1)),
     ):
         arrays, options = arguments(op, case, "bfloat16")
-        force_algorithm(monkeypatch, find("wgmma-128x128", "bfloat16"))
+        force_algorithm(monkeypatch, find(TILE_OF[op].replace("2x", ""), "bfloat16"))
         alone = on_device(op, "emulated", *arrays, **options)
-        force_algorithm(monkeypatch, find(NAME, "bfloat16"))
+        force_algorithm(monkeypatch, find(TILE_OF[op], "bfloat16"))
         assert_same_bits(op, "emulated", *arrays, **options)
         np.testing.assert_array_equal(on_device(op, "emulated", *arrays, **options), alone)
 
@@ -152,7 +164,43 @@ def test_slices_of_channels_give_the_bits_of_dense_arrays(monkeypatch):
     np.testing.assert_array_equal(np.delete(found, np.s_[8:48], -1), 7)
 
 
-# --- what the tile does not serve --------------------------------------------------------------
+@pytest.mark.parametrize("splits", [1, 3], ids=["no-split-k", "split-k-3"])
+@pytest.mark.parametrize("accumulate", [False, True], ids=["assigned", "accumulated"])
+@pytest.mark.parametrize("case", SEVERAL_TILES["conv2d_wgrad"], ids=str)
+def test_the_gradient_of_the_bias_is_summed_beside_the_products(monkeypatch, case, accumulate, splits):
+    """By the blocks of the first columns, from the tiles of dy that their cluster loads."""
+    force_algorithm(monkeypatch, find(WIDE, "bfloat16"), splits, 2)
+    (dy, x), options = arguments("conv2d_wgrad", case, "bfloat16")
+    before = {name: np.full(shape, 3, BFLOAT16) for name, shape in (("out", case.w_shape), ("db", (case.k,)))}
+    found = {}
+    for seed, device in enumerate(("emulated", "numpy")):
+        arrays = {name: asarray(each.copy(), device) for name, each in before.items()}
+        with emulator.configure(sanitize="checked", seed=splits + seed):
+            there = [asarray(each, device) for each in (dy, x)]
+            ops.conv2d_wgrad(*there, **options, **arrays, accumulate=accumulate)
+        found[device] = {name: to_numpy(each).astype(np.float64) for name, each in arrays.items()}
+    exact = dy.astype(np.float64).sum((0, 1, 2)) + (3 if accumulate else 0)
+    magnitude = np.abs(dy.astype(np.float64)).sum((0, 1, 2)) + 3
+    np.testing.assert_array_less(np.abs(found["emulated"]["db"] - exact), 2**-8 * np.abs(exact) + 2**-20 * magnitude)
+    np.testing.assert_allclose(found["emulated"]["out"], found["numpy"]["out"], rtol=2**-6, atol=0.5)
+
+
+def test_a_slice_of_dy_gives_the_bits_of_a_dense_one(monkeypatch):
+    """dy and x are slices of the channels of wider volumes, and the map of dy has their pitch."""
+    force_algorithm(monkeypatch, find(WIDE, "bfloat16"))
+    (dy, x), options = arguments("conv2d_wgrad", conv(2, 9, 11, 24, 40, 3, padding=1), "bfloat16")
+    expected = on_device("conv2d_wgrad", "emulated", dy, x, **options)
+    wide = [
+        asarray(np.pad(each, [(0, 0)] * 3 + [(8, 16)], constant_values=np.inf), "emulated")[..., 8:-16]
+        for each in (dy, x)
+    ]
+    with emulator.configure(sanitize="checked", seed=3), launches.record_launches() as ran:
+        found = ops.conv2d_wgrad(*wide, **options)
+    assert [each.kernel.name for each in ran] == ["conv2d_wgrad_wgmma_cluster"]
+    np.testing.assert_array_equal(to_numpy(found), expected)
+
+
+# --- what the tiles do not serve ---------------------------------------------------------------
 
 
 def shifted(array):
@@ -178,6 +226,16 @@ def test_channels_or_filters_of_a_group_not_in_multiples_of_8_are_refused(c, k, 
     if c:
         with pytest.raises(UnservedError, match=received):
             ops.conv2d_dgrad(dy, w, input_shape=(1, 4, 4, c), groups=groups, algo=NAME)
+        with pytest.raises(UnservedError, match=received):
+            ops.conv2d_wgrad(dy, x, kernel_size=3, groups=groups, algo=WIDE)
+
+
+def test_the_gradient_of_the_filters_of_an_empty_batch_is_refused():
+    dy, x = (asarray(np.zeros(shape, BFLOAT16), "emulated") for shape in ((0, 2, 2, 16), (0, 4, 4, 8)))
+    out = asarray(np.full((16, 3, 3, 8), 7, BFLOAT16), "emulated")
+    with pytest.raises(UnservedError, match=r"received an empty batch$"):
+        ops.conv2d_wgrad(dy, x, kernel_size=3, algo=WIDE, out=out)
+    np.testing.assert_array_equal(to_numpy(out), 7)
 
 
 def test_arrays_not_aligned_to_16_bytes_are_refused():
@@ -200,9 +258,11 @@ def test_the_tile_is_a_candidate_only_where_it_serves():
         product = Product("conv2d_fprop", 512, 128, k, 1, BFLOAT16, macros={"VECTOR_C": width, "VECTOR_K": width})
         assert (NAME in {each.algorithm.name for each in unproved_plans(product, 90)}) == offered
         assert NAME not in {each.algorithm.name for each in unproved_plans(product, 100)}
-    for direction, offered in (("dgrad", True), ("wgrad", False)):
-        product = Product(f"conv2d_{direction}", 512, 128, 64, 1, BFLOAT16, macros={"VECTOR_C": 8, "VECTOR_K": 8})
-        assert (NAME in {each.algorithm.name for each in unproved_plans(product, 90)}) == offered
+    for op, tile in TILE_OF.items():
+        kernel = "conv2d_fprop" if op == "conv2d" else op
+        product = Product(kernel, 512, 128, 64, 1, BFLOAT16, macros={"VECTOR_C": 8, "VECTOR_K": 8})
+        offered = {each.algorithm.name for each in unproved_plans(product, 90)}
+        assert offered & {NAME, WIDE} == {tile}
 
 
 # --- plans and launches ------------------------------------------------------------------------
@@ -220,6 +280,10 @@ def test_a_plan_launches_whole_clusters(rows, columns):
     across, down = tiles_of(product, find(NAME, "bfloat16"))
     assert down % 2 == 0
     assert (down - 2) * 128 < rows <= down * 128
+    wide, low = tiles_of(product, find(WIDE, "bfloat16"))
+    assert wide % 2 == 0
+    assert (wide - 2) * 192 < columns <= wide * 192
+    assert (low - 1) * 128 < rows <= low * 128
     for each in plans._plans(product, find(NAME, "bfloat16")):
         assert each.blocks % 2 == 0
         assert 2 <= each.blocks <= each.tiles == across * down * 3
@@ -229,13 +293,14 @@ def test_a_plan_launches_whole_clusters(rows, columns):
 
 
 @pytest.mark.parametrize("schedule", ["early", "late"], ids="work-runs-{}".format)
-def test_a_launch_on_cuda_passes_the_tensor_map_of_the_filters(schedule):
+def test_a_launch_on_cuda_passes_the_tensor_map_of_the_shared_operand(schedule):
     """By the stand-in for CuPy, whose kernels run in the emulator."""
-    for op, kernel in (("conv2d", "conv2d_fprop"), ("conv2d_dgrad", "conv2d_dgrad")):
+    for op, tile in TILE_OF.items():
+        kernel = "conv2d_fprop" if op == "conv2d" else op
         arrays, options = arguments(op, SEVERAL_TILES[op][0], "bfloat16")
-        expected = on_device(op, "emulated", *arrays, **options, algo=NAME)
+        expected = on_device(op, "emulated", *arrays, **options, algo=tile)
         with standin.installed(["90"], schedule=schedule) as machine, allow_unproved():
-            found = on_device(op, "cuda", *arrays, **options, algo=NAME)
+            found = on_device(op, "cuda", *arrays, **options, algo=tile)
             assert (f"{kernel}_wgmma_cluster", 0) in machine.launches
         np.testing.assert_array_equal(found, expected)
 

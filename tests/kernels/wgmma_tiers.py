@@ -48,12 +48,14 @@ def cases(op: str, dtype: str, *tiers: str) -> list[verify.Case]:
 
 
 def cases_for(algo: str, op: str, dtype: str, *tiers: str) -> list[verify.Case]:
-    """The cases of an op for a tile. For one that moves only 16 bytes at once these are the cases without a mask, with
-    eight times the channels and filters."""
+    """The cases of an op for a tile. For one that moves only 16 bytes at once these are the cases without a mask and
+    without an empty array, with eight times the channels and filters."""
     found = cases(op, dtype, *tiers)
     if find(algo, dtype).cluster == 1:
         return found
-    return [_with_packs(case) for case in found if "mask" not in case.arguments("float32")[1]]
+    drawn = [(case, *case.arguments("float32")) for case in found]
+    empty = {case for case, arrays, _ in drawn if any(array is not None and not array.size for array in arrays)}
+    return [_with_packs(case) for case, _, options in drawn if "mask" not in options and case not in empty]
 
 
 def _with_packs(case: verify.Case) -> verify.Case:
@@ -66,7 +68,7 @@ def _with_packs(case: verify.Case) -> verify.Case:
 
     def make(rng, dtype):
         arrays, options = case.make(rng, dtype)
-        names = ("", "") if case.op == "batch_norm_backward" else ("", "w")
+        names = ("", "w" if case.op not in ("batch_norm_backward", "conv2d_wgrad") else "")
         first = [wide(array, name) for array, name in zip(arrays, names)]
         return first + [wide(array) for array in arrays[2:]], {name: wide(options[name], name) for name in options}
 

@@ -229,7 +229,7 @@ def test_the_launchers_load_only_listed_variants(monkeypatch):
                 and dtype == "float16"
                 and options.get("algo", "auto") == "auto"
             ):
-                for algo in ("wgmma-128x128", "wgmma-2x128x128"):  # no choices of "auto"
+                for algo in ("wgmma-128x128", "wgmma-2x128x128", "wgmma-128x2x192"):  # no choices of "auto"
                     with contextlib.suppress(UnservedError):
                         getattr(ops, case.op)(*on_device, **options | {"algo": algo})
     listed = {(variant.file, frozenset(variant.defines)) for variant in variants()}

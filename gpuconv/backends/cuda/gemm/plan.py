@@ -132,7 +132,10 @@ def _expect_served(product: Product, named: Algorithm) -> None:
     problem = product.problem
     counts = [each // problem.groups for each in (problem.c, problem.k)] if problem else [0, 0]
     wrong = not all(counts) or any(each % 8 for each in counts)
-    received = f"{counts[0]} channels and {counts[1]} filters a group" if wrong else "other addresses"
+    if wrong:
+        received = f"{counts[0]} channels and {counts[1]} filters a group"
+    else:
+        received = "other addresses" if product.k else "an empty batch"
     raise UnservedError(
         f"algorithm {named.name!r} moves 16 bytes at once: channels and filters of a group are multiples of 8, and all "
         f"arrays and their rows begin at multiples of 16 bytes, received {received}"
