@@ -1,6 +1,6 @@
 // The memory checker: every load and store of a checked kernel passes through here.
 //
-// The compiler's -fsanitize=thread instrumentation calls a function before each access; runtime.h defines those
+// The compiler's -fsanitize=thread instrumentation calls a function before each access; instrumentation.h defines those
 // functions. Each word of the buffers and of shared memory has a Cell that remembers its last accesses.
 // Reported: accesses outside every buffer, misaligned ones, reads of shared memory that nothing wrote, reads of memory
 // that an asynchronous copy has yet to write, and races: two threads, one of them writing, with no barrier between.

@@ -23,8 +23,8 @@ _COMMON = ["-std=c++17", "-fPIC", "-ffp-contract=off", "-fno-strict-aliasing", "
 _COMMON += ["-D_XOPEN_SOURCE=700", "-D_DARWIN_C_SOURCE"] if sys.platform == "darwin" else []  # for ucontext
 _OPTIONS = {
     "none": ["-O2", "-ftree-vectorize", "-fno-trapping-math"],
-    # Only the sanitizers' instrumentation is used: runtime.h implements the functions that it calls. Copies of a Pack
-    # are not split, so that they count as one access.
+    # Only the sanitizers' instrumentation is used: instrumentation.h implements the functions that it calls. Copies of
+    # a Pack are not split, so that they count as one access.
     "checked": [
         "-O1",
         "-fno-tree-sra",
