@@ -19,7 +19,7 @@ from gpuconv.devices import Device
 if TYPE_CHECKING:
     from gpuconv.backends.cuda.gemm.plan import Plan
     from gpuconv.backends.cuda.gemm.product import Product
-    from gpuconv.backends.cuda.gemm.proofs import Verdict
+    from gpuconv.backends.cuda.gemm.verdicts import Verdict
 
 EXAMPLES = [
     "gpuconv prove --model resnet20 --precision bfloat16 --device cuda",
@@ -42,7 +42,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     from gpuconv.algorithms import full_name
     from gpuconv.backends.cuda.gemm import prover, tuner
-    from gpuconv.backends.cuda.gemm.proofs import prove
+    from gpuconv.backends.cuda.gemm.verdicts import prove
     from gpuconv.cli import nets
 
     with user_errors():

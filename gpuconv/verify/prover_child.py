@@ -15,12 +15,12 @@ from collections.abc import Callable
 
 from gpuconv.backends.cuda.gemm import prover, tuner
 from gpuconv.backends.cuda.gemm.plan import plan
-from gpuconv.backends.cuda.gemm.proofs import allow_unproved, fingerprint_of
+from gpuconv.backends.cuda.gemm.verdicts import allow_unproved, fingerprint_of
 from gpuconv.backends.cuda.runtime.capability import capability_named
 from gpuconv.backends.cuda.runtime.kernel import replace_files
 from gpuconv.child import answer_writer
 from gpuconv.types import Record
-from gpuconv.verify.proof import Proof, Question, RefutedError
+from gpuconv.verify.algorithm_check import Proof, Question, RefutedError
 
 _QUESTION_LIMIT = 60.0  # seconds for a question; the process that asks gives up earlier
 _OUT_OF_MEMORY = ("cudaErrorMemoryAllocation", "CUDA_ERROR_OUT_OF_MEMORY")  # part of CuPy's error messages

@@ -20,9 +20,9 @@ from ci.gate.hopper_kernels.wrong_values import differences, ranges
 from ci.gate.results import FailedError, LateError, NotReachedError
 from gpuconv.algorithms import ALGORITHMS
 from gpuconv.backends.cuda import cache
-from gpuconv.backends.cuda.gemm import plan, proofs, prover
+from gpuconv.backends.cuda.gemm import plan, prover, verdicts
 from gpuconv.backends.cuda.gemm.plan import unproved_plans
-from gpuconv.backends.cuda.gemm.proofs import Verdict
+from gpuconv.backends.cuda.gemm.verdicts import Verdict
 from tests import standin
 from tests.standin import proving
 from tests.standin.proving import NAME, command, new_family
@@ -95,7 +95,7 @@ def only_the_new_algorithm(*arguments):
 @pytest.mark.parametrize("fault", ["none", "a wrong value", "hangs"])
 def test_a_direction_is_proved_on_the_stand_in_or_says_why_not(monkeypatch, tmp_path, capsys, fault):
     stored = cache.Cache(tmp_path)
-    monkeypatch.setattr(proofs, "cache", SimpleNamespace(default=lambda: stored))
+    monkeypatch.setattr(verdicts, "cache", SimpleNamespace(default=lambda: stored))
     monkeypatch.setattr(prover, "command", command("90", "late", fault))
     monkeypatch.setattr(prover, "LIMIT", 3.0 if fault == "hangs" else 30.0)
     monkeypatch.setattr(prover, "_prover", prover.Prover())
@@ -142,7 +142,7 @@ def test_an_algorithm_that_hangs_costs_one_time_limit(monkeypatch, capsys):
         hangs = proofs_of[-1] == "wgmma-128x256"
         return Verdict(not hangs, "the prover did not answer within 10 s" if hangs else "good", 10.0, True)
 
-    monkeypatch.setattr(proofs, "prove", prove)
+    monkeypatch.setattr(verdicts, "prove", prove)
     assert algorithms.check("wgrad", "emulated", False) == 1
     lines = capsys.readouterr().out.splitlines()
     assert proofs_of.count("wgmma-128x256") == 1

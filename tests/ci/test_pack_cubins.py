@@ -13,10 +13,10 @@ from ci.gate.commands import Gate
 from ci.gate.hopper_kernels import algorithms, warpgroup
 from ci.gate.results import FailedError, NotReachedError
 from gpuconv.backends.cuda.gemm.plan import plan, unproved_plans
-from gpuconv.backends.cuda.gemm.proofs import allow_unproved
+from gpuconv.backends.cuda.gemm.verdicts import allow_unproved
 from gpuconv.backends.cuda.runtime import nvrtc
 from gpuconv.profiling import launches
-from gpuconv.verify.proof import Form, Proof, run_on_device
+from gpuconv.verify.algorithm_check import Form, Proof, run_on_device
 
 pytest.importorskip("cuda.core", reason="NVRTC is not installed")
 

@@ -10,8 +10,8 @@ import pytest
 
 from gpuconv.backends.cuda.analysis import predict_conv, resources
 from gpuconv.backends.cuda.analysis.variants import Variant
-from gpuconv.backends.cuda.gemm import proofs
-from gpuconv.backends.cuda.gemm.proofs import Verdict
+from gpuconv.backends.cuda.gemm import verdicts
+from gpuconv.backends.cuda.gemm.verdicts import Verdict
 from gpuconv.backends.cuda.ops import conv
 from gpuconv.backends.cuda.runtime.nvrtc import CompileError, Resources
 from gpuconv.cli import evaluate, info, kernels, main, predict, profile, prove, run_settings
@@ -252,9 +252,9 @@ def run_prove(monkeypatch, capsys):
 
     Returns the status and the lines below the heading."""
 
-    def run(verdicts, *arguments):
+    def run(prepared, *arguments):
         monkeypatch.setattr(prove, "_products", lambda *settings: [PRODUCT])
-        monkeypatch.setattr(proofs, "prove", lambda product, plan, place: verdicts[plan.algorithm.name])
+        monkeypatch.setattr(verdicts, "prove", lambda product, plan, place: prepared[plan.algorithm.name])
         status = main(["prove", "--device", "emulated", *arguments])
         device, step, *lines = capsys.readouterr().out.splitlines()
         assert device == "device     emulated (as you asked)"
@@ -272,8 +272,8 @@ def test_prove_prints_each_verdict_and_fails_if_one_is_not_proved(run_prove):
     status, lines = run_prove({"simt-64x64": PROVED}, "--algo", "simt-64x64")
     assert status == 0
     assert lines == ["", head, f"{first} the same bits", "", "all 1 proved on emulated"]
-    verdicts = {"simt-64x64": PROVED, "simt-32x32": REFUTED}
-    status, lines = run_prove(verdicts, "--algo", "simt-32x32", "--algo", "simt-64x64")
+    prepared = {"simt-64x64": PROVED, "simt-32x32": REFUTED}
+    status, lines = run_prove(prepared, "--algo", "simt-32x32", "--algo", "simt-64x64")
     assert status == 1
     (refuted,) = [line for line in lines if line.startswith("simt-32x32")]
     assert refuted.endswith("1.50  NOT PROVED: y has other bits in run 2 than in the first")

@@ -15,7 +15,7 @@ from gpuconv.backends.cuda import emulator
 from gpuconv.backends.cuda.gemm import plan as plans
 from gpuconv.backends.cuda.gemm.plan import plan, tiles_of, unproved_plans
 from gpuconv.backends.cuda.gemm.product import Product
-from gpuconv.backends.cuda.gemm.proofs import allow_unproved
+from gpuconv.backends.cuda.gemm.verdicts import allow_unproved
 from gpuconv.dtypes import as_dtype
 from gpuconv.profiling import launches
 from gpuconv.verify.conv_problems import conv

@@ -18,7 +18,7 @@ import numpy as np
 from gpuconv import algorithms, to_numpy
 from gpuconv.algorithms import Algorithm
 from gpuconv.backends.cuda.gemm import launch
-from gpuconv.verify.proof import RUNS
+from gpuconv.verify.algorithm_check import RUNS
 from tests import standin
 from tests.standin.machine import CUDARuntimeError
 from tests.unproved import with_algorithm

@@ -13,9 +13,9 @@ import gpuconv as gc
 from gpuconv import ops
 from gpuconv.algorithms import algorithm_of_launch
 from gpuconv.backends.cuda import cache
-from gpuconv.backends.cuda.gemm import proofs, prover, tuner
+from gpuconv.backends.cuda.gemm import prover, tuner, verdicts
 from gpuconv.backends.cuda.gemm.gpu import Gpu
-from gpuconv.backends.cuda.gemm.proofs import UnprovedError, UnprovedWarning
+from gpuconv.backends.cuda.gemm.verdicts import UnprovedError, UnprovedWarning
 from gpuconv.profiling import launches
 from gpuconv.summary import rows, summary
 from tests import standin
@@ -31,7 +31,7 @@ SCHEDULES = ["early", "late"]
 def on_gpu(monkeypatch, tmp_path):
     """on_gpu(schedule, fault) provides a GPU on which the new algorithm is the fastest and has this fault."""
     stored = cache.Cache(tmp_path / "cache")
-    for module in (tuner, proofs):
+    for module in (tuner, verdicts):
         monkeypatch.setattr(module, "cache", SimpleNamespace(default=lambda: stored))
     monkeypatch.delenv("GPUCONV_AUTOTUNE", raising=False)
     monkeypatch.setattr(tuner, "known_choices", {})
@@ -91,7 +91,7 @@ def test_a_proved_algorithm_is_chosen_and_its_proof_is_reported_and_stored(on_gp
     monkeypatch.setattr(prover, "command", ["/no/such/program"])
     prover.close()
     tuner.known_choices.clear()  # as in a new process
-    proofs._verdict_holder.cache_clear()
+    verdicts._verdict_holder.cache_clear()
     assert run_op("conv2d", [X, W, B])[0]["algorithm"] == NAME
     assert run_op("conv2d", [X, W, B], algo=NAME)[0]["proof"] == row["proof"]
 
@@ -116,9 +116,9 @@ def test_an_algorithm_with_a_fault_is_not_chosen_and_does_no_harm_to_this_proces
         np.testing.assert_allclose(result, getattr(ops, op)(*arrays, **options), rtol=1e-4, atol=1e-3)
     with pytest.raises(UnprovedError, match=f"Stand-in 90 it is not proved for this one: .*{proving.FAULTS[fault]}"):
         run_op("conv2d", [X, W, B], algo=NAME)
-    verdicts = stored_verdicts(tmp_path)
-    assert bool(verdicts) == (fault in proving.LASTING)
-    assert not any(verdict["proved"] for verdict in verdicts)
+    stored = stored_verdicts(tmp_path)
+    assert bool(stored) == (fault in proving.LASTING)
+    assert not any(verdict["proved"] for verdict in stored)
 
 
 @pytest.mark.slow

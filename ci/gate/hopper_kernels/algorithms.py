@@ -9,7 +9,7 @@ from ci.gate.hopper_kernels import NOTHING
 from ci.gate.hopper_kernels.printing import print_summary
 from ci.gate.hopper_kernels.warpgroup import HALVES
 from ci.gate.hopper_kernels.wrong_values import differences
-from gpuconv.backends.cuda.gemm import plan, proofs, tuner
+from gpuconv.backends.cuda.gemm import plan, tuner, verdicts
 from gpuconv.backends.cuda.gemm.compiled import kernel_of
 from gpuconv.backends.cuda.gemm.plan import Plan
 from gpuconv.backends.cuda.gemm.product import Product
@@ -19,8 +19,8 @@ from gpuconv.backends.cuda.runtime.kernel import Module
 from gpuconv.backends.cuda.runtime.outputs import pack_width
 from gpuconv.dtypes import as_dtype
 from gpuconv.problems import PLAIN, Conv2dProblem, Epilogue
+from gpuconv.verify.algorithm_check import Form, Inputs, Question, run, run_on_device
 from gpuconv.verify.conv_problems import conv
-from gpuconv.verify.proof import Form, Inputs, Question, run, run_on_device
 
 DIRECTIONS = ("fprop", "dgrad", "wgrad")
 
@@ -34,7 +34,7 @@ def check(name: str, device: str, small: bool) -> int:
             if each.algorithm.name in hung:  # it would take the time limit again
                 print(f"SKIP {what}", flush=True)
                 continue
-            found, count = proofs.prove(product, each, place), count + 1
+            found, count = verdicts.prove(product, each, place), count + 1
             failed += not found.proved
             hung |= {each.algorithm.name} if "did not answer" in found.reason else set()
             print(f"{'PASS' if found.proved else 'FAIL'} {what}")
@@ -92,7 +92,7 @@ def compare_times(product: Product, candidate: Plan, device: str) -> str:
     for each in (candidate, plan.plan(product, "auto", capability_named(device))):
         question = question_of(product, each, device)
         inputs = Inputs(question, "random")
-        with proofs.allow_unproved():
+        with verdicts.allow_unproved():
             call = functools.partial(run_on_device, question, each.algorithm.name, inputs, Form(), product.epilogue)
             call()
             seconds = min(gpu.seconds(call, 5) for _ in range(3)) / 5
@@ -105,7 +105,7 @@ def wrong_results(product: Product, candidate: Plan, device: str) -> list[str]:
     """The candidate's results that differ from the proved algorithm's for whole numbers, as lines of text."""
     question = question_of(product, candidate, device)
     inputs, proved = Inputs(question, "whole"), plan.plan(product, "auto", capability_named(device))
-    with proofs.allow_unproved():
+    with verdicts.allow_unproved():
         expected = run(question, proved.algorithm.name, inputs, Form(), product.epilogue)
         found = run(question, candidate.algorithm.name, inputs, Form(), product.epilogue)
     lines = [f"    tile {candidate.algorithm.block_m} x {candidate.algorithm.block_n}, split {candidate.split_k}"]

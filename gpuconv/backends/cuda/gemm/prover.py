@@ -173,7 +173,7 @@ _prover = Prover()
 
 
 def ask(question: Record, subject: str) -> Answer:
-    """The prover's answer to a question. subject: the fingerprint of what is asked about, see `proofs`."""
+    """The prover's answer to a question. subject: the fingerprint of what is asked about, see `verdicts`."""
     return _prover.ask(question, subject)
 
 

@@ -9,7 +9,7 @@ Training on shards always uses it.
 
 During a stream capture nothing is timed: an earlier choice is used, or the cost model's.
 
-Algorithms that no GPU has run before are among the candidates only for products that this GPU has proved (`proofs`).
+Algorithms that no GPU has run before are among the candidates only for products that this GPU has proved (`verdicts`).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import numpy as np
 from gpuconv import locks
 from gpuconv.algorithms import AUTO, full_name
 from gpuconv.backends.cuda import cache
-from gpuconv.backends.cuda.gemm import proofs
+from gpuconv.backends.cuda.gemm import verdicts
 from gpuconv.backends.cuda.gemm.gpu import Emulated, Gpu
 from gpuconv.backends.cuda.gemm.plan import LARGEST_WORKSPACE, Plan, candidates, partials_bytes, plan
 from gpuconv.backends.cuda.gemm.product import Product
@@ -66,7 +66,7 @@ def gpu_named(device: str) -> Gpu | None:
     return _gpu(named.index) if named.on_gpu else None
 
 
-def place_named(device: str) -> proofs.Place:
+def place_named(device: str) -> verdicts.Place:
     """The scope in which proofs on a device are valid."""
     return gpu_named(device) or Emulated()
 
@@ -144,7 +144,7 @@ def choose(
 def _candidates(product: Product, capability: int, gpu: Gpu, *, ask: bool) -> tuple[Plan, ...]:
     """The cost model's choice; then all others that may be chosen on this GPU, fastest estimate first."""
     first, *others = candidates(product, capability)
-    admitted = proofs.proved_plans(product, capability, gpu, ask=ask)
+    admitted = verdicts.proved_plans(product, capability, gpu, ask=ask)
     return first, *sorted((*others, *admitted), key=lambda plan: plan.cost)
 
 
@@ -154,7 +154,7 @@ def _plan_of_name(product: Product, algo: str, out: Array) -> Plan:
     gpu = None if found.algorithm.proved else gpu_of(out)
     if gpu is None:
         return found
-    return proofs.expect_proved(product, found, gpu, ask=enabled() and not gpu.capturing())
+    return verdicts.expect_proved(product, found, gpu, ask=enabled() and not gpu.capturing())
 
 
 def plan_without_timing(product: Product, algo: str, device: str) -> Plan:

@@ -11,11 +11,11 @@ import pytest
 
 import gpuconv as gc
 from gpuconv.backends.cuda.cache import Cache
-from gpuconv.backends.cuda.gemm import proofs, prover, tuner
+from gpuconv.backends.cuda.gemm import prover, tuner, verdicts
 from gpuconv.backends.cuda.gemm.plan import plan, unproved_plans
 from gpuconv.backends.cuda.gemm.product import Product
-from gpuconv.backends.cuda.gemm.proofs import UnprovedError, UnprovedWarning
 from gpuconv.backends.cuda.gemm.prover import PROVED, REFUTED, UNABLE, Answer
+from gpuconv.backends.cuda.gemm.verdicts import UnprovedError, UnprovedWarning
 from gpuconv.backends.cuda.ops.conv import product_of
 from gpuconv.backends.cuda.runtime import kernel, nvrtc, source
 from gpuconv.problems import PLAIN, Conv2dProblem, Epilogue
@@ -39,23 +39,23 @@ def stand_in(monkeypatch, tmp_path):
     """A stand-in for the prover that notes its questions and gives `answer`. The cache and the known verdicts are
     empty."""
     kept = Cache(tmp_path / "cache")
-    monkeypatch.setattr(proofs, "cache", SimpleNamespace(default=lambda: kept))
+    monkeypatch.setattr(verdicts, "cache", SimpleNamespace(default=lambda: kept))
     prepared = SimpleNamespace(questions=[], answer=Answer(PROVED, "good", 0.1), folder=tmp_path / "cache")
     monkeypatch.setattr(prover, "ask", lambda question, subject: prepared.questions.append(question) or prepared.answer)
-    proofs._verdict_holder.cache_clear()
+    verdicts._verdict_holder.cache_clear()
     with new_family():
         yield prepared
-    proofs._verdict_holder.cache_clear()
+    verdicts._verdict_holder.cache_clear()
 
 
 def verdict(ask=True, subject=None, place=MACHINE):
     subject = subject or product()
     (candidate,) = unproved_plans(subject)
-    return proofs.verdict(subject, candidate, place, ask=ask)
+    return verdicts.verdict(subject, candidate, place, ask=ask)
 
 
 def another_process():
-    proofs._verdict_holder.cache_clear()
+    verdicts._verdict_holder.cache_clear()
 
 
 def test_a_proof_is_asked_for_once_and_kept(stand_in):
@@ -70,11 +70,11 @@ def test_a_proof_is_asked_for_once_and_kept(stand_in):
 
 def test_no_prover_is_started_for_the_sums_of_a_norm(stand_in):
     subject = product("dgrad", Epilogue.of("relu", norm_sums=True))
-    assert proofs.proved_plans(subject, 90, MACHINE, ask=True) == ()  # silently: "auto" takes a proved one
+    assert verdicts.proved_plans(subject, 90, MACHINE, ask=True) == ()  # silently: "auto" takes a proved one
     (candidate,) = unproved_plans(subject)
     why = "with the sums of a batch norm cannot be proved"
     with pytest.warns(UnprovedWarning, match=why), pytest.raises(UnprovedError, match=why):
-        proofs.expect_proved(subject, candidate, MACHINE, ask=True)
+        verdicts.expect_proved(subject, candidate, MACHINE, ask=True)
     assert not stand_in.questions
 
 
@@ -86,7 +86,7 @@ def test_a_verdict_against_an_algorithm_is_kept_and_warned_about_once(stand_in, 
         assert not verdict().proved
     assert not verdict().proved
     assert len(stand_in.questions) == 1
-    assert proofs.proved_plans(product(), 90, MACHINE, ask=True) == ()
+    assert verdicts.proved_plans(product(), 90, MACHINE, ask=True) == ()
     another_process()
     assert (verdict(ask=False) is not None) == lasting
 
@@ -99,11 +99,11 @@ def test_a_damaged_entry_is_asked_again_and_a_new_proof_replaces_it(stand_in):
     assert verdict(ask=False) is None
     stand_in.answer = Answer(REFUTED, "no", 0.1)
     (candidate,) = unproved_plans(product())
-    assert not proofs.prove(product(), candidate, MACHINE).proved
+    assert not verdicts.prove(product(), candidate, MACHINE).proved
     another_process()
     assert verdict(ask=False).reason == "no"
     stand_in.answer = Answer(PROVED, "good again", 0.1)
-    proofs.prove(product(), candidate, MACHINE)
+    verdicts.prove(product(), candidate, MACHINE)
     assert verdict(ask=False).reason == "no"  # this process keeps its verdict
     another_process()
     assert verdict(ask=False).reason == "good again"
@@ -111,22 +111,22 @@ def test_a_damaged_entry_is_asked_again_and_a_new_proof_replaces_it(stand_in):
 
 def test_a_verdict_depends_on_machine_code_geometry_launcher_driver_and_gpu(stand_in, monkeypatch, tmp_path):
     (candidate,) = unproved_plans(product())
-    keys = {"as it is": proofs.fingerprint_of(product(), candidate, MACHINE)}
-    assert proofs.fingerprint_of(product(), candidate, MACHINE) == keys["as it is"]
+    keys = {"as it is": verdicts.fingerprint_of(product(), candidate, MACHINE)}
+    assert verdicts.fingerprint_of(product(), candidate, MACHINE) == keys["as it is"]
     for name, place in (("driver", dict(driver="1.1")), ("GPU", dict(model="Fancy"))):
-        keys[name] = proofs.fingerprint_of(product(), candidate, SimpleNamespace(**vars(MACHINE) | place))
-    keys["splits"] = proofs.fingerprint_of(product(), replace(candidate, split_k=2), MACHINE)
-    keys["sizes"] = proofs.fingerprint_of(
+        keys[name] = verdicts.fingerprint_of(product(), candidate, SimpleNamespace(**vars(MACHINE) | place))
+    keys["splits"] = verdicts.fingerprint_of(product(), replace(candidate, split_k=2), MACHINE)
+    keys["sizes"] = verdicts.fingerprint_of(
         product(problem=Conv2dProblem.of((3, 6, 7, 8), (12, 3, 3, 8))), candidate, MACHINE
     )
-    keys["epilogue"] = proofs.fingerprint_of(product(epilogue=Epilogue.of("relu")), candidate, MACHINE)
+    keys["epilogue"] = verdicts.fingerprint_of(product(epilogue=Epilogue.of("relu")), candidate, MACHINE)
     edited = tmp_path / "conv2d_fprop.cu"
     edited.write_text(source.resolve("conv2d_fprop.cu").read_text() + "\n// edited\n")
     with kernel.replace_files({"conv2d_fprop.cu": edited}):
-        keys["machine code"] = proofs.fingerprint_of(product(), candidate, MACHINE)
+        keys["machine code"] = verdicts.fingerprint_of(product(), candidate, MACHINE)
     with monkeypatch.context() as patch:
-        patch.setattr(proofs, "_launcher", lambda: "another version")
-        keys["launcher"] = proofs.fingerprint_of(product(), candidate, MACHINE)
+        patch.setattr(verdicts, "_launcher", lambda: "another version")
+        keys["launcher"] = verdicts.fingerprint_of(product(), candidate, MACHINE)
     assert len(set(keys.values())) == len(keys)
 
 
@@ -148,7 +148,7 @@ def test_algorithms_that_cannot_be_proved_are_unproved(stand_in, monkeypatch):
     def fails(*arguments, **options):
         raise nvrtc.CompileError("it does not compile\nfor a reason")
 
-    monkeypatch.setattr(proofs, "digest_of", fails)
+    monkeypatch.setattr(verdicts, "digest_of", fails)
     with pytest.warns(UnprovedWarning, match="CompileError: it does not compile$"):
         assert not verdict().proved
     assert not stand_in.questions
@@ -161,8 +161,8 @@ def test_a_named_algorithm_is_refused_until_it_is_proved(stand_in, monkeypatch):
     with pytest.raises(UnprovedError, match=f"{NAME}' only for problems .* and on .*Make-Believe it is not proved .*"):
         gc.ops.conv2d(x, w, algo=NAME)
     assert not stand_in.questions
-    with proofs.allow_unproved():
-        assert plan(product(), NAME) is proofs.expect_proved(product(), plan(product(), NAME), MACHINE, ask=False)
+    with verdicts.allow_unproved():
+        assert plan(product(), NAME) is verdicts.expect_proved(product(), plan(product(), NAME), MACHINE, ask=False)
     monkeypatch.setenv("GPUCONV_AUTOTUNE", "1")
     stand_in.answer = Answer(UNABLE, "no memory")
     with pytest.warns(UnprovedWarning), pytest.raises(UnprovedError, match=r"for this one: no memory$"):
@@ -178,16 +178,16 @@ def test_after_several_questions_without_a_proof_only_an_explicit_proof_asks(sta
         assert not verdict(subject=first).proved
     with pytest.warns(UnprovedWarning, match="no memory; this process asks for no more proofs$"):
         assert not verdict(subject=second).proved
-    monkeypatch.setattr(proofs, "digest_of", lambda *stand_in, build: pytest.fail("compiled") if build else None)
-    assert proofs.proved_plans(third, 90, MACHINE, ask=True) == ()
+    monkeypatch.setattr(verdicts, "digest_of", lambda *stand_in, build: pytest.fail("compiled") if build else None)
+    assert verdicts.proved_plans(third, 90, MACHINE, ask=True) == ()
     (candidate,) = unproved_plans(third)
     with pytest.raises(UnprovedError, match="8 questions of this process ended without a proof; `gpuconv prove` asks"):
-        proofs.expect_proved(third, candidate, MACHINE, ask=True)
+        verdicts.expect_proved(third, candidate, MACHINE, ask=True)
     assert len(stand_in.questions) == 2
     monkeypatch.undo()
     monkeypatch.setattr(prover, "ask", lambda question, subject: Answer(PROVED, "good"))
     monkeypatch.setattr(prover, "gave_up", lambda: True)
-    assert proofs.prove(third, candidate, MACHINE).proved
+    assert verdicts.prove(third, candidate, MACHINE).proved
 
 
 def test_candidates_are_timed_in_the_order_of_their_estimates_after_the_cost_model_s_choice(stand_in):
@@ -206,13 +206,13 @@ def proved(direction, epilogue=PLAIN, algorithm="simt-32x32", dtype=FLOAT32, vec
     subject = product_of(direction, PROBLEM, epilogue, dtype, tf32, *vectors)
     place, answers = tuner.place_named("emulated"), []
     candidate = plan(subject, algorithm)
-    reference = proofs._reference(subject, candidate, place)
+    reference = verdicts._reference(subject, candidate, place)
     answer_about(
-        json.loads(json.dumps(proofs._question(subject, PROBLEM, candidate, reference, place))), answers.append
+        json.loads(json.dumps(verdicts._question(subject, PROBLEM, candidate, reference, place))), answers.append
     )
     *before, answer = answers
     assert before == [{"prepared": True}]
-    assert answer["of"] == proofs.fingerprint_of(subject, candidate, place)
+    assert answer["of"] == verdicts.fingerprint_of(subject, candidate, place)
     return answer
 
 

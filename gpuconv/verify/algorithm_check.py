@@ -1,4 +1,4 @@
-"""One proof: runs an algorithm on one GEMM problem, and checks its results against a proved algorithm's.
+"""Checks an algorithm on one GEMM problem: runs it, and compares its results with a proved algorithm's.
 
 1. On random numbers, three times. The bits must be the same each time. The values may differ from the proved
    algorithm's by at most twice the bound of `gpuconv verify`, once for each algorithm. Large results are compared only
