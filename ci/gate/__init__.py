@@ -4,8 +4,8 @@ results    results of checks, and the record
 commands   children with time limits
 schedule   parts and their checks, one after another, each with a time limit
 tree       the copy of the repository that the checks run in
-start, right, fast, questions, hopper   the checks
+start, correctness_checks, speed_checks, questions, hopper   the checks
 experiments, hopper_kernels, unpooled   programs that the checks run in children
-bench      the benchmark's command line and records, for the checks
+bench_command   the benchmark's command line and records, for the checks
 order      the parts and the time limit of each
 """

@@ -5,7 +5,7 @@ Checks that the others depend on come first; the most informative about the kern
 
 from __future__ import annotations
 
-from ci.gate import fast, hopper, questions, right, start
+from ci.gate import correctness_checks, hopper, questions, speed_checks, start
 from ci.gate.schedule import Check, Part, checks
 
 AVAILABLE, RESERVE = 30.0, 2.0  # minutes
@@ -20,19 +20,19 @@ PARTS = (
         "right",
         3,
         (
-            Check("verify", 4, right.verify),
-            Check("memcheck", 3, right.sanitizer_check("memcheck")),
-            Check("racecheck", 3, right.sanitizer_check("racecheck")),
+            Check("verify", 4, correctness_checks.verify),
+            Check("memcheck", 3, correctness_checks.sanitizer_check("memcheck")),
+            Check("racecheck", 3, correctness_checks.sanitizer_check("racecheck")),
         ),
     ),
-    Part("why", 4, (Check("ncu", 1, fast.ncu),)),
+    Part("why", 4, (Check("ncu", 1, speed_checks.ncu),)),
     Part(
         "kernels",
         4,
         (
-            Check("convolutions", 8, fast.timing_check("ops", fast.KERNELS)),
-            Check("model", 1, fast.model),
-            Check("record", 1, fast.record),
+            Check("convolutions", 8, speed_checks.timing_check("ops", speed_checks.KERNELS)),
+            Check("model", 1, speed_checks.model),
+            Check("record", 1, speed_checks.record),
         ),
     ),
     Part(
@@ -50,8 +50,8 @@ PARTS = (
             ("driver", 1),
         ),
     ),
-    Part("steps", 5, (Check("steps", 1, fast.timing_check("steps", fast.STEPS)),)),
-    Part("suite", 4, (Check("suite", 1, fast.timing_check("ops", fast.SUITE, missing=True)),)),
+    Part("steps", 5, (Check("steps", 1, speed_checks.timing_check("steps", speed_checks.STEPS)),)),
+    Part("suite", 4, (Check("suite", 1, speed_checks.timing_check("ops", speed_checks.SUITE, missing=True)),)),
 )
 
 EXTRA = (  # run only when named
@@ -69,5 +69,5 @@ EXTRA = (  # run only when named
             ("wgrad", 3),
         ),
     ),
-    Part("tests", 9, (Check("tests", 1, right.tests),)),
+    Part("tests", 9, (Check("tests", 1, correctness_checks.tests),)),
 )

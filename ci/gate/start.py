@@ -6,7 +6,7 @@ import json
 import shutil
 import zipfile
 
-from ci.gate.bench import bench
+from ci.gate.bench_command import bench
 from ci.gate.commands import Done, Gate
 from ci.gate.results import FailedError, LateError, NoGpuError, NotReachedError, UnusableGpuError
 from ci.gate.schedule import Found

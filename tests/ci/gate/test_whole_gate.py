@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from ci.gate import fast, order
+from ci.gate import order, speed_checks
 from ci.gate.experiments import QUESTIONS
 from ci.gate.results import FAILED, LATE, NOT_REACHED, PASSED
 from ci.gate.tree import ROOT
@@ -95,7 +95,12 @@ def test_the_whole_gate_runs_on_the_stand_in(tmp_path):
     assert done.returncode == 1
     assert report(tmp_path)["running"] is None
     answered = [verdict["question"] for verdict in report(tmp_path)["verdicts"]]
-    assert answered == [fast.ISSUE, *([fast.MODEL] if fast.MODEL in answered else []), fast.RECORD, *QUESTIONS.values()]
+    assert answered == [
+        speed_checks.ISSUE,
+        *([speed_checks.MODEL] if speed_checks.MODEL in answered else []),
+        speed_checks.RECORD,
+        *QUESTIONS.values(),
+    ]
     files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
     assert len(files) <= 8, "a machine that runs the gate may give back no more files"
     assert all(len(path.relative_to(tmp_path / "out").parts) <= 3 for path in files)
@@ -116,5 +121,5 @@ def test_the_files_of_the_gate_have_no_import_cycles():
                 yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
     graph = {name: {*imported(path)} & names.keys() - {name} for name, path in names.items()}
-    assert graph["ci.gate.order"] >= {"ci.gate.fast", "ci.gate.start"}
+    assert graph["ci.gate.order"] >= {"ci.gate.speed_checks", "ci.gate.start"}
     list(graphlib.TopologicalSorter(graph).static_order())  # raises CycleError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ci.gate import right
+from ci.gate import correctness_checks
 from ci.gate.results import FailedError, LateError, NotReachedError
 from gpuconv.backends import DeviceError
 from tests.ci.gate.scripts import write_tool
@@ -15,16 +15,18 @@ def test_verify_names_ops_that_fail_give_malformed_output_or_run_out_of_time(pre
     prepared.facts["ops"] = ["relu", "add", "scale", "conv2d"]
     passing = (0, "all 3 pass on cuda:0")
     with pytest.raises(FailedError, match=r"1 of 4 ops pass; failed: add; .*proves it: relu; out of time: scale"):
-        right.verify(prepared.prepare(add=(1, "FAIL"), scale=(124, ""), relu=(0, "all 0 pass on x"), conv=passing), 30)
+        correctness_checks.verify(
+            prepared.prepare(add=(1, "FAIL"), scale=(124, ""), relu=(0, "all 0 pass on x"), conv=passing), 30
+        )
     with pytest.raises(LateError, match="3 of 4 ops pass; out of time: scale"):
-        right.verify(prepared.prepare(scale=(124, ""), verify=passing), 30)
-    assert right.verify(prepared.prepare(verify=passing), 30)[0] == "4 of 4 ops pass"
+        correctness_checks.verify(prepared.prepare(scale=(124, ""), verify=passing), 30)
+    assert correctness_checks.verify(prepared.prepare(verify=passing), 30)[0] == "4 of 4 ops pass"
     assert prepared.commands_run[0][-1] == "conv2d"
     # Parallel processes would distort times, so nothing is timed.
     assert {environment["GPUCONV_AUTOTUNE"] for environment in prepared.environments} == {"0"}
     prepared.facts.clear()  # as after a failed check of the environment
     with pytest.raises(NotReachedError, match="named no operations"):
-        right.verify(prepared.prepare(), 30)
+        correctness_checks.verify(prepared.prepare(), 30)
 
 
 def test_the_suite_runs_on_the_device_one_process_per_file_kernels_first(prepared, monkeypatch):
@@ -32,8 +34,8 @@ def test_the_suite_runs_on_the_device_one_process_per_file_kernels_first(prepare
         (prepared.home / "tests" / name).parent.mkdir(parents=True)
         (prepared.home / "tests" / name).write_text("")
     prepared.prepare(test_a=(0, "3 passed, 1 skipped in 1s"), test_k=(0, "4 passed in 1s"), devices=(5, "no tests ran"))
-    monkeypatch.setattr(right, "workers", lambda: 1)
-    assert right.tests(prepared, 30)[0] == "3 of 3 files, 7 passed, 1 skipped"
+    monkeypatch.setattr(correctness_checks, "workers", lambda: 1)
+    assert correctness_checks.tests(prepared, 30)[0] == "3 of 3 files, 7 passed, 1 skipped"
     assert [command[-1].rpartition("/")[2] for command in prepared.commands_run] == [
         "test_k.py",
         "test_devices.py",
@@ -42,13 +44,13 @@ def test_the_suite_runs_on_the_device_one_process_per_file_kernels_first(prepare
     first = prepared.environments[0]
     assert (first["GPUCONV_TEST_DEVICES"], first["GPUCONV_AUTOTUNE"]) == ("cuda", "0")
     with pytest.raises(FailedError, match=r"failed: kernels\.test_k"):
-        right.tests(prepared.prepare(test_k=(1, "1 failed, 3 passed in 1s"), test=(0, "1 passed")), 30)
+        correctness_checks.tests(prepared.prepare(test_k=(1, "1 failed, 3 passed in 1s"), test=(0, "1 passed")), 30)
 
 
 @pytest.mark.parametrize("name", ["memcheck", "racecheck"])
 def test_a_missing_or_silent_sanitizer_does_not_pass(prepared, monkeypatch, tmp_path, name):
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
-    check = right.sanitizer_check(name)
+    check = correctness_checks.sanitizer_check(name)
     with pytest.raises(NotReachedError, match="compute-sanitizer is not on the PATH"):
         check(prepared, 30)
     write_tool(tmp_path / "bin", "compute-sanitizer", "")

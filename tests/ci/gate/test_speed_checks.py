@@ -6,12 +6,12 @@ import json
 
 import pytest
 
-from ci.gate import fast
+from ci.gate import speed_checks
 from ci.gate.results import FailedError, LateError, NotReachedError
 from tests.ci.gate.scripts import write_tool
 
 HEADER = '"ID","Kernel Name","Metric Name","Metric Unit","Metric Value"'
-TIME, ISSUE, L2 = (fast.METRICS[name] for name in ("time", "issue", "l2"))
+TIME, ISSUE, L2 = (speed_checks.METRICS[name] for name in ("time", "issue", "l2"))
 
 
 def csv_of(*rows):
@@ -21,7 +21,7 @@ def csv_of(*rows):
 def test_ncu_sums_times_and_takes_the_percentages_of_the_longest_launch(prepared, monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     with pytest.raises(NotReachedError, match="ncu is not on the PATH"):
-        fast.ncu(prepared, 30)
+        speed_checks.ncu(prepared, 30)
     write_tool(tmp_path / "bin", "ncu", "")
     text = csv_of(
         (0, "conv2d_fprop_mma", TIME, "ns", "1,500"),
@@ -33,18 +33,18 @@ def test_ncu_sums_times_and_takes_the_percentages_of_the_longest_launch(prepared
         (2, "conv2d_fprop_mma", L2, "%", "30"),
         (3, "cupy_fill", TIME, "ms", "9"),
     )
-    measured = fast.kernel_measurements(text)
+    measured = speed_checks.kernel_measurements(text)
     assert measured["conv2d_fprop_mma"] == {"time": pytest.approx(3.5e-6), "issue": 80, "l2": 30}
     assert list(measured) == ["relu_forward", "conv2d_fprop_mma"]
-    assert fast.ncu(prepared.prepare(csv=(0, text)), 30)[0].startswith("conv2d_fprop_mma: issue 80 %")
+    assert speed_checks.ncu(prepared.prepare(csv=(0, text)), 30)[0].startswith("conv2d_fprop_mma: issue 80 %")
     assert {environment["GPUCONV_AUTOTUNE"] for environment in prepared.environments} == {"0"}
     with pytest.raises(FailedError, match="L2 90 %"):
-        fast.ncu(prepared.prepare(csv=(0, text.replace('"30"', '"90"'))), 30)
+        speed_checks.ncu(prepared.prepare(csv=(0, text.replace('"30"', '"90"'))), 30)
     for broken in (text.replace("_mma", "_simt"), text.replace('"80"', '"nan"'), text.replace('"80"', '"4000"')):
         with pytest.raises(NotReachedError):
-            fast.ncu(prepared.prepare(csv=(0, broken)), 30)
+            speed_checks.ncu(prepared.prepare(csv=(0, broken)), 30)
     with pytest.raises(FailedError, match="reported no kernel"):
-        fast.ncu(prepared.prepare(csv=(0, "==ERROR== no permission")), 30)
+        speed_checks.ncu(prepared.prepare(csv=(0, "==ERROR== no permission")), 30)
 
 
 def record_of(prepared, entries, hardware="nvidia-x", home=False):
@@ -61,7 +61,8 @@ def entry(key="fprop 1x1 bfloat16", kind="convolution", median=1e-3, date="2999-
 
 def test_the_benchmark_reports_missing_and_failed_sides_and_ignores_old_entries(prepared):
     record_of(prepared, [entry(kind="step"), entry()])
-    steps, ops = fast.timing_check("steps", fast.STEPS), fast.timing_check("ops", fast.KERNELS)
+    steps = speed_checks.timing_check("steps", speed_checks.STEPS)
+    ops = speed_checks.timing_check("ops", speed_checks.KERNELS)
     assert steps(prepared, 60)[0] == "entries timed: 1; eager absent"
     assert ops(prepared, 60)[0] == "entries timed: 1; eager absent"
     with pytest.raises(LateError, match="entries timed: 1; eager absent; stopped after"):
@@ -81,27 +82,27 @@ def test_the_benchmark_reports_missing_and_failed_sides_and_ignores_old_entries(
     with pytest.raises(LateError, match="no entry was timed"):
         ops(prepared.prepare(), 60)
     prepared.prepare(missing=(0, "entries missing in the record: 0"))
-    missing = fast.timing_check("ops", fast.SUITE, missing=True)
+    missing = speed_checks.timing_check("ops", speed_checks.SUITE, missing=True)
     assert missing(prepared, 60)[0] == "nothing to time: the record has every entry"
 
 
 def test_the_benchmark_continues_in_a_new_process_after_a_gpu_crash(prepared, monkeypatch):
-    monkeypatch.setattr(fast, "entries_of", lambda gate: [entry(kind="step")])
+    monkeypatch.setattr(speed_checks, "entries_of", lambda gate: [entry(kind="step")])
     crashed = (2, "bench: error: cuda:0 no longer answers after x")
     prepared.prepare(missing=(0, "entries missing in the record: 2"), bench=crashed)
-    assert fast.timing_check("steps", fast.STEPS)(prepared, 60)[0].startswith("entries timed: 1")
+    assert speed_checks.timing_check("steps", speed_checks.STEPS)(prepared, 60)[0].startswith("entries timed: 1")
     assert ["--missing" in command for command in prepared.commands_run] == [False, True]
 
 
 def test_times_are_compared_with_those_of_the_earlier_record(prepared):
     record_of(prepared, [entry(median=1e-3)])
     with pytest.raises(NotReachedError, match="no earlier record"):
-        fast.record(prepared, 30)
+        speed_checks.record(prepared, 30)
     record_of(prepared, [entry(median=2e-3)], home=True)
-    assert fast.record(prepared, 30)[0] == "fprop 0.50 of the record's time over 1"
+    assert speed_checks.record(prepared, 30)[0] == "fprop 0.50 of the record's time over 1"
     record_of(prepared, [entry(median=0.9e-3)], home=True)
     with pytest.raises(FailedError, match="slower: fprop 1x1 bfloat16"):
-        fast.record(prepared, 30)
+        speed_checks.record(prepared, 30)
 
 
 @pytest.mark.parametrize(
@@ -113,7 +114,7 @@ def test_a_refuted_prediction_is_reported(prepared, output, error):
     prepared.facts["name"] = "NVIDIA H200"
     prepared.prepare(predict=(0, f"gpu\n{output}\n"))
     if error is None:
-        assert fast.model(prepared, 30)[0] == "14.9 % over 24 convolutions"
+        assert speed_checks.model(prepared, 30)[0] == "14.9 % over 24 convolutions"
     else:
         with pytest.raises(error):
-            fast.model(prepared, 30)
+            speed_checks.model(prepared, 30)
