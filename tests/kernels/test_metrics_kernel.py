@@ -1,0 +1,17 @@
+"""The totals of loss, correct predictions, samples and batches: kernels/metrics.cu."""
+
+import numpy as np
+import pytest
+
+from gpuconv import asarray, ops, to_numpy
+from gpuconv.dtypes import as_dtype
+from tests.kernels.agreement import FLOATS
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_metrics_of_soft_targets_equal_counts_by_hand(device, dtype):
+    scores = np.array([[1, 3, 3], [np.nan, 5, 1], [0, 0, 0], [1, 2, 3]], np.float32)
+    targets = np.array([[0, 0.5, 0.5], [0.6, 0.2, 0.2], [0.4, 0.4, 0.2], [np.nan, 0, 1]]).astype(as_dtype(dtype))
+    totals = asarray(np.zeros(4), device)
+    ops.add_metrics(totals, *(asarray(a, device) for a in (np.float32(2.5), scores, targets)))
+    np.testing.assert_array_equal(to_numpy(totals), [4 * 2.5, 3, 4, 1])  # loss, correct predictions, samples, batches
