@@ -7,12 +7,12 @@ from gpuconv.layers.conv import Conv2D
 from gpuconv.layers.conv_transpose import ConvTranspose2D
 from gpuconv.layers.dropout import Dropout
 from gpuconv.layers.fused import ConvActivation, ConvNorm, ConvReLU, NormActivation
-from gpuconv.layers.fused_chain import NormChain
 from gpuconv.layers.fused_residual import ResidualNorm
 from gpuconv.layers.group_norm import GroupNorm, LayerNorm
 from gpuconv.layers.input import Input
 from gpuconv.layers.linear import Flatten, Linear
 from gpuconv.layers.norm import BatchNorm
+from gpuconv.layers.norm_chain import NormChain
 from gpuconv.layers.pool import AdaptiveAvgPool2D, AvgPool2D, GlobalAvgPool2D, MaxPool2D
 from gpuconv.layers.registry import LAYERS
 from gpuconv.layers.residual import Residual

@@ -11,7 +11,7 @@ from gpuconv.types import Shape
 
 FUSED: list[type[Any]] = []  # the layers of `fused.py` and `fused_residual.py`; each class has fits(layers)
 Chain = Callable[[Sequence[Layer], bool | None], Sequence[Layer]]
-CHAINED: list[Chain] = []  # functions of `fused_chain.py` that replace runs of a fused row
+CHAINED: list[Chain] = []  # functions of `norm_chain.py` that replace runs of a fused row
 LONGEST = 4  # layers that one fused layer replaces
 
 

@@ -23,8 +23,8 @@ from gpuconv.layers import (
     SiLU,
 )
 from gpuconv.layers.fused import ConvActivation, ConvNorm, ConvPool, ConvReLU, NormActivation
-from gpuconv.layers.fused_chain import NormChain, sums_pay
 from gpuconv.layers.fused_residual import ResidualNorm
+from gpuconv.layers.norm_chain import NormChain, sums_pay
 from gpuconv.profiling import launches
 from gpuconv.summary import summary
 
