@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gpuconv.cli import option_types, process, python_runs, run_settings, shared_options
+from gpuconv.cli import option_types, process, resume_python_run, run_settings, shared_options
 from gpuconv.cli.errors import UserError, user_errors
 from gpuconv.cli.runs import (
     choose_device,
@@ -133,7 +133,7 @@ def _session_of_run(options: argparse.Namespace, directory: str) -> Session:
     settings = run_directory.settings()
     expect_normalization(found := run_of(settings, run_directory.settings_file))
     if started_in_python(settings):
-        by_part = python_runs.data_sets(settings, options.data, options.test)
+        by_part = resume_python_run.data_sets(settings, options.data, options.test)
         sets = live.DataSplits(by_part["train"], by_part.get("validation"), by_part.get("test", by_part["train"]))
     else:
         train, test = load_data(found.settings, options.data, options.test)

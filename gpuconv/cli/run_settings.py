@@ -129,7 +129,7 @@ def with_recipe(chosen: Record, name: str | None = None) -> Settings:
 
 
 def from_stored(command: Record) -> Settings:
-    """The settings stored with a run; settings that an older version did not store have their defaults.
+    """The settings that a command line stored with its run, or the defaults of settings that an older version lacked.
 
     Raises ValueError or TypeError that names the missing, unknown or wrong setting.
     """
@@ -146,6 +146,27 @@ def from_stored(command: Record) -> Settings:
     check(settings)
     with_full_names(command)  # raises ValueError for an unknown net or data set
     return dataclasses.replace(settings, data=named.from_run(settings.data))
+
+
+def from_python_run(stored: Record) -> Settings:
+    """The settings of a run that `Trainer.fit` started, as far as a command line can express them."""
+    train = stored.get("train") or {}
+    test = (stored.get("test") or {}).get("name", "")
+    return Settings(
+        data=train.get("name", ""),
+        test=test if test.startswith("folder:") and test != train.get("name") else "",
+        model="the net",
+        seed=stored["seed"],
+        epochs=stored["epochs"],
+        batch_size=train.get("batch_size", 0),
+        optimizer=stored["optimizer"]["optimizer"],
+        lr=stored["optimizer"].get("lr", 0.0),
+        schedule=stored["schedule"],
+        augment=train.get("augmentation", "none"),
+        loss=stored["loss"],
+        precision=stored.get("precision", "float32"),
+        validation=(stored.get("validation") or {}).get("part", 0.0),
+    )
 
 
 def to_store(settings: Settings) -> Record:

@@ -63,7 +63,7 @@ def run_of(stored: Record, path: str | os.PathLike[str]) -> Run:
             if name not in options and by_command:
                 raise ValueError(f"{name} is missing")
     with _errors_of_entry(path, "options.command"):
-        settings = run_settings.from_stored(options["command"]) if by_command else _settings_of_python(stored)
+        settings = run_settings.from_stored(options["command"]) if by_command else run_settings.from_python_run(stored)
     with _errors_of_entry(path, "net"):
         net = _net_without_weights(stored.get("net"), settings.model)
     classes = options.get("classes") or [str(number) for number in range((net.output_shape or (0,))[-1])]
@@ -83,27 +83,6 @@ def run_of(stored: Record, path: str | os.PathLike[str]) -> Run:
             if shape not in (input_shape, input_shape[-1:]):
                 raise ValueError(f"{name} must be of shape {input_shape[-1:]} or {input_shape}, received {shape}")
     return Run(net, settings, classes, normalization, input_shape, stored)
-
-
-def _settings_of_python(stored: Record) -> Settings:
-    """The settings of a run that `Trainer.fit` started, as far as a command line can express them."""
-    train = stored.get("train") or {}
-    test = (stored.get("test") or {}).get("name", "")
-    return Settings(
-        data=train.get("name", ""),
-        test=test if test.startswith("folder:") and test != train.get("name") else "",
-        model="the net",
-        seed=stored["seed"],
-        epochs=stored["epochs"],
-        batch_size=train.get("batch_size", 0),
-        optimizer=stored["optimizer"]["optimizer"],
-        lr=stored["optimizer"].get("lr", 0.0),
-        schedule=stored["schedule"],
-        augment=train.get("augmentation", "none"),
-        loss=stored["loss"],
-        precision=stored.get("precision", "float32"),
-        validation=(stored.get("validation") or {}).get("part", 0.0),
-    )
 
 
 @contextmanager

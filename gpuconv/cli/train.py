@@ -132,7 +132,7 @@ def run(options: argparse.Namespace, watchers: Sequence[Callback] = ()) -> int:
 
 
 def _train(options: argparse.Namespace, ranks: Ranks, watchers: Sequence[Callback]) -> int:
-    from gpuconv.cli import nets, python_runs
+    from gpuconv.cli import nets, resume_python_run
     from gpuconv.data import Augmentation
     from gpuconv.training import DataError, DivergedError, EarlyStopping, RunDirectory, SettingsError, ShadowError
 
@@ -141,7 +141,7 @@ def _train(options: argparse.Namespace, ranks: Ranks, watchers: Sequence[Callbac
     if options.resume and started_in_python(RunDirectory.open(options.resume).settings()):
         with user_errors():
             callbacks = [*loggers(options), *watchers]
-        return python_runs.resume(options, chosen, callbacks, ranks)
+        return resume_python_run.resume(options, chosen, callbacks, ranks)
     settings = ranks.on_rank_0(
         lambda: (
             settings_to_resume(options.resume, chosen) if options.resume else run_settings.with_recipe(chosen, recipe)
