@@ -30,4 +30,4 @@ def test_every_imported_module_exists():
 
 def test_every_element_that_the_script_uses_exists():
     ids = set(re.findall(r'id="([^"]+)"', FILES["index.html"]))
-    assert set(re.findall(r'\$\("([^"]+)"\)', FILES["main.js"])) <= ids
+    assert set(re.findall(r'\$\("([^"]+)"\)', FILES["page.js"])) <= ids

@@ -48,7 +48,7 @@ def test_another_name_for_this_machine_is_refused(client):
         "",
         "0.0.0.0",
     ):
-        for path in ("/", "/events", "/frame/picture", "/main.js"):
+        for path in ("/", "/events", "/frame/picture", "/page.js"):
             assert client.get(path, headers={"host": host}).status_code == 421, host
 
 
@@ -176,14 +176,14 @@ def test_beyond_loopback_every_request_needs_the_token(open_session):
     app = application(open_session(), host="0.0.0.0", token="right")
     for base in ("http://192.168.1.5:8600", HOME):
         client = TestClient(app, base_url=base)
-        for path in ("/", "/main.js", "/events", "/frame/picture", "/?token=", "/?token=wrong", "/?token=rightt"):
+        for path in ("/", "/page.js", "/events", "/frame/picture", "/?token=", "/?token=wrong", "/?token=rightt"):
             assert client.get(path).status_code == 401, path
         assert client.get("/", headers={"cookie": "gpuconv-live=wrong"}).status_code == 401
         assert pause(client).status_code == 401
         page = client.get("/?token=right")
         assert page.status_code == 200
         assert all(word in page.headers["set-cookie"] for word in ("HttpOnly", "SameSite=Strict"))
-        assert client.get("/main.js").status_code == 200  # the cookie has the token
+        assert client.get("/page.js").status_code == 200  # the cookie has the token
         assert pause(client).status_code == 200
         assert pause(client, origin="http://evil.example").status_code == 403
     assert TestClient(app, base_url="http://evil.example").get("/?token=right").status_code == 421
