@@ -183,7 +183,7 @@ def class_weights(loss: object, scores: Array, labels: Array) -> Array | None:
     Args:
         loss: Any loss.
         scores: The weights are returned in their accumulation dtype, on their device.
-        labels: (N,) integers. For probabilities the result is None, because their mean is divided by N.
+        labels: (N,) integers. For probabilities the result is None, because their sum is divided by N.
     """
     if not isinstance(loss, SoftmaxCrossEntropy) or labels.ndim != 1:
         return None

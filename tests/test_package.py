@@ -329,13 +329,25 @@ def test_former_names_still_work():
     from gpuconv.backends.cuda import emulator
     from gpuconv.data import Normalization
     from gpuconv.data.normalization import looks_unnormalized
-    from gpuconv.layers import Flatten, part
+    from gpuconv.layers import Branches, Flatten, NormChain, Residual, ResidualNorm, Upsample, part
+    from gpuconv.training import Trainer
+    from gpuconv.verify import oracle
 
     assert Normalization.lacks is looks_unnormalized
     assert (parallel.launched, parallel.started) == (parallel.is_launched, parallel.launched_ranks)
     ranks = parallel.Ranks()
     assert (ranks.share(3), ranks.meet(), ranks.own("cuda:1"), ranks.first(lambda: 4)) == (3, None, "cuda:1", 4)
     assert part.place_of is part.part_in_elements
+    assert part.Together is part.PartStates
+    assert oracle.expect is oracle.expected_results
+    assert Trainer.diverged is Trainer.divergence_message
+    assert Upsample.means is Upsample.pool_options
+    assert NormChain.links is NormChain.can_link
+    for kind in (Branches, Residual):
+        assert kind.adding is kind.adds_to_sum
+        assert kind.copied is kind.copied_branches
+        assert kind.summed is kind.sum_gradients
+    assert (ResidualNorm.adding, ResidualNorm.joined) == (ResidualNorm.adds_to_sum, ResidualNorm.joining_layer)
     assert live.Sets is live.DataSplits
     assert backends.watched is backends.watch_calls
     assert (emulator.recorded, emulator.watched) == (emulator.record_launches, emulator.watch_writes)

@@ -189,6 +189,8 @@ class Merging(Layer, base=True):
         able = [row is not None and adds_input_grad(row) for row in self.rows]
         return [number > 0 and can and (number > 1 or able[0]) for number, can in enumerate(able)]
 
+    adding, copied, summed = adds_to_sum, copied_branches, sum_gradients  # their former names
+
     def _slice(self, number: int, dy: Array) -> Array:
         """A branch's slice of the gradient. Copied unless its reader (a branch or the final sum) takes slices."""
         row, part = self.rows[number], self._parts(dy)[number]

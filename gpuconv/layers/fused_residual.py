@@ -55,6 +55,8 @@ class ResidualNorm(Fused):
         """Whether the body or the shortcut adds the gradient of its input to that of the other one."""
         return self._adds_onto_gradient or any(cast(Residual, self.layers[0]).adds_to_sum)
 
+    joined, adding = joining_layer, adds_to_sum  # their former names
+
     @property
     def _adds_onto_gradient(self) -> bool:
         """Whether the body adds the gradient of its input to the gradient of the sum, which the shortcut passes on.

@@ -34,6 +34,8 @@ class NormChain(Fused):
         norm = type(below) is NormActivation or (type(below) is ConvNorm and below.pool == 1)
         return norm and type(layer) in (Conv2D, ConvNorm) and not _conv_of(layer).depthwise
 
+    links = can_link  # its former name
+
     @property
     def takes_slices(self) -> bool:  # type: ignore[override]
         """False if a norm comes first, because dgrad of the convolution after it reads the norm's x, which then must

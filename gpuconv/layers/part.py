@@ -132,6 +132,9 @@ class PartStates:
                 own[name], kept[name] = kept[name], own[name]
 
 
+Together = PartStates  # its former name
+
+
 def _own_state(layer: AnyLayer) -> dict[str, Any]:
     buffers = [name for name, variable in layer.variables.items() if variable.buffer]
     statistics = {name: ops.scale(layer[name], factor=1.0) for name in buffers if is_float(layer[name].dtype)}

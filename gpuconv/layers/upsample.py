@@ -66,6 +66,8 @@ class Upsample(Layer):
         pairs = dict(kernel_size=tuple(2 - size % 2 for size in scale), stride=1)
         return [windows, pairs] if any(size % 2 == 0 for size in scale) else [windows]
 
+    means = pool_options  # its former name
+
     def forward(self, x: Array, training: bool = False, *, out: Array | None = None) -> Array:
         n, h, w, channels = x.shape
         down, across = self.options["stride"]

@@ -118,6 +118,8 @@ class RunState(TrainingStep):
         kept = f"; {self.run.last} was saved before that" if self.run else ""
         return f"{what}, so training stopped{kept}. A lower learning rate usually helps, or images without NaN"
 
+    diverged = divergence_message  # its former name
+
     def settings(self) -> Record:
         """The settings that must be the same when a run is resumed. JSON-serializable."""
         written = {name: each and str(each) for name, each in {"plateau": self.plateau, "clip": self.clip}.items()}

@@ -45,6 +45,9 @@ def expected_results(op: str, arrays: Arrays, options: Options) -> list[Expected
     return rule(op, arrays, options, dtype)
 
 
+expect = expected_results  # its former name
+
+
 def is_exact(op: str) -> bool:
     """Whether an op must give exactly the oracle's bits."""
     return _RULES[op] is None

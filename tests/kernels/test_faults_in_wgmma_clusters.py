@@ -139,8 +139,8 @@ FAULTS = {
     ),
     "every copying thread loads": (
         MULTICAST,
-        "if (copier() == 0) tensor",
-        "tensor",
+        "if (copier() == 0) tensor_load_multicast(to, map, filled, {depth",
+        "tensor_load_multicast(to, map, filled, {depth",
         f"{OVERWRITTEN}|{BYTES}|{PENDING}|{UNSYNCHRONIZED}",
     ),
     "every copying thread expects the bytes": (
@@ -283,14 +283,14 @@ FAULTS_OF_WGRAD = {
         "coordinates out of range: the box lies outside the tensor",
     ),
     "last filters in place of others": (MULTICAST, "all_filters - CHUNK", "all_filters - WIDTH", VALUES),
-    "share for its own block alone": (
+    "dy multicast to the own block alone": (
         MULTICAST,
         "{first, depth, 0}, EVERY_BLOCK",
         "{first, depth, 0}, 1 << cluster_rank()",
         f"{DEADLOCK}, which lacks 8192 bytes",
     ),
-    "first half of the filters twice": (MULTICAST, "side + rank * SHARE", "side", VALUES),
-    "no barrier of the blocks at the end": (
+    "first half of the filters in both shares": (MULTICAST, "side + rank * SHARE", "side", VALUES),
+    "no barrier of the cluster at the end": (
         WGRAD,
         "Ring::close();",
         ";",

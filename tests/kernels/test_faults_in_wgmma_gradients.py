@@ -27,7 +27,7 @@ from tests.kernels.test_faults_in_wgmma_kernels import (
 )
 from tests.tolerance import assert_within, sum_bound
 
-MOVER, STRAIGHT, TAPS, PIXELS = "tile_mover.cuh", "straight_iterator.cuh", "tap_iterator.cuh", "pixel_iterator.cuh"
+SUMS, STRAIGHT, TAPS, PIXELS = "column_sums.cuh", "straight_iterator.cuh", "tap_iterator.cuh", "pixel_iterator.cuh"
 WINDOWS, BLOCKS = "conv2d.cuh", "gemm.cuh"
 DGRAD, WGRAD = "conv2d_dgrad", "conv2d_wgrad"
 KERNEL_HEADER = {DGRAD: "input_gradient.cuh", WGRAD: "filter_gradient.cuh"}
@@ -186,8 +186,8 @@ FAULTS_OF_GRADIENTS = {
     ),
     "db without a barrier between": (
         WGRAD,
-        MOVER,
-        "= sums[j];\n        sync_copiers();",
+        SUMS,
+        "= sums[j];\n        sync();",
         "= sums[j];",
         "reads shared dynamic memory + # bytes, which",
         1,

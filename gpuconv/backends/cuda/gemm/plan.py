@@ -137,8 +137,8 @@ def _expect_served(product: Product, named: Algorithm) -> None:
     else:
         received = "other addresses" if product.k else "an empty batch"
     raise UnservedError(
-        f"algorithm {named.name!r} moves 16 bytes at once: channels and filters of a group are multiples of 8, and all "
-        f"arrays and their rows begin at multiples of 16 bytes, received {received}"
+        f"algorithm {named.name!r} moves 16 bytes at once: the batch is not empty, channels and filters of a group are "
+        f"multiples of 8, and all arrays and their rows begin at multiples of 16 bytes, received {received}"
     )
 
 
