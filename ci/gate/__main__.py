@@ -22,9 +22,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ci.gate.commands import Gate
-from ci.gate.order import ALWAYS, EXTRA, PARTS
+from ci.gate.parts import ALWAYS, EXTRA, PARTS
 from ci.gate.results import NOT_REACHED, exit_status, table
-from ci.gate.schedule import Part, run_parts
+from ci.gate.run_parts import Part, run_parts
 from ci.gate.tree import ROOT, commit_here, copy_repository
 
 

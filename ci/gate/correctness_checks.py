@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 from ci.gate.commands import Done, Gate
 from ci.gate.results import FailedError, LateError, NotReachedError
-from ci.gate.schedule import Body, Found
+from ci.gate.run_parts import Body, Found
 from gpuconv.ops import OPS
 
 SANITIZED = {  # every kind of kernel: tiles in shared memory, tensor cores, reductions, plain maps

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ci.gate.commands import Gate
 from ci.gate.hopper_kernels import NOTHING
 from ci.gate.results import FailedError, LateError, NotReachedError
-from ci.gate.schedule import Body, Found
+from ci.gate.run_parts import Body, Found
 
 _KEPT = 120  # lines of a check's output in the record; the logs have all of it
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ci.gate.commands import Gate
 from ci.gate.experiments import QUESTIONS
 from ci.gate.results import check_result, read_verdict
-from ci.gate.schedule import Body, Found
+from ci.gate.run_parts import Body, Found
 
 _SETTINGS = {"choices": {"GPUCONV_AUTOTUNE": "1"}}  # overrides the gate's own
 

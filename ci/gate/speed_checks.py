@@ -19,7 +19,7 @@ from ci.gate.bench_command import bench, entries_of
 from ci.gate.commands import Gate
 from ci.gate.correctness_checks import join_names
 from ci.gate.results import FailedError, LateError, NotReachedError, Verdict, check_result
-from ci.gate.schedule import Body, Found
+from ci.gate.run_parts import Body, Found
 from ci.gate.start import expect
 from gpuconv import files
 

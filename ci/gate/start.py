@@ -9,7 +9,7 @@ import zipfile
 from ci.gate.bench_command import bench
 from ci.gate.commands import Done, Gate
 from ci.gate.results import FailedError, LateError, NoGpuError, NotReachedError, UnusableGpuError
-from ci.gate.schedule import Found
+from ci.gate.run_parts import Found
 from gpuconv.devices import Device
 
 REQUIRED = ("numpy", "ml_dtypes", "nvtx", "safetensors", "tqdm", "cupy", "cuda.core")

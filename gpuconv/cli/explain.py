@@ -80,7 +80,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _expect_choice(options: argparse.Namespace) -> None:
     """Raises UserError for conflicting or missing options."""
-    from gpuconv.inspect.maps import MAPS
+    from gpuconv.inspect.attribution_maps import MAPS
 
     if options.map:
         with user_errors():

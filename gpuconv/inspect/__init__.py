@@ -1,11 +1,11 @@
 """Tools to look inside a net: how one value is computed, which parts of an image a class depends on, and where two runs
 or devices begin to differ."""
 
+from gpuconv.inspect.attribution_maps import grad_cam, occlusion, saliency
 from gpuconv.inspect.bisect import Bisection, bisect
 from gpuconv.inspect.bisect_runs import bisect_runs
 from gpuconv.inspect.computed import Computed, Thread
 from gpuconv.inspect.explain import Explanation, Term, explain
-from gpuconv.inspect.maps import grad_cam, occlusion, saliency
 
 __all__ = [
     "Bisection",

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from gpuconv import backends
-from gpuconv.inspect.maps import MAPS, map_stages
+from gpuconv.inspect.attribution_maps import MAPS, map_stages
 from gpuconv.live import pictures, snapshots
 from gpuconv.live.segment import Segment
 

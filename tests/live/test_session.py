@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("starlette")
 
 from gpuconv import backends, checkpoint
-from gpuconv.inspect.maps import map_stages
+from gpuconv.inspect.attribution_maps import map_stages
 from gpuconv.layers import BatchNorm, Conv2D, Dropout, Flatten, Linear, MaxPool2D, ReLU, Residual
 from gpuconv.live import attribution, pictures, setting_changes, snapshots
 from gpuconv.live.budget import Budget, Limits

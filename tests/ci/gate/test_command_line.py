@@ -5,28 +5,28 @@ from __future__ import annotations
 import pytest
 
 from ci.gate import __main__ as command_line
-from ci.gate import order
+from ci.gate import parts
 from ci.gate.experiments import QUESTIONS
-from ci.gate.schedule import LONGEST
+from ci.gate.run_parts import LONGEST
 
 
 def test_the_parts_take_28_minutes_and_none_exceeds_the_limit_of_a_command():
-    names = [part.name for part in order.PARTS]
+    names = [part.name for part in parts.PARTS]
     assert names == ["start", "right", "why", "kernels", "questions", "steps", "suite"]
-    assert sum(part.minutes for part in order.PARTS) == order.AVAILABLE - order.RESERVE
-    assert all(part.minutes <= LONGEST for part in (*order.PARTS, *order.EXTRA))
-    assert [name for call in order.CALLS for name in call] == names
-    for call in order.CALLS:
+    assert sum(part.minutes for part in parts.PARTS) == parts.AVAILABLE - parts.RESERVE
+    assert all(part.minutes <= LONGEST for part in (*parts.PARTS, *parts.EXTRA))
+    assert [name for call in parts.CALLS for name in call] == names
+    for call in parts.CALLS:
         assert sum(part.minutes for part in command_line.chosen_parts(call)) <= LONGEST
-    checks = [check.name for part in order.PARTS for check in part.checks]
+    checks = [check.name for part in parts.PARTS for check in part.checks]
     assert len(set(checks)) == len(checks)
-    assert [check.name for part in order.PARTS if part.name == "questions" for check in part.checks] == [*QUESTIONS]
+    assert [check.name for part in parts.PARTS if part.name == "questions" for check in part.checks] == [*QUESTIONS]
 
 
 @pytest.mark.parametrize(
     ("named", "expected"),
     [
-        ([], [part.name for part in order.PARTS]),
+        ([], [part.name for part in parts.PARTS]),
         (["suite", "why"], ["start", "why", "suite"]),
         (["tests"], ["start", "tests"]),
     ],

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from ci.gate import order, speed_checks
+from ci.gate import parts, speed_checks
 from ci.gate.experiments import QUESTIONS
 from ci.gate.results import FAILED, LATE, NOT_REACHED, PASSED
 from ci.gate.tree import ROOT
@@ -40,7 +40,7 @@ def test_without_a_gpu_the_gate_completes_and_says_what_it_could_not_do(tmp_path
     assert done.returncode == 3, output
     assert sorted(path.name for path in (ROOT / "gpuconv").iterdir()) == before
     assert "NO GPU: nothing was proved" in output
-    checks = [(part.name, check.name) for part in order.PARTS for check in part.checks]
+    checks = [(part.name, check.name) for part in parts.PARTS for check in part.checks]
     reported = report(tmp_path)["checks"]
     assert [(check["part"], check["check"]) for check in reported] == checks
     assert {check["status"] for check in reported} == {NOT_REACHED}
@@ -121,5 +121,5 @@ def test_the_files_of_the_gate_have_no_import_cycles():
                 yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
     graph = {name: {*imported(path)} & names.keys() - {name} for name, path in names.items()}
-    assert graph["ci.gate.order"] >= {"ci.gate.speed_checks", "ci.gate.start"}
+    assert graph["ci.gate.parts"] >= {"ci.gate.speed_checks", "ci.gate.start"}
     list(graphlib.TopologicalSorter(graph).static_order())  # raises CycleError

@@ -6,7 +6,7 @@ Checks that the others depend on come first; the most informative about the kern
 from __future__ import annotations
 
 from ci.gate import correctness_checks, hopper, questions, speed_checks, start
-from ci.gate.schedule import Check, Part, checks
+from ci.gate.run_parts import Check, Part, checks
 
 AVAILABLE, RESERVE = 30.0, 2.0  # minutes
 # The parts that each call of the gate runs, together at most nine minutes.

@@ -7,7 +7,7 @@ import zipfile
 
 from ci.gate import start
 from ci.gate.results import FAILED, LATE, NOT_REACHED, PASSED, FailedError, NotReachedError, exit_status, table
-from ci.gate.schedule import Check, Part, run_parts
+from ci.gate.run_parts import Check, Part, run_parts
 from tests.ci.gate.scripts import shell
 
 
@@ -64,7 +64,7 @@ def test_the_record_is_complete_after_every_check_and_names_the_running_one(gate
 
 def test_time_left_by_a_check_goes_only_to_later_checks_of_its_part(gate, monkeypatch):
     now, limits = [0.0], []
-    monkeypatch.setattr("ci.gate.schedule.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("ci.gate.run_parts.time.monotonic", lambda: now[0])
 
     def takes(seconds):
         def body(_, limit):
