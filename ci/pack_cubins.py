@@ -96,7 +96,7 @@ def pack_entries(entries: Sequence[Path], arch: str) -> bytes:
     from gpuconv.backends.cuda.runtime import nvrtc
 
     data = io.BytesIO()
-    with zipfile.ZipFile(data, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+    with zipfile.ZipFile(data, "w", zipfile.ZIP_LZMA) as archive:
         compiler = {"nvrtc": nvrtc.version(), "headers": nvrtc.header_version()}
         manifest = {"arch": arch, **compiler, "entries": len(entries)}
         archive.writestr("manifest.json", json.dumps(manifest))
