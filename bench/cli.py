@@ -202,7 +202,7 @@ def _run(options: argparse.Namespace, record, device: str, timer, entries: list[
     refused = []
     with tqdm(total=len(entries), desc=options.command, leave=False, disable=None) as progress:
         for entry in timing:
-            tqdm.write(describe(entry))
+            tqdm.write(progress_line(entry))
             refused += [
                 f"{entry['key']}: {side['reason']}"
                 for side in entry["sides"]
@@ -214,7 +214,7 @@ def _run(options: argparse.Namespace, record, device: str, timer, entries: list[
     return refused
 
 
-def describe(entry: dict[str, Any]) -> str:
+def progress_line(entry: dict[str, Any]) -> str:
     """An entry in one line, and a line for each side that was not timed, except those left out on purpose."""
     from bench.goals import ratio
     from bench.record import fastest_side

@@ -21,7 +21,8 @@ import numpy as np
 
 from bench.predict import predict_entry
 from bench.record import fastest_side
-from bench.suite import Entry, conv_work
+from bench.suite import Entry
+from bench.work import conv_work
 from gpuconv import backends, models
 from gpuconv.backends.cuda import emulator
 from gpuconv.backends.cuda.analysis.predict_time import Gpu, Model

@@ -1,5 +1,5 @@
-"""The entries to time: convolutions, memory-bound operations, whole training steps. Only data; nothing is computed
-here.
+"""The entries to time: convolutions, memory-bound operations, whole training steps. work.py counts
+their FLOPs and bytes.
 
 An entry is identified by op, shape and dtype. Importance orders a run that has no time for everything: 0 first.
 """
@@ -11,11 +11,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from bench.work import conv_work, step_work
 from gpuconv.devices import Device
 from gpuconv.dtypes import as_dtype
 from gpuconv.names import lookup
 from gpuconv.problems import Conv2dProblem
-from gpuconv.profiling.work import Work, convolution
+from gpuconv.profiling.work import Work
 from gpuconv.types import Size
 from gpuconv.verify import conv_problems
 
@@ -131,17 +132,6 @@ def _convolutions() -> Iterator[Entry]:
                     yield Entry("convolution", op, group, dtype, problem, conv_work(problem, op, dtype), later)
 
 
-def conv_work(problem: Conv2dProblem, op: str, dtype: str) -> Work:
-    size = as_dtype(dtype).itemsize
-    one = convolution(problem, size)
-    if op in ("dgrad", "wgrad"):
-        return one
-    y_bytes, bias = math.prod(problem.y_shape) * size, Work(0.0, problem.k * size)
-    if op == "backward":  # dy is used twice but has to be read only once
-        return one + one + Work(math.prod(problem.y_shape), -y_bytes) + bias
-    return one + bias + Work(0.0, -0.75 * y_bytes if op == "fprop_relu_pool" else 0.0)
-
-
 # --- memory-bound operations -------------------------------------------------------------------
 
 # Bytes per element of the large tensor that each op moves, for a dtype of s bytes. A ReLU's backward can take the sign
@@ -197,20 +187,9 @@ def _steps() -> Iterator[Entry]:
         for order, workload in enumerate(steps):
             for dtype in ("float32",) if group == "cpu" else ("bfloat16", "float32"):
                 later = order // 3 + _LATER.get(dtype, 0) * (group != "cpu")
-                yield Entry("step", "step", group, dtype, workload, _step_work(workload), later)
+                yield Entry("step", "step", group, dtype, workload, step_work(workload), later)
     for workload in RECIPES:
-        yield Entry("step", "recipe", "recipes", "bfloat16", workload, _step_work(workload, RECIPE_STEPS), 2)
-
-
-def _step_work(workload: tuple[str, int], steps: int = 1) -> Work:
-    """Forward, plus twice that for backward, minus the first convolution's input gradient, and its weight gradient if
-    that is frozen; bytes are not counted."""
-    from gpuconv import models
-
-    layers = [layer for layer in models.build(workload[0], initialize=False).walk() if layer.variables]
-    counted = [layer.mult_adds for layer in layers if layer.mult_adds and not layer.children()]
-    first = counted[0] * (2 if "weight" in layers[0].frozen else 1)
-    return Work(2.0 * steps * workload[1] * (3 * sum(counted) - first), 0.0)
+        yield Entry("step", "recipe", "recipes", "bfloat16", workload, step_work(workload, RECIPE_STEPS), 2)
 
 
 # --- choosing ----------------------------------------------------------------------------------

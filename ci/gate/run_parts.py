@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import io
-import json
 import time
-import zipfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
+from ci.gate import record
 from ci.gate.commands import GRACE, Gate
-from ci.gate.results import FAILED, NOT_REACHED, PASSED, STOPPED, FailedError, NoGpuError, Result, verdicts
-from gpuconv import files
+from ci.gate.results import FAILED, NOT_REACHED, PASSED, STOPPED, FailedError, NoGpuError, Result
 
 LONGEST = 9.0  # minutes of a part, at most
 _SPARE = 3 * GRACE  # seconds at the end of a part for ending a child that is out of time
@@ -60,11 +57,11 @@ def run_parts(parts: Sequence[Part], gate: Gate, seconds: float, report: Callabl
                 result = Result(part.name, check.name, NOT_REACHED, "the time was used up before")
             else:
                 report(f"{part.name} {check.name}: at most {limit:.0f} s")
-                _record(gate, results, f"{part.name} {check.name}")
+                record.write(gate, results, f"{part.name} {check.name}")
                 result = _run(part, check, gate, limit)
                 stopped_by = result.details.pop("stopped_by", "")
             results.append(result)
-            _record(gate, results, None)
+            record.write(gate, results, None)
     return results
 
 
@@ -84,26 +81,3 @@ def _run(part: Part, check: Check, gate: Gate, limit: float) -> Result:
         result = Result(part.name, check.name, FAILED, f"the gate: {type(error).__name__}: {error}")
     result.seconds = time.monotonic() - start
     return result
-
-
-def _record(gate: Gate, results: Sequence[Result], running: str | None) -> None:
-    """Writes gate.json and logs.zip. running: the current check, which remains there if the gate is killed."""
-    data = {
-        "commit": gate.commit,
-        "device": gate.facts.get("name", gate.device),
-        "running": running,
-        "checks": [asdict(each) for each in results],
-        "verdicts": [vars(each) for each in verdicts(results)],
-    }
-    files.write(gate.out / "gate.json", (json.dumps(data, indent=1) + "\n").encode())
-    if running is None:
-        files.write(gate.out / "logs.zip", _zipped(gate))
-
-
-def _zipped(gate: Gate) -> bytes:
-    packed = io.BytesIO()
-    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
-        for path in sorted(gate.logs.rglob("*")):
-            if path.is_file():
-                archive.write(path, path.relative_to(gate.logs))
-    return packed.getvalue()

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from gpuconv.cli import document, nets, shadow_option
+from gpuconv.cli import document, nets, shadow_report
 from gpuconv.cli.errors import UserError, user_errors
 from gpuconv.cli.runs import choose_device, expect_normalization, make_loader, print_line, run_of, started_in_python
 from gpuconv.console import say
@@ -75,7 +75,7 @@ def resume(options: argparse.Namespace, chosen: Record, loggers: Sequence[Callba
     except (DataError, DivergedError, SettingsError, ShadowError) as error:
         raise UserError(str(error)) from error
     document.note(run=directory, epochs=history, steps=trainer.steps, stopped=trainer.stop_reason)
-    shadow_option.print_shadow(trainer.shadowed, run.shadow)
+    shadow_report.print_shadow(trainer.shadowed, run.shadow)
     document.note(tested=trainer.tested)
     if trainer.interrupted_by:
         return 128 + trainer.interrupted_by

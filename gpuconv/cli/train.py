@@ -11,7 +11,16 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from gpuconv.cli import document, option_types, process, recipes, run_settings, shadow_option, shared_options
+from gpuconv.cli import (
+    document,
+    option_types,
+    process,
+    recipes,
+    run_settings,
+    shadow_option,
+    shadow_report,
+    shared_options,
+)
 from gpuconv.cli.errors import UserError, user_errors
 from gpuconv.cli.runs import (
     choose_device,
@@ -194,7 +203,7 @@ def _train(options: argparse.Namespace, ranks: Ranks, watchers: Sequence[Callbac
             with contextlib.suppress(OSError):  # the folder is not empty
                 os.removedirs(directory)
     document.note(run=directory, epochs=history, steps=trainer.steps, stopped=trainer.stop_reason)
-    shadow_option.print_shadow(trainer.shadowed, RunDirectory(directory).shadow)
+    shadow_report.print_shadow(trainer.shadowed, RunDirectory(directory).shadow)
     if trainer.interrupted_by:
         return 128 + trainer.interrupted_by
     if ranks.rank == 0:

@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from gpuconv.live import controls
+from gpuconv.live import request_parsing
 from gpuconv.live.security import Guard
 from gpuconv.live.session import Session
 
@@ -48,7 +48,7 @@ def application(session: Session, *, host: str = "127.0.0.1", token: str | None 
 
     async def command(request: Request) -> Response:
         _expect_type(request, "application/json")
-        name, arguments = controls.read_command(await request.body())
+        name, arguments = request_parsing.read_command(await request.body())
         if name in ("look", "explain") and "image" in arguments:
             raise ValueError("an image is sent to /image")
         return await _answer(session.ask(name, **arguments))
@@ -56,12 +56,12 @@ def application(session: Session, *, host: str = "127.0.0.1", token: str | None 
     async def image(request: Request) -> Response:
         _expect_type(request, "application/octet-stream")
         shape = session.segment.net.input_shape
-        image, conversion = await asyncio.to_thread(controls.read_image, await request.body(), shape)
+        image, conversion = await asyncio.to_thread(request_parsing.read_image, await request.body(), shape)
         return await _answer(session.ask("look", image=image, title=f"your image ({conversion})"))
 
     async def drawing(request: Request) -> Response:
         _expect_type(request, "application/octet-stream")
-        image = controls.read_drawing(await request.body(), session.segment.net.input_shape)
+        image = request_parsing.read_drawing(await request.body(), session.segment.net.input_shape)
         return await _answer(session.ask("look", image=image, title="your drawing"))
 
     routes = [

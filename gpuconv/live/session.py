@@ -16,7 +16,7 @@ from pathlib import Path
 from gpuconv.layers.sequential import Sequential
 from gpuconv.live.hub import Hub
 from gpuconv.live.mailbox import Mailbox
-from gpuconv.live.run import ENDED, FAILED, PAUSED, REQUESTS, TRAINING, LiveRun
+from gpuconv.live.requests import ENDED, FAILED, PAUSED, REQUESTS, TRAINING, LiveRun
 from gpuconv.live.segment import DataSplits
 from gpuconv.shell import command
 from gpuconv.training.callback_base import Callback

@@ -11,7 +11,7 @@ import numpy as np
 
 from gpuconv import backends, summary
 from gpuconv.live import pictures
-from gpuconv.live.controls import write_net
+from gpuconv.live.request_parsing import write_net
 from gpuconv.live.segment import DataSplits, Segment
 from gpuconv.live.setting_changes import CHANGE
 from gpuconv.types import Array, Record

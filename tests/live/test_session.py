@@ -178,7 +178,7 @@ def test_a_run_in_use_by_another_process_can_be_viewed_but_not_changed(open_sess
 def test_an_edited_net_starts_a_new_run_and_an_invalid_one_names_its_layer(open_session):
     session = open_session(CONV)
     first = session.run_dir
-    from gpuconv.live.controls import LayerError
+    from gpuconv.live.request_parsing import LayerError
 
     twice = '{"layer": "ReLU", "name": "a"}'
     for text, layer, message in [
@@ -205,7 +205,7 @@ def test_an_edited_net_starts_a_new_run_and_an_invalid_one_names_its_layer(open_
 
 def test_the_written_form_of_a_net_is_read_back():
     from gpuconv.layers import Input, Sequential
-    from gpuconv.live.controls import read_net, write_net
+    from gpuconv.live.request_parsing import read_net, write_net
 
     inner = [Conv2D(3, 3, padding=((1, 1), (1, 1)), bias=False), BatchNorm(eps=1e-3)]
     net = Sequential([Input((8, 8, 1)), *CONV[:3], Residual(inner), *CONV[3:]], initialize=False)

@@ -11,7 +11,7 @@ import pytest
 
 from gpuconv.backends import DeviceError
 from gpuconv.backends.cuda.adapter import open_device
-from gpuconv.backends.cuda.runtime import graph, nvrtc
+from gpuconv.backends.cuda.runtime import cubin_path, graph, nvrtc
 from gpuconv.backends.cuda.runtime.graph import CudaRecorder
 from gpuconv.backends.cuda.runtime.kernel import Module, load
 from gpuconv.backends.cuda.runtime.source import resolve
@@ -127,9 +127,9 @@ def test_a_binary_is_loaded_from_a_folder_with_any_name(cupy, monkeypatch, tmp_p
     (loaded,) = cupy.loaded
     assert loaded.isascii()
     assert Path(loaded).read_bytes() == b"a binary"
-    monkeypatch.setattr(nvrtc, "_folder_of_copies", lambda: tmp_path / folder)
+    monkeypatch.setattr(cubin_path, "_folder_of_copies", lambda: tmp_path / folder)
     with pytest.raises(nvrtc.CompileError, match="not ASCII; set GPUCONV_CACHE_DIR"):
-        nvrtc.loadable(binary.path)
+        cubin_path.loadable(binary.path)
 
 
 def test_a_launch_passes_grid_block_and_packed_arguments(cupy, monkeypatch):

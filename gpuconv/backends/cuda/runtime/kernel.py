@@ -68,12 +68,12 @@ class Module:
     def _on_gpu(self, device: int) -> Any:
         import cupy
 
-        from gpuconv.backends.cuda.runtime import nvrtc
+        from gpuconv.backends.cuda.runtime import cubin_path, nvrtc
 
         with cupy.cuda.Device(device) as on:
             arch = nvrtc.architecture(on.compute_capability)
             binary = nvrtc.compile_cubin(self.path.stem, self.text, self.defines, arch)
-            return cupy.RawModule(path=nvrtc.loadable(binary.path))
+            return cupy.RawModule(path=cubin_path.loadable(binary.path))
 
     def digest(self, device: int | None, *, build: bool = True) -> str | None:
         """The digest of the machine code for a GPU; for the emulated device (None), of the text and the macros.

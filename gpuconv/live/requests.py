@@ -10,7 +10,7 @@ import numpy as np
 from gpuconv import checkpoint as checkpoints
 from gpuconv.layers.saving import NOTES
 from gpuconv.layers.sequential import Sequential
-from gpuconv.live import controls, saved_states, segment, setting_changes
+from gpuconv.live import request_parsing, saved_states, segment, setting_changes
 from gpuconv.live.hub import Hub
 from gpuconv.live.segment import DataSplits
 from gpuconv.live.speed import Speed
@@ -170,7 +170,7 @@ class LiveRun:
         recipe = self.segment.recipe | {"options": {name: value for name, value in kept.items() if name in NOTES}}
         if layers is not None:
             net = self.segment.net
-            made = controls.read_net(layers, net.input_shape, net.output_shape[-1], recipe["seed"])
+            made = request_parsing.read_net(layers, net.input_shape, net.output_shape[-1], recipe["seed"])
             recipe["net"] = {key: value for key, value in made.items() if key != "precision"}
         new = segment.make(recipe, self.sets, self.device)
 

@@ -1,0 +1,27 @@
+"""What the shadow oracle found during training, printed and drawn."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gpuconv.cli import document
+from gpuconv.console import say
+
+if TYPE_CHECKING:
+    from gpuconv.training.shadow import Shadow
+
+
+def print_shadow(shadow: Shadow | None, path: Path) -> None:
+    """Print what the shadow oracle found, if there was one, and draw it. path: the picture's."""
+    from gpuconv import plots
+
+    if shadow is None:
+        return
+    document.note(shadow={"seconds": shadow.spent, "elapsed": shadow.elapsed, "rows": shadow.report()})
+    say(str(shadow), "stdout")
+    if any(row.checked for row in shadow.report()):
+        try:
+            plots.draw(path, shadow.picture)
+        except plots.PlotError as error:
+            say(f"no {path.name}: {error}")
