@@ -42,8 +42,10 @@ def _convolutions(entries: Mapping[str, Any]) -> Iterator[Goal]:
 
 
 def ratio(*entries: Mapping[str, Any], statistic: str = "median") -> float | None:
-    """Our total time for the entries, divided by PyTorch's. Of each, the side counts that is fastest over all entries.
-    None if there is none that all entries have.
+    """Our total time for the entries, divided by PyTorch's.
+
+    Of each library, the side with the smallest total counts; it must have been timed for all entries. None if a library
+    has no such side.
 
     statistic: of the samples, "median" or "least".
     """

@@ -133,10 +133,10 @@ def _rms(errors: np.ndarray) -> float:
     return float(f"{np.sqrt(np.mean(errors**2)):.3g}")
 
 
+# --- predicting --------------------------------------------------------------------------------
+
 # The parts of a predicted time for wgmma.
 WGMMA = ("launch", "prologue", "tensor", "shared", "l2", "issue", "epilogue", "reduction")
-
-# --- predicting --------------------------------------------------------------------------------
 
 
 def predict_entry(entry: Entry, algo: str, model: Model, gpu: Gpu) -> tuple[str, Prediction] | None:

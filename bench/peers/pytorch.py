@@ -118,7 +118,7 @@ def _fprop(torch, call: Call) -> Operation:
 def _backward(torch, call: Call) -> Operation:
     convolution, options = call.entry.workload, _convolution_options(call)
     direction = call.entry.op
-    wanted = {"dgrad": [True, False, False], "wgrad": [False, True, False]}.get(direction, [True, True, True])
+    output_mask = {"dgrad": [True, False, False], "wgrad": [False, True, False]}.get(direction, [True, True, True])
     windows = [list(options[name]) for name in ("stride", "padding", "dilation")]
 
     def inputs(dy, *others) -> tuple[Any, ...]:
@@ -129,7 +129,7 @@ def _backward(torch, call: Call) -> Operation:
 
     def work(dy, x, w) -> tuple[Any, ...]:
         found = torch.ops.aten.convolution_backward(
-            dy, x, w, [convolution.k], *windows, False, [0, 0], options["groups"], wanted
+            dy, x, w, [convolution.k], *windows, False, [0, 0], options["groups"], output_mask
         )
         return tuple([result for result in found if result is not None])
 

@@ -1,11 +1,11 @@
 """The GPU gate: checks that need a GPU, for a machine that is available for thirty minutes. `python -m ci.gate --help`.
 
-results    results of checks, and the record
-commands   children with time limits
-schedule   parts and their checks, one after another, each with a time limit
-tree       the copy of the repository that the checks run in
+results     the result of a check: its status, reason and verdicts
+commands    children with time limits
+run_parts   runs parts: their checks one after another, each with a time limit
+tree        the copy of the repository that the checks run in
 start, correctness_checks, speed_checks, questions, hopper   the checks
 experiments, hopper_kernels, unpooled   programs that the checks run in children
 bench_command   the benchmark's command line and records, for the checks
-order      the parts and the time limit of each
+parts       the parts, their checks and time limits
 """
