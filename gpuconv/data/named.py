@@ -11,7 +11,7 @@ from typing import Any
 from gpuconv import numerals
 from gpuconv.data import cifar10, digits, folder, synthetic
 from gpuconv.data.dataset import Dataset
-from gpuconv.names import canonical, lookup
+from gpuconv.names import canonical
 from gpuconv.spec import read
 
 
@@ -29,14 +29,14 @@ def load(spec: str, test: str = "") -> tuple[Dataset, Dataset]:
     """
     if not isinstance(spec, str):
         raise TypeError(f"a data set is described by text, received {type(spec).__name__}")
-    name, _, rest = spec.partition(":")
-    source = lookup("data set", name, _SOURCES)
     if not test:
-        return source(rest)
-    if source is not _folder:
-        train = source(rest)[0]
+        name, _, rest = with_full_name(spec).partition(":")
+        return _SOURCES[name](rest)
+    described = _described_folder(spec)
+    if described is None:
+        train = load(spec)[0]
     else:
-        directory, options = _folder_parts(rest)
+        directory, options = described
         if "test" in options:
             raise ValueError(f"with a separate test set, all of {directory} is for training; leave test= out")
         train = _all_of_folder(directory, options)
@@ -45,15 +45,16 @@ def load(spec: str, test: str = "") -> tuple[Dataset, Dataset]:
 
 def stored_sets(spec: str) -> list[Dataset]:
     """The data sets that a run may have stored under this text: (train, test), or all of a folder that is not split."""
-    if not is_whole(spec):
+    described = _described_folder(spec)
+    if described is None or "test" in described[1]:
         return [*load(spec)]
-    return [_all_of_folder(*_folder_parts(spec.partition(":")[2]))]
+    return [_all_of_folder(*described)]
 
 
 def is_whole(spec: str) -> bool:
     """Whether `spec` describes a folder without a split, as `folder.load_all` writes it into `Dataset.spec`."""
-    name, _, rest = spec.partition(":")
-    return name == "folder" and "test" not in _folder_parts(rest)[1]
+    described = _described_folder(spec)
+    return described is not None and "test" not in described[1]
 
 
 def load_test(spec: str, like: str, classes: Sequence[str]) -> Dataset:
@@ -62,23 +63,21 @@ def load_test(spec: str, like: str, classes: Sequence[str]) -> Dataset:
     like: the text of the training data, from which missing size=, channels= and stream= are taken. classes: those of
     the training data; their names determine the labels. Raises as `load` does, and ValueError if the classes differ.
     """
-    name, _, rest = with_full_name(spec).partition(":")
-    if name != "folder":
+    described = _described_folder(spec)
+    if described is None:
         return load(spec)[1].relabeled(classes)
-    directory, stated = _folder_parts(rest)
+    directory, stated = described
     if not is_test_set(spec) and "test" in stated:
         raise ValueError(f"all of {directory} is for testing; leave test={stated['test']} out")
-    kind, _, like_rest = like.partition(":")
-    inherited = _folder_parts(like_rest)[1] if kind == "folder" else {}
+    inherited = _options_of_folder(like)
     options = {key: inherited[key] for key in _SHAPE if key in inherited} | stated
     return _all_of_folder(directory, options).relabeled(classes)
 
 
 def is_test_set(spec: str) -> bool:
     """Whether the text describes a folder whose images are all for testing: "folder:DIR,test=1"."""
-    name, _, rest = with_full_name(spec).partition(":")
     try:
-        return name == "folder" and numerals.real(_folder_parts(rest)[1].get("test", "0")) == 1
+        return numerals.real(_options_of_folder(spec).get("test", "0")) == 1
     except ValueError:
         return False
 
@@ -100,9 +99,7 @@ def absolute_spec(spec: str, like: str = "") -> str:
     if name != "folder" or not rest:
         return spec
     directory, stated = _folder_parts(rest)
-    kind, _, like_rest = like.partition(":")
-    inherited = _folder_parts(like_rest)[1] if kind == "folder" else {}
-    options = {"split": folder.SPLITS[0]} | inherited | stated
+    options = {"split": folder.SPLITS[0]} | _options_of_folder(like) | stated
     directory = _absolute(directory)
     if _folder_parts(directory)[1]:
         directory += "/"  # so that a name such as "pets,b=c" is not read as an option
@@ -112,9 +109,8 @@ def absolute_spec(spec: str, like: str = "") -> str:
 def from_run(spec: str) -> str:
     """The text stored with a run, with split=order added to a folder's if it names no split: version 0.1.0 stored none,
     and split by this rule."""
-    name, _, rest = with_full_name(spec).partition(":")
-    old = name == "folder" and "split" not in _folder_parts(rest)[1]
-    return f"{name}:{rest},split=order" if old else with_full_name(spec)
+    spec, described = with_full_name(spec), _described_folder(spec)
+    return spec if described is None or "split" in described[1] else f"{spec},split=order"
 
 
 def _absolute(directory: str) -> str:
@@ -146,6 +142,18 @@ def _all_of_folder(directory: str, options: dict[str, str]) -> Dataset:
 def _folder_options(options: dict[str, str]) -> dict[str, Any]:
     known = _SHAPE | {"test": numerals.real, "seed": numerals.integer, "split": str}
     return read([f"{key}={value}" for key, value in options.items()], known)
+
+
+def _described_folder(spec: str) -> tuple[str, dict[str, str]] | None:
+    """The directory and the options of a folder; None if `spec` describes another data set."""
+    name, _, rest = spec.partition(":")
+    return _folder_parts(rest) if name.lower() == "folder" else None
+
+
+def _options_of_folder(spec: str) -> dict[str, str]:
+    """The options of a folder; none if `spec` describes another data set."""
+    described = _described_folder(spec)
+    return {} if described is None else described[1]
 
 
 def _folder_parts(rest: str) -> tuple[str, dict[str, str]]:

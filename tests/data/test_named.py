@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from gpuconv.data import folder, load, synthetic
-from gpuconv.data.named import absolute_spec, load_test
+from gpuconv.data.named import absolute_spec, is_whole, load_test
 
 
 def test_digits_are_loaded_by_name():
@@ -77,6 +77,20 @@ def test_a_bad_name_is_refused(spec, message):
 def test_a_name_must_be_text():
     with pytest.raises(TypeError, match="text"):
         load(None)
+
+
+@pytest.mark.parametrize("name", ["folder", "Folder"])
+def test_a_test_folder_takes_its_size_from_the_training_folder_in_any_spelling(monkeypatch, name):
+    asked = {}
+
+    def load_all(directory, **options):
+        asked[directory] = options
+        return synthetic.load(4, size=(3, 3, 3), classes=2)[0]
+
+    monkeypatch.setattr(folder, "load_all", load_all)
+    load(f"{name}:train,size=8x9,channels=1,seed=3", "folder:test,channels=3")
+    assert asked == {"train": {"size": (8, 9), "channels": 1}, "test": {"size": (8, 9), "channels": 3}}
+    assert [is_whole(f"{name}:train"), is_whole(f"{name}:train,test=0.5")] == [True, False]
 
 
 def test_a_slash_after_a_folder_name_that_looks_like_an_option_keeps_it_a_name(monkeypatch, tmp_path):
