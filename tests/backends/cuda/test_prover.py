@@ -118,7 +118,7 @@ def test_a_failed_child_is_replaced(prover_of):
     refuting = prover_of(ASKED + "verdict(status='refuted', reason=str(os.getpid()))")
     answers = [refuting.ask({}, OF) for _ in range(3)]
     assert len({answer.reason for answer in answers}) == 3
-    assert refuting.wrong == 3
+    assert refuting.without_proof == 3
 
 
 def test_a_child_that_says_too_much_or_ended_meanwhile_is_replaced(prover_of):

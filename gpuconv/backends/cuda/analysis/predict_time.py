@@ -129,9 +129,9 @@ class Model:
         cycles = work * self.rates
         parts = {name: getattr(cycles, name) / gpu.clock for name in TERMS}
         parts["reduction"] += partials / gpu.copy
-        bytes_ = moved / gpu.copy
-        seconds = max(sum(parts.values()), bytes_)
-        parts["bytes"] = bytes_
+        copy_seconds = moved / gpu.copy
+        seconds = max(sum(parts.values()), copy_seconds)
+        parts["bytes"] = copy_seconds
         return Prediction(seconds, parts, max(parts, key=parts.__getitem__))
 
 

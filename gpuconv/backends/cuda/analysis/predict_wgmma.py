@@ -62,7 +62,7 @@ def warp_code(algorithm: Algorithm, direction: str, arithmetic: str, vectors: tu
 def stage_clocks(algorithm: Algorithm, counted: WarpCode, model: Model, gpu: Gpu) -> StageClocks:
     m, n, depth = algorithm.block_m, algorithm.block_n, algorithm.block_k
     copied = 2 * (m + n) * depth
-    # The rest comes from the cluster's other blocks.
+    # What a block loads itself; the other blocks of its cluster load the rest.
     loaded = 2 * (m // algorithm.cluster_across + n // algorithm.cluster_down) * depth
     read = m // 64 * 2 * (64 + n) * depth  # each product of 64 rows reads its rows and all columns
     slots = (_multiplying(algorithm) * counted.multiply + COPYING * counted.copy) / SCHEDULERS

@@ -17,7 +17,7 @@ LONGEST = "32 (float64 and soft labels: 16)"  # represents the most scores that 
 LABEL_DTYPES = ("int64", "uint8")  # the label dtypes that are compiled ahead; any integer dtype works
 SOFT_LABEL = "float32 (float64: float64)"  # labels with a number for each class; any float dtype works
 VECTORS: dict[str, tuple[Any, ...]] = dict(VECTOR_C=(1, WIDE), VECTOR_K=(1, WIDE))
-MOVES = (1, WIDE)  # VECTOR_C and VECTOR_K are equal; kernels with unequal ones need no more, and compile when used
+MOVES = (1, WIDE)  # VECTOR_C and VECTOR_K are equal; kernels with unequal ones need no more resources
 ACTIVATIONS = ("Identity", "Gelu")  # none, and the one with the most arithmetic; others are compiled when used
 MASKED = dict(MASK=4)  # the mask with the most bits; the other one is compiled when used
 NO_TAP_TABLE = dict(TAP_TABLE=0)  # for filters with more taps than the tile iterators' table holds
@@ -56,7 +56,7 @@ def algorithm_variants(family: str, arithmetics: tuple[str, ...] = ARITHMETICS) 
     )
 
 
-# One of the 16-bit dtypes: float16 and bfloat16 differ only in the name of an instruction.
+# Of the 16-bit dtypes only float16: the code for bfloat16 differs only in the name of an instruction.
 DISTINCT_ARITHMETICS = tuple(a for a in ARITHMETICS if a != "bfloat16")
 SIMT, MMA, WGMMA, WGMMA_CLUSTER, OF_FEW_CHANNELS = (
     algorithm_variants(family, DISTINCT_ARITHMETICS)
@@ -189,7 +189,7 @@ def _covered_by_another(product: AlgorithmVariant, defines: Mapping[str, object]
     """Whether a variant is not compiled ahead, because another one needs at least as many resources."""
     family, moves = product.algorithm.family, {defines[name] for name in VECTORS if name in defines}
     if "TAP_TABLE" in defines and moves == {1}:
-        return True  # single numbers never use the table: the same code
+        return True  # kernels that move single numbers never use the table: the code is the same
     if family == "few_channels":
         # Variants that store single numbers differ only in these stores.
         return not _has_plain_epilogue(defines) and defines["VECTOR_K"] != WIDE

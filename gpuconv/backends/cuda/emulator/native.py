@@ -130,7 +130,7 @@ _aim: Callable[[Sequence[Any], Sequence[str]], None] | None = None  # sets the w
 @contextlib.contextmanager
 def watch_writes(memory: np.ndarray | ArgumentBytes, writer: Writer | None = None) -> Iterator[list[Writer | Touched]]:
     """A context in which kernels run checked, and every write to the bytes of `memory` is added to the yielded list, in
-    order. memory: a view of an emulated array, or bytes of an argument, wherever each launch has that argument. writer:
+    order. memory: a view of an emulated array, or bytes of an argument, in each launch of a kernel that has it. writer:
     a thread from an earlier watch; the list then also has a `Touched` for each buffer and shared variable that this
     thread uses, after the writes of the launch. Raises RuntimeError inside another watch; a kernel that is launched
     unchecked in the context raises EmulatorError."""

@@ -157,7 +157,7 @@ def _plans(product: Product, algorithm: Algorithm) -> Iterator[Plan]:
         split_k = max(1, ceil_div(product.k, per_split))  # a depth of 0, of an empty batch, gives zeros
         blocks = _blocks(algorithm, across, tiles, split_k)
         turns = tiles if few_channels else ceil_div(tiles, blocks) * blocks
-        cost = _main_loop(product, algorithm, turns * split_k, per_split)
+        cost = _main_loop_cost(product, algorithm, turns * split_k, per_split)
         if split_k > 1:
             moved = partials_bytes(product, split_k) / _MULTIPROCESSORS
             cost += _MULTIPLY_ADDS_PER_CLOCK * (_SECOND_LAUNCH_CLOCKS + moved / _BYTES_PER_CLOCK)
@@ -166,9 +166,10 @@ def _plans(product: Product, algorithm: Algorithm) -> Iterator[Plan]:
 
 def tiles_of(product: Product, algorithm: Algorithm) -> tuple[int, int]:
     """The numbers of tiles across and down, rounded up to whole clusters."""
-    beside, below = algorithm.cluster_across, algorithm.cluster_down
-    across = ceil_div(product.n, beside * algorithm.block_n) * beside
-    return across, ceil_div(product.m, below * algorithm.block_m) * below
+    cluster_across, cluster_down = algorithm.cluster_across, algorithm.cluster_down
+    across = ceil_div(product.n, cluster_across * algorithm.block_n) * cluster_across
+    down = ceil_div(product.m, cluster_down * algorithm.block_m) * cluster_down
+    return across, down
 
 
 def _blocks(algorithm: Algorithm, across: int, tiles: int, split_k: int) -> int:
@@ -182,7 +183,7 @@ def _blocks(algorithm: Algorithm, across: int, tiles: int, split_k: int) -> int:
     return min(tiles, max(1, at_once // multiple) * multiple)
 
 
-def _main_loop(product: Product, algorithm: Algorithm, blocks: int, depth: int) -> float:
+def _main_loop_cost(product: Product, algorithm: Algorithm, blocks: int, depth: int) -> float:
     """The cost of a launch of `blocks` blocks of this depth, without the reduction.
 
     The busiest multiprocessor counts. On tensor cores with more than one wave of blocks, the mean counts, because a
@@ -193,8 +194,8 @@ def _main_loop(product: Product, algorithm: Algorithm, blocks: int, depth: int) 
     outputs = algorithm.block_m * algorithm.block_n
     if not algorithm.issued:
         return busiest * outputs * (depth + _START_DEPTH) / (algorithm.rate * busy)
-    at_once = blocks <= _MULTIPROCESSORS * algorithm.macros["MIN_BLOCKS"]
-    blocks_each = busiest if at_once else blocks / _MULTIPROCESSORS
+    one_wave = blocks <= _MULTIPROCESSORS * algorithm.macros["MIN_BLOCKS"]
+    blocks_each = busiest if one_wave else blocks / _MULTIPROCESSORS
     hmma = outputs * depth / (16 * 8 * algorithm.block_k / 2) / SCHEDULERS  # an HMMA: 16 x 8 outputs, depth block_k / 2
     singly = product.kernel == "conv2d_wgrad" and product.macros.get("VECTOR_C") == 1
     issued = _INSTRUCTION_CLOCKS * algorithm.issued[product.kernel] * (_SINGLE_LOADS if singly else 1) + _HMMA_CLOCKS

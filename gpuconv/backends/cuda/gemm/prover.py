@@ -24,7 +24,7 @@ from gpuconv.types import Record
 
 START, PREPARE, LIMIT = 30.0, 30.0, 10.0  # most seconds to start, to prepare a question, and to run the algorithm
 IDLE = 60.0  # seconds without a question after which the child is ended, because it holds GPU memory
-MOST_WRONG = 8  # questions without a proof, after each of which a new child must be started; see `gave_up`
+MOST_WITHOUT_PROOF = 8  # questions, after each of which a new child must be started; see `gave_up`
 
 PROVED, REFUTED, UNABLE = "proved", "refuted", "unable"
 _CRASHES = ("SIGSEGV", "SIGBUS", "SIGABRT", "SIGILL", "SIGFPE", "SIGTRAP")  # signals that a program causes itself
@@ -43,14 +43,14 @@ class Answer:
 
 
 class Prover:
-    """Starts the child when a question needs it, and ends it after a question without a proof or a time without
-    questions. Threads take turns."""
+    """Starts the child when a question needs it, and ends it after a question without a proof, or after IDLE seconds
+    without a question. Threads take turns."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
         self._child: child.Child | None = None
         self._errors: IO[bytes] | None = None
-        self.wrong = 0
+        self.without_proof = 0
         self._idle: threading.Timer | None = None
 
     def ask(self, question: Record, subject: str) -> Answer:
@@ -63,7 +63,7 @@ class Prover:
                 self._idle.start()
             else:  # a faulty algorithm may have damaged the child's state
                 self.close()
-                self.wrong += 1
+                self.without_proof += 1
             return answer
 
     def _ask(self, question: Record, subject: str) -> Answer:
@@ -83,9 +83,8 @@ class Prover:
         if found := _checked(answer, subject):
             return found
         crashed = answer is None or ("ended" in answer and _signal(answer["ended"]) in _CRASHES)
-        return Answer(
-            REFUTED if crashed else UNABLE, f"the prover {self._fault(answer, LIMIT, subject)}", LIMIT * (not answer)
-        )
+        seconds = LIMIT if answer is None else 0.0
+        return Answer(REFUTED if crashed else UNABLE, f"the prover {self._fault(answer, LIMIT, subject)}", seconds)
 
     def _start(self) -> str:
         """Start the child. Returns the reason if it cannot be started, or ""."""
@@ -179,7 +178,7 @@ def ask(question: Record, subject: str) -> Answer:
 
 def gave_up() -> bool:
     """Whether so many questions of this process ended without a proof that only explicit requests ask further ones."""
-    return _prover.wrong >= MOST_WRONG
+    return _prover.without_proof >= MOST_WITHOUT_PROOF
 
 
 def close() -> None:

@@ -31,11 +31,12 @@ def reduce_splits(
     (split_k, pitch), columns = partials.shape, out.shape[-1] if bias is None else bias.size
     flat, out_pitch = rows_of(out)
     gap = out_pitch - out.shape[-1]
-    more, wide = 0 if secondary is None else secondary.size, 16 // partials.dtype.itemsize
-    whole_packs = not (pitch % wide or out.size % wide or more % wide or (gap and math.gcd(columns, gap) % wide))
+    second_size, wide = 0 if secondary is None else secondary.size, 16 // partials.dtype.itemsize
+    whole_packs = not (pitch % wide or out.size % wide or second_size % wide or (gap and math.gcd(columns, gap) % wide))
     wide_moves = whole_packs and is_aligned(wide * out.dtype.itemsize, out, secondary)
     defines = {"DTYPE": out.dtype, "ACTIVATION": ACTIVATIONS[activation], "WIDTH": wide if wide_moves else 1}
-    blocks = ceil_div(out.size + more, _OUTPUTS)
+    blocks = ceil_div(out.size + second_size, _OUTPUTS)
     threads = _LANES * min(_GROUPS, ceil_div(split_k, _SHARE))
     run = load("gemm_reduce.cu", defines).kernel("gemm_reduce_splits")
-    run(blocks, threads, flat, secondary, partials, bias, out.size, more, pitch, split_k, columns, gap, accumulate)
+    sizes = out.size, second_size, pitch, split_k, columns, gap
+    run(blocks, threads, flat, secondary, partials, bias, *sizes, accumulate)

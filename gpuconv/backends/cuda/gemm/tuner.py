@@ -2,10 +2,10 @@
 
 A product's candidates are timed once on each model of GPU, before its first run. The winner is stored on disk with the
 compiled kernels, under a key of everything that the times depend on. After an edit of a kernel, or if the entry is
-damaged, they are timed again. So "auto" may choose differently on two machines, or after the cache was cleared, and
-results may then differ in the order of their sums; the bits of a given choice never do. ``GPUCONV_AUTOTUNE=0`` uses the
-cost model's choice instead, which does not depend on measurements, for all that the process has not measured yet.
-Training on shards always uses it.
+damaged, the candidates are timed again. So "auto" may choose differently on two machines, or after the cache was
+cleared, and results may then differ in the order of their sums; the bits of a given choice never do.
+``GPUCONV_AUTOTUNE=0`` uses the cost model's choice instead, which does not depend on measurements, for all products
+that the process has not measured yet. Training on shards always uses the cost model's choice.
 
 During a stream capture nothing is timed: an earlier choice is used, or the cost model's.
 

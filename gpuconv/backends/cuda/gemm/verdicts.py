@@ -69,17 +69,17 @@ class Verdict:
         return f"{how} {self.when} in {self.seconds:.2f} s: {self.reason}"
 
 
-_trusted = ContextVar("the prover runs algorithms that are not proved", default=False)
+_unproved_allowed = ContextVar("the prover runs algorithms that are not proved", default=False)
 
 
 @contextmanager
 def allow_unproved() -> Iterator[None]:
     """A context in which any named algorithm runs without a proof, for the prover itself."""
-    token = _trusted.set(True)
+    token = _unproved_allowed.set(True)
     try:
         yield
     finally:
-        _trusted.reset(token)
+        _unproved_allowed.reset(token)
 
 
 def proved_plans(product: Product, capability: int, place: Place, *, ask: bool) -> tuple[Plan, ...]:
@@ -95,14 +95,15 @@ def proved_plans(product: Product, capability: int, place: Place, *, ask: bool) 
 
 def expect_proved(product: Product, named: Plan, place: Place, *, ask: bool) -> Plan:
     """A named algorithm's plan, with its proof. Raises UnprovedError if this GPU has not proved it."""
-    if _trusted.get():
+    if _unproved_allowed.get():
         return named
     found = verdict(product, named, place, ask=ask)
     if found and found.proved:
         return _with_proof(named, str(found))
     why = found.reason if found else "no proof is made here; `gpuconv prove` makes one"
     if not found and ask:
-        why = f"{prover.MOST_WRONG} questions of this process ended without a proof; `gpuconv prove` asks further ones"
+        unproved = prover.MOST_WITHOUT_PROOF
+        why = f"{unproved} questions of this process ended without a proof; `gpuconv prove` asks further ones"
     raise UnprovedError(
         f"a GPU runs algorithm {named.algorithm.name!r} only for problems for which it was proved there, and on "
         f"{place.model} it is not proved for this one: {why}"

@@ -234,8 +234,9 @@ def _gradient_before_mask(dy: ArrayT, mask: Array | None, problem: Conv2dProblem
 
 
 def _rows_with_tap_table(array: ArrayT, problem: Conv2dProblem, channels: int) -> tuple[ArrayT, int]:
-    """The result of `rows_to_sum` for x, with channels C, or for the gradient of the convolution's own output, with
-    channels K; but a contiguous copy if the taps fit in the tap table only without a larger pitch."""
+    """The result of `rows_to_sum`, or a contiguous copy if the array's pitch is too large for the kernels' tap table.
+
+    array: x, or the gradient of the convolution's own output. channels: C or K."""
     flat, pitch = rows_to_sum(array, channels // problem.groups)
     if pitch > channels and fits_tap_table(problem, 1) and not fits_tap_table(problem, 1, pitch):
         return copied_rows(array), channels

@@ -111,15 +111,15 @@ def batch_norm_backward(
     dbeta: Array | None,
     accumulate: bool,
 ) -> tuple[Array, ...]:
-    channels, pool, parts = x.shape[-1], None, None
+    channels, pooled, parts = x.shape[-1], None, None
     unpool: tuple[object, ...] = ()
     read, x_pitch = rows_to_sum(x) if conv is None else (x, channels)
     read, gamma, beta, mean, inv_std, w = contiguous(read, gamma, beta, mean, inv_std, w)
     if conv is None:
         dy, dy_pitch = rows_to_sum(dy)
     elif mask is not None:
-        pool = conv[0]
-        dy, dy_pitch = rows_to_sum(dy, channels // pool.groups)
+        pooled = conv[0]
+        dy, dy_pitch = rows_to_sum(dy, channels // pooled.groups)
     else:
         norm = (read, mean, gamma, beta, inv_std) if activation else (read, mean, None, None, None)
         dy, parts = conv2d_dgrad_sums(dy, w, norm, *conv)
@@ -129,17 +129,17 @@ def batch_norm_backward(
         dy_pitch, activation = channels, None
     dx = out
     if dx is None:
-        dx = empty(x.shape if pool is None else pool.y_shape, x.dtype, like=x)
+        dx = empty(x.shape if pooled is None else pooled.y_shape, x.dtype, like=x)
     dgamma = _channel_vector(x) if dgamma is None else dgamma
     dbeta = _channel_vector(x) if dbeta is None else dbeta
     if channels:
         dx_output, *gradients = outputs = contiguous(dx, dgamma, dbeta)
         arrays, pitches = (dy, read, gamma, beta, mean, inv_std), (dy_pitch, x_pitch)
-        if pool is None:
+        if pooled is None:
             width = width_of(channels, read, dy, dx_output, pitches=pitches)
         else:
-            width, unpool = _unpool(pool, x, dy, dy_pitch, mask, dx_output)
-        module = _kernels(x.dtype, width, activation, pool is not None)
+            width, unpool = _unpool(pooled, x, dy, dy_pitch, mask, dx_output)
+        module = _kernels(x.dtype, width, activation, pooled is not None)
         rows, sums = x.size // channels, empty((channels, 2), inv_std.dtype, like=x)
         if parts is None:
             parts = _backward_sums(
@@ -153,7 +153,7 @@ def batch_norm_backward(
         spread = distribute(rows, channels, width, MAP_STEPS)
         if not (training or activation):
             arrays = dy, None, *arrays[2:]
-        last = module.kernel("batch_norm_backward_dx" if pool is None else "batch_norm_backward_dx_unpooled")
+        last = module.kernel("batch_norm_backward_dx" if pooled is None else "batch_norm_backward_dx_unpooled")
         last(spread.grid, spread.threads, dx_output, *arrays, sums, rows, training, spread.struct, *pitches, *unpool)
         put_back((dx, dgamma, dbeta), outputs)
     return (dx, dgamma, dbeta) if saved is None else (dx, dgamma, dbeta, dy)
@@ -179,13 +179,15 @@ def _activation_backward_sums(
 
 
 def _unpool(
-    pool: Conv2dProblem, x: Array, dy: Array, dy_pitch: int, mask: Array | None, dx: Array
+    pooled: Conv2dProblem, x: Array, dy: Array, dy_pitch: int, mask: Array | None, dx: Array
 ) -> tuple[int, tuple[object, ...]]:
-    """The width of the moves and the further arguments of the kernel that writes dx of a pooled volume."""
-    expect_within_limits(pool)
-    filters = x.shape[-1] // pool.groups
+    """The pack width, and the last arguments of the kernel that writes dx through the mask of a pool.
+
+    pooled: the convolution before the pool, whose output dx is the gradient of."""
+    expect_within_limits(pooled)
+    filters = x.shape[-1] // pooled.groups
     width = pack_width(x.dtype, x, dy, dx, count=math.gcd(filters, dy_pitch))
-    return width, (*contiguous(mask), *pool.y_shape[1:3], *x.shape[1:3], filters)
+    return width, (*contiguous(mask), *pooled.y_shape[1:3], *x.shape[1:3], filters)
 
 
 def _backward_sums(
@@ -311,9 +313,9 @@ def group_norm_backward(
     if not channels:
         return dx, dgamma, dbeta
     dx_output, *gradients = outputs = contiguous(dx, dgamma, dbeta)
-    an_image = math.prod(x.shape[1:])
+    numbers_per_image = math.prod(x.shape[1:])
     width = width_of(channels, x, dy, pitches=(pitch,))
-    width = 1 if an_image % width else width
+    width = 1 if numbers_per_image % width else width
     module = load("group_norm.cu", {"DTYPE": x.dtype, "WIDTH": width})
     columns = distribute(x.size // channels, channels, width, None)
     chunks = partials(columns, 2, x.dtype, x)
@@ -326,7 +328,7 @@ def group_norm_backward(
         x,
         mean,
         inv_std,
-        max(1, an_image // width),
+        max(1, numbers_per_image // width),
         groups,
         accumulate,
         columns.struct,

@@ -205,10 +205,10 @@ def _step(
     arrays = [array for listed in (params, grads, masters, *states.values()) for array in listed]
     tables = _tables_of.get(arrays, own, decays, *states)
     if tables is not None:
-        for dtype, copied, chunks in tables:
-            _launch(kernel, dtype, copied, chunks, scaling, *scalars)
+        for dtype, copy_dtype, chunks in tables:
+            _launch(kernel, dtype, copy_dtype, chunks, scaling, *scalars)
         return
-    tables, copies = [], False
+    tables, some_strided = [], False
     narrow = {master.dtype: param.dtype for master, param in zip(masters, params) if master is not param and param.size}
     kinds = [  # parameters without a copy share a launch with the masters of their dtype that have a 16-bit copy
         (master.dtype, narrow.get(master.dtype, param.dtype) if master is param else param.dtype)
@@ -218,21 +218,21 @@ def _step(
         chosen = [i for i, param in enumerate(params) if kinds[i] == kind and param.size]
         if not chosen:
             continue
-        dtype, copied = kind
+        dtype, copy_dtype = kind
         copy = [None if master is param else param for master, param in zip(masters, params)]
         changed: Columns = {"param": masters, **states, "copy": copy}
         gradients, written = [grads[i] for i in chosen], [arrays[i] for arrays in changed.values() for i in chosen]
         read, outputs, count = contiguous(*gradients), contiguous(*written), len(chosen)
         columns = {name: outputs[at * count : (at + 1) * count] for at, name in enumerate(changed)} | {
-            "grad": [grad if grad.dtype == copied else None for grad in read],
-            "wide_grad": [None if grad.dtype == copied else grad for grad in read],
+            "grad": [grad if grad.dtype == copy_dtype else None for grad in read],
+            "wide_grad": [None if grad.dtype == copy_dtype else grad for grad in read],
         }
         chunks = _table(_chunks, columns, [decays[i] for i in chosen])
-        _launch(kernel, dtype, copied, chunks, scaling, *scalars)
+        _launch(kernel, dtype, copy_dtype, chunks, scaling, *scalars)
         put_back(written, outputs)
-        tables.append((dtype, copied, chunks))
-        copies |= any(a is not b for a, b in zip((*gradients, *written), (*read, *outputs)))
-    if not copies:
+        tables.append((dtype, copy_dtype, chunks))
+        some_strided |= any(a is not b for a, b in zip((*gradients, *written), (*read, *outputs)))
+    if not some_strided:
         _tables_of.keep(arrays, tables, own, decays, *states)
 
 
@@ -241,9 +241,9 @@ _tables_of = ListCache()
 
 
 def _launch(
-    kernel: str, dtype: np.dtype, copied: np.dtype, chunks: Array, scaling: Array | None, *scalars: object
+    kernel: str, dtype: np.dtype, copy_dtype: np.dtype, chunks: Array, scaling: Array | None, *scalars: object
 ) -> None:
-    run = load("optimizer.cu", {"DTYPE": dtype, "GRAD": copied}).kernel(kernel)
+    run = load("optimizer.cu", {"DTYPE": dtype, "GRAD": copy_dtype}).kernel(kernel)
     run(chunks.size * 8 // _CHUNK.itemsize, THREADS, chunks, scaling, *scalars)
 
 

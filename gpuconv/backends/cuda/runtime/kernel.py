@@ -118,9 +118,9 @@ class Kernel:
         Raises TypeError, ValueError and OverflowError before anything runs, and EmulatorError for a fault on the
         emulated device.
         """
-        gpu, taken = self._at_a_glance(arguments)
+        gpu, converted = self._fast_path(arguments)
         if gpu is None:
-            gpu, taken = self._checked(arguments)
+            gpu, converted = self._checked(arguments)
         grid3, block3 = self._geometry(grid, block, shared)
         if 0 in grid3:
             return
@@ -128,45 +128,45 @@ class Kernel:
         run = self._runners.get(where)
         if run is None:
             run = self._runners[where] = self._emulated_runner() if gpu is None else self._gpu_runner(gpu)
-        run(grid3, block3, taken, shared)
+        run(grid3, block3, converted, shared)
 
-    def _at_a_glance(self, arguments: tuple[Any, ...]) -> tuple[int | None, list[object]]:
-        """Fast path: the GPU that the arrays are on, and the launch's arguments in the driver's form. The GPU is None
-        if an argument does not have the usual form; then `_checked` decides."""
+    def _fast_path(self, arguments: tuple[Any, ...]) -> tuple[int | None, list[object]]:
+        """The GPU that the arrays are on, and the arguments in the driver's form. The GPU is None if an argument does
+        not have the usual form; `_checked` then accepts or refuses the arguments."""
         kind = gpu = None
-        taken = list(arguments)
-        if len(taken) != len(self._checks):
-            return None, taken
+        converted = list(arguments)
+        if len(converted) != len(self._checks):
+            return None, converted
         for index, dtype, unaligned in self._arrays:
-            array = taken[index]
+            array = converted[index]
             if array is None:
-                taken[index] = _NULL
+                converted[index] = _NULL
                 continue
             if type(array) is not kind:
                 if kind is not None or KIND_OF_TYPE.get(type(array)) != "cuda":
-                    return None, taken
+                    return None, converted
                 kind, gpu = type(array), array.data.device_id
             memory = array.data
             if memory.device_id != gpu or memory.ptr & unaligned or not array.flags.c_contiguous:
-                return None, taken
+                return None, converted
             if array.dtype is not dtype and dtype is not None and array.dtype != dtype:
-                return None, taken
+                return None, converted
         try:
             for index, make, types in self._numbers:
-                number = taken[index]
+                number = converted[index]
                 if type(number) not in types:
-                    return None, taken
-                taken[index] = make(number)
+                    return None, converted
+                converted[index] = make(number)
         except OverflowError:
-            return None, taken
+            return None, converted
         for index in self._structs:
-            if type(taken[index]) is not np.void or not taken[index].dtype.isalignedstruct:
-                return None, taken
-        return gpu, taken
+            if type(converted[index]) is not np.void or not converted[index].dtype.isalignedstruct:
+                return None, converted
+        return gpu, converted
 
     def _checked(self, arguments: tuple[object, ...]) -> tuple[int | None, list[object]]:
-        """The GPU that the arrays are on, None for the emulated device, and the launch's arguments in its form. Raises
-        TypeError, ValueError or OverflowError for arguments that do not fit."""
+        """The GPU that the arrays are on, or None for the emulated device; and the arguments in that device's form.
+        Raises TypeError, ValueError or OverflowError for arguments that do not fit."""
         if len(arguments) != len(self._checks):
             listed = ", ".join(f"{p.c_type} {p.name}" for p in self.signature.parameters)
             raise TypeError(f"{self.name}({listed}) takes {len(self._checks)} arguments, received {len(arguments)}")

@@ -33,8 +33,10 @@ def known_architectures() -> tuple[str, ...]:
         return ARCHITECTURES
     families, found = _since_12_9(version), []
     for number in numbers:
-        suffixes = ("", "a") if number >= 90 else ("",)
-        found += [f"sm_{number}{suffix}" for suffix in (*suffixes, *(("f",) if number >= 100 and families else ()))]
+        suffixes = [""]
+        suffixes += ["a"] if number >= 90 else []
+        suffixes += ["f"] if number >= 100 and families else []
+        found += [f"sm_{number}{suffix}" for suffix in suffixes]
     return tuple(found)
 
 

@@ -16,8 +16,8 @@ _MOST_ROWS = MAX_GRID[1]  # blocks along the rows; a block takes further rows in
 
 
 def rows_of(array: Array) -> tuple[Any, int]:
-    """The contiguous array that a kernel takes for an array, and the pitch of the rows in it. A contiguous array is
-    returned itself, a slice of channels as the memory from its first number to its last. Other arrays are copied."""
+    """The contiguous array that a kernel takes for an array, and the pitch of the rows in it. For a contiguous array it
+    is the array itself, for a slice of channels a flat view from its first number to its last, else a copy."""
     if array.flags.c_contiguous:  # most arrays are
         return array, array.shape[-1] if array.ndim else 1
     pitch = pitch_of(array)
@@ -29,9 +29,9 @@ def rows_of(array: Array) -> tuple[Any, int]:
 
 
 def rows_to_sum(array: Array, count: int = 0) -> tuple[Any, int]:
-    """Like `rows_of`, for a kernel whose order of sums depends on the width of its moves: a slice is copied if only the
-    copy allows wide moves, so that it gives the same bits as a contiguous array. count: for wide moves in the copy, the
-    width must also divide this."""
+    """Like `rows_of`, for a kernel whose order of sums depends on the pack width: a slice is copied if only the copy
+    allows wide packs, so that it gives the same bits as a contiguous array. count: another number that a wide pack's
+    width must divide."""
     flat, pitch = rows_of(array)
     dense = array.shape[-1]
     if (

@@ -66,7 +66,7 @@ class Parameter:
     """One parameter of a kernel.
 
     dtype: the NumPy name of the scalar's or the element's type; None for ``void*`` and for a struct.
-    alignment: the alignment in bytes that the type requires of a pointer; 1 if only that of the dtype.
+    alignment: the alignment in bytes that the type requires of a pointer; 1 if no more than that of the dtype.
     """
 
     name: str
@@ -179,8 +179,8 @@ def _attribute(name: str, text: str) -> list[int | None]:
 
 
 def _cluster(kernel: str, dims: list[int | None]) -> int:
-    """The blocks of a cluster, given the arguments of ``__cluster_dims__``. Raises ValueError for other clusters than
-    those that this library runs."""
+    """The blocks of a cluster, given the arguments of ``__cluster_dims__``. Raises ValueError for a cluster that
+    this library cannot run."""
     if dims == [None]:
         return 1
     x, *others = dims

@@ -20,7 +20,7 @@ from gpuconv.types import Array
 
 _ALIGNMENT = 64  # bytes, of a CUtensorMap in host memory
 
-# Of the enumerations in cuda.h. The dtype matters only where numbers outside the array are NaN; ours are zeros.
+# Values of the enumerations in cuda.h. The dtype matters only if numbers outside the array are NaN; ours are zeros.
 _UINTS = {1: 0, 2: 1, 4: 2, 8: 4}  # CUtensorMapDataType, by the bytes of a number
 _SWIZZLES = {0: 0, 32: 1, 64: 2, 128: 3}  # CUtensorMapSwizzle
 _NOT_INTERLEAVED = _ZEROS_OUTSIDE = 0  # CUtensorMapInterleave, CUtensorMapFloatOOBfill
