@@ -81,14 +81,14 @@ class Layer(Stateful["Layer"]):
     holds_input: ClassVar[bool] = False  # whether the layer below may write x into a slice of this one's output
     takes_addend: ClassVar[bool] = False  # whether forward takes `addend`, which it adds to its output
     adds_input_grad: ClassVar[bool] = False  # whether backward takes `onto`, to which it adds the input's gradient
-    slides: ClassVar[bool] = True  # whether on a larger image it computes the same at more positions
+    slides: ClassVar[bool] = True  # whether it computes the same at more positions of a larger image
 
     _: KW_ONLY
     name: str | None = None
     frozen: bool | str | tuple[str, ...] = Frozen()  # type: ignore[assignment]
 
     def __init_subclass__(cls, base: bool = False, **options: Any) -> None:
-        """base: whether it is only the base of layers, so that no config can name it."""
+        """base: whether the class is only a base of layers, so that no config can name it."""
         super().__init_subclass__(**options)
         if not base:
             LAYERS[name_of(cls)] = cls

@@ -88,7 +88,7 @@ class Merging(Layer, base=True):
             return []
         inputs = [name for name, row in self._rows.items() if row is None]  # the branches that are the input itself
         if direction == "backward":
-            copied_inputs, able = [], reads_slices  # their gradient is the slice
+            copied_inputs, able = [], reads_slices  # the gradient of an input is its slice of dy
         else:
             copied_inputs, able = inputs[1:] if holds_input else inputs, writes_slices
         return [name for name, row in self._rows.items() if (name in copied_inputs if row is None else not able(row))]

@@ -95,7 +95,7 @@ class Conv2D(Layer):
             dy: The output's gradient.
             x: The input of forward.
             input_grad, onto: As in `Layer.backward`.
-            masked: mask and pool of `gpuconv.ops.conv2d_relu`, if dy is for that op's y.
+            masked: mask and pool, if dy is the gradient of the output of `gpuconv.ops.conv2d_relu`.
         """
         weight, options = self["weight"], self.options | masked
         bias = "bias" if self.trains("bias") else None

@@ -45,8 +45,8 @@ class ResidualNorm(Fused):
 
     @property
     def joining_layer(self) -> Layer:
-        """The last layer of the body. It adds the shortcut and applies the activation, so its output, which forward
-        hooks receive, is that of this layer."""
+        """The last layer of the body. It adds the shortcut and applies the activation, so its forward hooks receive the
+        output of the whole block."""
         body, _ = self._rows
         return cast(Layer, body.layers[-1])
 
@@ -59,8 +59,8 @@ class ResidualNorm(Fused):
 
     @property
     def _adds_onto_gradient(self) -> bool:
-        """Whether the body adds the gradient of its input to the gradient of the sum, which the shortcut passes on.
-        Only with an activation is the latter a new array, which may be changed."""
+        """Whether the body adds the gradient of its input to the gradient of the sum, which is that of a shortcut
+        without layers. Without an activation the gradient of the sum is dy itself, which must not be changed."""
         body, shortcut = self._rows
         return shortcut is None and self.activation is not None and adds_input_grad(body)
 
@@ -94,7 +94,8 @@ class ResidualNorm(Fused):
             yield dy
             yield addend.gradient_of(dy)  # the body's backward has computed it
 
-        if input_grad and self._adds_onto_gradient:  # computed by the norm, before the body's first layer adds to it
+        if input_grad and self._adds_onto_gradient:
+            # The norm's backward computes that gradient before the body's first layer adds to it.
             onto = Onto(lambda: addend.gradient_of(dy), needs_own=shows_gradients(body))
             return cast(Array, call(body, "backward", dy, onto=onto))
         if input_grad:

@@ -60,8 +60,8 @@ class Input(Layer):
     def _layout_hint(self, shape: Shape) -> str:
         if len(shape) == 3 and len(self.shape) == 3 and (*shape[1:], shape[0]) == self.shape:
             return channels_first("x")
-        one = len(shape) == len(self.shape) - 1 and len(shape) > 0
-        return "; the first axis counts the images: x[None] is a batch of one" if one else ""
+        is_one_image = len(shape) == len(self.shape) - 1 and len(shape) > 0
+        return "; the first axis counts the images: x[None] is a batch of one" if is_one_image else ""
 
     def forward(self, x: Array, training: bool = False) -> Array:
         backends.device_of(x, "x")  # raises for anything but an array

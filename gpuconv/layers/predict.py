@@ -167,4 +167,4 @@ def _normalized(net: Layer, x: np.ndarray) -> np.ndarray:
 
 def _best(scores: np.ndarray, top: int, classes: Sequence[str] | None) -> list[tuple[str, float]]:
     order = np.argsort(-scores.astype(np.float32), kind="stable")[:top]
-    return [(str(place) if classes is None else classes[place], float(scores[place])) for place in order]
+    return [(str(index) if classes is None else classes[index], float(scores[index])) for index in order]

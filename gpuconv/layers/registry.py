@@ -27,11 +27,11 @@ def layer_class(name: str) -> type[Any]:
     Raises ValueError if there is none, or several."""
     if isinstance(name, str) and name not in LAYERS:
         plain = name.rpartition(".")[2]
-        own = {key: kind for key, kind in LAYERS.items() if "." in key and key.rpartition(".")[2] == plain}
-        if len(own) > 1:
-            raise ValueError(f"there are several layers named {plain!r}: {', '.join(own)}; received {name!r}")
-        if own:
-            return next(iter(own.values()))
+        users = {key: kind for key, kind in LAYERS.items() if "." in key and key.rpartition(".")[2] == plain}
+        if len(users) > 1:
+            raise ValueError(f"there are several layers named {plain!r}: {', '.join(users)}; received {name!r}")
+        if users:
+            return next(iter(users.values()))
         if "." in name:
             raise UndefinedLayerError(
                 f"the layer {name!r} is not defined here: import the module that defines it before the net is created"

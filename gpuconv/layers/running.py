@@ -32,7 +32,8 @@ def listen(listener: Listener) -> Iterator[None]:
 
 @contextmanager
 def tracked_layer() -> Iterator[Callable[[], tuple[str, str]]]:
-    """A context with a function for the path and the direction of the innermost layer that runs; ("", "") outside."""
+    """A context that yields a function: it returns the path and the direction of the innermost layer that runs, or
+    ("", "") outside of all layers."""
     running = [("", "")]
 
     @contextmanager
@@ -50,7 +51,8 @@ def tracked_layer() -> Iterator[Callable[[], tuple[str, str]]]:
 def run(layer: AnyLayer, method: str, *args: object, **options: object) -> Any:
     """Call a child's "forward", "infer" or "backward". Containers run their children only through this function.
 
-    Errors get a note that names the layer. The parts of a PerPart are run one by one, unless the layer takes it.
+    Errors get a note that names the layer. The parts of a PerPart are run one by one, unless the layer takes all
+    parts together.
     """
     if isinstance(args[0], PerPart) and not takes_all_parts(layer):
         return args[0].run_each(layer, lambda x: run(layer, method, x, *args[1:], **options))
@@ -128,7 +130,7 @@ def output_arrays(layers: Sequence[Any], x: Array, out: Array | None) -> list[Ar
 
 def call(layer: AnyLayer, method: str, *args: object, **options: Any) -> Any:
     """As `run`, without listeners: converts the result of a user's layer to the net's dtype and calls the hooks. A
-    backward hook receives the layer's own gradient of the input, also if that is added to another one."""
+    backward hook receives the layer's own gradient of the input, even if that is added to another one."""
     found = getattr(layer, method)(*args, **options)
     if layer.is_foreign:
         found = _in_net_dtype(layer, method, found)

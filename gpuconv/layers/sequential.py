@@ -132,8 +132,8 @@ class Sequential(Layer):
 
     @property
     def normalization(self) -> Normalization | None:
-        """The normalization of uint8 images for `predict` and training. The first layer holds it, also if that layer
-        begins another net."""
+        """The normalization of uint8 images for `predict` and training. The first layer holds it, so that nets which
+        begin with the same layer share it."""
         return self.layers[0].normalization
 
     @normalization.setter
@@ -254,7 +254,7 @@ class Sequential(Layer):
         return x
 
     def backward(self, dy: Array, *, input_grad: bool = True, **into: object) -> Array | None:
-        """As `Layer.backward`; with input_grad=False it stops at the first layer with a trained variable. into: its
+        """As `Layer.backward`; with input_grad=False it stops at the first layer with a trained variable. into:
         onto, for a first layer that takes it."""
         if not arguments.flag("input_grad", input_grad) and not self.trainable:
             self.release()

@@ -208,7 +208,7 @@ def add_metrics(
     * W, where W is the sum of these rows' weights. If there are five totals, totals[4] += W, or += M without a weight.
 
     Args:
-        totals: (4,) or, needed with weight, (5,) float64, changed in place.
+        totals: (4,) or (5,) float64, changed in place; with weight it must be (5,).
         loss: The batch's mean loss, 0-d, in the accumulation dtype of scores.
         scores: (N, classes), any float dtype; the first largest score is the answer (NaN counts as largest). Without
             labels (N, ...).
@@ -223,14 +223,14 @@ def add_metrics(
         ValueError: Another array has a shape that does not fit, or there is a weight without integer labels.
     """
     backend = backend_of(totals=totals, loss=loss, scores=scores, optional=dict(labels=labels, weight=weight))
-    shapes = [(4,), (5,)][weight is not None :]
+    shapes = [(4,), (5,)] if weight is None else [(5,)]
     if totals.dtype != np.float64 or tuple(totals.shape) not in shapes:
         raise TypeError(
             f"totals must be float64 of shape {' or '.join(map(str, shapes))}, received {totals.dtype.name} of "
             f"{tuple(totals.shape)}"
         )
     if labels is None:
-        _expect_some(expect_any_float("scores", scores, 1))
+        _expect_not_empty(expect_any_float("scores", scores, 1))
     else:
         _expect_scores_and_labels(scores, labels, None, name="scores", soft=True)
     ignore_index = _ignored(ignore_index, labels)
@@ -266,7 +266,7 @@ def _ignored(label: int | None, labels: Array | None) -> int | None:
     return integer("ignore_index", label, -INT63)
 
 
-def _expect_some(shape: tuple[int, ...]) -> None:
+def _expect_not_empty(shape: tuple[int, ...]) -> None:
     if 0 in shape:
         raise ValueError(f"a mean loss needs at least one sample and one class, received shape {shape}")
 
@@ -274,7 +274,7 @@ def _expect_some(shape: tuple[int, ...]) -> None:
 @remembered
 def _expect_scores_and_targets(scores: Array, targets: Array, out: Array | None) -> None:
     shape = expect_any_float("scores", scores, 1)
-    _expect_some(shape)
+    _expect_not_empty(shape)
     if not is_float(targets.dtype):
         raise TypeError(f"targets must be floats of the scores' shape {shape}, received {targets.dtype.name}")
     expect_shape("targets", targets, shape, "one for each score")
@@ -287,7 +287,7 @@ def _expect_scores_and_labels(
 ) -> None:
     """soft: whether labels may be probabilities."""
     n, classes = expect_float(name, scores, "N classes")
-    _expect_some((n, classes))
+    _expect_not_empty((n, classes))
     if soft and is_float(labels.dtype) and labels.ndim == 2:
         expect_shape("labels", labels, (n, classes), "a probability for each class")
     elif labels.dtype.kind not in "iu":

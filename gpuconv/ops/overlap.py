@@ -52,7 +52,8 @@ def _clash(x: Array, output: Array, in_place: bool | Array | None = False) -> bo
     `copy_if_overlapping`)."""
     if not x.size or not output.size or (type(x) is np.ndarray and not np.may_share_memory(x, output)):
         return False
-    return not ((in_place is True or in_place is output) and same_memory(x, output)) and not _are_interleaved(x, output)
+    allowed = (in_place is True or in_place is output) and same_memory(x, output)
+    return not allowed and not _are_interleaved(x, output)
 
 
 def overlap(a: Array, b: Array) -> bool:

@@ -59,12 +59,11 @@ def _keep_linear(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 
 def _linear_backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
     x, w = ctx.saved_tensors
-    needs, own = ctx.needs_input_grad, torch.ops.gpuconv
-    return (
-        own.linear_dgrad(dy, w) if needs[0] else None,
-        own.linear_wgrad(dy, x) if needs[1] else None,
-        own.bias_grad(dy) if needs[2] else None,
-    )
+    needs = ctx.needs_input_grad
+    dx = torch.ops.gpuconv.linear_dgrad(dy, w) if needs[0] else None
+    dw = torch.ops.gpuconv.linear_wgrad(dy, x) if needs[1] else None
+    db = torch.ops.gpuconv.bias_grad(dy) if needs[2] else None
+    return dx, dw, db
 
 
 _linear.register_autograd(_linear_backward, setup_context=_keep_linear)

@@ -11,12 +11,13 @@ from torch import Tensor
 def operator(
     name: str, schema: str, fake: Callable[..., object]
 ) -> Callable[[Callable[..., object]], torch.library.CustomOpDef]:
-    """Register a function as the operator gpuconv::name."""
+    """A decorator that registers a function as the operator gpuconv::name. fake: returns unwritten outputs of the right
+    shapes, for PyTorch's shape inference."""
 
     def register(function: Callable[..., object]) -> torch.library.CustomOpDef:
-        made = torch.library.custom_op(f"gpuconv::{name}", function, mutates_args=(), schema=schema)
-        made.register_fake(fake)
-        return made
+        registered = torch.library.custom_op(f"gpuconv::{name}", function, mutates_args=(), schema=schema)
+        registered.register_fake(fake)
+        return registered
 
     return register
 

@@ -38,8 +38,8 @@ def cpu_device(name: str) -> Iterator[None]:
 def run(op: Callable[..., Any], *tensors: Tensor | None, **options: Any) -> Any:
     """Run one of our ops on tensors in our layout; returned arrays become tensors that share their memory."""
     with _current_stream(tensors[0]):
-        made = op(*(None if each is None else _array(each) for each in tensors), **options)
-        return tuple(map(_tensor, made)) if isinstance(made, tuple) else _tensor(made)
+        result = op(*(None if each is None else _array(each) for each in tensors), **options)
+        return tuple(map(_tensor, result)) if isinstance(result, tuple) else _tensor(result)
 
 
 def _array(tensor: Tensor) -> Array:

@@ -117,7 +117,7 @@ def _tanh_argument(x):
 
 
 def softmax(x, *, out=None):
-    """The row's maximum is subtracted first: so exp cannot overflow, and the largest term is 1, so the sum is not 0."""
+    """The row's maximum is subtracted first, so exp cannot overflow, and the sum, whose largest term is 1, is not 0."""
     with np.errstate(all="ignore"):  # a row with +inf or NaN becomes NaN
         powers = np.exp(widen(x) - widen(x.max(axis=1, keepdims=True, initial=-np.inf)))
         powers /= powers.sum(axis=1, keepdims=True)

@@ -42,7 +42,7 @@ def _crop_and_resize(images, indices, smallest, block, seed):
         side = np.sqrt(_uniform(smallest, np.float32(1) - smallest, area) * np.float32(height * width))
         x = (2 * _unit(ratio) - 1) * _HALF_LOG
         even, odd = 12 + x * x, 6 * x
-        root = (even + odd) / (even - odd)  # exp(x) in float32
+        root = (even + odd) / (even - odd)  # exp(x), by its Padé approximant of order 2
         tall, wide = np.rint(side / root).astype(np.int64), np.rint(side * root).astype(np.int64)
         fits = (tall > 0) & (tall <= height) & (wide > 0) & (wide <= width)
         at, tall, wide = pending[fits], tall[fits], wide[fits]

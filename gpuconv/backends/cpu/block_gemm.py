@@ -2,7 +2,7 @@
 
 view       the im2col view of the block, (N, P, Q, R, S, C)
 weights    (G, R * S * C / G, K / G), and their gradient; with a bias, one more row, for an input of 1
-y, other   (N, P, Q, K), y to be written
+y, other   (N, P, Q, K); `multiply` writes y, `add_gradient` reads `other`, the gradient of y
 """
 
 from __future__ import annotations

@@ -43,10 +43,10 @@ def conv2d_batch_norm(
 ):
     problem, epilogue, algo, tf32 = conv
     forward = conv2d_relu if epilogue.masked else conv2d
-    made = forward(x, w, bias, problem, epilogue, algo=algo, tf32=tf32, out=None)
-    given, *mask = made if epilogue.masked else (made,)
+    outputs = forward(x, w, bias, problem, epilogue, algo=algo, tf32=tf32, out=None)
+    conv_y, *mask = outputs if epilogue.masked else (outputs,)
     y, mean, inv_std = batch_norm(
-        given,
+        conv_y,
         gamma,
         beta,
         running_mean,
@@ -58,7 +58,7 @@ def conv2d_batch_norm(
         addend=addend,
         out=out,
     )
-    return y, given, mean, inv_std, *mask
+    return y, conv_y, mean, inv_std, *mask
 
 
 @np.errstate(all="ignore")

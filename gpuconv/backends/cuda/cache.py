@@ -43,20 +43,20 @@ class Cache:
         key = list(key)
         if found := self.find(name, key):
             return found
-        with contextlib.ExitStack() as done:
+        with contextlib.ExitStack() as stack:
             if not self._private:
                 try:
                     root = _own_folder(self.root)
-                    made = done.enter_context(files.scratch(root))
+                    filled = stack.enter_context(files.scratch(root))
                 except OSError as error:
                     self._private = _private_folder(error)
             if self._private:
                 root = self._private
-                made = done.enter_context(files.scratch(root))
-            fill(made)
-            (made / _DIGEST).write_text(_content_digest(made), encoding="utf-8")
-            trust.keep_from_others(made)
-            return _move(made, root / _folder_name(name, key))
+                filled = stack.enter_context(files.scratch(root))
+            fill(filled)
+            (filled / _DIGEST).write_text(_content_digest(filled), encoding="utf-8")
+            trust.keep_from_others(filled)
+            return _move(filled, root / _folder_name(name, key))
 
     @property
     def folder(self) -> Path:
@@ -126,12 +126,12 @@ def _is_complete(folder: Path) -> bool:
         return False
 
 
-def _move(made: Path, folder: Path) -> Path:
+def _move(filled: Path, folder: Path) -> Path:
     """Move a finished entry to its place. It replaces a damaged entry; a complete one (from another process) is
     kept."""
     for _ in range(8):
         try:
-            made.rename(folder)
+            filled.rename(folder)
             return folder
         except OSError:
             if _is_complete(folder):

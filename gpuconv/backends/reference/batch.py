@@ -75,7 +75,7 @@ def _crop_resized(image, smallest, block, seed):
         area, ratio, vertical, horizontal = _random_words(block, 4 + attempt, seed)
         side = np.sqrt(_between(smallest, 1, area) * np.float32(height * width))
         x = (2 * _between(0, 1, ratio) - 1) * np.float32(math.log(4 / 3) / 2)
-        q = (12 + x * x + 6 * x) / (12 + x * x - 6 * x)  # exp(x) in float32: the square root of width / height
+        q = (12 + x * x + 6 * x) / (12 + x * x - 6 * x)  # exp(x), a Padé approximant: the square root of width / height
         rows, columns = int(np.rint(side / q)), int(np.rint(side * q))
         top, left = vertical * (height - rows + 1) >> 32, horizontal * (width - columns + 1) >> 32
         if 0 < rows <= height and 0 < columns <= width:

@@ -137,6 +137,6 @@ def _check_conv2d_backward(
     expect_bias_gradient(db, problem.k, problem.w_shape[3], x.dtype)
     expect_accumulate(accumulate_dx, "accumulate_dx", out=out)
     expect_accumulate(accumulate, dw=dw)
-    dgrad, of_tf32 = expect_conv_algorithm(algo, tf32, x.dtype, problem, forward, "dgrad")
+    dgrad, uses_tf32 = expect_conv_algorithm(algo, tf32, x.dtype, problem, forward, "dgrad")
     wgrad, _ = expect_conv_algorithm(algo, tf32, x.dtype, problem, forward, "wgrad")
-    return problem, forward, (dgrad, wgrad), of_tf32
+    return problem, forward, (dgrad, wgrad), uses_tf32

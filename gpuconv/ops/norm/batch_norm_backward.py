@@ -62,8 +62,9 @@ def batch_norm_backward(
     dx = gamma * inv_std * (dy - (dbeta + xhat * dgamma) / M) for M values per channel. With training=False the
     statistics are constants, so dx = gamma * inv_std * dy.
 
-    With an activation, dy is the gradient of its output, and in the formulas above dy is the gradient of its input.
-    After an addend, that input cannot be recomputed from x, so the activation's gradient is taken from `saved`.
+    With an activation, the argument dy is the gradient of the activation's output; the dy in the formulas above is then
+    that of its input. After an addend, this input cannot be recomputed from x, so the activation's gradient is computed
+    from `saved`.
     With a mask, dx is passed on through the max pool that computed x: the result is the gradient of the pool's input.
     With w, dy is the gradient of the output of a convolution that read this norm's output. In the formulas above,
     conv2d_dgrad(dy, w), rounded, takes the place of dy; the epilogue of conv2d_dgrad computes the two sums.

@@ -74,7 +74,8 @@ def conv2d_batch_norm(
         tf32: Multiply float32 arrays in TF32 (a 10-bit mantissa).
         out: Receives y.
 
-    Returns: y, the input of batch_norm (the output of conv2d, or of the pool), and the mean and inv_std used;
+    Returns:
+        y, the input of batch_norm (the output of conv2d, or of the pool), and the mean and inv_std used;
         batch_norm_backward takes the last three. With pool=2 also the mask of conv2d_relu with activation=None, which
         the gradients of conv2d take.
 

@@ -14,4 +14,5 @@ _TOOLS = {  # by the prefix of the environment variables that they set
 @functools.cache
 def tool() -> str | None:
     """The name of the tool that runs this process, or None."""
-    return next((name for start, name in _TOOLS.items() if any(known.startswith(start) for known in os.environ)), None)
+    set_by = (name for prefix, name in _TOOLS.items() if any(variable.startswith(prefix) for variable in os.environ))
+    return next(set_by, None)
