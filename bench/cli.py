@@ -125,7 +125,7 @@ def _measure(options: argparse.Namespace) -> int:
     from gpuconv.devices import Device
     from gpuconv.profiling.timer import open_timer
 
-    device, why = backends.choose() if options.device == "auto" else (backends.resolve(options.device), "as you asked")
+    device, why = backends.choose(options.device)
     timer = open_timer(device)
     _at_least("--threads", options.threads, 1)
     entries = []
@@ -134,7 +134,7 @@ def _measure(options: argparse.Namespace) -> int:
         entries = select(options.command, device, options.op, options.shape, options.dtype)
         if not entries:
             raise ValueError("no entry of the suite is left under these filters")
-    print(f"device     {device} ({' '.join(why.split())})")
+    print(f"device     {device} ({why})")
     record = Record.start(device, options.threads, results=options.results or RESULTS, commit=options.commit)
     print(f"record     {record.path}\n{_peer(options.threads)}")
     if blas.leaves_avx512_unused():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from gpuconv.names import canonical
 from gpuconv.types import Array
 
-KINDS = ("numpy", "cuda", "emulated")
+KINDS = ("numpy", "emulated", "cuda")
 _ALIASES = {"cpu": "numpy"}  # other names, used by PyTorch, JAX and Keras
 KIND_OF_TYPE: dict[type, str | None] = {np.ndarray: "numpy"}
 SUBCLASSES: set[type] = set()  # subclasses of NumPy's array seen so far; ops receive plain views of them
@@ -25,10 +25,11 @@ class DeviceError(RuntimeError):
 @dataclass(frozen=True)
 class Device:
     """A device, by its kind and index. kind: one of KINDS, or "auto", which `gpuconv.backends.resolve` replaces. index:
-    the index of a CUDA device."""
+    the index of a CUDA device. any_gpu: whether the name leaves the GPU open, as "cuda" and "auto" do."""
 
     kind: str
     index: int = 0
+    any_gpu: bool = field(default=False, compare=False)
 
     @staticmethod
     @functools.cache
@@ -38,7 +39,7 @@ class Device:
         kind = canonical("device", _ALIASES.get(kind.lower(), kind), (*KINDS, "auto"))
         if colon and (kind != "cuda" or not (index.isascii() and index.isdigit())):
             raise ValueError(f"a device is numpy (or cpu), cuda, cuda:1, emulated or auto, received {name!r}")
-        return Device(kind, int(index or 0))
+        return Device(kind, int(index or 0), any_gpu=not colon and kind in ("cuda", "auto"))
 
     @property
     def on_gpu(self) -> bool:

@@ -209,6 +209,30 @@ def test_no_file_uses_a_private_name_of_another():
     assert private_names_used([*ast.walk(ast.parse(planted))]) == ["gpuconv.names._plain", "names._plain"]
 
 
+def device_names_compared(nodes: Collection[ast.AST]) -> list[str]:
+    """The comparisons of a device's name with text. nodes: all nodes of a file's syntax tree."""
+    found = []
+    for node in nodes:
+        if isinstance(node, ast.Compare):
+            named = [each for each in (node.left, *node.comparators) if ast.unparse(each).split(".")[-1] == "device"]
+            texts = [each for each in ast.walk(node) if isinstance(each, ast.Constant) and isinstance(each.value, str)]
+            found += [ast.unparse(node)] if named and texts else []
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("device.partition"):
+            found.append(ast.unparse(node))
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "startswith":
+            found += [ast.unparse(node)] if "cuda" in ast.unparse(node.args[0]) else []
+    return found
+
+
+def test_devices_are_compared_as_device_values_and_not_by_their_names():
+    """Names have several spellings: `Device.named` knows them."""
+    found = {str(path.relative_to(ROOT)): device_names_compared(syntax(path)) for path in modules()}
+    assert found.pop("gpuconv/devices.py") == ["module.startswith('gpuconv.backends.cuda.emulator')"]
+    assert {name: compared for name, compared in found.items() if compared} == {}
+    planted = ["net.device == 'numpy'", "device in ('auto', 'cuda')", "name.startswith('cuda')"]
+    assert device_names_compared([*ast.walk(ast.parse("\n".join(planted)))]) == planted
+
+
 def imported_by_file() -> dict[str, set[str]]:
     """The files that each file imports, as module names, without the file of public names."""
     files = {}

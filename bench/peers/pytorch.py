@@ -10,6 +10,7 @@ import numpy as np
 from bench.calls import SGD, Arrays, Call
 from bench.ours import set_count
 from bench.sides import PEER, LeftOutError, Prepared, Side
+from gpuconv.devices import Device
 from gpuconv.dtypes import as_dtype
 from gpuconv.problems import Conv2dProblem
 
@@ -29,7 +30,7 @@ def load():
 
 def torch_device(device: str) -> str:
     """PyTorch's name for a device of gpuconv."""
-    return device if device.startswith("cuda") else "cpu"
+    return device if Device.named(device).on_gpu else "cpu"
 
 
 def tensor(array: np.ndarray, device: str, *, channels_last: bool = False):

@@ -19,6 +19,7 @@ from bench.peers.pytorch_steps import capture_step
 from bench.recipe_steps import CHECKED_STEPS, Recipe
 from bench.sides import PEER, LeftOutError, Prepared, Side
 from gpuconv.data import Dataset
+from gpuconv.devices import Device
 from gpuconv.newton_schulz import NEWTON_SCHULZ
 from gpuconv.training.optimizers import Muon
 
@@ -67,7 +68,7 @@ class Training:
             torch.compiler.reset()
             self.forward = torch.compile(self.net, mode=compile_mode)
             orthogonalize = torch.compile(orthogonal, mode=compile_mode)
-        self.kind, self.smoothing = torch_device(device).partition(":")[0], recipe.loss.label_smoothing
+        self.kind, self.smoothing = torch.device(torch_device(device)).type, recipe.loss.label_smoothing
         groups, rates = recipe.rates(net, steps, epoch)
         self.rates = torch.tensor(list(rates), dtype=torch.float32, device=torch_device(device))  # (steps, groups)
         self.lr = self.rates[0].clone()
@@ -130,7 +131,7 @@ def _update(optimizer, params: Sequence[Any], lr, dtype, orthogonalize: Callable
 
 def sides(recipe: Recipe, device: str, compiled: bool) -> list[Side]:
     """Every variant of PyTorch that is timed."""
-    on_gpu, chosen = device.startswith("cuda"), recipe.settings
+    on_gpu, chosen = Device.named(device).on_gpu, recipe.settings
     batches = recipe.steps // chosen.epochs
 
     def variant(compile_it: bool, graph: bool) -> Callable[[], Prepared]:

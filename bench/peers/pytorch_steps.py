@@ -11,11 +11,12 @@ from bench.peers.pytorch import load, tensor, torch_device
 from bench.peers.pytorch_net import module
 from bench.sides import PEER, LeftOutError, Prepared, Side
 from bench.steps import SGD, Step
+from gpuconv.devices import Device
 
 
 def sides(step: Step, device: str, compiled: bool) -> list[Side]:
     """Every variant of PyTorch that is timed. Half precision is autocast over float32 weights, as usual in PyTorch."""
-    on_gpu = device.startswith("cuda")
+    on_gpu = Device.named(device).on_gpu
 
     def variant(channels_last: bool, compile_it: bool, graph: bool) -> Callable[[], Prepared]:
         def prepare() -> Prepared:
@@ -32,7 +33,7 @@ def sides(step: Step, device: str, compiled: bool) -> list[Side]:
             ]
             trained = [p for p in net.parameters() if p.requires_grad]
             optimizer = torch.optim.SGD(trained, fused=True, **SGD)
-            kind, half = torch_device(device).partition(":")[0], step.entry.dtype != "float32"
+            kind, half = torch.device(torch_device(device)).type, step.entry.dtype != "float32"
             cast = torch.autocast(kind, getattr(torch, step.entry.dtype), enabled=half)
             forward = net
             if compile_it:

@@ -44,10 +44,13 @@ def resolve(device: str) -> str:
     return _adapter(device).name
 
 
-def choose() -> tuple[str, str]:
-    """The device that "auto" means, and the reason in one line: the first CUDA GPU if one works, else NumPy."""
-    device, why = _choose_device()
-    return device.name, why
+def choose(device: str = "auto") -> tuple[str, str]:
+    """The full name of a device, and the reason for it in one line. "auto" is the first CUDA GPU if one works, else
+    NumPy. Raises as `resolve` does."""
+    if Device.named(device).kind != "auto":
+        return resolve(device), "as you asked"
+    chosen, why = _choose_device()
+    return chosen.name, " ".join(why.split())
 
 
 def _choose_device() -> tuple[Any, str]:
@@ -78,7 +81,7 @@ def asarray(x: Any, device: str | None = None, dtype: DTypeLike | None = None) -
     source = device_or_none(x)
     dtype = None if dtype is None else as_numeric("dtype", dtype)
     device = resolve(device) if device is not None else source or "numpy"
-    if source != device or device == "numpy":
+    if source != device or not Device.named(device).runs_kernels:
         host = to_numpy(x)
         x = _adapter(device).from_host(host if dtype is None else host.astype(dtype, copy=False))
     if dtype is None or x.dtype == dtype:

@@ -17,6 +17,7 @@ from gpuconv.backends.cuda import cache
 from gpuconv.backends.cuda.emulator import EmulatorError, cxx
 from gpuconv.backends.cuda.runtime import nvrtc
 from gpuconv.cli import document
+from gpuconv.devices import KINDS
 from gpuconv.version import __version__
 
 EXAMPLES = ["gpuconv info"]
@@ -47,7 +48,7 @@ def run(options: argparse.Namespace) -> int:
         row("BLAS", blas.WITHOUT_AVX512)
 
     section("devices")
-    for name in ("numpy", "emulated", "cuda"):
+    for name in KINDS:
         try:
             row(name, f"ready: {backends.describe(name)}")
         except backends.DeviceError as error:

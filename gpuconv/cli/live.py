@@ -150,8 +150,7 @@ def _session_of_run(options: argparse.Namespace, directory: str) -> Session:
 def _device(options: argparse.Namespace) -> tuple[str, str]:
     from gpuconv import backends
 
-    device = choose_device(options)
-    return device, " ".join(backends.choose()[1].split()) if options.device == "auto" else "as you asked"
+    return choose_device(options), backends.choose(options.device)[1]
 
 
 def _ready(address: str) -> None:

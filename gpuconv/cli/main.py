@@ -180,13 +180,14 @@ def _choices() -> dict[str, list[str]]:
     """The values that a shell offers for an option, by the option's name."""
     from gpuconv import models
     from gpuconv.cli import recipes
+    from gpuconv.devices import KINDS
     from gpuconv.dtypes import PRECISIONS
 
     return {
         "model": [*models.MODELS],
         "recipe": [*recipes.RECIPES],
         "precision": [*PRECISIONS],
-        "device": ["auto", "numpy", "emulated", "cuda"],
+        "device": ["auto", *KINDS],
     }
 
 

@@ -270,11 +270,8 @@ def newest_run() -> Path:
 def choose_device(options: argparse.Namespace) -> str:
     """The requested device, or the one that "auto" chooses; prints which, and why."""
     with user_errors():
-        if options.device == "auto":
-            device, why = backends.choose()
-        else:
-            device, why = backends.resolve(options.device), "as you asked"
-    print_line("device", f"{device} ({' '.join(why.split())})")
+        device, why = backends.choose(options.device)
+    print_line("device", f"{device} ({why})")
     return device
 
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from gpuconv import algorithms, plots
 from gpuconv.backends.cuda.runtime import kernel
-from gpuconv.devices import Device
+from gpuconv.devices import KINDS, Device
 from gpuconv.dtypes import PRECISIONS
 from gpuconv.layers import Layer
 from gpuconv.layers.running import tracked_layer
@@ -74,7 +74,7 @@ def _kind(word: str) -> str:
         with contextlib.suppress(ValueError):
             read(word)
             return kind
-    known = ["numpy", "cuda", "emulated", *PRECISIONS, *dict.fromkeys(each.name for each in algorithms.ALGORITHMS)]
+    known = [*KINDS, *PRECISIONS, *dict.fromkeys(each.name for each in algorithms.ALGORITHMS)]
     return canonical("device, precision, algorithm or run", word, known)
 
 

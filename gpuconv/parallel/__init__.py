@@ -40,7 +40,8 @@ def launched_ranks(device: str, time_limit: float) -> Ranks:
     """
     if not is_launched():
         return Ranks()
-    if Device.named(backends.choose()[0] if device == "auto" else device).on_gpu:
+    named = Device.named(device)
+    if (Device.named(backends.resolve(device)) if named.kind == "auto" else named).on_gpu:
         return NCCL(time_limit)
     if not mpi.is_launched():
         raise ValueError(

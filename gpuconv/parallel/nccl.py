@@ -52,7 +52,7 @@ class NCCL(Ranks):
         return f"cuda:{self._local_rank % cupy.cuda.runtime.getDeviceCount()}"
 
     def own_device(self, device: str) -> str:
-        return self.device if device in ("auto", "cuda") else device
+        return self.device if Device.named(device).any_gpu else device
 
     def begin(self, device: str) -> None:
         if not Device.named(device).on_gpu:

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from gpuconv import backends
+from gpuconv.devices import Device
 from gpuconv.interop.torch import as_tensor, host_array
-from gpuconv.names import lookup
+from gpuconv.names import canonical
 from gpuconv.types import Array
 
 _cpu_device: ContextVar[str] = ContextVar("the device that CPU tensors run on", default="numpy")
@@ -27,8 +28,7 @@ def cpu_device(name: str) -> Iterator[None]:
 
     Raises ValueError for another name.
     """
-    name = lookup("device of CPU tensors", name, {"numpy": "numpy", "emulated": "emulated"})
-    token = _cpu_device.set(name)
+    token = _cpu_device.set(canonical("device of CPU tensors", name, ("numpy", "emulated")))
     try:
         yield
     finally:
@@ -52,7 +52,7 @@ def _array(tensor: Tensor) -> Array:
 
 
 def _tensor(array: Array) -> Tensor:
-    if backends.device_of(array).startswith("cuda"):
+    if Device.named(backends.device_of(array)).on_gpu:
         return torch.from_dlpack(array)
     return as_tensor(backends.to_numpy(array))
 

@@ -28,6 +28,7 @@ from gpuconv.backends.cuda.gemm import tuner
 from gpuconv.backends.cuda.ops import conv
 from gpuconv.backends.cuda.runtime.outputs import pack_width
 from gpuconv.backends.reference.precision import round_tf32
+from gpuconv.devices import Device
 from gpuconv.dtypes import accumulation_dtype, as_dtype
 from gpuconv.problems import PLAIN, Conv2dProblem, Epilogue
 from gpuconv.types import Array, Options, Record
@@ -329,7 +330,7 @@ def _forms(question: Question, inputs: Inputs) -> list[Form]:
 
 @functools.cache
 def _guards(device: str) -> Guards | NoGuards:
-    return NoGuards() if device == "emulated" else Guards()
+    return Guards() if Device.named(device).on_gpu else NoGuards()
 
 
 def _sampled(array: np.ndarray, most: int = COMPARED) -> np.ndarray:

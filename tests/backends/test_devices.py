@@ -41,12 +41,13 @@ def test_numpy_is_always_available():
 
 def test_auto_without_a_gpu_says_why(no_gpu):
     assert resolve("auto") == resolve("AUTO") == "numpy"
-    assert backends.choose() == ("numpy", "no CUDA device: no driver here")
+    assert backends.choose() == backends.choose("AUTO") == ("numpy", "no CUDA device: no driver here")
 
 
 def test_auto_chooses_the_gpu(one_gpu):
     assert resolve("auto") == resolve("cuda") == "cuda:0"
     assert backends.choose() == ("cuda:0", "a make-believe GPU")
+    assert backends.choose("cpu") == ("numpy", "as you asked")
 
 
 def test_the_error_for_an_unavailable_device_says_what_is_missing(no_gpu):
@@ -61,7 +62,7 @@ def test_the_error_for_an_unavailable_device_says_what_is_missing(no_gpu):
     ("device", "message"),
     [
         ("numpi", "unknown device 'numpi'; did you mean 'numpy'?"),
-        ("gpu", r"unknown device 'gpu' \(known: numpy, cuda, emulated, auto"),
+        ("gpu", r"unknown device 'gpu' \(known: numpy, emulated, cuda, auto"),
         ("", "unknown device ''"),
         ("cuda:", r"a device is numpy \(or cpu\), cuda, cuda:1, emulated or auto, received 'cuda:'"),
         ("cuda:x", "received 'cuda:x'"),

@@ -110,6 +110,13 @@ def test_sums_follow_the_tree_or_are_all_reduced(schedule):
             assert [call.words for call in machine.nccl_worlds[1].calls[0]] == [("allReduce: 1024 float32",)]
 
 
+def test_a_rank_takes_its_own_gpu_unless_one_is_named():
+    named = ("cuda", "CUDA", "auto", "Auto", "cuda:0", "numpy")
+    with standin.installed(["90"] * 2):
+        devices = on_ranks(2, lambda ranks: [ranks.own_device(name) for name in named])
+    assert devices[1] == ["cuda:1"] * 4 + ["cuda:0", "numpy"]
+
+
 def trained(ranks, shards, graph=None, batch=8, count=24, callbacks=()):
     """The weights, the losses of the epochs and the number of sent bytes."""
     device = ranks.own_device("cuda")

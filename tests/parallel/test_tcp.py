@@ -145,6 +145,15 @@ def test_wrong_variables_are_refused(monkeypatch):
             TCP()
 
 
+@pytest.mark.parametrize("device", ["auto", "Auto", "cuda", "CUDA:1"])
+def test_ranks_of_torchrun_use_nccl_where_the_device_is_a_gpu(monkeypatch, device):
+    for name, value in VARIABLES.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("gpuconv.backends.resolve", lambda device: "cuda:0")
+    monkeypatch.setattr(parallel, "NCCL", lambda time_limit: f"NCCL within {time_limit} s")
+    assert parallel.launched_ranks(device, 3.0) == "NCCL within 3.0 s"
+
+
 def test_ranks_of_torchrun_on_the_cpu_are_refused_with_the_advice_to_use_mpiexec(monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
     for name, value in VARIABLES.items():

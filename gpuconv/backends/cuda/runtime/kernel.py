@@ -187,7 +187,7 @@ class Kernel:
             listed = ", ".join(f"{name} on {device_of(array)}" for name, array in named) or "no array"
             raise TypeError(f"{self.name}: all arrays of a launch must be on one device, received {listed}")
         (device,) = devices
-        if device == "numpy":
+        if not Device.named(device).runs_kernels:
             raise TypeError(f"{self.name} runs on arrays of a CUDA or the emulated device, received NumPy arrays")
         return device
 
