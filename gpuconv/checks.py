@@ -15,8 +15,8 @@ from gpuconv.losses import Loss, SoftmaxCrossEntropy, SVMHinge
 from gpuconv.metrics import class_of
 from gpuconv.own_op import Comparison as Comparison
 from gpuconv.own_op import Comparisons as Comparisons
-from gpuconv.own_op import align_columns
 from gpuconv.own_op import compare as compare
+from gpuconv.text_table import align_columns
 from gpuconv.types import Array
 
 if TYPE_CHECKING:

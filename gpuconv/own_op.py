@@ -15,16 +15,11 @@ from gpuconv import backends, html, random
 from gpuconv.dtypes import as_dtype
 from gpuconv.names import lookup
 from gpuconv.ops.registry import arrays_of
+from gpuconv.text_table import align_columns
 from gpuconv.types import Options
 from gpuconv.verify import compare as comparer
 
 _LAYOUTS = {"NHWC": None, "NCHW": (0, 3, 1, 2)}
-
-
-def align_columns(lines: list[list[str]]) -> str:
-    """Rows of cells as text, each column as wide as its widest cell."""
-    widths = [max(map(len, column)) for column in zip(*lines)]
-    return "\n".join("  ".join(f"{cell:{width}}" for cell, width in zip(line, widths)).rstrip() for line in lines)
 
 
 @dataclass(frozen=True)

@@ -53,6 +53,7 @@ LAYERS = [
         "numerals",
         "polynomials",
         "shell",
+        "text_table",
         "trust",
         "types",
         "version",

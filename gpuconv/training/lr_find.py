@@ -14,6 +14,7 @@ from gpuconv.arguments import integer, number
 from gpuconv.data import Normalization
 from gpuconv.layers import Layer
 from gpuconv.layers.base import expect_built
+from gpuconv.text_table import align_columns
 from gpuconv.training.callback_base import Callback
 from gpuconv.training.clip import Clip
 from gpuconv.training.optimizers import Groups, adapted
@@ -64,8 +65,6 @@ class RangeTest:
 
     def __str__(self) -> str:
         """A table of some steps, and the suggestion."""
-        from gpuconv.own_op import align_columns
-
         records, best = self.records(), self.suggestion
         chosen = {*np.linspace(0, len(records) - 1, min(ROWS, len(records))).round().astype(int).tolist()}
         rows = [["step", "rate", "loss", "smoothed", ""]]
