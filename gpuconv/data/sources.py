@@ -62,7 +62,7 @@ def as_data_source(
         data,
         name,
         shape,
-        length=_length(data) if length is None else length,
+        length=length_of(data) if length is None else length,
         device=device,
         dtype=dtype,
         normalize=normalize,
@@ -110,7 +110,8 @@ def _of_map(data: Any, name: str, shape: tuple[int, ...], classes: int) -> MapSa
     return MapSamples(name=name, image_shape=image.shape, dtype=image.dtype, classes=[*map(str, names)], source=data)
 
 
-def _length(data: Any) -> int | None:
+def length_of(data: Any) -> int | None:
+    """The number of entries or batches, or None if it is unknown."""
     try:
         return len(data)
     except TypeError:

@@ -9,6 +9,7 @@ import numpy as np
 
 from gpuconv import losses
 from gpuconv.data import Loader
+from gpuconv.data.sources import length_of
 from gpuconv.data.stream_loader import StreamLoader
 from gpuconv.devices import Device
 from gpuconv.layers import BatchNorm, Input, Sequential
@@ -108,20 +109,12 @@ def expect_repeatable(name: str, data: object) -> None:
 
 def expect_length(loader: object) -> int:
     """The number of batches in an epoch of the training data. Raises ValueError if it is unknown."""
-    if (count := length(loader)) is None:
+    if (count := length_of(loader)) is None:
         raise ValueError(
             "the number of batches in an epoch of train is unknown; give fit(..., steps_per_epoch=100). Schedules and "
             "progress need it"
         )
     return count
-
-
-def length(loader: Any) -> int | None:
-    """The number of batches, or None if unknown."""
-    try:
-        return len(loader)
-    except TypeError:
-        return None
 
 
 def is_our_loader(loader: object) -> TypeGuard[Loader]:

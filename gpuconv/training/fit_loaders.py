@@ -13,9 +13,10 @@ from gpuconv.arguments import integer
 from gpuconv.data import Dataset, Loader, Normalization, sources
 from gpuconv.data.normalization import looks_unnormalized
 from gpuconv.data.samples import Samples
+from gpuconv.data.sources import length_of
 from gpuconv.data.stream_loader import StreamLoader
 from gpuconv.layers.base import Layer
-from gpuconv.training.data_checks import batches_own_data, expect, length
+from gpuconv.training.data_checks import batches_own_data, expect
 from gpuconv.types import Record
 
 
@@ -44,7 +45,7 @@ def loaders(
             made[name] = loader(
                 name, part, net, normalize, batch_size=batch_size, seed=seed, shuffle=True, length=steps_per_epoch
             )
-            if steps_per_epoch is not None and (batches := length(made[name])) not in (None, steps_per_epoch):
+            if steps_per_epoch is not None and (batches := length_of(made[name])) not in (None, steps_per_epoch):
                 raise ValueError(
                     f"steps_per_epoch is for a generator or another iterable of batches; {name} has {batches} batches "
                     f"in an epoch, received steps_per_epoch={steps_per_epoch}"
@@ -197,7 +198,7 @@ def describe(loader: object, at_end: bool = False) -> Record | None:
     if loader is None:
         return None
     data: Any = getattr(loader, "dataset", None)
-    known: Record = {"batches": length(loader)}
+    known: Record = {"batches": length_of(loader)}
     if isinstance(loader, Loader):
         known = {
             "name": data.spec or data.name,

@@ -23,9 +23,9 @@ from gpuconv.types import Options, Record
 from gpuconv.verify.compare import Difference, Expected, compare, results
 from gpuconv.verify.oracle import expected_results, is_exact
 from gpuconv.verify.rules.base import as_float64, expected_sum
-from gpuconv.verify.run import to_device
+from gpuconv.verify.run import copied, to_device
 
-_RENAMED = {"advance_clock": "advance_step_counter"}  # ops that stored calls may have under their former names
+_RENAMED = {"advance_clock": "advance_step_counter"}  # former names of ops, which stored calls may have
 
 # The arguments to which an op may write its results, and the option that makes it add to them instead.
 _OUTPUTS = ("out", "dw", "db", "dgamma", "dbeta")
@@ -66,7 +66,7 @@ class Call:
         """The expected value of each result, in the order of the results."""
         adding = {"accumulate", "accumulate_dx"}
         options = {name: value for name, value in self.options.items() if name not in adding}
-        arrays = [_copied(array) for array in self.arrays]
+        arrays = [copied(array) for array in self.arrays]
         found = expected_results(self.op, arrays, options)
         names = [name for name in self.results if name != "db"]
         by_name = {name: Expected(name, one.value, one.bound) for name, one in zip(names, found, strict=True)}
@@ -105,12 +105,12 @@ class Call:
 
     def on(self, device: str, **changed: object) -> Call:
         """Repeat the call on a device, and return the record of that call. changed: replacements for options."""
-        watch: list[Call] = []
-        arrays = [to_device(_copied(array), device) for array in self.arrays]
-        options = {name: to_device(_copied(value), device) for name, value in (self.options | self.into).items()}
-        with recording(watch.append):
+        recorded: list[Call] = []
+        arrays = [to_device(copied(array), device) for array in self.arrays]
+        options = {name: to_device(copied(value), device) for name, value in (self.options | self.into).items()}
+        with recording(recorded.append):
             getattr(ops, self.op)(*arrays, **options | changed)
-        return watch[0]
+        return recorded[0]
 
     # --- storage --------------------------------------------------------------------------------
 
@@ -136,7 +136,7 @@ class Call:
             op = _RENAMED.get(op, op)
             lookup("op", op, OPS)
             arrays = [_from_json(tensors, entry) for entry in state["arrays"]]
-            # The op did not take these arrays when the call was stored.
+            # How many arrays the op takes now that it did not take when the call was stored.
             newer_arrays = len(_positional(op)) - len(arrays)
             return cls(
                 op,
@@ -191,12 +191,6 @@ def _is_finite(value: Any) -> bool:
         return all(map(_is_finite, value))
     is_float = isinstance(value, np.ndarray) and value.dtype.kind not in "iub"
     return not is_float or bool(np.isfinite(value.astype(np.float64)).all())
-
-
-def _copied(value: object) -> Any:
-    if isinstance(value, (list, tuple)):
-        return type(value)(_copied(entry) for entry in value)
-    return value.copy() if isinstance(value, np.ndarray) else value
 
 
 def _on_host(value: object) -> Any:

@@ -80,7 +80,7 @@ def run_case(case: Case, dtype: str, device: str, seed: int = 0) -> Outcome:
     """
     arrays, options = case.arguments(dtype, seed)
     moved, moved_options = [to_device(a, device) for a in arrays], {k: to_device(v, device) for k, v in options.items()}
-    expected = expected_results(case.op, [_copy(a) for a in arrays], options)
+    expected = expected_results(case.op, [copied(a) for a in arrays], options)
     try:
         returned = getattr(ops, case.op)(*moved, **moved_options)
         found = [backends.to_numpy(array) for array in results(case.op, moved, returned).values()]
@@ -97,9 +97,10 @@ def to_device(value: object, device: str) -> Any:
     return backends.asarray(value, device) if isinstance(value, np.ndarray) else value
 
 
-def _copy(value: object) -> object:
-    if isinstance(value, list):
-        return [_copy(entry) for entry in value]
+def copied(value: object) -> Any:
+    """A copy of an array, or of each array in a list or tuple; anything else as it is."""
+    if isinstance(value, (list, tuple)):
+        return type(value)(copied(entry) for entry in value)
     return value.copy() if isinstance(value, np.ndarray) else value
 
 
