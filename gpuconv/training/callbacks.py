@@ -98,8 +98,8 @@ class Checkpoints(Callback):
 
 
 class Curves(Callback):
-    """Draw loss and accuracy by epoch when the run ends, and before that after epochs, at intervals of at least
-    `seconds`.
+    """Draw loss and accuracy by epoch: when the run ends, and after each epoch that ends at least `seconds` after the
+    previous drawing.
 
     If drawing fails, the reason is printed, unless it is the same as before, and the run continues.
     """
@@ -215,7 +215,7 @@ def describe(record: Record, epochs: int) -> str:
             shown = "" if name == "train" else f"{name} "
             parts.append(f"{shown}loss {record[f'{name}_loss']:.4f}")
             parts += [f"{shown}accuracy {share}" for share in _percent(f"{name}_accuracy", record).values()]
-            others = [key for key in record if key.startswith(f"{name}_")][2:]
+            others = [key for key in record if key.startswith(f"{name}_")][2:]  # those after loss and accuracy
             parts += [f"{key.replace('_', ' ')} {record[key]:.4f}" for key in others if isinstance(record[key], float)]
     parts += [f"rate x {record['plateau']:g}"] if record.get("plateau", 1.0) < 1 else []
     return "  ".join(parts)

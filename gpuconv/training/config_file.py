@@ -43,7 +43,8 @@ def _of_program(settings: Record) -> Iterator[Entry]:
     data = train.get("name", "batches")
     own = "made by the program"
     tested = (settings.get("test") or {}).get("name", data)
-    why = "" if tested != data or not data_spec.is_whole(data) else "all of it was trained on; name a test set"
+    lacks_test = tested == data and data_spec.is_whole(data)
+    why = "all of it was trained on; name a test set" if lacks_test else ""
     yield "data", data, why if _can_read(data_spec.with_full_name, data) else own
     if tested != data:
         yield "test", tested, "" if _can_read(data_spec.with_full_name, tested) else own

@@ -51,16 +51,17 @@ def expect(name: str, loader: Any, net: Any, loss: object, shards: int = 1, part
         raise DataError(f"{name} does not fit: {error} from {data.name!r}") from None
     if loader.augmentation.mixing:
         _expect_mixable(name, loader, net, loss)
-    numbers = data.labels if data.labels is not None and data.labels.ndim == 1 else np.zeros(0, np.int64)
-    classes, most = net.output_shape[-1], int(numbers[numbers != losses.ignored_label(loss)].max(initial=-1))
-    compares = isinstance(loss, (SoftmaxCrossEntropy, SVMHinge)) and (data.labels is None or numbers.size)
-    if compares and name == "train" and min(classes, len(data.classes)) < 2:
+    labels = data.labels if data.labels is not None and data.labels.ndim == 1 else np.zeros(0, np.int64)
+    classes = net.output_shape[-1]
+    largest_label = int(labels[labels != losses.ignored_label(loss)].max(initial=-1))
+    classifies = isinstance(loss, (SoftmaxCrossEntropy, SVMHinge)) and (data.labels is None or labels.size)
+    if classifies and name == "train" and min(classes, len(data.classes)) < 2:
         only = f"{data.name!r} has one class, {[*data.classes, 'none'][0]!r}"
         what = only if len(data.classes) < 2 else "the net gives one score"
         raise DataError(f"{what}: there is nothing to classify; training needs at least two classes")
-    if compares and most >= classes:
+    if classifies and largest_label >= classes:
         raise DataError(
-            f"{name} does not fit: the net has {classes} classes, labels 0 to {classes - 1}, received {most} "
+            f"{name} does not fit: the net has {classes} classes, labels 0 to {classes - 1}, received {largest_label} "
             f"from {data.name!r}"
         )
     if name != "train" or data.image_shape != net.input_shape:  # the layers' shapes for larger images are unknown

@@ -42,6 +42,7 @@ class Ema:
 
     def begin(self) -> None:
         """Start from the net's present parameters."""
+        # A scaling, as in `Optimizer.update`, that multiplies gradients by -1.
         self._negated = backends.asarray(np.array([1.0, -1.0, 0.0, 0.0]), self.net.device)
         self._rounded = {name: ops.scale(param, factor=1.0) for name, param in self.net.named_parameters()}
         self.averages = {

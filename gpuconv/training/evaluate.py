@@ -84,7 +84,8 @@ def evaluate(
     losses.expect_net(criterion, net.output_shape or ())
     loader = fit_loaders.held_out("data", data, net, normalization, batch_size)
     chosen = metrics if isinstance(metrics, Mapping) else named(metrics)
-    measured, totals = begin(dict(chosen) | ({_CONFUSION: Confusion()} if confusion else {})), None
+    measured = begin(dict(chosen) | ({_CONFUSION: Confusion()} if confusion else {}))
+    totals: Totals | None = None
     counting = [name for name, metric in measured.items() if isinstance(metric, (Confusion, TopK))]
     if counting and not losses.classifies(criterion):
         raise ValueError(f"{counting[0]} counts classes, and {losses.describe(criterion)} has a target for each score")
@@ -105,11 +106,11 @@ def evaluate(
 
 def _for_metrics(scores: Array, labels: Array, ignored: int | None) -> tuple[np.ndarray, np.ndarray] | None:
     """The scores and labels for the metrics, on the host; None if all labels are ignored."""
-    on_host = backends.to_numpy(scores), backends.to_numpy(labels)
-    if ignored is None or on_host[1].ndim > 1:
-        return on_host
-    kept = on_host[1] != ignored
-    return (on_host[0][kept], on_host[1][kept]) if kept.any() else None
+    host_scores, host_labels = backends.to_numpy(scores), backends.to_numpy(labels)
+    if ignored is None or host_labels.ndim > 1:
+        return host_scores, host_labels
+    kept = host_labels != ignored
+    return (host_scores[kept], host_labels[kept]) if kept.any() else None
 
 
 def _scores_of_batches(
@@ -143,7 +144,7 @@ def views(x: Array, tta: str) -> Iterator[tuple[float, Array]]:
     """
     expect_views(tta, x.shape[1:])
     moves = ((0.5, 0), (0.25, 1), (0.25, -1)) if "shift" in tta else ((1.0, 0),)
-    for mirrored in (False, True)[: 1 + ("mirror" in tta)]:
+    for mirrored in (False, True) if "mirror" in tta else (False,):
         for share, move in moves:
             view = x if not (mirrored or move) else _shifted(x[:, :, ::-1] if mirrored else x, move)
             yield share * (0.5 if "mirror" in tta else 1.0), view

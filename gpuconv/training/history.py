@@ -25,18 +25,14 @@ class History(list[Record]):
         rows: list[list[object]] = [[self[at]["epoch"], *(self[at].get(name) for name in names)] for at in chosen]
         if left_out:
             rows.insert(MAX_ROWS // 2, ["…", *("" for _ in names)])
-        tested = (
-            ""
-            if self.tested is None
-            else ", ".join(
-                f"{name.replace('_', ' ')} {value:.4f}"
-                for name, value in self.tested.items()
-                if isinstance(value, float)
-            )
+        caption = ", ".join(
+            f"{name.replace('_', ' ')} {value:.4f}"
+            for name, value in (self.tested or {}).items()
+            if isinstance(value, float)
         )
         drawn = {what: self._lines(what) for what in ("loss", "accuracy")}
         charts = "".join(chart(lines, what) for what, lines in drawn.items() if any(lines.values()))
-        return f"<div>{charts}{table(['epoch', *(name.replace('_', ' ') for name in names)], rows, tested)}</div>"
+        return f"<div>{charts}{table(['epoch', *(name.replace('_', ' ') for name in names)], rows, caption)}</div>"
 
     def _lines(self, what: str) -> dict[str, list[tuple[float, float]]]:
         parts = [part for part in ("train", "validation", "test") if f"{part}_{what}" in self[-1]]

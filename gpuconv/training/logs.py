@@ -17,7 +17,7 @@ from gpuconv.types import Record
 
 class Log(Callback):
     """A text file with the `lines` of all records. At the start it is rewritten from the records of the checkpoint,
-    which drops the lines that a killed process wrote after it; later lines are appended."""
+    which drops the lines that a killed process wrote after that checkpoint; later lines are appended."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -1,8 +1,8 @@
 """The hashes, sums and norms of a step's tensors, for their digests (`tensor_digests.py`).
 
-Tensors in the host's memory, which is the emulated device's too, are hashed by XXH3, and most of their numbers added in
-float32. Tensors on a GPU are read there, by `gpuconv.ops.digest`, and have its hash; only the results are copied to the
-host.
+Tensors in the host's memory, which the emulated device uses too, are hashed by XXH3; most of their numbers are added in
+float32. Tensors on a GPU are read there, by `gpuconv.ops.digest`, which has a hash of its own; only the results are
+copied to the host.
 """
 
 from __future__ import annotations
@@ -69,22 +69,23 @@ class Measures:
 
     def _add_on_host(self, host: np.ndarray, before: np.ndarray | None) -> None:
         flat, first = host.reshape(-1), 3 * len(self._hashes)
-        earlier = None if before is None else before.reshape(-1)
-        hashed = self._hash(flat[:_BLOCK].view(np.uint8))  # bfloat16 has no buffer
+        flat_before = None if before is None else before.reshape(-1)
+        hashed = self._hash(flat[:_BLOCK].view(np.uint8))  # as bytes, because bfloat16 arrays export no buffer
         self._hashes.append(hashed)
         for at in range(0, flat.size, _BLOCK):
             part = flat[at : at + _BLOCK]
             if at:
                 hashed.update(part.view(np.uint8))
-            then = None if earlier is None else earlier[at : at + _BLOCK]
+            part_before = None if flat_before is None else flat_before[at : at + _BLOCK]
             whole = 0 if len(part) < _SHORT else len(part) - len(part) % _SQUARES
             if whole:
                 values, squares = _squares(part[:whole].astype(_wide(part.dtype), copy=False))
                 # A row is too short for BLAS to use threads, so the bits do not depend on their number.
                 self._parts += np.vecdot(values.reshape(-1, ROW), _ONES[values.dtype][:ROW]), squares
                 self._sum_of_part += first, first + 1
-                if then is not None:
-                    self._parts.append(_squares(values - then[:whole].astype(values.dtype, copy=False))[1])
+                if part_before is not None:
+                    change = values - part_before[:whole].astype(values.dtype, copy=False)
+                    self._parts.append(_squares(change)[1])
                     self._sum_of_part.append(first + 2)
             if whole < len(part):
                 rest = part[whole:].astype(np.float64)
@@ -92,8 +93,8 @@ class Measures:
                 self._sum_of_part.append(first)
                 self._roots.append(rest)
                 self._sum_of_root.append(first + 1)
-                if then is not None:
-                    self._roots.append(rest - then[whole:])
+                if part_before is not None:
+                    self._roots.append(rest - part_before[whole:])
                     self._sum_of_root.append(first + 2)
 
     @np.errstate(all="ignore")
@@ -103,7 +104,7 @@ class Measures:
         count = len(self._hashes)
         hashes = [hashed and f"{XXH3}:{hashed.hexdigest()}" for hashed in self._hashes]
         roots = np.concatenate([np.empty(0), *self._roots])
-        parts = np.concatenate([*self._parts, roots * roots], dtype=np.float64)  # much faster than to find the dtype
+        parts = np.concatenate([*self._parts, roots * roots], dtype=np.float64)  # finding the dtype takes longer
         lengths = [len(part) for part in (*self._parts, *self._roots)]
         begins = np.cumsum([0, *lengths[:-1]])
         sums = np.bincount(self._sum_of_part + self._sum_of_root, np.add.reduceat(parts, begins), 3 * count)
@@ -132,7 +133,7 @@ def _wide(dtype: np.dtype) -> type:
 
 def _squares(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The values, in float64 if float32 cannot hold their squares, and the sums of their squares in rows of
-    `_SQUARES`. Their number is a multiple of it."""
+    `_SQUARES`. The number of values must be a multiple of `_SQUARES`."""
     rows = values.reshape(-1, _SQUARES)
     found = np.vecdot(rows, rows)
     least, ones = len(values) * _SMALL, _ONES[values.dtype][: len(found)]

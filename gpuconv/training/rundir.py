@@ -12,7 +12,7 @@
     tensorboard/       event files for TensorBoard, with `--log tensorboard`
     shadow.png         the worst errors that the shadow oracle found, with `--shadow`
     activations.png, filters.png   drawn by the command line
-    run.lock           names the process that writes here, while it does
+    run.lock           names the process that is writing here
 
 One process writes at a time; others may read meanwhile, because each file is replaced atomically, except logs, which
 grow. metrics.jsonl and metrics.csv contain no times, so the same run writes the same bytes.
@@ -190,5 +190,5 @@ class RunDirectory:
 
     def begun(self) -> list[str]:
         """The names of the files that exist and that a run writes only after its first checkpoint."""
-        files = [self.best, self.metrics_jsonl, self.metrics_csv, self.curves, self.activations, self.filters]
-        return [file.name for file in files if os.path.lexists(file)]
+        later = [self.best, self.metrics_jsonl, self.metrics_csv, self.curves, self.activations, self.filters]
+        return [file.name for file in later if os.path.lexists(file)]

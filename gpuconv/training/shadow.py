@@ -97,15 +97,15 @@ class Shadow:
         self.rows: dict[Site, Row] = {}
         self.clock, self._make = clock, make
         self._began = clock()
-        self._copying = self._checking = 0.0  # seconds taken so far by the run, and by the worker
+        self._copying = self._checking = 0.0  # seconds so far: of copying in the run, and of the worker's checks
         self._worker: Any = None
         self._ready = self._ended = False
         self._pending: list[tuple[Path, Site, int, float, int]] = []  # (file, site, step, expected seconds, bytes)
-        self._sizes: dict[Site, int] = {}
+        self._sizes: dict[Site, int] = {}  # the most bytes of a call's arguments, by site
         self._longest: dict[Site, float] = {}  # seconds of the longest check so far, copying included
         self._copying_of: dict[Site, float] = {}  # seconds of copying for the pending checks
         self._rate = 0.0  # the highest seconds per byte so far
-        self._deck: list[Site] = []
+        self._deck: list[Site] = []  # the sites that are still to be drawn before any is drawn again
         import random
         import tempfile
 

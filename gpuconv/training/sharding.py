@@ -172,8 +172,8 @@ class Parts:
                 while len(self._exchanges) < len(buckets) and not waiting[len(self._exchanges)]:
                     bucket = buckets[len(self._exchanges)]
                     self._push_bucket(number, terms, bucket, count, part.batch, divisor)
-                    start = self.ranks.start(self._sums[0].part(bucket), self.fixed, len(self._exchanges))
-                    self._exchanges.append(start)
+                    finish = self.ranks.start(self._sums[0].part(bucket), self.fixed, len(self._exchanges))
+                    self._exchanges.append(finish)
                 self.ranks.progress()
 
         with listen(after):

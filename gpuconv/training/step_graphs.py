@@ -11,7 +11,7 @@ from gpuconv import backends
 from gpuconv.notices import Notice
 from gpuconv.parallel import Ranks
 
-STEPS_PER_GRAPH = 8  # and a graph of a single step for those steps after which the host has to act earlier
+STEPS_PER_GRAPH = 8  # fewer steps, when the host has to act sooner, are replayed one by one, by a graph of one step
 
 Work = Callable[[], None]
 
@@ -74,7 +74,8 @@ class Replay:
                 captured = self._recorder.capture(lambda: _repeat(work, count))
             except Exception as error:  # whatever it is: a failed capture has run nothing, so the work can still run
                 failed = f"{type(error).__name__}: {error}"
-            sent_per_replay, self._ranks.sent = self._ranks.sent - sent, sent
+            sent_per_replay = self._ranks.sent - sent
+            self._ranks.sent = sent  # the capture itself sent nothing
             if reason := next(filter(None, self._ranks.gather(failed)), None):
                 self.give_up(reason)
                 return None

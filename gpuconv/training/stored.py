@@ -179,9 +179,8 @@ def _is_epoch(record: Record, held_out: list[str], name: str) -> bool:
     further entries. held_out: the names of the data sets that were evaluated after each epoch."""
     needed: Record = {"event": TEXT, "step": COUNT, "epoch": COUNT}
     of_epoch, of_change = (record.get("event") == event for event in ("epoch", "change"))
-    parts = ["train", *held_out]
-    metrics = [f"{part}_{metric}" for part in parts for metric in ("loss", "accuracy")] if of_epoch else []
-    metrics = metrics or ["loss", "accuracy"]
+    parts = ["train_", *(f"{name}_" for name in held_out)] if of_epoch else [""]
+    metrics = [f"{part}{metric}" for part in parts for metric in ("loss", "accuracy")]
     needed |= {"settings": OBJECT} if of_change else dict.fromkeys(["lr", *metrics], NUMBER)
     needed |= {metric: (NUMBER, NOTHING) for metric in needed if metric.endswith("accuracy")}
     for key, kind in needed.items():
@@ -308,8 +307,8 @@ def check_net(path: str | os.PathLike[str], checkpoint: Checkpoint, net: Layer) 
 def check_arrays(
     path: str | os.PathLike[str], there: dict[str, np.ndarray], net: Layer, same_dtype: bool = True
 ) -> None:
-    """Raise CheckpointError, naming the first such array, if arrays are missing, do not belong to the net, hold NaN or,
-    except in buffers, infinity.
+    """Raise CheckpointError that names the first array that is missing, does not belong to the net, has another shape
+    or dtype, or holds NaN or, except in a buffer, infinity.
 
     same_dtype: False accepts floats of any dtype that fit into the net's dtype."""
     found: list[str] = []

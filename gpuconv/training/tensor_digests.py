@@ -67,7 +67,7 @@ class Digest:
 
     @property
     def rounds(self) -> bool:
-        """Whether its values are floats."""
+        """Whether its values may have rounding errors: whether they are floats."""
         return is_float(as_numeric("dtype", self.dtype))
 
     @property
@@ -105,15 +105,15 @@ class Digest:
 
 
 def _template(direction: str, name: str, dtype: np.dtype, size: int, products: float) -> str:
-    """A digest's JSON with placeholders for the hash, the sum, the norm and the norm of the change. Numbers of tensors
-    up to float32 have 9 digits, more than their sums are accurate to."""
+    """A digest's JSON with placeholders for the hash, the sum, the norm and the norm of the change. For dtypes up to
+    float32 the numbers have 9 digits, which is more than their accuracy."""
     begin = json.dumps([direction, name, dtype.name, size, max(1, math.ceil(products))])[:-1].replace("%", "%%")
     number = "%.9g" if is_float(dtype) and dtype.itemsize <= 4 else "%.17g"
     return f'{begin}, "%s", {number}, {number}, {number}]'
 
 
 def _filled(templates: list[str], measures: Measures) -> str:
-    """The text that the tensors' templates make with their hashes and numbers."""
+    """The tensors' templates, filled in with their hashes and numbers, as one text."""
     hashes, numbers = measures.results()
     text, values = ", ".join(templates), numbers.ravel().tolist()
     if not (abs(numbers) < MAX_NUMBER).all():
@@ -210,7 +210,7 @@ class Digests(Callback):
             if dx is not None:
                 add("backward", layer, dx)
 
-        # The outputs of these layers are those of the blocks.
+        # The output of such a layer is also that of its residual block, which is recorded.
         joined = [layer.joining_layer for layer in layers if isinstance(layer, ResidualNorm)]
         hooks = [layer.register_forward_hook(forward) for layer in layers if layer not in joined]
         hooks += [layer.register_backward_hook(backward) for layer in layers]
@@ -232,7 +232,7 @@ class Digests(Callback):
 def _recorded(net: Layer) -> list[Layer]:
     """The layers inside a net, except for the body of each residual block: the body has the block's path, and its first
     and last layers are recorded."""
-    bodies = [row for layer in net.walk() for _, row in layer.children() if row.path == layer.path]
+    bodies = [child for layer in net.walk() for _, child in layer.children() if child.path == layer.path]
     return [layer for layer in net.walk() if layer.path and layer not in bodies]
 
 
@@ -255,8 +255,7 @@ def _name(direction: str, of: Any) -> str:
 
 
 def _end(layer: Layer, number: int) -> Any:
-    """The layer at index `number`, 0 or -1, of those that a fused layer or a chain of them runs as one; any other layer
-    itself."""
+    """The first (`number` 0) or the last (-1) of the layers that a fused layer replaces; any other layer itself."""
     while isinstance(layer, Fused):
         layer = layer.layers[number]
     return layer

@@ -55,8 +55,8 @@ class Trainer(RunState):
     """A net, its optimizer, loss and schedule, and the training state.
 
     `trained` is the net that a step runs: `net`, or its fused twin. The state: `steps` (the steps done), `epoch` (the
-    epochs completed), `batch` (the steps done of the next epoch), `records` (those of metrics.jsonl, except that of the
-    test at the end), `tested` (the result of that test).
+    epochs completed), `batch` (the steps done in the current epoch), `records` (those of metrics.jsonl, except that of
+    the test at the end), `tested` (the result of that test).
 
     Args:
         net: Built, on the device where it is to be trained.
@@ -264,7 +264,7 @@ class Trainer(RunState):
         held_out = HeldOut(self.metrics, sets, ("test",) if test_at_end else ())
         self.epochs, self.batches = epochs, math.ceil(data_checks.expect_length(loader) / self.accumulate)
         fit_loaders.set_image_notes(self.net, loader, known)
-        self.optimizer.match(self.net.params())  # layers may have been frozen since
+        self.optimizer.match(self.net.params())  # layers may have been frozen since it was built
         self.optimizer.begin(self.total_steps, self.batches)
         self.fit_settings = stored.as_json(
             self.settings()
@@ -299,7 +299,7 @@ class Trainer(RunState):
             if self.ranks.rank:
                 callbacks = [each for each in callbacks if not getattr(each, "only_on_rank_0", False)]
             if self.ema and not self.steps:
-                self.ema.begin()  # weights may have been loaded since
+                self.ema.begin()  # weights may have been loaded since it was made
             if resume and (last := self.ranks.on_rank_0(self._last_checkpoint)):
                 self.restore(last, f"the checkpoint of {run_dir}" if self.run is None else self.run.last)
             if progress and self.ranks.rank == 0:

@@ -51,12 +51,12 @@ class Groups(Optimizer):
     """Updates each group of parameters with its own optimizer.
 
     Args:
-        lr: A factor on every group's rate. So is the run's schedule, except for a group with a schedule of its own
-            ("@ linear:3"). At a rate of 0, parameters do not change, except that Muon still scales its weights.
+        lr: A factor on every group's rate. The run's schedule is another factor, except for a group with a schedule of
+            its own ("@ linear:3"). At a rate of 0, parameters do not change, except that Muon still scales its weights.
         groups: Selectors and optimizers, as the module's docstring describes them.
 
     Raises:
-        ValueError: A text that cannot be read, or a weight_decay or decay, which each group's optimizer takes instead.
+        ValueError: A group cannot be read, or weight_decay or decay is given here instead of in a group's optimizer.
     """
 
     name: ClassVar[str] = "groups"
