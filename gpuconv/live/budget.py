@@ -28,7 +28,7 @@ LIMITS = {
 
 
 class Budget:
-    """Decides which displays are due. clock: seconds, as `time.perf_counter`."""
+    """Decides which displays are due. clock: returns seconds, as `time.perf_counter` does."""
 
     def __init__(self, limits: dict[str, Limits] = LIMITS, clock: Callable[[], float] = time.perf_counter) -> None:
         self.limits, self.clock = limits, clock
@@ -49,12 +49,14 @@ class Budget:
     def spend(self, name: str) -> Iterator[None]:
         """A context around a display; the next one is due once the cost of this one is within its share.
 
-        Displays are a little late, at the end of a step; the wait for the next one counts from the time when this one
-        was due."""
+        A display is made at the end of a step, and so a little late. The wait for the next one counts from the time
+        when this one was due."""
         start = self.clock()
         try:
             yield
         finally:
             limits, cost = self.limits[name], self.clock() - start
-            after = self._next[name] + limits.every
-            self._next[name] = max(after if after > start else start + limits.every, start + cost / limits.share)
+            due = self._next[name] + limits.every
+            if due <= start:  # this display was very late, or was due at once
+                due = start + limits.every
+            self._next[name] = max(due, start + cost / limits.share)

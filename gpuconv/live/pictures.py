@@ -76,7 +76,8 @@ def filters(net: Layer) -> list[Volume]:
     before: Layer = net
     for name, layer in layers_of(net).items():
         flattened = isinstance(before, Flatten) and before.output_shape == layer.input_shape
-        shape, before = (before if flattened else layer).input_shape or (), layer
+        shape = (before if flattened else layer).input_shape or ()
+        before = layer
         weight = layer.arrays.get("weight") if layer.variables.get("weight") else None
         if weight is None or len(weight.shape) not in (2, 4):
             continue

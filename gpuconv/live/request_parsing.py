@@ -115,7 +115,11 @@ def _without_defaults(config: object) -> Any:
         return config
     defaults = {entry.name: entry.default for entry in dataclasses.fields(layer_class(config["layer"]))}
     own = {name: _without_defaults(value) for name, value in config.items() if name not in ("layer", "name", "frozen")}
-    plain = {name: list(v) if isinstance(v := defaults.get(name), tuple) else v for name in own}
-    kept = {name: value for name, value in own.items() if value != plain[name]}
+    kept = {name: value for name, value in own.items() if value != _as_in_config(defaults.get(name))}
     frozen = {"frozen": config["frozen"]} if config.get("frozen") else {}
     return {"layer": config["layer"], **kept, **frozen}
+
+
+def _as_in_config(default: object) -> object:
+    """A layer's default as a config holds it, with a list for a tuple."""
+    return list(default) if isinstance(default, tuple) else default

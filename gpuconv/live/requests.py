@@ -42,7 +42,7 @@ class LiveRun:
         self.sets, self.device, self.why, self.home, self.name = sets, device, why, home, name
         self.segment = segment.make(recipe, sets, device, prepare=prepare)
         self.view = View(sets, hub or Hub(), self.state)
-        self.phase, self.message = (TRAINING, "") if run_dir is None else (PAUSED, "")
+        self.phase, self.message = TRAINING if run_dir is None else PAUSED, ""
         self._under_way = False  # inside `fit`
         self._steps_allowed = 0  # steps to do while paused
         self._next: Callable[[], None] | None = None

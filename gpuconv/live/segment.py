@@ -96,7 +96,7 @@ def make(
         loaders[part] = None if data is None else _loader(data, kept, part, net, normalization, recipe["seed"])
         if data is not None:
             data_checks.expect(part, loaders[part], net, trainer.loss)
-    # As `fit` will set them: the learning rate, which the page shows before that, depends on them.
+    # `fit` sets these too, but the page shows the learning rate, which depends on them, before `fit` begins.
     trainer.epochs, trainer.batches = recipe["epochs"], math.ceil(len(loaders["train"]) / trainer.accumulate)
     return Segment(recipe, trainer, loaders)
 

@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 POINTS = 400  # at most this many points of a curve are sent
 EXAMPLES = 64  # test images that are evaluated
-SHOWN = 12  # at most this many of the right ones are shown, and of the wrong ones
+SHOWN = 12  # at most this many right ones are shown, and at most as many wrong ones
 
 
 def encode(value: object) -> bytes:

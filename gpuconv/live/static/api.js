@@ -1,9 +1,9 @@
 // Requests to the server. Each returns the result, or throws an error with the message to show.
 
 export class Refused extends Error {
-  constructor(told) {
-    super(told.error);
-    this.layer = told.layer;
+  constructor(refusal) {
+    super(refusal.error);
+    this.layer = refusal.layer;
   }
 }
 
@@ -11,11 +11,11 @@ async function post(path, type, body) {
   const answer = await fetch(path, { method: "POST", headers: { "content-type": type }, body });
   if (answer.ok) return (await answer.json()).done;
   const text = await answer.text();
-  let told = { error: text };
+  let refusal = { error: text };
   try {
-    told = JSON.parse(text);
+    refusal = JSON.parse(text);
   } catch {}
-  throw new Refused(told);
+  throw new Refused(refusal);
 }
 
 export const command = (name, more = {}) => post("command", "application/json", JSON.stringify({ do: name, ...more }));

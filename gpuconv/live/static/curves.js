@@ -1,7 +1,8 @@
 // Loss and accuracy by step.
 
-const PARTS = [["train", "train"], ["validation", "validation"], ["test", "test"]];
+const PARTS = ["train", "validation", "test"]; // style.css has a color of each name
 
+// column: 1 for the loss, 2 for the accuracy. least, most: the ends of the axis; without most, the largest value.
 export function draw(canvas, curves, column, least, most) {
   const style = getComputedStyle(document.documentElement);
   const color = (name) => style.getPropertyValue(`--${name}`).trim();
@@ -11,7 +12,7 @@ export function draw(canvas, curves, column, least, most) {
   Object.assign(canvas, { width: wide * ratio, height: high * ratio });
   const context = canvas.getContext("2d");
   context.scale(ratio, ratio);
-  const lines = PARTS.map(([part, tint]) => [curves[part].map((point) => [point[0], point[column]]), tint, 2]);
+  const lines = PARTS.map((part) => [curves[part].map((point) => [point[0], point[column]]), part, 2]);
   lines.unshift([curves.readings.map((point) => [point[0], point[column]]), "train", 0.6]);
   const points = lines.flatMap(([line]) => line);
   if (!points.length) return;
@@ -40,8 +41,8 @@ export function draw(canvas, curves, column, least, most) {
     context.stroke();
   }
   context.setLineDash([]);
-  for (const [line, tint, width] of lines) {
-    context.strokeStyle = color(tint);
+  for (const [line, part, width] of lines) {
+    context.strokeStyle = color(part);
     context.lineWidth = width;
     context.beginPath();
     line.forEach(([step, value], at) => (at ? context.lineTo(x(step), y(value)) : context.moveTo(x(step), y(value))));
@@ -51,13 +52,13 @@ export function draw(canvas, curves, column, least, most) {
 
 export function legend(place, curves) {
   place.replaceChildren(
-    ...PARTS.filter(([part]) => curves[part].length).map(([part, tint]) => {
+    ...PARTS.filter((part) => curves[part].length).map((part) => {
       const [, loss, accuracy] = curves[part].at(-1);
       const entry = document.createElement("span");
       entry.textContent = `${part}: loss ${loss.toFixed(4)}, accuracy ${(100 * accuracy).toFixed(2)} %`;
       entry.dataset.part = part;
       entry.dataset.accuracy = accuracy;
-      entry.style.color = `var(--${tint})`;
+      entry.style.color = `var(--${part})`;
       return entry;
     }),
   );

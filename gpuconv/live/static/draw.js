@@ -35,7 +35,7 @@ export function pad(canvas, changed) {
     });
   }
 
-  // The drawing in the middle of the net's image, as large as the digits of the data are.
+  // The drawing as an image of the net's size, which it fills as the digits of the data do.
   function bytes() {
     const [height, width] = shape;
     const drawn = context.getImageData(0, 0, canvas.width, canvas.height).data;

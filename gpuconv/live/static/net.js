@@ -58,11 +58,11 @@ function tile(column) {
   canvas.setAttribute("role", "button");
   canvas.tabIndex = 0;
   let at = [0, 0];
-  const ask = (row, line) => {
+  const ask = (y, x) => {
     const { layer, number, kind } = canvas.place;
     if (kind !== "activations") return;
     const step = layer.step;
-    column.explain(layer.shape.length === 3 ? [row * step, line * step, number] : [number]);
+    column.explain(layer.shape.length === 3 ? [y * step, x * step, number] : [number]);
   };
   canvas.addEventListener("click", (event) => {
     const box = canvas.getBoundingClientRect();

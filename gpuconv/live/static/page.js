@@ -12,10 +12,10 @@ import * as tables from "./tables.js";
 const $ = (id) => document.getElementById(id);
 let state = { classes: [], settings: {} };
 let history = null;
-let written = "";
-let pictured = false;
+let written = ""; // the text of the server's net
+let pictured = false; // whether a picture has been requested
 
-function told(error) {
+function showError(error) {
   $("error").textContent = error ? error.message : "";
   $("error").hidden = !error;
 }
@@ -27,10 +27,10 @@ async function answered(promise) {
   const mine = ++asked;
   try {
     const answer = await promise;
-    if (mine === asked) told(null);
+    if (mine === asked) showError(null);
     return answer;
   } catch (error) {
-    told(error);
+    showError(error);
     return undefined;
   }
 }
@@ -126,7 +126,7 @@ const showMap = newest(async () => {
   for (const { values, size } of found.layers) pixels.slice($("map-canvas"), values, size[1], size[2]);
 });
 
-const heard = {
+const handlers = {
   state: showState,
   curves: showCurves,
   net: showNet,
@@ -139,9 +139,9 @@ const heard = {
     $("confusion-part").textContent = `of the ${found.part} images`;
   },
   log: (lines) => {
-    const end = $("log").scrollTop + $("log").clientHeight > $("log").scrollHeight - 30;
+    const atEnd = $("log").scrollTop + $("log").clientHeight > $("log").scrollHeight - 30;
     $("log").textContent = lines.join("\n");
-    if (end) $("log").scrollTop = $("log").scrollHeight;
+    if (atEnd) $("log").scrollTop = $("log").scrollHeight;
   },
 };
 
@@ -244,7 +244,7 @@ matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => show
 pixels.key($("key"));
 
 const events = new EventSource("events");
-for (const [name, show] of Object.entries(heard)) {
+for (const [name, show] of Object.entries(handlers)) {
   events.addEventListener(name, (event) => show(JSON.parse(event.data)));
 }
 events.addEventListener("error", () => {
