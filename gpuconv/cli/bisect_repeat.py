@@ -1,4 +1,5 @@
-"""Repeats a recorded run up to a step, and keeps one tensor of that step: `gpuconv bisect RUN_A RUN_B` compares two."""
+"""Repeats a recorded run up to a step and keeps one tensor of that step, which `gpuconv bisect RUN_A RUN_B` compares
+with that of another run."""
 
 from __future__ import annotations
 
@@ -30,8 +31,8 @@ _OTHER_HASHES = "{} has hashes of an older version, which the repeated run would
 class Repetition:
     """A run that can be repeated on this machine up to a recorded step. Raises UserError if it cannot, saying why.
 
-    steps: how many that takes, from the last checkpoint before that step, or from the start. steps_per_epoch: those
-    of an epoch.
+    steps: the number of steps to repeat, from the last checkpoint before that step, or from the start.
+    steps_per_epoch: the number of steps in an epoch.
     """
 
     def __init__(self, directory: str | os.PathLike[str], step: int) -> None:

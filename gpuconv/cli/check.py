@@ -50,8 +50,8 @@ def run(options: argparse.Namespace) -> int:
     x, labels = next(loader.epoch(0))
     passed = True
     steps = math.ceil(len(loader) / settings.accumulate)
-    first = schedules.get(settings.schedule)(0, settings.epochs * steps, steps)
-    optimizer = optimizers.get(settings.optimizer, lr=settings.lr * first)
+    first_factor = schedules.get(settings.schedule)(0, settings.epochs * steps, steps)
+    optimizer = optimizers.get(settings.optimizer, lr=settings.lr * first_factor)
     for check in checks.sanity(net, x, labels, loss=loss, optimizer=optimizer):
         document.add("checks", check)
         passed &= report(check.passed, check.name, f"{check.value:.4g}, expected {check.expected}", check.details)

@@ -131,7 +131,8 @@ def _session_of_run(options: argparse.Namespace, directory: str) -> Session:
 
     run_directory = RunDirectory.open(directory)
     settings = run_directory.settings()
-    expect_normalization(found := run_of(settings, run_directory.settings_file))
+    found = run_of(settings, run_directory.settings_file)
+    expect_normalization(found)
     if started_in_python(settings):
         by_part = resume_python_run.data_sets(settings, options.data, options.test)
         sets = live.DataSplits(by_part["train"], by_part.get("validation"), by_part.get("test", by_part["train"]))

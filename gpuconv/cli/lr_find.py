@@ -56,8 +56,10 @@ def run(options: argparse.Namespace) -> int:
 
     if options.start >= options.end:
         raise UserError(f"the rate rises: --from must be below --to, received {options.start:g} and {options.end:g}")
-    if options.out and not (existing := next(filter(Path.exists, [options.out, *options.out.parents]))).is_dir():
-        raise UserError(f"--out {options.out} must be a folder, and {existing} is not one")
+    if options.out:
+        existing = next(filter(Path.exists, [options.out, *options.out.parents]))
+        if not existing.is_dir():
+            raise UserError(f"--out {options.out} must be a folder, and {existing} is not one")
     chosen = run_settings.from_options(options)
     settings = run_settings.with_recipe(chosen)
     with user_errors():

@@ -37,14 +37,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from gpuconv import plots
+    from gpuconv.cli import pictures
     from gpuconv.training.image_activations import activations_of
 
-    if options.picture:
-        try:
-            plots.target(options.picture)
-        except plots.PlotError as error:
-            raise UserError(str(error)) from error
+    pictures.expect_target(options.picture)
     directory = options.run_dir or newest_run()
     print_line("run", directory)
     trained = open_run(directory, choose_device(options), options.which, options.model)

@@ -66,7 +66,7 @@ class Outlet(io.FileIO):
     """Standard output or error. The first failed write is kept as `error`, and everything after it is dropped."""
 
     error: OSError | None = None
-    tolerant = False  # whether a failed write is only noted, instead of raised too
+    tolerant = False  # whether a failed write only sets `error`, and raises nothing
 
     def write(self, data: Any) -> int:
         try:

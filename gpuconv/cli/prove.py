@@ -52,9 +52,9 @@ def run(options: argparse.Namespace) -> int:
     if not Device.named(device).runs_kernels:
         raise UserError(f"{device} has no algorithms to prove; --device takes emulated, cuda or cuda:1")
     products = _products(options.model, options.precision, options.batch_size, device)
-    to_prove = [(product, each) for product in products for each in _plans(product, names, device)]
+    to_prove = [(product, plan) for product in products for plan in _plans(product, names, device)]
     print_line("step", f"{options.model}, {options.batch_size} images, {options.precision}: {len(products)} products")
-    serving_none = [name for name in names if all(each.algorithm.name != name for _, each in to_prove)]
+    serving_none = [name for name in names if all(plan.algorithm.name != name for _, plan in to_prove)]
     document.note(device=device, products=len(products), proofs=[], serve_none=serving_none)
     for name in serving_none:
         print(f"{name} serves none of them")
@@ -65,10 +65,10 @@ def run(options: argparse.Namespace) -> int:
     print(f"\n{HEADER}")
     failed, place = 0, tuner.place_named(device)
     with progress_bar(total=len(to_prove), desc="prove", leave=False, disable=None) as progress:
-        for product, each in to_prove:
-            found = prove(product, each, place)
+        for product, plan in to_prove:
+            found = prove(product, plan, place)
             failed += not found.proved
-            name, what = each.algorithm.name, describe(product)
+            name, what = plan.algorithm.name, describe(product)
             document.add("proofs", {"algorithm": name, "product": what, "verdict": found})
             progress.write(text(name, what, found))
             progress.update()
@@ -107,7 +107,7 @@ def _plans(product: Product, names: list[str], device: str) -> list[Plan]:
 
 
 def describe(product: Product) -> str:
-    """Such as "fprop 2x8x8x16-24x3x3 bfloat16 relu pool mask"."""
+    """A product in words, such as "fprop 2x8x8x16-24x3x3 bfloat16 relu pool mask"."""
     epilogue = product.epilogue
     flags = {
         "pool": epilogue.pool > 1,

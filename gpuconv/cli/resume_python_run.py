@@ -112,14 +112,14 @@ def data_sets(stored: Record, data: str | None, test: str | None) -> Record:
     from gpuconv.data import named
 
     stored_parts = {part: stored[part] for part in PARTS if stored.get(part)}
-    first, second = (stored_parts.get(part, {}).get("name", "") for part in ("train", "test"))
-    name = data or first
+    train_name, test_name = (stored_parts.get(part, {}).get("name", "") for part in ("train", "test"))
+    name = data or train_name
     with user_errors():
         try:
-            whole = not test and named.is_whole(first)
+            whole = not test and named.is_whole(train_name)
             known = named.stored_sets(name) if whole else [*named.load(name, test or "")]
-            if not test and second not in ("", first):  # a separate test set
-                known += named.stored_sets(second)
+            if not test and test_name not in ("", train_name):  # a separate test set
+                known += named.stored_sets(test_name)
         except ValueError as error:
             raise ValueError(f"{error}; give the location of the run's images: --data SPEC") from error
         train = known[0]
