@@ -92,11 +92,14 @@ class Augmentation:
                 raise ValueError(f"augmentation {option!r} is given twice in {text!r}")
             unit = _UNITS.get(name)
             numbers = [each for each in part.numbers if each >= 0 and (unit != "PIXELS" or each.is_integer())]
-            if part.options or len(part.numbers) != len(numbers) or len(numbers) != (unit is not None):
+            count = 0 if unit is None else 1
+            if part.options or len(part.numbers) != count or len(numbers) != count:
                 raise ValueError(
                     f"augmentation {name!r} is written {f'{name}:{unit}' if unit else name}, received {text!r}"
                 )
-            options[option] = value if unit is None else int(numbers[0]) if unit == "PIXELS" else numbers[0]
+            if unit is not None:
+                value = int(numbers[0]) if unit == "PIXELS" else numbers[0]
+            options[option] = value
         return cls(**options)
 
     def __str__(self) -> str:

@@ -32,7 +32,7 @@ def quantiles(alpha: float, count: int = 4096) -> NDArray[np.float32]:
 
 def _distribution(log_x: NDArray[np.float64], alpha: float) -> NDArray[np.float64]:
     """P(X <= x) for x <= 1/2. There it is proportional to (x (1 - x))^alpha F(2 alpha, 1; alpha + 1; x) (Abramowitz and
-    Stegun, 26.5.4); that it is 1/2 at x = 1/2 gives the factor."""
+    Stegun, 26.5.4); the factor follows from P(X <= 1/2) = 1/2."""
     x = np.append(np.exp(log_x), 0.5)
     term, series, n = np.ones_like(x), np.ones_like(x), 0
     while term.max() > 1e-16 * series.max():

@@ -70,9 +70,9 @@ class Normalization:
     @classmethod
     def measured(cls, data: Any) -> Normalization | None:
         """The normalization by the statistics of `data`, a data set or images (N, H, W, C); None for float images."""
-        if data.dtype != np.uint8 if isinstance(data, np.ndarray) else not data.raw:
-            return None
-        return cls.from_images(data) if isinstance(data, np.ndarray) else cls.from_dataset(data)
+        if isinstance(data, np.ndarray):
+            return cls.from_images(data) if data.dtype == np.uint8 else None
+        return cls.from_dataset(data) if data.raw else None
 
     @classmethod
     def from_images(cls, images: NDArray[np.uint8], kind: str = "channel") -> Normalization:
@@ -85,12 +85,12 @@ class Normalization:
         axes = lookup("normalization", kind, {"channel": (0, 1, 2), "image": (0,)})
         total = images.sum(axis=axes, dtype=np.int64)
         count = math.prod(images.shape[axis] for axis in axes)
-        channels = total.reshape(-1, total.shape[-1])
+        totals = total.reshape(-1, total.shape[-1])  # a row for each mean of a channel
         variance = []
-        for squares, sums in zip(_squares(images), channels.T):
+        for squares, sums in zip(_squares(images), totals.T):
             # sum of (pixel - its mean)^2 = sum of pixel^2 - sum over means of (sum^2 / count)
             explained = sum(int(value) ** 2 for value in sums)
-            variance.append((squares * count - explained) / (count * count * len(channels)))
+            variance.append((squares * count - explained) / (count * count * len(totals)))
         std = np.sqrt(variance)
         return cls(total / count, np.where(std > 0, std, 1.0))
 

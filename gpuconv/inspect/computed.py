@@ -169,13 +169,14 @@ def _watch_call(call: Call, offset: int, algorithm: str, part: bool = False) -> 
     at = np.unravel_index(offset, result.shape)
     size = accumulation_dtype(result.dtype).itemsize
     writers: list[Writer] = []
-    for last in (None, "touched"):
+    for finds_writers in (True, False):  # the second run records the accesses of the last writer
         out = backends.empty(result.shape, result.dtype, "emulated")
         memory = out[(*at[:-1], slice(at[-1], at[-1] + 1))]
         if part:
             memory = emulator.ArgumentBytes("partials", offset * size, size)
-        with emulator.watch_writes(memory, writers[-1] if last and writers else None) as seen:
+        watched = None if finds_writers or not writers else writers[-1]
+        with emulator.watch_writes(memory, watched) as seen:
             call.on("emulated", out=out, **({"algo": algorithm} if "algo" in call.options and algorithm else {}))
-        if last is None:
+        if finds_writers:
             writers = [each for each in seen if isinstance(each, emulator.Writer)]
     return writers, [each for each in seen if isinstance(each, emulator.Touched)]

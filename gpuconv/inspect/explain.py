@@ -179,7 +179,7 @@ def explain(
             call, written = writing_call(chosen, given, place, below)
             branch, calls, shape = f"branch{number + 1}", [call], result_of(call).shape[1:]
             parts = _added([as_float64(branches(chosen, given)[number])[0]], inside)
-            parts = parts[0], None, *parts[2:]
+            parts = parts[0], None, *parts[2:]  # a copied value has no weights
         else:
             parts = _inputs(chosen, given, place)
     window, weight, bias, terms = parts

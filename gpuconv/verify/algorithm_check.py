@@ -237,6 +237,8 @@ class Proof:
         magnitudes = Inputs(question, "magnitudes")
         self._mark = self.guards.mark()
         before = Epilogue.of(None, 2, masked=True) if epilogue.pool == 2 else PLAIN  # without activation and moments
+        # The results of the proved algorithm: for random numbers and for whole numbers; then, without activation and
+        # moments, for the magnitudes and, if the activation rounds, for whole numbers again.
         with tuner.record_products() as products:
             self._first = self._proved(self._random, Form(), epilogue)
             forms = _forms(question, self._whole) if 2 * question.product.k < _EXACT else []
@@ -348,6 +350,7 @@ def _differing_result(expected: Results, results: Results) -> str:
 
 
 def _share(expected: Expected, result: np.ndarray) -> float:
+    """The largest error as a share of its bound. Raises RefutedError if it is above 1."""
     difference = compare(expected, result)
     if difference.wrong:
         raise RefutedError(difference.text)

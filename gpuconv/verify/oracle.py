@@ -63,7 +63,7 @@ def _flat(arrays: Arrays) -> list[Array]:
     return [a for array in arrays for a in (array if isinstance(array, list) else [array])]
 
 
-_relative_sum = products.linear_in_its_inputs(lambda arrays, options: 2)
+_sum_of_two = products.linear_in_its_inputs(lambda arrays, options: 2)
 _sum_of_rows = products.linear_in_its_inputs(lambda arrays, options: math.prod(arrays[0].shape[:-1]))
 
 
@@ -152,7 +152,7 @@ _RULES: dict[str, Rule | None] = {
     "clip_values": optim.clip_values,
     "update_loss_scale": optim.loss_scale,
     "muon_step": optim.muon,
-    "add": _relative_sum,
+    "add": _sum_of_two,
     "copy": None,
     "scale": _relative,
     "add_metrics": optim.metrics,

@@ -35,6 +35,7 @@ def optimizer(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> lis
     *first, masters, scaling, averages = arrays
     lists = [group for group in (*first, masters) if isinstance(group, list)]
     before = [[a.copy() for a in group] for group in lists]
+    updated_before = before[-1 if masters else 0]  # the formula updates the masters, if there are any, else the params
     averages_before = [a.copy() for a in averages or ()]
     getattr(ops, op)(*arrays, **options)
     unscale, skipped = (1.0, 0.0) if scaling is None else scaling[[1, 3]]
@@ -46,7 +47,7 @@ def optimizer(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> lis
     of_states: list[list[Expected]] = [[] for _ in states]
     of_masters: list[Expected] = []
     for index, param in enumerate(lists[0]):
-        old = before[-1 if masters else 0][index]
+        old = updated_before[index]
         grad = np.abs(before[1][index]) * unscale + decay * np.abs(old)
         moved = np.abs(param - old) + _step_size(op, [group[index] for group in states], grad, options, skipped)
         error = accumulation(dtype, 16, np.abs(old) + moved) + (rounding(state_dtype, param) if masters else 0)
@@ -173,7 +174,7 @@ def _newton_schulz(x: np.ndarray, steps: int, error: Any, dtype: np.dtype, preci
     A step applies p(s) = a s + b s^3 + c s^5 to the singular values, as a function of the Hermitian [[0, x], [x^T, 0]].
     So it multiplies an error by at most the largest |p'| between 0 and x's norm (Daleckii and Krein: divided
     differences bound it), and adds the rounding errors of its products and sums. The oracle and the device round to
-    TF32 or bfloat16 at the same places; values that are equal before stay equal.
+    TF32 or bfloat16 at the same places, so where their values are equal, the rounded values are equal too.
     """
     a, b, c = NEWTON_SCHULZ
     factors = 4 * UNIT_ROUNDOFF_TF32 if precision == "tf32" else 0.0  # two factors, each rounded by both sides
@@ -188,7 +189,8 @@ def _newton_schulz(x: np.ndarray, steps: int, error: Any, dtype: np.dtype, preci
     x, error = stored(x, precision), error + storing_error(x)
     for _ in range(steps):
         norm = np.linalg.norm(x, 2) + error
-        slope = np.abs(a + 3 * b * (s := np.linspace(0, norm, 1000)) ** 2 + 5 * c * s**4).max()
+        s = np.linspace(0, norm, 1000)
+        slope = np.abs(a + 3 * b * s**2 + 5 * c * s**4).max()
         gram, m, after = newton_schulz(x, precision)
         size = np.abs(x)
         gram_error = product_error(columns, size @ size.T) + storing_error(gram)
