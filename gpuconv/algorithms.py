@@ -49,9 +49,10 @@ class Algorithm:
     resident: the number of blocks per multiprocessor if each block computes several tiles; 0 if each computes one.
     kernels: those of `KERNELS` that its family has. capability: the lowest compute capability that it needs, 80 for
     8.0; 0 if it runs on every GPU. one_chip: whether it runs only on GPUs of exactly that capability, because it uses
-    instructions such as those of sm_90a. cluster_down, cluster_across: a cluster's blocks compute tiles that lie one
-    below the other, and load the columns of B for each other; or tiles side by side, and load the rows of A. proved:
-    whether a GPU has run it; otherwise each GPU has to prove it for each problem first.
+    instructions such as those of sm_90a. cluster_down: the number of a cluster's blocks whose tiles lie one below the
+    other; they load the columns of B for each other. cluster_across: the number of those whose tiles lie side by side;
+    they load the rows of A for each other. proved: whether a GPU has run it; otherwise each GPU has to prove it for
+    each problem first.
     """
 
     name: str

@@ -53,13 +53,13 @@ def chart(lines: Mapping[str, Sequence[tuple[float, float]]], title: str) -> str
     drawn = [_text(LEFT, 12, title)]
     drawn += [_text(2, HEIGHT - BELOW, f"{low:.3g}"), _text(2, 32, f"{high:.3g}")]
     drawn += [_text(LEFT, HEIGHT - 6, f"{left:g}"), _text(WIDTH - 28, HEIGHT - 6, f"{right:g}")]
-    names = LEFT + 8 * len(title)
+    name_x = LEFT + 8 * len(title)
     for color, (name, line) in zip(COLORS, points.items()):
         path = " ".join(place(*point) for point in line)
         mark = f'<circle cx="{path.partition(",")[0]}" cy="{path.partition(",")[2]}" r="3" fill="{color}"/>'
         line_of = f'<polyline fill="none" stroke="{color}" stroke-width="2" points="{path}"/>'
-        drawn += [line_of if len(line) > 1 else mark if line else "", _text(names, 12, name, color)]
-        names += 10 + 7 * len(name)
+        drawn += [line_of if len(line) > 1 else mark if line else "", _text(name_x, 12, name, color)]
+        name_x += 10 + 7 * len(name)
     axis = f"M{LEFT} 24V{HEIGHT - BELOW}H{WIDTH}"
     drawn.append(f'<path d="{axis}" fill="none" stroke="currentColor" stroke-opacity="0.3"/>')
     return f'<svg width="{WIDTH}" height="{HEIGHT}" viewBox="0 0 {WIDTH} {HEIGHT}">{"".join(drawn)}</svg>'

@@ -204,8 +204,7 @@ def compare(
             for side, files in sides.items():
                 with kernel.replace_files(files):
                     samples[side] += timer.burst(run, _SECONDS)["warm"]
-        (yours, a), (shipped, b) = (_summary(samples[side]) for side in ("yours", "shipped"))
-        yield Timing(case, yours, a, shipped, b)
+        yield Timing(case, *_summary(samples["yours"]), *_summary(samples["shipped"]))
 
 
 def _launcher(case: Case, dtype: str, device: str) -> Any:

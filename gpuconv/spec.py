@@ -83,6 +83,10 @@ def number_in(text: str) -> float | None:
 
 def _as_value(text: str) -> Any:
     """The text as a bool or a number if it is one, else the text itself."""
-    known = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}.get(text.lower())
+    flags = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+    if text.lower() in flags:
+        return flags[text.lower()]
+    if numerals.is_digits(text):
+        return int(text)
     number = number_in(text)
-    return known if known is not None else int(text) if numerals.is_digits(text) else text if number is None else number
+    return text if number is None else number

@@ -83,9 +83,8 @@ class ExportedGraph:
     def _normalized(self, x: str) -> str:
         """(x - mean) * (1 / std) in float32, as in `gpuconv.data.Normalization`."""
         found: Any = self.net.normalization
+        x = self.node("Cast", [x], self.own_name("input.float32"), to=self.onnx.TensorProto.FLOAT)
         for op, name, value in (("Sub", "mean", found.mean), ("Mul", "inverse_std", 1 / found.std)):
-            if op == "Sub":
-                x = self.node("Cast", [x], self.own_name("input.float32"), to=self.onnx.TensorProto.FLOAT)
             name = self.own_name(f"input.{name}")
             value = value.reshape(1, -1, 1, 1) if value.ndim == 1 else value[None].transpose(TO_NCHW)
             x = self.node(op, [x, self.constant(name, value, np.float32)], self.own_name(f"input.{op.lower()}"))

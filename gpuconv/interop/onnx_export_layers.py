@@ -74,7 +74,8 @@ def _flattens_in_other_order(layer: Layer) -> bool:
 
 def _linear_reads(rest: Sequence[Layer]) -> bool:
     """Whether the first layer that depends on the order of features is a Linear."""
-    return any(type(layer) is Linear for layer in [each for each in rest if not isinstance(each, _ORDERLESS)][:1])
+    first = next((each for each in rest if not isinstance(each, _ORDERLESS)), None)
+    return type(first) is Linear
 
 
 _ORDERLESS = (Activation, Dropout, Scale)

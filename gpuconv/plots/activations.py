@@ -51,8 +51,8 @@ def activations(
     stacks = [(name, _as_volume(volume)) for name, volume in volumes]
     shown = max([1, *(min(rows, volume.shape[2]) for _, volume in stacks)])
 
-    gap, room = 6, 200  # the scores need this height
-    tile = max(84, (room + gap) // shown - gap)
+    gap, scores_height = 6, 200
+    tile = max(84, (scores_height + gap) // shown - gap)
     column, height = tile + 20, shown * (tile + gap) - gap
     image_side = min(height, 330)
     left, top, bars = 60, 170, 430

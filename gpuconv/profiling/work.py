@@ -67,11 +67,11 @@ def of_layer(
     with input_grad, of the input. Only products count as FLOPs.
 
     A residual block or branches count only what joins their paths: the additions of outputs or of input gradients, and
-    for a concatenation the copies of outputs that cannot be written, or of gradients that cannot be read, in their
-    slices. Where a norm joins them, it reads the shortcut's output in forward; in backward, with an activation, it
-    reads the output and writes the gradient of the sum. Where a convolution adds its input's gradient to another one,
-    it reads that one. holds_input: whether the layer below writes the input of a concatenation straight into its slice
-    of the output. A chain of fused layers counts the sum of its layers.
+    for a concatenation the copies of outputs that cannot be written straight into their slices, or of gradients that
+    cannot be read straight from them. Where a norm joins the paths, it reads the shortcut's output in forward; in
+    backward, with an activation, it reads the output and writes the gradient of the sum. Where a convolution adds its
+    input's gradient to another one, it reads that one. holds_input: whether the layer below writes the input of a
+    concatenation straight into its slice of the output. A chain of fused layers counts the sum of its layers.
     """
     if isinstance(layer, NormChain):
         first, *others = layer.layers
