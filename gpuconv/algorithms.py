@@ -332,10 +332,10 @@ def for_convolution(algo: object, problem: Conv2dProblem, epilogue: Epilogue, ar
         raise _not_depthwise()
     if name in (AUTO, DEPTHWISE):
         return DEPTHWISE if depthwise else AUTO
-    serves = few_channels_smem_bytes(problem, epilogue.pool, arithmetic) > 0
-    if name in FEW_CHANNELS_NAMES and not serves:
+    few_channels = few_channels_smem_bytes(problem, epilogue.pool, arithmetic) > 0
+    if name in FEW_CHANNELS_NAMES and not few_channels:
         raise _not_few_channels(name)
-    return _in_direction(find(name, arithmetic, serves), direction)
+    return _in_direction(find(name, arithmetic, few_channels), direction)
 
 
 def _in_direction(algorithm: Algorithm, direction: str) -> str:

@@ -43,6 +43,7 @@ def rows(net: Layer, batch_size: int = 128, device: str | None = None) -> list[R
     built."""
     expect_built(net)
     shown = (layer for layer in net.walk() if isinstance(layer, Merging) or not layer.children())
+    # The first layer of a fused one gets the algorithms of the fused one.
     runs_as = {id(layer.layers[0]): layer for layer in net.walk() if isinstance(layer, Fused)}
     return [_row(layer, runs_as.get(id(layer), layer).algorithms(batch_size, device)) for layer in shown]
 

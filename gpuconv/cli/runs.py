@@ -222,8 +222,8 @@ def warn_of_other_data(run: Run, train: Dataset | Samples, test: Dataset | Sampl
     """Warn if images differ from the run's, because it may have been trained on some of the test images."""
     stored = [run.stored.get(part) or {} for part in ("train", "test")]
     train = split_validation(run.settings, train)[0]
-    parted = {"train": train} | ({"test": test} if run.stored.get("test") or not run.started_in_python else {})
-    if not all(_is_same_data(run, part, data) for part, data in parted.items()):
+    by_part = {"train": train} | ({"test": test} if run.stored.get("test") or not run.started_in_python else {})
+    if not all(_is_same_data(run, part, data) for part, data in by_part.items()):
         counts = [part.get("images", "?") for part in stored]
         _warn(
             f"the data differs from that of the run, which had {counts[0]} images to train on and {counts[1]} to test "

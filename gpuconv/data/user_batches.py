@@ -74,7 +74,7 @@ class Batches:
         Raises ValueError if the source is an iterator that is past this batch.
         """
         batches = self._begun or iter(self._begin())
-        skipped = start_batch
+        skipped = start_batch  # the number of batches to read and drop
         if self.once:
             skipped += epoch * (self.length or 0) - self._taken
             self._taken += skipped

@@ -205,6 +205,7 @@ class Row:
         (left, end), (right, other) = paths
         if end is None or end is not other:
             graph.fail(readers[1], "the two paths do not meet in one Add")
+        # The body is the path to the Add's first input, unless that path has no layers.
         body, shortcut = sorted((left, right), key=lambda row: graph.resolved(end.input[0]) != row.value)
         if not body.layers:
             body, shortcut = shortcut, body

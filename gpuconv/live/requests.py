@@ -45,7 +45,7 @@ class LiveRun:
         self.phase, self.message = TRAINING if run_dir is None else PAUSED, ""
         self._under_way = False  # inside `fit`
         self._steps_allowed = 0  # steps to do while paused
-        self._next: Callable[[], None] | None = None
+        self._next: Callable[[], None] | None = None  # what to do between this segment and the next
         self._speed = Speed()
         if run_dir is None:
             self.run_dir, self._resume = RunDirectory.claim(home, name), False

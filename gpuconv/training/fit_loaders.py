@@ -185,7 +185,8 @@ def set_image_notes(net: Any, loader: object, normalization: Normalization | Non
     classes = getattr(getattr(loader, "dataset", None), "classes", None) or ()
     named = getattr(net, "classes", None)
     known = named is not None and len(named) == net.output_shape[-1]
-    if len(classes) == net.output_shape[-1] and not (known and all(name.isdecimal() for name in classes)):
+    only_numbers = all(name.isdecimal() for name in classes)  # these do not replace names
+    if len(classes) == net.output_shape[-1] and not (known and only_numbers):
         net.classes = [*classes]
     elif not known:
         net.classes = None

@@ -58,12 +58,12 @@ class OptimizerShards:
         for name in self.own & params.keys():
             ops.copy(params[name], out=views[name])
         for flat in sums.flat:
-            own = {name: number for name, number in zip(params, numbers) if params[name].dtype == flat.dtype}
+            inside = {name: number for name, number in zip(params, numbers) if params[name].dtype == flat.dtype}
             sizes = np.zeros(self.ranks.size + 1, np.int64)
-            for name in own:
+            for name in inside:
                 sizes[self._owners[name] + 1] += params[name].size
-            if own:
-                self.ranks.collect(flat[sums.starts[min(own.values())] :], np.cumsum(sizes).tolist())
+            if inside:
+                self.ranks.collect(flat[sums.starts[min(inside.values())] :], np.cumsum(sizes).tolist())
         for name in params.keys() - self.own:
             ops.copy(views[name], out=params[name])
 

@@ -184,7 +184,7 @@ class Digests(Callback):
             yield
         self._begun = True
         begin = json.dumps({"format": FORMAT, "step": step, "on": self._on, "tensors": []})
-        append(self._path, f"{begin[:-2]}{digests[0]}]}}\n")
+        append(self._path, f"{begin[:-2]}{digests[0]}]}}\n")  # the digests are JSON already: put them into the list
 
     @contextmanager
     def _digests(self, trainer: RunState, layers: Sequence[Layer]) -> Iterator[list[str]]:

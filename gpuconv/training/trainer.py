@@ -237,7 +237,7 @@ class Trainer(RunState):
             integer("checkpoint_every", checkpoint_every, 1)
         if resume and run_dir is None:
             raise ValueError("resume=True needs run_dir, the directory of the run to continue")
-        called = checked_callbacks(callbacks)
+        checked = checked_callbacks(callbacks)
         if fit_loaders.is_fraction(validation) and validation == 0:
             validation = None
         if self.plateau:
@@ -272,7 +272,7 @@ class Trainer(RunState):
             | {"metrics_every": metrics_every, "options": self._options(settings)}
         )
         self._expect_alike()
-        self._run(loader, held_out, called, run_dir, resume, metrics_every, checkpoint_every, progress)
+        self._run(loader, held_out, checked, run_dir, resume, metrics_every, checkpoint_every, progress)
         return self.history
 
     def _run(

@@ -224,7 +224,7 @@ def recording(
 
     def call(function: Callable[..., object], *arrays: object, **options: object) -> Any:
         nonlocal keeping
-        frame = sys._getframe(1)
+        frame = sys._getframe(1)  # the frame of the op, whose local variables are its arguments
         op = OPS.get(frame.f_code.co_name)
         if keeping or threading.get_ident() != thread or op is None or op.function.__code__ is not frame.f_code:
             return function(*arrays, **options)
