@@ -67,7 +67,7 @@ def gpu() -> Iterator[list[str]]:
     launched: list[str] = []
 
     def stored_plan(product, *options):
-        tuner.known_choices[product, tuner._gpu(0)] = chosen = plan(product, *options)
+        tuner.known_choices[product, tuner.gpu_named("cuda:0")] = chosen = plan(product, *options)
         return chosen
 
     launch, plan, tuning = RawKernel.__call__, tuner.plan, os.environ.get("GPUCONV_AUTOTUNE")

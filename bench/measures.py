@@ -16,11 +16,11 @@ from gpuconv.summary import rows, total
 _IMPORT = "import time; start = time.perf_counter(); import gpuconv; print(time.perf_counter() - start)"
 
 
-def import_time(repeats: int = 11) -> dict[str, Any]:
+def import_time() -> dict[str, Any]:
     """Milliseconds of `import gpuconv` in a new process."""
     samples = [
         1e3 * float(subprocess.run([sys.executable, "-c", _IMPORT], cwd=ROOT, capture_output=True, check=True).stdout)
-        for _ in range(repeats)
+        for _ in range(11)
     ]
     return {"name": "import gpuconv", "unit": "ms", "value": statistics.median(samples), "samples": samples}
 

@@ -12,7 +12,8 @@ from gpuconv.layers.base import expect_built
 from gpuconv.layers.branches import Merging
 from gpuconv.layers.fused import Fused
 from gpuconv.layers.sequential import runs_of
-from gpuconv.names import display_width, padded
+from gpuconv.names import display_width
+from gpuconv.text_table import align_columns
 
 
 @dataclass(frozen=True)
@@ -95,9 +96,7 @@ def summary(net: Layer, *, batch_size: int = 128, device: str | None = None) -> 
             for row in table
         ]
         lines = [(*line, cell) for line, cell in zip(lines, ["fprop, dgrad, wgrad", *named, ""], strict=True)]
-    widths = [max(map(display_width, column)) for column in zip(*lines)]
-    alignments = "<<<>>><"
-    text = ["  ".join(padded(*entry) for entry in zip(line, widths, alignments)).rstrip() for line in lines]
+    text = align_columns(lines, "<<<>>><").split("\n")
     rule = "-" * max(map(display_width, text))
     trained = sum(map(_trained, net.walk()))
     foot = [

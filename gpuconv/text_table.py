@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from gpuconv.names import display_width, padded
 
-def align_columns(lines: Sequence[Sequence[str]]) -> str:
-    """Rows of cells as text, each column as wide as its widest cell."""
-    widths = [max(map(len, column)) for column in zip(*lines)]
-    return "\n".join("  ".join(f"{cell:{width}}" for cell, width in zip(line, widths)).rstrip() for line in lines)
+
+def align_columns(rows: Sequence[Sequence[str]], sides: str = "") -> str:
+    """A line for each row of cells, each column as wide as its widest cell on a terminal. sides: "<" or ">" for each
+    column, by default "<" for all."""
+    widths = [max(map(display_width, column)) for column in zip(*rows)]
+    sides = sides or "<" * len(widths)
+    return "\n".join("  ".join(map(padded, row, widths, sides)).rstrip() for row in rows)

@@ -10,6 +10,7 @@ from gpuconv.layers import Conv2D, Input, Sequential
 from gpuconv.names import display_width, padded
 from gpuconv.profiling.work import Work
 from gpuconv.summary import summary
+from gpuconv.text_table import align_columns
 
 CAT, DOG = "\u732b", "\uff24og"  # a wide letter; a full-width one and two narrow ones
 
@@ -43,3 +44,9 @@ def test_wide_letters_keep_the_columns_of_tables():
     steps = [Row(name, "forward", Work(3e6, 1e6), 0.003) for name in (CAT, "narrow")]
     rows = profile.text(Profile("numpy", "float32", 2, steps, []), None).splitlines()
     assert display_width(rows[2]) == display_width(rows[3]) == 92
+
+
+def test_columns_of_a_table_are_as_wide_as_their_widest_cell_on_a_terminal():
+    rows = [("name", "n"), (CAT, "10"), ("e\u0301", "")]
+    assert align_columns(rows).split("\n") == ["name  n", f"{CAT}    10", "e\u0301"]
+    assert align_columns(rows, "><").split("\n") == ["name  n", f"  {CAT}  10", "   e\u0301"]

@@ -191,11 +191,14 @@ def test_imports_go_in_one_direction():
                 assert not name.startswith(tuple(BACKENDS)), what
 
 
+PACKAGES = ("gpuconv", "bench", "ci", "tools")
+
+
 def private_names_used(nodes: Collection[ast.AST]) -> list[str]:
-    """The private names that a file uses from other files of gpuconv. nodes: all nodes of its syntax tree."""
+    """The private names that a file uses from other files of `PACKAGES`. nodes: all nodes of its syntax tree."""
     names, modules = [], set()
     for node in nodes:
-        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "gpuconv":
+        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] in PACKAGES:
             modules |= {alias.asname or alias.name for alias in node.names}
             names += [f"{node.module}.{alias.name}" for alias in node.names if re.match("_[^_]", alias.name)]
     for node in nodes:
@@ -205,7 +208,8 @@ def private_names_used(nodes: Collection[ast.AST]) -> list[str]:
 
 
 def test_no_file_uses_a_private_name_of_another():
-    assert {str(path): names for path in modules() if (names := private_names_used(syntax(path)))} == {}
+    files = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
+    assert {str(path): names for path in files if (names := private_names_used(syntax(path)))} == {}
     planted = "from gpuconv import names\nfrom gpuconv.names import _plain, lookup\nnames._plain\nself._own"
     assert private_names_used([*ast.walk(ast.parse(planted))]) == ["gpuconv.names._plain", "names._plain"]
 

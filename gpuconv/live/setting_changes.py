@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from gpuconv.arguments import integer
 from gpuconv.checkpoint import Checkpoint
 from gpuconv.live.segment import Segment
-from gpuconv.names import lookup
+from gpuconv.names import canonical, lookup
 from gpuconv.training import optimizers
 from gpuconv.types import Record
 
@@ -36,7 +36,7 @@ def change_recipe(recipe: Record, changes: Record, *, images: int, epoch: int = 
     """
     if not isinstance(changes, dict):
         raise TypeError(f"settings are an object of names and values, received {changes!r}")
-    changes = {lookup("setting", name, {each: each for each in SETTINGS}): value for name, value in changes.items()}
+    changes = {canonical("setting", name, SETTINGS): value for name, value in changes.items()}
     found = recipe | {"train": dict(recipe["train"]), "optimizer": dict(recipe["optimizer"])}
     if (name := changes.pop("optimizer", found["optimizer"]["optimizer"])) != found["optimizer"]["optimizer"]:
         lookup("optimizer", name, optimizers.OPTIMIZERS)

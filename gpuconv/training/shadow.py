@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from gpuconv import arguments, checkpoint, plots
 from gpuconv.child import Child, command
 from gpuconv.layers.running import tracked_layer
-from gpuconv.names import lookup
+from gpuconv.names import canonical
 from gpuconv.notices import Notice
 from gpuconv.types import Record
 
@@ -92,7 +92,7 @@ class Shadow:
         make: Callable[[], Worker] = Worker,
     ) -> None:
         self.share = expect_share(share)
-        self.violation = lookup("violation", violation, {each: each for each in VIOLATIONS})
+        self.violation = canonical("violation", violation, VIOLATIONS)
         self.folder = folder or Path()
         self.rows: dict[Site, Row] = {}
         self.clock, self._make = clock, make

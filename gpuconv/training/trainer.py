@@ -17,7 +17,7 @@ from gpuconv.layers import Layer
 from gpuconv.layers.base import expect_built
 from gpuconv.layers.saving import notes
 from gpuconv.metrics import named
-from gpuconv.names import lookup
+from gpuconv.names import canonical
 from gpuconv.parallel import Ranks, report_errors
 from gpuconv.training import data_checks, digests, feeding, fit_loaders, schedules, stored
 from gpuconv.training.callback_base import checked_callbacks
@@ -145,7 +145,7 @@ class Trainer(RunState):
         self.graph = graph
         self.shadow = None if shadow is None else expect_share(shadow)
         self.shadowed: Shadow | None = None
-        self.violation = lookup("violation", violation, {each: each for each in VIOLATIONS})
+        self.violation = canonical("violation", violation, VIOLATIONS)
         self.metrics = named(metrics)
         own, factor = adapted.adapt(optimizer, **optimizer_settings), schedules.get(schedule)
         watched = Plateau.of(plateau)

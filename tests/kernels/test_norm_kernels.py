@@ -21,7 +21,6 @@ from gpuconv.verify.rules.base import as_float64
 from tests.kernels.agreement import FLOATS, assert_same_bits, expected, on_device, random, thread_orders
 from tests.tolerance import UNIT_ROUNDOFF, assert_within, elementwise_bound, sum_bound
 
-WIDTHS = {"float64": 2, "float32": 4, "float16": 8, "bfloat16": 8}
 SHAPES = {
     "one channel": (7, 1),
     "ragged end": (5, 3),

@@ -22,9 +22,9 @@ def ceil_div(a: int, b: int) -> int:
     return -(-a // b)
 
 
-def flat_grid(work: int, threads: int = THREADS) -> int:
+def flat_grid(work: int) -> int:
     """The blocks that give each of `work` items a thread, up to the largest grid; kernels loop over further items."""
-    return min(ceil_div(work, threads), _MAX_BLOCKS)
+    return min(ceil_div(work, THREADS), _MAX_BLOCKS)
 
 
 def contiguous(*arrays: Any) -> tuple[Any, ...]:
