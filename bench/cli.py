@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gpuconv import numerals
+from gpuconv import parse_numbers
 
 EPILOG = """examples:
   python -m bench steps && python -m bench ops         # measure, most important first
@@ -64,20 +64,22 @@ def _parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=what, description=what)
         command.add_argument("--device", default="auto", help="numpy, cuda, cuda:1 or auto (default)")
         command.add_argument(
-            "--threads", type=numerals.integer, help="CPU threads (default 2; all for the checks of a GPU's results)"
+            "--threads",
+            type=parse_numbers.integer,
+            help="CPU threads (default 2; all for the checks of a GPU's results)",
         )
         command.add_argument("--results", type=Path, help="folder of the records (default bench/results)")
         command.add_argument("--commit", help="the name of this version, if git cannot tell it")
         if name == "peaks":
             continue
         _filters(command)
-        command.add_argument("--minutes", type=numerals.real, help="start no entry after this many minutes")
+        command.add_argument("--minutes", type=parse_numbers.real, help="start no entry after this many minutes")
         command.add_argument(
             "--missing", action="store_true", help="time only what the record of this day and commit lacks"
         )
         command.add_argument(
             "--rounds",
-            type=numerals.integer,
+            type=parse_numbers.integer,
             default=6,
             help="rounds in which each side is timed, at least 2 (default 6)",
         )
@@ -235,12 +237,12 @@ def progress_line(entry: dict[str, Any]) -> str:
 
 def _finish_cpu(options: argparse.Namespace, record) -> None:
     """Import time and memory, measured for gpuconv only, and the goals."""
-    from bench import goals, measures
+    from bench import goals, import_and_memory
     from bench.suite import select
 
     if options.command == "steps":
         memory = select("steps", "numpy", shapes=[goals.STEP_SHAPE])[0]
-        record.data["measures"] = [measures.import_time(), measures.step_memory(memory)]
+        record.data["measures"] = [import_and_memory.import_time(), import_and_memory.step_memory(memory)]
     record.data["goals"] = goals.evaluate(record.data)
     record.save()
     print()
@@ -261,7 +263,7 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _compare(options: argparse.Namespace) -> int:
-    from bench.changes import text
+    from bench.compare_records import text
     from bench.record import Record
 
     print(text(Record.load(options.a), Record.load(options.b)))
@@ -269,11 +271,11 @@ def _compare(options: argparse.Namespace) -> int:
 
 
 def _host(options: argparse.Namespace) -> int:
-    from bench import host, machine
+    from bench import host_time, machine
     from gpuconv import files
 
-    timings = list(host.measure())
-    print(*host.table(timings), sep="\n")
+    timings = list(host_time.measure())
+    print(*host_time.table(timings), sep="\n")
     if options.out:
         rows = [timing._asdict() | {"budget": timing.budget} for timing in timings]
         commit, dirty = machine.commit()

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.calls import Compared
+from bench.entry_calls import Compared
 from bench.sides import OURS, Prepared, Side
 from bench.suite import RECIPE_STEPS, Entry
 from gpuconv import backends, models

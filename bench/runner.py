@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from bench import calls, ours, recipe_steps, steps
+from bench import entry_calls, our_side, recipe_steps, steps
 from bench.peers import pytorch, pytorch_recipe, pytorch_steps
 from bench.record import Record, fastest_side
 from bench.sides import OURS, Prepared, Side, check, failure
@@ -37,9 +37,9 @@ def sides_of(entry: Entry, device: str, compiled: bool) -> tuple[list[Side], Com
     if entry.kind == "step":
         step = steps.Step(entry)
         return steps.sides(step, device) + pytorch_steps.sides(step, device, compiled), step.compare
-    call = calls.call(entry)
+    call = entry_calls.call(entry)
     arrays = call.make(np.random.default_rng(0))
-    found = ours.sides(call, arrays, device) + pytorch.sides(call, arrays, device, compiled)
+    found = our_side.sides(call, arrays, device) + pytorch.sides(call, arrays, device, compiled)
     return found, lambda results: call.compare(arrays, results)
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from bench.calls import Compared
-from bench.ours import MOST_SETS, ROTATED_BYTES
+from bench.entry_calls import Compared
+from bench.our_side import MOST_SETS, ROTATED_BYTES
 from bench.sides import OURS, Prepared, Side, WrongResultError
 from bench.suite import Entry
 from gpuconv import backends, losses, models

@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from gpuconv import backends, numerals, ops
+from gpuconv import backends, ops, parse_numbers
 from gpuconv.arguments import INT63, expect_accepts, integer, number, positive
 from gpuconv.dtypes import accumulation_dtype, is_float
 from gpuconv.names import lookup
@@ -133,7 +133,7 @@ def _numbers(name: str, given: object) -> tuple[float, ...] | None:
     if given is None:
         return None
     if isinstance(given, str):
-        given = [numerals.real(part) for part in given.split("/")]
+        given = [parse_numbers.real(part) for part in given.split("/")]
     elif isinstance(given, np.ndarray) and given.ndim == 1:
         given = given.tolist()
     listed = given if isinstance(given, (list, tuple)) else [given]

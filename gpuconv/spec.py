@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from gpuconv import numerals
+from gpuconv import parse_numbers
 from gpuconv.names import lookup
 from gpuconv.types import Record
 
@@ -76,7 +76,7 @@ def read(parts: list[str], known: dict[str, Callable[[str], object]]) -> Record:
 def number_in(text: str) -> float | None:
     """The text as a number, or None if it is not one."""
     try:
-        return numerals.real(text)
+        return parse_numbers.real(text)
     except ValueError:
         return None
 

@@ -17,7 +17,7 @@ from gpuconv.layers import BatchNorm, Dropout, Flatten, Input, Linear, Sequentia
 from gpuconv.ops import OPS, overlap
 from gpuconv.problems import ACTIVATIONS
 from gpuconv.training import SGD
-from gpuconv.training.totals import Totals
+from gpuconv.training.running_metrics import Totals
 from tests.devices import kernel_devices
 
 ARBITRARY_BYTE = 60  # as a part of a float it gives a normal number

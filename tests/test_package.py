@@ -41,7 +41,7 @@ HEAVY = [
 # Each part may import from its own set and from those above it.
 LAYERS = [
     {
-        "child",
+        "child_process",
         "console",
         "files",
         "html",
@@ -50,7 +50,7 @@ LAYERS = [
         "names",
         "newton_schulz",
         "notices",
-        "numerals",
+        "parse_numbers",
         "polynomials",
         "shell",
         "text_table",
@@ -358,7 +358,16 @@ def test_former_names_still_work():
     from gpuconv.backends.cuda import emulator
     from gpuconv.data import Normalization
     from gpuconv.data.normalization import looks_unnormalized
-    from gpuconv.layers import Branches, Flatten, NormChain, Residual, ResidualNorm, Upsample, part
+    from gpuconv.layers import (
+        Branches,
+        Flatten,
+        NormChain,
+        Residual,
+        ResidualNorm,
+        Upsample,
+        batch_parts,
+        input_gradient,
+    )
     from gpuconv.training import Trainer
     from gpuconv.verify import oracle
 
@@ -366,8 +375,10 @@ def test_former_names_still_work():
     assert (parallel.launched, parallel.started) == (parallel.is_launched, parallel.launched_ranks)
     ranks = parallel.Ranks()
     assert (ranks.share(3), ranks.meet(), ranks.own("cuda:1"), ranks.first(lambda: 4)) == (3, None, "cuda:1", 4)
-    assert part.place_of is part.part_in_elements
-    assert part.Together is part.PartStates
+    assert importlib.import_module("gpuconv.layers.part") is batch_parts
+    assert importlib.import_module("gpuconv.layers.onto") is input_gradient
+    assert batch_parts.place_of is batch_parts.part_in_elements
+    assert batch_parts.Together is batch_parts.PartStates
     assert oracle.expect is oracle.expected_results
     assert Trainer.diverged is Trainer.divergence_message
     assert Upsample.means is Upsample.pool_options

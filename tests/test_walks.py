@@ -20,7 +20,7 @@ TO_A_KERNEL = [
     "ops/conv/conv2d.py",
     "backends/dispatch.py",
     "devices.py",
-    "ops/remembered.py",
+    "ops/check_cache.py",
     "ops/overlap.py",
     "backends/cuda/ops/conv.py",
     "backends/cuda/runtime/outputs.py",
@@ -77,7 +77,7 @@ def test_x_of_conv2d_enters_the_files_that_the_docs_list(device, monkeypatch):
         first, second = walks_of_conv2d(device)
     expected = TO_A_KERNEL + ([EMULATED] if device == "emulated" else [])
     assert second == expected  # each file once; the first call also runs the checks
-    checks = expected.index("ops/remembered.py") + 1
+    checks = expected.index("ops/check_cache.py") + 1
     assert first == [*expected[:checks], *CHECKS, *expected[checks:]]
 
 
@@ -90,9 +90,9 @@ TO_AN_OP = [
     "training/step_graphs.py",
     "training/feeding.py",
     "training/step.py",
-    "layers/part.py",
+    "layers/batch_parts.py",
     "layers/sequential.py",
-    "layers/running.py",
+    "layers/layer_call.py",
     "layers/conv.py",
     "ops/conv/conv2d.py",
 ]

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from bench.calls import SGD, Arrays, Call
-from bench.ours import set_count
+from bench.entry_calls import SGD, Arrays, Call
+from bench.our_side import set_count
 from bench.sides import PEER, LeftOutError, Prepared, Side
 from gpuconv.devices import Device
 from gpuconv.dtypes import as_dtype

@@ -19,7 +19,7 @@ from gpuconv.dtypes import as_numeric, is_numeric
 from gpuconv.list_cache import ListCache
 
 if TYPE_CHECKING:
-    from gpuconv.backends.offered import Backend
+    from gpuconv.backends.interface import Backend
 
 _PACKAGES = {
     "numpy": "gpuconv.backends.cpu",

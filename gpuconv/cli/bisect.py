@@ -17,7 +17,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpuconv.cli import document, option_types, pictures, run_settings, shared_options
+from gpuconv.cli import json_output, option_types, pictures, run_settings, shared_options
 from gpuconv.cli.errors import UserError, user_errors
 from gpuconv.cli.runs import print_line
 from gpuconv.devices import Device
@@ -75,7 +75,7 @@ def _compare_runs(options: argparse.Namespace) -> int:
         found = bisect_runs(options.a, options.b)
         why = _find_element(found, options)
     facts = {name: value for name, value in vars(found).items() if name not in ("bits", "beyond", "shares")}
-    document.note(**facts, bits=found.bits, beyond=found.beyond, agree=found.found is None, no_element=why or None)
+    json_output.note(**facts, bits=found.bits, beyond=found.beyond, agree=found.found is None, no_element=why or None)
     print(found)
     if why:
         print(f"the element is not known: {why}")
@@ -134,7 +134,7 @@ def _compare_sides(options: argparse.Namespace) -> int:
             where = ", ".join(getattr(error, "__notes__", []))
             raise UserError(f"{type(error).__name__}: {error}{where and f' ({where})'}") from error
     facts = {name: value for name, value in vars(found).items() if name != "shares"}
-    document.note(**facts, agree=found.violation is None)
+    json_output.note(**facts, agree=found.violation is None)
     print(found)
     pictures.draw(options.picture, found.picture)
     return int(found.violation is not None)

@@ -20,9 +20,9 @@ from gpuconv.checkpoint import load
 from gpuconv.cli.errors import UserError, describe, user_errors
 from gpuconv.console import quiet
 from gpuconv.training import RunDirectory, stored
-from gpuconv.training.measures import CRC32
 from gpuconv.training.run_state import RunState
 from gpuconv.training.tensor_digests import Digests, Key, Step, machine, read, with_unique_keys
+from gpuconv.training.tensor_sums import CRC32
 from gpuconv.types import Array, Record
 
 _OTHER_HASHES = "{} has hashes of an older version, which the repeated run would not have"

@@ -9,7 +9,7 @@ import argparse
 import math
 from typing import TYPE_CHECKING
 
-from gpuconv.cli import document, run_settings, shared_options
+from gpuconv.cli import json_output, run_settings, shared_options
 from gpuconv.cli.errors import user_errors
 from gpuconv.cli.runs import choose_device, make_loader, print_line
 
@@ -53,7 +53,7 @@ def run(options: argparse.Namespace) -> int:
     first_factor = schedules.get(settings.schedule)(0, settings.epochs * steps, steps)
     optimizer = optimizers.get(settings.optimizer, lr=settings.lr * first_factor)
     for check in checks.sanity(net, x, labels, loss=loss, optimizer=optimizer):
-        document.add("checks", check)
+        json_output.add("checks", check)
         passed &= report(check.passed, check.name, f"{check.value:.4g}, expected {check.expected}", check.details)
     # Not on the images: in a plain background neighbors are equal, and max pooling has no derivative at ties.
     gradients = checks.gradient_check(net, samples=4)
@@ -62,7 +62,7 @@ def run(options: argparse.Namespace) -> int:
     details = f"{sum(found.checked for found in gradients)} compared; the worst is in {worst.name}"
     parts = f"raw {worst.raw:.1e}, rounding noise {worst.noise:.1e}"
     passed &= report(agree, "gradients", f"worst relative error {worst.worst:.1e} beyond rounding ({parts})", details)
-    document.note(gradients=gradients, passed=passed)
+    json_output.note(gradients=gradients, passed=passed)
     print("\nall checks pass" if passed else "\nchecks failed")
     return 0 if passed else 1
 

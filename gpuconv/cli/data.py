@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from gpuconv.cli import document
+from gpuconv.cli import json_output
 from gpuconv.cli.errors import user_errors
 from gpuconv.names import lookup
 from gpuconv.shell import command
@@ -23,6 +23,6 @@ def run(options: argparse.Namespace) -> int:
     with user_errors():
         download = lookup("downloadable data set", options.name, {"cifar10": cifar10.download})
         folder = download(options.to)
-    document.note(folder=folder)
+    json_output.note(folder=folder)
     print(f"CIFAR-10 is in {folder}\ntry next:  {command('gpuconv', 'train', '--data', f'cifar10:{options.to}')}")
     return 0

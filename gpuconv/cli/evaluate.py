@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gpuconv import losses
-from gpuconv.cli import document
+from gpuconv.cli import json_output
 from gpuconv.cli.errors import UserError, user_errors
 from gpuconv.cli.nets import add_file
 from gpuconv.cli.run_settings import read_loss, read_tta
@@ -93,7 +93,7 @@ def run(options: argparse.Namespace) -> int:
         raise UserError(f"the test loss is {found.loss}: the net's scores are not finite, so its answers mean nothing")
     confusion = np.asarray(found.confusion)
     counts = zip(trained.classes, confusion.sum(axis=1), confusion.diagonal())
-    document.note(
+    json_output.note(
         run=directory,
         data=test.name,
         images=found.samples,
@@ -124,15 +124,15 @@ def _loss(trained: Run) -> tuple[LossLike, str]:
 
 def _images(trained: Run, data: str | None, test: str | None) -> tuple[Dataset | Samples | None, Dataset | Samples]:
     """(train, test) of a run, possibly from another location; (None, test) with --test."""
-    from gpuconv.data import named
+    from gpuconv.data import from_spec
 
     with user_errors():
         if data and test:
             raise ValueError(f"--test {test} already gives the test images; leave --data {data} out")
-        test = data if data and named.is_test_set(data) else test
+        test = data if data and from_spec.is_test_set(data) else test
         if not test and not data and trained.started_in_python:
             try:
-                named.with_full_name(trained.settings.data)
+                from_spec.with_full_name(trained.settings.data)
             except ValueError:
                 name = trained.settings.data
                 raise ValueError(
@@ -141,7 +141,7 @@ def _images(trained: Run, data: str | None, test: str | None) -> tuple[Dataset |
                 ) from None
         if not test:
             return load_data(trained.settings, data)
-        return None, named.load_test(test, trained.settings.data, trained.classes)
+        return None, from_spec.load_test(test, trained.settings.data, trained.classes)
 
 
 def table(confusion: np.ndarray, classes: list[str]) -> str:

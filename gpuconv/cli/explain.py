@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gpuconv.cli import document, pictures, predict
+from gpuconv.cli import json_output, pictures, predict
 from gpuconv.cli.errors import UserError, user_errors
 from gpuconv.cli.nets import add_file
 from gpuconv.cli.option_types import count
@@ -21,7 +21,7 @@ from gpuconv.names import lookup, printable
 from gpuconv.types import Array
 
 if TYPE_CHECKING:
-    from gpuconv.inspect.computed import Thread
+    from gpuconv.inspect.computed_by import Thread
     from gpuconv.inspect.explain import Explanation
     from gpuconv.layers.sequential import Sequential
 
@@ -115,7 +115,7 @@ def _map(
         else:
             found = {"saliency": saliency, "occlusion": occlusion}[options.map](net, x, target=target)
     found = np.atleast_3d(found)
-    document.note(map=options.map, values=found)
+    json_output.note(map=options.map, values=found)
     largest = tuple(map(int, np.unravel_index(np.abs(found).sum(axis=2).argmax(), found.shape[:2])))
     print(f"{options.map}: largest at {[*largest]}")
     return f"{options.map} of {printable(options.image)}", [(options.map, found)]
@@ -139,10 +139,10 @@ def _value(
         )
     facts = {name: getattr(found, name) for name in ("layer", "kind", "at", "direction", "value", "total", "bias")}
     terms = [{"at": t.at, "input": t.input, "weight": t.weight, "product": t.product} for t in found.terms]
-    document.note(
+    json_output.note(
         **facts, margin=found.margin, window=found.window, weight=found.weight, terms=terms, computed=found.computed
     )
-    document.note(thread=found.thread)
+    json_output.note(thread=found.thread)
     print("\n".join(text(found)))
     volumes = [("gradients" if options.backward else "window", np.nan_to_num(found.window, neginf=0.0))]
     if found.weight is not None:

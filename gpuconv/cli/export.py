@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import argparse
 
-from gpuconv.cli import document
+from gpuconv.cli import json_output
 from gpuconv.cli.errors import user_errors
 from gpuconv.cli.nets import add_file, import_file
 from gpuconv.cli.runs import add_which, print_line
@@ -52,5 +52,5 @@ def run(options: argparse.Namespace) -> int:
         )
     print_line("net", options.run)
     print_line("onnx", options.file)
-    document.note(run=options.run, file=options.file)
+    json_output.note(run=options.run, file=options.file)
     return 0

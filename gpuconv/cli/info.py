@@ -16,7 +16,7 @@ from gpuconv.backends.cpu import blas, parallel
 from gpuconv.backends.cuda import cache
 from gpuconv.backends.cuda.emulator import EmulatorError, cxx
 from gpuconv.backends.cuda.runtime import nvrtc
-from gpuconv.cli import document
+from gpuconv.cli import json_output
 from gpuconv.devices import KINDS
 from gpuconv.version import __version__
 
@@ -85,11 +85,11 @@ def run(options: argparse.Namespace) -> int:
 
 def section(title: str) -> None:
     print(title if title == "this machine" else f"\n{title}")
-    document.note(**{title: {}})
+    json_output.note(**{title: {}})
 
 
 def row(name: str, text: str) -> None:
-    document.last_part()[name] = " ".join(str(text).split())
+    json_output.last_part()[name] = " ".join(str(text).split())
     print(f"  {name:14}{' '.join(str(text).split())}")
 
 

@@ -9,7 +9,7 @@ import os
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from gpuconv.cli import document
+from gpuconv.cli import json_output
 from gpuconv.cli.errors import UserError, user_errors
 from gpuconv.cli.option_types import count
 from gpuconv.console import progress_bar
@@ -60,7 +60,7 @@ def run(options: argparse.Namespace) -> int:
         of_file = [variant for variant in chosen if variant.file == file]
         print(f"{file}  ({len(of_file)} variants)")
         signatures = kernels(of_file[0])
-        document.add(
+        json_output.add(
             "files",
             {
                 "file": file,
@@ -95,7 +95,7 @@ def _report(listed: list, everything: bool, workers: int) -> int:
     )
     for line in shown:
         share = "unknown" if line.occupancy is None else f"{line.occupancy:.0%}"
-        document.add(
+        json_output.add(
             "kernels",
             {
                 "kernel": line.kernel,
@@ -116,7 +116,7 @@ def _report(listed: list, everything: bool, workers: int) -> int:
         )
     print(f"\n{why}")
     dirty = [line for line in lines if not line.clean]
-    document.note(compiled=len(lines), errors=[str(error) for error in errors], unclean=len(dirty))
+    json_output.note(compiled=len(lines), errors=[str(error) for error in errors], unclean=len(dirty))
     for error in errors:
         print(f"\n{error}")
     counts = ", ".join(f"{count} for {arch}" for arch, count in Counter(arch for _, arch in listed).items())

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from gpuconv.cli import document
+from gpuconv.cli import json_output
 from gpuconv.cli.errors import UserError, user_errors
 from gpuconv.cli.runs import choose_device, print_line
 from gpuconv.devices import Device
@@ -46,7 +46,7 @@ def run(options: argparse.Namespace) -> int:
     with user_errors():
         shipped = lab.shipped_file(options.op, options.algo)
         if options.template:
-            document.note(template=lab.template(options.op, options.algo))
+            json_output.note(template=lab.template(options.op, options.algo))
             print(lab.template(options.op, options.algo), end="")
             return 0
         if options.file is None:
@@ -64,9 +64,9 @@ def run(options: argparse.Namespace) -> int:
     failed = 0
     for row in lab.check(options.file, options.op, device, dtypes, options.algo):
         failed += row.smallest_failure is not None
-        document.add("rows", facts(row))
+        json_output.add("rows", facts(row))
         print(describe(row), flush=True)
-    document.note(kernel=options.file, shipped=shipped, device=device, failed=failed)
+    json_output.note(kernel=options.file, shipped=shipped, device=device, failed=failed)
     if failed:
         print("\nnot timed: the kernel's results are wrong")
         return 1
@@ -75,7 +75,7 @@ def run(options: argparse.Namespace) -> int:
         return 0
     print(f"\n{'case':<60} {'yours ms':>10} {'shipped ms':>10} {'ratio':>7}")
     for timing in lab.compare(options.file, options.op, device, dtypes[0], options.algo):
-        document.add("timings", {"case": timing.case.name, "yours_ms": timing.yours, "shipped_ms": timing.shipped})
+        json_output.add("timings", {"case": timing.case.name, "yours_ms": timing.yours, "shipped_ms": timing.shipped})
         print(
             f"{timing.case.name:<60} {timing.yours:>10.4f} {timing.shipped:>10.4f}"
             f" {timing.yours / timing.shipped:>6.2f}x"

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpuconv import files
-from gpuconv.cli import document, option_types, run_settings, shared_options, train
+from gpuconv.cli import json_output, option_types, run_settings, shared_options, train
 from gpuconv.cli.errors import UserError, user_errors
 from gpuconv.cli.runs import choose_device, make_loader, print_line
 from gpuconv.console import is_quiet, say
@@ -95,7 +95,7 @@ def run(options: argparse.Namespace) -> int:
             )
     except (DataError, DivergedError) as error:
         raise UserError(str(error)) from error
-    document.note(records=found.records(), suggestion=found.suggestion, diverged=found.diverged)
+    json_output.note(records=found.records(), suggestion=found.suggestion, diverged=found.diverged)
     print(found)
     if options.out:
         _write(options.out, found, settings.model)

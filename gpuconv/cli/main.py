@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 from gpuconv.backends import DeviceError
-from gpuconv.cli import document, process
+from gpuconv.cli import json_output, process
 from gpuconv.cli.errors import UserError, describe
 from gpuconv.console import log_on_stderr, quiet
 from gpuconv.names import canonical, printable
@@ -124,9 +124,9 @@ def _run(arguments: list[str]) -> int:
     if not options.json:
         with quiet(options.quiet):
             return run(options)
-    with quiet(), document.collect() as found:
+    with quiet(), json_output.collect() as found:
         status = run(options)
-    print(document.text(found))
+    print(json_output.text(found))
     return status
 
 

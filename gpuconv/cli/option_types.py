@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
-from gpuconv import numerals
+from gpuconv import parse_numbers
 
 
 def switch(text: str) -> int:
@@ -20,7 +20,7 @@ def count(least: int) -> Callable[[str], int]:
 
     def read(text: str) -> int:
         try:
-            number = numerals.integer(text)
+            number = parse_numbers.integer(text)
         except ValueError:
             number = None
         if number is None or number < least:
@@ -43,7 +43,7 @@ def shard_count(text: str) -> int:
 def positive(text: str) -> float:
     """A finite number above zero."""
     try:
-        number = numerals.real(text)
+        number = parse_numbers.real(text)
     except ValueError:
         number = 0.0
     if not 0 < number < float("inf"):
@@ -54,7 +54,7 @@ def positive(text: str) -> float:
 def fraction(text: str) -> float:
     """A number from 0 to below 1."""
     try:
-        number = numerals.real(text)
+        number = parse_numbers.real(text)
     except ValueError:
         number = -1.0
     if not 0 <= number < 1:
@@ -65,7 +65,7 @@ def fraction(text: str) -> float:
 def share(text: str) -> float:
     """A share above 0 and at most 1, such as 0.02 or 2%."""
     try:
-        number = numerals.real(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+        number = parse_numbers.real(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
     except ValueError:
         number = 0.0
     if not 0 < number <= 1:

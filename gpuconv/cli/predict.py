@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gpuconv.cli import document
+from gpuconv.cli import json_output
 from gpuconv.cli.errors import UserError, user_errors
 from gpuconv.cli.nets import add_file
 from gpuconv.cli.runs import Run, add_which, choose_device, expect_normalization, newest_run, open_run, print_line
@@ -53,7 +53,7 @@ def run(options: argparse.Namespace) -> int:
             if len(options.images) == 1:
                 raise
             print(f"gpuconv: error: {printable(str(error))}", file=sys.stderr)
-            document.add("images", {"image": path, "error": str(error)})
+            json_output.add("images", {"image": path, "error": str(error)})
             failed = 1
             continue
         x = trained.normalization(image[None])
@@ -62,7 +62,7 @@ def run(options: argparse.Namespace) -> int:
             raise UserError(f"the net's scores of {path} are not finite, so they mean nothing")
         best = np.argsort(-scores, kind="stable")[:5]
         found = [{"class": trained.classes[index], "probability": scores[index]} for index in best]
-        document.add("images", {"image": path, "best": found})
+        json_output.add("images", {"image": path, "best": found})
         print("\n".join(top(scores, trained.classes)))
         first = first or (image, Path(path).name)
     if options.picture and first:

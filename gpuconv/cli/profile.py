@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpuconv import files
-from gpuconv.cli import document
+from gpuconv.cli import json_output
 from gpuconv.cli.errors import UserError, user_errors
 from gpuconv.cli.option_types import count
 from gpuconv.cli.runs import choose_device, print_line
@@ -90,7 +90,7 @@ def run(options: argparse.Namespace) -> int:
         }
         for row in found.rows
     ]
-    document.note(
+    json_output.note(
         model=options.model,
         device=found.device,
         precision=found.precision,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from gpuconv.cli import document
+from gpuconv.cli import json_output
 from gpuconv.cli.errors import UserError, user_errors
 from gpuconv.cli.runs import choose_device, print_line
 from gpuconv.cli.shared_options import add_step_options
@@ -55,7 +55,7 @@ def run(options: argparse.Namespace) -> int:
     to_prove = [(product, plan) for product in products for plan in _plans(product, names, device)]
     print_line("step", f"{options.model}, {options.batch_size} images, {options.precision}: {len(products)} products")
     serving_none = [name for name in names if all(plan.algorithm.name != name for _, plan in to_prove)]
-    document.note(device=device, products=len(products), proofs=[], serve_none=serving_none)
+    json_output.note(device=device, products=len(products), proofs=[], serve_none=serving_none)
     for name in serving_none:
         print(f"{name} serves none of them")
     if not to_prove:
@@ -69,11 +69,11 @@ def run(options: argparse.Namespace) -> int:
             found = prove(product, plan, place)
             failed += not found.proved
             name, what = plan.algorithm.name, describe(product)
-            document.add("proofs", {"algorithm": name, "product": what, "verdict": found})
+            json_output.add("proofs", {"algorithm": name, "product": what, "verdict": found})
             progress.write(text(name, what, found))
             progress.update()
     prover.close()
-    document.note(proved=len(to_prove) - failed, failed=failed)
+    json_output.note(proved=len(to_prove) - failed, failed=failed)
     print(f"\n{failed} of {len(to_prove)} not proved" if failed else f"\nall {len(to_prove)} proved on {device}")
     return 1 if failed or serving_none else 0
 

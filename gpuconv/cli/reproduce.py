@@ -9,7 +9,7 @@ import argparse
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from gpuconv.cli import document, run_settings
+from gpuconv.cli import json_output, run_settings
 from gpuconv.cli.errors import user_errors
 from gpuconv.console import say
 from gpuconv.dtypes import PRECISIONS
@@ -59,7 +59,9 @@ def run(options: argparse.Namespace) -> int:
     for device, precision in work:
         rows.append(Row(device, precision, tuple(count_correct(device, precision, seed) for seed in range(seeds))))
         say(f"{device}, {precision}: {percent(rows[-1].right)} %")
-        document.add("rows", rows[-1]._asdict() | {"epochs": epochs(device), "differences": [*differences(rows[-1])]})
+        json_output.add(
+            "rows", rows[-1]._asdict() | {"epochs": epochs(device), "differences": [*differences(rows[-1])]}
+        )
     print(*table(rows), sep="\n")
     found = [line for row in rows for line in differences(row)]
     print("", *(found or ["every run is as in the table of docs/recipes.md"]), sep="\n")

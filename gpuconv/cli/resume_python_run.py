@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from gpuconv.cli import document, nets, shadow_report
+from gpuconv.cli import json_output, nets, shadow_report
 from gpuconv.cli.errors import UserError, user_errors
 from gpuconv.cli.runs import choose_device, expect_normalization, make_loader, print_line, run_of, started_in_python
 from gpuconv.console import say
@@ -74,9 +74,9 @@ def resume(options: argparse.Namespace, chosen: Record, loggers: Sequence[Callba
         )
     except (DataError, DivergedError, SettingsError, ShadowError) as error:
         raise UserError(str(error)) from error
-    document.note(run=directory, epochs=history, steps=trainer.steps, stopped=trainer.stop_reason)
+    json_output.note(run=directory, epochs=history, steps=trainer.steps, stopped=trainer.stop_reason)
     shadow_report.print_shadow(trainer.shadowed, run.shadow)
-    document.note(tested=trainer.tested)
+    json_output.note(tested=trainer.tested)
     if trainer.interrupted_by:
         return 128 + trainer.interrupted_by
     end = trainer.tested or history[-1]
@@ -109,17 +109,17 @@ def _expect_started_in_python(run: RunDirectory) -> None:
 
 def data_sets(stored: Record, data: str | None, test: str | None) -> Record:
     """The data sets of a run by part, found among those of `data` by their checksums."""
-    from gpuconv.data import named
+    from gpuconv.data import from_spec
 
     stored_parts = {part: stored[part] for part in PARTS if stored.get(part)}
     train_name, test_name = (stored_parts.get(part, {}).get("name", "") for part in ("train", "test"))
     name = data or train_name
     with user_errors():
         try:
-            whole = not test and named.is_whole(train_name)
-            known = named.stored_sets(name) if whole else [*named.load(name, test or "")]
+            whole = not test and from_spec.is_whole(train_name)
+            known = from_spec.stored_sets(name) if whole else [*from_spec.load(name, test or "")]
             if not test and test_name not in ("", train_name):  # a separate test set
-                known += named.stored_sets(test_name)
+                known += from_spec.stored_sets(test_name)
         except ValueError as error:
             raise ValueError(f"{error}; give the location of the run's images: --data SPEC") from error
         train = known[0]

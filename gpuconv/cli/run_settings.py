@@ -91,7 +91,7 @@ def with_full_names(settings: Record) -> Record:
     Raises ValueError for unknown names.
     """
     from gpuconv.cli import nets
-    from gpuconv.data import named
+    from gpuconv.data import from_spec
 
     found = dict(settings)
     if "model" in found:
@@ -100,7 +100,7 @@ def with_full_names(settings: Record) -> Record:
         found["weights"] = os.path.abspath(os.path.expanduser(found["weights"]))
     for name in ("data", "test"):
         if found.get(name):
-            found[name] = named.with_full_name(found[name])
+            found[name] = from_spec.with_full_name(found[name])
     return found
 
 
@@ -133,7 +133,7 @@ def from_stored(command: Record) -> Settings:
 
     Raises ValueError or TypeError that names the missing, unknown or wrong setting.
     """
-    from gpuconv.data import named
+    from gpuconv.data import from_spec
 
     known = {entry.name: entry.default for entry in dataclasses.fields(Settings)}
     for name, default in known.items():
@@ -145,7 +145,7 @@ def from_stored(command: Record) -> Settings:
     settings = Settings(**command)
     check(settings)
     with_full_names(command)  # raises ValueError for an unknown net or data set
-    return dataclasses.replace(settings, data=named.from_run(settings.data))
+    return dataclasses.replace(settings, data=from_spec.from_run(settings.data))
 
 
 def from_python_run(stored: Record) -> Settings:
@@ -172,10 +172,10 @@ def from_python_run(stored: Record) -> Settings:
 def to_store(settings: Settings) -> Record:
     """The settings to store with a run: data with absolute paths, and `LATER` settings only if they are not the
     default, so that older versions of gpuconv can read them."""
-    from gpuconv.data import named
+    from gpuconv.data import from_spec
 
     found = dataclasses.asdict(settings)
-    found |= {name: named.absolute_spec(found[name]) for name in ("data", "test") if found[name]}
+    found |= {name: from_spec.absolute_spec(found[name]) for name in ("data", "test") if found[name]}
     defaults = {entry.name: entry.default for entry in dataclasses.fields(Settings)}
     return {name: value for name, value in found.items() if name not in LATER or value != defaults[name]}
 

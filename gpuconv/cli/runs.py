@@ -121,7 +121,7 @@ def open_run(directory: str | Path, device: str, which: str = "last", model: str
     from gpuconv import checkpoint
     from gpuconv.layers import Layer
     from gpuconv.training import RunDirectory, stored
-    from gpuconv.training.loading import checkpoint_file
+    from gpuconv.training.trained_net import checkpoint_file
 
     run = RunDirectory.open(directory)
     nets.import_file(model)
@@ -190,11 +190,11 @@ def load_data(
     stored: Settings, given: str | None, test: str | None = None
 ) -> tuple[Dataset | Samples, Dataset | Samples]:
     """(train, test) of a run, or of --data and --test instead. Raises UserError for data that cannot be read."""
-    from gpuconv.data import load, named
+    from gpuconv.data import from_spec, load
 
     with user_errors():
         try:
-            return load(named.absolute_spec(given, stored.data) if given else stored.data, test or stored.test)
+            return load(from_spec.absolute_spec(given, stored.data) if given else stored.data, test or stored.test)
         except FileNotFoundError as error:
             hint = "" if given else "; if the run's data has moved, give its location by --data"
             raise UserError(f"{describe(error)}{hint}") from error

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 
-from gpuconv.cli import document
+from gpuconv.cli import json_output
 from gpuconv.cli.errors import UserError, user_errors
 from gpuconv.cli.runs import choose_device, print_line
 from gpuconv.cli.shared_options import add_device
@@ -44,7 +44,7 @@ def run(options: argparse.Namespace) -> int:
     for name, worst in found.items():
         verdict = f"{worst.share:.3g} of its bound" if worst.share <= 1 else f"wrong: {worst.text}"
         print_line(name, verdict)
-        document.add("results", {"of": name, "error": worst.error, "bound": worst.bound, "share": worst.share})
-    document.note(op=call.op, same_bits=same)
+        json_output.add("results", {"of": name, "error": worst.error, "bound": worst.bound, "share": worst.share})
+    json_output.note(op=call.op, same_bits=same)
     print_line("bits", "as stored" if same else "different from those stored")
     return int(found[device].wrong)

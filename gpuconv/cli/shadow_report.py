@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gpuconv.cli import document
+from gpuconv.cli import json_output
 from gpuconv.console import say
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ def print_shadow(shadow: Shadow | None, path: Path) -> None:
 
     if shadow is None:
         return
-    document.note(shadow={"seconds": shadow.spent, "elapsed": shadow.elapsed, "rows": shadow.report()})
+    json_output.note(shadow={"seconds": shadow.spent, "elapsed": shadow.elapsed, "rows": shadow.report()})
     say(str(shadow), "stdout")
     if any(row.checked for row in shadow.report()):
         try:

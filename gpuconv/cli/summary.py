@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from gpuconv import numerals
-from gpuconv.cli import document
+from gpuconv import parse_numbers
+from gpuconv.cli import json_output
 from gpuconv.cli.errors import UserError, user_errors
 from gpuconv.cli.option_types import count
 from gpuconv.cli.runs import open_run
@@ -41,7 +41,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def volume(text: str) -> tuple[int, ...]:
     """An argparse type: "32x32x3"."""
     try:
-        return numerals.volume(text, axes=3)
+        return parse_numbers.volume(text, axes=3)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 
@@ -61,7 +61,7 @@ def run(options: argparse.Namespace) -> int:
         print("nets (gpuconv summary --model NAME shows one):")
         for name, model in models.MODELS.items():
             about = " ".join((model.__doc__ or "").partition("\n\n")[0].split())
-            document.add("nets", {"name": name, "about": about})
+            json_output.add("nets", {"name": name, "about": about})
             print(f"  {name:16}{about}")
         return 0
     if options.run_dir:
@@ -72,6 +72,6 @@ def run(options: argparse.Namespace) -> int:
             net = nets.build(options.model, options.input, options.classes, **more)
     if options.json:
         table = rows(net, options.batch_size, device)
-        document.note(precision=net.precision, device=device, layers=table, total=total(table))
+        json_output.note(precision=net.precision, device=device, layers=table, total=total(table))
     print(summary(net, batch_size=options.batch_size, device=device))
     return 0

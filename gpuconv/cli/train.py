@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from gpuconv.cli import (
-    document,
+    json_output,
     option_types,
     process,
     recipes,
@@ -202,7 +202,7 @@ def _train(options: argparse.Namespace, ranks: Ranks, watchers: Sequence[Callbac
         if not given and ranks.rank == 0:
             with contextlib.suppress(OSError):  # the folder is not empty
                 os.removedirs(directory)
-    document.note(run=directory, epochs=history, steps=trainer.steps, stopped=trainer.stop_reason)
+    json_output.note(run=directory, epochs=history, steps=trainer.steps, stopped=trainer.stop_reason)
     shadow_report.print_shadow(trainer.shadowed, RunDirectory(directory).shadow)
     if trainer.interrupted_by:
         return 128 + trainer.interrupted_by
@@ -279,7 +279,7 @@ def _print_accuracy(accuracy: float, trainer: Trainer, held_out: Loader, tta: st
         print_line("averaging", f"{tta}; without it the test accuracy is {100 * accuracy:.2f}%")
         with trainer.averaged():
             accuracy = evaluate(trainer.net, held_out, loss=trainer.loss, tta=tta).accuracy
-    document.note(test_accuracy=accuracy, test_time_augmentation=tta)
+    json_output.note(test_accuracy=accuracy, test_time_augmentation=tta)
     say(f"test accuracy {100 * accuracy:.2f}%", "stdout")
 
 
@@ -292,14 +292,14 @@ def initial_net(
     from gpuconv import models
     from gpuconv.cli import nets
     from gpuconv.data import Normalization
-    from gpuconv.training import loading
+    from gpuconv.training import trained_net
 
     net: Sequential = nets.build(
         settings.model, input_shape=train.image_shape, classes=len(train.classes), seed=settings.seed
     ).to(device)
     normalization = Normalization.from_dataset(train)
     if settings.weights and not begun:
-        loading.load_weights(settings.weights, net)
+        trained_net.load_weights(settings.weights, net)
     if settings.whiten and not begun:
         models.whiten(net, normalization(train.first(settings.whiten), net.dtype))
     return net, normalization

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from gpuconv.cli import document
+from gpuconv.cli import json_output
 from gpuconv.cli.errors import UserError, user_errors
 from gpuconv.cli.runs import choose_device, print_line
 from gpuconv.console import progress_bar
@@ -69,10 +69,10 @@ def run(options: argparse.Namespace) -> int:
     with progress_bar(total=total, desc="verify", leave=False, disable=None) as progress:
         for row in rows:
             failed += row.smallest_failure is not None
-            document.add("rows", facts(row))
+            json_output.add("rows", facts(row))
             progress.write(describe(row))
             progress.update()
-    document.note(device=device, failed=failed, passed=total - failed)
+    json_output.note(device=device, failed=failed, passed=total - failed)
     print(f"\n{failed} of {total} failed" if failed else f"\nall {total} pass on {device}")
     return 1 if failed else 0
 

@@ -3,8 +3,8 @@
 from gpuconv.data import cifar10, digits, folder, synthetic
 from gpuconv.data.augment import Augmentation
 from gpuconv.data.dataset import Dataset
+from gpuconv.data.from_spec import load
 from gpuconv.data.loader import Loader
-from gpuconv.data.named import load
 from gpuconv.data.normalization import Normalization
 from gpuconv.data.samples import Samples
 from gpuconv.data.stream_loader import StreamLoader

@@ -4,7 +4,7 @@ or devices begin to differ."""
 from gpuconv.inspect.attribution_maps import grad_cam, occlusion, saliency
 from gpuconv.inspect.bisect import Bisection, bisect
 from gpuconv.inspect.bisect_runs import bisect_runs
-from gpuconv.inspect.computed import Computed, Thread
+from gpuconv.inspect.computed_by import Computed, Thread
 from gpuconv.inspect.explain import Explanation, Term, explain
 
 __all__ = [

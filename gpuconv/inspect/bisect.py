@@ -20,7 +20,7 @@ from gpuconv.backends.cuda.runtime import kernel
 from gpuconv.devices import KINDS, Device
 from gpuconv.dtypes import PRECISIONS
 from gpuconv.layers import Layer
-from gpuconv.layers.running import tracked_layer
+from gpuconv.layers.layer_call import tracked_layer
 from gpuconv.names import canonical
 from gpuconv.ops import OPS
 from gpuconv.training import Trainer

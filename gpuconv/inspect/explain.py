@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from gpuconv import arguments, backends
-from gpuconv.inspect.computed import (
+from gpuconv.inspect.computed_by import (
     Computed,
     Thread,
     compute_everywhere,

@@ -21,7 +21,7 @@ from gpuconv.arguments import integer
 from gpuconv.backends.cuda.runtime import nvrtc
 from gpuconv.devices import Device
 from gpuconv.layers import Flatten, Input, Layer, Sequential
-from gpuconv.layers.running import listen
+from gpuconv.layers.layer_call import listen
 from gpuconv.layers.sequential import runs_of
 from gpuconv.profiling import launches, work
 from gpuconv.profiling.timer import Timer, open_timer

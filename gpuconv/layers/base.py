@@ -4,7 +4,7 @@ A layer is a dataclass. Its fields are its hyperparameters, so `config` and `fro
 `plan` infers the output shape and declares the variables, `reset` initializes them. forward keeps what backward needs
 with `stash`; backward takes it, once, with `unstash`, so memory is released as backward proceeds.
 
-The layers inside, gradients, freezing and the state dict are in `state.py`, how a net runs its layers in `running.py`.
+The layers inside, gradients, freezing and the state dict are in `state.py`. A net runs its layers by `layer_call.py`.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from gpuconv.arguments import flag, integer
 from gpuconv.dtypes import as_precision, converted
 from gpuconv.layers.config import constructor_call, encode, expect_rebuildable, lists_to_tuples, make, settings
 from gpuconv.layers.hooks import Handle, Hook
+from gpuconv.layers.layer_call import call, listen, run
 from gpuconv.layers.registry import LAYERS, name_of
-from gpuconv.layers.running import call, listen, run
 from gpuconv.layers.shapes import expect_axes, volume_size
 from gpuconv.layers.state import Frozen, Stateful, Unmatched, descendants, named_layers
 from gpuconv.layers.variables import Variable, weight_and_bias
@@ -73,7 +73,7 @@ class Layer(Stateful["Layer"]):
     stem: ClassVar[str] = "layer"
     numbered: ClassVar[bool] = True  # the default name is kind and number, otherwise only the kind
     elementwise: ClassVar[bool] = False  # the output can overwrite the input, so `summary` counts no volume for it
-    takes_parts: ClassVar[bool] = False  # forward and backward also take a `gpuconv.layers.part.PerPart`
+    takes_parts: ClassVar[bool] = False  # forward and backward also take a `gpuconv.layers.batch_parts.PerPart`
     writes_slices: ClassVar[bool] = False  # whether forward takes `out`, a slice of the channels of a wider volume
     reads_slices: ClassVar[bool] = False  # whether backward reads a dy that is such a slice without copying it
     idle_in_inference: ClassVar[bool] = False  # whether `infer` returns x itself
@@ -142,8 +142,9 @@ class Layer(Stateful["Layer"]):
     def backward(self, dy: Array, *, input_grad: bool = True) -> Array | None:
         """Add to the gradients of the parameters; return the input's gradient.
 
-        A layer that `adds_input_grad` also takes `onto`, a `gpuconv.layers.onto.Onto`: it adds its own gradient to that
-        array, a gradient of the input from elsewhere, and returns the array. Without `onto` it returns a new array.
+        A layer that `adds_input_grad` also takes `onto`, a `gpuconv.layers.input_gradient.Onto`: it adds its own
+        gradient to that array, a gradient of the input from elsewhere, and returns the array. Without `onto` it
+        returns a new array.
 
         Args:
             dy: The output's gradient.

@@ -10,10 +10,10 @@ from typing import Any, cast
 
 from gpuconv import backends, ops
 from gpuconv.layers.base import Layer
-from gpuconv.layers.onto import Onto
-from gpuconv.layers.part import PerPart, in_parts
-from gpuconv.layers.row import as_row
-from gpuconv.layers.running import adds_input_grad, call, reads_slices, shows_gradients, takes_slices, writes_slices
+from gpuconv.layers.batch_parts import PerPart, in_parts
+from gpuconv.layers.input_gradient import Onto
+from gpuconv.layers.layer_call import adds_input_grad, call, reads_slices, shows_gradients, takes_slices, writes_slices
+from gpuconv.layers.layer_list import as_row
 from gpuconv.layers.sequential import Sequential
 from gpuconv.names import lookup
 from gpuconv.ops.overlap import same_memory

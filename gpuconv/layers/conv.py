@@ -7,7 +7,7 @@ from dataclasses import KW_ONLY, dataclass
 
 from gpuconv import algorithms, arguments, backends, ops
 from gpuconv.layers.base import Layer
-from gpuconv.layers.onto import Onto
+from gpuconv.layers.input_gradient import Onto
 from gpuconv.layers.shapes import expect_axes, volume_size
 from gpuconv.layers.variables import weight_and_bias
 from gpuconv.problems import PLAIN, Conv2dProblem, Epilogue

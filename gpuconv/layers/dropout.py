@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from gpuconv import arguments, ops
 from gpuconv.initializers import zeros
 from gpuconv.layers.base import Layer
-from gpuconv.layers.part import part_in_elements
+from gpuconv.layers.batch_parts import part_in_elements
 from gpuconv.layers.variables import Variable
 from gpuconv.types import Array, Options, Shape
 
@@ -18,7 +18,7 @@ class Dropout(Layer):
 
     The masks come from the net's seed and the layer's own sub-stream. `offset`, one int64 on the device, is the start
     of the next mask in that sub-stream; each forward advances it in place, so that a captured step draws new masks. The
-    mask of a part of a batch (`gpuconv.layers.part`) is that part of the whole batch's mask.
+    mask of a part of a batch (`gpuconv.layers.batch_parts`) is that part of the whole batch's mask.
 
     Args:
         p: The probability, in [0, 1).

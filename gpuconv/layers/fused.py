@@ -15,11 +15,11 @@ from gpuconv.layers.activation import Activation, ReLU
 from gpuconv.layers.addend import Addend
 from gpuconv.layers.base import Layer
 from gpuconv.layers.conv import Conv2D
+from gpuconv.layers.input_gradient import Onto
+from gpuconv.layers.layer_list import name_layers
 from gpuconv.layers.norm import BatchNorm
-from gpuconv.layers.onto import Onto
 from gpuconv.layers.pool import MaxPool2D
 from gpuconv.layers.rewrite import FUSED
-from gpuconv.layers.row import name_layers
 from gpuconv.problems import Epilogue
 from gpuconv.types import Array, Shape
 from gpuconv.window_sizes import NO_PADDING

@@ -10,10 +10,10 @@ from gpuconv.layers.activation import Activation
 from gpuconv.layers.addend import Addend
 from gpuconv.layers.base import Layer
 from gpuconv.layers.fused import Fused, is_plain
-from gpuconv.layers.onto import Onto
+from gpuconv.layers.input_gradient import Onto
+from gpuconv.layers.layer_call import adds_input_grad, call, reads_slices, shows_gradients, takes_addend
 from gpuconv.layers.residual import Residual
 from gpuconv.layers.rewrite import FUSED
-from gpuconv.layers.running import adds_input_grad, call, reads_slices, shows_gradients, takes_addend
 from gpuconv.types import Array
 
 

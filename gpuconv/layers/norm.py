@@ -11,7 +11,7 @@ from gpuconv.initializers import ones, zeros
 from gpuconv.layers import sync_batch_norm
 from gpuconv.layers.addend import Addend
 from gpuconv.layers.base import Layer
-from gpuconv.layers.part import PerPart, sums_over_parts
+from gpuconv.layers.batch_parts import PerPart, sums_over_parts
 from gpuconv.layers.variables import Variable
 from gpuconv.types import Array, Options, Shape
 

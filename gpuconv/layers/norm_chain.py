@@ -10,7 +10,7 @@ from gpuconv.layers.addend import Addend
 from gpuconv.layers.base import Layer
 from gpuconv.layers.conv import Conv2D
 from gpuconv.layers.fused import ConvNorm, Fused, FusedConv, NormActivation
-from gpuconv.layers.onto import Onto
+from gpuconv.layers.input_gradient import Onto
 from gpuconv.layers.rewrite import CHAINED
 from gpuconv.types import Array, Options
 

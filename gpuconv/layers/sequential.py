@@ -14,12 +14,11 @@ from numpy.typing import DTypeLike
 from gpuconv import arguments, backends
 from gpuconv.dtypes import as_precision
 from gpuconv.layers import show
+from gpuconv.layers.activation_list import Volumes
 from gpuconv.layers.base import Layer
 from gpuconv.layers.image_notes import class_names, expect_normalization
 from gpuconv.layers.input import Input
-from gpuconv.layers.rewrite import chained_row, fused_row, sliding_row, take_values
-from gpuconv.layers.row import as_row, copy_built, name_layers
-from gpuconv.layers.running import (
+from gpuconv.layers.layer_call import (
     adds_input_grad,
     output_arrays,
     reads_slices,
@@ -28,8 +27,9 @@ from gpuconv.layers.running import (
     takes_slices,
     writes_slices,
 )
+from gpuconv.layers.layer_list import as_row, copy_built, name_layers
+from gpuconv.layers.rewrite import chained_row, fused_row, sliding_row, take_values
 from gpuconv.layers.state import descendants
-from gpuconv.layers.volumes import Volumes
 from gpuconv.types import Array, Record, Shape
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from gpuconv import ops
-from gpuconv.layers.part import Sum, batch_of
+from gpuconv.layers.batch_parts import Sum, batch_of
 from gpuconv.types import Array
 
 

@@ -10,10 +10,10 @@ from gpuconv.arguments import BORDERS, INT32, batch_range, flag, flip_value, int
 from gpuconv.backends import backend_of
 from gpuconv.dtypes import as_dtype
 from gpuconv.names import canonical
+from gpuconv.ops.check_cache import remembered
 from gpuconv.ops.expect import expect_float, expect_out, expect_shape
 from gpuconv.ops.overlap import copy_if_overlapping
 from gpuconv.ops.registry import op
-from gpuconv.ops.remembered import remembered
 from gpuconv.problems import batch_augmentation
 from gpuconv.types import Array, ArrayT, Scalar
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gpuconv.backends import backend_of
+from gpuconv.ops.check_cache import remembered
 from gpuconv.ops.expect import (
     expect_accumulate,
     expect_activation,
@@ -16,7 +17,6 @@ from gpuconv.ops.expect import (
 )
 from gpuconv.ops.overlap import copy_if_overlapping
 from gpuconv.ops.registry import op
-from gpuconv.ops.remembered import remembered
 from gpuconv.problems import Epilogue, LinearProblem
 from gpuconv.types import Array, ArrayT
 

@@ -9,10 +9,10 @@ import numpy as np
 from gpuconv.arguments import INT63, integer, number, positive, step_scalar
 from gpuconv.backends import backend_of
 from gpuconv.dtypes import accumulation_dtype, is_float
+from gpuconv.ops.check_cache import remembered
 from gpuconv.ops.expect import expect_any_float, expect_float, expect_out, expect_shape, expect_writable
 from gpuconv.ops.overlap import copy_if_overlapping
 from gpuconv.ops.registry import op
-from gpuconv.ops.remembered import remembered
 from gpuconv.types import Array, ArrayT, Scalar
 
 __all__ = [

@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from gpuconv.layers.base import Layer
-from gpuconv.layers.running import listen
+from gpuconv.layers.layer_call import listen
 
 CATEGORIES = ("forward", "backward", "step")
 

@@ -6,7 +6,6 @@ from gpuconv.training.callbacks import EarlyStopping
 from gpuconv.training.clip import Clip
 from gpuconv.training.data_checks import DataError
 from gpuconv.training.evaluate import Evaluation, evaluate
-from gpuconv.training.loading import load, load_weights
 from gpuconv.training.loss_scale import LossScale
 from gpuconv.training.lr_find import RangeTest, lr_find
 from gpuconv.training.optimizers import SGD, Adagrad, Adam, AdamW, Groups, Lion, Muon, Optimizer, RMSprop
@@ -19,6 +18,7 @@ from gpuconv.training.step_graphs import UncapturedWarning
 from gpuconv.training.stored import load_net
 from gpuconv.training.tensor_digests import Digests
 from gpuconv.training.tensorboard import TensorBoard
+from gpuconv.training.trained_net import load, load_weights
 from gpuconv.training.trainer import Trainer
 
 __all__ = [

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from gpuconv import losses
-from gpuconv.data import named as data_spec
+from gpuconv.data import from_spec as data_spec
 from gpuconv.training import optimizers, schedules
 from gpuconv.types import Record
 from gpuconv.version import __version__

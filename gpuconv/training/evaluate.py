@@ -18,7 +18,7 @@ from gpuconv.metrics import Confusion, TopK, begin, named
 from gpuconv.names import canonical
 from gpuconv.parallel import Ranks
 from gpuconv.training import fit_loaders
-from gpuconv.training.totals import Totals
+from gpuconv.training.running_metrics import Totals
 from gpuconv.types import Array
 
 if TYPE_CHECKING:

@@ -15,13 +15,13 @@ from gpuconv.notices import notice
 from gpuconv.training.callback_base import next_step
 from gpuconv.training.callbacks import Checkpoints
 from gpuconv.training.feeding import Feed
-from gpuconv.training.held_out import HeldOut
 from gpuconv.training.interrupts import Interrupts
 from gpuconv.training.run_state import DivergedError, RunState
+from gpuconv.training.running_metrics import NOTHING
 from gpuconv.training.shadow import Shadow
 from gpuconv.training.step_counter import AHEAD, StepCounter
 from gpuconv.training.step_graphs import Replay
-from gpuconv.training.totals import NOTHING
+from gpuconv.training.validation import HeldOut
 from gpuconv.types import Record
 
 if TYPE_CHECKING:

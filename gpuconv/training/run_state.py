@@ -18,9 +18,9 @@ from gpuconv.training import digests, stored
 from gpuconv.training.history import History
 from gpuconv.training.plateau import Plateau
 from gpuconv.training.rundir import RunDirectory
+from gpuconv.training.running_metrics import NOTHING, Reading
 from gpuconv.training.schedules import Schedule
 from gpuconv.training.step import TrainingStep
-from gpuconv.training.totals import NOTHING, Reading
 from gpuconv.types import Record
 
 log = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpuconv import arguments, checkpoint, plots
 from gpuconv.child import Child, command
-from gpuconv.layers.running import tracked_layer
+from gpuconv.layers.layer_call import tracked_layer
 from gpuconv.names import canonical
 from gpuconv.notices import Notice
 from gpuconv.types import Record

@@ -20,11 +20,11 @@ from gpuconv.arguments import integer
 from gpuconv.dtypes import is_float
 from gpuconv.layers import BatchNorm
 from gpuconv.layers.base import Layer, listen
+from gpuconv.layers.batch_parts import Part, PartStates, PerPart, part_of_batch, summed_over_parts
 from gpuconv.layers.fused import Fused
-from gpuconv.layers.part import Part, PartStates, PerPart, part_of_batch, summed_over_parts
 from gpuconv.parallel import Ranks
 from gpuconv.training.flat_sums import Bucket, Sums, Term
-from gpuconv.training.totals import Totals
+from gpuconv.training.running_metrics import Totals
 from gpuconv.types import Array
 
 Backpropagate = Callable[[Array, Array, Totals], None]

@@ -13,7 +13,7 @@ import numpy as np
 from gpuconv import backends, losses, profiling
 from gpuconv.devices import Device
 from gpuconv.dtypes import as_precision, converted
-from gpuconv.layers.part import in_parts, run_net
+from gpuconv.layers.batch_parts import in_parts, run_net
 from gpuconv.parallel import Ranks
 from gpuconv.training.clip import Clip
 from gpuconv.training.ema import Ema
@@ -21,8 +21,8 @@ from gpuconv.training.loss_scale import LossScale
 from gpuconv.training.optimizer_shards import OptimizerShards
 from gpuconv.training.optimizers import Optimizer
 from gpuconv.training.protocols import LossLike
+from gpuconv.training.running_metrics import Totals
 from gpuconv.training.sharding import Accumulation, Sharding
-from gpuconv.training.totals import Totals
 from gpuconv.types import Array
 
 Part = Callable[[str], contextlib.AbstractContextManager[None]]

@@ -41,8 +41,8 @@ from gpuconv.layers.fused_residual import ResidualNorm
 from gpuconv.ops.overlap import copy_of
 from gpuconv.training.callback_base import Callback
 from gpuconv.training.logs import append
-from gpuconv.training.measures import CRC32, ROW, Measures
 from gpuconv.training.run_state import RunState
+from gpuconv.training.tensor_sums import CRC32, ROW, Measures
 from gpuconv.types import Array
 
 FORMAT = 2

@@ -25,7 +25,6 @@ from gpuconv.training.callbacks import Checkpoints, Progress, run_dir_callbacks
 from gpuconv.training.clip import Clip
 from gpuconv.training.ema import decay_value
 from gpuconv.training.fit import INTERRUPTED, Fit
-from gpuconv.training.held_out import HeldOut
 from gpuconv.training.history import History
 from gpuconv.training.interrupts import Interrupts
 from gpuconv.training.loss_scale import LossScale
@@ -36,6 +35,7 @@ from gpuconv.training.run_state import RunState
 from gpuconv.training.rundir import RunDirectory
 from gpuconv.training.shadow import VIOLATIONS, Shadow, expect_share
 from gpuconv.training.sharding import expect_synchronizable, shard_count
+from gpuconv.training.validation import HeldOut
 from gpuconv.types import Record
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import json
 import sys
 import time
 
-from gpuconv.child import answer_writer
+from gpuconv.child_process import answer_writer
 from gpuconv.types import Record
 
 

@@ -68,14 +68,14 @@ def test_ctrl_c_leaves_a_valid_file_and_status_130(tmp_path, capsys, quick_peaks
 
 
 def test_a_wrong_result_of_gpuconv_gives_status_1(tmp_path, capsys, quick_peaks, monkeypatch):
-    from bench import ours
+    from bench import our_side
 
-    correct_sides = ours.sides
+    correct_sides = our_side.sides
 
     def sides(call, arrays, device):
         return correct_sides(call, [2 * a for a in arrays], device)
 
-    monkeypatch.setattr(ours, "sides", sides)
+    monkeypatch.setattr(our_side, "sides", sides)
     assert cli.main([*SMALL, "--results", str(tmp_path), "--commit", "abc"]) == 1
     assert "wrong and not timed: fprop 64x8x8x10" in capsys.readouterr().err
 

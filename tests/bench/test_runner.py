@@ -11,7 +11,7 @@ import types
 import numpy as np
 import pytest
 
-from bench import changes, runner, steps, suite
+from bench import compare_records, runner, steps, suite
 from bench.record import Record, fastest_side
 from bench.runner import sides_of, time_entry
 from gpuconv import layers, models, ops
@@ -44,12 +44,12 @@ def test_a_planted_slow_kernel_is_reported_slower(tmp_path):
     a, b = record(tmp_path / "a"), record(tmp_path / "b")
     timed(a, side(seconds=3e-4), rounds=8)
     timed(b, side(seconds=3e-3), rounds=8)
-    (change,) = changes.changes(a, b)
+    (change,) = compare_records.changes(a, b)
     assert change.ratio > 3
-    assert change.verdict == changes.SLOWER
-    (change,) = changes.changes(b, a)
-    assert change.verdict == changes.FASTER
-    assert "1 faster, 0 slower, 0 within the noise" in changes.text(b, a)
+    assert change.verdict == compare_records.SLOWER
+    (change,) = compare_records.changes(b, a)
+    assert change.verdict == compare_records.FASTER
+    assert "1 faster, 0 slower, 0 within the noise" in compare_records.text(b, a)
 
 
 @pytest.mark.parametrize(
@@ -62,14 +62,14 @@ def test_a_difference_below_the_noise_is_reported_as_noise(tmp_path, after, nois
         return record(tmp_path / name, entries=[{"key": "k", "noise": noise, "sides": sides}])
 
     for noises in ((noise, 0.0), (0.0, noise)):  # the larger noise of the two records counts
-        (change,) = changes.changes(record_of("a", 1.0, noises[0]), record_of("b", after, noises[1]))
+        (change,) = compare_records.changes(record_of("a", 1.0, noises[0]), record_of("b", after, noises[1]))
         assert change.verdict == verdict
 
 
 def test_records_of_different_hardware_are_not_compared(tmp_path):
     a, b = record(tmp_path / "a"), record(tmp_path / "b", hardware="nvidia-x")
     with pytest.raises(ValueError, match="different hardware"):
-        changes.changes(a, b)
+        compare_records.changes(a, b)
 
 
 @pytest.mark.parametrize("value", [2.01, np.nan])

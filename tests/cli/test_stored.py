@@ -13,7 +13,7 @@ import pytest
 
 from gpuconv.cli import main, run_settings, runs
 from gpuconv.cli.errors import UserError
-from gpuconv.data import Dataset, cifar10, named
+from gpuconv.data import Dataset, cifar10, from_spec
 from gpuconv.layers import Input, Linear, Sequential
 from gpuconv.training import RunDirectory, checkpoint
 from tests.cli.command import on_numpy
@@ -102,7 +102,7 @@ def changed_run(work, path, value):
 @pytest.mark.parametrize("change", ["added", "removed", "renamed", "redrawn", "swapped"])
 def test_evaluate_warns_of_changed_data_and_resume_refuses_it(work, capsys, change):
     cats = work / "photos" / "cats"
-    trained = {image.tobytes() for image in named.load("folder:photos")[0].images}
+    trained = {image.tobytes() for image in from_spec.load("folder:photos")[0].images}
     if change == "added":
         for number in range(9):
             photo(cats / f"000-{number}.png", 1000 + number)
@@ -120,7 +120,7 @@ def test_evaluate_warns_of_changed_data_and_resume_refuses_it(work, capsys, chan
     output = on_numpy(capsys, "evaluate", "run", "--data", "folder:photos")
     assert "gpuconv: warning: the data differs from that of the run, which had " in output
     assert "it may have been trained on some of these test images" in output
-    seen = [image.tobytes() in trained for image in named.load("folder:photos")[1].images]
+    seen = [image.tobytes() in trained for image in from_spec.load("folder:photos")[1].images]
     assert any(seen) == (change == "renamed")  # the split follows from the names, so only then test images were seen
     before = {path: path.read_bytes() for path in (work / "run").iterdir()}
     output = on_numpy(capsys, "train", "--resume", "run", "--data", "folder:photos", status=2)
@@ -132,7 +132,7 @@ def test_evaluate_warns_if_test_images_were_trained_on(work, capsys):
     """The tested folder may be the training folder, or hold copies of its images."""
     shutil.copytree("photos", "copied")
     photo(work / "copied" / "cats" / "new.png", 1000)
-    trained = len(named.load("folder:photos")[0])
+    trained = len(from_spec.load("folder:photos")[0])
     for options in (["--test", "folder:copied"], ["--data", "folder:copied,test=1"]):
         output = on_numpy(capsys, "evaluate", "run", *options)
         assert f"warning: the run was trained on {trained} of these 41 images\n" in output
@@ -171,12 +171,12 @@ def test_options_missing_from_new_data_are_taken_from_the_run(work, monkeypatch)
         ("synthetic:n=3", "synthetic:n=4", "synthetic:n=3"),
     ]:
         spec = expected.format(folder)
-        assert named.absolute_spec(new, stored) == spec
-        assert named.absolute_spec(spec) == spec
-    assert named.absolute_spec("folder:~/x") == f"folder:{named._absolute('~')}/x,split=name"
-    assert named.from_run("folder:x,size=3x3") == "folder:x,size=3x3,split=order"
-    assert named.from_run("folder:x,split=name") == "folder:x,split=name"
-    assert named.from_run("cifar10:x") == "cifar10:x"
+        assert from_spec.absolute_spec(new, stored) == spec
+        assert from_spec.absolute_spec(spec) == spec
+    assert from_spec.absolute_spec("folder:~/x") == f"folder:{from_spec._absolute('~')}/x,split=name"
+    assert from_spec.from_run("folder:x,size=3x3") == "folder:x,size=3x3,split=order"
+    assert from_spec.from_run("folder:x,split=name") == "folder:x,split=name"
+    assert from_spec.from_run("cifar10:x") == "cifar10:x"
 
 
 def test_a_run_of_version_0_1_0_keeps_its_split(work, capsys):

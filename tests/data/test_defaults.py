@@ -20,7 +20,7 @@ DEFAULTS = {
         "Loader.epoch": dict(epoch=0, start_batch=0),
     },
     "data.normalization": {"Normalization.from_dataset": dict(kind="channel")},
-    "data.named": {"load": dict(test=""), "absolute_spec": dict(like="")},
+    "data.from_spec": {"load": dict(test=""), "absolute_spec": dict(like="")},
     "data.stream_loader": {
         "StreamLoader": dict(normalization=None, workers=None),
         "StreamLoader.epoch": dict(epoch=0, start_batch=0),

@@ -17,8 +17,8 @@ from gpuconv.data import (
     Normalization,
     digits,
     download,
+    from_spec,
     listing,
-    named,
     pickles,
     synthetic,
 )
@@ -162,7 +162,7 @@ def test_the_option_test_1_makes_a_folder_a_test_set():
         "digits": False,
         "folder:": False,
     }
-    assert {text: named.is_test_set(text) for text in texts} == texts
+    assert {text: from_spec.is_test_set(text) for text in texts} == texts
 
 
 def test_bytes_that_do_not_fill_their_shape_are_refused():

@@ -11,7 +11,7 @@ import pytest
 
 from gpuconv import backends
 from gpuconv.inspect import explain, saliency
-from gpuconv.inspect.computed import compute_everywhere
+from gpuconv.inspect.computed_by import compute_everywhere
 from gpuconv.inspect.explain import layer_of
 from gpuconv.layers import (
     GELU,

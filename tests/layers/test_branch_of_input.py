@@ -26,7 +26,7 @@ from gpuconv.layers import (
     SiLU,
     Upsample,
 )
-from gpuconv.layers.running import runs_in_place
+from gpuconv.layers.layer_call import runs_in_place
 from gpuconv.summary import summary
 from tests.layers.steps import ones, step
 

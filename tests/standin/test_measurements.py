@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bench import calls, ours
+from bench import entry_calls, our_side
 from bench.record import Record
 from bench.runner import run as bench_run
 from bench.suite import Entry
@@ -64,6 +64,6 @@ def test_the_benchmark_times_on_the_second_gpu(schedule, tmp_path):
 
 
 def sides_of_gpuconv(entry, device, compiled):
-    call = calls.call(entry)
+    call = entry_calls.call(entry)
     arrays = call.make(np.random.default_rng(0))
-    return ours.sides(call, arrays, device), lambda results: call.compare(arrays, results)
+    return our_side.sides(call, arrays, device), lambda results: call.compare(arrays, results)

@@ -7,10 +7,10 @@ from threadpoolctl import threadpool_limits
 from gpuconv import asarray, to_numpy
 from gpuconv.data import Loader
 from gpuconv.layers import BatchNorm, Conv2D, Dropout, Flatten, Input, Linear, Sequential
-from gpuconv.layers.part import Part, part_of_batch
+from gpuconv.layers.batch_parts import Part, part_of_batch
 from gpuconv.training import DataError, SettingsError, Trainer
+from gpuconv.training.running_metrics import Totals
 from gpuconv.training.sharding import Sharding, shard_bounds
-from gpuconv.training.totals import Totals
 from tests.training.toy_run import StopAt, fit, images, loader, net, same_arrays, trainer, weights
 
 SHARDS = 4

@@ -18,9 +18,9 @@ from gpuconv.training import (
     SettingsError,
     Trainer,
     checkpoint,
-    load_net,
     load_weights,
     stored,
+    trained_net,
 )
 from tests.training import toy_run
 
@@ -144,7 +144,7 @@ def test_a_setting_that_an_older_version_did_not_store_has_its_default(finished,
     toy_run.fit(trainer, epochs=2, run_dir=run.path, test=toy_run.held_out(), resume=True)
     assert trainer.epoch == 2
     assert stored.setting_differences(checkpoint.load(run.last).state["settings"], settings) == []
-    load_net(run.last, toy_run.net(seed=9))
+    trained_net(run.last, toy_run.net(seed=9))
     checkpoint.save(run.last, checkpoint.Checkpoint(loaded.tensors, older))
     with pytest.raises(SettingsError, match=r"optimizer\.beta2 is 0\.999 there and 0\.9 here"):
         toy_run.fit(toy_run.trainer(beta2=0.9), epochs=2, run_dir=run.path, test=toy_run.held_out(), resume=True)
@@ -174,7 +174,7 @@ def test_nonfinite_weights_are_refused(finished, tmp_path):
         net = toy_run.net()
         before = {key: array.copy() for key, array in net.state_dict().items()}
         for read in (
-            lambda net=net: load_net(run.last, net),
+            lambda net=net: trained_net(run.last, net),
             lambda: toy_run.fit(toy_run.trainer(), epochs=2, run_dir=run.path, test=toy_run.held_out(), resume=True),
         ):
             with pytest.raises(CheckpointError) as error:

@@ -15,7 +15,7 @@ import xxhash
 from gpuconv import backends, models, ops
 from gpuconv.checkpoint import CheckpointError
 from gpuconv.layers import BatchNorm, Conv2D, Flatten, Input, Linear, MaxPool2D, NormChain, ReLU, Residual, Sequential
-from gpuconv.training import Digests, Trainer, measures
+from gpuconv.training import Digests, Trainer, tensor_sums
 from gpuconv.training.tensor_digests import Digest, read
 from tests import standin
 from tests.training import toy_run
@@ -204,7 +204,7 @@ def test_tensors_on_a_gpu_are_read_there(device, tmp_path, monkeypatch):
         copied.append(array.shape)
         return backends.to_numpy(array)
 
-    monkeypatch.setattr(measures, "backends", SimpleNamespace(**vars(backends) | dict(to_numpy=to_numpy)))
+    monkeypatch.setattr(tensor_sums, "backends", SimpleNamespace(**vars(backends) | dict(to_numpy=to_numpy)))
     row = [Conv2D(4, 3, padding=1), BatchNorm(), ReLU(), Residual([Conv2D(4, 3, padding=1)]), Flatten(), Linear(3)]
     run = Trainer(Sequential([Input((6, 6, 1)), *row], seed=1, device=device), "adam", lr=0.01)
     data = np.random.default_rng(0).integers(0, 256, (16, 6, 6, 1)).astype(np.uint8), np.arange(16) % 3

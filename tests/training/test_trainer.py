@@ -22,7 +22,7 @@ from gpuconv.training import (
     checkpoint,
     evaluate,
 )
-from gpuconv.training.totals import Totals
+from gpuconv.training.running_metrics import Totals
 from tests.training import toy_run
 
 

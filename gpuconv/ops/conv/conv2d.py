@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Unpack
 
 from gpuconv.backends import backend_of
+from gpuconv.ops.check_cache import remembered
 from gpuconv.ops.conv.expect import forward_problem
 from gpuconv.ops.expect import expect_activation, expect_conv_algorithm, expect_out
 from gpuconv.ops.overlap import copy_if_overlapping
 from gpuconv.ops.registry import op
-from gpuconv.ops.remembered import remembered
 from gpuconv.problems import Conv2dProblem, Epilogue
 from gpuconv.types import Array, ArrayT, Padding, Size, Window
 

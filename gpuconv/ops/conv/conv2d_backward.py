@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Unpack
 
 from gpuconv.backends import backend_of
+from gpuconv.ops.check_cache import remembered
 from gpuconv.ops.conv.expect import forward_epilogue
 from gpuconv.ops.expect import (
     expect_accumulate,
@@ -17,7 +18,6 @@ from gpuconv.ops.expect import (
 )
 from gpuconv.ops.overlap import copy_if_overlapping
 from gpuconv.ops.registry import op
-from gpuconv.ops.remembered import remembered
 from gpuconv.problems import Conv2dProblem, Epilogue
 from gpuconv.types import Array, ArrayT, Padding, Size, Window
 

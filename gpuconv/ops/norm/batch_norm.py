@@ -7,6 +7,7 @@ from typing import Any
 
 from gpuconv.arguments import flag, number
 from gpuconv.backends import backend_of
+from gpuconv.ops.check_cache import remembered
 from gpuconv.ops.expect import (
     expect_activation,
     expect_addend,
@@ -18,7 +19,6 @@ from gpuconv.ops.expect import (
 )
 from gpuconv.ops.overlap import copy_if_overlapping
 from gpuconv.ops.registry import op
-from gpuconv.ops.remembered import remembered
 from gpuconv.types import Array, ArrayT
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from gpuconv.arguments import flag, integer
 from gpuconv.backends import backend_of
+from gpuconv.ops.check_cache import remembered
 from gpuconv.ops.expect import (
     expect_accumulate,
     expect_activation,
@@ -24,7 +25,6 @@ from gpuconv.ops.expect import (
 )
 from gpuconv.ops.overlap import copy_if_overlapping
 from gpuconv.ops.registry import op
-from gpuconv.ops.remembered import remembered
 from gpuconv.problems import PLAIN, Conv2dProblem, Epilogue
 from gpuconv.types import Array, ArrayT, Padding, Size
 

@@ -7,6 +7,7 @@ from typing import Any, Unpack
 
 from gpuconv.arguments import number
 from gpuconv.backends import backend_of
+from gpuconv.ops.check_cache import remembered
 from gpuconv.ops.conv.expect import forward_problem
 from gpuconv.ops.expect import (
     expect_activation,
@@ -19,7 +20,6 @@ from gpuconv.ops.expect import (
 )
 from gpuconv.ops.overlap import copy_if_overlapping
 from gpuconv.ops.registry import op
-from gpuconv.ops.remembered import remembered
 from gpuconv.problems import Conv2dProblem, Epilogue
 from gpuconv.types import Array, ArrayT, Padding, Size, Window
 

@@ -16,10 +16,10 @@ from typing import Any
 from gpuconv.training.optimizers.adagrad import Adagrad
 from gpuconv.training.optimizers.adam import Adam, AdamW
 from gpuconv.training.optimizers.base import Optimizer
+from gpuconv.training.optimizers.from_spec import OPTIMIZERS, named
 from gpuconv.training.optimizers.groups import Groups
 from gpuconv.training.optimizers.lion import Lion
 from gpuconv.training.optimizers.muon import Muon
-from gpuconv.training.optimizers.named import OPTIMIZERS, named
 from gpuconv.training.optimizers.rmsprop import RMSprop
 from gpuconv.training.optimizers.sgd import SGD
 

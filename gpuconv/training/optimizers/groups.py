@@ -18,7 +18,7 @@ import numpy as np
 from gpuconv.arguments import number
 from gpuconv.training import schedules
 from gpuconv.training.optimizers.base import Arrays, Optimizer
-from gpuconv.training.optimizers.named import named
+from gpuconv.training.optimizers.from_spec import named
 from gpuconv.types import Array
 
 _FILTER_RANK = 4

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from gpuconv import child as process
+from gpuconv import child_process as process
 from gpuconv.backends.cuda.gemm import prover
 from gpuconv.backends.cuda.gemm.prover import PROVED, REFUTED, UNABLE, Prover
 

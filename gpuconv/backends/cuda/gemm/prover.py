@@ -18,7 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import IO
 
-from gpuconv import child
+from gpuconv import child_process
 from gpuconv.backends.cuda import cache
 from gpuconv.types import Record
 
@@ -29,7 +29,7 @@ MOST_WITHOUT_PROOF = 8  # questions, after each of which a new child must be sta
 PROVED, REFUTED, UNABLE = "proved", "refuted", "unable"
 _CRASHES = ("SIGSEGV", "SIGBUS", "SIGABRT", "SIGILL", "SIGFPE", "SIGTRAP")  # signals that a program causes itself
 
-command = child.command("gpuconv.verify.prover_child")
+command = child_process.command("gpuconv.verify.prover_child")
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Prover:
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
-        self._child: child.Child | None = None
+        self._child: child_process.Child | None = None
         self._errors: IO[bytes] | None = None
         self.without_proof = 0
         self._idle: threading.Timer | None = None
@@ -92,7 +92,7 @@ class Prover:
 
         try:
             self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the child
-            self._child = child.Child(command, _environment(), self._errors)
+            self._child = child_process.Child(command, _environment(), self._errors)
         except OSError as error:
             self.close()
             return f"the prover cannot be started: {error}"

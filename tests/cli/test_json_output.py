@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from gpuconv.cli import document, main
+from gpuconv.cli import json_output, main
 from gpuconv.cli.main import COMMANDS, parsers
 
 TINY = ["--data", "synthetic:n=96,size=9x7x3,classes=4", "--model", "seed-net", "--device", "numpy"]
@@ -84,13 +84,13 @@ def test_errors_are_a_line_on_stderr_and_no_document(capsys):
 
 def test_a_document_holds_plain_json_values():
     value = {"nan": np.float32("nan"), "inf": [float("inf")], "n": np.int64(3), "a": np.ones(2), "b": np.bool_(True)}
-    assert document.plain(value) == {"nan": None, "inf": [None], "n": 3, "a": [1.0, 1.0], "b": True}
-    document.note(anything=1)  # without effect: no document is being collected
-    document.add("rows", 1)
-    with document.collect() as collected:
+    assert json_output.plain(value) == {"nan": None, "inf": [None], "n": 3, "a": [1.0, 1.0], "b": True}
+    json_output.note(anything=1)  # without effect: no document is being collected
+    json_output.add("rows", 1)
+    with json_output.collect() as collected:
         print("dropped")
-        document.note(x=1)
-        document.add("rows", {"y": 2})
+        json_output.note(x=1)
+        json_output.add("rows", {"y": 2})
     assert collected == {"x": 1, "rows": [{"y": 2}]}
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from gpuconv.data import folder, load, synthetic
-from gpuconv.data.named import absolute_spec, is_whole, load_test
+from gpuconv.data.from_spec import absolute_spec, is_whole, load_test
 
 
 def test_digits_are_loaded_by_name():

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from gpuconv import ops
-from gpuconv.ops import remembered as module
-from gpuconv.ops.remembered import remembered
+from gpuconv.ops import check_cache as module
+from gpuconv.ops.check_cache import remembered
 
 
 def counted_check():

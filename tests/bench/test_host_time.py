@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import gpuconv
-from bench import host
+from bench import host_time
 from bench.cli import main
 from bench.host_calls import calls
 from gpuconv.ops.registry import OPS
@@ -15,7 +15,7 @@ from gpuconv.ops.registry import OPS
 
 @pytest.fixture(scope="module")
 def timings():
-    return {timing.op: timing for timing in host.measure(rounds=2, seconds=1e-4)}
+    return {timing.op: timing for timing in host_time.measure(rounds=2, seconds=1e-4)}
 
 
 def test_launches_and_arrays_are_counted(timings):
@@ -31,18 +31,20 @@ def test_every_op_is_timed(timings):
 
 
 def test_the_budget_follows_from_launches_and_arrays():
-    assert host.Timing("a", 1, 0, 1.0, 1.0).budget == 15
-    assert host.Timing("a", 3, 10, 1.0, 1.0).budget == 15 + 2 * 5 + 3
+    assert host_time.Timing("a", 1, 0, 1.0, 1.0).budget == 15
+    assert host_time.Timing("a", 3, 10, 1.0, 1.0).budget == 15 + 2 * 5 + 3
 
 
 def test_an_op_over_its_budget_is_marked():
-    rows = list(host.table([host.Timing("slow", 1, 0, 15.1, 20.0), host.Timing("quick", 1, 0, 15.0, 20.0)]))
+    rows = list(
+        host_time.table([host_time.Timing("slow", 1, 0, 15.1, 20.0), host_time.Timing("quick", 1, 0, 15.0, 20.0)])
+    )
     assert rows[1].endswith("15.0  over")
     assert rows[2].endswith("15.0")
 
 
 def test_the_command_writes_a_record(tmp_path, capsys, monkeypatch, timings):
-    monkeypatch.setattr(host, "measure", lambda: iter(timings.values()))
+    monkeypatch.setattr(host_time, "measure", lambda: iter(timings.values()))
     assert main(["host", "--out", str(tmp_path / "host.json")]) == 0
     assert capsys.readouterr().out.count("\n") == len(timings) + 1
     record = json.loads((tmp_path / "host.json").read_text())
@@ -107,12 +109,12 @@ def monitored(call, counts):
 
 def test_no_op_takes_more_instructions_than_its_budget_allows():
     over = {}
-    with host.gpu() as launched:
+    with host_time.gpu() as launched:
         for name, (call, arrays) in calls().items():
             for _ in range(3):
                 launched.clear()
                 call()
-            budget = host.Timing(name, len(launched), arrays, 0.0, 0.0).budget
+            budget = host_time.Timing(name, len(launched), arrays, 0.0, 0.0).budget
             count = instructions(call)
             assert count > 300  # far more than 0: the count works
             if count > INSTRUCTIONS * budget:

@@ -14,7 +14,7 @@ from gpuconv.dtypes import accumulation_dtype
 from gpuconv.inspect.terms import Index, branch_at
 from gpuconv.layers.base import Layer
 from gpuconv.layers.branches import Merging
-from gpuconv.layers.running import run, runs_in_place, writes_slices
+from gpuconv.layers.layer_call import run, runs_in_place, writes_slices
 from gpuconv.layers.sequential import Sequential, runs_of
 from gpuconv.types import Array
 from gpuconv.verify.call import Call, recording

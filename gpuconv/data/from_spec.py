@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from gpuconv import numerals
+from gpuconv import parse_numbers
 from gpuconv.data import cifar10, digits, folder, synthetic
 from gpuconv.data.dataset import Dataset
 from gpuconv.names import canonical
@@ -77,7 +77,7 @@ def load_test(spec: str, like: str, classes: Sequence[str]) -> Dataset:
 def is_test_set(spec: str) -> bool:
     """Whether the text describes a folder whose images are all for testing: "folder:DIR,test=1"."""
     try:
-        return numerals.real(_options_of_folder(spec).get("test", "0")) == 1
+        return parse_numbers.real(_options_of_folder(spec).get("test", "0")) == 1
     except ValueError:
         return False
 
@@ -140,7 +140,7 @@ def _all_of_folder(directory: str, options: dict[str, str]) -> Dataset:
 
 
 def _folder_options(options: dict[str, str]) -> dict[str, Any]:
-    known = _SHAPE | {"test": numerals.real, "seed": numerals.integer, "split": str}
+    known = _SHAPE | {"test": parse_numbers.real, "seed": parse_numbers.integer, "split": str}
     return read([f"{key}={value}" for key, value in options.items()], known)
 
 
@@ -174,10 +174,10 @@ def _folder_parts(rest: str) -> tuple[str, dict[str, str]]:
 def _synthetic(rest: str) -> tuple[Dataset, Dataset]:
     parts = rest.split(",") if rest else []
     known: dict[str, Callable[[str], object]] = {
-        "n": numerals.integer,
-        "size": partial(numerals.volume, axes=3),
-        "classes": numerals.integer,
-        "seed": numerals.integer,
+        "n": parse_numbers.integer,
+        "size": partial(parse_numbers.volume, axes=3),
+        "classes": parse_numbers.integer,
+        "seed": parse_numbers.integer,
     }
     return synthetic.load(**read(parts, known))
 
@@ -198,7 +198,7 @@ def _read_flag(text: str) -> bool:
 
 
 _SHAPE: dict[str, Callable[[str], object]] = {
-    "size": partial(numerals.volume, axes=2),
-    "channels": numerals.integer,
+    "size": partial(parse_numbers.volume, axes=2),
+    "channels": parse_numbers.integer,
     "stream": _read_flag,
 }

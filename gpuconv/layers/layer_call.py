@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from gpuconv import backends
 from gpuconv.dtypes import is_float
-from gpuconv.layers.part import PerPart, in_parts, takes_all_parts
+from gpuconv.layers.batch_parts import PerPart, in_parts, takes_all_parts
 from gpuconv.layers.protocol import AnyLayer
 from gpuconv.types import Array
 
@@ -97,7 +97,7 @@ def takes_addend(layer: AnyLayer) -> bool:
 
 
 def adds_input_grad(layer: AnyLayer) -> bool:
-    """Whether a layer's backward takes onto=, a `gpuconv.layers.onto.Onto`, to which it adds the input's gradient."""
+    """Whether a layer's backward takes onto=, a `gpuconv.layers.input_gradient.Onto`, to which it adds its gradient."""
     return layer.adds_input_grad and not layer.is_foreign
 
 

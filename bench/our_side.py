@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.calls import Arrays, Call
+from bench.entry_calls import Arrays, Call
 from bench.sides import COPY, OURS, Prepared, Side
 from gpuconv import backends
 from gpuconv.devices import Device
