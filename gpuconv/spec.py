@@ -86,7 +86,7 @@ def _as_value(text: str) -> Any:
     flags = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
     if text.lower() in flags:
         return flags[text.lower()]
-    if numerals.is_digits(text):
+    if parse_numbers.is_digits(text):
         return int(text)
     number = number_in(text)
     return text if number is None else number

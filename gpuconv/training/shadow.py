@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpuconv import arguments, checkpoint, plots
-from gpuconv.child import Child, command
+from gpuconv.child_process import Child, command
 from gpuconv.layers.layer_call import tracked_layer
 from gpuconv.names import canonical
 from gpuconv.notices import Notice
