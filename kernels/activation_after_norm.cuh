@@ -8,17 +8,17 @@
 
 constexpr bool ACTIVE = !IS_IDENTITY<ACTIVATION>;
 
-// The activation's input.
-__device__ __forceinline__ DTYPE normal(DTYPE x, accumulator<DTYPE> mean, accumulator<DTYPE> scale, accumulator<DTYPE> beta) {
+// The norm's output, which is the activation's input.
+__device__ __forceinline__ DTYPE normalized(DTYPE x, accumulator<DTYPE> mean, accumulator<DTYPE> scale, accumulator<DTYPE> beta) {
     return round_to<DTYPE>((load(x) - mean) * scale + beta);
 }
 
-// dy: the gradient of the activation's output. scale and beta are used only with an activation.
+// The gradient of the activation's input. dy: the gradient of its output. scale and beta are used only with an activation.
 __device__ __forceinline__ accumulator<DTYPE>
-behind_activation(DTYPE dy, DTYPE x, accumulator<DTYPE> mean, accumulator<DTYPE> scale, accumulator<DTYPE> beta) {
+activation_backward(DTYPE dy, DTYPE x, accumulator<DTYPE> mean, accumulator<DTYPE> scale, accumulator<DTYPE> beta) {
     if constexpr (!ACTIVE) return load(dy);
     const ACTIVATION<accumulator<DTYPE>> activation;
-    const accumulator<DTYPE> input = load(normal(x, mean, scale, beta));
+    const accumulator<DTYPE> input = load(normalized(x, mean, scale, beta));
     const accumulator<DTYPE> saved = SAVES_OUTPUT<ACTIVATION> ? load(round_to<DTYPE>(activation.apply(input))) : input;
     return load(round_to<DTYPE>(activation.gradient(load(dy), saved)));
 }

@@ -12,6 +12,7 @@ __device__ __forceinline__ float between(float low, float range, uint32 word) {
     return __fadd_rn(low, __fmul_rn(range, float(word >> 8) * 0x1p-24f));
 }
 
+// A whole number in [0, bound) from a random word.
 __device__ __forceinline__ int32 below(int32 bound, uint32 word) { return int32(__umulhi(word, uint32(bound))); }
 
 // The part of an image that is stretched to the image's size.
@@ -33,7 +34,8 @@ struct Crop {
             const float side = __fsqrt_rn(area);
             const float x = __fmul_rn(2.0f * between(0, 1, words.at[1]) - 1.0f, 0.14384103622589042f);  // log(4 / 3) / 2
             const float even = __fadd_rn(12.0f, __fmul_rn(x, x)), odd = __fmul_rn(6.0f, x);
-            const float root = __fdiv_rn(__fadd_rn(even, odd), __fadd_rn(even, -odd));  // exp(x): the square root of width / height
+            // The square root of width / height: exp(x), approximated.
+            const float root = __fdiv_rn(__fadd_rn(even, odd), __fadd_rn(even, -odd));
             const int32 rows = __float2int_rn(__fdiv_rn(side, root)), columns = __float2int_rn(__fmul_rn(side, root));
             if (0 < rows && rows <= height && 0 < columns && columns <= width) {
                 crop.rows = rows;
@@ -49,7 +51,7 @@ struct Crop {
     }
 };
 
-// The two of `length` pixels on either side of the middle of step i, and the second one's weight in 1/256.
+// The two of `length` pixels between which the middle of step i lies, and the weight of the second one, in 1/256.
 struct Neighbors {
     int32 first, second, part;
     __device__ Neighbors(int32 i, int64 step, int32 length) {

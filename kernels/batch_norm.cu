@@ -78,24 +78,24 @@ struct Normalize {
     PitchedPacks y_packs, x_packs, addend_packs;
     Real mean[WIDTH], scale[WIDTH], beta[WIDTH];
 
-    __device__ DTYPE apply(DTYPE number, DTYPE more, int lane) const {
-        DTYPE given = normal(number, mean[lane], scale[lane], beta[lane]);
-        if (ADDS) given = round_to<DTYPE>(load(given) + load(more));
-        return ACTIVE ? round_to<DTYPE>(ACTIVATION<Real>{}.apply(load(given))) : given;
+    __device__ DTYPE apply(DTYPE x, DTYPE addend, int lane) const {
+        DTYPE input = normalized(x, mean[lane], scale[lane], beta[lane]);  // of the activation
+        if (ADDS) input = round_to<DTYPE>(load(input) + load(addend));
+        return ACTIVE ? round_to<DTYPE>(ACTIVATION<Real>{}.apply(load(input))) : input;
     }
     template <int ROWS>
     __device__ __forceinline__ void packs(int64, int64, int64 step) {
-        Numbers rows[ROWS], more[ROWS] = {};
-        const int64 to = y_packs.at(step), from = x_packs.at(step), more_from = ADDS ? addend_packs.at(step) : 0;
+        Numbers rows[ROWS], addends[ROWS] = {};
+        const int64 to = y_packs.at(step), from = x_packs.at(step), addend_from = ADDS ? addend_packs.at(step) : 0;
 #pragma unroll
         for (int i = 0; i < ROWS; ++i) {
             rows[i] = reinterpret_cast<const Numbers*>(x)[from + i * x_packs.stride];
-            if (ADDS) more[i] = reinterpret_cast<const Numbers*>(addend)[more_from + i * addend_packs.stride];
+            if (ADDS) addends[i] = reinterpret_cast<const Numbers*>(addend)[addend_from + i * addend_packs.stride];
         }
 #pragma unroll
         for (int i = 0; i < ROWS; ++i) {
 #pragma unroll
-            for (int j = 0; j < WIDTH; ++j) rows[i].at[j] = apply(rows[i].at[j], more[i].at[j], j);
+            for (int j = 0; j < WIDTH; ++j) rows[i].at[j] = apply(rows[i].at[j], addends[i].at[j], j);
             reinterpret_cast<Numbers*>(y)[to + i * y_packs.stride] = rows[i];
         }
     }

@@ -7,8 +7,8 @@
 // each number of the formula goes to the pixel of its window that the mask (mask.cuh) marks, zeros to all others.
 //
 // In the formulas, dy is the gradient of the activation's input. That input is recomputed from x instead of being read from memory.
-// With an addend it cannot be: _sums_saved reads what the activation's backward takes (saved), and stores the gradient of the
-// activation's input, which is the addend's too, for _dx without an activation.
+// With an addend it cannot be recomputed: _sums_saved reads `saved`, which the activation's backward takes. It stores the gradient
+// of the activation's input, which is also the gradient of the addend; _dx, without an activation, reads it as dy.
 //
 // alone                    _sums, _finish, _dx or _dx_unpooled: dy and x are read twice, dx written
 // with an addend           _sums_saved, _finish, _dx: also reads saved, and writes the addend's gradient
@@ -25,11 +25,11 @@
 #include "mask.cuh"
 #include "sums.cuh"
 
-// The gradient of the activation's input, for the channels of a thread's lanes.
-struct Through {
+// The activation after the norm, for the channels of a thread's lanes.
+struct NormActivation {
     Real mean[WIDTH], scale[WIDTH], beta[WIDTH];
 
-    __device__ Through(const Columns& columns, const Real* gamma, const Real* beta, const Real* mean, const Real* inv_std) {
+    __device__ NormActivation(const Columns& columns, const Real* gamma, const Real* beta, const Real* mean, const Real* inv_std) {
         int32 column[WIDTH];
         Position(columns).columns_of_lanes(column, columns.channels);
         if (Position(columns).inside)
@@ -41,8 +41,9 @@ struct Through {
                 this->beta[j] = ACTIVE ? beta[c] : Real(0);
             }
     }
-    __device__ __forceinline__ Real operator()(DTYPE dy, DTYPE x, int lane) const {
-        return behind_activation(dy, x, mean[lane], scale[lane], beta[lane]);
+    // The gradient of the activation's input.
+    __device__ __forceinline__ Real backward(DTYPE dy, DTYPE x, int lane) const {
+        return activation_backward(dy, x, mean[lane], scale[lane], beta[lane]);
     }
 };
 
@@ -53,7 +54,7 @@ struct Products {
     const DTYPE* dy;
     const DTYPE* x;
     PitchedPacks dy_packs, x_packs;
-    Through through;
+    NormActivation activation;
 
     __device__ Packs read(int64, int64 step) const {
         return {reinterpret_cast<const Numbers*>(dy)[dy_packs.at(step)], reinterpret_cast<const Numbers*>(x)[x_packs.at(step)]};
@@ -67,8 +68,8 @@ struct Products {
         return sums;
     }
     __device__ Sums product(DTYPE dy, DTYPE x, int lane) const {
-        const Real gradient = through(dy, x, lane);
-        return {gradient, gradient * (load(x) - through.mean[lane])};
+        const Real gradient = activation.backward(dy, x, lane);
+        return {gradient, gradient * (load(x) - activation.mean[lane])};
     }
 };
 
@@ -90,8 +91,8 @@ extern "C" __global__ void __launch_bounds__(256, ACTIVE ? 1 : 3)
 batch_norm_backward_sums(Real* dgamma, Real* dbeta, Sums* sums, Sums* partials, const DTYPE* dy, const DTYPE* x,
                          const Real* gamma, const Real* beta, const Real* mean, const Real* inv_std, bool accumulate,
                          Columns columns, int64 dy_pitch, int64 x_pitch) {
-    const Through through(columns, gamma, beta, mean, inv_std);
-    const Products products{dy, x, PitchedPacks(columns, dy_pitch), PitchedPacks(columns, x_pitch), through};
+    const NormActivation activation(columns, gamma, beta, mean, inv_std);
+    const Products products{dy, x, PitchedPacks(columns, dy_pitch), PitchedPacks(columns, x_pitch), activation};
     column_reduce(partials, columns, products, Gradients{dgamma, dbeta, sums, inv_std, accumulate});
 }
 
@@ -118,12 +119,12 @@ struct ProductsOfSaved {
     }
     __device__ Sums value(const Packs& packs, int lane) const { return product(packs.dy.at[lane], packs.x.at[lane], lane); }
     __device__ Sums single(int64 number, int lane) const {
-        const DTYPE behind = gradient(dy[number], saved[number]);
-        daddend[number] = behind;
+        const DTYPE input_gradient = gradient(dy[number], saved[number]);
+        daddend[number] = input_gradient;
         Sums sums = {};
 #pragma unroll
         for (int j = 0; j < WIDTH; ++j)
-            if (j == lane) sums = product(behind, x[number], j);
+            if (j == lane) sums = product(input_gradient, x[number], j);
         return sums;
     }
     static __device__ DTYPE gradient(DTYPE dy, DTYPE saved) {
@@ -200,13 +201,13 @@ struct InputGradient {
     bool statistics;
     PitchedPacks dy_packs, x_packs;  // unused with a mask, which leaves no registers for them
     Unpool unpool;
-    Through through;
+    NormActivation activation;
     Real scale[WIDTH], shift[WIDTH], slope[WIDTH];
 
     __device__ DTYPE apply(DTYPE dy, DTYPE x, int lane) const {
-        const Real gradient = through(dy, x, lane);
+        const Real gradient = activation.backward(dy, x, lane);
         if (!statistics) return round_to<DTYPE>(scale[lane] * gradient);
-        return round_to<DTYPE>(scale[lane] * (gradient - shift[lane] - (load(x) - through.mean[lane]) * slope[lane]));
+        return round_to<DTYPE>(scale[lane] * (gradient - shift[lane] - (load(x) - activation.mean[lane]) * slope[lane]));
     }
     __device__ DTYPE apply(DTYPE dy, int lane) const { return round_to<DTYPE>(scale[lane] * load(dy)); }
 
@@ -247,8 +248,8 @@ input_gradient(DTYPE* dx, const Unpool& unpool, const DTYPE* dy, const DTYPE* x,
                const Real* mean, const Real* inv_std, const Sums* sums, int64 rows, bool statistics, const Columns& columns,
                int64 dy_pitch, int64 x_pitch) {
     const PitchedPacks dy_packs(columns, dy_pitch), x_packs(columns, x_pitch);
-    const Through through(columns, gamma, beta, mean, inv_std);
-    InputGradient map{dx, dy, x, statistics, dy_packs, x_packs, unpool, through, {}, {}, {}};
+    const NormActivation activation(columns, gamma, beta, mean, inv_std);
+    InputGradient map{dx, dy, x, statistics, dy_packs, x_packs, unpool, activation, {}, {}, {}};
     int32 column[WIDTH];
     Position(columns).columns_of_lanes(column, columns.channels);
     if (Position(columns).inside)

@@ -1,8 +1,9 @@
 // Gradient clipping, between the loss scale's step and the optimizer.
 //
 //   clip_norm_factor   clipped = scaling, with clipped[1] = scaling[1] * min(1, max_norm / (norm + 1e-6)); norm: the root of the
-//                      sum of the squares of all gradients times scaling[1], in double. scaling null: 1, 1, 0, 0. A norm
-//                      that is not finite gives NaN, so that the optimizer's result shows it; scaling[1] of 0 stays 0
+//                      sum of the squares of all gradients times scaling[1], in double. If scaling is null, 1, 1, 0, 0 takes its
+//                      place. A norm that is not finite gives NaN, so that the optimizer's result shows it. If scaling[1]
+//                      is 0, so is clipped[1]
 //   clip_values_limit  each gradient g becomes min(max(g, -limit), limit), limit = clip_value / scaling[1]; NaN stays. If
 //                      scaling[1] is 0 nothing changes
 //

@@ -10,10 +10,10 @@
 // must separate the initialization of an mbarrier from the first arrival of another block, and the last arrival and multicast
 // of another block from the end of the block that receives it.
 //
-// After a wait for mbarrier_arrive_in, a thread and its multicasts may overwrite what the arriving thread read before, also by
-// wgmma and cp.async that it waited for. What that thread wrote to global memory is visible only after a cluster_sync(): an arrival
-// that publishes it (.release.cluster) compiles to a fence of the whole GPU.
-// (PTX ISA, "barrier.cluster", "mapa", "mbarrier.arrive"; CUTLASS frees stages by the same instruction.) Not tried on a chip.
+// After a wait for mbarrier_arrive_in, a thread and its multicasts may overwrite what the arriving thread had read, including reads
+// by wgmma and cp.async for which that thread had waited. What it wrote to global memory is visible only after a cluster_sync(): an
+// arrival that publishes it (.release.cluster) compiles to a fence of the whole GPU.
+// (PTX ISA, "barrier.cluster", "mapa", "mbarrier.arrive"; CUTLASS frees stages by the same instruction.) No GPU has run this.
 //
 // On a GPU cluster_sync() does not wait for threads that have exited; the emulated device reports them.
 #pragma once

@@ -1,4 +1,5 @@
-// How threads divide a tile in shared memory into chunks, and sums of its columns over its lines: the bias' gradient, from tiles of dy.
+// How threads share the chunks of a tile in shared memory, and the sums of its columns. Over tiles of dy these are the bias'
+// gradient.
 //
 // The main loop includes mma_tile.cuh or wgmma_tile.cuh first, which defines `Tile` and CHUNK.
 #pragma once
@@ -7,8 +8,8 @@
 
 __device__ __forceinline__ constexpr int power_of_two_within(int n) { return n < 2 ? 1 : 2 * power_of_two_within(n / 2); }
 
-// A thread of COUNT has one chunk of every LINES_A_PASS-th line, always the same one. Where a line's chunks do not divide COUNT, as
-// with 24, the last threads have none.
+// Each of COUNT threads has one chunk in every LINES_A_PASS-th line, at the same place in each. If the number of a line's chunks
+// does not divide COUNT, as 24 does not, the last threads have no chunk.
 template <class Tile, int COUNT>
 struct TileChunks {
     static constexpr int LINES_A_PASS = power_of_two_within(COUNT / Tile::PER_LINE), PASSES = Tile::LINES / LINES_A_PASS;
@@ -25,12 +26,12 @@ struct TileChunks {
     }
 
   private:
-    static_assert(PASSES * LINES_A_PASS == Tile::LINES, "threads that have chunks have the same number");
+    static_assert(PASSES * LINES_A_PASS == Tile::LINES, "all threads that have chunks have equally many");
     static constexpr int PASSES_A_PERIOD = LINES_A_PASS < Tile::PERIOD ? Tile::PERIOD / LINES_A_PASS : 1;
     static_assert(PASSES_A_PERIOD * LINES_A_PASS % Tile::PERIOD == 0, "every period's lines have the same swizzles");
 };
 
-// A thread's sums. SIDE: the tile's columns.
+// A thread's sums. SIDE: the number of the tile's columns.
 template <class Tile, int SIDE, int COUNT>
 class ColumnSums {
     using Chunks = TileChunks<Tile, COUNT>;

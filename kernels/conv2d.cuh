@@ -115,7 +115,7 @@ struct GradientWindows {
         int32 image, p, q;  // dy's first pixel of the image; the window whose first tap reads the pixel
     };
     struct Column {
-        int32 p, q, filter;  // the distance back from there to the window whose tap this is
+        int32 p, q, filter;  // this tap reads the pixel in window (line.p - p, line.q - q)
     };
 
     __device__ __forceinline__ Line line(int32 pixel) const {

@@ -4,7 +4,7 @@
 //
 // over the taps where the divisions are exact and the window exists, plus the previous dx, with `accumulate`. dy (N, P, Q, K),
 // w (K, R, S, 1), dx (N, H, W, C), K = C m.
-// grid: blocks_across blocks for each row (n, h) of dx. Their threads cover (the row's phases, a quarter of the phase's pixels,
+// grid: blocks_across blocks for each row (n, h) of dx. Their threads cover (groups of four pixels of a phase, the row's phases,
 // packs of channels), channels innermost; a thread computes four pixels of one phase, which have the same taps.
 //
 // Macros: DTYPE; TF32, if defined; WIDTH 1 or, with m = 1, 16 / sizeof(DTYPE). Limits: those of convolution.cuh.

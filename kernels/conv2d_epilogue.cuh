@@ -68,7 +68,7 @@ struct SavingEpilogue {
     }
 };
 
-// The row of y for a pixel of the convolution: all pixels of a pool's window have the same.
+// The row of y for a pixel of the convolution: all pixels of a pool's window have the same row.
 struct WindowRows {
     int32 pixels;
     __device__ __forceinline__ int32 operator()(int32 row) const { return row < pixels ? row / WINDOW : -1; }

@@ -13,7 +13,7 @@
 #include "filter_gradient.cuh"
 #include "multicast_iterator.cuh"
 
-// tile: of those that the scheduler counts.
+// This block's part of the tiles of its cluster, which lie side by side. tile: the scheduler counts one for each cluster.
 __device__ __forceinline__ FilterGradient
 gradient_of_cluster(DTYPE* dw, DTYPE* db, Real* partials, const Convolution& conv, const TileScheduler& scheduler, int32 accumulate,
                     int32 tile) {
@@ -30,7 +30,7 @@ conv2d_wgrad_wgmma_cluster(DTYPE* dw, DTYPE* db, accumulator<DTYPE>* partials, c
     using IteratorA = MulticastIterator<BLOCK_M, GradientBoxes>;
     using IteratorB = FilterGradient::IteratorB;
     using Sums = ColumnSums<IteratorA::Tile, BLOCK_M, THREADS>;
-    static_assert(Sums::BYTES <= THREADS / 32 * FragmentStore::BYTES, "fits where the sums are stored through");
+    static_assert(Sums::BYTES <= THREADS / 32 * FragmentStore::BYTES, "they fit into the warps' buffers");
     const int32 clusters = int32(gridDim.x) / CLUSTER;
     Ring::open();
     if (warpgroup() == WARPGROUPS) {

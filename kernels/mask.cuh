@@ -13,9 +13,9 @@ struct Mask {
 
     // filters: those of one group.
     __device__ __forceinline__ Mask(const uint8* mask, int32 filters, int32 groups, int32 group) {
-        const int32 a_group = (filters * MASK + 7) / 8;
-        bytes = const_cast<uint8*>(mask) + int64(group) * a_group;
-        pitch = groups * a_group;
+        const int32 group_bytes = (filters * MASK + 7) / 8;
+        bytes = const_cast<uint8*>(mask) + int64(group) * group_bytes;
+        pitch = groups * group_bytes;
     }
 
     // The bits of COUNT filters from `filter` on, a multiple of COUNT: MASK bits each.

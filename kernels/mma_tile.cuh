@@ -1,8 +1,9 @@
 // Tiles of the operands in shared memory, as the main loop on tensor cores (gemm_mma.cuh) fills and reads them.
 //
 // A tile holds SIDE rows or columns of the product (here: sides) by STAGE_K of the depth, as lines of 16-byte chunks. ldmatrix
-// reads lines along the depth directly and transposes the others, but not 32-bit numbers. Of those a thread loads a chunk, which
-// belongs to four neighboring sides, and uses each number in another product: the sides of four products are interleaved.
+// reads lines along the depth directly and transposes the others, but it cannot transpose 32-bit numbers. Of these a thread loads a
+// chunk, which belongs to four neighboring sides, and uses each number in a different product: the sides of four products are
+// interleaved.
 //
 // To avoid bank conflicts, chunks that eight lanes access together must lie in eight different 16-byte columns of shared memory:
 // the chunks of one line when it is stored, one chunk from each of eight lines when ldmatrix reads, two neighboring chunks from
@@ -63,8 +64,8 @@ struct Tile {
     template <bool ROWS, int N>
     static __device__ __forceinline__ void fragments(uint32 (&to)[N][4], const unsigned char* tile, int first, int step) {
         const int lane = threadIdx.x % 32, matrix = lane / 8;
-        const auto eight = [](int matrix) { return ROWS ? matrix % 2 : matrix / 2; };  // of the sides
-        const auto half = [](int matrix) { return ROWS ? matrix / 2 : matrix % 2; };   // of the depth
+        const auto eight = [](int matrix) { return ROWS ? matrix % 2 : matrix / 2; };  // which eight of 16 sides
+        const auto half = [](int matrix) { return ROWS ? matrix / 2 : matrix % 2; };   // which half of the depth
         if constexpr (COLUMNS_ARE_DEPTH) {
             const int own = swizzle(first + eight(matrix) * 8 + lane % 8, half(matrix));
 #pragma unroll

@@ -66,7 +66,7 @@ tile_norm_sums(Sums* sums, const DTYPE* dx, const NormBelow& norm, const Convolu
             const auto inputs = *reinterpret_cast<const Numbers*>(norm.x + at);
 #pragma unroll
             for (int j = 0; j < VECTOR; ++j) {
-                const Real gradient = behind_activation(gradients.at[j], inputs.at[j], mean[j], scale[j], beta[j]);
+                const Real gradient = activation_backward(gradients.at[j], inputs.at[j], mean[j], scale[j], beta[j]);
                 own[j].merge({gradient, gradient * (load(inputs.at[j]) - mean[j])});
             }
         }

@@ -21,7 +21,7 @@ class WalkIterator<Walk::SEARCH, Matrix, SIDE, VECTOR, COLUMNS_ARE_DEPTH, SUMS>
     const Matrix& matrix;
     typename Matrix::Line lines[PASSES];     // constant if columns are the depth
     typename Matrix::Column columns[PARTS];  // constant if lines are
-    Pack<DTYPE, CHUNK> fetched[PASSES];      // what put stores; unused unless STORES_LATER, and where chunks are copied
+    Pack<DTYPE, CHUNK> fetched[PASSES];      // what put stores; only with STORES_LATER, and if cp.async does not copy
 
   public:
     static constexpr bool SEARCHES = true;

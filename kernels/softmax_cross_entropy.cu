@@ -67,19 +67,19 @@ softmax_cross_entropy(Real* loss, DTYPE* dlogits, Real* partials, uint32* counte
         };
         const Real largest = scores.reduce(Max<Real>{}, [](int32, Real score) { return score; });
         const Real total = scores.reduce(Sum<Real>{}, [&](int32, Real score) { return exp(score - largest); });
-        Real targets = 1;
-        if (IS_FLOAT<LABEL> || weight) targets = scores.reduce(Sum<Real>{}, [&](int32 c, Real) { return target(c); });
+        Real target_sum = 1;
+        if (IS_FLOAT<LABEL> || weight) target_sum = scores.reduce(Sum<Real>{}, [&](int32 c, Real) { return target(c); });
         const bool counts = row_target.is_counted(ignored);
         const Real valid = row_target.valid() ? Real(1) : not_a_number();
-        Real explained = 0;
+        Real sum_tz = 0;
         scores.each([&](int32 c, Real score) {
             const Real z = score - largest, t = target(c);
-            if (t != 0) explained += t * z;  // a score of -inf with target 0 adds nothing
-            const Real slope = (targets * (exp(z) / total) - t) / denominator * factor * valid;
+            if (t != 0) sum_tz += t * z;  // a score of -inf with target 0 adds nothing
+            const Real slope = (target_sum * (exp(z) / total) - t) / denominator * factor * valid;
             dlogits[row * classes + c] = round_to<DTYPE>(counts ? slope : Real(0));
         });
-        explained = scores.reduce_lanes(explained, Sum<Real>{});
-        if (scores.leads() && counts) sum += (targets * log(total) - explained) * valid;
+        sum_tz = scores.reduce_lanes(sum_tz, Sum<Real>{});
+        if (scores.leads() && counts) sum += (target_sum * log(total) - sum_tz) * valid;
     });
     mean_over_blocks(loss, partials, counter, sum, denominator);
 }

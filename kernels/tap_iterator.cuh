@@ -63,7 +63,7 @@ class WalkIterator<Walk::TAPS, Matrix, SIDE, VECTOR, true, SUMS>
         for (int32 i = copier(); i < MOST_TAPS; i += COPIERS) {
             const int32 r = i / max(1, across), s = i - r * across;
             if (i < down * across) taps()[i] = {matrix.step(r, s) * matrix.pitch() / CHUNK, 1u << r | 1u << (down + s)};
-            else taps()[i] = {0, ~0u};
+            else taps()[i] = {0, ~0u};  // past the filter: never inside
         }
 #pragma unroll
         for (int pass = 0; pass < PASSES; ++pass) {

@@ -111,9 +111,9 @@ __device__ __forceinline__ void multiply_add_async(float (&sums)[TILES][4], uint
 #define GPUCONV_SUMS_16(j) GPUCONV_SUMS_4(j), GPUCONV_SUMS_4(j + 1), GPUCONV_SUMS_4(j + 2), GPUCONV_SUMS_4(j + 3)
 #define GPUCONV_SUMS_32(j) GPUCONV_SUMS_16(j), GPUCONV_SUMS_16(j + 4)
 // a_, b_, ...: the numbers of the operands after the sums.
-#define GPUCONV_WGMMA_OF(type, n, registers, a_, b_, add_, turn_a, turn_b, ...)                                                 \
+#define GPUCONV_WGMMA_OF(type, n, registers, a_, b_, add_, transpose_a, transpose_b, ...)                                       \
     asm volatile("{.reg .pred add; setp.ne.b32 add, %" #add_ ", 0; wgmma.mma_async.sync.aligned.m64n" #n "k16.f32." type "." type \
-                 " {" registers "}, %" #a_ ", %" #b_ ", add, 1, 1, %" #turn_a ", %" #turn_b ";}"                                \
+                 " {" registers "}, %" #a_ ", %" #b_ ", add, 1, 1, %" #transpose_a ", %" #transpose_b ";}"                      \
                  : __VA_ARGS__                                                                                                  \
                  : "l"(a), "l"(b), "n"(1), "n"(int(A)), "n"(int(B)))
 #define GPUCONV_WGMMA(...)                                               \
