@@ -102,7 +102,7 @@ def has_norms_below(net) -> bool:
 def _prepared(step: Step, device: str, norm_sums: bool | None = None) -> tuple[Trainer, list[Any], list[np.ndarray]]:
     """The trainer, the batches on the device, and the first loss. Raises WrongResultError for wrong gradients."""
     dtype = step.entry.dtype
-    _prove_gradients(step, device)
+    _check_gradients(step, device)
     net = step.net(device, dtype)
     if norm_sums is None:
         trainer = Trainer(net, optimizers.get("sgd", **SGD))
@@ -122,7 +122,7 @@ def _once(trainer: Trainer, x, y) -> None:
     trainer.step(x, y)
 
 
-def _prove_gradients(step: Step, device: str) -> None:
+def _check_gradients(step: Step, device: str) -> None:
     """Compares every gradient of a few images with float64. Raises WrongResultError."""
     with backends.oracle():
         expected = dict(_gradients(step, "numpy", "float64"))

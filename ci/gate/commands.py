@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ci.gate.results import FailedError, LateError
+
 GRACE = 5.0  # seconds between asking a child to stop and killing it, and again before giving it up
 
 
@@ -30,6 +32,13 @@ class Done:
     def last(self) -> str:
         """The last line of its output."""
         return next((line.strip() for line in reversed(self.text.splitlines()) if line.strip()), "it printed nothing")
+
+    def raise_for_status(self) -> None:
+        """Raises LateError if the time ran out, and FailedError for a status other than 0."""
+        if self.late:
+            raise LateError(f"stopped after {self.seconds:.0f} s; its last line: {self.last[:160]}")
+        if self.code:
+            raise FailedError(f"status {self.code}: {self.last[:200]}")
 
 
 @dataclass

@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from ci.gate.commands import Done, Gate
-from ci.gate.results import FailedError, LateError, NotReachedError
+from ci.gate.results import FailedError, LateError, NotReachedError, join_names
 from ci.gate.run_parts import Body, Found
 from gpuconv.ops import OPS
 
@@ -127,7 +127,3 @@ def judge(
     if problems:
         raise (FailedError if failed or silent else LateError)("; ".join([summary, *problems]), **details)
     return summary, details
-
-
-def join_names(names: Sequence[str], most: int = 6) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -122,6 +122,11 @@ def table(results: Sequence[Result]) -> str:
     return "\n".join([*lines, "", ", ".join(f"{count} {status}" for status, count in counts.items() if count)])
 
 
+def join_names(names: Sequence[str], most: int = 6) -> str:
+    """The first names, and the number of the others."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
 def exit_status(results: Sequence[Result], no_gpu: bool) -> int:
     if any(result.status == STOPPED for result in results):
         return 130

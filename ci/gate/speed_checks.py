@@ -17,10 +17,8 @@ from typing import Any
 
 from ci.gate.bench_command import bench, entries_of
 from ci.gate.commands import Gate
-from ci.gate.correctness_checks import join_names
-from ci.gate.results import FailedError, LateError, NotReachedError, Verdict, check_result
+from ci.gate.results import FailedError, LateError, NotReachedError, Verdict, check_result, join_names
 from ci.gate.run_parts import Body, Found
-from ci.gate.start import expect
 from gpuconv import files
 
 KERNELS = ("--op", "fprop", "--op", "dgrad", "--op", "wgrad", "--shape", "vgg", "--dtype", "bfloat16")
@@ -70,7 +68,7 @@ def timing_check(kind: str, words: tuple[str, ...], *, missing: bool = False) ->
         details = {"entries": [entry["key"] for entry in entries], "others": others}
         if done.late and entries:
             raise LateError(f"{summary}; stopped after {done.seconds:.0f} s", **details)
-        expect(done)
+        done.raise_for_status()
         if missing and re.search(r"^entries missing in the record: 0$", done.text, re.MULTILINE):
             return "nothing to time: the record has every entry", details
         if not entries:
@@ -98,7 +96,7 @@ def model(gate: Gate, seconds: float) -> Found:
         raise NotReachedError(f"the model covers H100 and H200, this is {name or 'an unknown GPU'}")
     words = ["-m", "bench", "predict", "--gpu", known[0], *KERNELS, "--results", str(gate.out / "results")]
     done = gate.ask("predict.log", words, seconds)
-    expect(done)
+    done.raise_for_status()
     if not (found := _ERROR.search(done.text)):
         raise NotReachedError(f"no measured time to compare with the predictions: {done.last[:120]}")
     answer = "yes" if float(found[1]) <= 15 else "no"
@@ -106,7 +104,7 @@ def model(gate: Gate, seconds: float) -> Found:
 
 
 RECORD = "Are the convolutions at least as fast as in the record of this GPU that is in bench/results?"
-NOISE = 1.05
+NOISE = 1.05  # a ratio of times up to this does not count
 
 
 def record(gate: Gate, seconds: float) -> Found:
@@ -171,7 +169,7 @@ def ncu(gate: Gate, seconds: float) -> Found:
     plain = ["ncu", "--clock-control", "none"]
     command = [*plain, "--csv", "--metrics", ",".join(METRICS.values()), *words]
     done = gate.run("ncu.log", command, seconds / 2, GPUCONV_AUTOTUNE="0")
-    expect(done)
+    done.raise_for_status()
     kernels = kernel_measurements(done.text)
     slowest = sorted(kernels, key=lambda name: -kernels[name]["time"])[:DETAILED]
     if not slowest:

@@ -7,8 +7,8 @@ import shutil
 import zipfile
 
 from ci.gate.bench_command import bench
-from ci.gate.commands import Done, Gate
-from ci.gate.results import FailedError, LateError, NoGpuError, NotReachedError, UnusableGpuError
+from ci.gate.commands import Gate
+from ci.gate.results import FailedError, NoGpuError, NotReachedError, UnusableGpuError
 from ci.gate.run_parts import Found
 from gpuconv.devices import Device
 
@@ -44,14 +44,6 @@ else:
         facts["headers"] = nvrtc.header_version()
 print("FACTS " + json.dumps(facts))
 """
-
-
-def expect(done: Done) -> None:
-    """Raise for a command that failed."""
-    if done.late:
-        raise LateError(f"stopped after {done.seconds:.0f} s; its last line: {done.last[:160]}")
-    if done.code:
-        raise FailedError(f"status {done.code}: {done.last[:200]}")
 
 
 def environment(gate: Gate, seconds: float) -> Found:
@@ -112,7 +104,7 @@ def cubins(gate: Gate, seconds: float) -> Found:
 
 def peaks(gate: Gate, seconds: float) -> Found:
     done = gate.ask("peaks.log", bench(gate, "peaks"), seconds)
-    expect(done)
+    done.raise_for_status()
     output = next((line for line in done.text.splitlines() if line.startswith("ceilings")), "")
     if not output:
         raise FailedError(f"no ceilings were reported; its last line: {done.last[:160]}")

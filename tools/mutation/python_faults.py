@@ -126,7 +126,7 @@ def _faults(statement: ast.stmt) -> Iterator[tuple[ast.AST, ast.AST]]:
         yield from _constant_tests(statement.test, true=isinstance(statement, ast.If), false=not redundant)
     if not isinstance(statement, ast.Raise):
         for node in _expressions(statement):
-            yield from ((node, other) for other in _others(node))
+            yield from ((node, other) for other in _replacements(node))
             for test in (node.test,) if isinstance(node, ast.IfExp) else getattr(node, "ifs", ()):
                 yield from _constant_tests(test)
 
@@ -165,7 +165,7 @@ def _expressions(statement: ast.stmt) -> Iterator[ast.AST]:
                         yield child
 
 
-def _others(node: ast.AST) -> Iterator[ast.AST]:
+def _replacements(node: ast.AST) -> Iterator[ast.AST]:
     """The replacements for an expression."""
     match node:
         case ast.Compare(ops=[first, *rest]):
