@@ -1,6 +1,6 @@
 // Asynchronous copies from global to shared memory (cp.async, sm_80), in groups.
 //
-//   copy_async<16>(&tile[i], &x[j]);     // start; 4, 8 or 16 bytes, both addresses aligned to as many
+//   copy_async<16>(&tile[i], &x[j]);     // start; 4, 8 or 16 bytes; both addresses are aligned to that size
 //   copy_async<16>(&tile[i], p, 0);      // reads 0 bytes, the rest becomes zero: padding without a branch
 //   copy_async_or_zeros<16>(&tile[i], p, found);  // all bytes or zeros: unless `found`, p is not read
 //   commit_copies();                     // makes the copies since the last commit one group

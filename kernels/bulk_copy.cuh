@@ -13,7 +13,8 @@
 //   bulk_wait<0>();       // until they are also written
 //
 // A TensorMap is a kernel's parameter, `const __grid_constant__ TensorMap map`; the expected bytes of a box include
-// those outside the tensor. The tile is aligned to 128 bytes, that of a swizzled map to eight lines of the swizzle (wgmma_layout.cuh).
+// those outside the tensor. A tile is aligned to 128 bytes, or if the map is swizzled, to eight lines of the swizzle
+// (wgmma_layout.cuh).
 // (PTX ISA, "cp.async.bulk", "cp.async.bulk.tensor"; CUDA driver API, cuTensorMapEncodeTiled.)
 //
 // A map comes from gpuconv.backends.cuda.runtime.tensor_map. The emulator reports a box that lies wholly

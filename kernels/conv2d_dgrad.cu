@@ -13,7 +13,8 @@
 // pass over each tile of dx, (phases x tiles down, C, 2), from the norm's input x (N, H, W, C); batch_norm.cu adds them up. One
 // split, no `accumulate`.
 //
-// Macros: those of conv2d_fprop.cu but MASK, MOMENTS and SAVES_INPUT; NORM_SUMS; VECTOR_K is for dy, VECTOR_C for w, dx and x.
+// Macros: NORM_SUMS, and those of conv2d_fprop.cu except MASK, MOMENTS and SAVES_INPUT. VECTOR_K is for dy, VECTOR_C for w, dx
+// and x.
 // Limits: those of conv2d_fprop.cu.
 // Floor: dx, dy and w once; 2 R S K / groups / stride^2 FLOPs per number of dx.
 

@@ -1,5 +1,5 @@
-// Tile iterators of the main loop on tensor cores (gemm_mma.cuh): they copy tiles of an operand into shared memory. Each thread
-// has its own object, which copies that thread's part.
+// Tile iterators of the main loops on tensor cores (gemm_mma.cuh, gemm_wgmma.cuh): they copy tiles of an operand into shared
+// memory. Each thread that copies has its own object, which copies that thread's part.
 //
 //   TileIterator<...> a(matrix, side);  // side: the block's first row or column of the product
 //   a.seek(depth);                      // called by all copying threads: go to the first tile, at `depth`

@@ -105,9 +105,9 @@ class Run:
         _, output = self.process.communicate(timeout=600)
         if self.process.returncode:
             self.problems.append(f"ended with status {self.process.returncode}: {output[-200:]}")
-        for name, data in contents(Path(f"whole-{self.seed}")).items():
+        for name, data in contents(Path(f"uninterrupted-{self.seed}")).items():
             if (self.folder / name).read_bytes() != data:
-                self.problems.append(f"{name} differs from that of the run that nobody killed")
+                self.problems.append(f"{name} differs from that of the uninterrupted run")
         if more := {path.name for path in self.folder.iterdir()} - {*FILES, *PICTURES}:
             self.problems.append(f"left behind: {sorted(more)}")
         self.compared += 1
@@ -117,7 +117,7 @@ class Run:
 
 def attack(kills: int, runs: int, seed: int) -> dict[str, object]:
     rng = random.Random(seed)
-    for one in [start("--run-dir", f"whole-{each}", "--seed", str(each), *RUN) for each in range(runs)]:
+    for one in [start("--run-dir", f"uninterrupted-{each}", "--seed", str(each), *RUN) for each in range(runs)]:
         assert one.wait(600) == 0
     began = time.monotonic()
     running = [Run(each, rng) for each in range(runs)]

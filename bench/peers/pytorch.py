@@ -141,7 +141,7 @@ def _convolution_options(call: Call) -> dict[str, Any]:
     convolution: Conv2dProblem = call.entry.workload
     (top, bottom), (left, right) = convolution.padding
     if (top, left) != (bottom, right):
-        raise NotImplementedError("PyTorch pads both sides of a convolution alike")
+        raise NotImplementedError("PyTorch pads opposite sides of a convolution equally")
     return dict(
         stride=convolution.stride, padding=(top, left), dilation=convolution.dilation, groups=convolution.groups
     )

@@ -20,7 +20,7 @@ def ask(device: str, small: bool) -> Answer:
     if not first:
         raise UnknownError("nothing was chosen by timing")
     different = {name: (first.get(name), second.get(name)) for name in first if first.get(name) != second.get(name)}
-    seen = f"{len(first) - len(different)} of {len(first)} choices alike"
+    seen = f"{len(first) - len(different)} of {len(first)} choices are the same"
     differences = "; ".join(f"{name}: {a} and {b}" for name, (a, b) in list(different.items())[:4])
     return ("no" if different else "yes"), f"{seen}; {differences}" if differences else seen
 

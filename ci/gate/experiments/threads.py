@@ -46,4 +46,4 @@ def ask(device: str, small: bool) -> Answer:
         failures.append(f"the capturing thread: {type(error).__name__}: {error}")
     done.set()
     other.join(60)
-    return ("no", "; ".join(failures[:3])) if failures else ("yes", f"{rounds} captures beside another thread's work")
+    return ("no", "; ".join(failures[:3])) if failures else ("yes", f"{rounds} captures while another thread worked")
