@@ -47,6 +47,15 @@ def tensor(array: np.ndarray, device: str, *, channels_last: bool = False):
     return made.to(torch_device(device))
 
 
+def expect_timed(device: str, compiled: bool, *, compile_it: bool, graph: bool = False) -> None:
+    """Raises NotImplementedError for a CUDA graph without a GPU, and LeftOutError for a compiled variant in a run that
+    does not time such variants (compiled=False)."""
+    if graph and not Device.named(device).on_gpu:
+        raise NotImplementedError("a CUDA graph needs a GPU")
+    if compile_it and not compiled:
+        raise LeftOutError("torch.compile would take longer than the rest of the run; --compile includes it")
+
+
 def to_host(result) -> np.ndarray:
     """A tensor as a host array in our layout."""
     result = result.detach().cpu()
@@ -62,8 +71,7 @@ def sides(call: Call, arrays: Arrays, device: str, compiled: bool) -> list[Side]
     def variant(channels_last: bool, compile_it: bool) -> Callable[[], Prepared]:
         def prepare() -> Prepared:
             torch = load()
-            if compile_it and not compiled:
-                raise LeftOutError("torch.compile would take longer than the rest of the run; --compile includes it")
+            expect_timed(device, compiled, compile_it=compile_it)
             make, work = _OPERATIONS[call.entry.op](torch, call)
             if compile_it:
                 torch.compiler.reset()

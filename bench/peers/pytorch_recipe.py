@@ -13,13 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from bench.peers.pytorch import load, tensor, torch_device
+from bench.peers.pytorch import expect_timed, load, tensor, torch_device
 from bench.peers.pytorch_net import module, parameters
 from bench.peers.pytorch_steps import capture_step
 from bench.recipe_steps import CHECKED_STEPS, Recipe
-from bench.sides import PEER, LeftOutError, Prepared, Side
+from bench.sides import PEER, Prepared, Side
 from gpuconv.data import Dataset
-from gpuconv.devices import Device
 from gpuconv.newton_schulz import NEWTON_SCHULZ
 from gpuconv.training.optimizers import Muon
 
@@ -131,15 +130,12 @@ def _update(optimizer, params: Sequence[Any], lr, dtype, orthogonalize: Callable
 
 def sides(recipe: Recipe, device: str, compiled: bool) -> list[Side]:
     """Every variant of PyTorch that is timed."""
-    on_gpu, chosen = Device.named(device).on_gpu, recipe.settings
+    chosen = recipe.settings
     batches = recipe.steps // chosen.epochs
 
     def variant(compile_it: bool, graph: bool) -> Callable[[], Prepared]:
         def prepare() -> Prepared:
-            if graph and not on_gpu:
-                raise NotImplementedError("a CUDA graph needs a GPU")
-            if compile_it and not compiled:
-                raise LeftOutError("torch.compile would take longer than the rest of the run; --compile includes it")
+            expect_timed(device, compiled, compile_it=compile_it, graph=graph)
             mode = "max-autotune-no-cudagraphs" if compile_it else None
             training = Training(recipe, device, CHECKED_STEPS, 1, mode)
             losses = training.losses(*checked_batch(recipe, device, training.dtype))

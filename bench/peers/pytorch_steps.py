@@ -7,24 +7,19 @@ from typing import Any
 
 import numpy as np
 
-from bench.peers.pytorch import load, tensor, torch_device
+from bench.peers.pytorch import expect_timed, load, tensor, torch_device
 from bench.peers.pytorch_net import module
-from bench.sides import PEER, LeftOutError, Prepared, Side
+from bench.sides import PEER, Prepared, Side
 from bench.steps import SGD, Step
-from gpuconv.devices import Device
 
 
 def sides(step: Step, device: str, compiled: bool) -> list[Side]:
     """Every variant of PyTorch that is timed. Half precision is autocast over float32 weights, as usual in PyTorch."""
-    on_gpu = Device.named(device).on_gpu
 
     def variant(channels_last: bool, compile_it: bool, graph: bool) -> Callable[[], Prepared]:
         def prepare() -> Prepared:
             torch = load()
-            if graph and not on_gpu:
-                raise NotImplementedError("a CUDA graph needs a GPU")
-            if compile_it and not compiled:
-                raise LeftOutError("torch.compile would take longer than the rest of the run; --compile includes it")
+            expect_timed(device, compiled, compile_it=compile_it, graph=graph)
             layout = torch.channels_last if channels_last else torch.contiguous_format
             net = module(step.net()).to(torch_device(device)).to(memory_format=layout).train()
             sets = [
