@@ -13,7 +13,7 @@
 // After a wait for mbarrier_arrive_in, a thread and its multicasts may overwrite what the arriving thread had read, including reads
 // by wgmma and cp.async for which that thread had waited. What it wrote to global memory is visible only after a cluster_sync(): an
 // arrival that publishes it (.release.cluster) compiles to a fence of the whole GPU.
-// (PTX ISA, "barrier.cluster", "mapa", "mbarrier.arrive"; CUTLASS frees stages by the same instruction.) No GPU has run this.
+// (PTX ISA, "barrier.cluster", "mapa", "mbarrier.arrive"; CUTLASS frees stages by the same instruction.)
 //
 // On a GPU cluster_sync() does not wait for threads that have exited; the emulated device reports them.
 #pragma once
