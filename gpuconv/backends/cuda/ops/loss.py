@@ -9,7 +9,7 @@ from gpuconv.arguments import expect_within
 from gpuconv.backends.cuda import emulator
 from gpuconv.backends.cuda.ops.class_rows import row_blocks, row_module
 from gpuconv.backends.cuda.ops.counters import counters
-from gpuconv.backends.cuda.runtime.kernel import load
+from gpuconv.backends.cuda.runtime.kernel import Kernel, load
 from gpuconv.backends.cuda.runtime.new_arrays import empty
 from gpuconv.backends.cuda.runtime.outputs import THREADS, buffer, contiguous, device_scalar, store
 from gpuconv.dtypes import accumulation_dtype
@@ -59,30 +59,11 @@ def svm_hinge(
 def _loss(
     name: str, scores: ArrayT, labels: Array, option: float, grad_scale: Scalar, out: ArrayT | None, *more: object
 ) -> tuple[ArrayT, ArrayT]:
-    """Launch the kernel of a loss; the file has the kernel's name."""
+    """Launch the kernel of a loss over class scores; the file has the kernel's name."""
     rows, classes = scores.shape
-    loss = empty((), accumulation_dtype(scores.dtype), like=scores)
-    gradient = buffer(out, scores.shape, scores.dtype, like=scores)
     module, lanes = row_module(f"{name}.cu", scores, LABEL=labels.dtype)
-    blocks = row_blocks(rows, lanes)
-    partials = empty((blocks,), loss.dtype, like=scores)
-    module.kernel(name)(
-        blocks,
-        THREADS,
-        loss,
-        gradient,
-        partials,
-        counters(scores),
-        scores,
-        labels,
-        rows,
-        classes,
-        lanes,
-        option,
-        *device_scalar(grad_scale, np.float64),
-        *more,
-    )
-    return loss, store(gradient, out)
+    arguments = rows, classes, lanes, option, *device_scalar(grad_scale, np.float64), *more
+    return _launch(module.kernel(name), row_blocks(rows, lanes), scores, labels, out, *arguments)
 
 
 def mean_squared_error(
@@ -105,27 +86,23 @@ def binary_cross_entropy(
 
 
 def _elementwise(
-    kernel: str, scores: ArrayT, targets: Array, grad_scale: Scalar, out: ArrayT | None, *options: object
+    name: str, scores: ArrayT, targets: Array, grad_scale: Scalar, out: ArrayT | None, *options: object
 ) -> tuple[ArrayT, ArrayT]:
     """Launch a kernel of elementwise_loss.cu."""
     scores, targets = contiguous(scores, targets)
+    kernel = load("elementwise_loss.cu", {"DTYPE": scores.dtype, "LABEL": targets.dtype}).kernel(name)
+    arguments = scores.size, *device_scalar(grad_scale, np.float64), *options
+    return _launch(kernel, row_blocks(scores.size, 1), scores, targets, out, *arguments)
+
+
+def _launch(
+    kernel: Kernel, blocks: int, scores: ArrayT, targets: Array, out: ArrayT | None, *arguments: object
+) -> tuple[ArrayT, ArrayT]:
+    """Launch kernel(loss, gradient, partials, counter, scores, targets, arguments...); returns (loss, gradient)."""
     loss = empty((), accumulation_dtype(scores.dtype), like=scores)
     gradient = buffer(out, scores.shape, scores.dtype, like=scores)
-    blocks = row_blocks(scores.size, 1)
     partials = empty((blocks,), loss.dtype, like=scores)
-    load("elementwise_loss.cu", {"DTYPE": scores.dtype, "LABEL": targets.dtype}).kernel(kernel)(
-        blocks,
-        THREADS,
-        loss,
-        gradient,
-        partials,
-        counters(scores),
-        scores,
-        targets,
-        scores.size,
-        *device_scalar(grad_scale, np.float64),
-        *options,
-    )
+    kernel(blocks, THREADS, loss, gradient, partials, counters(scores), scores, targets, *arguments)
     return loss, store(gradient, out)
 
 
