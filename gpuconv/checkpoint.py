@@ -201,3 +201,14 @@ def short_json(value: object) -> str:
     """A JSON value for a message, shortened if it is long."""
     text = json.dumps(value)
     return text if len(text) <= 80 else text[:77] + "..."
+
+
+def as_json(value: object) -> Any:
+    """A value as it comes back from JSON: tuples become lists, and NumPy's numbers become Python's."""
+    return json.loads(json.dumps(value, default=_to_json))
+
+
+def _to_json(value: object) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"{value!r} ({type(value).__name__}) cannot be stored as JSON")

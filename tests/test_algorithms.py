@@ -17,7 +17,7 @@ from gpuconv.layers import Conv2D, Flatten, Input, Layer, Linear, MaxPool2D, ReL
 from gpuconv.problems import DIRECTIONS, PLAIN, Conv2dProblem
 from gpuconv.profiling import launches
 from gpuconv.summary import rows
-from gpuconv.training import Callback, RunDirectory, Trainer, checkpoint, trained_net
+from gpuconv.training import Callback, RunDirectory, Trainer, checkpoint, load_net
 from tests.devices import kernel_devices
 from tests.training import toy_run
 from tests.unproved import with_algorithm
@@ -170,7 +170,7 @@ def test_a_run_with_a_stored_old_name_is_resumed(tmp_path):
     toy_run.fit(resumed, epochs=2, run_dir=begun.path, resume=True)
     assert resumed.epoch == 2
     assert toy_run.same_arrays(resumed.net.state_dict(), checkpoint.load(uninterrupted.last).part("net"))
-    trained_net(begun.last, trainer().net)
+    load_net(begun.last, trainer().net)
 
 
 # --- layers ------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from gpuconv import backends
 from gpuconv.checkpoint import load
 from gpuconv.cli.errors import UserError, describe, user_errors
 from gpuconv.console import quiet
-from gpuconv.training import RunDirectory, stored
+from gpuconv.training import RunDirectory, run_schemas
 from gpuconv.training.run_state import RunState
 from gpuconv.training.tensor_digests import Digests, Key, Step, machine, read, with_unique_keys
 from gpuconv.training.tensor_sums import CRC32
@@ -55,7 +55,7 @@ class Repetition:
 
     def _steps_at(self, path: Path) -> int:
         """The number of steps that the run had done at a checkpoint."""
-        state = stored.state(load(path).state, path)
+        state = run_schemas.state(load(path).state, path)
         return state["epoch"] * self.steps_per_epoch + state["batch"]
 
     def values(self, key: Key) -> np.ndarray:

@@ -127,7 +127,7 @@ def _session_of_run(options: argparse.Namespace, directory: str) -> Session:
     from gpuconv import checkpoint, live
     from gpuconv.live import setting_changes
     from gpuconv.training import RunDirectory
-    from gpuconv.training.stored import state
+    from gpuconv.training.run_schemas import state
 
     run_directory = RunDirectory.open(directory)
     settings = run_directory.settings()

@@ -99,7 +99,7 @@ def _arguments(stored: Record, directory: str) -> Record:
 def _expect_started_in_python(run: RunDirectory) -> None:
     """Raise UserError if the checkpoint shows that a command line started the run, but run.json lacks the command."""
     from gpuconv import checkpoint
-    from gpuconv.training.stored import state
+    from gpuconv.training.run_schemas import state
 
     if run.last.exists() and not started_in_python(state(checkpoint.load(run.last).state, run.last)["settings"]):
         raise UserError(

@@ -51,7 +51,7 @@ def started_in_python(stored: Record) -> bool:
 def run_of(stored: Record, path: str | os.PathLike[str]) -> Run:
     """The run that stored settings describe. Raises UserError that names a missing, unknown or wrong entry."""
     from gpuconv.data import Normalization
-    from gpuconv.training.stored import COUNT, NUMBERS, OBJECT, TEXT, expect
+    from gpuconv.training.run_schemas import COUNT, NUMBERS, OBJECT, TEXT, expect
 
     options = stored.get("options", {})
     schema = {"command": OBJECT, "classes": [TEXT], "mean": NUMBERS, "std": NUMBERS, "input_shape": [COUNT]}
@@ -120,7 +120,7 @@ def open_run(directory: str | Path, device: str, which: str = "last", model: str
     layers. Raises UserError if there is no such checkpoint."""
     from gpuconv import checkpoint
     from gpuconv.layers import Layer
-    from gpuconv.training import RunDirectory, stored
+    from gpuconv.training import RunDirectory, check_weights, run_schemas
     from gpuconv.training.trained_net import checkpoint_file
 
     run = RunDirectory.open(directory)
@@ -129,9 +129,9 @@ def open_run(directory: str | Path, device: str, which: str = "last", model: str
     with user_errors():
         file = checkpoint_file(directory, which)
     loaded = checkpoint.load(file)
-    state = stored.state(loaded.state, file)
+    state = run_schemas.state(loaded.state, file)
     found = run_of(state["settings"] | {"net": state["net"]}, file)
-    stored.check_net(file, loaded, found.net)
+    check_weights.check_net(file, loaded, found.net)
     with user_errors():
         found.net = Layer.from_config(state["net"], device=device)
         found.net.load_state_dict(loaded.part("net"))

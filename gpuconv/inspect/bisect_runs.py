@@ -29,7 +29,7 @@ import numpy as np
 
 from gpuconv import plots
 from gpuconv.training import RunDirectory
-from gpuconv.training.stored import setting_differences
+from gpuconv.training.compare_settings import setting_differences
 from gpuconv.training.tensor_digests import Digest, Key, Step, read, with_unique_keys
 from gpuconv.verify.bounds import sum_bound
 

@@ -12,9 +12,9 @@ import numpy as np
 
 from gpuconv import backends, losses
 from gpuconv import checkpoint as checkpoints
-from gpuconv.checkpoint import Checkpoint, CheckpointError
+from gpuconv.checkpoint import Checkpoint, CheckpointError, as_json
 from gpuconv.layers import Layer
-from gpuconv.training import digests, stored
+from gpuconv.training import check_weights, compare_settings, digests, run_schemas
 from gpuconv.training.history import History
 from gpuconv.training.plateau import Plateau
 from gpuconv.training.rundir import RunDirectory
@@ -111,7 +111,7 @@ class RunState(TrainingStep):
         if self.ranks.size > 1:
             arrays = {name: backends.to_numpy(array) for name, array in self.net.state_dict().items()}
             found = {name: digests.of(array.tobytes()) for name, array in arrays.items()}
-            self.ranks.expect_same({"weights": found}, stored.differences)
+            self.ranks.expect_same({"weights": found}, compare_settings.differences)
 
     def divergence_message(self, what: str) -> str:
         """The message of a DivergedError."""
@@ -163,7 +163,7 @@ class RunState(TrainingStep):
             "records": self.records,
             "loss_scale": self.loss_scale and self.loss_scale.read(),
         }
-        return Checkpoint(tensors, stored.as_json(state))
+        return Checkpoint(tensors, as_json(state))
 
     def last_of(self, run: RunDirectory) -> Checkpoint | None:
         """A run's last checkpoint. None, with a logged warning, if the run was killed before it saved one.
@@ -184,11 +184,11 @@ class RunState(TrainingStep):
 
     def restore(self, checkpoint: Checkpoint, path: str | os.PathLike[str] = "the checkpoint") -> None:
         """Restore a snapshot made with the settings of this `fit`; nothing changes if this raises."""
-        state = stored.state(checkpoint.state, path)
+        state = run_schemas.state(checkpoint.state, path)
         # Compared first: if one of these differs, the net may differ too, and this difference is the cause.
         net_settings = ("precision", "train", "validation", "test")
         self._expect_settings(state["settings"], path, only=net_settings)
-        stored.check_net(path, checkpoint, self.net)
+        check_weights.check_net(path, checkpoint, self.net)
         self._expect_settings(state["settings"], path)
         if state["batch"] >= max(self.batches, 1):
             raise CheckpointError(f"{path}: batch is {state['batch']}, and an epoch has {self.batches} batches")
@@ -245,6 +245,6 @@ class RunState(TrainingStep):
     def _expect_settings(self, stored_settings: Record, path: object, only: tuple[str, ...] | None = None) -> None:
         """Raise SettingsError if stored settings differ from those of this `fit`. only: the names of the settings to
         compare; None compares all."""
-        differences = stored.setting_differences(stored_settings, self.fit_settings, only)
+        differences = compare_settings.setting_differences(stored_settings, self.fit_settings, only)
         if differences:
             raise SettingsError(f"{path} cannot be continued with other settings: {'; '.join(differences)}")

@@ -31,7 +31,7 @@ from gpuconv.checkpoint import CheckpointError, dump, parse, short_json, write_a
 from gpuconv.locks import LockedError, LockFile
 from gpuconv.notices import notice
 from gpuconv.shell import command
-from gpuconv.training import config_file, stored
+from gpuconv.training import config_file, run_schemas
 from gpuconv.types import Record
 from gpuconv.version import __version__
 
@@ -89,7 +89,7 @@ class RunDirectory:
             )
         content = {"format": FORMAT, "gpuconv": __version__, "settings": settings}
         try:
-            stored.expect(content, stored.RUN)
+            run_schemas.expect(content, run_schemas.RUN)
             text = dump(content, indent=2)
         except (ValueError, TypeError) as error:
             raise CheckpointError(f"cannot write {run.settings_file}: {error}") from error
@@ -177,7 +177,7 @@ class RunDirectory:
             with files.open_regular(self.settings_file) as file:
                 content = parse(file.read())
             if content["format"] == FORMAT:
-                stored.expect(content, stored.RUN)
+                run_schemas.expect(content, run_schemas.RUN)
                 return content["settings"]
         except OSError as error:
             raise CheckpointError(f"{self.settings_file} cannot be read: {error.strerror}") from error

@@ -11,9 +11,9 @@ from gpuconv.checkpoint import Checkpoint, CheckpointError
 from gpuconv.layers import Layer
 from gpuconv.layers.saving import NOTES, take_notes
 from gpuconv.names import canonical
-from gpuconv.training import stored
+from gpuconv.training import check_weights, run_schemas
+from gpuconv.training.run_schemas import COUNT, NUMBERS, TEXT
 from gpuconv.training.rundir import RunDirectory
-from gpuconv.training.stored import COUNT, NUMBERS, TEXT
 from gpuconv.types import Record
 
 WHICH = ("last", "best")
@@ -75,7 +75,7 @@ def net_of(
             planned.build(tuple(notes["input_shape"]), initialize=False)
     except Exception as error:  # a config written by hand can fail in any way
         raise CheckpointError(f"{path} holds a net that cannot be created: {error}") from error
-    stored.check_net(path, found, planned)
+    check_weights.check_net(path, found, planned)
     net = Layer.from_config(config, device=device, **({"precision": precision} if precision else {}))
     if net.output_shape is None and notes.get("input_shape"):
         net.build(tuple(notes["input_shape"]))
@@ -94,13 +94,13 @@ def _config_and_notes(found: Checkpoint, path: str | os.PathLike[str]) -> tuple[
     if not isinstance(config, dict) or "layer" not in config:
         raise CheckpointError(f"{path} holds no net; its state has {', '.join(found.state) or 'no entry'}")
     if "settings" in found.state:
-        stored.state(found.state, path)
+        run_schemas.state(found.state, path)
         noted = found.state["settings"].get("options", {})
     else:
         noted = found.state
     notes = {name: noted[name] for name in NOTES if name in noted}
     try:
-        stored.expect(notes, {"classes": [TEXT], "mean": NUMBERS, "std": NUMBERS, "input_shape": [COUNT]})
+        run_schemas.expect(notes, {"classes": [TEXT], "mean": NUMBERS, "std": NUMBERS, "input_shape": [COUNT]})
         if ("mean" in notes) != ("std" in notes):
             raise ValueError("mean and std belong together, and one of them is missing")
     except ValueError as error:
@@ -122,5 +122,5 @@ def load_weights(path: str | os.PathLike[str], net: Layer, *, which: str = "last
     """
     file = checkpoint_file(path, which)
     arrays = checkpoints.load(file).part("net")
-    stored.check_arrays(file, arrays, net, same_dtype=False)
+    check_weights.check_arrays(file, arrays, net, same_dtype=False)
     net.load_state_dict(arrays)

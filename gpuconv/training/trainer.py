@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Unpack
 
 from gpuconv import parallel as parallelism
 from gpuconv.arguments import integer, seed_value
-from gpuconv.checkpoint import Checkpoint
+from gpuconv.checkpoint import Checkpoint, as_json
 from gpuconv.data import Loader, Normalization
 from gpuconv.devices import Device
 from gpuconv.layers import Layer
@@ -19,7 +19,7 @@ from gpuconv.layers.saving import notes
 from gpuconv.metrics import named
 from gpuconv.names import canonical
 from gpuconv.parallel import Ranks, report_errors
-from gpuconv.training import data_checks, digests, feeding, fit_loaders, schedules, stored
+from gpuconv.training import compare_settings, data_checks, digests, feeding, fit_loaders, schedules
 from gpuconv.training.callback_base import checked_callbacks
 from gpuconv.training.callbacks import Checkpoints, Progress, run_dir_callbacks
 from gpuconv.training.clip import Clip
@@ -266,7 +266,7 @@ class Trainer(RunState):
         fit_loaders.set_image_notes(self.net, loader, known)
         self.optimizer.match(self.net.params())  # layers may have been frozen since it was built
         self.optimizer.begin(self.total_steps, self.batches)
-        self.fit_settings = stored.as_json(
+        self.fit_settings = as_json(
             self.settings()
             | {name: fit_loaders.describe(each, name in held_out.at_end) for name, each in loaders.items()}
             | {"metrics_every": metrics_every, "options": self._options(settings)}
@@ -328,8 +328,8 @@ class Trainer(RunState):
     def _expect_alike(self) -> None:
         """Raise ParallelError that names a rank with other code, settings, data or weights than rank 0."""
         if self.ranks.size > 1:
-            settings = stored.without_places(self.fit_settings)
-            self.ranks.expect_same({"code": digests.code(), "settings": settings}, stored.differences)
+            settings = compare_settings.without_places(self.fit_settings)
+            self.ranks.expect_same({"code": digests.code(), "settings": settings}, compare_settings.differences)
             self.expect_same_weights()
 
     def _options(self, settings: Record | None) -> Record:

@@ -10,7 +10,7 @@ import pytest
 import gpuconv as gc
 from gpuconv import layers
 from gpuconv.layers import LAYERS, Conv2D, Flatten, Input, Layer, Linear, Sequential
-from gpuconv.training import stored
+from gpuconv.training import compare_settings
 
 
 def define(module, name="Swish", **attributes):
@@ -55,7 +55,7 @@ def test_a_class_is_found_after_it_moved_and_under_the_name_in_older_runs():
     own = define("mynet")
     for name in ("Swish", "__main__.Swish", "mynet.Swish"):
         assert type(Layer.from_config({"layer": name})) is own
-        assert stored.in_current_form({"layer": name})["layer"] == "mynet.Swish"
+        assert compare_settings.in_current_form({"layer": name})["layer"] == "mynet.Swish"
     newer = define("mynet")  # as when a notebook's cell is run a second time
     assert type(Layer.from_config({"layer": "mynet.Swish"})) is newer
     with pytest.raises(ValueError, match=r"'mynet.Mish' is not defined here: import the module that defines it"):

@@ -19,7 +19,7 @@ from gpuconv.live import attribution, pictures, setting_changes, snapshots
 from gpuconv.live.budget import Budget, Limits
 from gpuconv.live.session import PAUSED
 from gpuconv.training import RunDirectory, schedules
-from gpuconv.training.stored import state
+from gpuconv.training.run_schemas import state
 from tests import standin
 from tests.live.conftest import LINEAR, do
 

@@ -78,7 +78,7 @@ def test_records_are_immutable_and_optimizers_compare_by_identity():
             "training.clip:Clip",
             "training.plateau:Plateau",
             "training.evaluate:Evaluation",
-            "training.stored:Kind",
+            "training.run_schemas:Kind",
         ]
     ):
         assert flags == IMMUTABLE_VALUE, name

@@ -7,7 +7,7 @@ from gpuconv import asarray, models, to_numpy
 from gpuconv.data import load
 from gpuconv.layers import BatchNorm, Conv2D, Flatten, Input, Layer, Linear, MaxPool2D, ReLU, Sequential
 from gpuconv.summary import summary
-from gpuconv.training import Callback, CheckpointError, LossScale, SettingsError, Trainer, trained_net
+from gpuconv.training import Callback, CheckpointError, LossScale, SettingsError, Trainer, load_net
 from tests.devices import kernel_devices
 from tests.training import toy_run
 
@@ -97,7 +97,7 @@ def test_another_precision_is_refused_at_resume(tmp_path):
                 resume=True,
             )
     with pytest.raises(CheckpointError, match="precision"):
-        trained_net(tmp_path / "run" / "last.safetensors", toy_run.net())
+        load_net(tmp_path / "run" / "last.safetensors", toy_run.net())
 
 
 @pytest.mark.parametrize("device", ["numpy", *(pytest.param(d, marks=pytest.mark.kernels) for d in kernel_devices())])

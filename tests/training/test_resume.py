@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from gpuconv.losses import SoftmaxCrossEntropy
-from gpuconv.training import Callback, CheckpointError, SettingsError, Trainer, checkpoint, trained_net
+from gpuconv.training import Callback, CheckpointError, SettingsError, Trainer, checkpoint, load_net
 from gpuconv.training.callbacks import Curves
 from gpuconv.training.interrupts import SIGNALS, Interrupts
 from tests.training import toy_run
@@ -286,10 +286,10 @@ def test_a_run_killed_before_its_first_checkpoint_starts_over(stored, caplog):
 
 def test_weights_alone_can_be_loaded_into_a_net_of_any_seed(stored):
     net = toy_run.net(seed=5)
-    loaded = trained_net(stored / "last.safetensors", net)
+    loaded = load_net(stored / "last.safetensors", net)
     assert toy_run.same_arrays(net.state_dict(), loaded.part("net"))
     with pytest.raises(CheckpointError, match="another net"):
-        trained_net(stored / "last.safetensors", toy_run.net(filters=3))
+        load_net(stored / "last.safetensors", toy_run.net(filters=3))
 
 
 def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch):

@@ -18,9 +18,10 @@ from gpuconv.training import (
     SettingsError,
     Trainer,
     checkpoint,
+    compare_settings,
+    load_net,
     load_weights,
-    stored,
-    trained_net,
+    run_schemas,
 )
 from tests.training import toy_run
 
@@ -143,8 +144,8 @@ def test_a_setting_that_an_older_version_did_not_store_has_its_default(finished,
     trainer = toy_run.trainer()
     toy_run.fit(trainer, epochs=2, run_dir=run.path, test=toy_run.held_out(), resume=True)
     assert trainer.epoch == 2
-    assert stored.setting_differences(checkpoint.load(run.last).state["settings"], settings) == []
-    trained_net(run.last, toy_run.net(seed=9))
+    assert compare_settings.setting_differences(checkpoint.load(run.last).state["settings"], settings) == []
+    load_net(run.last, toy_run.net(seed=9))
     checkpoint.save(run.last, checkpoint.Checkpoint(loaded.tensors, older))
     with pytest.raises(SettingsError, match=r"optimizer\.beta2 is 0\.999 there and 0\.9 here"):
         toy_run.fit(toy_run.trainer(beta2=0.9), epochs=2, run_dir=run.path, test=toy_run.held_out(), resume=True)
@@ -174,7 +175,7 @@ def test_nonfinite_weights_are_refused(finished, tmp_path):
         net = toy_run.net()
         before = {key: array.copy() for key, array in net.state_dict().items()}
         for read in (
-            lambda net=net: trained_net(run.last, net),
+            lambda net=net: load_net(run.last, net),
             lambda: toy_run.fit(toy_run.trainer(), epochs=2, run_dir=run.path, test=toy_run.held_out(), resume=True),
         ):
             with pytest.raises(CheckpointError) as error:
@@ -271,7 +272,7 @@ def test_numpy_numbers_and_the_largest_seed_can_be_resumed(tmp_path):
 def test_differences_name_the_keys():
     there = {"net": {"layers": [{"k": 3}, {"k": 5}]}, "lr": 0.1, "gone": 1, "same": [1]}
     here = {"net": {"layers": [{"k": 3}, {"k": 7}]}, "lr": 0.2, "same": [1], "new": True}
-    assert stored.differences(there, here) == [
+    assert compare_settings.differences(there, here) == [
         "net.layers[1].k is 5 there and 7 here",
         "lr is 0.1 there and 0.2 here",
         "gone is 1 there and absent here",
@@ -280,20 +281,20 @@ def test_differences_name_the_keys():
 
 
 def test_differences_of_lists_name_the_first_entry_and_the_lengths():
-    assert stored.differences([{"k": 3}, 5, 6], [{"k": 4}, 5], "layers") == [
+    assert compare_settings.differences([{"k": 3}, 5, 6], [{"k": 4}, 5], "layers") == [
         "layers[0].k is 3 there and 4 here",
         "layers has 3 entries there and 2 here",
     ]
-    assert stored.differences([1, 2], [1], "layers") == ["layers has 2 entries there and 1 here"]
-    assert not stored.differences(json.loads('{"a": [1, {"b": null}]}'), {"a": [1, {"b": None}]})
+    assert compare_settings.differences([1, 2], [1], "layers") == ["layers has 2 entries there and 1 here"]
+    assert not compare_settings.differences(json.loads('{"a": [1, {"b": null}]}'), {"a": [1, {"b": None}]})
 
 
 def test_values_of_different_types_differ_as_a_whole():
     values = {'{"a": 1}': {"a": 1}, "[1]": [1], "5": 5, "null": None}
     for there, here in itertools.permutations(values, 2):
-        assert stored.differences(values[there], values[here], "x") == [f"x is {there} there and {here} here"]
-    assert stored.differences(1, 2) == ["it is 1 there and 2 here"]
-    assert stored.differences([1, 2, 5], [1, 3], "x") == [
+        assert compare_settings.differences(values[there], values[here], "x") == [f"x is {there} there and {here} here"]
+    assert compare_settings.differences(1, 2) == ["it is 1 there and 2 here"]
+    assert compare_settings.differences([1, 2, 5], [1, 3], "x") == [
         "x[1] is 2 there and 3 here",
         "x has 3 entries there and 2 here",
     ]
@@ -301,40 +302,40 @@ def test_values_of_different_types_differ_as_a_whole():
 
 def test_stored_values_of_another_type_are_refused_with_their_place():
     fitting = {
-        stored.TEXT: ["", "x"],
-        stored.FLAG: [True, False],
-        stored.COUNT: [0, 2**63 - 1],
-        stored.OBJECT: [{}],
-        stored.NUMBER: [0, -1.5, 1e300],
-        stored.NUMBERS: [1, [], [1.5, [2]]],
-        stored.NOTHING: [None],
-        stored.LAYER: [{"layer": "ReLU"}],
-        stored.OPTIMIZER: [{"optimizer": "sgd"}],
+        run_schemas.TEXT: ["", "x"],
+        run_schemas.FLAG: [True, False],
+        run_schemas.COUNT: [0, 2**63 - 1],
+        run_schemas.OBJECT: [{}],
+        run_schemas.NUMBER: [0, -1.5, 1e300],
+        run_schemas.NUMBERS: [1, [], [1.5, [2]]],
+        run_schemas.NOTHING: [None],
+        run_schemas.LAYER: [{"layer": "ReLU"}],
+        run_schemas.OPTIMIZER: [{"optimizer": "sgd"}],
     }
     others = {
-        stored.TEXT: [1, None],
-        stored.FLAG: [0, 1, None],
-        stored.COUNT: [-1, 2**63, 1.0, True, "1"],
-        stored.OBJECT: [[], None],
-        stored.NUMBER: [True, "1", math.nan, math.inf, -math.inf, 10**400, None],
-        stored.NUMBERS: [[1, "x"], [[math.nan]], {}, True],
-        stored.NOTHING: [0, ""],
-        stored.LAYER: [{}, {"layer": 1}, "ReLU"],
-        stored.OPTIMIZER: [{}, {"optimizer": None}, "sgd"],
+        run_schemas.TEXT: [1, None],
+        run_schemas.FLAG: [0, 1, None],
+        run_schemas.COUNT: [-1, 2**63, 1.0, True, "1"],
+        run_schemas.OBJECT: [[], None],
+        run_schemas.NUMBER: [True, "1", math.nan, math.inf, -math.inf, 10**400, None],
+        run_schemas.NUMBERS: [[1, "x"], [[math.nan]], {}, True],
+        run_schemas.NOTHING: [0, ""],
+        run_schemas.LAYER: [{}, {"layer": 1}, "ReLU"],
+        run_schemas.OPTIMIZER: [{}, {"optimizer": None}, "sgd"],
     }
     for kind, values in fitting.items():
         for value in values:
-            stored.expect(value, kind, "x")
-            stored.expect([value], [kind], "x")
-            stored.expect({"y": value}, {"y": kind, "z": kind}, "x")
-            stored.expect(None, (kind, stored.NOTHING), "x")
+            run_schemas.expect(value, kind, "x")
+            run_schemas.expect([value], [kind], "x")
+            run_schemas.expect({"y": value}, {"y": kind, "z": kind}, "x")
+            run_schemas.expect(None, (kind, run_schemas.NOTHING), "x")
     for kind, values in others.items():
         for value in values:
             with pytest.raises(ValueError, match=f"^x must be {kind.words}, received "):
-                stored.expect(value, kind, "x")
+                run_schemas.expect(value, kind, "x")
             with pytest.raises(ValueError, match=rf"^x\[1\] must be {kind.words}, received "):
-                stored.expect([fitting[kind][0], value], [kind], "x")
+                run_schemas.expect([fitting[kind][0], value], [kind], "x")
             with pytest.raises(ValueError, match=rf"^x\.y must be {kind.words}, received "):
-                stored.expect({"y": value}, {"y": kind}, "x")
+                run_schemas.expect({"y": value}, {"y": kind}, "x")
     with pytest.raises(ValueError, match=r"does not know x\.other"):
-        stored.expect({"other": 1}, {"y": stored.COUNT}, "x")
+        run_schemas.expect({"other": 1}, {"y": run_schemas.COUNT}, "x")
