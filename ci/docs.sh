@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The documentation as a site; a warning is an error.  ci/docs.sh [FOLDER]
+# Builds the documentation as a site; a warning is an error.  ci/docs.sh [FOLDER]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python -m pip install --quiet -e '.[docs]'

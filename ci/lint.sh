@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Style, format and types.  ci/lint.sh
+# Checks style, format and types.  ci/lint.sh
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python -m ruff check .

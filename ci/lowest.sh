@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The everyday tests on the lowest versions that pyproject.toml declares.  ci/lowest.sh
+# Runs the everyday tests on the lowest versions that pyproject.toml declares.  ci/lowest.sh
 set -euo pipefail
 cd "$(dirname "$0")/.."
 scratch=$(mktemp -d)

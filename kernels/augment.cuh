@@ -115,7 +115,8 @@ struct Picture {
         if (saturation == 1) return value;
         return blend(saturation, value, gray([&](int32 other) { return contrasted(row, column, other); }));
     }
-    // Rotates the hue, as in HSV: the largest and the smallest of a pixel's numbers are unchanged.
+    // Rotates the hue, as in HSV: the largest and the smallest of a pixel's numbers are unchanged. From a hue in sixths of a
+    // circle, channel c is most - span * clamp(min(k, 4 - k), 0, 1), with k = (5 - 2 c + hue) mod 6.
     __device__ float rotated(int32 row, int32 column, int32 c) const {
         float rgb[3];
 #pragma unroll
@@ -130,7 +131,7 @@ struct Picture {
         const float first = most == rgb[0] ? 0.0f : most == rgb[1] ? 2.0f : 4.0f;
         const float hue = __fadd_rn(__fadd_rn(first, __fdiv_rn(difference, span == 0 ? 1.0f : span)), sixths);
         const float angle = __fadd_rn(float(5 - 2 * c), hue);
-        const float within = __fsub_rn(angle, __fmul_rn(6.0f, floorf(__fdiv_rn(angle, 6.0f))));
-        return __fsub_rn(most, __fmul_rn(span, fminf(fmaxf(fminf(within, __fsub_rn(4.0f, within)), 0.0f), 1.0f)));
+        const float k = __fsub_rn(angle, __fmul_rn(6.0f, floorf(__fdiv_rn(angle, 6.0f))));
+        return __fsub_rn(most, __fmul_rn(span, fminf(fmaxf(fminf(k, __fsub_rn(4.0f, k)), 0.0f), 1.0f)));
     }
 };

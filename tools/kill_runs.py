@@ -93,10 +93,10 @@ class Run:
         last = self.folder / "last.safetensors"
         if last.exists():
             state = checkpoint.load(last).state
-            place = state["epoch"] * 1000 + state["batch"]
-            if place < self.reached:
-                self.problems.append(f"{number.name}: fell back from {self.reached} to {place}")
-            self.reached = place
+            position = state["epoch"] * 1000 + state["batch"]
+            if position < self.reached:
+                self.problems.append(f"{number.name}: fell back from {self.reached} to {position}")
+            self.reached = position
         self.begin()
 
     def finish(self) -> None:
@@ -117,10 +117,11 @@ class Run:
 
 def attack(kills: int, runs: int, seed: int) -> dict[str, object]:
     rng = random.Random(seed)
-    for one in [start("--run-dir", f"uninterrupted-{each}", "--seed", str(each), *RUN) for each in range(runs)]:
-        assert one.wait(600) == 0
+    references = [start("--run-dir", f"uninterrupted-{i}", "--seed", str(i), *RUN) for i in range(runs)]
+    for process in references:
+        assert process.wait(600) == 0
     began = time.monotonic()
-    running = [Run(each, rng) for each in range(runs)]
+    running = [Run(i, rng) for i in range(runs)]
     done = 0
     while done < kills:
         for run in running:

@@ -29,20 +29,21 @@ def check(name: str, device: str, small: bool) -> int:
     """Every unproved algorithm of a direction, on growing problems."""
     place, failed, count, hung = tuner.place_named(device), 0, 0, set()
     for product in products(name, small):
-        for each in plan.unproved_plans(product, capability_named(device)):
-            what = f"{each.algorithm.name} {name} {product.problem} {product.dtype} {product.epilogue}"
-            if each.algorithm.name in hung:  # it would take the time limit again
+        for candidate in plan.unproved_plans(product, capability_named(device)):
+            algorithm = candidate.algorithm.name
+            what = f"{algorithm} {name} {product.problem} {product.dtype} {product.epilogue}"
+            if algorithm in hung:  # it would take the time limit again
                 print(f"SKIP {what}", flush=True)
                 continue
-            found, count = verdicts.prove(product, each, place), count + 1
+            found, count = verdicts.prove(product, candidate, place), count + 1
             failed += not found.proved
-            hung |= {each.algorithm.name} if "did not answer" in found.reason else set()
+            hung |= {algorithm} if "did not answer" in found.reason else set()
             print(f"{'PASS' if found.proved else 'FAIL'} {what}")
             print(f"    {found}", flush=True)
             if found.proved:
-                print(f"    {compare_times(product, each, device)}", flush=True)
-            elif found.lasting and each.algorithm.name not in hung and "ended with" not in found.reason:
-                print(*wrong_results(product, each, device), sep="\n", flush=True)
+                print(f"    {compare_times(product, candidate, device)}", flush=True)
+            elif found.lasting and algorithm not in hung and "ended with" not in found.reason:
+                print(*wrong_results(product, candidate, device), sep="\n", flush=True)
     if not count:
         print(f"no algorithm of {name} is to be proved")
         return NOTHING
