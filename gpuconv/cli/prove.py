@@ -63,10 +63,10 @@ def run(options: argparse.Namespace) -> int:
             print("all algorithms that serve them are proved")
         return 1 if names else 0
     print(f"\n{HEADER}")
-    failed, place = 0, tuner.place_named(device)
+    failed, gpu = 0, tuner.gpu_or_emulated(device)
     with progress_bar(total=len(to_prove), desc="prove", leave=False, disable=None) as progress:
         for product, plan in to_prove:
-            found = prove(product, plan, place)
+            found = prove(product, plan, gpu)
             failed += not found.proved
             name, what = plan.algorithm.name, describe(product)
             json_output.add("proofs", {"algorithm": name, "product": what, "verdict": found})

@@ -53,7 +53,7 @@ def answer_about(record: Record, answer: Callable[[Record], None]) -> None:
 def _fingerprint(question: Question) -> str:
     """The fingerprint of the plan to be proved, from this process's kernels and GPU."""
     planned = plan(question.product, question.algorithm, capability_named(question.device))
-    return fingerprint_of(question.product, planned, tuner.place_named(question.device))
+    return fingerprint_of(question.product, planned, tuner.gpu_or_emulated(question.device))
 
 
 def _judge(proof: Proof) -> tuple[str, str]:

@@ -27,7 +27,7 @@ DIRECTIONS = ("fprop", "dgrad", "wgrad")
 
 def check(name: str, device: str, small: bool) -> int:
     """Every unproved algorithm of a direction, on growing problems."""
-    place, failed, count, hung = tuner.place_named(device), 0, 0, set()
+    gpu, failed, count, hung = tuner.gpu_or_emulated(device), 0, 0, set()
     for product in products(name, small):
         for candidate in plan.unproved_plans(product, capability_named(device)):
             algorithm = candidate.algorithm.name
@@ -35,7 +35,7 @@ def check(name: str, device: str, small: bool) -> int:
             if algorithm in hung:  # it would take the time limit again
                 print(f"SKIP {what}", flush=True)
                 continue
-            found, count = verdicts.prove(product, candidate, place), count + 1
+            found, count = verdicts.prove(product, candidate, gpu), count + 1
             failed += not found.proved
             hung |= {algorithm} if "did not answer" in found.reason else set()
             print(f"{'PASS' if found.proved else 'FAIL'} {what}")

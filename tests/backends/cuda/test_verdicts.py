@@ -48,10 +48,10 @@ def stand_in(monkeypatch, tmp_path):
     verdicts._verdict_holder.cache_clear()
 
 
-def verdict(ask=True, subject=None, place=MACHINE):
+def verdict(ask=True, subject=None, gpu=MACHINE):
     subject = subject or product()
     (candidate,) = unproved_plans(subject)
-    return verdicts.verdict(subject, candidate, place, ask=ask)
+    return verdicts.verdict(subject, candidate, gpu, ask=ask)
 
 
 def another_process():
@@ -113,8 +113,8 @@ def test_a_verdict_depends_on_machine_code_geometry_launcher_driver_and_gpu(stan
     (candidate,) = unproved_plans(product())
     keys = {"as it is": verdicts.fingerprint_of(product(), candidate, MACHINE)}
     assert verdicts.fingerprint_of(product(), candidate, MACHINE) == keys["as it is"]
-    for name, place in (("driver", dict(driver="1.1")), ("GPU", dict(model="Fancy"))):
-        keys[name] = verdicts.fingerprint_of(product(), candidate, SimpleNamespace(**vars(MACHINE) | place))
+    for name, changed in (("driver", dict(driver="1.1")), ("GPU", dict(model="Fancy"))):
+        keys[name] = verdicts.fingerprint_of(product(), candidate, SimpleNamespace(**vars(MACHINE) | changed))
     keys["splits"] = verdicts.fingerprint_of(product(), replace(candidate, split_k=2), MACHINE)
     keys["sizes"] = verdicts.fingerprint_of(
         product(problem=Conv2dProblem.of((3, 6, 7, 8), (12, 3, 3, 8))), candidate, MACHINE
@@ -204,15 +204,15 @@ def test_candidates_are_timed_in_the_order_of_their_estimates_after_the_cost_mod
 
 def proved(direction, epilogue=PLAIN, algorithm="simt-32x32", dtype=FLOAT32, vectors=(4, 4), tf32=False):
     subject = product_of(direction, PROBLEM, epilogue, dtype, tf32, *vectors)
-    place, answers = tuner.place_named("emulated"), []
+    gpu, answers = tuner.gpu_or_emulated("emulated"), []
     candidate = plan(subject, algorithm)
-    reference = verdicts._reference(subject, candidate, place)
+    reference = verdicts._reference(subject, candidate, gpu)
     answer_about(
-        json.loads(json.dumps(verdicts._question(subject, PROBLEM, candidate, reference, place))), answers.append
+        json.loads(json.dumps(verdicts._question(subject, PROBLEM, candidate, reference, gpu))), answers.append
     )
     *before, answer = answers
     assert before == [{"prepared": True}]
-    assert answer["of"] == verdicts.fingerprint_of(subject, candidate, place)
+    assert answer["of"] == verdicts.fingerprint_of(subject, candidate, gpu)
     return answer
 
 

@@ -66,8 +66,8 @@ def gpu_named(device: str) -> Gpu | None:
     return _gpu(named.index) if named.on_gpu else None
 
 
-def place_named(device: str) -> verdicts.Place:
-    """The scope in which proofs on a device are valid."""
+def gpu_or_emulated(device: str) -> Gpu | Emulated:
+    """The GPU with a device's name, or `Emulated`: proofs are valid for its model and driver."""
     return gpu_named(device) or Emulated()
 
 

@@ -18,11 +18,11 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Protocol
 
 from gpuconv.backends.cuda import cache
 from gpuconv.backends.cuda.gemm import prover
 from gpuconv.backends.cuda.gemm.compiled import digest_of
+from gpuconv.backends.cuda.gemm.gpu import Emulated, Gpu
 from gpuconv.backends.cuda.gemm.plan import Plan, candidates, unproved_plans
 from gpuconv.backends.cuda.gemm.product import Product
 from gpuconv.backends.cuda.runtime import nvrtc
@@ -40,16 +40,6 @@ class UnprovedError(ValueError):
 
 class UnprovedWarning(Notice):
     """A GPU could not prove an algorithm for a problem; proved algorithms are used instead."""
-
-
-class Place(Protocol):
-    """Where proofs are valid: a GPU, or the emulated device."""
-
-    device: str
-    model: str
-
-    @property
-    def driver(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -82,22 +72,22 @@ def allow_unproved() -> Iterator[None]:
         _unproved_allowed.reset(token)
 
 
-def proved_plans(product: Product, capability: int, place: Place, *, ask: bool) -> tuple[Plan, ...]:
+def proved_plans(product: Product, capability: int, gpu: Gpu | Emulated, *, ask: bool) -> tuple[Plan, ...]:
     """A product's plans by algorithms that this GPU has proved for it, each with its proof.
 
     ask: whether the prover may be asked; otherwise only known verdicts count.
     """
     if _beyond_the_prover(product):
         return ()
-    known = ((each, verdict(product, each, place, ask=ask)) for each in unproved_plans(product, capability))
+    known = ((each, verdict(product, each, gpu, ask=ask)) for each in unproved_plans(product, capability))
     return tuple(_with_proof(each, str(found)) for each, found in known if found and found.proved)
 
 
-def expect_proved(product: Product, named: Plan, place: Place, *, ask: bool) -> Plan:
+def expect_proved(product: Product, named: Plan, gpu: Gpu | Emulated, *, ask: bool) -> Plan:
     """A named algorithm's plan, with its proof. Raises UnprovedError if this GPU has not proved it."""
     if _unproved_allowed.get():
         return named
-    found = verdict(product, named, place, ask=ask)
+    found = verdict(product, named, gpu, ask=ask)
     if found and found.proved:
         return _with_proof(named, str(found))
     why = found.reason if found else "no proof is made here; `gpuconv prove` makes one"
@@ -106,7 +96,7 @@ def expect_proved(product: Product, named: Plan, place: Place, *, ask: bool) -> 
         why = f"{unproved} questions of this process ended without a proof; `gpuconv prove` asks further ones"
     raise UnprovedError(
         f"a GPU runs algorithm {named.algorithm.name!r} only for problems for which it was proved there, and on "
-        f"{place.model} it is not proved for this one: {why}"
+        f"{gpu.model} it is not proved for this one: {why}"
     )
 
 
@@ -115,16 +105,16 @@ def _with_proof(found: Plan, proof: str) -> Plan:
     return replace(found, proof=proof)
 
 
-def verdict(product: Product, candidate: Plan, place: Place, *, ask: bool) -> Verdict | None:
+def verdict(product: Product, candidate: Plan, gpu: Gpu | Emulated, *, ask: bool) -> Verdict | None:
     """This process's verdict, else a stored one, else the prover's if it may be asked and has not given up, else
     None."""
     ask = ask and not prover.gave_up()
-    known = _verdict_holder(product, candidate.algorithm.name, place.device)
+    known = _verdict_holder(product, candidate.algorithm.name, gpu.device)
     if not known:
         try:
-            key = _key(product, candidate, place, build=ask)
+            key = _key(product, candidate, gpu, build=ask)
             found = _load(product, key) if key else None
-            found = found or (_with_warning(product, candidate, prove(product, candidate, place)) if ask else None)
+            found = found or (_with_warning(product, candidate, prove(product, candidate, gpu)) if ask else None)
         except (RuntimeError, OSError) as error:  # e.g. it does not compile, or no process starts
             found = _with_warning(
                 product, candidate, Verdict(False, f"{type(error).__name__}: {error}".splitlines()[0])
@@ -148,15 +138,15 @@ def _verdict_holder(product: Product, algorithm: str, device: str) -> list[Verdi
     return []
 
 
-def prove(product: Product, candidate: Plan, place: Place) -> Verdict:
+def prove(product: Product, candidate: Plan, gpu: Gpu | Emulated) -> Verdict:
     """Ask the prover even if a verdict is known, and store a lasting verdict."""
-    reference, beyond = _reference(product, candidate, place), _beyond_the_prover(product)
+    reference, beyond = _reference(product, candidate, gpu), _beyond_the_prover(product)
     if product.problem is None or reference is None or beyond:
         return Verdict(False, beyond or "no other algorithm serves it")
-    question = _question(product, product.problem, candidate, reference, place)
-    key = _key(product, candidate, place, build=True)
+    question = _question(product, product.problem, candidate, reference, gpu)
+    key = _key(product, candidate, gpu, build=True)
     assert key is not None
-    digest_of(product, reference, place.device)  # compile before the child's time limit starts
+    digest_of(product, reference, gpu.device)  # compile before the child's time limit starts
     found = _verdict_of(prover.ask(question, fingerprint(key)))
     if found.lasting:
         _store(product, key, found)
@@ -170,9 +160,9 @@ def _beyond_the_prover(product: Product) -> str:
     return "" if product.problem else "only convolutions can be proved"
 
 
-def _reference(product: Product, candidate: Plan, place: Place) -> Plan | None:
+def _reference(product: Product, candidate: Plan, gpu: Gpu | Emulated) -> Plan | None:
     """The plan to compare with: the cost model's best one by another algorithm, if there is one."""
-    proved = candidates(product, capability_named(place.device))
+    proved = candidates(product, capability_named(gpu.device))
     return next((each for each in proved if each.algorithm.name != candidate.algorithm.name), None)
 
 
@@ -211,9 +201,9 @@ def _load(product: Product, key: Sequence[str]) -> Verdict | None:
     return Verdict(**json.loads((entry / "verdict.json").read_text(encoding="utf-8")))
 
 
-def _key(product: Product, candidate: Plan, place: Place, *, build: bool) -> list[str] | None:
+def _key(product: Product, candidate: Plan, gpu: Gpu | Emulated, *, build: bool) -> list[str] | None:
     """Everything that a verdict depends on; None if the kernel is not compiled and must not be."""
-    digest = digest_of(product, candidate, place.device, build=build)
+    digest = digest_of(product, candidate, gpu.device, build=build)
     if digest is None:
         return None
     geometry = (
@@ -229,7 +219,7 @@ def _key(product: Product, candidate: Plan, place: Place, *, build: bool) -> lis
         candidate.blocks,
     )
     reduction = text_of("gemm_reduce.cu") if candidate.split_k > 1 else ""
-    return ["proof", place.model, place.driver, _launcher(), digest, repr(geometry), reduction]
+    return ["proof", gpu.model, gpu.driver, _launcher(), digest, repr(geometry), reduction]
 
 
 def fingerprint(key: Sequence[str]) -> str:
@@ -237,8 +227,8 @@ def fingerprint(key: Sequence[str]) -> str:
     return nvrtc.digest(json.dumps(key).encode())
 
 
-def fingerprint_of(product: Product, candidate: Plan, place: Place) -> str:
-    key = _key(product, candidate, place, build=True)
+def fingerprint_of(product: Product, candidate: Plan, gpu: Gpu | Emulated) -> str:
+    key = _key(product, candidate, gpu, build=True)
     assert key is not None
     return fingerprint(key)
 
@@ -254,10 +244,12 @@ def _launcher() -> str:
 # --- the question ------------------------------------------------------------------------------
 
 
-def _question(product: Product, problem: Conv2dProblem, candidate: Plan, reference: Plan, place: Place) -> Record:
+def _question(
+    product: Product, problem: Conv2dProblem, candidate: Plan, reference: Plan, gpu: Gpu | Emulated
+) -> Record:
     """The question for the prover, as JSON."""
     return {
-        "device": place.device,
+        "device": gpu.device,
         "direction": product.kernel.removeprefix("conv2d_"),
         "x_shape": problem.x_shape,
         "w_shape": problem.w_shape,
