@@ -89,10 +89,10 @@ def gradient_check(
     parameter, on a copy of the layer or net that lives on the same device. f is the sum of the output's elements times
     fixed random factors.
 
-    An element's error is |backward - numerical|, minus the possible rounding error of the two values of f, divided by
-    the larger of the two gradients, or by a thousandth of the array's largest one if that is more. Dropout masks stay
-    fixed. At ties, such as those of a max pool on a plain background, f has no derivative, and the two gradients differ
-    even if backward is correct.
+    An element's error is (|backward - numerical| - noise) / scale. The noise is the error that rounding the two values
+    of f can cause; the scale is the larger of the two gradients, but at least a thousandth of the array's largest one.
+    Dropout masks stay fixed. At ties, such as those of a max pool on a plain background, f has no derivative, and the
+    two gradients differ even if backward is correct.
 
     Args:
         layer: A layer or net; it is not changed.

@@ -56,9 +56,12 @@ def chart(lines: Mapping[str, Sequence[tuple[float, float]]], title: str) -> str
     name_x = LEFT + 8 * len(title)
     for color, (name, line) in zip(COLORS, points.items()):
         path = " ".join(place(*point) for point in line)
-        mark = f'<circle cx="{path.partition(",")[0]}" cy="{path.partition(",")[2]}" r="3" fill="{color}"/>'
-        line_of = f'<polyline fill="none" stroke="{color}" stroke-width="2" points="{path}"/>'
-        drawn += [line_of if len(line) > 1 else mark if line else "", _text(name_x, 12, name, color)]
+        if len(line) > 1:
+            drawn.append(f'<polyline fill="none" stroke="{color}" stroke-width="2" points="{path}"/>')
+        elif line:
+            x, _, y = path.partition(",")
+            drawn.append(f'<circle cx="{x}" cy="{y}" r="3" fill="{color}"/>')
+        drawn.append(_text(name_x, 12, name, color))
         name_x += 10 + 7 * len(name)
     axis = f"M{LEFT} 24V{HEIGHT - BELOW}H{WIDTH}"
     drawn.append(f'<path d="{axis}" fill="none" stroke="currentColor" stroke-opacity="0.3"/>')

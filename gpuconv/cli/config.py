@@ -17,8 +17,11 @@ MAX_BYTES = 1 << 20  # bytes; a settings file has a few hundred
 def read(path: str) -> Record:
     """The settings in a file, by name, including "recipe".
 
-    Raises OSError for a file that cannot be read, and ValueError or TypeError, naming the file and the line or setting,
-    for invalid TOML and for a setting that is unknown (the nearest known one is named) or of the wrong type.
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: The file is too large or not valid TOML, or a setting is unknown or invalid; the message names the
+            file, and the line or the setting.
+        TypeError: A setting has the wrong type; the message names the file and the setting.
     """
     with files.open_regular(path) as file:
         data = file.read(MAX_BYTES + 1)

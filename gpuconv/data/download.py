@@ -24,9 +24,11 @@ def fetch_archive(url: str, directory: Path, *, sha256: str, size: int, progress
     An interrupted download continues where it stopped. Each file gets its name only when it is complete. size: in
     bytes; a file of another size is not downloaded, and no more than that is ever stored. progress: show a bar.
 
-    Raises ImportError without requests, OSError (PermissionError, ...) if `directory` cannot be written to or another
-    process is downloading the file, ConnectionError, saying why, if the download stops or the server refuses it, and
-    ValueError if the file is not the expected one; then nothing is unpacked.
+    Raises:
+        ImportError: The package requests is missing.
+        OSError: `directory` cannot be written to, or another process is downloading the file.
+        ConnectionError: The download stopped, or the server refuses it; the message says why.
+        ValueError: The file is not the expected one; nothing is unpacked.
     """
     try:
         import requests

@@ -68,9 +68,11 @@ def load_all(
     `~` is the home folder. Folders within a class belong to it. Hidden files are ignored; a notice counts other files
     that are not read.
 
-    Raises FileNotFoundError or NotADirectoryError for a missing folder, FileNotFoundError if there are no classes or no
-    images, OSError or ValueError, naming the file, for an image that `read_image` refuses or that has another size, and
-    MemoryError for more images than fit into memory, unless `stream` is set.
+    Raises:
+        FileNotFoundError: There is no such folder, or it has no class, or a class has no image.
+        NotADirectoryError: `directory` is not a folder.
+        OSError, ValueError: `read_image` refuses an image, or the image has another size; the message names the file.
+        MemoryError: The images do not fit into memory, and `stream` is not set.
     """
     return _read(directory, size, channels, stream)[0]
 

@@ -61,9 +61,10 @@ def read_image(
     The content determines the format, one of `readable_formats()`; the first frame of an animation is read. Transparent
     pixels become white. Gray with 12 and 16 bits is scaled down to 8, so that white stays white.
 
-    Raises OSError for a file that is missing, cannot be opened or is not a regular file (a FIFO, a folder), and
-    ValueError, naming the file, for one that is not an image, is larger than MAX_PIXELS or MAX_BYTES, or has values of
-    unknown range: signed integers, 32-bit integers and floats.
+    Raises:
+        OSError: The file is missing, cannot be opened, or is not a regular file (but a FIFO or a folder).
+        ValueError: The file is not an image, is larger than MAX_PIXELS or MAX_BYTES, or has values of unknown range
+            (signed integers, 32-bit integers, floats); the message names the file.
     """
     if channels not in _MODES:
         raise ValueError(f"channels must be 1 (gray) or 3 (color), received {channels}")

@@ -21,8 +21,11 @@ def list_images(directory: Path) -> dict[str, list[Path]]:
     Hidden files are ignored. Links are followed, but each folder is entered only once per class. A notice counts other
     files.
 
-    Raises FileNotFoundError or NotADirectoryError if there is no such folder, FileNotFoundError if it has no class, if
-    a class has no image, or if an entry is a dangling link, and OSError for a folder that cannot be read.
+    Raises:
+        FileNotFoundError: There is no such folder, it has no class, a class has no image, or an entry is a dangling
+            link.
+        NotADirectoryError: `directory` is not a folder.
+        OSError: A folder cannot be read.
     """
     if not directory.exists():
         raise FileNotFoundError(errno.ENOENT, "there is no such folder", str(directory))

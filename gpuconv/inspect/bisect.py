@@ -49,8 +49,8 @@ class Side:
     def parse(cls, text: str) -> Side:
         """The side that the text names. Raises ValueError for an unknown word, naming the nearest known one."""
         found: dict[str, str] = {}
-        for word in text.split(","):
-            kind = _kind(word := word.strip())
+        for word in map(str.strip, text.split(",")):
+            kind = _kind(word)
             if kind in found:
                 raise ValueError(f"{text!r} names two of a kind, {found[kind]} and {word}; give one")
             found[kind] = word

@@ -41,7 +41,8 @@ class Attribution:
             if self.kind == NONE or self._begun_after == steps:
                 return None
             x = snapshots.normalize_images(segment, image[None])
-            self._begun_after, self._target = steps, int(backends.to_numpy(segment.net.infer(x)).argmax())
+            self._begun_after = steps
+            self._target = int(backends.to_numpy(segment.net.infer(x)).argmax())
             self._work = map_stages(self.kind, segment.net, x, target=self._target, batch=BATCH)
         head = {"map": self.kind, "target": self._target, "step": self._begun_after, "error": ""}
         try:

@@ -100,7 +100,8 @@ def read_drawing(body: bytes, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _expect_bounded(layer: Layer) -> None:
-    count, values = layer.parameter_count, int(np.prod([float(size) for size in layer.output_shape or ()]))
+    count = layer.parameter_count
+    values = int(np.prod([float(size) for size in layer.output_shape or ()]))
     if count > MOST_PARAMETERS or values > MOST_VALUES:
         raise ValueError(
             f"it has {count:,} parameters and gives {values:,} values; at most {MOST_PARAMETERS:,} and {MOST_VALUES:,}"

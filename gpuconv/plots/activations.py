@@ -142,8 +142,7 @@ def _draw_scores(axes: Axes, scores: np.ndarray, classes: Sequence[str], truth: 
     """The five best scores as bars, best first; the right class is green."""
     best = np.argsort(-scores, kind="stable")[:5]
     for row, index in enumerate(best):
-        known = truth is not None
-        color = GOOD if known and index == truth else WARM if row == 0 else MUTED
+        color = GOOD if index == truth else WARM if row == 0 else MUTED
         axes.barh(row, 1, color=FAINT, height=0.26)
         axes.barh(row, scores[index], color=color, height=0.26)
         width = 0.76 * axes.get_window_extent().width  # the rest of the line is for the percentage

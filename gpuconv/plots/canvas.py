@@ -120,5 +120,5 @@ def show(axes: Axes, pixels: np.ndarray, label: str) -> None:
 def enlarge(pixels: np.ndarray, side: int) -> np.ndarray:
     """Nearest-neighbor scaling of (H, W, ...) so that the longer edge is `side`."""
     h, w = pixels.shape[:2]
-    tall, wide = max(1, round(side * h / max(h, w))), max(1, round(side * w / max(h, w)))
+    tall, wide = (max(1, round(side * length / max(h, w))) for length in (h, w))
     return pixels[np.arange(tall) * h // tall][:, np.arange(wide) * w // wide]

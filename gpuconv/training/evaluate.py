@@ -167,8 +167,8 @@ def _shifted(x: Array, move: int) -> Array:
 
 
 def _reflected(size: int, move: int) -> list[tuple[slice, slice]]:
-    """The (to, from) slices of one axis: those of the values that are shifted, then those of the value that the
-    reflection fills in. If there is no shift, one pair for the whole axis."""
+    """The (to, from) slices of one axis: a pair for the shifted values, and a pair for the value that the reflection
+    fills in. If there is no shift, one pair for the whole axis."""
     if move == 0:
         return [(slice(None), slice(None))]
     if move > 0:

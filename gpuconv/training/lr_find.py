@@ -104,7 +104,8 @@ def lr_find(
 
     Args:
         net: Built, on the device where it is to be trained.
-        train: As in `Trainer.fit`, with `batch_size` and `normalization`; it is read again from its start when it ends.
+        train: As in `Trainer.fit`, with `batch_size` and `normalization`. If it has fewer batches than `steps`, it is
+            read again from its start.
         optimizer: As in `Trainer`, but without `lr`; the `lr` of an object is not used. With groups, the rate is a
             factor on each group's own rate, and the groups' schedules are ignored.
         start, end: The first and the last rate, 0 < start < end.

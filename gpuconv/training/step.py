@@ -61,8 +61,9 @@ class TrainingStep:
         }
         self.net = net.to(precision=precision) if precision else net
         self.sync_batch_norm = sync_batch_norm
-        fuse_by_default = Device.named(net.device).runs_kernels and not sync_batch_norm
-        self.trained = net.fuse() if (fuse_by_default if fuse is None else fuse) else net
+        if fuse is None:
+            fuse = Device.named(net.device).runs_kernels and not sync_batch_norm
+        self.trained = net.fuse() if fuse else net
         self.optimizer_shards = OptimizerShards(net, ranks or Ranks()) if shard_optimizer else None
         self.optimizer.keeps = self.optimizer_shards.keeps if self.optimizer_shards else None
         self.optimizer.build(net.params(), masters)

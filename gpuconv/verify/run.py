@@ -79,7 +79,8 @@ def run_case(case: Case, dtype: str, device: str, seed: int = 0) -> Outcome:
         seed: The seed of the case's numbers.
     """
     arrays, options = case.arguments(dtype, seed)
-    moved, moved_options = [to_device(a, device) for a in arrays], {k: to_device(v, device) for k, v in options.items()}
+    moved = [to_device(array, device) for array in arrays]
+    moved_options = {name: to_device(value, device) for name, value in options.items()}
     expected = expected_results(case.op, [copied(a) for a in arrays], options)
     try:
         returned = getattr(ops, case.op)(*moved, **moved_options)

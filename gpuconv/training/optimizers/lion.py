@@ -14,8 +14,8 @@ from gpuconv.types import Array
 
 @dataclass(kw_only=True, eq=False)
 class Lion(Optimizer):
-    """Steps of size lr against the sign of beta1 * m + (1 - beta1) * gradient, where m is the running mean of the
-    gradient, with decoupled decay as in AdamW (Chen et al. 2023). The paper advises a rate 3 to 10 times smaller than
+    """param -= lr * sign(beta1 * m + (1 - beta1) * g), with m the running mean of the gradient g, and with decoupled
+    decay as in AdamW (Chen et al. 2023). The paper advises a rate 3 to 10 times smaller than
     AdamW's, and a decay as many times larger.
 
     Args:

@@ -51,7 +51,8 @@ def pool_cases(count: int, rng: np.random.Generator) -> Iterator[Case]:
     tiers = POOLS | {"random": [_random_pool(rng) for _ in range(count)]}
     for tier, listed in tiers.items():
         for index, sizes in enumerate(listed):
-            shape, options = sizes["x_shape"], {name: sizes[name] for name in sizes if name != "x_shape"}
+            shape = sizes["x_shape"]
+            options = {name: sizes[name] for name in sizes if name != "x_shape"}
             name = f"{size_text(shape)} {text_of(options)}"
             average = options | {"count_include_pad": index % 2 == 0}
             yield Case("max_pool2d", tier, name, _on_volume(shape, options))

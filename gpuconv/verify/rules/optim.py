@@ -145,7 +145,8 @@ def muon(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> list[Exp
     of_masters: list[Expected] = []
     for index, (param, grad, velocity) in enumerate(zip(params, grads, velocities)):
         after, v = arrays[0][index], arrays[2][index]
-        size, error = momentum * np.abs(velocity) + np.abs(grad) * unscale, np.zeros(param.shape)
+        size = momentum * np.abs(velocity) + np.abs(grad) * unscale
+        error = np.zeros(param.shape)
         if param.size:
             direction = (grad * unscale + momentum * v if nesterov else v).reshape(len(param), -1)
             wide = direction if len(direction) <= len(direction.T) else direction.T
