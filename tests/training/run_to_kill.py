@@ -1,7 +1,7 @@
 """Train the toy net in a run directory and die at a given point: python run_to_kill.py DIR WHAT NUMBER [resume].
 
-WHAT is "step" (die after NUMBER steps), "sync" (die in write number NUMBER of a file, with half its bytes on the disk)
-or "never". The process dies by SIGKILL, so that nothing is cleaned up.
+WHAT is "step" (die after NUMBER steps), "sync" (die in call NUMBER of fsync on a file, with half of its bytes on the
+disk) or "never". The process dies by SIGKILL, so that nothing is cleaned up.
 """
 
 import os
@@ -43,7 +43,7 @@ def die_at_sync(number):
 def main(directory, what, number, *resume):
     if what == "sync":
         die_at_sync(int(number))
-    watchers = [DieAt(int(number))] if what == "step" else []
+    callbacks = [DieAt(int(number))] if what == "step" else []
     trainer = toy_run.trainer()
     toy_run.fit(
         trainer,
@@ -52,7 +52,7 @@ def main(directory, what, number, *resume):
         run_dir=directory,
         resume=bool(resume),
         checkpoint_every=3,
-        callbacks=watchers,
+        callbacks=callbacks,
     )
     print("finished", trainer.steps)
 

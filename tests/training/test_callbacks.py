@@ -60,12 +60,11 @@ def test_a_bar_resumes_within_an_epoch_and_is_omitted_without_stderr(monkeypatch
     monkeypatch.setattr(callbacks, "progress_bar", lambda **options: bars.append(options) or Bar())
     trainer = SimpleNamespace(batches=5, batch=4, epoch=0, epochs=3)
     for stream in ("there", None):
-        watcher = Progress()
-        watcher.on_start(trainer)
-        monkeypatch.setattr(callbacks.sys, "stderr", stream)
-        watcher.on_step(trainer, None)
-        monkeypatch.undo()
-        monkeypatch.setattr(callbacks, "progress_bar", lambda **options: bars.append(options) or Bar())
+        progress = Progress()
+        progress.on_start(trainer)
+        with monkeypatch.context() as patch:
+            patch.setattr(callbacks.sys, "stderr", stream)
+            progress.on_step(trainer, None)
     assert [(options["initial"], options["desc"], options["disable"]) for options in bars] == [
         (3, "epoch 1/3", None),
         (3, "epoch 1/3", True),
@@ -74,9 +73,9 @@ def test_a_bar_resumes_within_an_epoch_and_is_omitted_without_stderr(monkeypatch
 
 def test_the_reason_for_the_end_of_a_run_is_printed_unless_already_known(capsys):
     for reason in ("finished", "interrupted", "failed", "early stopping: enough"):
-        watcher = Progress()
-        watcher.on_start(None)
-        watcher.on_stop(None, reason)
+        progress = Progress()
+        progress.on_start(None)
+        progress.on_stop(None, reason)
     assert capsys.readouterr().out == "early stopping: enough\n"
 
 
@@ -95,12 +94,12 @@ def test_next_step_is_the_number_of_steps_until_a_callback_has_to_act(tmp_path):
         def on_step(self, trainer, record):
             pass
 
-    def ask(watcher, steps):
-        return callback_base.next_step(watcher, SimpleNamespace(steps=steps))
+    def ask(callback, steps):
+        return callback_base.next_step(callback, SimpleNamespace(steps=steps))
 
     assert [ask(Callback(), 3), ask(Listens(), 3), ask(EarlyStopping(1), 3)] == [None, 1, None]
     assert [ask(SimpleNamespace(), 3), ask(SimpleNamespace(on_step=print), 3)] == [None, 1]
-    assert [ask(watcher, 3) for watcher in (Log(tmp_path), Progress(), Curves(tmp_path))] == [None] * 3
+    assert [ask(callback, 3) for callback in (Log(tmp_path), Progress(), Curves(tmp_path))] == [None] * 3
     run = RunDirectory(tmp_path)
     assert [ask(Checkpoints(run, 5), steps) for steps in (0, 3, 4, 5, 7)] == [5, 2, 1, 5, 3]
     assert ask(Checkpoints(run), 3) is None
@@ -137,22 +136,22 @@ def test_curves_are_drawn_periodically_and_at_the_end(monkeypatch, tmp_path, cap
 
     monkeypatch.setattr(callbacks.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(plots, "draw", draw)
-    watcher, trainer = Curves(tmp_path / "curves.png", seconds=30), SimpleNamespace(history=[])
-    watcher.on_start(trainer)
-    watcher.on_stop(trainer, "finished")
+    curves, trainer = Curves(tmp_path / "curves.png", seconds=30), SimpleNamespace(history=[])
+    curves.on_start(trainer)
+    curves.on_stop(trainer, "finished")
     assert drawn == []  # without epochs there is nothing to draw
     trainer.history.append({})
     for seconds in (129.9, 130.0, 150.0, 159.9, 160.0):
         now[0] = seconds
-        watcher.on_epoch(trainer, {})
+        curves.on_epoch(trainer, {})
     assert [at for _, at in drawn] == [130.0, 160.0]
-    watcher.on_stop(trainer, "finished")
+    curves.on_stop(trainer, "finished")
     assert drawn[-1] == (tmp_path / "curves.png", 160.0)
     assert len(drawn) == 3
     for reason in ("no fonts", "no fonts", "no disk"):
         failing[0] = reason
-        watcher.on_stop(trainer, "finished")
+        curves.on_stop(trainer, "finished")
     assert caplog.messages == ["no curves.png: no fonts", "no curves.png: no disk"]
     failing[0] = "no more"
-    watcher.on_stop(trainer, "failed")  # after a failure only its own message matters
+    curves.on_stop(trainer, "failed")  # after a failure only its own message matters
     assert len(caplog.messages) == 2

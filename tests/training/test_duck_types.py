@@ -190,7 +190,7 @@ def test_a_resumed_run_restores_the_optimizer_state_or_says_that_there_is_none(k
 
 
 def test_on_a_device_a_user_defined_optimizer_steps_on_the_host_with_a_warning():
-    class Halve:
+    class WrappedSGD:
         """Takes device arrays and uses gpuconv's ops."""
 
         lr = 0.01
@@ -204,8 +204,8 @@ def test_on_a_device_a_user_defined_optimizer_steps_on_the_host_with_a_warning()
     from tests.training.test_graph import loader
 
     net = toy_run.net().to("emulated")
-    with pytest.warns(UncapturedWarning, match=r"the optimizer .*Halve steps on the host"):
-        trainer = fit(Halve(), net=net, epochs=1, train=loader(batch_size=11), graph=True)
+    with pytest.warns(UncapturedWarning, match=r"the optimizer .*WrappedSGD steps on the host"):
+        trainer = fit(WrappedSGD(), net=net, epochs=1, train=loader(batch_size=11), graph=True)
     expected = fit(SGD(lr=0.01), net=toy_run.net().to("emulated"), epochs=1, train=loader(batch_size=11))
     assert trainer.records == expected.records
 
@@ -375,9 +375,9 @@ def test_parameters_of_hooks_may_have_defaults_and_other_names():
         def on_epoch(self, run, record, verbose=True):
             calls.append(record["epoch"])
 
-    watcher = Named()
-    watcher.on_start = calls.append  # a function written in C, set on the object only
-    trainer = fit(callbacks=[watcher], epochs=1)
+    callback = Named()
+    callback.on_start = calls.append  # a function written in C, set on the object only
+    trainer = fit(callbacks=[callback], epochs=1)
     assert calls == [trainer, *[2] * trainer.batches, 1]
 
 

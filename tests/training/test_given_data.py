@@ -67,9 +67,9 @@ def test_arrays_and_indexed_objects_train_like_a_loader_of_the_same_images(tmp_p
         assert_same(fit(train), expected)
 
 
-def epoch_of_batches(epoch, length=5):
+def epoch_of_batches(epoch):
     loader = Loader(DATA, 5, normalization=NORMALIZATION, seed=3)
-    return [(np.array(x), np.array(y)) for x, y in loader.epoch(epoch)][:length]
+    return [(np.array(x), np.array(y)) for x, y in loader.epoch(epoch)]
 
 
 def test_batches_train_like_the_loader_they_came_from():
@@ -131,31 +131,29 @@ def test_data_from_pytorch_trains_like_the_same_arrays(tmp_path):
     from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
     expected = fit(DATA)
-    first = torch.tensor(FLOATS).permute(0, 3, 1, 2)  # channels first, as PyTorch has them
+    channels_first = torch.tensor(FLOATS).permute(0, 3, 1, 2)
     labels = torch.tensor(DATA.labels)
-    assert_same(fit((first, labels)), expected)
-    assert_same(fit(TensorDataset(first, labels)), expected)
+    assert_same(fit((channels_first, labels)), expected)
+    assert_same(fit(TensorDataset(channels_first, labels)), expected)
     assert_same(fit(TensorDataset(torch.tensor(DATA.images).permute(0, 3, 1, 2), labels)), expected)
-    plain = fit(list(zip(np.split(FLOATS, [5, 10, 15, 20]), np.split(DATA.labels, [5, 10, 15, 20]))))
-    assert_same(fit(DataLoader(TensorDataset(first, labels), batch_size=5)), plain)
+    in_order = fit(list(zip(np.split(FLOATS, [5, 10, 15, 20]), np.split(DATA.labels, [5, 10, 15, 20]))))
+    assert_same(fit(DataLoader(TensorDataset(channels_first, labels), batch_size=5)), in_order)
 
     class Stream(IterableDataset):
         def __iter__(self):
-            return iter(zip(first, labels))
+            return iter(zip(channels_first, labels))
 
-    assert_same(fit(DataLoader(Stream(), batch_size=5), steps_per_epoch=5), plain)
-    evaluation = evaluate(plain.net, DataLoader(TensorDataset(first, labels), batch_size=4))
+    assert_same(fit(DataLoader(Stream(), batch_size=5), steps_per_epoch=5), in_order)
+    evaluation = evaluate(in_order.net, DataLoader(TensorDataset(channels_first, labels), batch_size=4))
     assert evaluation.samples == len(DATA)
-    assert evaluation.accuracy == evaluate(plain.net, (FLOATS, DATA.labels)).accuracy
+    assert evaluation.accuracy == evaluate(in_order.net, (FLOATS, DATA.labels)).accuracy
 
 
-def test_uint8_batches_are_normalized_by_the_first_batch():
+def test_uint8_batches_are_normalized_by_the_mean_and_deviation_of_the_first_batch():
     batches = [(DATA.images[:11], DATA.labels[:11]), (DATA.images[11:], DATA.labels[11:])]
-    first = Normalization.from_images(DATA.images[:11])
-    assert_same(
-        fit(batches, validation=batches),
-        fit([(first(x), y) for x, y in batches], validation=[(first(x), y) for x, y in batches]),
-    )
+    of_first_batch = Normalization.from_images(DATA.images[:11])
+    normalized = [(of_first_batch(x), y) for x, y in batches]
+    assert_same(fit(batches, validation=batches), fit(normalized, validation=normalized))
     custom = Normalization([10.0], [20.0])
     assert_same(fit(batches, normalization=custom), fit([(custom(x), y) for x, y in batches]))
     assert_same(fit((DATA.images, DATA.labels), normalization=custom), fit((custom(DATA.images), DATA.labels)))
@@ -273,9 +271,9 @@ def test_nonfinite_images_are_named_before_training(tmp_path):
         with pytest.raises(ValueError, match=f"'data' must be finite: image {number} "):
             evaluate(toy_run.net(), wrong_pair)
         assert not [*tmp_path.iterdir()]
-        first = [(wrong[number:], DATA.labels[number:])]
+        batches = [(wrong[number:], DATA.labels[number:])]
         with pytest.raises(ValueError, match="images of 'the first batch of train' must be finite: image 0 "):
-            fit(iter(first), steps_per_epoch=1)
+            fit(iter(batches), steps_per_epoch=1)
         with pytest.raises(ValueError, match="must be finite: image 0 "):
             fit([*zip(wrong[number:], DATA.labels[number:])])
 
@@ -313,18 +311,15 @@ def test_runs_store_a_description_of_their_data_and_refuse_other_data(tmp_path):
         fit((FLOATS + 1, DATA.labels), run_dir=tmp_path / "run", resume=True)
 
 
-@pytest.mark.parametrize("device", ["emulated"])
-def test_the_device_gets_the_same_batches(device):
+def test_the_emulated_device_gets_the_same_batches():
     x_expected, y_expected = next(Loader(DATA, 5, normalization=NORMALIZATION, seed=3).epoch(0))
     for form in ((FLOATS, DATA.labels), Indexed(DATA.images, DATA.labels)):
-        part = sources.as_data_source(form, "train", DATA.image_shape, device=device, dtype="float32")
-        loader = StreamLoader(part, 5, normalization=NORMALIZATION if part.raw else None, seed=3, device=device)
+        part = sources.as_data_source(form, "train", DATA.image_shape, device="emulated", dtype="float32")
+        loader = StreamLoader(part, 5, normalization=NORMALIZATION if part.raw else None, seed=3, device="emulated")
         x, y = next(loader.epoch(0))
-        from gpuconv import device_of, to_numpy
-
-        assert device_of(x) == device_of(y) == device
-        np.testing.assert_array_equal(to_numpy(x), x_expected)
-        np.testing.assert_array_equal(to_numpy(y), y_expected)
+        assert gc.device_of(x) == gc.device_of(y) == "emulated"
+        np.testing.assert_array_equal(gc.to_numpy(x), x_expected)
+        np.testing.assert_array_equal(gc.to_numpy(y), y_expected)
 
 
 def test_classes_without_names_are_named_by_their_numbers():

@@ -223,19 +223,19 @@ def test_float32_parameters_have_a_float32_rate_and_state():
 @pytest.mark.parametrize("name", NAMES)
 def test_16_bit_parameters_have_masters_and_float32_state(name):
     """16-bit parameters step like float32 ones with the same gradients, which are exact in 16 bits."""
-    half = as_dtype("bfloat16")
-    params, wide = arrays(0, half), arrays(0, np.float32)
-    narrow, full = optimizers.get(name, weight_decay=0.1), optimizers.get(name, weight_decay=0.1)
-    narrow.build(params, wide)
+    bfloat16 = as_dtype("bfloat16")
+    params, float32_params = arrays(0, bfloat16), arrays(0, np.float32)
+    with_masters, without = optimizers.get(name, weight_decay=0.1), optimizers.get(name, weight_decay=0.1)
+    with_masters.build(params, float32_params)
     for seed in range(1, 4):
-        grads = arrays(seed, half)
-        narrow.step(params, grads)
-        full.step(wide, {key: value.astype(np.float32) for key, value in grads.items()})
-    state = narrow.state_dict()
-    for key, value in wide.items():
+        grads = arrays(seed, bfloat16)
+        with_masters.step(params, grads)
+        without.step(float32_params, {key: value.astype(np.float32) for key, value in grads.items()})
+    state = with_masters.state_dict()
+    for key, value in float32_params.items():
         np.testing.assert_array_equal(state[f"master.{key}"], value)
-        np.testing.assert_array_equal(params[key], value.astype(half))
-    for key, value in full.state_dict().items():
+        np.testing.assert_array_equal(params[key], value.astype(bfloat16))
+    for key, value in without.state_dict().items():
         np.testing.assert_array_equal(state[key], value)
 
 

@@ -107,10 +107,10 @@ def test_the_factor_multiplies_every_schedule(optimizer):
     rates = {}
     for plateau in (None, FLAT):
         trainer = toy_run.trainer(optimizer=optimizer, lr=1e-9, schedule="linear", plateau=plateau)
-        of_plateau = rates[plateau] = []  # at the start of each epoch
+        at_starts = rates[plateau] = []  # those at the start of each epoch
 
-        def keep(trainer, record=None, of_plateau=of_plateau):
-            of_plateau.append(trainer.rates())
+        def keep(trainer, record=None, at_starts=at_starts):
+            at_starts.append(trainer.rates())
 
         toy_run.fit(trainer, callbacks=[SimpleNamespace(on_start=keep, on_epoch=keep)], validation=None)
     assert rates[FLAT] == [[factor * rate for rate in group] for factor, group in zip([1, 1, 0.5, 0.25], rates[None])]

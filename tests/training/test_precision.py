@@ -7,7 +7,7 @@ from gpuconv import asarray, models, to_numpy
 from gpuconv.data import load
 from gpuconv.layers import BatchNorm, Conv2D, Flatten, Input, Layer, Linear, MaxPool2D, ReLU, Sequential
 from gpuconv.summary import summary
-from gpuconv.training import Callback, CheckpointError, LossScale, SettingsError, Trainer, load_net
+from gpuconv.training import CheckpointError, LossScale, SettingsError, Trainer, load_net
 from tests.devices import kernel_devices
 from tests.training import toy_run
 
@@ -31,11 +31,10 @@ def step(trainer, device, dtype):
 
 def state(trainer):
     """Host copies of everything that a step changes, except metrics and norm statistics."""
-    arrays = {f"net.{name}": value for name, value in trainer.net.params().items()}
-    copies = {name: to_numpy(value).copy() for name, value in arrays.items()}
+    params = {f"net.{name}": to_numpy(value).copy() for name, value in trainer.net.params().items()}
     optimizer = trainer.optimizer.state_dict()
     optimizer.pop("steps")  # counts skipped steps too
-    return copies | optimizer
+    return params | optimizer
 
 
 @every_precision
@@ -62,16 +61,11 @@ def test_a_resumed_run_has_the_same_bits(tmp_path, precision):
     def new():
         return toy_run.trainer(precision=precision, **scale)
 
-    class Stop(Callback):
-        def on_step(self, trainer, record):
-            if trainer.steps == 7:
-                trainer.stop("interrupted")
-
     uninterrupted = new()
     toy_run.fit(uninterrupted, train=toy_run.loader(dtype=uninterrupted.net.dtype), validation=None)
     stopped = new()
     options = {"validation": None, "run_dir": tmp_path / "run"}
-    toy_run.fit(stopped, train=toy_run.loader(dtype=stopped.net.dtype), callbacks=[Stop()], **options)
+    toy_run.fit(stopped, train=toy_run.loader(dtype=stopped.net.dtype), callbacks=[toy_run.StopAt(7)], **options)
     resumed = new()
     toy_run.fit(resumed, train=toy_run.loader(dtype=resumed.net.dtype), resume=True, **options)
     assert resumed.steps == uninterrupted.steps == 3 * toy_run.STEPS_PER_EPOCH

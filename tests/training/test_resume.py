@@ -100,18 +100,10 @@ def test_a_run_stopped_after_any_step_resumes_with_the_same_bits(tmp_path, monke
     """In one process: stop after a step, continue in a new trainer, and compare with an uninterrupted run."""
     monkeypatch.setattr(Curves, "on_stop", Callback.on_stop)  # 18 pictures would take too long
 
-    class Stop(Callback):
-        def __init__(self, step):
-            self.step = step
-
-        def on_step(self, trainer, record):
-            if trainer.steps == self.step:
-                trainer.stop("for now")
-
     uninterrupted = toy_run.trainer()
     toy_run.fit(uninterrupted, epochs=2)
     for step in range(1, 2 * toy_run.STEPS_PER_EPOCH):
-        toy_run.fit(toy_run.trainer(), epochs=2, run_dir=tmp_path / f"{step}", callbacks=[Stop(step)])
+        toy_run.fit(toy_run.trainer(), epochs=2, run_dir=tmp_path / f"{step}", callbacks=[toy_run.StopAt(step)])
         second = toy_run.trainer(seed=0)
         toy_run.fit(second, epochs=2, run_dir=tmp_path / f"{step}", resume=True)
         assert second.records == uninterrupted.records, step
@@ -212,14 +204,8 @@ def test_mismatched_arrays_are_named(stored, change, message):
 
 def test_a_checkpoint_with_class_weights_but_no_sum_of_them_is_resumed(tmp_path):
     """Older versions averaged such losses over samples."""
-
-    class Stop(Callback):
-        def on_step(self, trainer, record):
-            if trainer.steps == 7:
-                trainer.stop("a test")
-
     loss = SoftmaxCrossEntropy(weight=(1, 2, 3))
-    toy_run.fit(toy_run.trainer(loss=loss), run_dir=tmp_path, callbacks=[Stop()])
+    toy_run.fit(toy_run.trainer(loss=loss), run_dir=tmp_path, callbacks=[toy_run.StopAt(7)])
     loaded = checkpoint.load(tmp_path / "last.safetensors")
     assert len(loaded.state["totals"]) == 5
     assert loaded.state["batch"] == 2
@@ -302,10 +288,10 @@ def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch):
                 self.kept = (tmp_path / "run" / "last.safetensors").read_bytes()
                 monkeypatch.setattr(os, "fsync", fill_up)
 
-    watcher = FillUp()
+    callback = FillUp()
     with pytest.raises(CheckpointError, match=r"cannot write .*best.safetensors|last.safetensors: No space left"):
-        toy_run.fit(toy_run.trainer(), run_dir=tmp_path / "run", callbacks=[watcher])
-    assert (tmp_path / "run" / "last.safetensors").read_bytes() == watcher.kept
+        toy_run.fit(toy_run.trainer(), run_dir=tmp_path / "run", callbacks=[callback])
+    assert (tmp_path / "run" / "last.safetensors").read_bytes() == callback.kept
     assert not list((tmp_path / "run").glob(".*"))
     monkeypatch.undo()
     trainer, uninterrupted = toy_run.trainer(), toy_run.trainer()

@@ -73,7 +73,7 @@ def test_the_first_step_of_a_file_has_all_tensors(tmp_path):
 
 @pytest.mark.slow
 def test_digests_add_less_than_15_percent_to_the_time_of_a_run(tmp_path):
-    """The cheapest of several pairs of runs counts, in processor time."""
+    """The processor times of two runs are compared; of several such pairs, the lowest ratio counts."""
     images = np.random.default_rng(0).integers(0, 256, (640, 8, 8, 1)).astype(np.uint8), np.arange(640) % 10
 
     def seconds(*callbacks):

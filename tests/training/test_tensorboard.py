@@ -92,10 +92,10 @@ def test_a_resumed_run_drops_the_steps_past_its_checkpoint(tmp_path):
 
 
 def test_graphs_end_before_the_last_step_of_an_epoch():
-    watcher = TensorBoard()
-    steps = [watcher.next_step(SimpleNamespace(batches=5, batch=batch)) for batch in range(5)]
+    logger = TensorBoard()
+    steps = [logger.next_step(SimpleNamespace(batches=5, batch=batch)) for batch in range(5)]
     assert steps == [4, 3, 2, 1, 5]
-    assert watcher.next_step(SimpleNamespace(batches=1, batch=0)) == 1
+    assert logger.next_step(SimpleNamespace(batches=1, batch=0)) == 1
 
 
 def test_a_full_disk_is_reported_once_and_the_run_continues(tmp_path, monkeypatch, caplog):

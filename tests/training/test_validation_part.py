@@ -96,12 +96,7 @@ def test_the_test_data_is_used_once(tmp_path, capsys):
 
 
 def test_an_interrupted_run_does_not_use_the_test_data(tmp_path):
-    class Interrupt(Callback):
-        def on_step(self, trainer, record):
-            if trainer.steps == 4:
-                trainer.stop("interrupted")
-
-    trainer = fit(test=toy_run.images(9, seed=5), run_dir=tmp_path / "run", callbacks=[Interrupt()])
+    trainer = fit(test=toy_run.images(9, seed=5), run_dir=tmp_path / "run", callbacks=[toy_run.StopAt(4)])
     assert trainer.tested is None
     resumed = fit(test=toy_run.images(9, seed=5), run_dir=tmp_path / "run", resume=True)
     uninterrupted = fit(test=toy_run.images(9, seed=5))

@@ -1,5 +1,5 @@
-"""A toy run: a net and images that train quickly, with every kind of state: batch norm, dropout, augmentation, an
-optimizer's."""
+"""A toy run: a net and images that train quickly, with every kind of state: that of batch norm, dropout, augmentation
+and an optimizer."""
 
 import numpy as np
 
