@@ -27,16 +27,8 @@ CHOSEN = [
     "--device",
     "numpy",
 ]
-TINY_RUN = [
-    "--data",
-    "synthetic:n=96,size=9x7x3,classes=4",
-    "--model",
-    "seed-net",
-    "--batch-size",
-    "32",
-    "--device",
-    "numpy",
-]
+TINY_DATA = "synthetic:n=96,size=9x7x3,classes=4"
+TINY_RUN = ["--data", TINY_DATA, "--model", "seed-net", "--batch-size", "32", "--device", "numpy"]
 SMALL_BATCHES = [  # 16 steps an epoch
     "--data",
     "synthetic:n=64,size=6x6x1,classes=3",

@@ -17,8 +17,9 @@ from gpuconv.cli.bisect_repeat import Repetition
 from gpuconv.cli.main import parsers
 from gpuconv.inspect.bisect_runs import Element
 from gpuconv.training.tensor_digests import read
+from tests.cli.small_run import TINY_DATA
 
-TINY = ["--data", "synthetic:n=96,size=9x7x3,classes=4", "--model", "seed-net", "--device", "numpy", "--epochs", "1"]
+TINY = ["--data", TINY_DATA, "--model", "seed-net", "--device", "numpy", "--epochs", "1"]
 
 
 def test_train_writes_digests_into_the_run_or_a_file(work, capsys):
@@ -77,7 +78,7 @@ def test_the_element_that_differs_is_found_by_repeating_both_runs(work, capsys):
         result = json.loads(capsys.readouterr().out)
         element = result["bits"]["element"]
         assert result["no_element"] is None
-        assert (element["differing"], element["size"]) == (result["bits"]["a"]["size"],) * 2
+        assert element["differing"] == element["size"] == result["bits"]["a"]["size"]
         assert len(element["at"]) == 4
         assert element["a"] != element["b"]
     assert main(["bisect", "a", "rate"]) == 1
@@ -129,7 +130,7 @@ def test_a_run_is_repeated_from_its_nearest_checkpoint(work, capsys):
         def on_epoch(self, trainer, record):
             raise KeyboardInterrupt
 
-    three_epochs = [*TINY[:-1], "3", "--digests", "--quiet"]
+    three_epochs = [*TINY, "--epochs", "3", "--digests", "--quiet"]
     for name, schedule in (("a", "constant"), ("b", "step:2")):
         options = [*three_epochs, "--schedule", schedule, "--run-dir"]
         assert main(["train", *options, name]) == 0
@@ -155,8 +156,9 @@ def test_between_runs_of_two_devices_only_a_difference_beyond_rounding_counts(wo
         assert main(["train", *TINY, "--run-dir", name, "--digests", "--quiet", *options]) == 0
     capsys.readouterr()
     assert main(["bisect", "a", "b"]) == 0
+    capsys.readouterr()
     assert main(["bisect", "a", "c", "--json"]) == 1
-    result = json.loads(capsys.readouterr().out.partition("\n{")[2].join(["{", ""]))
+    result = json.loads(capsys.readouterr().out)
     assert not result["one_machine"]
     assert result["beyond"]["element"]["differing"] > 0
 
@@ -170,15 +172,21 @@ def test_repeated_gradients_of_a_float16_run_are_divided_by_the_loss_scale(work)
         assert np.linalg.norm(values) == pytest.approx(digest.norm, rel=1e-4), digest.name
 
 
+COPY_TO_16_BITS = "copy.at[j] = round_to<GRAD>(values[0]);"  # of sgd_step; float32 parameters have no such copy
+
+
+def write_sgd_step(line):
+    """Write my.cu: the shipped kernel of sgd_step with this line in place of COPY_TO_16_BITS."""
+    Path("my.cu").write_text(lab.template("sgd_step").replace(COPY_TO_16_BITS, line, 1))
+
+
+WRONG_ELEMENT = "if (blockIdx.x == 0 && i == 0 && j == 1) numbers[0].at[j] += DTYPE(0.5);"
+
+
 @pytest.mark.kernels
 def test_a_run_with_a_users_kernel_is_repeated_only_with_that_kernel(work, capsys):
     """Repeated with the shipped kernel it is another run; repeated with the user's, the wrong element is found."""
-    wrong = lab.template("sgd_step").replace(
-        "copy.at[j] = round_to<GRAD>(values[0]);",
-        "if (blockIdx.x == 0 && i == 0 && j == 1) numbers[0].at[j] += DTYPE(0.5);",
-        1,
-    )
-    Path("my.cu").write_text(wrong)
+    write_sgd_step(WRONG_ELEMENT)
     options = ["--optimizer", "sgd", "--device", "emulated", "--digests", "--quiet"]
     assert main(["train", *TINY, "--run-dir", "right", *options]) == 0
     with kernel.replace_files({lab.shipped_file("sgd_step", None): Path("my.cu").resolve()}):
@@ -231,7 +239,8 @@ def test_runs_and_settings_that_cannot_be_compared_are_refused_in_one_line(work,
         assert output.count("\n") == 1
 
 
-SHORT_TRAINING = ["--data", TINY[1], "--model", "seed-net", "--batch-size", "8"]
+SHORT_TRAINING = ["--data", TINY_DATA, "--model", "seed-net", "--batch-size", "8"]
+MY_SGD_STEP = ["--optimizer", "sgd", "--kernel", "my.cu", "--op", "sgd_step"]
 
 
 def test_two_precisions_agree_within_rounding(work, capsys):
@@ -247,27 +256,8 @@ def test_two_precisions_agree_within_rounding(work, capsys):
 
 @pytest.mark.kernels
 def test_bisect_names_the_wrong_element_of_a_users_kernel(work, capsys):
-    text = lab.template("sgd_step")
-    Path("my.cu").write_text(
-        text.replace(
-            "copy.at[j] = round_to<GRAD>(values[0]);",
-            "if (blockIdx.x == 0 && i == 0 && j == 1) numbers[0].at[j] += DTYPE(0.5);",
-            1,
-        )
-    )
-    arguments = [
-        "bisect",
-        "numpy",
-        "emulated",
-        *SHORT_TRAINING,
-        "--optimizer",
-        "sgd",
-        "--kernel",
-        "my.cu",
-        "--op",
-        "sgd_step",
-    ]
-    assert main(arguments) == 1
+    write_sgd_step(WRONG_ELEMENT)
+    assert main(["bisect", "numpy", "emulated", *SHORT_TRAINING, *MY_SGD_STEP]) == 1
     output = capsys.readouterr().out
     assert "differ first at step 1: sgd_step of conv1.weight, update, on B" in output
     assert "params[0][0, 0, 0, 1]" in output
@@ -275,26 +265,8 @@ def test_bisect_names_the_wrong_element_of_a_users_kernel(work, capsys):
 
 @pytest.mark.kernels
 def test_a_kernel_that_faults_gives_an_error_of_one_line(work, capsys):
-    Path("my.cu").write_text(
-        lab.template("sgd_step").replace("copy.at[j] = round_to<GRAD>(values[0]);", "chunk.param[1 << 30] = DTYPE(1);")
-    )
-    assert (
-        main(
-            [
-                "bisect",
-                "numpy",
-                "emulated",
-                *SHORT_TRAINING,
-                "--optimizer",
-                "sgd",
-                "--kernel",
-                "my.cu",
-                "--op",
-                "sgd_step",
-            ]
-        )
-        == 2
-    )
+    write_sgd_step("chunk.param[1 << 30] = DTYPE(1);")
+    assert main(["bisect", "numpy", "emulated", *SHORT_TRAINING, *MY_SGD_STEP]) == 2
     output = capsys.readouterr().err
     assert output.count("\n") == 1
     assert "kernel sgd_step, block (0, 0, 0), thread (0, 0, 0): out of bounds" in output

@@ -15,7 +15,7 @@ def test_check_passes_its_options_on_and_prints_the_outcomes(monkeypatch, capsys
     def sanity(net, x, labels, *, loss, optimizer):
         received.update(net=net, x=to_numpy(x), labels=to_numpy(labels), loss=loss, optimizer=optimizer)
         return [
-            checks.SanityCheck("one", outcome, 2.34567, "about 2", "of many"),
+            checks.SanityCheck("one", first_passes, 2.34567, "about 2", "of many"),
             checks.SanityCheck("other", True, 12345.678, "any"),
         ]
 
@@ -23,7 +23,7 @@ def test_check_passes_its_options_on_and_prints_the_outcomes(monkeypatch, capsys
         received.update(checked=net, options=options)
         return [
             checks.GradientCheck("a", 3, 1e-9, True),
-            checks.GradientCheck("b", 4, 2.5e-7, agree, 3.1e-7, 6e-8),
+            checks.GradientCheck("b", 4, 2.5e-7, gradients_agree, 3.1e-7, 6e-8),
             checks.GradientCheck("c", 5, 1e-8, True),
         ]
 
@@ -31,19 +31,19 @@ def test_check_passes_its_options_on_and_prints_the_outcomes(monkeypatch, capsys
     monkeypatch.setattr(checks, "gradient_check", gradient_check)
     data = "synthetic:n=80,size=8x8x3"
     chosen = ["--data", data, "--model", "seed-net", "--seed", "3", "--lr", "0.5", "--loss", "svm:delta=2"]
-    for outcome, agree in ((True, True), (False, True), (True, False)):
+    for first_passes, gradients_agree in ((True, True), (False, True), (True, False)):
         status = main(["check", *chosen, "--optimizer", "adam:beta1=0.5", "--device", "numpy"])
-        passed = outcome and agree
+        passed = first_passes and gradients_agree
         assert status == (0 if passed else 1)
         assert capsys.readouterr().out.splitlines() == [
             "data       synthetic: 64 training images",
             "device     numpy (as you asked)",
             "model      seed-net, loss svm:delta=2, seed 3",
             "",
-            f"{'PASS' if outcome else 'FAIL'}  one: 2.346, expected about 2",
+            f"{'PASS' if first_passes else 'FAIL'}  one: 2.346, expected about 2",
             "      of many",
             "PASS  other: 1.235e+04, expected any",
-            f"{'PASS' if agree else 'FAIL'}  gradients: worst relative error 2.5e-07 beyond rounding "
+            f"{'PASS' if gradients_agree else 'FAIL'}  gradients: worst relative error 2.5e-07 beyond rounding "
             "(raw 3.1e-07, rounding noise 6.0e-08)",
             "      12 compared; the worst is in b",
             "",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pty
 import re
@@ -119,7 +120,7 @@ def test_a_second_signal_ends_the_run_at_once_and_leaves_the_last_checkpoint(tmp
 @pytest.mark.slow
 @pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
 def test_a_signal_before_or_after_the_training_loop_prints_one_line(tmp_path, number):
-    """Before: while nine million pixels are generated. After: while the pictures are drawn."""
+    """Before: while the images are generated. After: while the pictures are drawn."""
     run = gpuconv("train", "--data", "synthetic:n=60000,size=32x32x3", "--model", "seed-net", cwd=tmp_path)
     time.sleep(1.5)
     run.send_signal(number)
@@ -142,8 +143,13 @@ def test_a_signal_before_or_after_the_training_loop_prints_one_line(tmp_path, nu
 def test_a_lost_terminal_saves_the_run(tmp_path):
     """Closing the terminal sends SIGHUP, and every write to it fails from then on."""
     ours, theirs = pty.openpty()
-    reader = threading.Thread(target=lambda: [None for _ in iter(lambda: _read(ours), b"")], daemon=True)
-    reader.start()
+
+    def read_until_closed():
+        with contextlib.suppress(OSError):
+            while os.read(ours, 1000):
+                pass
+
+    threading.Thread(target=read_until_closed, daemon=True).start()
     run = gpuconv(
         "train",
         *SMALL_BATCHES,
@@ -163,13 +169,6 @@ def test_a_lost_terminal_saves_the_run(tmp_path):
     checkpoint.load(tmp_path / "run" / "last.safetensors")
 
 
-def _read(handle):
-    try:
-        return os.read(handle, 1000)
-    except OSError:
-        return b""
-
-
 def test_a_callback_that_fails_at_the_end_does_not_stop_the_others(tmp_path):
     reasons = []
 
@@ -182,10 +181,7 @@ def test_a_callback_that_fails_at_the_end_does_not_stop_the_others(tmp_path):
             reasons.append(reason)
 
     with pytest.warns(Notice, match="FailingCallback failed at the end of the run: RuntimeError: broken"):
-        assert (
-            len(toy_run.fit(toy_run.trainer(), run_dir=tmp_path / "run", callbacks=[FailingCallback(), NextCallback()]))
-            == 3
-        )
+        toy_run.fit(toy_run.trainer(), run_dir=tmp_path / "run", callbacks=[FailingCallback(), NextCallback()])
     assert reasons == ["finished"]
 
 
@@ -238,17 +234,12 @@ def test_a_command_within_another_program_keeps_its_status(capsys):
 
 
 def test_a_second_signal_kills_a_process_that_had_no_handler_for_it():
-
-    def raise_repeatedly(handler):
-        signal.signal(signal.SIGTERM, handler)
-        with Interrupts("never") as interrupts:
-            for _ in range(3):
-                signal.raise_signal(signal.SIGTERM)
-            interrupts.serve()
-
     child = os.fork()
     if not child:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-        raise_repeatedly(signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        with Interrupts("never"):
+            for _ in range(2):
+                signal.raise_signal(signal.SIGTERM)
         os._exit(99)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM

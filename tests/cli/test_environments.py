@@ -276,7 +276,7 @@ def test_an_invalid_cxx_gives_an_error_of_one_line(cxx, message, tmp_path):
     env = {"CXX": cxx, "GPUCONV_CACHE_DIR": str(tmp_path / "cache")}
     assert message in error(run(tmp_path, *VERIFY, env=env))
     assert message in run(tmp_path, "info", env=env).stdout
-    assert message in error(run(tmp_path, *TRAIN[:-3], "emulated", "--run-dir", "run", env=env))
+    assert message in error(run(tmp_path, *TRAIN, "--device", "emulated", env=env))
     assert not (tmp_path / "run").exists()
 
 
@@ -288,7 +288,7 @@ def test_a_compiler_that_starts_to_fail_gives_an_error_of_one_line(tmp_path):
     )
     script.chmod(0o755)
     env = {"CXX": str(script), "GPUCONV_CACHE_DIR": str(tmp_path / "cache")}
-    done = run(tmp_path, *TRAIN[:-3], "emulated", "--run-dir", "run", env=env)
+    done = run(tmp_path, *TRAIN, "--device", "emulated", env=env)
     assert "does not compile for the emulated device: no space left" in error(done)
 
 
@@ -307,7 +307,7 @@ def test_an_invalid_setting_of_the_emulated_device_gives_an_error_of_one_line(na
 
 
 @pytest.mark.parametrize("cache", ["/etc/passwd", "/proc/none", "/dev/null/x"])
-@pytest.mark.parametrize("flags", [[], ["-W", "error"]], ids=["", "W-error"])
+@pytest.mark.parametrize("flags", [[], ["-W", "error"]], ids=["plain", "W-error"])
 def test_a_cache_that_cannot_be_written_gives_a_warning(cache, flags, tmp_path):
     done = run(tmp_path, *VERIFY, env={"GPUCONV_CACHE_DIR": cache}, flags=flags)
     assert done.returncode == 0, done.stderr

@@ -12,12 +12,11 @@ from gpuconv import models, plots, training
 from gpuconv.cli import main
 from gpuconv.data import Augmentation, Loader, Normalization, load
 from tests.cli.command import output_of
+from tests.cli.small_run import TINY_DATA, TINY_RUN
 
 pytest.importorskip("safetensors")
 
-DATA = "synthetic:n=96,size=9x7x3,classes=4"
-TINY = ["--data", DATA, "--model", "seed-net", "--batch-size", "32", "--device", "numpy"]
-SHORT = [*TINY, "--from", "1e-3", "--to", "1", "--steps", "8"]
+SHORT = [*TINY_RUN, "--from", "1e-3", "--to", "1", "--steps", "8"]
 
 
 pytestmark = pytest.mark.usefixtures("work")
@@ -29,7 +28,7 @@ def test_lr_find_prints_a_table_and_a_suggestion_and_writes_no_file(work, capsys
     assert "step  rate      loss" in out
     assert "falls fastest" in out
     rate = out.split("suggested learning rate ")[1].split()[0]
-    assert f"gpuconv train --data {DATA} --model seed-net --batch-size 32 --lr {rate}\n" in out
+    assert f"gpuconv train --data {TINY_DATA} --model seed-net --batch-size 32 --lr {rate}\n" in out
     assert [*work.iterdir()] == []
     quiet = output_of(capsys, "lr-find", *SHORT, "--quiet", "--out", work)
     assert quiet.startswith("step  rate")
@@ -39,7 +38,7 @@ def test_lr_find_prints_a_table_and_a_suggestion_and_writes_no_file(work, capsys
 def test_the_losses_are_those_of_the_librarys_lr_find(capsys):
     words = ["--seed", 3, "--optimizer", "sgd", "--loss", "svm", "--augment", "flip", "--clip", "0.1"]
     document = json.loads(output_of(capsys, "lr-find", *SHORT, *words, "--json"))
-    train, _ = load(DATA)
+    train, _ = load(TINY_DATA)
     net = models.build("seed-net", train.image_shape, 4, seed=3)
     normalization = Normalization.from_dataset(train)
     loader = Loader(train, 32, normalization=normalization, augmentation=Augmentation.parse("flip"), seed=3)
@@ -51,7 +50,7 @@ def test_the_losses_are_those_of_the_librarys_lr_find(capsys):
 
 
 def test_initial_weights_and_the_precision_change_the_first_loss(work, capsys):
-    output_of(capsys, "train", *TINY, "--epochs", 2, "--run-dir", "run", "--quiet")
+    output_of(capsys, "train", *TINY_RUN, "--epochs", 2, "--run-dir", "run", "--quiet")
     first_loss = {}
     for name, options in {"fresh": [], "trained": ["--weights", "run"], "half": ["--precision", "bfloat16"]}.items():
         first_loss[name] = json.loads(output_of(capsys, "lr-find", *SHORT, *options, "--json"))["records"][0]["loss"]

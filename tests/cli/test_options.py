@@ -1,4 +1,4 @@
-"""The options of every command: each is read and has its default."""
+"""Options of commands: each is read and has its default. Commands with tests of their own are not listed here."""
 
 from __future__ import annotations
 

@@ -12,8 +12,9 @@ from gpuconv.backends import cpu
 from gpuconv.cli import main
 from gpuconv.training.shadow import Row, Shadow
 from gpuconv.verify.call import recording
+from tests.cli.small_run import TINY_DATA
 
-TINY = ["--data", "synthetic:n=96,size=9x7x3,classes=4", "--model", "seed-net", "--device", "numpy", "--epochs", "1"]
+TINY = ["--data", TINY_DATA, "--model", "seed-net", "--device", "numpy", "--epochs", "1"]
 
 
 def test_train_reports_the_number_of_checked_calls_and_keeps_to_the_share_of_time(work, capsys):

@@ -64,7 +64,8 @@ def test_a_run_finds_its_data_from_any_folder(work, home, capsys, monkeypatch):
 def test_the_new_location_of_moved_images_is_given_by_data(work, capsys):
     run = changed_run(work, "settings.options.command.data", f"folder:{work / 'gone'},split=name")
     for command in (["evaluate", run], ["train", "--resume", run]):
-        assert "gone" in (output := on_numpy(capsys, *command, status=2))
+        output = on_numpy(capsys, *command, status=2)
+        assert "gone" in output
         assert "if the run's data has moved, give its location by --data" in output
         assert "warning" not in on_numpy(capsys, *command, "--data", "folder:photos")
     assert "gone" in on_numpy(capsys, "evaluate", run, "--data", "folder:gone", status=2)
@@ -240,7 +241,8 @@ def test_an_invalid_entry_gives_an_error_of_one_line_in_every_command(work, caps
             assert "last.safetensors" in output
 
 
-# An entry of the config, a new value, and the message: with it the config describes no net, or not that of the weights.
+# An entry of the net's config, a new value with which it describes no net or another than that of the weights, and the
+# message.
 NETS = [
     ("net.layers.1.out_channels", 10**15, "of another net"),
     ("net.layers.1.out_channels", -1, "net: "),

@@ -62,7 +62,13 @@ def test_lost_output_changes_the_exit_status(tmp_path):
     assert ending_of(lambda: None, 0, full) == (0, "")
     code, output = ending_of(lambda: print("x", flush=True), 0, full)
     assert (code, "OSError: [Errno 28] No space left on device: 'standard output'" in output) == (99, True)
-    assert ending_of(lambda: (process.tolerate_lost_stdout(), print("x", flush=True), print("y")), 0, full) == (2, lost)
+
+    def print_and_tolerate_the_loss():
+        process.tolerate_lost_stdout()
+        print("x", flush=True)
+        print("y")
+
+    assert ending_of(print_and_tolerate_the_loss, 0, full) == (2, lost)
 
     def keep_no_handle():
         process.tolerate_lost_stdout()
@@ -78,9 +84,7 @@ def test_lost_output_changes_the_exit_status(tmp_path):
         os.close(write)
         os.close(read)
 
-    assert ending_of(
-        lambda: (process.tolerate_lost_stdout(), print("x", flush=True), print("y")), 0, without_a_reader
-    ) == (0, "")
+    assert ending_of(print_and_tolerate_the_loss, 0, without_a_reader) == (0, "")
     assert ending_of(lambda: print("x"), 1, without_a_reader) == (1, "")
     kept.touch()
     assert ending_of(lambda: print("x"), 3, redirected(1, kept)) == (3, "")
@@ -150,9 +154,11 @@ def test_files_do_not_get_the_descriptors_of_closed_streams(tmp_path):
 
 
 def test_a_failing_stderr_does_not_end_a_run(tmp_path):
-    assert ending_of(
-        lambda: (print("x", file=sys.stderr), print("y", file=sys.stderr)), 4, redirected(2, "/dev/full")
-    ) == (4, "")
+    def print_errors():
+        print("x", file=sys.stderr)
+        print("y", file=sys.stderr)
+
+    assert ending_of(print_errors, 4, redirected(2, "/dev/full")) == (4, "")
 
 
 def test_characters_that_a_stream_cannot_encode_are_replaced_or_escaped(tmp_path):

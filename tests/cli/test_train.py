@@ -193,5 +193,5 @@ def test_train_prints_which_device_auto_chose_and_why(tmp_path, capsys):
     device, reason = backends.choose()
     if device != "numpy":
         pytest.skip("this machine has a GPU")
-    assert main(["train", *TINY_RUN[:-2], "--epochs", "1", "--run-dir", str(tmp_path / "run")]) == 0
+    assert main(["train", *TINY_RUN, "--device", "auto", "--epochs", "1", "--run-dir", str(tmp_path / "run")]) == 0
     assert f"numpy ({reason})" in capsys.readouterr().out

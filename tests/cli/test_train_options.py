@@ -12,13 +12,10 @@ import pytest
 
 from gpuconv.cli import main
 from tests.cli.command import output_of
+from tests.cli.small_run import TINY_DATA, TINY_RUN
 
 pytest.importorskip("safetensors")
 pytest.importorskip("tqdm")
-
-DATA = "synthetic:n=96,size=9x7x3,classes=4"
-TINY = ["--data", DATA, "--model", "seed-net", "--batch-size", "32", "--device", "numpy"]
-
 
 pytestmark = pytest.mark.usefixtures("work")
 
@@ -31,7 +28,7 @@ def metrics(run):
 
 
 def test_with_a_validation_part_the_test_images_are_used_once_at_the_end(work, capsys):
-    out = output_of(capsys, "train", *TINY, "--epochs", 2, "--validation", 0.25, "--run-dir", "run")
+    out = output_of(capsys, "train", *TINY_RUN, "--epochs", 2, "--validation", 0.25, "--run-dir", "run")
     assert "72 images to train on, 24 to validate on, 19 to test on" in out
     assert "validation 0.25" in out
     epochs, test = metrics(work / "run")[:-1], metrics(work / "run")[-1]
@@ -51,24 +48,24 @@ def test_with_a_validation_part_the_test_images_are_used_once_at_the_end(work, c
     assert f"test accuracy {100 * test['test_accuracy']:.2f}%" in out
     for wrong in ("1", "-0.1", "nan", "half"):
         assert f"expected a fraction from 0 to below 1, received '{wrong}'" in output_of(
-            capsys, "train", *TINY, f"--validation={wrong}", status=2
+            capsys, "train", *TINY_RUN, f"--validation={wrong}", status=2
         )
 
 
 def test_early_stopping_is_by_validation_accuracy_or_training_loss(work, capsys):
-    unchanging = [*TINY, "--lr", 1e-12, "--schedule", "constant", "--epochs", 9, "--early-stopping", 2]
+    unchanging = [*TINY_RUN, "--lr", 1e-12, "--schedule", "constant", "--epochs", 9, "--early-stopping", 2]
     out = output_of(capsys, "train", *unchanging, "--validation", 0.25, "--run-dir", "judged")
     assert "early stopping 2" in out
     assert "early stopping: no better validation_accuracy in 2 epochs" in out
     assert [record["event"] for record in metrics(work / "judged")] == ["epoch"] * 3 + ["test"]
     output_of(capsys, "train", "--resume", "judged")  # it stays stopped
     assert [record["event"] for record in metrics(work / "judged")] == ["epoch"] * 3 + ["test"]
-    out = output_of(capsys, "train", *TINY, "--epochs", 3, "--early-stopping", 2, "--run-dir", "learning")
+    output_of(capsys, "train", *TINY_RUN, "--epochs", 3, "--early-stopping", 2, "--run-dir", "learning")
     assert len(metrics(work / "learning")) == 3
 
 
 def test_a_plateau_lowers_the_rate_and_is_stored_with_the_run(work, capsys):
-    unchanging = [*TINY, "--lr", 1e-12, "--schedule", "constant", "--epochs", 3]
+    unchanging = [*TINY_RUN, "--lr", 1e-12, "--schedule", "constant", "--epochs", 3]
     for validation in ([], ["--validation", 0]):
         error = output_of(capsys, "train", *unchanging, *validation, "--plateau", 1, "--run-dir", "run", status=2)
         assert "watches validation_loss, and there is no validation data; give --validation 0.1 too, or watch" in error
@@ -84,19 +81,19 @@ def test_a_plateau_lowers_the_rate_and_is_stored_with_the_run(work, capsys):
     assert [record["lr"] for record in metrics(work / "run")[:-1]] == [1e-12, 1e-12, 5e-13]
     assert 'plateau = "0,factor=0.5"' in (work / "run" / "config.toml").read_text()
     output_of(capsys, "train", "--resume", "run")
-    by_config = [*unchanging[:-2], "--config", "run/config.toml", "--run-dir", "again"]
+    by_config = [*unchanging, "--config", "run/config.toml", "--run-dir", "again"]
     assert "plateau 0,factor=0.5" in output_of(capsys, "train", *by_config)
     output_of(capsys, "train", *unchanging, "--plateau", "0,watch=train_loss", "--run-dir", "trained")
     assert metrics(work / "trained")[-1]["plateau"] == pytest.approx(0.01)
 
 
 def test_clipping_is_stored_with_the_run(work, capsys):
-    assert "must be above 0" in output_of(capsys, "train", *TINY, "--clip", 0, "--run-dir", "run", status=2)
+    assert "must be above 0" in output_of(capsys, "train", *TINY_RUN, "--clip", 0, "--run-dir", "run", status=2)
     assert not (work / "run").exists()
     for clip in ("1e-9", "value:1e-9"):
         run = f"run-{clip[0]}"
         out = output_of(
-            capsys, "train", *TINY, "--epochs", 1, "--lr", 1, "--optimizer", "sgd", "--clip", clip, "--run-dir", run
+            capsys, "train", *TINY_RUN, "--epochs", 1, "--lr", 1, "--optimizer", "sgd", "--clip", clip, "--run-dir", run
         )
         assert f", clip {clip}" in out
         assert f'clip = "{clip}"' in (work / run / "config.toml").read_text()
@@ -105,8 +102,8 @@ def test_clipping_is_stored_with_the_run(work, capsys):
 
 
 def test_the_average_of_the_weights_is_tested_stored_and_evaluated(work, capsys):
-    assert "from 0 to below 1" in output_of(capsys, "train", *TINY, "--ema", 1, "--run-dir", "run", status=2)
-    out = output_of(capsys, "train", *TINY, "--epochs", 2, "--ema", 0.9, "--run-dir", "run")
+    assert "from 0 to below 1" in output_of(capsys, "train", *TINY_RUN, "--ema", 1, "--run-dir", "run", status=2)
+    out = output_of(capsys, "train", *TINY_RUN, "--epochs", 2, "--ema", 0.9, "--run-dir", "run")
     assert ", ema 0.9" in out
     assert "ema = 0.9" in (work / "run" / "config.toml").read_text()
     accuracy = re.findall(r"test accuracy +([0-9.]+%)", out)[-1]
@@ -115,36 +112,36 @@ def test_the_average_of_the_weights_is_tested_stored_and_evaluated(work, capsys)
 
 
 def test_accumulated_batches_are_stored_with_the_run(work, capsys):
-    assert "of at least 1" in output_of(capsys, "train", *TINY, "--accumulate", 0, "--run-dir", "run", status=2)
-    out = output_of(capsys, "train", *TINY, "--epochs", 1, "--accumulate", 2, "--shards", 2, "--run-dir", "both")
+    assert "of at least 1" in output_of(capsys, "train", *TINY_RUN, "--accumulate", 0, "--run-dir", "run", status=2)
+    out = output_of(capsys, "train", *TINY_RUN, "--epochs", 1, "--accumulate", 2, "--shards", 2, "--run-dir", "both")
     assert ", 2 shards, 2 batches per update" in out
-    out = output_of(capsys, "train", *TINY, "--epochs", 1, "--accumulate", 2, "--run-dir", "run")
+    out = output_of(capsys, "train", *TINY_RUN, "--epochs", 1, "--accumulate", 2, "--run-dir", "run")
     assert ", 2 batches per update" in out
     assert "accumulate = 2" in (work / "run" / "config.toml").read_text()
-    output_of(capsys, "train", *TINY, "--epochs", 1, "--run-dir", "single")
+    output_of(capsys, "train", *TINY_RUN, "--epochs", 1, "--run-dir", "single")
     steps = metrics(work / "single")[-1]["step"]
     assert metrics(work / "run")[-1]["step"] == math.ceil(steps / 2)
     output_of(capsys, "train", "--resume", "run")
 
 
 def test_shards_are_stored_with_the_run(work, capsys):
-    out = output_of(capsys, "train", *TINY, "--epochs", 1, "--shards", 2, "--run-dir", "cut")
+    out = output_of(capsys, "train", *TINY_RUN, "--epochs", 1, "--shards", 2, "--run-dir", "cut")
     assert ", 2 shards" in out
     assert "shards = 2" in (work / "cut" / "config.toml").read_text()
     stored = json.loads((work / "cut" / "run.json").read_text())["settings"]
     assert (stored["shards"], stored["options"]["command"]["shards"]) == (2, 2)
     output_of(capsys, "train", "--resume", "cut")
     for wrong in ("3", "-2", "two"):
-        assert f"received '{wrong}'" in output_of(capsys, "train", *TINY, f"--shards={wrong}", status=2)
+        assert f"received '{wrong}'" in output_of(capsys, "train", *TINY_RUN, f"--shards={wrong}", status=2)
 
 
 def test_batch_norm_over_all_ranks_is_stored_with_the_run(work, capsys):
-    assert "must be 1 or 0, received '2'" in output_of(capsys, "train", *TINY, "--sync-batch-norm", "2", status=2)
-    out = output_of(capsys, "train", *TINY, "--epochs", 1, "--sync-batch-norm", "--run-dir", "run")
+    assert "must be 1 or 0, received '2'" in output_of(capsys, "train", *TINY_RUN, "--sync-batch-norm", "2", status=2)
+    out = output_of(capsys, "train", *TINY_RUN, "--epochs", 1, "--sync-batch-norm", "--run-dir", "run")
     assert ", batch norm over all ranks" in out
     assert "sync_batch_norm = 1" in (work / "run" / "config.toml").read_text()
     output_of(capsys, "train", "--resume", "run")
-    out = output_of(capsys, "train", *TINY, "--epochs", 1, "--sync-batch-norm", "--shards", 2, "--run-dir", "cut")
+    out = output_of(capsys, "train", *TINY_RUN, "--epochs", 1, "--sync-batch-norm", "--shards", 2, "--run-dir", "cut")
     assert ", 2 shards, batch norm over all ranks" in out
 
 
@@ -161,9 +158,9 @@ def weights(path):
 def test_training_starts_from_the_weights_of_a_run_a_checkpoint_or_a_saved_net(work, capsys):
     from gpuconv import load
 
-    output_of(capsys, "train", *TINY, "--epochs", 1, "--seed", 5, "--run-dir", "first")
+    output_of(capsys, "train", *TINY_RUN, "--epochs", 1, "--seed", 5, "--run-dir", "first")
     load("first").save("saved.safetensors")
-    unchanging = [*TINY, "--lr", 1e-30, "--schedule", "constant", "--epochs", 1]
+    unchanging = [*TINY_RUN, "--lr", 1e-30, "--schedule", "constant", "--epochs", 1]
     for number, path in enumerate(("first", "first/last.safetensors", "saved.safetensors")):
         assert "weights of /" in output_of(capsys, "train", *unchanging, "--weights", path, "--run-dir", f"run{number}")
         for name, value in weights("first").items():
@@ -179,8 +176,8 @@ def test_training_starts_from_the_weights_of_a_run_a_checkpoint_or_a_saved_net(w
     ):
         err = output_of(capsys, "train", *unchanging, "--weights", path, "--run-dir", "not", status=2)
         assert re.search(message, err)
-    other = ["--data", DATA.replace("classes=4", "classes=5"), *unchanging[2:]]
-    err = output_of(capsys, "train", *other, "--weights", "gone", "--run-dir", "not", status=2)
+    five_classes = [*unchanging, "--data", TINY_DATA.replace("classes=4", "classes=5")]
+    err = output_of(capsys, "train", *five_classes, "--weights", "gone", "--run-dir", "not", status=2)
     assert re.search(r"fc1.weight has shape \(4, \d+\) there and \(5, \d+\) here", err)
     err = output_of(
         capsys, "train", *unchanging, "--model", "three-layer", "--weights", "gone", "--run-dir", "not", status=2
@@ -194,7 +191,7 @@ def test_training_starts_from_the_weights_of_a_run_a_checkpoint_or_a_saved_net(w
 
 def test_a_run_writes_a_settings_file_that_reproduces_it(work, capsys):
     output_of(
-        capsys, "train", *TINY, "--epochs", 2, "--validation", 0.25, "--seed", 3, "--lr", 0.02, "--run-dir", "one"
+        capsys, "train", *TINY_RUN, "--epochs", 2, "--validation", 0.25, "--seed", 3, "--lr", 0.02, "--run-dir", "one"
     )
     output_of(capsys, "train", "--config", "one/config.toml", "--device", "numpy", "--run-dir", "two")
     for name in ("metrics.jsonl", "metrics.csv", "last.safetensors", "run.json", "config.toml"):
@@ -249,7 +246,7 @@ def test_a_settings_file_is_checked_before_anything_is_created(work, capsys):
     for path, message in (("none.toml", "No such file"), (".", "is not a regular file")):
         assert message in output_of(capsys, "train", "--config", path, "--run-dir", "run", status=2)
     assert [path.name for path in work.iterdir()] == ["c.toml"]
-    (work / "c.toml").write_text(f'recipe = "default"\nmodel = "seed-net"\ndata = "{DATA}"\nepochs = 1\n')
+    (work / "c.toml").write_text(f'recipe = "default"\nmodel = "seed-net"\ndata = "{TINY_DATA}"\nepochs = 1\n')
     assert "recipe     1 epochs, batches of 64" in output_of(capsys, "train", "--config", "c.toml", "--run-dir", "run")
 
 
@@ -288,7 +285,7 @@ def my_net(work, request):
 
 
 def test_a_net_from_a_function_in_a_file_is_trained_evaluated_and_resumed(work, my_net, capsys):
-    options = [*TINY[:2], *TINY[4:], "--epochs", 1, "--seed", 2]
+    options = [*TINY_RUN, "--epochs", 1, "--seed", 2]
     for name in ("build", "layers"):
         output_of(capsys, "train", *options, "--model", f"{my_net}:{name}", "--run-dir", name)
     for name, value in weights("build").items():
@@ -316,10 +313,10 @@ def test_a_file_without_a_usable_net_gives_an_error_of_one_line(work, my_net, ca
         ("json.py:build", "another module is named 'json'"),
     ):
         err = output_of(
-            capsys, "train", "--data", DATA, "--model", model, "--device", "numpy", "--run-dir", "run", status=2
+            capsys, "train", "--data", TINY_DATA, "--model", model, "--device", "numpy", "--run-dir", "run", status=2
         )
         assert re.search(message, err), err
-    other = ["--data", DATA.replace("classes=4", "classes=5"), "--model", f"{my_net}:fixed", "--run-dir", "run"]
+    other = ["--data", TINY_DATA.replace("classes=4", "classes=5"), "--model", f"{my_net}:fixed", "--run-dir", "run"]
     assert "must give 5 scores, one for each class, but gives (4,)" in output_of(capsys, "train", *other, status=2)
     for command in ("summary", "profile", "prove"):
         output = output_of(capsys, command, "--model", f"{my_net}:build", status=2)
