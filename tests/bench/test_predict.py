@@ -310,8 +310,8 @@ def test_the_report_predicts_only_for_tensor_cores_on_the_modeled_chip():
         if variant.file in ("conv2d_fprop_mma.cu", "conv2d_fprop.cu") and variant.smem_bytes:
             kernel = variant.file.removesuffix(".cu") + ("" if "mma" in variant.file else "_simt")
             for arch in ("sm_80", "sm_90a"):
-                algorithm = dict(variant.defines).get("BLOCK_M"), dict(variant.defines)["DTYPE"]
-                key = kernel, arch, *algorithm
+                defines = dict(variant.defines)
+                key = kernel, arch, defines.get("BLOCK_M"), defines["DTYPE"]
                 if key not in times:
                     times[key] = predict_conv.of_line(Line(variant, arch, kernel, 128, resources, 0.5))
     predicted = {key for key, seconds in times.items() if seconds is not None}

@@ -34,18 +34,23 @@ ENTRIES = [
 
 
 @pytest.fixture
-def page_and_results(tmp_path):
-    page = tmp_path / "benchmarks.md"
-    page.write_text(f"# A\n\nbefore\n\n{report.BEGIN}\nold\n{report.END}\n\nafter\n")
-    return page, tmp_path / "results"
+def page(tmp_path):
+    path = tmp_path / "benchmarks.md"
+    path.write_text(f"# A\n\nbefore\n\n{report.BEGIN}\nold\n{report.END}\n\nafter\n")
+    return path
 
 
-def test_the_report_shows_the_newest_record_and_leaves_the_rest_of_the_page(page_and_results):
-    record(page_and_results[1], date="2026-01-01T00:00:00+00:00", commit="older", entries=ENTRIES[:1])
-    record(page_and_results[1], date="2026-01-03T00:00:00+00:00", commit="newer", entries=ENTRIES)
-    record(page_and_results[1], date="2026-01-02T00:00:00+00:00", commit="middle")
-    written = report.write(*page_and_results)
-    text = page_and_results[0].read_text()
+@pytest.fixture
+def results(tmp_path):
+    return tmp_path / "results"
+
+
+def test_the_report_shows_the_newest_record_and_leaves_the_rest_of_the_page(page, results):
+    record(results, date="2026-01-01T00:00:00+00:00", commit="older", entries=ENTRIES[:1])
+    record(results, date="2026-01-03T00:00:00+00:00", commit="newer", entries=ENTRIES)
+    record(results, date="2026-01-02T00:00:00+00:00", commit="middle")
+    written = report.write(page, results)
+    text = page.read_text()
     assert text.startswith(f"# A\n\nbefore\n\n{report.BEGIN}\n")
     assert text.endswith(f"{report.END}\n\nafter\n")
     assert "old\n" not in text
@@ -63,39 +68,39 @@ def test_the_report_shows_the_newest_record_and_leaves_the_rest_of_the_page(page
     (picture,) = written[1:]
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert "(benchmark-cpu-planted-2-threads.png)" in text
-    report.write(*page_and_results)
-    assert page_and_results[0].read_text() == text
+    report.write(page, results)
+    assert page.read_text() == text
 
 
-def test_without_a_gpu_record_the_report_says_not_yet_measured(page_and_results):
-    record(page_and_results[1], entries=ENTRIES)
-    report.write(*page_and_results)
-    assert "GPU: not yet measured" in page_and_results[0].read_text()
-    record(page_and_results[1], hardware="nvidia-x", kind="cuda", device="NVIDIA X", entries=ENTRIES[:2])
-    report.write(*page_and_results)
-    text = page_and_results[0].read_text()
+def test_without_a_gpu_record_the_report_says_not_yet_measured(page, results):
+    record(results, entries=ENTRIES)
+    report.write(page, results)
+    assert "GPU: not yet measured" in page.read_text()
+    record(results, hardware="nvidia-x", kind="cuda", device="NVIDIA X", entries=ENTRIES[:2])
+    report.write(page, results)
+    text = page.read_text()
     assert "not yet measured" not in text
     assert text.index("**NVIDIA X") < text.index("**Planted")
 
 
-def test_without_any_record_the_report_has_no_figures(page_and_results):
-    assert report.write(*page_and_results) == [page_and_results[0]]
-    assert page_and_results[0].read_text().count("|") == 0
-    assert report.NOT_MEASURED in page_and_results[0].read_text()
+def test_without_any_record_the_report_has_no_figures(page, results):
+    assert report.write(page, results) == [page]
+    assert page.read_text().count("|") == 0
+    assert report.NOT_MEASURED in page.read_text()
 
 
 @pytest.mark.parametrize("text", ["no block", f"{report.END}{report.BEGIN}", report.BEGIN])
-def test_a_page_without_the_block_is_an_error(page_and_results, text):
-    page_and_results[0].write_text(text)
+def test_a_page_without_the_block_is_an_error(page, results, text):
+    page.write_text(text)
     with pytest.raises(ValueError, match=r"benchmarks\.md must hold the lines"):
-        report.write(*page_and_results)
-    assert page_and_results[0].read_text() == text
+        report.write(page, results)
+    assert page.read_text() == text
 
 
-def test_a_record_without_a_peer_has_no_ratio(page_and_results):
-    record(page_and_results[1], entries=[timed_entry("fprop", C64, 0.005, {})])
-    report.write(*page_and_results)
-    assert "| fprop | float32 | 1 | no peer | 20% |" in page_and_results[0].read_text()
+def test_a_record_without_a_peer_has_no_ratio(page, results):
+    record(results, entries=[timed_entry("fprop", C64, 0.005, {})])
+    report.write(page, results)
+    assert "| fprop | float32 | 1 | no peer | 20% |" in page.read_text()
 
 
 def test_goals_are_evaluated_against_their_limits():
@@ -119,20 +124,20 @@ def test_every_goal_refers_to_an_entry_of_the_suite():
         assert {f"{op} {problem} float32" for op in ("fprop", "backward")} <= keys
 
 
-def test_the_block_names_sides_that_were_not_timed_and_counts_entries_not_reached(page_and_results):
+def test_the_block_names_sides_that_were_not_timed_and_counts_entries_not_reached(page, results):
     entry = timed_entry("fprop", C3, 0.006, {"eager": 0.002})
     for name, status in (("compile", "left out"), ("graph", "absent"), ("channels_last", "out of memory")):
         entry["sides"].append({"role": "peer", "name": name, "status": status, "reason": "of a kind"})
-    record(page_and_results[1], entries=[entry, ENTRIES[1]], **{"not reached": ["a", "b", "c"]})
-    report.write(*page_and_results)
-    text = page_and_results[0].read_text()
+    record(results, entries=[entry, ENTRIES[1]], **{"not reached": ["a", "b", "c"]})
+    report.write(page, results)
+    text = page.read_text()
     absent = '"channels_last" out of memory (1), "compile" left out (1), "graph" absent (1)'
     assert f"Sides that were not timed, and in how many of 2 entries: {absent}." in " ".join(text.split())
     assert "Not reached when the run was stopped or its time was up: 3 entries." in " ".join(text.split())
 
 
-def test_the_block_names_nothing_left_out_if_everything_was_timed(page_and_results):
-    record(page_and_results[1], entries=ENTRIES)
-    report.write(*page_and_results)
-    assert "Not timed" not in page_and_results[0].read_text()
-    assert "Not reached" not in page_and_results[0].read_text()
+def test_the_block_names_nothing_left_out_if_everything_was_timed(page, results):
+    record(results, entries=ENTRIES)
+    report.write(page, results)
+    assert "Not timed" not in page.read_text()
+    assert "Not reached" not in page.read_text()

@@ -93,7 +93,7 @@ def test_every_command_runs_under_the_options_of_python(flags, env, tmp_path):
 @pytest.mark.parametrize(
     ("env", "matplotlibrc", "drawn"),
     [
-        ({"MPLBACKEND": "module://matplotlib_inline.backend_inline"}, "", None),  # drawn if matplotlib is installed
+        ({"MPLBACKEND": "module://matplotlib_inline.backend_inline"}, "", True),
         ({"MPLBACKEND": "no-such-backend"}, "", False),
         ({"MPLBACKEND": "TkAgg", "DISPLAY": ":99"}, "", True),
         ({"MPLBACKEND": "", "DISPLAY": None, "WAYLAND_DISPLAY": None}, "", True),

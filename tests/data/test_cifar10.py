@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from gpuconv import data, random
-from gpuconv.data import cifar10
+from gpuconv.data import cifar10, pickles
 
 FILES = [*cifar10.TRAIN_FILES, *cifar10.TEST_FILES]
 COUNT = 6
@@ -301,3 +301,19 @@ def test_the_pickle_module_would_run_the_crafted_pickles(tmp_path):
         pickle.loads(crafted(marker)[kind])
         assert marker.exists()
         marker.unlink()
+
+
+def test_bytes_that_do_not_fill_their_shape_are_refused():
+    dtype = pickles._Dtype("u1")
+    for shape, fortran, expected in (
+        ((2, 3), False, [[0, 1, 2], [3, 4, 5]]),
+        ((2, 3), True, [[0, 2, 4], [1, 3, 5]]),
+        ((7,), False, None),
+        (("x",), False, None),
+    ):
+        array = pickles._from_buffer(bytes(range(6)), dtype, shape, "F" if fortran else "C")
+        values = array.values()
+        assert (None if values is None else values.tolist()) == expected
+    for state in (None, (1, (6,), pickles._Dtype("u2"), False, bytes(6)), ("1", (6,), dtype, False, bytes(6)), (1,)):
+        array.__setstate__(state)
+        assert array.values() is None

@@ -157,3 +157,23 @@ def test_labels_are_renumbered_by_class_name():
     assert data.classes == ("cat", "dog")
     with pytest.raises(ValueError, match="it lacks 'ant' and has unknown 'dog'"):
         data.relabeled(["ant", "cat"])
+
+
+def test_at_most_five_mismatched_classes_are_named():
+    images = np.zeros((1, 1, 1, 1), np.uint8)
+    for count, names in ((5, "'a', 'b', 'c', 'd', 'e' and"), (6, "'a', 'b', 'c', 'd', 'e', ... and")):
+        with pytest.raises(ValueError, match="lacks") as raised:
+            Dataset(images, np.array([0]), ["x"], "set").relabeled("abcdef"[:count])
+        assert str(raised.value) == (f"'set' must have the training data's classes: it lacks {names} has unknown 'x'")
+
+
+def test_classes_without_an_image_and_the_last_label_are_accepted():
+    data = Dataset(np.zeros((2, 1, 1, 1), np.uint8), np.array([0, 2]), "abc")
+    assert data.labels.tolist() == [0, 2]
+
+
+def test_mean_images_and_their_deviation_equal_those_by_hand():
+    pixels = np.array([[0, 10], [4, 30], [8, 20], [12, 20]], np.uint8).reshape(2, 1, 2, 2)
+    normalization = Normalization.from_dataset(Dataset(pixels, np.zeros(2, int), ["a"]), "image")
+    assert normalization.mean.tolist() == [[[4, 15], [8, 25]]]
+    np.testing.assert_array_equal(normalization.std, np.array([4, 5], np.float32))

@@ -7,16 +7,17 @@ import io
 import os
 import re
 import socket
+import sys
 import tarfile
 import threading
 
 import numpy as np
 import pytest
 
-from gpuconv import files, locks
-from gpuconv.data import cifar10
+from gpuconv import console, files, locks
+from gpuconv.data import cifar10, download
 
-pytest.importorskip("requests")
+requests = pytest.importorskip("requests")
 
 FOLDER = "cifar-10-batches-bin"
 COUNT = 40
@@ -303,3 +304,54 @@ def test_a_tilde_is_the_home_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setattr(cifar10, "_download", lambda directory, *_: directory)
     assert cifar10.download("~/data") == tmp_path / "data"
+
+
+def test_the_bar_of_a_resumed_download_counts_bytes_from_those_downloaded_before(monkeypatch, tmp_path):
+    calls = []
+
+    class Response:
+        status_code = 206
+        headers = {"Content-Length": "6"}  # noqa: RUF012
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def raise_for_status(self):
+            pass
+
+        def iter_content(self, size):
+            calls.append(size)
+            return iter([b"cdef", b"gh"])
+
+    class Bar(console._NoBar):
+        def update(self, count=1):
+            calls.append(count)
+
+    monkeypatch.setattr(requests, "get", lambda *arguments, **options: calls.append((arguments, options)) or Response())
+    monkeypatch.setattr(download, "progress_bar", lambda **options: calls.append(options) or Bar())
+    (tmp_path / "x.part").write_bytes(b"ab")
+    for progress in (True, False):
+        calls.clear()
+        (tmp_path / "x.part").write_bytes(b"ab")
+        download._fetch("url/x", tmp_path / "x.part", 8, progress)
+        assert (tmp_path / "x.part").read_bytes() == b"abcdefgh"
+        assert calls == [
+            (
+                ("url/x",),
+                {"headers": {"Range": "bytes=2-", "Accept-Encoding": "identity"}, "stream": True, "timeout": 30},
+            ),
+            {"total": 8, "initial": 2, "unit": "B", "unit_scale": True, "disable": not progress},
+            1 << 14,
+            4,
+            2,
+        ]
+
+
+def test_without_requests_the_error_says_what_to_install(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "requests", None)
+    with pytest.raises(ImportError, match="needs requests: pip install"):
+        download.fetch_archive("u/x", tmp_path, sha256="", size=1)
+    assert not list(tmp_path.iterdir())

@@ -28,8 +28,8 @@ def test_the_layout_of_images_is_recognized():
 
 def test_class_numbers_are_converted_or_refused():
     for labels in ([0, 2], (0, 2), np.array([0, 2], np.uint8)):
-        first_pixels = class_numbers(labels, "set", 2)
-        assert (first_pixels.tolist(), first_pixels.dtype) == ([0, 2], np.int64)
+        numbers = class_numbers(labels, "set", 2)
+        assert (numbers.tolist(), numbers.dtype) == ([0, 2], np.int64)
     assert class_numbers(np.zeros(0, int), "set", 0).shape == (0,)
     for labels, error, message in (
         ([0.0, 1.0], TypeError, "must be integers, the numbers of classes, received float64"),

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from gpuconv.data import folder, load, synthetic
-from gpuconv.data.from_spec import absolute_spec, is_whole, load_test
+from gpuconv.data.from_spec import absolute_spec, is_test_set, is_whole, load_test
 
 
 def test_digits_are_loaded_by_name():
@@ -25,7 +25,7 @@ def test_synthetic_without_options_is_the_default():
     assert load("synthetic")[0].images.shape == (1024, 32, 32, 3)
 
 
-def test_a_separate_test_set_must_be_a_folder():
+def test_a_separate_test_set_replaces_the_test_part_and_takes_the_order_of_the_training_classes():
     spec, other = (f"synthetic:n=60,size=6x4x2,classes=3,seed={seed}" for seed in (5, 6))
     train, test = load(spec, other)
     np.testing.assert_array_equal(train.images, load(spec)[0].images)
@@ -103,3 +103,17 @@ def test_a_slash_after_a_folder_name_that_looks_like_an_option_keeps_it_a_name(m
     assert options == {"size": (3, 3), "split": "name"}
     assert absolute_spec(stored) == stored
     assert "/," not in absolute_spec("folder:pets,size=3x3")
+
+
+def test_the_option_test_1_makes_a_folder_a_test_set():
+    texts = {
+        "folder:x,test=1": True,
+        "folder:x,test=1.0": True,
+        "Folder:x,TEST=1": True,
+        "folder:x,test=0.5": False,
+        "folder:x": False,
+        "folder:x,test=all": False,
+        "digits": False,
+        "folder:": False,
+    }
+    assert {text: is_test_set(text) for text in texts} == texts

@@ -3,6 +3,8 @@
 import os
 import socket
 import struct
+import sys
+from enum import IntEnum
 
 import numpy as np
 import pytest
@@ -102,18 +104,38 @@ def test_bad_arguments_and_missing_files_are_refused(tmp_path):
         read_image(tmp_path / "a.png", size=(8193, 8192))
 
 
+class Tag(IntEnum):
+    """The numbers of TIFF's tags."""
+
+    WIDTH = 256
+    HEIGHT = 257
+    BITS_PER_SAMPLE = 258
+    COMPRESSION = 259
+    PHOTOMETRIC = 262
+    STRIP_OFFSETS = 273
+    SAMPLES_PER_PIXEL = 277
+    ROWS_PER_STRIP = 278
+    STRIP_BYTE_COUNTS = 279
+    TILE_WIDTH = 322
+    TILE_HEIGHT = 323
+    TILE_OFFSETS = 324
+    TILE_BYTE_COUNTS = 325
+    EXTRA_SAMPLES = 338
+    SAMPLE_FORMAT = 339
+
+
 def tiff(path, data, *, bits, width, height=1, photometric=1, extra=(), order="<"):
-    """A TIFF file of one strip, written by hand."""
+    """A TIFF file of one uncompressed strip, written by hand. extra: further tags and their values."""
     tags = {
-        256: width,
-        257: height,
-        258: bits,
-        259: 1,
-        262: photometric,
-        273: 8,
-        277: 1,
-        278: height,
-        279: len(data),
+        Tag.WIDTH: width,
+        Tag.HEIGHT: height,
+        Tag.BITS_PER_SAMPLE: bits,
+        Tag.COMPRESSION: 1,
+        Tag.PHOTOMETRIC: photometric,
+        Tag.STRIP_OFFSETS: 8,
+        Tag.SAMPLES_PER_PIXEL: 1,
+        Tag.ROWS_PER_STRIP: height,
+        Tag.STRIP_BYTE_COUNTS: len(data),
     } | dict(extra)
     fields = b"".join(struct.pack(f"{order}HHII", tag, 4, 1, value) for tag, value in sorted(tags.items()))
     head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}I", 8 + len(data))
@@ -150,7 +172,7 @@ def test_a_tiff_variant_that_pillow_cannot_read_is_refused(tmp_path):
 
 @pytest.mark.parametrize("bits", [8, 16])
 def test_signed_values_are_refused(tmp_path, bits):
-    path = tiff(tmp_path / "a.tif", bytes(4), bits=bits, width=2, extra={339: 2})
+    path = tiff(tmp_path / "a.tif", bytes(4), bits=bits, width=2, extra={Tag.SAMPLE_FORMAT: 2})
     with pytest.raises(
         ValueError, match=r"a\.tif .* range of its values is unknown .*; accepted are unsigned integers"
     ):
@@ -165,9 +187,11 @@ def test_signed_values_are_refused(tmp_path, bits):
 def test_the_second_channel_of_a_gray_tiff_is_read_by_its_tag(tmp_path, kind, expected):
     """The tag ExtraSamples gives its meaning; white shows through alpha, and half of a gray of 128 is 64."""
     data = bytes([128, 128, 0, 0, 64, 255])
-    path = tiff(tmp_path / "a.tif", data, bits=8, width=3, extra={277: 2, 338: kind})
-    fields = path.read_bytes().replace(struct.pack("<HHII", 258, 4, 1, 8), struct.pack("<HHIHH", 258, 3, 2, 8, 8))
-    path.write_bytes(fields)
+    extra = {Tag.SAMPLES_PER_PIXEL: 2, Tag.EXTRA_SAMPLES: kind}
+    path = tiff(tmp_path / "a.tif", data, bits=8, width=3, extra=extra)
+    bits_of_one_channel = struct.pack("<HHII", Tag.BITS_PER_SAMPLE, 4, 1, 8)
+    bits_of_both_channels = struct.pack("<HHIHH", Tag.BITS_PER_SAMPLE, 3, 2, 8, 8)
+    path.write_bytes(path.read_bytes().replace(bits_of_one_channel, bits_of_both_channels))
     if kind != 2 and int(Image.__version__.partition(".")[0]) < 13:
         with pytest.raises(ValueError, match="in a variant that Pillow does not read"):
             read_image(path, channels=1)
@@ -279,7 +303,8 @@ def test_size_limits_apply_before_decoding(tmp_path, monkeypatch):
     Image.new("L", (13, 5)).save(tmp_path / "a.png")
     with pytest.raises(ValueError, match=r"a\.png as an image: it has 65 pixels \(5x13\), at most 64 are read"):
         read_image(tmp_path / "a.png")
-    path = tiff(tmp_path / "tile.tif", bytes(1), bits=8, width=1, extra={322: 16, 323: 16, 324: 8, 325: 256})
+    tile = {Tag.TILE_WIDTH: 16, Tag.TILE_HEIGHT: 16, Tag.TILE_OFFSETS: 8, Tag.TILE_BYTE_COUNTS: 256}
+    path = tiff(tmp_path / "tile.tif", bytes(1), bits=8, width=1, extra=tile)
     with pytest.raises(ValueError, match=r"tile\.tif as an image: it has 256 pixels"):
         read_image(path)
     monkeypatch.undo()
@@ -297,4 +322,10 @@ def test_a_picture_that_pillow_refuses_for_its_size_is_refused_with_our_message(
     Image.new("L", (100, 100)).save(tmp_path / "a.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     with pytest.raises(ValueError, match=r"a\.png as an image: it has far more than 67,108,864 pixels"):
+        read_image(tmp_path / "a.png")
+
+
+def test_without_pillow_the_error_says_what_to_install(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    with pytest.raises(ImportError, match=r"image files needs Pillow: pip install \"gpuconv\[image\]"):
         read_image(tmp_path / "a.png")

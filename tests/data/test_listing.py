@@ -1,9 +1,12 @@
 """The files of a folder: images are listed, the others are reported."""
 
+import errno
 import os
+import pathlib
 
 import pytest
 
+from gpuconv.data import listing
 from gpuconv.data.listing import list_images
 from gpuconv.notices import Notice
 
@@ -110,3 +113,15 @@ def test_folders_that_cannot_be_listed_are_refused(tmp_path, make, error, messag
     make(tmp_path / "photos")
     with pytest.raises(error, match=message):
         list_images(tmp_path / "photos")
+
+
+def test_an_unreadable_folder_is_an_error(monkeypatch, tmp_path):
+    """Only links to nothing or to themselves are skipped."""
+    (tmp_path / "cats").mkdir()
+
+    def refuse(self):
+        raise PermissionError(errno.EACCES, "Permission denied", str(self))
+
+    monkeypatch.setattr(pathlib.Path, "stat", refuse)
+    with pytest.raises(PermissionError, match="cats"):
+        list(listing._entries(tmp_path))

@@ -80,9 +80,8 @@ def test_mixup_mixes_each_image_with_the_one_before_it_in_the_batch(dataset):
         assert targets.shape == (len(x), N)
         factor = targets[0, labels[0]]
         np.testing.assert_allclose(mixed_x, factor * x + (1 - factor) * np.roll(x, 1, axis=0), rtol=1e-6)
-        np.testing.assert_array_equal(
-            targets.argsort(axis=1)[:, -2:].max(axis=1), np.maximum(labels, np.roll(labels, 1))
-        )
+        mixed_classes = np.sort(targets.argsort(axis=1)[:, -2:])  # the two with the largest shares
+        np.testing.assert_array_equal(mixed_classes, np.sort(np.stack([labels, np.roll(labels, 1)], axis=1)))
 
 
 def test_images_without_known_classes_are_not_mixed(dataset):
@@ -215,3 +214,15 @@ def test_bad_positions_are_refused(dataset, bad):
 def test_colors_of_other_than_gray_or_rgb_images_are_refused(dataset):
     with pytest.raises(ValueError, match="change images of 1 or 3 channels, received 2 channels"):
         make_loader(dataset, augmentation=Augmentation(saturation=0.4))
+
+
+def test_a_loader_accepts_its_largest_values():
+    data = Dataset(np.zeros((6, 5, 4, 1), np.uint8), np.zeros(6, int), ["a"])
+    make = {"normalization": Normalization([0], [1])}
+    assert len(Loader(data, 6, drop_last=True, **make)) == 1
+    assert Loader(data, 2, augmentation=Augmentation(shift=3), **make).augmentation.shift == 3
+    with pytest.raises(ValueError, match=r"smaller than the image \(5 x 4\), received 4"):
+        Loader(data, 2, augmentation=Augmentation(shift=4), **make)
+    image = Normalization(np.zeros((5, 4, 1)), [1])
+    assert len(list(Loader(data, 4, normalization=image).epoch())) == 2
+    assert list(Loader(data, 4, **make).epoch(0, 2)) == []

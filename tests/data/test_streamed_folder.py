@@ -37,12 +37,12 @@ def test_images_labels_and_batches_are_those_in_memory(photos, options):
         np.testing.assert_array_equal(files.first(2), memory.images[:2])
         normalization = Normalization.from_dataset(memory)
         np.testing.assert_array_equal(Normalization.from_dataset(files).mean, normalization.mean)
-        options = {
+        settings = {
             "normalization": normalization,
             "augmentation": Augmentation(flip=True, resized_crop=0.3, contrast=0.4, mixup=0.4),
             "seed": 3,
         }
-        batches = zip(StreamLoader(files, 4, **options).epoch(1), Loader(memory, 4, **options).epoch(1), strict=True)
+        batches = zip(StreamLoader(files, 4, **settings).epoch(1), Loader(memory, 4, **settings).epoch(1), strict=True)
         for (x, y), (expected_x, expected_y) in batches:
             np.testing.assert_array_equal(x, expected_x)
             np.testing.assert_array_equal(y, expected_y)
@@ -54,11 +54,9 @@ def test_several_threads_decode_the_upcoming_images_and_no_others(photos, monkey
     both_threads = threading.Barrier(2, timeout=10)
 
     def recorded(path, **options):
-        if len(threads) < 2:
-            threads.append(threading.current_thread().name)
+        threads.append(threading.current_thread().name)
+        if len(threads) <= 2:
             both_threads.wait()  # two threads must reach this at the same time
-        else:
-            threads.append(threading.current_thread().name)
         return read_image(path, **options)
 
     monkeypatch.setattr(folder, "read_image", recorded)
