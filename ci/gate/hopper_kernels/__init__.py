@@ -11,7 +11,7 @@ if there is nothing to run.
 
 warpgroup, ring, cluster, algorithms   the checks
 wrong_values                  describes wrong results
-printing                      the line of a case, and the last line
+printing                      the line of a case, its result, and the last line
 """
 
 NOTHING = 4  # the status if there is nothing to run

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 import gpuconv as gc
-from ci.gate.hopper_kernels.printing import print_case, print_summary
-from ci.gate.hopper_kernels.wrong_values import SHOWN, differences
+from ci.gate.hopper_kernels.printing import print_case, print_comparison, print_summary
+from ci.gate.hopper_kernels.wrong_values import SHOWN
 from gpuconv.backends.cuda.runtime.kernel import Module, load
 
 KERNELS = Path(__file__).parents[3] / "tests" / "kernels"
@@ -29,11 +29,8 @@ def check(device: str, majors: tuple[int, ...], small: bool) -> int:
                 a, b = (rng.integers(-4, 5, (rows, DEPTH)).astype(np.float64) for rows in (TILE_ROWS, columns))
                 print_case(f"{dtype} 64x{columns}, {MAJORS[layout[1]]}, {SWIZZLES[layout[0]]} swizzle")
                 found, count = multiply_on_gpu(device, dtype, columns, layout, a, b), count + 1
-                right = np.array_equal(found, a @ b.T)
-                print("PASS" if right else "FAIL", flush=True)
-                if not right:
+                if not print_comparison(a @ b.T, found):
                     failed += 1
-                    print(*differences(a @ b.T, found), sep="\n", flush=True)
                     print(*read_map(device, dtype, columns, layout), sep="\n", flush=True)
     return print_summary(failed, count, "products of a warpgroup")
 
