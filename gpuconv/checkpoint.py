@@ -172,7 +172,7 @@ def _header(path: str | os.PathLike[str], written: Any) -> Record:
 
 def _array(entry: Record) -> np.ndarray:
     if entry["dtype"] not in _DTYPES:
-        raise ValueError(f"an array is of dtype {entry['dtype']}; known are {', '.join(_DTYPES)}")
+        raise ValueError(f"an array has dtype {entry['dtype']}; the known ones are {', '.join(_DTYPES)}")
     name = _DTYPES[entry["dtype"]]
     dtype = as_dtype(name) if name == "bfloat16" else np.dtype(name)
     return np.frombuffer(entry["data"], dtype).reshape(entry["shape"])

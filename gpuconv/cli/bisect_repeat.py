@@ -87,6 +87,7 @@ class Repetition:
         return keeper.values
 
     def _expect_recorded(self, repeated: list[Step]) -> None:
+        """Raise UserError unless the repeated digests are those that the run recorded."""
         for step in repeated:
             repeated_digests = dict(with_unique_keys(step))
             for key, digest in with_unique_keys(self.recorded[step.step]) if step.step in self.recorded else ():

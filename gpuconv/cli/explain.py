@@ -107,6 +107,7 @@ def _target(name: str | None, classes: list[str]) -> int | None:
 def _map(
     options: argparse.Namespace, net: Sequential, x: Array, target: int | None
 ) -> tuple[str, list[tuple[str, np.ndarray]]]:
+    """Print where the map is largest. Returns the title of its picture, and the map as a volume to draw."""
     from gpuconv.inspect import grad_cam, occlusion, saliency
 
     with user_errors():
@@ -124,6 +125,7 @@ def _map(
 def _value(
     options: argparse.Namespace, trained: Run, x: Array, target: int | None
 ) -> tuple[str, list[tuple[str, np.ndarray]]]:
+    """Print the explanation of one value. Returns the title of its picture, and the volumes to draw."""
     from gpuconv.inspect import explain
 
     with user_errors():

@@ -118,6 +118,7 @@ class Picture:
 
 
 def _pillow() -> ModuleType:
+    """Pillow's module Image. Raises ImportError that names the extra if Pillow is not installed."""
     try:
         from PIL import Image, TiffImagePlugin
     except ImportError as error:

@@ -19,7 +19,7 @@ class Mailbox:
     def ask(self, name: str, arguments: Record) -> Future[object]:
         """A future with the answer's result or exception. Raises ValueError for an unknown request."""
         if name not in self.names:
-            raise ValueError(f"unknown request {name[:50]!r}; known are {', '.join(self.names)}")
+            raise ValueError(f"unknown request {name[:50]!r}; the known ones are {', '.join(self.names)}")
         future: Future[object] = Future()
         self._queue.put((name, arguments, future))
         return future

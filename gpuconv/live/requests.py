@@ -202,7 +202,7 @@ class LiveRun:
         Raises ValueError if no state has this number.
         """
         if number not in (known := saved_states.numbers(self.run_dir)):
-            raise ValueError(f"no checkpoint is saved as {number!r}; saved are {known or 'none'}")
+            raise ValueError(f"no checkpoint is saved as {number!r}; those saved are {known or 'none'}")
         found = checkpoints.load(saved_states.file(self.run_dir, number))
         new = segment.make(found.state["settings"], self.sets, self.device)
 

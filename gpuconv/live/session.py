@@ -182,6 +182,7 @@ class Session(LiveRun, Callback):
         self._after_step(trainer)
 
     def _after_step(self, trainer: RunState) -> None:
+        """Make the changes that are due, show the run and answer requests; while the run is paused, wait here."""
         begun = time.perf_counter()
         waited = 0.0
         if self._repeat and trainer.steps >= self._repeat[0][0]:

@@ -98,6 +98,7 @@ class TCP(Ranks):
         return value
 
     def _accept(self, address: tuple[str, int]) -> None:
+        """Accept a connection from each other rank; called on rank 0."""
         import socket
         from multiprocessing import AuthenticationError
         from multiprocessing.connection import Connection, answer_challenge, deliver_challenge
@@ -125,6 +126,7 @@ class TCP(Ranks):
                 self._others[other.recv()] = other
 
     def _connect(self, address: tuple[str, int]) -> None:
+        """Connect to rank 0; called on the other ranks."""
         import socket
         from multiprocessing import AuthenticationError
         from multiprocessing.connection import Connection, answer_challenge, deliver_challenge

@@ -14,7 +14,7 @@ from gpuconv import backends, losses
 from gpuconv import checkpoint as checkpoints
 from gpuconv.checkpoint import Checkpoint, CheckpointError, as_json
 from gpuconv.layers import Layer
-from gpuconv.training import check_weights, compare_settings, digests, run_schemas
+from gpuconv.training import check_weights, compare_settings, rank_digests, run_schemas
 from gpuconv.training.history import History
 from gpuconv.training.plateau import Plateau
 from gpuconv.training.rundir import RunDirectory
@@ -110,7 +110,7 @@ class RunState(TrainingStep):
         example, matrix products in an optimizer may differ in the last bit."""
         if self.ranks.size > 1:
             arrays = {name: backends.to_numpy(array) for name, array in self.net.state_dict().items()}
-            found = {name: digests.of(array.tobytes()) for name, array in arrays.items()}
+            found = {name: rank_digests.of(array.tobytes()) for name, array in arrays.items()}
             self.ranks.expect_same({"weights": found}, compare_settings.differences)
 
     def divergence_message(self, what: str) -> str:

@@ -98,6 +98,7 @@ class Parts:
     def _add_up_in_turn(
         self, parts: Iterable[tuple[Array, Array]], own: list[Part], counts: list[int], work: Backpropagate
     ) -> None:
+        """Compute one part after another, each from the running statistics before the step."""
         for running, kept in self._kept:
             _copy(running, kept)
         for number, ((x, y), part) in enumerate(zip(parts, own)):
@@ -111,6 +112,7 @@ class Parts:
     def _add_up_together(
         self, parts: Iterable[tuple[Array, Array]], own: list[Part], counts: list[int], work: Backpropagate
     ) -> None:
+        """Compute all parts together, layer by layer, so that batch norm can take statistics over all of them."""
         self._states.begin(own)
         xs, ys = zip(*parts)
         for totals in self._totals:

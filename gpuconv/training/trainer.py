@@ -19,7 +19,7 @@ from gpuconv.layers.saving import notes
 from gpuconv.metrics import named
 from gpuconv.names import canonical
 from gpuconv.parallel import Ranks, report_errors
-from gpuconv.training import compare_settings, data_checks, digests, feeding, fit_loaders, schedules
+from gpuconv.training import compare_settings, data_checks, feeding, fit_loaders, rank_digests, schedules
 from gpuconv.training.callback_base import checked_callbacks
 from gpuconv.training.callbacks import Checkpoints, Progress, run_dir_callbacks
 from gpuconv.training.clip import Clip
@@ -329,7 +329,7 @@ class Trainer(RunState):
         """Raise ParallelError that names a rank with other code, settings, data or weights than rank 0."""
         if self.ranks.size > 1:
             settings = compare_settings.without_places(self.fit_settings)
-            self.ranks.expect_same({"code": digests.code(), "settings": settings}, compare_settings.differences)
+            self.ranks.expect_same({"code": rank_digests.code(), "settings": settings}, compare_settings.differences)
             self.expect_same_weights()
 
     def _options(self, settings: Record | None) -> Record:

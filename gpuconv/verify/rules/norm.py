@@ -87,6 +87,8 @@ def moment_bounds(acc: np.dtype, rows: int, mean: np.ndarray, variance: np.ndarr
 
 
 def batch_norm_backward(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> list[Expected]:
+    """The options w, saved and mask add a step each. w: conv2d_dgrad first computes dy. saved: dy first passes the
+    activation, which gives the addend's gradient, the last result. mask: dx is spread over the map before the pool."""
     if options.get("mask") is not None:
         mask, shape, groups = options["mask"], options["input_shape"], options.get("groups", 1)
         plain = {name: value for name, value in options.items() if name not in ("mask", "input_shape", "groups")}

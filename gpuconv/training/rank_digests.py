@@ -1,4 +1,4 @@
-"""Short digests that ranks compare."""
+"""Short digests of code and weights, which ranks compare with those of rank 0."""
 
 from __future__ import annotations
 
