@@ -60,8 +60,8 @@ def test_activations_equal_their_float64_formulas(name, options, dtype):
     assert y.dtype == x.dtype
     wide = x.astype(np.float64)
     expected = np.array([formula(name, options)(float(point)) for point in wide])
-    # exp and the parts of erfc are accurate to a few ulps of the accumulation dtype; exp(-u) of a rounded
-    # argument, u up to about 80, to u of them. One rounding to dtype comes last.
+    # exp and the parts of erfc are accurate to a few ulps of the accumulation dtype. exp(-u), whose argument is
+    # rounded, is accurate to u ulps, and u is at most about 80. One rounding to dtype comes last.
     unit = UNIT_ROUNDOFF["float64" if dtype == "float64" else "float32"]
     bound = ((16 + 2 * wide**2) * unit + UNIT_ROUNDOFF[dtype]) * abs(expected) + smallest(dtype)
     if options.get("approximate") == "tanh" and dtype == "float64":
@@ -94,7 +94,7 @@ def test_backward_in_every_dtype_is_the_float64_one_rounded(name, options, dtype
     wide_dy = dy.astype(np.float64)
     expected = getattr(ops, f"{name}_backward")(wide_dy, saved.astype(np.float64), **options)
     unit = UNIT_ROUNDOFF["float64" if dtype == "float64" else "float32"]
-    # The sums in the derivatives cancel (1 - y**2, s + x * s * (1 - s)), hence the share of |dy|, not of |dx|.
+    # The sums in the derivatives cancel (1 - y**2, s + x * s * (1 - s)), so their error is relative to |dy|, not |dx|.
     bound = UNIT_ROUNDOFF[dtype] * abs(expected) + 16 * unit * abs(wide_dy) + smallest(dtype)
     assert_within(dx, expected, bound, name)
 

@@ -52,7 +52,7 @@ def test_metrics_add_up_over_two_batches(dtype):
     scores = np.array([[1, 3, 2], [np.nan, 9, 9], [2, 2, 1], [-1, -3, -2]]).astype(as_dtype(dtype))
     loss = np.asarray(0.25, np.float64 if dtype == "float64" else np.float32)
     totals = np.zeros(4)
-    ops.add_metrics(totals, loss, scores, np.array([1, 0, 1, 0]))  # NaN is the largest, and of two equals the first
+    ops.add_metrics(totals, loss, scores, np.array([1, 0, 1, 0]))  # NaN is the largest; the first of equals wins
     np.testing.assert_array_equal(totals, [1, 3, 4, 1])
     ops.add_metrics(totals, np.asarray(np.inf, loss.dtype), scores[:1], np.array([2]))
     np.testing.assert_array_equal(totals, [np.inf, 3, 5, 1])

@@ -37,12 +37,12 @@ def test_fprop_with_bias_and_activation_gives_the_values_computed_by_hand():
 
 
 def test_fprop_with_uneven_padding_and_stride_gives_the_values_computed_by_hand():
-    # Rows -1 and 1, columns 0 and 2; column 3 is padding.
+    # Windows begin at rows -1 and 1 and at columns 0 and 2; row -1 and column 3 are padding.
     y = ops.conv2d(X, W, stride=2, padding=((1, 0), (0, 1)))
     np.testing.assert_array_equal(y, volume([[2, 6], [4 - 5 + 14, 6 + 18]]))
 
 
-def test_dilation_1_means_adjacent_taps():
+def test_dilation_2_skips_a_pixel_between_two_taps():
     np.testing.assert_array_equal(ops.conv2d(X, W, dilation=2), volume([[1 - 3 + 14]]))
 
 
@@ -323,7 +323,7 @@ def test_a_nonfinite_input_affects_only_the_windows_that_read_it(value):
 @pytest.mark.parametrize("padding", [0, 1])
 def test_a_nonfinite_gradient_affects_only_the_taps_that_read_it(value, padding):
     x, w, _, _ = random_arrays(conv(1, 8, 8, 2, 3, 3))
-    x[0, 0, 0, 1] = value  # tap (0, 0) reads it without padding; with it taps (0..1, 0..1) do
+    x[0, 0, 0, 1] = value  # read by tap (0, 0) without padding, and by taps (0..1, 0..1) with padding
     _, dw = ops.conv2d_backward(np.ones((1, 6 + 2 * padding, 6 + 2 * padding, 3)), x, w, padding=padding)
     reads = np.zeros(w.shape, bool)
     reads[:, : 1 + padding, : 1 + padding, 1] = True

@@ -58,18 +58,18 @@ def rectangle(height, width, factor, offset):
 
 
 def test_rectangles_are_torchvisions():
-    """torchvision.transforms.v2.CutMix, with the contract's draws: cut to the image, its area counted afterwards."""
+    """As in torchvision.transforms.v2.CutMix, a rectangle is clipped at the image's border before its area counts."""
     height, width, factor, unclipped = 24, 40, 0.6, 0
     words = random.bits(4 * 60, seed=0, stream=random.AUGMENT, substream=3).reshape(60, 4).astype(int)
     for offset, (_, down, right, _) in enumerate(words):
         rows, columns, own = rectangle(height, width, factor, offset)
-        center, reach = (down * height >> 32, right * width >> 32), 0.5 * math.sqrt(1 - factor)
-        tall, wide = int(reach * height), int(reach * width)
-        assert [rows[0], rows[-1] + 1] == [max(0, center[0] - tall), min(height, center[0] + tall)]
-        assert [columns[0], columns[-1] + 1] == [max(0, center[1] - wide), min(width, center[1] + wide)]
+        row, column, share = down * height >> 32, right * width >> 32, 0.5 * math.sqrt(1 - factor)
+        half_height, half_width = int(share * height), int(share * width)
+        assert [rows[0], rows[-1] + 1] == [max(0, row - half_height), min(height, row + half_height)]
+        assert [columns[0], columns[-1] + 1] == [max(0, column - half_width), min(width, column + half_width)]
         area = len(rows) * len(columns)
         assert own == np.float32(1) - np.float32(area) / np.float32(height * width)
-        unclipped += area == 4 * tall * wide
+        unclipped += area == 4 * half_height * half_width
     assert 0 < unclipped < 60
 
 

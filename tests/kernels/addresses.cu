@@ -1,4 +1,5 @@
-// Where conv2d.cuh finds elements, as offsets from the tensors' beginnings: -1 where there is none. Nothing is read.
+// Each kernel writes where the matrices of conv2d.cuh find elements, as offsets from the tensor's beginning; -1 where there is none.
+// No element is read.
 #include "conv2d.cuh"
 
 template <class Matrix>
@@ -34,7 +35,7 @@ extern "C" __global__ void plain_filters(int64* offsets, const DTYPE* w, const i
     find_all(offsets, w, Plain{w, taps, conv.k, taps}, lines, columns, count);
 }
 
-// Store one number at (row, column) of an output whose beginning lies so far back that it lands at *at.
+// Stores 1 at (row, column) of an output that begins so far before `at` that this element is *at; the same with partial sums.
 extern "C" __global__ void output_address(DTYPE* at, accumulator<DTYPE>* partial, int64 pitch, int32 row, int32 column) {
     if (threadIdx.x != 0) return;
     const int64 back = row * pitch + column;

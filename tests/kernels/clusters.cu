@@ -10,7 +10,7 @@ enum Fault {
 };
 
 // y[i] of both blocks: the sum over `tiles` tiles of 64 numbers, which are two rows of x. Warp 0 copies: each block loads a half of the tile
-// into both blocks. The others add. A fault is in block 1 of the cluster.
+// into both blocks. The other warps add. NONE and WRITES_AND_FENCES are correct. Most faults are in block 1 of the cluster alone.
 template <Fault FAULT>
 __device__ void sums(float* y, const TensorMap& map, int tiles) {
     constexpr int STAGES = 2, HALF = 32, BYTES = 2 * HALF * sizeof(float);
@@ -145,7 +145,7 @@ extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(32) arriv
     cluster_sync();
 }
 
-// Block r of a cluster of N writes x to its part of y; after a cluster_sync() it doubles the part of the next block.
+// Each block of a cluster of SIZE writes x to its part of y; after a cluster_sync() it doubles the part of the next block.
 template <bool SYNC>
 __device__ void exchange(float* y, const float* x) {
     const uint32 n = blockDim.x, blocks = SIZE, first = blockIdx.x - cluster_rank();

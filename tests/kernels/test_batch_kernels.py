@@ -28,7 +28,7 @@ AUGMENTATIONS = {
 
 
 def batch(device, rng, size, shape, pixelwise=False, **options):
-    """A data set of seven images and a batch of them, on a device."""
+    """A batch of `size` random images and labels, loaded on a device from a data set of seven."""
     images = rng.integers(0, 256, (7, *shape), np.uint8)
     labels, indices = rng.integers(0, 10, 7), rng.integers(0, 7, size)
     mean = rng.uniform(0, 255, shape if pixelwise else shape[-1:]).astype(np.float32)
@@ -77,7 +77,7 @@ def test_an_index_outside_the_data_set_gives_nan(device, rng):
     assert picked.tolist() == [1, -1, -1]
 
 
-def test_the_position_comes_from_device_memory(device):
+def test_the_position_may_come_from_device_memory(device):
     """The step counters hold the index of a batch's first sample. Past the end of the epoch's order, images are NaN and
     labels -1."""
     rng = np.random.default_rng(2)
@@ -108,8 +108,8 @@ def test_the_position_comes_from_device_memory(device):
 @pytest.mark.parametrize("cut", [False, True], ids=["mixup", "cutmix"])
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("shape", [(1, 3, 2, 1), (6, 11, 7, 3), (3, 40, 40, 3)], ids=str)
-def test_mixed_batches_have_numpys_bits(device, rng, shape, dtype, cut):
-    """The last shape has more elements than one thread block takes of an image."""
+def test_mixed_batches_have_the_oracles_bits(device, rng, shape, dtype, cut):
+    """An image of the last shape has more elements than one thread block processes."""
     x = rng.standard_normal(shape).astype(as_dtype(dtype))
     labels, table = rng.integers(0, 300, shape[0]), rng.random(37).astype(np.float32)
     options = dict(classes=300, cut=cut, seed=5)

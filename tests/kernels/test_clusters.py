@@ -66,10 +66,10 @@ def pattern(text):
     """The regular expression of a message in this notation."""
     regex = re.escape(text).replace(r"\#", r"\d+").replace("@", r"\w+\.cuh?:\d+").replace(r"\ \|\ ", "|")
     regex = regex.replace(r"\~", r"\([0123], 0, 0\)")
+    lines = FILE.read_text().splitlines()
     for comment in ("begin", "end", "copier", "adder"):
-        lines = FILE.read_text().splitlines()
-        line = next(i for i, text in enumerate(lines, 1) if text.endswith(f"// {comment}"))
-        regex = regex.replace(comment.upper(), rf"clusters\.cu:{line}")
+        number = next(i for i, line in enumerate(lines, 1) if line.endswith(f"// {comment}"))
+        regex = regex.replace(comment.upper(), rf"clusters\.cu:{number}")
     return regex
 
 
@@ -161,10 +161,8 @@ def test_an_arrival_before_the_other_block_initialized_its_mbarrier_is_reported(
 
 def exchanged(kernel, size, grid, threads, **settings):
     blocks = grid[0] * grid[1]
-    x, y = (
-        np.random.default_rng(0).standard_normal((blocks, threads)).astype(np.float32),
-        emulator.empty((blocks, threads)),
-    )
+    x = np.random.default_rng(0).standard_normal((blocks, threads)).astype(np.float32)
+    y = emulator.empty((blocks, threads))
     with emulator.configure(**settings):
         load(FILE, {"SIZE": size}).kernel(kernel)(grid, threads, y, emulator.asarray(x))
     return np.asarray(y), 2 * x

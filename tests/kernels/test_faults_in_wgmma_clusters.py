@@ -1,7 +1,8 @@
 """Faults planted in convolutions by wgmma in clusters, one at a time: the emulated device's checker names each, or
 values are wrong.
 
-test_faults_in_wgmma_kernels.py plants them in what clusters share with blocks alone, test_clusters.py in small kernels.
+test_faults_in_wgmma_kernels.py plants faults in the code that kernels without clusters use too, test_clusters.py in
+small kernels.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from tests.kernels.test_faults_in_wgmma_kernels import MAIN_LOOP, RING, assert_n
 
 MULTICAST = "multicast_iterator.cuh"
 FPROP, DGRAD, WGRAD = (f"conv2d_{each}_wgmma_cluster.cu" for each in ("fprop", "dgrad", "wgrad"))
-# Eight cluster tiles for one cluster, of two groups. The ring is filled one and a half times for each.
+# One cluster computes eight cluster tiles, of two groups, and fills the ring one and a half times for each.
 CASE = conv(1, 17, 16, 128, 272, 3, padding=1, groups=2)
 
 # As in test_faults_in_wgmma_kernels.py: # is a number, @ a place in the source, | "or".
@@ -193,7 +194,7 @@ FAULTS = {
 }
 
 
-# The same in dgrad: as many cluster tiles of two groups, one and a half times the ring deep.
+# The same in dgrad: eight cluster tiles of two groups, for each of which the ring is filled one and a half times.
 CASE_OF_DGRAD = conv(1, 17, 16, 272, 128, 3, padding=1, groups=2)
 FAULTS_OF_DGRAD = {
     "half of the depth not loaded": (
@@ -305,7 +306,7 @@ PLANTED = [
 
 
 def assert_agrees(op, case):
-    """With the oracle; in wgrad db too."""
+    """Checks that the results agree with the oracle's; in wgrad db too."""
     if op == "conv2d_wgrad":
         gradients.assert_right(op, case)
     else:
@@ -316,7 +317,7 @@ def assert_agrees(op, case):
 @pytest.mark.parametrize(
     ("kernel_file", "op", "case", "file", "before", "after", "text"),
     [
-        pytest.param(*each[:3], *each[4:], marks=[pytest.mark.slow] * (i % 4 > 0), id=f"{each[1]}-{each[3]}")
+        pytest.param(*each[:3], *each[4:], marks=[pytest.mark.slow] if i % 4 else [], id=f"{each[1]}-{each[3]}")
         for i, each in enumerate(PLANTED)
     ],
 )
@@ -334,5 +335,7 @@ def test_a_planted_fault_is_named_or_shows_in_the_values(
             ):
                 assert_agrees(op, case)
             if text:
-                assert seed == 0 or time.process_time() - begin < 2  # a deadlock is no hang; the first run may compile
+                assert (
+                    seed == 0 or time.process_time() - begin < 2
+                )  # a deadlock ends at once; the first run may compile
                 assert_named(str(caught.value), kernel_file.removesuffix(".cu"), text)

@@ -31,7 +31,8 @@ SUMS, STRAIGHT, TAPS, PIXELS = "column_sums.cuh", "straight_iterator.cuh", "tap_
 WINDOWS, BLOCKS = "conv2d.cuh", "gemm.cuh"
 DGRAD, WGRAD = "conv2d_dgrad", "conv2d_wgrad"
 KERNEL_HEADER = {DGRAD: "input_gradient.cuh", WGRAD: "filter_gradient.cuh"}
-# Several tiles for one block, each one and a half rounds of the ring deep; for dgrad, four phases with different taps.
+# One block computes several tiles, each one and a half rounds of the ring deep. dgrad has four phases, with different
+# taps.
 CASES = {
     DGRAD: conv(1, 33, 17, 136, 144, 3, stride=2, padding=1, dilation=(3, 1)),
     WGRAD: conv(1, 25, 22, 16, 136, 3, padding=1),
@@ -235,11 +236,8 @@ def assert_right(op, case):
     if op == DGRAD:
         arrays, options, outputs = (dy, w), dict(input_shape=case.x_shape), {}
     else:
-        arrays, options, outputs = (
-            (dy, x),
-            dict(kernel_size=case.kernel_size),
-            dict(db=asarray(np.zeros_like(bias), "emulated")),
-        )
+        db = asarray(np.zeros_like(bias), "emulated")
+        arrays, options, outputs = (dy, x), dict(kernel_size=case.kernel_size), dict(db=db)
     (expected,) = expected_results(op, arrays, options | case.window)
     result = getattr(ops, op)(*[asarray(array, "emulated") for array in arrays], **options | case.window | outputs)
     assert_within(to_numpy(result), expected.value, expected.bound, op)
@@ -290,7 +288,7 @@ def test_a_fault_in_a_gradient_is_found(monkeypatch, tmp_path, fault):
         assert_found(op, text, (0, 3))
 
 
-# Faults of the main loop, which is the same in all directions: of its fences, waits, phases and arrivals.
+# Faults in the fences, waits, phases and arrivals of the main loop, which is the same in all directions.
 FAULTS_OF_THE_MAIN_LOOP = (
     "no proxy fence",
     "copies not waited for",

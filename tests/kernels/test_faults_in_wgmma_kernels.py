@@ -19,7 +19,7 @@ from gpuconv.verify.conv_problems import conv
 from tests.kernels.test_conv_kernels import assert_right, force_algorithm
 
 MAIN_LOOP, RING, LAYOUT, FPROP = "gemm_wgmma.cuh", "wgmma_tile.cuh", "wgmma_layout.cuh", "conv2d_fprop_wgmma.cu"
-# Six tiles for one block, each one and a half rounds of the ring deep.
+# One block computes six tiles, each one and a half rounds of the ring deep.
 CASE = conv(1, 17, 16, 64, 136, 3, padding=1)
 
 # What the checker says. # stands for a number, @ for a place in the source, | for "or".

@@ -148,12 +148,12 @@ def test_elementwise_losses_agree_with_the_oracle_over_many_blocks(device, rng, 
     np.testing.assert_allclose(value, value64, rtol=1e-5)
     np.testing.assert_allclose(gradient, gradient64, rtol=1e-4, atol=1e-9)
     assert_same_bits(name, device, scores, targets, *weight)
-    block = asarray(np.stack([scores, targets], axis=-2), device)
+    memory = asarray(np.stack([scores, targets], axis=-2), device)
     on_device_weight = [asarray(array, device) for array in weight]
-    in_place = getattr(ops, name)(block[..., 0, :], block[..., 1, :], *on_device_weight, out=block[..., 0, :])
+    in_place = getattr(ops, name)(memory[..., 0, :], memory[..., 1, :], *on_device_weight, out=memory[..., 0, :])
     np.testing.assert_array_equal(to_numpy(in_place[0]), value)
-    np.testing.assert_array_equal(to_numpy(block)[..., 0, :], gradient)
-    np.testing.assert_array_equal(to_numpy(block)[..., 1, :], targets)
+    np.testing.assert_array_equal(to_numpy(memory)[..., 0, :], gradient)
+    np.testing.assert_array_equal(to_numpy(memory)[..., 1, :], targets)
     monkeypatch.setattr(class_rows, "_MOST_BLOCKS", 3)
     fewer = on_device(name, device, scores, targets, *weight)
     np.testing.assert_array_equal(fewer[1], gradient)
@@ -235,12 +235,13 @@ def test_the_emulated_device_refuses_a_label_out_of_range(rng, name):
 def test_gradients_may_overwrite_the_scores_and_fill_views(device, rng, name, classes):
     scores, labels = scores_and_labels(rng, (6, classes), "float32")
     value, gradient = on_device(name, device, scores[:, ::2].copy(), labels // 2)
-    block, wide_labels = asarray(scores, device), asarray(np.repeat(labels // 2, 2), device)
-    value_there, gradient_there = getattr(ops, name)(block[:, ::2], wide_labels[::2], out=block[:, ::2])
-    assert np.shares_memory(gradient_there, block) or device != "emulated"
-    np.testing.assert_array_equal(to_numpy(value_there), value)
-    np.testing.assert_array_equal(to_numpy(block)[:, ::2], gradient)
-    np.testing.assert_array_equal(to_numpy(block)[:, 1::2], scores[:, 1::2])
+    wide_scores, wide_labels = asarray(scores, device), asarray(np.repeat(labels // 2, 2), device)
+    view = wide_scores[:, ::2]
+    value_of_view, gradient_in_view = getattr(ops, name)(view, wide_labels[::2], out=view)
+    assert np.shares_memory(gradient_in_view, wide_scores) or device != "emulated"
+    np.testing.assert_array_equal(to_numpy(value_of_view), value)
+    np.testing.assert_array_equal(to_numpy(wide_scores)[:, ::2], gradient)
+    np.testing.assert_array_equal(to_numpy(wide_scores)[:, 1::2], scores[:, 1::2])
 
     memory = asarray(scores, device)
     in_place = getattr(ops, name)(memory, asarray(labels, device), out=memory)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import re
-import shutil
 import subprocess
 from collections import Counter
 from dataclasses import dataclass
@@ -40,9 +39,10 @@ class Function:
 
 @functools.cache
 def nvdisasm() -> str:
-    pathfinder = pytest.importorskip("cuda.pathfinder", reason="cuda-core is not installed", exc_type=ImportError)
-    tool = pathfinder.find_nvidia_binary_utility("nvdisasm") or shutil.which("nvdisasm")
-    return tool or pytest.skip("nvdisasm is not installed (pip install 'gpuconv[compile]')")
+    try:
+        return machine_code.disassembler()
+    except nvrtc.CompileError as error:
+        pytest.skip(str(error))
 
 
 def compiled(variant: Variant, arch: str) -> nvrtc.Binary:
@@ -213,8 +213,8 @@ def test_the_main_loop_on_tensor_cores_has_no_needless_instruction(direction, ar
     assert not function.matching(r"(LDL|STL)\b.*")
 
 
-# The most instructions that a warp issues in the main loop for each HMMA, compiled by NVRTC 13.0.88, as the kernels of
-# the GPU record were, or by 13.5.37. docs/kernels/implicit_gemm.md has the numbers of both.
+# The most instructions that a warp issues in the main loop for each HMMA, as compiled by NVRTC 13.0.88, which compiled
+# the kernels of the GPU record, and by 13.5.37. docs/kernels/implicit_gemm.md has the numbers of both.
 ISSUED = {
     ("fprop", "bfloat16"): {"mma-128x128": 3.0, "mma-128x64": 3.2},
     ("dgrad", "bfloat16"): {"mma-128x128": 3.6, "mma-128x64": 3.9},
@@ -268,7 +268,7 @@ def test_the_cost_model_has_the_counts_of_the_machine_code(direction, arithmetic
 @pytest.mark.parametrize("arch", [*ARCHS, "sm_100a"])
 @pytest.mark.parametrize("algorithm", FEW_CHANNELS, ids=lambda each: f"{each.name} {each.arithmetics[0]}")
 def test_the_main_loop_for_few_channels_has_no_needless_instruction(algorithm, arch):
-    """An HMMA for 16 pixels, 8 filters, 32 bytes of depth, or an FMA per product; x is copied 16 bytes at a time."""
+    """One HMMA for 16 pixels, 8 filters and 32 bytes of depth, or one FMA per product; x is copied by 16 bytes."""
     arithmetic, filters = algorithm.arithmetics[0], algorithm.block_n
     wide = 8 if arithmetic == "float16" else 4
     macros = algorithm.defines(arithmetic) | dict(ACTIVATION="Identity", VECTOR_K=wide)

@@ -32,9 +32,10 @@ SHAPES = {
     "all columns side by side": (33, 1000),
     "tiles": (9, 4376),  # the last one is narrower
 }
-NARROW = (17, 1031)  # columns in tiles, and no pack fits them
+SINGLE_NUMBERS = (17, 1031)  # columns in tiles, moved one number at a time
 cases = pytest.mark.parametrize(
-    ("shape", "dtype"), [(shape, dtype) for shape in SHAPES.values() for dtype in FLOATS] + [(NARROW, "float32")]
+    ("shape", "dtype"),
+    [(shape, dtype) for shape in SHAPES.values() for dtype in FLOATS] + [(SINGLE_NUMBERS, "float32")],
 )
 
 
@@ -50,7 +51,7 @@ def all_axes_but_the_last(x):
 
 
 def elements_of(columns, width):
-    """Every element that a thread of the launch visits, by the arithmetic of `walk` in column_reduce.cuh."""
+    """The indices of the elements that the launch's threads visit, by the arithmetic of `walk` in column_reduce.cuh."""
     size, stride, chunk, _, tile, rows = columns.struct.tolist()
     chunks, tiles = columns.grid
     thread = np.arange(columns.threads)
@@ -60,8 +61,8 @@ def elements_of(columns, width):
         inside = (thread * width < rows * tile) & (first < stride)
         for begin in range(0, chunks * chunk, chunk):
             for step in range(begin, begin + chunk):
-                number = ((first[inside] + step * stride) * width)[:, None] + np.arange(width)
-                visited.append(number[number < size])
+                indices = ((first[inside] + step * stride) * width)[:, None] + np.arange(width)
+                visited.append(indices[indices < size])
     return np.concatenate([np.zeros(0, int), *visited])
 
 
@@ -113,7 +114,7 @@ def test_bias_grad_is_within_its_bound(device, rng, shape, dtype):
 
 
 def test_bias_grad_has_the_same_bits_in_every_thread_order(device, rng):
-    for shape in ((20000, 7), (5, 3), NARROW):
+    for shape in ((20000, 7), (5, 3), SINGLE_NUMBERS):
         assert_same_bits("bias_grad", device, random(rng, shape, "float32"))
 
 
@@ -143,7 +144,7 @@ def test_bias_grad_accepts_empty_arrays_and_views(device, rng):
 
 
 def vectors(rng, channels, dtype, count=4):
-    """gamma, beta, a running mean and a running variance, or the first of them."""
+    """gamma, beta, a running mean and a running variance, or the first `count` of these."""
     gamma, beta, mean, var = (random(rng, (channels,), accumulation(dtype)) for _ in range(4))
     return [gamma, beta, mean, np.abs(var) + np.asarray(0.1, var.dtype)][:count]
 
@@ -221,7 +222,7 @@ def test_batch_norm_backward_is_within_its_bound(device, rng, shape, dtype, trai
 
 
 @pytest.mark.parametrize(
-    ("shape", "dtype"), [((2, 3, 5, 12), "float32"), ((20000, 7), "bfloat16"), (NARROW, "float32")]
+    ("shape", "dtype"), [((2, 3, 5, 12), "float32"), ((20000, 7), "bfloat16"), (SINGLE_NUMBERS, "float32")]
 )
 def test_batch_norm_by_running_statistics_is_within_its_bound(device, rng, shape, dtype):
     x, operands = random(rng, shape, dtype), vectors(rng, shape[-1], dtype)
@@ -253,14 +254,14 @@ def test_the_variance_is_right_despite_a_large_mean(device, rng):
 def test_batch_norm_may_overwrite_its_input_and_work_on_views(device, rng):
     x, operands = random(rng, (10, 6), "float32"), vectors(rng, 3, "float32")
     strided = [asarray(np.repeat(a, 2), device)[::2] for a in operands]  # the running statistics too
-    block = asarray(x, device)
-    view = block[:, ::2]
+    memory = asarray(x, device)
+    view = memory[:, ::2]
     y, mean, inv_std = ops.batch_norm(view, *strided, training=True, out=view)
     *affine, running_mean, running_var = [as_float64(a) for a in operands]
     y64, _, _ = ops.batch_norm(as_float64(x[:, ::2]), *affine, running_mean, running_var, training=True)
     assert y is view
     np.testing.assert_allclose(to_numpy(y), y64, rtol=1e-4, atol=1e-5)
-    np.testing.assert_array_equal(to_numpy(block)[:, 1::2], x[:, 1::2])
+    np.testing.assert_array_equal(to_numpy(memory)[:, 1::2], x[:, 1::2])
     for statistic, statistic64 in zip(strided[2:], (running_mean, running_var)):
         np.testing.assert_allclose(to_numpy(statistic), statistic64, rtol=1e-5, atol=1e-6)
 
@@ -272,7 +273,7 @@ def test_batch_norm_may_overwrite_its_input_and_work_on_views(device, rng):
         np.testing.assert_array_equal(to_numpy(a), to_numpy(b))
 
 
-@pytest.mark.parametrize("shape", [(5, 3), (9, 4376), NARROW])
+@pytest.mark.parametrize("shape", [(5, 3), (9, 4376), SINGLE_NUMBERS])
 def test_no_element_is_normalized_twice(device, rng, shape):
     x, operands = random(rng, shape, "float32"), vectors(rng, shape[-1], "float32")
     y, mean, inv_std = on_device("batch_norm", device, x, *operands, training=True)

@@ -370,6 +370,7 @@ def test_a_skipped_step_stays_skipped_when_the_norm_is_clipped(device, number):
 def test_copies_of_strided_gradients_live_until_the_launch(device, monkeypatch):
     """The table of the launch has only the addresses of the copies."""
     copies, contiguous = [], optim.contiguous
+    alive, optim_load = [], optim.load  # alive: at each launch, whether each copy lives
 
     def recorded_copies(*arrays):
         results = contiguous(*arrays)
@@ -380,7 +381,6 @@ def test_copies_of_strided_gradients_live_until_the_launch(device, monkeypatch):
         alive.append([copy() is not None for copy in copies])
         return optim_load(file)
 
-    alive, optim_load = [], optim.load  # at each launch, whether each copy lives
     monkeypatch.setattr(optim, "contiguous", recorded_copies)
     monkeypatch.setattr(optim, "load", load)
     grads = [asarray(np.ones((4, 2), np.float32), device)[:, 0], asarray(np.ones((6, 2), np.float32), device)[:, 1]]

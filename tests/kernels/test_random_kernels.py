@@ -28,7 +28,7 @@ def test_random_numbers_have_the_oracles_bits(device, name, numbers, shape, dtyp
 
 
 @pytest.mark.parametrize("n", [0, 1, 2, 3, 5, 6, 17, 1000, 1437])
-def test_permutations_have_the_bits_of_numpy(device, n):
+def test_permutations_have_the_oracles_bits(device, n):
     options = dict(seed=11, epoch=3)
     order = filled("random_permutation", device, n, "int64", **options)
     np.testing.assert_array_equal(order, filled("random_permutation", "numpy", n, "int64", **options))

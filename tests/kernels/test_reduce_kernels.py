@@ -9,7 +9,7 @@ from gpuconv import backends
 from gpuconv.backends.cuda.gemm.reduce import reduce_splits
 from gpuconv.dtypes import accumulation_dtype, as_dtype
 
-# Outputs: fewer than one block handles, as many, one more; more than one block; sizes that vector moves do not divide.
+# Numbers of outputs: up to the 1024 that one block computes, and more. Some are no multiples of a vector's width.
 SIZES = (1, 7, 1020, 1024, 1025, 4100)
 SPLITS = (1, 2, 8, 9, 31)  # added up by one group of threads, by two, by four
 

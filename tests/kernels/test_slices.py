@@ -17,13 +17,13 @@ SLICES = [  # the first channel of the slice, and all channels; the last two all
     (3, 8),
     (4, 13),
 ]
-# Transposed convolutions: filters, or 0 for depthwise ones, kernel size and stride, options.
-TRANSPOSED = (("transposed", 8, 2, {}), ("transposed-split-K", 512, 1, {}), ("transposed-depthwise", 0, 2, {}))
+# Transposed convolutions: name; filters, or 0 for depthwise ones; kernel size and stride.
+TRANSPOSED = (("transposed", 8, 2), ("transposed-split-K", 512, 1), ("transposed-depthwise", 0, 2))
 CASES = ("float32", 8, 3), ("float16", 8, 8)  # dtype, channels of the slice, input channels
 
 
 def calls(device, dtype, filters, channels, rng):
-    """(name, a call that writes a slice as `out`, a call that reads one as `dy` or `x`). A call may be None."""
+    """Yields (name, a call that writes a slice as `out`, a call that reads one as `dy` or `x`). A call may be None."""
 
     def volume(*shape):
         return asarray(rng.normal(size=shape).astype(dtype), device)
@@ -126,17 +126,16 @@ def calls(device, dtype, filters, channels, rng):
         lambda dy: ops.avg_pool2d_backward(dy, **shape, **window),
     )
     for groups in (2, 1):
-        scales, groups = (vectors[0], vectors[1]), dict(groups=groups)
-        _, mean, inv_std = ops.group_norm(dense, *scales, **groups)
+        _, mean, inv_std = ops.group_norm(dense, *vectors[:2], groups=groups)
         yield (
-            f"group_norm-{groups['groups']}",
-            lambda out, g=groups: ops.group_norm(dense, *_copies(vectors[:2]), **g, out=out),
+            f"group_norm-{groups}",
+            lambda out, groups=groups: ops.group_norm(dense, *_copies(vectors[:2]), groups=groups, out=out),
             lambda dy, s=(mean, inv_std): ops.group_norm_backward(dy, dense, vectors[0], *s),
         )
-    for name, k, size, options in TRANSPOSED:
+    for name, k, size in TRANSPOSED:
         dy = volume(n, h // size, w // size, k or filters)
         weights = volume(k or filters, size, size, filters if k else 1)
-        options = dict(input_shape=(n, h, w, filters), stride=size, groups=1 if k else filters) | options
+        options = dict(input_shape=(n, h, w, filters), stride=size, groups=1 if k else filters)
         yield name, lambda out, dy=dy, w=weights, o=options: ops.conv2d_dgrad(dy, w, **o, out=out), None
 
 
@@ -149,7 +148,6 @@ def _bytes(results):
     return [to_numpy(array).tobytes() for array in arrays]
 
 
-@pytest.mark.kernels
 @pytest.mark.parametrize(("dtype", "filters", "channels"), CASES, ids=[case[0] for case in CASES])
 def test_slices_have_the_bits_of_dense_arrays(device, rng, dtype, filters, channels):
     dy = rng.normal(size=(*PIXELS, filters)).astype(dtype)
@@ -169,7 +167,6 @@ def test_slices_have_the_bits_of_dense_arrays(device, rng, dtype, filters, chann
                 assert (np.delete(after, np.r_[inside], axis=-1) == 7).all(), (name, first, all_channels)
 
 
-@pytest.mark.kernels
 def test_slices_of_an_empty_batch_are_accepted(device):
     x, weight = empty((0, 4, 4, 3), "float32", device), empty((8, 1, 1, 3), "float32", device)
     out = empty((0, 4, 4, 20), "float32", device)[..., 4:12]

@@ -76,5 +76,5 @@ def test_a_kernel_of_wgmma_compiles_for_hopper_without_a_spill():
     binary = compiled(variant, "sm_90a")
     (resources,) = binary.resources.values()
     assert (resources.stack, resources.spill_stores, resources.spill_loads) == (0, 0, 0)
-    # ptxas warns by C75xx where it makes wgmma wait.
+    # ptxas warns with C75xx where it makes wgmma wait.
     assert "C75" not in (binary.path.parent / "log.txt").read_text(encoding="utf-8")

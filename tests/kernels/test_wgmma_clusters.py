@@ -30,7 +30,7 @@ WIDE = "wgmma-128x2x192"  # of wgrad
 TILE_OF = {"conv2d": NAME, "conv2d_dgrad": NAME, "conv2d_wgrad": WIDE}
 BFLOAT16 = as_dtype("bfloat16")
 
-# Tiles down and across: 3 of 128 rows, so that the last block has none, by 2 columns.
+# 272 rows are 3 tiles of 128, so the second block of the last clusters has no rows. 136 columns are 2 tiles.
 ODD_TILES = conv(1, 17, 16, 64, 136, 3, padding=1)
 
 
@@ -38,7 +38,8 @@ def test_two_tiles_compute_in_clusters():
     assert [each.name for each in TILES] == [NAME, WIDE]
 
 
-# An epilogue in one dtype, with every few cases: each of its activations and masks is a kernel to compile.
+# every: 2 takes every second case. Each activation and mask of an epilogue is another kernel to compile, so ops with an
+# epilogue run in one dtype and with some of the cases.
 # python -m tests.kernels.wgmma_tiers --algo wgmma-2x128x128 runs all cases in both dtypes.
 @pytest.mark.parametrize(
     ("op", "dtype", "every"),
@@ -54,13 +55,13 @@ def test_two_tiles_compute_in_clusters():
         ("conv2d_wgrad", "bfloat16", 1),
     ],
 )
-def test_verifys_cases_under_the_checker(op, dtype, every):
-    """Each case in its own order of threads, number of splits and number of blocks; see `failure`."""
+def test_verifys_cases_agree_under_the_checker(op, dtype, every):
+    """Each case has its own order of threads, number of splits and number of blocks; see `failure`."""
     tile = TILE_OF.get(op, NAME)
     for case in cases_for(tile, op, dtype, "tiny", "odd", "random")[::every]:
 
-        def make(rng, of, make=case.make):
-            arrays, options = make(rng, of)
+        def make(rng, dtype, make_case=case.make):
+            arrays, options = make_case(rng, dtype)
             return arrays, options | (dict(activation=None) if op == "conv2d" else {})
 
         message = failure(replace(case, make=make), dtype, tile)
@@ -97,7 +98,7 @@ def test_a_cluster_computes_several_tiles_one_after_another(monkeypatch, op, spl
 
 
 @pytest.mark.parametrize("count", [8, 64, 72, 128, 200], ids="{}-columns".format)
-def test_filters_or_channels_that_do_not_fill_the_tile(monkeypatch, count):
+def test_filters_or_channels_that_do_not_fill_the_tile_agree_with_the_oracle(monkeypatch, count):
     """A share may lie wholly past the filters of fprop and wgrad, or the channels of dgrad, of the last group too."""
     for groups in (1, 3):
         with emulator.configure(sanitize="checked", seed=count % 7):
@@ -109,7 +110,7 @@ def test_filters_or_channels_that_do_not_fill_the_tile(monkeypatch, count):
 
 @pytest.mark.parametrize("op", SEVERAL_TILES)
 def test_every_order_of_threads_gives_the_bits_of_the_tile_without_clusters(monkeypatch, op):
-    """On the emulated device, whose products round alike."""
+    """The bits are equal on the emulated device, whose products all round in the same way."""
     for case in (
         SEVERAL_TILES[op][0],
         conv(2, 9, 11, 24, 40, (3, 2), padding=((1, 1), (0, 2)), stride=(1, 2), dilation=(2, 1)),
@@ -123,7 +124,7 @@ def test_every_order_of_threads_gives_the_bits_of_the_tile_without_clusters(monk
 
 
 def test_filters_past_the_end_of_the_depth_read_as_zeros(monkeypatch):
-    """Not those of another tap, which could be infinite."""
+    """Numbers of the next filter or group, some of which are infinite, are not read in their place."""
     force_algorithm(monkeypatch, find(NAME, "bfloat16"))
     x, dy = np.ones((1, 4, 4, 8), BFLOAT16), np.ones((1, 2, 2, 16), BFLOAT16)
     w = np.ones((16, 3, 3, 8), BFLOAT16)
@@ -168,7 +169,7 @@ def test_slices_of_channels_give_the_bits_of_dense_arrays(monkeypatch):
 @pytest.mark.parametrize("accumulate", [False, True], ids=["assigned", "accumulated"])
 @pytest.mark.parametrize("case", SEVERAL_TILES["conv2d_wgrad"], ids=str)
 def test_the_gradient_of_the_bias_is_summed_beside_the_products(monkeypatch, case, accumulate, splits):
-    """By the blocks of the first columns, from the tiles of dy that their cluster loads."""
+    """The blocks of the first columns sum it, from the tiles of dy that their cluster loads."""
     force_algorithm(monkeypatch, find(WIDE, "bfloat16"), splits, 2)
     (dy, x), options = arguments("conv2d_wgrad", case, "bfloat16")
     before = {name: np.full(shape, 3, BFLOAT16) for name, shape in (("out", case.w_shape), ("db", (case.k,)))}
@@ -280,10 +281,10 @@ def test_a_plan_launches_whole_clusters(rows, columns):
     across, down = tiles_of(product, find(NAME, "bfloat16"))
     assert down % 2 == 0
     assert (down - 2) * 128 < rows <= down * 128
-    wide, low = tiles_of(product, find(WIDE, "bfloat16"))
-    assert wide % 2 == 0
-    assert (wide - 2) * 192 < columns <= wide * 192
-    assert (low - 1) * 128 < rows <= low * 128
+    across_in_wgrad, down_in_wgrad = tiles_of(product, find(WIDE, "bfloat16"))
+    assert across_in_wgrad % 2 == 0
+    assert (across_in_wgrad - 2) * 192 < columns <= across_in_wgrad * 192
+    assert (down_in_wgrad - 1) * 128 < rows <= down_in_wgrad * 128
     for each in plans._plans(product, find(NAME, "bfloat16")):
         assert each.blocks % 2 == 0
         assert 2 <= each.blocks <= each.tiles == across * down * 3
@@ -294,7 +295,7 @@ def test_a_plan_launches_whole_clusters(rows, columns):
 
 @pytest.mark.parametrize("schedule", ["early", "late"], ids="work-runs-{}".format)
 def test_a_launch_on_cuda_passes_the_tensor_map_of_the_shared_operand(schedule):
-    """By the stand-in for CuPy, whose kernels run in the emulator."""
+    """The launch is made through the stand-in for CuPy, which runs kernels in the emulator."""
     for op, tile in TILE_OF.items():
         kernel = "conv2d_fprop" if op == "conv2d" else op
         arrays, options = arguments(op, SEVERAL_TILES[op][0], "bfloat16")

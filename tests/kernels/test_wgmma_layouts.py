@@ -245,7 +245,8 @@ def test_descriptors_lead_to_every_element(layouts):
 
 
 def test_a_descriptors_fields_equal_those_computed_by_hand(device):
-    """start, leading, stride, base offset, swizzle; aligned as K-major, as MN-major."""
+    """The fields are start, leading, stride, base offset and swizzle, and whether the descriptor is aligned as K-major,
+    and as MN-major."""
     cases = {
         0x4000_0040_0001_0040: (0x400, 16, 1024, 0, 1, True, True),
         0x4000_0040_0001_0046: (0x460, 16, 1024, 0, 1, True, False),  # the last 16 k of a panel

@@ -1,6 +1,6 @@
 // Compares the tile iterators of tile_iterator.cuh with the matrices that they walk. For each chunk of each tile from `begin` on,
-// found is its offset from the tensor's beginning by the iterator, and expected that by Matrix::find; -1 for a chunk of zeros.
-// Nothing is read. One block; found, expected (tiles, passes, threads).
+// `found` receives its offset from the tensor's beginning according to the iterator, and `expected` the one according to Matrix::find;
+// -1 for a chunk of zeros. No element is read. One block; found, expected (tiles, passes, threads).
 #include "gemm_mma.cuh"
 
 #include "conv2d.cuh"
@@ -66,11 +66,11 @@ extern "C" __global__ void wgrad_x(int64* found, int64* expected, const DTYPE* x
     walk_both<BLOCK_N, VECTOR_C, false>(found, expected, x, InputWindows{x, conv}, side, begin, tiles);
 }
 
-// y[i] = x[i] where there[i], else 0: 16 bytes a thread. Where there is nothing x is not read, and its address means nothing.
-extern "C" __global__ void copy_or_zeros(float* y, const float* x, const int32* there) {
+// Thread t copies 16 bytes of x to y where exists[t], and else writes zeros: then it passes an address outside of x, which is not read.
+extern "C" __global__ void copy_or_zeros(float* y, const float* x, const int32* exists) {
     extern __shared__ __align__(16) unsigned char memory[];
     float* own = reinterpret_cast<float*>(memory) + threadIdx.x * 4;
-    const int32 found = there[threadIdx.x];
+    const int32 found = exists[threadIdx.x];
     copy_async_or_zeros<16>(own, found ? x + threadIdx.x * 4 : x - (1 << 20), found);
     commit_copies();
     wait_for_copies<0>();

@@ -14,7 +14,7 @@ enum Fault {
     RAISES_BY_LOWERING, NOT_COMMITTED, NO_WAIT_FOR_COPIES, NO_WAIT_FOR_FULL
 };
 
-// y: 2 x TILE a block, each half the sum of `tiles` tiles of x.
+// y: 2 x TILE numbers a block. Each consumer warpgroup writes the sum of `tiles` tiles of x to its half.
 template <Fault FAULT>
 __device__ void ring(float* y, const float* x, int tiles) {
     __shared__ alignas(16) float stages[STAGES][TILE];
@@ -110,7 +110,8 @@ extern "C" __global__ void __launch_bounds__(384, 1) no_wait_for_copies(float* y
 extern "C" __global__ void __launch_bounds__(384, 1) no_wait_for_full(float* y, const float* x, int tiles) { ring<NO_WAIT_FOR_FULL>(y, x, tiles); }
 #endif
 
-// y: 128 numbers a block, sums of four tiles of x by one warpgroup; another copies, and its copies arrive by themselves.
+// y: 128 numbers a block. One warpgroup copies four tiles of x; when its copies end, they arrive at the mbarrier by themselves. The
+// other adds up the tiles, and four neighboring numbers of the sum.
 template <bool FENCE, bool CORRECT_COUNT>
 __device__ void copies_arrive(float* y, const float* x) {
     __shared__ alignas(16) float stages[2][TILE];

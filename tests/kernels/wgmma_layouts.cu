@@ -31,8 +31,8 @@ extern "C" __global__ void layouts(uint32* offsets, uint32* addresses, uint64* d
     describe<Major::MN, Swizzle::NONE>(offsets, addresses, descriptors, 7);
 }
 
-// fields (start, leading, stride, base offset, swizzle) of a descriptor; whether it is aligned as K-major and as MN-major; and
-// encoded again.
+// fields: start, leading, stride, base offset and swizzle of each descriptor, and whether it is aligned as K-major and as MN-major.
+// again: the descriptor, encoded from these fields.
 extern "C" __global__ void decode(uint32* fields, uint64* again, const uint64* descriptors) {
     const auto found = MatrixDescriptor::decode(descriptors[threadIdx.x]);
     uint32* own = fields + threadIdx.x * 7;

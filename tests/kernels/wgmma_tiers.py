@@ -59,6 +59,8 @@ def cases_for(algo: str, op: str, dtype: str, *tiers: str) -> list[verify.Case]:
 
 
 def _with_packs(case: verify.Case) -> verify.Case:
+    """The case with eight times the channels and filters."""
+
     def wide(value, name=""):
         if name == "w":
             return np.tile(value, (8, 1, 1, 8))
@@ -80,9 +82,9 @@ def failure(case: verify.Case, dtype: str, algo: str) -> str:
     drawn = zlib.crc32(f"{case.op} {case.name} {algo} {dtype}".encode())
     splits, blocks, seed = (1, 2, 3, 5)[drawn % 4], (None, 1, 2, 3)[drawn // 4 % 4], drawn // 16 % 7
 
-    def make(rng, of):
+    def make(rng, dtype):
         """The case without the activation of conv2d_batch_norm, which would be another kernel to compile."""
-        arrays, options = case.make(rng, of)
+        arrays, options = case.make(rng, dtype)
         return arrays, options | (dict(activation=None) if case.op == "conv2d_batch_norm" else {})
 
     with pytest.MonkeyPatch.context() as patch, emulator.configure(sanitize="checked", seed=seed):

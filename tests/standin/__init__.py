@@ -105,8 +105,8 @@ def clear_caches() -> None:
     from gpuconv.backends.cuda.ops import counters
     from gpuconv.backends.cuda.runtime import branches, capability, graph, kernel, tensor_map
 
-    streams: tuple[Any, ...] = (branches._stream, graph._capture_stream)
-    devices: tuple[Any, ...] = (capability._capability, tuner._gpu, counters._new)
-    for cache in (*streams, *devices, kernel._load, tensor_map._encoded):
+    of_streams: tuple[Any, ...] = (branches._stream, graph._capture_stream)
+    of_devices: tuple[Any, ...] = (capability._capability, tuner._gpu, counters._new)
+    for cache in (*of_streams, *of_devices, kernel._load, tensor_map._encoded):
         cache.cache_clear()
     kernel.forget()

@@ -173,7 +173,7 @@ def ones(shape, dtype=np.float32) -> ndarray:
 
 
 def asarray(x, dtype=None) -> ndarray:
-    """A copy on the device. A host array is copied at once, as CuPy does to pinned memory; then it may change."""
+    """A copy on the device. A host array may change afterwards: it is copied at once, as CuPy does to pinned memory."""
     if isinstance(x, ndarray):
         return x if dtype is None or x.dtype == dtype else x.astype(dtype)
     host = np.array(x, dtype, order="C")

@@ -16,7 +16,7 @@ def cuTensorMapEncodeTiled(
     driver's documentation forbids, and forms that gpuconv does not use."""
     from gpuconv.backends.cuda.emulator.tensor_map import packed
 
-    count, item, within = rank.value, _BYTES.get(data_type.value, 0), _SWIZZLES.get(swizzle.value, -1)
+    count, item, swizzle_bytes = rank.value, _BYTES.get(data_type.value, 0), _SWIZZLES.get(swizzle.value, -1)
     line = box[0] * item
     valid = (
         to.value % 64 == 0
@@ -29,12 +29,12 @@ def cuTensorMapEncodeTiled(
         and all(1 <= extent <= 256 for extent in box)
         and set(steps) == {1}
         and line % 16 == 0
-        and (within == 0 or line <= within)
+        and (swizzle_bytes == 0 or line <= swizzle_bytes)
         and interleave.value == fill.value == 0
         and promotion.value in range(4)
     )
     if not valid:
         return CUDA_ERROR_INVALID_VALUE
-    encoded = packed(base.value, sizes[::-1], [*strides[::-1], item], item, box[::-1], within)
+    encoded = packed(base.value, sizes[::-1], [*strides[::-1], item], item, box[::-1], swizzle_bytes)
     ctypes.memmove(to.value, encoded.tobytes(), encoded.nbytes)
     return CUDA_SUCCESS

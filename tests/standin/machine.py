@@ -153,7 +153,10 @@ class Queue:
     def run(self, end: int) -> None:
         """Run the first `end` pieces of work, each after the work that it waits for."""
         with self.machine.lock:
-            while self._finished() and self._done < end:
+            while True:
+                self._wait_while_held()
+                if self._done >= end:
+                    return
                 number = self._done
                 waits, work = self._work[number]
                 for queue, needed in waits:
@@ -168,10 +171,9 @@ class Queue:
                 finally:
                     self.machine.thread.runs = before
 
-    def _finished(self) -> bool:
+    def _wait_while_held(self) -> None:
         """Wait until no piece of this stream's work, in any thread, waits for another GPU."""
         assert self.machine.changed.wait_for(lambda: not self.held, PATIENCE), "a stream's work does not end"
-        return True
 
     def hangs(self, end: int) -> bool:
         """Whether the first `end` pieces of work wait for a GPU that hangs, this one or one that NCCL waits for."""
@@ -244,7 +246,7 @@ class Machine:
         self.kernel_seconds, self.copy_rate = 0.0, float("inf")
         self.clock = time
         self.legacy = [Queue(self, device, "legacy") for device in range(len(gpus))]
-        self.thread = threading.local()
+        self.thread = threading.local()  # device: the current one. runs: the queue whose work the thread runs
         self.nccl_worlds: list[Any] = []
         self.hung: set[int] = set()  # hanging GPUs
 

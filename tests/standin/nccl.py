@@ -46,10 +46,10 @@ class Call(NamedTuple):
 
 
 class Group:
-    """The transfers of one call, on one stream of one rank."""
+    """The transfers of one call, on one stream of one rank. unmatched: how many have not found their counterparts."""
 
     def __init__(self, queue: Queue, transfers: list[Transfer]) -> None:
-        self.queue, self.transfers, self.open = queue, transfers, 0
+        self.queue, self.transfers, self.unmatched = queue, transfers, 0
 
 
 class World:
@@ -68,21 +68,21 @@ class World:
     def run(self, rank: int, group: Group) -> None:
         """Post a group's transfers, and run the other streams until each has its counterpart."""
         with self.changed:
-            group.open = len(group.transfers)
+            group.unmatched = len(group.transfers)
             try:
                 for transfer in group.transfers:
                     self._post(rank, group, transfer)
-                if group.open:
+                if group.unmatched:
                     self.waiting.append(group)
                     group.queue.held = True
-                while group.open and not self.failed:
+                while group.unmatched and not self.failed:
                     if not self._others_advance(group):
-                        stuck = sum(waiting.open > 0 for waiting in self.waiting) >= self.size
+                        stuck = sum(waiting.unmatched > 0 for waiting in self.waiting) >= self.size
                         self.failed = stuck or not self.changed.wait(PATIENCE)
                 words = ", ".join(transfer.kind for transfer in group.transfers)
-                assert not group.open, f"rank {rank} waits in {words}, which no other rank answers"
+                assert not group.unmatched, f"rank {rank} waits in {words}, which no other rank answers"
             except BaseException:
-                self.failed, group.queue.held, group.open = True, False, 0
+                self.failed, group.queue.held, group.unmatched = True, False, 0
                 self.changed.notify_all()
                 raise
             finally:
@@ -116,13 +116,13 @@ class World:
             for posted in transfers:
                 posted.memory()[...] = total.astype(posted.dtype)
         for matched, _ in counterparts.values():
-            matched.open -= 1
-            if matched in self.waiting and not matched.open:
+            matched.unmatched -= 1
+            if matched in self.waiting and not matched.unmatched:
                 matched.queue.held = False
         self.changed.notify_all()
 
 
-_groups = threading.local()
+_groups = threading.local()  # open: the transfers that this thread made since group_start()
 _worlds: dict[bytes, World] = {}
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from tests.standin.machine import Queue, Work, current
 
 _addresses = itertools.count(0x1000, 8)
-_at: weakref.WeakValueDictionary[int, Stream] = weakref.WeakValueDictionary()
+_at: weakref.WeakValueDictionary[int, Stream] = weakref.WeakValueDictionary()  # the streams by their addresses
 
 
 class Device:

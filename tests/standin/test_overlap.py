@@ -1,4 +1,4 @@
-"""Arrays of a GPU overlap if a number belongs to both; their addresses tell."""
+"""Two arrays on a GPU overlap if a number belongs to both, which their addresses tell."""
 
 import numpy as np
 

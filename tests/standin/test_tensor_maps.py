@@ -1,4 +1,4 @@
-"""Tensor maps on a GPU: the requests to the CUDA driver, and the boxes that a kernel copies by the maps."""
+"""Tensor maps on a GPU: the requests to the CUDA driver, and the boxes that a kernel copies with the maps."""
 
 from pathlib import Path
 from types import SimpleNamespace

@@ -1,4 +1,4 @@
-"""Training on a GPU, with and without a graph or a shadow: the emulated device's bits."""
+"""Training on a GPU, with and without a graph or a shadow, gives the emulated device's bits."""
 
 from __future__ import annotations
 

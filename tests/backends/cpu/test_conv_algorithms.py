@@ -50,7 +50,7 @@ def test_every_algorithm_agrees_with_the_definition(algorithm, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "case", [pytest.param(case, marks=[pytest.mark.slow] * (case.c >= 256)) for case in REAL], ids=str
+    "case", [pytest.param(case, marks=[pytest.mark.slow] if case.c >= 256 else []) for case in REAL], ids=str
 )
 def test_shapes_of_real_nets_in_float32_agree_with_float64(case):
     arrays = random_arrays(case, np.float32)
@@ -82,7 +82,7 @@ def test_a_nonfinite_input_affects_only_the_windows_that_read_it(value, algorith
 def test_a_nonfinite_gradient_affects_only_the_taps_that_read_it(value, padding, algorithm, monkeypatch):
     force(monkeypatch, algorithm)
     x, w, _, _ = random_arrays(convolution(1, 8, 8, 2, 3, 3))
-    x[0, 0, 0, 1] = value  # tap (0, 0) reads it without padding; with it taps (0..1, 0..1) do
+    x[0, 0, 0, 1] = value  # read by tap (0, 0) without padding, and by taps (0..1, 0..1) with padding
     _, dw = ops.conv2d_backward(np.ones((1, 6 + 2 * padding, 6 + 2 * padding, 3)), x, w, padding=padding)
     reads = np.zeros(w.shape, bool)
     reads[:, : 1 + padding, : 1 + padding, 1] = True
@@ -103,9 +103,9 @@ def row_reuse_blocks(monkeypatch):
     """The number of images in each block that reused rows."""
     images, multiply = [], correlate.RowReuse.multiply
 
-    def counted(self, seen, weights, y):
+    def counted(self, view, weights, y):
         images.append(len(y))
-        multiply(self, seen, weights, y)
+        multiply(self, view, weights, y)
 
     monkeypatch.setattr(correlate.RowReuse, "multiply", counted)
     return images

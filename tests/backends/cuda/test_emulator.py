@@ -325,7 +325,7 @@ def test_environment_variables_set_the_emulator(monkeypatch):
 
 
 def test_a_kernel_may_be_in_a_folder_of_any_name(tmp_path):
-    """Quotes, backslashes and undecodable bytes: the kernel compiles, and errors name the folder."""
+    """With quotes, backslashes and undecodable bytes in names, kernels compile, and an error names the file."""
     folder = tmp_path / os.fsdecode(b'caf\xe9 "a\\b"')
     folder.mkdir()
     kernel = b'extern "C" __global__ void count(int *y) { y[threadIdx.x] = threadIdx.x; } // caf\xe9\n'

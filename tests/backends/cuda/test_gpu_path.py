@@ -114,7 +114,7 @@ def cupy(monkeypatch):
     return fake
 
 
-@pytest.mark.parametrize("folder", ["caf\u00e9", "caf\udce9"], ids=["not ASCII", "no text"])
+@pytest.mark.parametrize("folder", ["caf\u00e9", "caf\udce9"], ids=["not ASCII", "undecodable"])
 def test_a_binary_is_loaded_from_a_folder_with_any_name(cupy, monkeypatch, tmp_path, folder):
     """CuPy encodes the path as UTF-8: it refuses undecodable bytes, and Windows drivers expect another encoding."""
     entry = tmp_path / folder / "activation-sm_90a-0123"

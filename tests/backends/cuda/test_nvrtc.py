@@ -12,6 +12,7 @@ import pytest
 from gpuconv.backends.cuda.analysis.variants import representatives, variants
 from gpuconv.backends.cuda.runtime import nvrtc
 from gpuconv.backends.cuda.runtime.kernel import load
+from tests.kernels.test_machine_code import nvdisasm
 
 pytest.importorskip("cuda.core", reason="NVRTC is not installed")
 pytest.importorskip("cuda.bindings", reason="NVRTC is not installed")
@@ -62,12 +63,6 @@ def test_shared_memory_is_counted():
     resources = compiled("sm_80", module).resources
     assert resources["correct"].static_shared == 64 * 4
     assert resources["reads_past_the_end"].static_shared == 0
-
-
-def nvdisasm():
-    pathfinder = pytest.importorskip("cuda.pathfinder")
-    tool = pathfinder.find_nvidia_binary_utility("nvdisasm") or shutil.which("nvdisasm")
-    return tool or pytest.skip("nvdisasm is not installed")
 
 
 def test_the_machine_code_moves_16_bytes_and_has_line_numbers():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import subprocess
 
 import pytest
@@ -88,9 +89,12 @@ def test_occupancy_agrees_with_nvidias_header(tmp_path):
     )
     answered = subprocess.run([tmp_path / "occupancy"], input=lines, capture_output=True, text=True, check=True).stdout
     expected = [int(line) for line in answered.split()]
-    occupancies = [occupancy(p[0], *p[1:]) * chip_of(p[0]).warps / -(-p[3] // 32) for p in problems]
+    resident_blocks = [
+        occupancy(arch, registers, shared, threads) * chip_of(arch).warps / math.ceil(threads / 32)
+        for arch, registers, shared, threads in problems
+    ]
     assert len(expected) == len(problems)
-    assert dict(zip(problems, occupancies)) == dict(zip(problems, expected))
+    assert dict(zip(problems, resident_blocks)) == dict(zip(problems, expected))
 
 
 def test_every_architecture_has_chip_limits():
@@ -177,9 +181,8 @@ def test_every_listed_variant_defines_kernels():
 
 
 def listed_for(file, defines):
-    """The listed variant that stands for a choice of macros, the one that needs most resources. Labels may have any
-    integer dtype; only the usual ones are listed."""
-    if defines.get("DTYPE") == "bfloat16" and ("mma" in file or "few_channels" in file):  # one of the 16-bit dtypes
+    """The macros of the listed variant that stands for these: of the variants alike, it needs most resources."""
+    if defines.get("DTYPE") == "bfloat16" and ("mma" in file or "few_channels" in file):  # float16 stands for both
         defines |= {"DTYPE": "float16"}
     masked = file.startswith("conv2d") and "MASK" in defines
     if masked:  # the mask with most bits
@@ -235,4 +238,5 @@ def test_the_launchers_load_only_listed_variants(monkeypatch):
     listed = {(variant.file, frozenset(variant.defines)) for variant in variants()}
     assert {file for file, _ in loaded} == set(MACROS)
     assert loaded <= listed, f"not listed: {sorted(map(str, loaded - listed))}"
+    # Labels may have any integer dtype; only the usual ones are listed.
     assert dict(next(d for f, d in loaded if f == "svm_hinge.cu"))["LABEL"] in LABEL_DTYPES

@@ -262,9 +262,9 @@ def test_nothing_is_timed_during_a_capture(use_gpu, tmp_path):
     assert run_op()[0] == [modeled]
     assert captured.timed == choices(tmp_path) == []
     assert modeled != "simt-64x64"
-    before = use_gpu(StandInGpu(speeds("simt-64x64")))  # and that choice was not stored
+    afterwards = use_gpu(StandInGpu(speeds("simt-64x64")))
     assert run_op()[0][-1] == "simt-64x64"
-    assert before.timed
+    assert afterwards.timed, "the choice during the capture was not stored"
     for forget in (False, True):
         captured = use_gpu(StandInGpu(speeds("simt-32x32"), capture=True), forget)
         assert run_op()[0] == ["simt-64x64"]

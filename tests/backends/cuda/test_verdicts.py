@@ -178,7 +178,7 @@ def test_after_several_questions_without_a_proof_only_an_explicit_proof_asks(sta
         assert not verdict(subject=first).proved
     with pytest.warns(UnprovedWarning, match="no memory; this process asks for no more proofs$"):
         assert not verdict(subject=second).proved
-    monkeypatch.setattr(verdicts, "digest_of", lambda *stand_in, build: pytest.fail("compiled") if build else None)
+    monkeypatch.setattr(verdicts, "digest_of", lambda *_, build: pytest.fail("compiled") if build else None)
     assert verdicts.proved_plans(third, 90, MACHINE, ask=True) == ()
     (candidate,) = unproved_plans(third)
     with pytest.raises(UnprovedError, match="8 questions of this process ended without a proof; `gpuconv prove` asks"):
@@ -190,7 +190,7 @@ def test_after_several_questions_without_a_proof_only_an_explicit_proof_asks(sta
     assert verdicts.prove(third, candidate, MACHINE).proved
 
 
-def test_candidates_are_timed_in_the_order_of_their_estimates_after_the_cost_model_s_choice(stand_in):
+def test_candidates_are_timed_in_the_order_of_their_estimates_after_the_cost_models_choice(stand_in):
     first, *others = tuner._candidates(product(), 90, MACHINE, ask=True)
     assert first.algorithm is plan(product(), "auto", 90).algorithm
     assert [each.cost for each in others] == sorted(each.cost for each in others)
