@@ -9,13 +9,13 @@ import signal
 import subprocess
 import sys
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # one worker per core: threads of each would compete for the cores
+if "PYTEST_XDIST_WORKER" in os.environ:  # there is one worker for each core, which its threads would have to share
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import pytest
 
+from tests import case_ids
 from tests import pictures as _pictures
-from tests import speaking
 
 COMPILE_THE_RUNTIME = "from gpuconv.backends.cuda.emulator import native; native.runtime()"
 _compiling: list[subprocess.Popen] = []
@@ -43,7 +43,7 @@ def pytest_collection_finish(session):
     gc.freeze()
     gc.enable()
     if _emulated_device_is_used() and not session.config.stash[_used_before]:  # each worker would compile its runtime
-        raise pytest.UsageError("a module of tests uses the emulated device as it is imported; do so in the tests")
+        raise pytest.UsageError("a module of tests uses the emulated device when it is imported; only tests may use it")
 
 
 _used_before = pytest.StashKey[bool]()  # the mutation run uses the device before it starts pytest
@@ -55,7 +55,7 @@ def _emulated_device_is_used():
 
 
 def pytest_make_parametrize_id(val, argname):
-    return speaking.identify(val, argname)
+    return case_ids.identify(val, argname)
 
 
 @pytest.hookimpl(wrapper=True)

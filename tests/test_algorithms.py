@@ -18,9 +18,9 @@ from gpuconv.problems import DIRECTIONS, PLAIN, Conv2dProblem
 from gpuconv.profiling import launches
 from gpuconv.summary import rows
 from gpuconv.training import Callback, RunDirectory, Trainer, checkpoint, load_net
+from tests.algorithm_table import with_algorithm
 from tests.devices import kernel_devices
 from tests.training import toy_run
-from tests.unproved import with_algorithm
 
 X, W = np.ones((2, 4, 4, 8), np.float32), np.ones((6, 3, 3, 8), np.float32)
 DY, ROWS, WEIGHT = np.ones((2, 2, 2, 6), np.float32), np.ones((5, 8), np.float32), np.ones((6, 8), np.float32)

@@ -1,4 +1,4 @@
-"""The examples in the docs run unchanged, and tables have whole rows."""
+"""The examples in the docs run unchanged, and each row of a table is one line."""
 
 import doctest
 import re

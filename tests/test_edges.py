@@ -87,13 +87,14 @@ def test_real_numbers_are_accepted_up_to_the_ends_of_their_ranges():
         call(**{name: first})
         largest = last if last_is_accepted else np.nextafter(last, 0)
         call(**{name: largest})
-        wrong = [np.inf, np.nan] + [np.nextafter(first, -np.inf)] * (first > -LARGEST)
-        for value in wrong + ([np.nextafter(last, np.inf) if last_is_accepted else last] if last < LARGEST else []):
+        below = [np.nextafter(first, -np.inf)] if first > -LARGEST else []
+        above = [np.nextafter(last, np.inf) if last_is_accepted else last] if last < LARGEST else []
+        for value in (np.inf, np.nan, *below, *above):
             with pytest.raises(ValueError, match=name):
                 call(**{name: value})
-        for value in ("1", None, [1]) if name not in ("a milestone",) else ("1",):
+        for no_number in ("1",) if name == "a milestone" else ("1", None, [1]):
             with pytest.raises(TypeError, match=f"{name} must be a number"):
-                call(**{name: value})
+                call(**{name: no_number})
 
 
 def test_numbers_that_must_be_above_zero_refuse_zero():

@@ -38,7 +38,7 @@ def test_a_file_is_replaced_with_the_users_permissions(tmp_path):
 
 
 class Tokens:
-    """Gives names for a temporary file, the first of which is already taken."""
+    """Gives the names of temporary files in a known order, so that a test can take the first ones before."""
 
     def __init__(self):
         self.count = 0

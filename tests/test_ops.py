@@ -158,11 +158,11 @@ def test_an_ops_docstring_says_what_it_does_and_lists_its_arguments_in_order(op)
 def test_arrays_come_first_and_other_arguments_are_keyword_only(op):
     """An array that is left out then shifts no other argument. The kernel_size of a pool may be positional, as in
     PyTorch, because a pool has no array that could be left out."""
-    arrays = OPS[op].arrays + ("kernel_size",) * (op in ("max_pool2d", "avg_pool2d"))
+    positional = OPS[op].arrays + (("kernel_size",) if op in ("max_pool2d", "avg_pool2d") else ())
     for parameter in inspect.signature(getattr(ops, op)).parameters.values():
         assert parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY), parameter.name
-        assert parameter.name in arrays or parameter.kind is parameter.KEYWORD_ONLY, parameter.name
-        if parameter.default is None and parameter.name in arrays:
+        assert parameter.name in positional or parameter.kind is parameter.KEYWORD_ONLY, parameter.name
+        if parameter.default is None and parameter.name in positional:
             assert "None" in parameter.annotation, parameter.name
 
 

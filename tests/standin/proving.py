@@ -20,8 +20,8 @@ from gpuconv.algorithms import Algorithm
 from gpuconv.backends.cuda.gemm import launch
 from gpuconv.verify.algorithm_check import RUNS
 from tests import standin
+from tests.algorithm_table import with_algorithm
 from tests.standin.machine import CUDARuntimeError
-from tests.unproved import with_algorithm
 
 NAME = "new-32x32"
 

@@ -1,4 +1,4 @@
-"""Adds an algorithm to the table for a test, such as one that no GPU has run."""
+"""The table of algorithms with one more for a test, such as one that no GPU has run."""
 
 from __future__ import annotations
 

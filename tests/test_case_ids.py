@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.speaking import identify
+from tests.case_ids import identify
 
 CASES = {
     "text": ("relu", None),
