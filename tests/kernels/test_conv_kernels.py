@@ -315,7 +315,7 @@ def test_plans_follow_the_shape():
 @pytest.mark.parametrize(
     ("direction", "m", "n", "k", "algorithm", "split_k"),
     [
-        ("wgrad", 64, 9 * 24, 2000 * 31 * 31, "mma-64x32", 75),  # 128 rows would be half empty, 64 columns an eighth
+        ("wgrad", 64, 9 * 24, 2000 * 31 * 31, "mma-64x32", 75),  # 128 rows would be half empty, 64 columns a sixth
         ("fprop", 2000 * 3 * 3, 256, 9 * 256, "mma-128x128", 1),  # 282 tiles: a second wave costs less than a reduction
         ("fprop", 128 * 8 * 8, 64, 9 * 64, "mma-64x64", 1),  # 128 small tiles are one wave without a reduction
         ("wgrad", 512, 9 * 512, 128 * 4 * 4, "mma-128x128", 2),  # 288 blocks; four splits would move twice the partials
@@ -391,16 +391,16 @@ def test_addresses_past_2_to_the_31_in_the_input_are_right(device, rng):
 
 def phases(case):
     """Each phase (row, column) of a stride and the taps r and s that read its pixels."""
-    for row, column in np.ndindex(case.stride):
-        yield (
-            (row, column),
-            *(
-                np.array([tap for tap in range(size) if (at + padding[0] - tap * dilation) % stride == 0], int)
-                for at, padding, size, stride, dilation in zip(
-                    (row, column), case.padding, case.kernel_size, case.stride, case.dilation
-                )
-            ),
-        )
+    axes = list(zip(case.padding, case.kernel_size, case.stride, case.dilation))
+    for phase in np.ndindex(case.stride):
+        rs, ss = (taps_that_read(coordinate, *axis) for coordinate, axis in zip(phase, axes))
+        yield phase, rs, ss
+
+
+def taps_that_read(coordinate, padding, size, stride, dilation):
+    """The taps along an axis that read its pixels of this coordinate modulo the stride."""
+    before, _ = padding
+    return np.array([tap for tap in range(size) if (coordinate + before - tap * dilation) % stride == 0], int)
 
 
 def tap_of(index, rs, ss, filters):

@@ -9,20 +9,20 @@ from gpuconv import backends
 from gpuconv.backends.cuda.gemm.reduce import reduce_splits
 from gpuconv.dtypes import accumulation_dtype, as_dtype
 
-# Numbers of outputs: up to the 1024 that one block computes, and more. Some are no multiples of a vector's width.
+# Numbers of outputs: up to the 1024 that one block computes, and more. Some are not multiples of a vector's width.
 SIZES = (1, 7, 1020, 1024, 1025, 4100)
 SPLITS = (1, 2, 8, 9, 31)  # added up by one group of threads, by two, by four
 
 
-def reduced(device, dtype, size, splits, *, more=0, bias=None, accumulate=False, skipped=0, activation=None):
-    """The kernel's outputs for random partial sums, and the same in float64. more: the length of a second output.
-    skipped: elements in memory before the output."""
+def reduced(device, dtype, size, splits, *, second_size=0, bias=None, accumulate=False, skipped=0, activation=None):
+    """The kernel's outputs for random partial sums, and the same in float64. second_size: the length of a second
+    output. skipped: elements in memory before the output."""
     rng, dtype = np.random.default_rng(size + splits), as_dtype(dtype)
-    pitch = size + -(-more // 4) * 4
+    pitch = size + -(-second_size // 4) * 4
     partials = rng.standard_normal((splits, pitch)).astype(accumulation_dtype(dtype))
     old = rng.standard_normal(size).astype(dtype)
     out = backends.asarray(np.concatenate([np.zeros(skipped, dtype), old]), device)[skipped:]
-    second = backends.asarray(np.full(more, np.nan, dtype), device) if more else None
+    second = backends.asarray(np.full(second_size, np.nan, dtype), device) if second_size else None
     reduce_splits(
         out,
         backends.asarray(partials, device),
@@ -36,7 +36,7 @@ def reduced(device, dtype, size, splits, *, more=0, bias=None, accumulate=False,
     expected = np.maximum(expected, 0) if activation == "relu" else expected
     expected = expected + (old.astype(np.float64) if accumulate else 0)
     sums = [backends.to_numpy(array) for array in (out, second) if array is not None]
-    return sums, [expected, exact[size : size + more]][: len(sums)]
+    return sums, [expected, exact[size : size + second_size]][: len(sums)]
 
 
 def assert_agree(results, dtype):
@@ -54,8 +54,8 @@ def test_every_size_and_number_of_splits_agrees_with_float64(device, dtype):
 
 @pytest.mark.parametrize("dtype", ["float64", "float32", "float16"])
 def test_a_second_output_agrees_with_float64(device, dtype):
-    for size, more in ((1024, 4), (1020, 8), (1021, 3), (1024, 3), (4, 1030)):
-        assert_agree(reduced(device, dtype, size, 9, more=more), dtype)
+    for size, second_size in ((1024, 4), (1020, 8), (1021, 3), (1024, 3), (4, 1030)):
+        assert_agree(reduced(device, dtype, size, 9, second_size=second_size), dtype)
 
 
 def test_bias_activation_and_accumulation_agree_with_float64(device):

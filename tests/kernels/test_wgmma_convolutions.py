@@ -203,8 +203,8 @@ def test_split_k_agrees_with_the_oracle(device, monkeypatch, op, algo, splits):
 def test_the_bias_gradient_of_wgrad_is_within_its_bound(monkeypatch, algo, splits, accumulate):
     """One case has several tiles, the other two groups; both are deeper than the ring. Either each tile has a block of
     its own, or one block computes all tiles."""
-    one, two = conv(3, 17, 15, 8, 264, 1), conv(2, 9, 8, 6, 14, 3, groups=2)
-    for seed, (case, blocks) in enumerate(((one, None), (two, None), (one, 1), (two, 1))):
+    tiled, grouped = conv(3, 17, 15, 8, 264, 1), conv(2, 9, 8, 6, 14, 3, groups=2)
+    for seed, (case, blocks) in enumerate(((tiled, None), (grouped, None), (tiled, 1), (grouped, 1))):
         force_algorithm(monkeypatch, find(algo, "bfloat16"), splits, blocks)
         x, w, bias, dy = random_arrays(case, as_dtype("bfloat16"))
         with emulator.configure(sanitize="checked", seed=seed + 3):
@@ -244,7 +244,7 @@ def test_the_kernels_have_no_bank_conflicts(op, algo):
     """Copies into the tiles, and sums on the way to the output."""
     with emulator.bank_conflicts() as counts:
         assert_right(op, "emulated", conv(1, 16, 16, 64, 256, 1), "bfloat16", algo=algo)
-    accesses, conflicts = counts({"conv2d": "conv2d_fprop"}.get(op, op) + "_wgmma")
+    accesses, conflicts = counts(OPS[op] + "_wgmma")
     assert accesses > 100
     assert conflicts == 0
 
@@ -318,7 +318,7 @@ def test_one_hgmma_per_product_without_spills(op, algo, epilogue):
     """There is an HGMMA for each 64 rows and 16 numbers of the depth, no spill, and no remark of ptxas (C75xx) that the
     HGMMAs wait for one another."""
     algorithm = find(algo, "bfloat16")
-    direction = {"conv2d": "fprop"}.get(op, op.removeprefix("conv2d_"))
+    direction = OPS[op].removeprefix("conv2d_")
     variant = tensor_core_variant(direction, algorithm, "bfloat16", **EPILOGUES[epilogue])
     binary = compiled(variant, "sm_90a")
     (resources,) = binary.resources.values()
@@ -333,8 +333,9 @@ def test_one_hgmma_per_product_without_spills(op, algo, epilogue):
     hgmmas = sum(instruction.opcode.startswith("HGMMA") for instruction in code)
     assert loop.hmma == rows_per_warpgroup // 64 * 4 == hgmmas
     if epilogue == "plain":
-        older = tuple(map(int, nvrtc.toolkit()[1].removeprefix("NVRTC ").split("."))) < (13, 5)
-        registers, instructions = PINNED[algo][older]
+        version = tuple(map(int, nvrtc.toolkit()[1].removeprefix("NVRTC ").split(".")))
+        by_newest, by_older = PINNED[algo]
+        registers, instructions = by_newest if version >= (13, 5) else by_older
         assert resources.registers <= registers
         shared = resources.static_shared + algorithm.smem_bytes
         resident = resident_blocks("sm_90a", resources.registers, shared, algorithm.threads)

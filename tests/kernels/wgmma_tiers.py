@@ -70,9 +70,10 @@ def _with_packs(case: verify.Case) -> verify.Case:
 
     def make(rng, dtype):
         arrays, options = case.make(rng, dtype)
-        names = ("", "w" if case.op not in ("batch_norm_backward", "conv2d_wgrad") else "")
-        first = [wide(array, name) for array, name in zip(arrays, names)]
-        return first + [wide(array) for array in arrays[2:]], {name: wide(options[name], name) for name in options}
+        first, second, *others = arrays
+        second_name = "" if case.op in ("batch_norm_backward", "conv2d_wgrad") else "w"
+        widened = [wide(first), wide(second, second_name), *map(wide, others)]
+        return widened, {name: wide(value, name) for name, value in options.items()}
 
     return replace(case, make=make)
 
