@@ -26,7 +26,7 @@ from gpuconv import files
 from gpuconv.training import checkpoint
 
 RESULT = Path(__file__).with_name("kill_runs.json")
-FILES = ("last.safetensors", "best.safetensors", "metrics.jsonl", "metrics.csv", "run.json")
+FILES = ("last.safetensors", "best.safetensors", "metrics.jsonl", "metrics.csv", "run.json", "config.toml")
 PICTURES = ("curves.png", "activations.png", "filters.png")
 # With batch norm, augmentation and momentum; an epoch takes some hundredths of a second.
 RUN = [
