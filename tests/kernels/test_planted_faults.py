@@ -23,7 +23,7 @@ ALWAYS = {
     "failed_assertion": r"assertion failed: !culprit\(\)",
     "divides_by_zero": r"an integer (is )?divided by zero",
     "runs_over_its_stack": r"stack overflow",
-    "misaligned_copy": r"an asynchronous copy moves 4, 8 or 16 bytes between addresses aligned to as many",
+    "misaligned_copy": r"an asynchronous copy moves 4, 8 or 16 bytes between addresses aligned to that number",
 }
 CHECKED = {
     "reads_past_the_end": r"out of bounds: reads 4 bytes at offset 532 of argument 'x', which has 512 bytes",

@@ -94,7 +94,8 @@ void gpuconv_mbarrier_arrive_after_copies(void* barrier, gpuconv_emulator::Site 
 int gpuconv_mbarrier_wait(void* barrier, unsigned parity, int once, gpuconv_emulator::Site site);
 void gpuconv_mbarrier_fence_init();
 void gpuconv_proxy_fence();
-// A bulk copy: first all its pieces, then the load or the store of them. A null `global`: zeros are loaded, or nothing is stored.
+// A bulk copy: a call for each of its pieces, then a call that loads or stores them all. With a null `global` a piece loads
+// zeros, or stores nothing.
 void gpuconv_bulk_piece(void* shared, void* global, size_t bytes);
 void gpuconv_bulk_load(void* barrier, gpuconv_emulator::Site site);
 void gpuconv_bulk_store(gpuconv_emulator::Site site);

@@ -5,8 +5,8 @@
 // touch the same word share it. Every further turn is a conflict.
 //
 // Lanes run one by one here, so simultaneous accesses have to be inferred: one access is the n-th execution of an
-// instrumented instruction by the lanes of a warp in a block. That is exact if all lanes take the same path. Accesses that the
-// CPU's compiler splits or joins count as in its code, which may differ from a GPU's.
+// instrumented instruction by the lanes of a warp in a block. That is exact if all lanes take the same path. The CPU's compiler
+// may split or join accesses that a GPU's does not, and then the counts differ from a GPU's.
 #pragma once
 
 #include <algorithm>

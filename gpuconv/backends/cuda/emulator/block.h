@@ -120,7 +120,8 @@ class Block : public Context {
     }
 
     unsigned shared_address(const void* pointer) {
-        if (!shared_memory.contains(uintptr_t(pointer))) fail("takes an address of shared memory, received another one");
+        if (!shared_memory.contains(uintptr_t(pointer)))
+            fail("shared_address() takes an address in shared memory, received one outside of it");
         return unsigned(static_cast<const char*>(pointer) - shared_memory.window());
     }
     void* shared_pointer(unsigned address) {
@@ -131,7 +132,7 @@ class Block : public Context {
 
     void copy_async(void* destination, const void* source, size_t bytes, size_t valid, uintptr_t pc) {
         if ((bytes != 4 && bytes != 8 && bytes != 16) || uintptr_t(destination) % bytes || uintptr_t(source) % bytes)
-            fail("an asynchronous copy moves 4, 8 or 16 bytes between addresses aligned to as many");
+            fail("an asynchronous copy moves 4, 8 or 16 bytes between addresses aligned to that number");
         if (valid) access(source, valid, READ, pc);
         access(destination, bytes, ASYNC, pc);
         memset(destination, kPoison, bytes);
@@ -160,7 +161,7 @@ class Block : public Context {
             if (asynchronous) access_register(static_cast<const char*>(address), bytes, kind, pc);
             return;
         }
-        if (own(uintptr_t(address)) || (asynchronous && asynchronous.computes)) return;
+        if (is_unchecked(uintptr_t(address)) || (asynchronous && asynchronous.computes)) return;
         if (count_banks && shared_memory.contains(uintptr_t(address))) banks.touch(running, uintptr_t(address), bytes, pc);
         if (asynchronous) check_no_mbarrier(static_cast<const char*>(address), bytes, pc);
         if (!checker.check(now(), uintptr_t(address), bytes, kind, pc)) fail(checker.message);
@@ -169,7 +170,7 @@ class Block : public Context {
 
     // warp.h
     Lanes warp(Collective operation, unsigned mask, uint64_t value, unsigned source, Site site);
-    void together(void* brought, void (*work)(void* const*), Site site);
+    void together(void* data, void (*work)(void* const*), Site site);
     // mbarrier.h
     void mbarrier_init(void* address, unsigned arrivals, Site site);
     void mbarrier_invalidate(void* address, Site site);
@@ -406,8 +407,8 @@ class Block : public Context {
     bool change_registers(int group, unsigned number, bool more);
     GPUCONV_RARE void access_register(const char* address, size_t bytes, Kind kind, uintptr_t pc);
 
-    // Whether an address belongs to the built-in variables, or to the kernel's own constants and globals.
-    bool own(uintptr_t address) const {
+    // Whether an address needs no check: it belongs to the built-in variables, or to the kernel's constants and globals.
+    bool is_unchecked(uintptr_t address) const {
         return address - uintptr_t(this) < sizeof *this || address == uintptr_t(&gpuconv_context) ||
                checker.in_image(address);
     }

@@ -108,11 +108,11 @@ inline void Block::bulk_commit() {
 inline void Block::bulk_wait(unsigned pending) {
     interleave();
     BulkStores& own = asynchronous.stores[running];
-    const uint32_t over = own.groups > pending ? own.groups - pending : 0;
+    const uint32_t finished = own.groups > pending ? own.groups - pending : 0;  // groups that must finish
     take_effect([&](const Effect& effect) {
-        return effect.kind == Effect::STORE && effect.thread == running && effect.group < over;
+        return effect.kind == Effect::STORE && effect.thread == running && effect.group < finished;
     });
-    while (!own.open.empty() && own.open.front().second < over) {
+    while (!own.open.empty() && own.open.front().second < finished) {
         if (launch->checked) {
             checker.clocks.finish(own.clock, own.open.front().first);
             checker.clocks.learn(component(), own.clock, own.open.front().first);

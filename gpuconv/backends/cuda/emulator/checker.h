@@ -76,7 +76,7 @@ class Checker {
     std::vector<uint3> blocks;       // the indices of the cluster's blocks
     uintptr_t image_begin = 0, image_end = 0;  // the kernel's library: its code, constants and globals
     Clocks clocks;
-    std::vector<uint32_t> fenced;    // blocks that called __threadfence order their writes themselves
+    std::vector<uint32_t> fenced;    // the blocks that called __threadfence: they order their writes themselves
 
     // A number for a position in the source, which serves as a pc.
     uintptr_t pc_of(Site site) {
@@ -158,7 +158,7 @@ class Checker {
     }
     static bool same_cluster(const ThreadTime& a, const ThreadTime& b) { return a.block / kMaxBlocks == b.block / kMaxBlocks; }
 
-    // Whether nothing orders `later`, of a thread, after `earlier`. wrote: whether `earlier` wrote.
+    // Whether nothing orders `later`, an access by a thread, after `earlier`. wrote: whether `earlier` was a write.
     bool unordered(const ThreadTime& earlier, const ThreadTime& later, bool wrote) const {
         if (earlier.block != later.block) return unordered_blocks(earlier, later, nullptr, wrote);
         if (earlier.thread == later.thread) return false;
@@ -254,13 +254,14 @@ class Checker {
             return fault(what() + ", which an asynchronous copy that was not waited for has yet to write", access.pc);
         if (region.shared && !writes && (access.bytes & ~cell.written))
             return fault(what() + ", which nothing wrote", access.pc);
-        auto against = [&](const Access& earlier, const char* did) {
+        auto follows = [&](const Access& earlier, bool wrote) {
             if (!(earlier.bytes & access.bytes)) return true;
+            const char* did = wrote ? "wrote" : "read";
             if (earlier.block != access.block)
-                return !unordered_blocks(earlier, access, &view, did[0] == 'w') ||
+                return !unordered_blocks(earlier, access, &view, wrote) ||
                        fault("race: " + what() + ", which another block " + did + " at " + place(earlier.pc), access.pc);
             const bool by_thread = earlier.thread < kThreads;
-            if (by_thread && did[0] == 'w' && region.shared && clocks.ordered(earlier.thread, earlier.step, view) &&
+            if (by_thread && wrote && region.shared && clocks.ordered(earlier.thread, earlier.step, view) &&
                 !clocks.fenced(earlier.thread, earlier.step, view))
                 return fault(what() + ", which " + by(earlier) + " wrote at " + place(earlier.pc) +
                              " with no fence_proxy_async() between", access.pc);
@@ -268,9 +269,9 @@ class Checker {
                    fault("race: " + what() + ", which " + by(earlier) + " " + did + " at " + place(earlier.pc) + between(earlier),
                          access.pc);
         };
-        if (earlier_differs(cell.write, access) && !against(cell.write, "wrote")) return false;
+        if (is_another(cell.write, access) && !follows(cell.write, true)) return false;
         for (const Access& read : cell.reads)
-            if (writes && earlier_differs(read, access) && !against(read, "read")) return false;
+            if (writes && is_another(read, access) && !follows(read, false)) return false;
         if (writes) {
             cell.write = access;
             cell.pending |= access.bytes;
@@ -280,7 +281,8 @@ class Checker {
         }
         return true;
     }
-    static bool earlier_differs(const Access& earlier, const Access& later) {
+    // Whether two accesses belong to different threads or pieces of asynchronous work, or to different steps of one.
+    static bool is_another(const Access& earlier, const Access& later) {
         return earlier.block != later.block || earlier.thread != later.thread || earlier.step != later.step;
     }
     static void note_read(Cell& cell, const Access& access) {

@@ -132,7 +132,7 @@ class Fibers {
 
     std::vector<Fiber> fibers;
     std::vector<Fiber*> free;
-    int used = 0;  // the first ones have been taken before
+    int used = 0;  // the fibers before this index have been taken at least once
     char* begin;
     void (*entry)();
 };

@@ -74,7 +74,7 @@ GPUCONV_UNDEFINED(float_cast_overflow, "a number does not fit the integer it is 
 GPUCONV_UNDEFINED(builtin_unreachable, "reached what was declared unreachable")
 GPUCONV_UNDEFINED(missing_return, "a function ends without returning a value")
 GPUCONV_UNDEFINED(vla_bound_not_positive, "an array of no or negative length")
-GPUCONV_UNDEFINED(invalid_builtin, "a count of the zeros of 0")
+GPUCONV_UNDEFINED(invalid_builtin, "the leading or trailing zeros of 0 are counted")
 GPUCONV_UNDEFINED(nonnull_arg, "a null pointer where none may be")
 
 }  // extern "C"

@@ -12,7 +12,7 @@ struct Launch {
     const char* kernel;
     unsigned grid[3], block[3], cluster;
     size_t shared_bytes;
-    uint64_t seed;  // 0: blocks and threads in their order; else a random order, for threads drawn again after each barrier
+    uint64_t seed;  // 0 runs blocks and threads in their order, else a random order; that of the threads changes at each barrier
     int workers;
     int checked;
     int region_count;

@@ -1,4 +1,5 @@
-// Runs a launch: its clusters one after another, on one or several threads of the CPU, and gives the first one's fault.
+// Runs a launch: its clusters one after another, on one or several threads of the CPU. Returns the fault of the first cluster in
+// this order that has one.
 #pragma once
 
 #include <atomic>

@@ -26,14 +26,14 @@ inline Lanes Block::warp(Collective operation, unsigned mask, uint64_t value, un
 }
 
 // Calls `work` once with the addresses of all 32 lanes' data, when every lane has arrived.
-inline void Block::together(void* brought, void (*work)(void* const*), Site site) {
+inline void Block::together(void* data, void (*work)(void* const*), Site site) {
     const int first = running - running % 32;
     for (int lane = 0; lane < 32; ++lane)
         if (first + lane >= count || state[first + lane] == DONE)
             fail("divergent warp operation: " + place(site) + " takes all 32 lanes of a warp, and lane " +
                  std::to_string(lane) + (first + lane >= count ? " does not exist" : " has exited"));
     threads[running].work = work;
-    warp(TOGETHER, ~0u, uint64_t(brought), ~0u, site);
+    warp(TOGETHER, ~0u, uint64_t(data), ~0u, site);
 }
 
 // Releases the lanes of a warp that wait for each other, if all of them have arrived.
@@ -74,9 +74,9 @@ inline bool Block::release_warp(int first) {
             peer.lanes = {peer.operation == SHUFFLE ? threads[first + peer.source].value : 0, ballot, present};
         }
         if (leader.operation == TOGETHER) {
-            void* brought[32];
-            for (int other = 0; other < 32; ++other) brought[other] = reinterpret_cast<void*>(threads[first + other].value);
-            leader.work(brought);
+            void* data[32];
+            for (int other = 0; other < 32; ++other) data[other] = reinterpret_cast<void*>(threads[first + other].value);
+            leader.work(data);
         }
         for (int other = 0; other < lanes; ++other)
             if (present >> other & 1) {
