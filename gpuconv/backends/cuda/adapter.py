@@ -81,7 +81,7 @@ class CudaDevice:
         needed = min(each.capability for each in ALGORITHMS if each.capability)
         text = f"{model}, compute capability {capability / 10:.1f}"
         if capability < needed:
-            text += f", convolutions without tensor cores (from {needed / 10:.1f} on)"
+            text += f", convolutions without tensor cores, for which gpuconv needs {needed / 10:.1f}"
         return text
 
     def from_host(self, x: np.ndarray) -> Array:

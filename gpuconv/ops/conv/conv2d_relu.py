@@ -48,7 +48,8 @@ def conv2d_relu(
         padding: As in conv2d.
         dilation: As in conv2d.
         groups: As in conv2d.
-        activation: "relu", or None for none; or "gelu", "silu" or "hard_swish" with its op's defaults, without a pool.
+        activation: "relu"; None for no activation; or, without a pool, "gelu", "silu" or "hard_swish", with its op's
+            defaults.
         fit: As in conv2d.
         algo: An algorithm of `gpuconv.algorithms`, which changes at most the order of sums; "auto" lets the device
             choose, as does an algorithm without a kernel for this direction.

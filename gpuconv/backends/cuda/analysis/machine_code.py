@@ -82,9 +82,9 @@ def _target(opcode: str, operands: str, labels: dict[str, int]) -> int | None:
 PRODUCTS = ("HMMA", "HGMMA")
 
 
-def main_loop(instructions: list[Instruction], of: tuple[str, ...] = PRODUCTS) -> MainLoop | None:
-    """The loop with the most multiplications on tensor cores, the innermost of equal ones; None if there is none. of:
-    other opcodes to count instead, in loops without multiplications.
+def main_loop(instructions: list[Instruction], counted: tuple[str, ...] = PRODUCTS) -> MainLoop | None:
+    """The loop with the most multiplications on tensor cores, the innermost of equal ones; None if there is none.
+    counted: other opcodes to count instead, in loops without multiplications.
 
     Parts that a branch can skip and that only add, such as the sums of the bias gradient, do not count.
     """
@@ -92,8 +92,8 @@ def main_loop(instructions: list[Instruction], of: tuple[str, ...] = PRODUCTS) -
     for end, (_, start) in enumerate(instructions):
         if start is not None and start <= end:
             inside = instructions[start : end + 1]
-            if _count(inside, of) and (of == PRODUCTS or not _count(inside, PRODUCTS)):
-                loops.append((_count(inside, of), start, end))
+            if _count(inside, counted) and (counted == PRODUCTS or not _count(inside, PRODUCTS)):
+                loops.append((_count(inside, counted), start, end))
     if not loops:
         return None
     _, begin, end = max(loops)

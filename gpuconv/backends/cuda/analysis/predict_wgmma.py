@@ -24,7 +24,7 @@ SHARED = 128  # bytes of shared memory per clock of a multiprocessor: NVIDIA's
 L2 = 5120  # bytes per clock of the GPU: NVIDIA's for the A100, assumed for Hopper
 LATENCY = 1000  # clocks from a block's start to its first tile: assumed
 CLUSTER_SYNC = 200  # clocks of a barrier of a cluster's blocks, of which a block has two: assumed
-TAKEN = 0.5  # the share of the code outside both loops that a block runs: assumed
+EXECUTED = 0.5  # the share of the code outside both loops that a block runs: assumed
 COPYING = 4  # warps of a block that copy; the others multiply
 
 
@@ -96,22 +96,22 @@ def predict_launch(
     drained: whether the ring runs empty after each tile, because the copying threads sum what they copied, as in most
     wgrad. moved: the bytes that must pass through memory. partials: the bytes that the split-K reduction reads. The
     clocks of a stage overlap."""
-    each = stage_clocks(algorithm, counted, model, gpu)
-    stored = TAKEN * counted.others * _multiplying(algorithm) / SCHEDULERS * model.rates.instruction
-    loop = stages * max(vars(each).values())
+    stage = stage_clocks(algorithm, counted, model, gpu)
+    stored = EXECUTED * counted.others * _multiplying(algorithm) / SCHEDULERS * model.rates.instruction
+    loop = stages * max(vars(stage).values())
     if algorithm.resident > 1:  # another block multiplies, but on the same schedulers
-        exposed = stages * each.issue + stored - loop
+        exposed = stages * stage.issue + stored - loop
     else:
-        multiplied = stages * max(each.tensor, each.shared, each.issue)
-        ahead = 0 if drained else min(algorithm.macros["STAGES"], stages) * each.l2  # copied while a tile is stored
+        multiplied = stages * max(stage.tensor, stage.shared, stage.issue)
+        ahead = 0 if drained else min(algorithm.macros["STAGES"], stages) * stage.l2  # copied while a tile is stored
         exposed = max(multiplied + stored - loop, stored - ahead)
     cluster_syncs = 2 * CLUSTER_SYNC if algorithm.cluster > 1 else 0
     sequential = {
         "launch": model.rates.launch,
-        "prologue": (turns if drained else 1) * (LATENCY + each.l2) + cluster_syncs,
+        "prologue": (turns if drained else 1) * (LATENCY + stage.l2) + cluster_syncs,
         "epilogue": stored + (turns - 1) * max(0, exposed),
     }
-    overlapping = {name: turns * stages * clocks for name, clocks in vars(each).items()}
+    overlapping = {name: turns * stages * clocks for name, clocks in vars(stage).items()}
     parts = {name: clocks / gpu.clock for name, clocks in (sequential | overlapping).items()}
     parts["reduction"] = partials / gpu.copy
     seconds = (sum(sequential.values()) + max(overlapping.values())) / gpu.clock + parts["reduction"]

@@ -213,8 +213,7 @@ class EmulatedLibrary:
         if _seen is not None and not self.checked:
             raise EmulatorError(f'a watch needs sanitize="checked", received "{chosen.sanitize}"')
         arrays = [i for i, argument in enumerate(arguments) if isinstance(argument, np.ndarray)]
-        # A parameter's value is an address or a scalar; the table points at the values.
-        values = [np.array(a.ctypes.data if isinstance(a, np.ndarray) else 0 if a is None else a) for a in arguments]
+        values = [_parameter_value(argument) for argument in arguments]
         table = np.array([value.ctypes.data for value in values], np.uintp)
         regions = (_Region * len(arrays))(
             *(_Region(f"argument '{names[i]}'".encode(), arguments[i].ctypes.data, arguments[i].nbytes) for i in arrays)
@@ -241,6 +240,13 @@ class EmulatedLibrary:
             _seen.extend(_report(self.path))
         if failed:
             raise EmulatorError(_with_lines(message.value.decode(errors="replace"), self.path))
+
+
+def _parameter_value(argument: Any) -> np.ndarray:
+    """What the kernel receives for an argument: an array's address, 0 for a null pointer, or the scalar itself."""
+    if isinstance(argument, np.ndarray):
+        return np.array(argument.ctypes.data)
+    return np.array(0 if argument is None else argument)
 
 
 def _with_lines(message: str, library: Path) -> str:

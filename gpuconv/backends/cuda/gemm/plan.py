@@ -135,10 +135,10 @@ def _expect_served(product: Product, named: Algorithm) -> None:
     if wrong:
         received = f"{counts[0]} channels and {counts[1]} filters a group"
     else:
-        received = "other addresses" if product.k else "an empty batch"
+        received = "arrays at other addresses" if product.k else "an empty batch"
     raise UnservedError(
-        f"algorithm {named.name!r} moves 16 bytes at once: the batch is not empty, channels and filters of a group are "
-        f"multiples of 8, and all arrays and their rows begin at multiples of 16 bytes, received {received}"
+        f"algorithm {named.name!r} moves 16 bytes at once: it takes a batch that is not empty, channels and filters of "
+        f"a group in multiples of 8, and arrays whose rows begin at multiples of 16 bytes, received {received}"
     )
 
 

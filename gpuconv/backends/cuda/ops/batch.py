@@ -65,9 +65,9 @@ def _packed(
     changes = flip, augmentation.shift, reflect, augmentation.cutout, blocks, augmentation.resized_crop
     *strengths, hue = augmentation.colors
     low = tuple(max(0.0, 1 - strength) for strength in strengths)
-    reach = tuple(1 + strength - least for strength, least in zip(strengths, low))
+    spans = tuple(1 + strength - least for strength, least in zip(strengths, low))
     return blocks, struct(
-        _BATCH, images, indices, height, *divisors, mean_each, std_each, *changes, (*low, -hue), (*reach, 2 * hue)
+        _BATCH, images, indices, height, *divisors, mean_each, std_each, *changes, (*low, -hue), (*spans, 2 * hue)
     )
 
 

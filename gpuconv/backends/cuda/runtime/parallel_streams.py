@@ -1,4 +1,4 @@
-"""Runs independent pieces of device work concurrently."""
+"""Runs independent pieces of device work on parallel streams."""
 
 from __future__ import annotations
 
