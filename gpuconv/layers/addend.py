@@ -37,7 +37,7 @@ class Addend:
         self.value, self.output = None, y if self.activation else None
 
     def gradient_of(self, dy: Array) -> Array:
-        """The array's gradient, also if the norm's backward was not needed. dy: the gradient of the result."""
+        """The array's gradient, even if the norm's backward did not run. dy: the gradient of the result."""
         if self.gradient is not None:
             return self.gradient
         if self.activation is None:

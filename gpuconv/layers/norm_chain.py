@@ -20,8 +20,8 @@ class NormChain(Fused):
     at the end of the previous one. dgrad of that convolution also computes the sums of the norm's backward pass:
     `gpuconv.ops.batch_norm_backward` with w.
 
-    Forward is that of the layers. In backward, `next_conv` has the arguments of that op for the convolution that reads
-    the norm's output.
+    Forward runs the layers one after another. In backward, `next_conv` holds the op's arguments that describe the
+    convolution which reads the norm's output.
     """
 
     @staticmethod

@@ -138,13 +138,12 @@ def _device_count(cupy: ModuleType) -> int:
     except runtime.CUDARuntimeError as error:
         # Without a driver (version 0) and with one that is too old, the error is the same.
         driver, needed = runtime.driverGetVersion(), runtime.runtimeGetVersion()
-        why = (
-            "no NVIDIA driver is installed"
-            if driver == 0
-            else f"the NVIDIA driver supports CUDA {_version(driver)} and CuPy was built for {_version(needed)}"
-            if driver < needed
-            else "the NVIDIA driver finds no usable GPU"
-        )
+        if driver == 0:
+            why = "no NVIDIA driver is installed"
+        elif driver < needed:
+            why = f"the NVIDIA driver supports CUDA {_version(driver)} and CuPy was built for {_version(needed)}"
+        else:
+            why = "the NVIDIA driver finds no usable GPU"
         raise DeviceError(f"{why} ({error})") from error
 
 

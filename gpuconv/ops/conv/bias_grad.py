@@ -25,8 +25,8 @@ def bias_grad(
     out: ArrayT | None = None,
     accumulate: bool = False,
 ) -> ArrayT:
-    """The gradient of a bias: the sum of dy over all axes but the last. If an activation follows the bias, the sum is
-    that of the activation's gradient, which is not stored.
+    """The gradient of a bias: the sum of dy over all axes but the last. If an activation follows the bias, the gradient
+    of the activation's input is summed instead; it is computed from dy and saved, and not stored.
 
     Args:
         dy: (..., K), of rank 2 or more, any float dtype; with an activation the gradient of its output.

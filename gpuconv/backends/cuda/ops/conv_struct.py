@@ -62,16 +62,16 @@ def packed(problem: Conv2dProblem, pool: int, y_pitch: int = 0, x_pitch: int = 0
     sizes = (n, h, w, c, p, q, k, r, s, problem.c, problem.k, padding[0][0], padding[1][0], dilation_h, dilation_w)
     phase_h, phase_w, (step_h, step_w) = ceil_div(h, stride_h), ceil_div(w, stride_w), problem.tap_step
     phase = (phase_h, phase_w, step_h, step_w, dilation_h * step_h // stride_h, dilation_w * step_w // stride_w)
-    divisors, phase_divisors, (image_lines,) = (
-        [fast_divmod(max(1, d)) for d in ds]
-        for ds in (
-            (y_h * y_w, y_w, c, k, s, stride_h, stride_w),
-            (stride_h * stride_w, phase_h * phase_w, phase_w, s // step_w, s // step_w + 1),
-            ((p - 1) * stride_h + (r - 1) * dilation_h + 1,),
-        )
-    )
+    divisors = _divmods(y_h * y_w, y_w, c, k, s, stride_h, stride_w)
+    phase_divisors = _divmods(stride_h * stride_w, phase_h * phase_w, phase_w, s // step_w, s // step_w + 1)
+    (image_lines,) = _divmods((p - 1) * stride_h + (r - 1) * dilation_h + 1)
     last = patch_lines(problem, pool), y_pitch or problem.k, x_pitch or problem.c, 0
     return struct(_CONVOLUTION, *sizes, *divisors, *phase, *phase_divisors, image_lines, *last)
+
+
+def _divmods(*divisors: int) -> list[tuple[int, int, int]]:
+    """The members of a `struct FastDivmod` for each divisor, with 1 in place of 0, which it cannot hold."""
+    return [fast_divmod(max(1, divisor)) for divisor in divisors]
 
 
 def fits_tap_table(problem: Conv2dProblem, pool: int, pitch: int = 0) -> bool:

@@ -277,17 +277,21 @@ def _table(
 
 def _chunks(columns: Columns, decays: Sequence[float]) -> np.ndarray:
     """A `struct Chunk` for each block; the columns are named after its members."""
-    parts = [_split(_CHUNK, {name: arrays[i] for name, arrays in columns.items()}) for i in range(len(decays))]
-    for part, decay in zip(parts, decays):
+    parts = []
+    for index, decay in enumerate(decays):
+        part = _split(_CHUNK, {name: arrays[index] for name, arrays in columns.items()})
         part["decay"] = decay
+        parts.append(part)
     return np.concatenate(parts)
 
 
 def _extents(columns: Columns, _: Sequence[float]) -> np.ndarray:
     """A `struct Extent` for each block."""
-    parts = [_split(_EXTENT, {"numbers": array}) for array in columns["numbers"]]
-    for part, array in zip(parts, columns["numbers"]):
+    parts = []
+    for array in columns["numbers"]:
+        part = _split(_EXTENT, {"numbers": array})
         part["kind"] = KINDS.index(array.dtype.name)
+        parts.append(part)
     return np.concatenate(parts)
 
 

@@ -223,7 +223,10 @@ _COUNTS = {
 def parse_resources(log: str) -> dict[str, Resources]:
     """Each kernel's resources, from the log of ``ptxas -v``."""
     _, *parts = _ENTRY.split(log)
-    return {
-        name: Resources(**{what: int(m[1]) if (m := count.search(text)) else 0 for what, count in _COUNTS.items()})
-        for name, text in zip(parts[::2], parts[1::2])
-    }
+    return {name: _resources_of(text) for name, text in zip(parts[::2], parts[1::2])}
+
+
+def _resources_of(text: str) -> Resources:
+    """The resources of one kernel, from its part of the log; what the log does not mention is 0."""
+    found = {what: count.search(text) for what, count in _COUNTS.items()}
+    return Resources(**{what: int(match[1]) if match else 0 for what, match in found.items()})
