@@ -53,18 +53,18 @@ def distribute(rows: int, channels: int, width: int, most_steps: int | None) -> 
 
     most_steps: the most steps of a block, or None for a reduction, which has few, long blocks.
     """
-    reach = THREADS * width
+    numbers_a_step = THREADS * width
     unit = math.lcm(channels, width)  # the fewest numbers that make up complete rows and complete packs
-    if unit <= reach:
-        tile, tiles, rows_a_step = channels, 1, reach // unit * unit // channels
+    if unit <= numbers_a_step:
+        tile, tiles, rows_a_step = channels, 1, numbers_a_step // unit * unit // channels
         stride = rows_a_step * channels
     else:
-        tiles = ceil_div(channels, reach)
+        tiles = ceil_div(channels, numbers_a_step)
         tile, rows_a_step = ceil_div(ceil_div(channels, tiles), width) * width, 1
         stride = channels
     steps = ceil_div(rows, rows_a_step)
-    even = ceil_div(steps * tiles, _BLOCKS)
-    chunk = max(2 * _GROUP, even) if most_steps is None else min(max(_GROUP, even), most_steps)
+    even_share = ceil_div(steps * tiles, _BLOCKS)
+    chunk = max(2 * _GROUP, even_share) if most_steps is None else min(max(_GROUP, even_share), most_steps)
     chunk = ceil_div(chunk, _GROUP) * _GROUP
     columns = struct(_COLUMNS, rows * channels, stride // width, chunk, channels, tile, rows_a_step)
     threads = ceil_div(ceil_div(rows_a_step * tile, width), 32) * 32

@@ -113,19 +113,19 @@ def batch_norm_backward(
 ) -> tuple[Array, ...]:
     channels, pooled, parts = x.shape[-1], None, None
     unpool: tuple[object, ...] = ()
-    read, x_pitch = rows_to_sum(x) if conv is None else (x, channels)
-    read, gamma, beta, mean, inv_std, w = contiguous(read, gamma, beta, mean, inv_std, w)
+    flat_x, x_pitch = rows_to_sum(x) if conv is None else (x, channels)
+    flat_x, gamma, beta, mean, inv_std, w = contiguous(flat_x, gamma, beta, mean, inv_std, w)
     if conv is None:
         dy, dy_pitch = rows_to_sum(dy)
-    elif mask is not None:
+    elif mask is not None:  # a pool precedes the norm
         pooled = conv[0]
         dy, dy_pitch = rows_to_sum(dy, channels // pooled.groups)
-    else:
-        norm = (read, mean, gamma, beta, inv_std) if activation else (read, mean, None, None, None)
+    else:  # a convolution follows the norm
+        norm = (flat_x, mean, gamma, beta, inv_std) if activation else (flat_x, mean, None, None, None)
         dy, parts = conv2d_dgrad_sums(dy, w, norm, *conv)
-        dy_pitch, out = channels, dy if out is None else out
-    if saved is not None:
-        dy, parts = _activation_backward_sums(dy, dy_pitch, read, x_pitch, saved, mean, activation)
+        dy_pitch, out = channels, dy if out is None else out  # dx may overwrite this new array
+    if saved is not None:  # an activation follows, after an addend
+        dy, parts = _activation_backward_sums(dy, dy_pitch, flat_x, x_pitch, saved, mean, activation)
         dy_pitch, activation = channels, None
     dx = out
     if dx is None:
@@ -134,24 +134,23 @@ def batch_norm_backward(
     dbeta = _channel_vector(x) if dbeta is None else dbeta
     if channels:
         dx_output, *gradients = outputs = contiguous(dx, dgamma, dbeta)
-        arrays, pitches = (dy, read, gamma, beta, mean, inv_std), (dy_pitch, x_pitch)
+        arrays, pitches = (dy, flat_x, gamma, beta, mean, inv_std), (dy_pitch, x_pitch)
         if pooled is None:
-            width = width_of(channels, read, dy, dx_output, pitches=pitches)
+            width = width_of(channels, flat_x, dy, dx_output, pitches=pitches)
         else:
             width, unpool = _unpool(pooled, x, dy, dy_pitch, mask, dx_output)
         module = _kernels(x.dtype, width, activation, pooled is not None)
         rows, sums = x.size // channels, empty((channels, 2), inv_std.dtype, like=x)
         if parts is None:
-            parts = _backward_sums(
-                module, (*gradients, sums), arrays, accumulate, distribute(rows, channels, width, None), pitches
-            )
+            columns = distribute(rows, channels, width, None)
+            parts = _backward_sums(module, (*gradients, sums), arrays, accumulate, columns, pitches)
         else:
             parts = _merge_states(parts, module, "batch_norm_backward_merge")
         if parts is not None:
             finish, count = module.kernel("batch_norm_backward_finish"), len(parts)
             finish(finish_grid(channels), THREADS, *gradients, sums, parts, inv_std, accumulate, count, channels)
         spread = distribute(rows, channels, width, MAP_STEPS)
-        if not (training or activation):
+        if not (training or activation):  # dx does not depend on x
             arrays = dy, None, *arrays[2:]
         last = module.kernel("batch_norm_backward_dx" if pooled is None else "batch_norm_backward_dx_unpooled")
         last(spread.grid, spread.threads, dx_output, *arrays, sums, rows, training, spread.struct, *pitches, *unpool)

@@ -199,29 +199,25 @@ def _step(
 ) -> None:
     """Launch a kernel over the parameters, once for each pair of dtypes of a master and its copy. state: the arrays of
     each other member of `struct Chunk`, or None if it has none."""
-    own = masters is None
+    without_masters = masters is None
     masters = params if masters is None else masters
     states = {name: listed for name, listed in state.items() if listed is not None}
     arrays = [array for listed in (params, grads, masters, *states.values()) for array in listed]
-    tables = _tables_of.get(arrays, own, decays, *states)
+    tables = _tables_of.get(arrays, without_masters, decays, *states)
     if tables is not None:
         for dtype, copy_dtype, chunks in tables:
             _launch(kernel, dtype, copy_dtype, chunks, scaling, *scalars)
         return
     tables, some_strided = [], False
-    narrow = {master.dtype: param.dtype for master, param in zip(masters, params) if master is not param and param.size}
-    kinds = [  # parameters without a copy share a launch with the masters of their dtype that have a 16-bit copy
-        (master.dtype, narrow.get(master.dtype, param.dtype) if master is param else param.dtype)
-        for master, param in zip(masters, params)
-    ]
-    for kind in dict.fromkeys(kinds):
-        chosen = [i for i, param in enumerate(params) if kinds[i] == kind and param.size]
+    pairs = _dtype_pairs(masters, params)
+    copies = [None if master is param else param for master, param in zip(masters, params)]
+    changed: Columns = {"param": masters, **states, "copy": copies}
+    for pair in dict.fromkeys(pairs):
+        chosen = [i for i, param in enumerate(params) if pairs[i] == pair and param.size]
         if not chosen:
             continue
-        dtype, copy_dtype = kind
-        copy = [None if master is param else param for master, param in zip(masters, params)]
-        changed: Columns = {"param": masters, **states, "copy": copy}
-        gradients, written = [grads[i] for i in chosen], [arrays[i] for arrays in changed.values() for i in chosen]
+        dtype, copy_dtype = pair
+        gradients, written = [grads[i] for i in chosen], [column[i] for column in changed.values() for i in chosen]
         read, outputs, count = contiguous(*gradients), contiguous(*written), len(chosen)
         columns = {name: outputs[at * count : (at + 1) * count] for at, name in enumerate(changed)} | {
             "grad": [grad if grad.dtype == copy_dtype else None for grad in read],
@@ -233,7 +229,19 @@ def _step(
         tables.append((dtype, copy_dtype, chunks))
         some_strided |= any(a is not b for a, b in zip((*gradients, *written), (*read, *outputs)))
     if not some_strided:
-        _tables_of.keep(arrays, tables, own, decays, *states)
+        _tables_of.keep(arrays, tables, without_masters, decays, *states)
+
+
+def _dtype_pairs(masters: Sequence[Array], params: Sequence[Array]) -> list[tuple[np.dtype, np.dtype]]:
+    """The dtypes of each master and of its copy. A parameter without a copy gets the pair of the masters of its dtype
+    that have a 16-bit copy, if there are any, so that they share a launch."""
+    copy_dtypes = {
+        master.dtype: param.dtype for master, param in zip(masters, params) if master is not param and param.size
+    }
+    return [
+        (master.dtype, copy_dtypes.get(master.dtype, param.dtype) if master is param else param.dtype)
+        for master, param in zip(masters, params)
+    ]
 
 
 # The dtypes and the table of each launch, for lists of arrays that needed no copy.
