@@ -176,8 +176,10 @@ class Merging(Layer, base=True):
             shown = row is not None and shows_gradients(row)
             into = {"onto": _onto(total, shown)} if adds and not isinstance(dy, PerPart) else {}
             found = call(row, "backward", dy, **into) if row else dy
-            if total is None:  # a hook may keep what it received, so nothing is added to that
-                total = ops.copy(found) if shown and adding[1] and not isinstance(dy, PerPart) else found
+            if total is None:
+                # A hook may keep this gradient, so the second branch adds to a copy.
+                copies = shown and adding[1] and not isinstance(dy, PerPart)
+                total = ops.copy(found) if copies else found
             elif not into:
                 total = in_parts(ops.add, total, found)
         return cast(Array, total)

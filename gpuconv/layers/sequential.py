@@ -244,10 +244,10 @@ class Sequential(Layer):
         planned = getattr(x, "shape", ())[1:] == self.input_shape  # neither larger images nor a PerPart
         idle = self.layers[self.last_in_inference + 1 :] if method == "infer" else []
         writing = self.layers[: len(self.layers) - len(idle)]
-        *runs, last = runs_in_place(writing) if planned else [[layer] for layer in writing]
-        targets = [*((layers, None) for layers in runs), (last, into.get("out")), *(([layer], None) for layer in idle)]
+        runs = runs_in_place(writing) if planned else [[layer] for layer in writing]
         addend = {name: value for name, value in into.items() if name != "out"}
-        for layers, out in targets:
+        for layers in [*runs, *([layer] for layer in idle)]:
+            out = into.get("out") if layers is runs[-1] else None
             for layer, target in zip(layers, output_arrays(layers, x, out)):
                 more = addend if layer is writing[-1] else {}
                 x = run(layer, method, x, *options, **({} if target is None else {"out": target}), **more)
