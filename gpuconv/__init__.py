@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from gpuconv.version import __version__ as __version__
 
@@ -63,7 +63,7 @@ __all__ = [
 ]
 
 
-def _import(name: str) -> Any:
+def _import(name: str) -> object:
     """Import a part of the package on first use, so that ``import gpuconv`` stays fast."""
     if name in _MODULES:
         return importlib.import_module(f"gpuconv.{name}")

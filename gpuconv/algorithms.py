@@ -19,7 +19,6 @@ import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import inf
-from typing import Any
 
 import numpy as np
 
@@ -298,7 +297,7 @@ def find(name: str, arithmetic: str, few_channels: bool = False) -> Algorithm:
     return served[known]
 
 
-def full_name(algo: Any) -> str:
+def full_name(algo: object) -> str:
     """The full name of `algo`, or "auto". Raises ValueError for an unknown one and TypeError for anything but text."""
     if isinstance(algo, str) and algo == AUTO:
         return AUTO

@@ -10,7 +10,7 @@ import inspect
 import math
 import operator
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, SupportsIndex, TypeGuard
 
 import numpy as np
 
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 INT32, INT63 = 2**31 - 1, 2**63 - 1  # the largest signed integers on a device
 
 
-def integer(name: str, value: Any, minimum: int, maximum: int = INT63) -> int:
+def integer(name: str, value: object, minimum: int, maximum: int = INT63) -> int:
     """`value` as an int. Raises for a bool, a fraction, an array or a number outside [minimum, maximum]."""
     if type(value) is int and minimum <= value <= maximum:  # fast path: the usual case
         return value
     try:
-        if isinstance(value, (bool, np.bool_)) or is_array(value):
+        if isinstance(value, (bool, np.bool_)) or is_array(value) or not isinstance(value, SupportsIndex):
             raise TypeError
         number = operator.index(value)
     except TypeError:
@@ -71,7 +71,7 @@ def pair(name: str, value: object, minimum: int) -> Pair:
 
 def number(
     name: str,
-    value: Any,
+    value: object,
     low: float,
     high: float = math.inf,
     *,
@@ -84,13 +84,14 @@ def number(
     """
     if type(value) is float and low <= value <= high and -_LARGEST_32 <= value <= _LARGEST_32 and not open_high:
         return value  # fast path: nearly always
-    known = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, (bool, np.timedelta64))
-    if not known:
+    if not isinstance(value, (int, float, np.integer, np.floating)) or isinstance(value, (bool, np.timedelta64)):
         raise TypeError(f"{name} must be a number, received {value!r}")
     try:
         given, value = value, float(value)
     except OverflowError:
-        raise ValueError(f"{name} must be a number that a float can hold, received {integer_text(value)}") from None
+        raise ValueError(
+            f"{name} must be a number that a float can hold, received {integer_text(int(value))}"
+        ) from None
     if not low <= value <= high or not math.isfinite(value) or (open_high and value == high):
         interval = f"{'(' if low == -math.inf else '['}{low}, {high}{')' if open_high or high == math.inf else ']'}"
         raise ValueError(f"{name} must lie in {interval}, received {given}")
@@ -170,18 +171,17 @@ def flip_value(flip: object) -> bool | str:
     return lookup("flip", flip, {"alternating": "alternating"})
 
 
-def batch_range(name: str, length: int, start: object, count: object) -> tuple[Any, int]:
+def batch_range(name: str, length: int, start: object, count: object) -> tuple[Scalar, int]:
     """The start and the length of a batch. Raises ValueError if the host knows that it exceeds `length` entries."""
-    on_device = is_array(start)
-    if on_device and count is None:
+    if is_array(start) and count is None:
         raise ValueError(
             "a start in device memory needs a count, as the length of the batch must be known before it runs"
         )
-    first = 0 if on_device else integer("start", start, 0)
+    first = 0 if is_array(start) else integer("start", start, 0)
     count = max(0, length - first) if count is None else integer("count", count, 0)
     if first + count > length:
         raise ValueError(f"{name} has {length} entries; a batch of {count} from {first} on does not fit")
-    return (start if on_device else first), count
+    return (start if is_array(start) else first), count
 
 
 def batch_indices(indices: np.ndarray, start: Scalar, count: int, images: int) -> np.ndarray:
@@ -194,7 +194,7 @@ def batch_indices(indices: np.ndarray, start: Scalar, count: int, images: int) -
     return part
 
 
-def accepts(function: Any, *given: object, **options: object) -> bool:
+def accepts(function: Callable[..., object], *given: object, **options: object) -> bool:
     """Whether a user's function can be called with these arguments; True for C functions without a signature."""
     try:
         inspect.signature(function).bind(*given, **options)

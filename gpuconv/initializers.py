@@ -185,7 +185,7 @@ def get(choice: str | Mapping[str, object]) -> Initializer:
     """
     options = dict(choice) if isinstance(choice, Mapping) else {"name": choice}
     name = options.pop("name", None)
-    initializer = lookup("initializer", name, INITIALIZERS)  # type: ignore[arg-type]
+    initializer = lookup("initializer", name, INITIALIZERS)
     reserved = ("shape", "dtype", "seed", "substream", "groups")
     known = {option: option for option in inspect.signature(initializer).parameters if option not in reserved}
     given = {lookup(f"option of {name}", key, known): value for key, value in options.items()}

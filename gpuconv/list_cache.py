@@ -5,16 +5,18 @@ from __future__ import annotations
 import weakref
 from collections import deque
 from collections.abc import Sequence
-from typing import Any
+from typing import Generic, TypeVar
 
 import numpy as np
 
 from gpuconv.types import Array
 
+Value = TypeVar("Value")
+
 RECENT = 32  # calls; a training step makes a few for each group of parameters
 
 
-class ListCache:
+class ListCache(Generic[Value]):
     """Values for lists of arrays, by the identity of the arrays.
 
     An entry is dropped as soon as one of its arrays is deleted, so a reused id finds nothing. It is stored only if one
@@ -23,17 +25,17 @@ class ListCache:
     """
 
     def __init__(self) -> None:
-        self._kept: dict[tuple[object, ...], tuple[object, list[weakref.ref[Array]]]] = {}
+        self._kept: dict[tuple[object, ...], tuple[Value, list[weakref.ref[Array]]]] = {}
         self._recent: deque[tuple[object, ...]] = deque(maxlen=RECENT)
 
-    def get(self, arrays: Sequence[Array], *context: object) -> Any:
+    def get(self, arrays: Sequence[Array], *context: object) -> Value | None:
         """The value for these arrays and the context (hashable, without arrays), or None."""
         if not arrays or isinstance(arrays[0], np.ndarray):
             return None
         kept = self._kept.get((context, *map(id, arrays)))
         return None if kept is None else kept[0]
 
-    def keep(self, arrays: Sequence[Array], value: object, *context: object) -> None:
+    def keep(self, arrays: Sequence[Array], value: Value, *context: object) -> None:
         """Store a value for these arrays and the context, as described above. It must not refer to the arrays, because
         that would keep them alive."""
         if not arrays or isinstance(arrays[0], np.ndarray):

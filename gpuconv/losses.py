@@ -142,8 +142,10 @@ def _numbers(name: str, given: object) -> tuple[float, ...] | None:
     return tuple([number(f"{name}[{at}]" if len(listed) > 1 else name, each, 0.0) for at, each in enumerate(listed)])
 
 
-def _on_scores_device(scores: Array, weight: Any) -> Array | None:
-    return weight and _on_device(weight, backends.device_of(scores), accumulation_dtype(scores.dtype))
+def _on_scores_device(scores: Array, weight: object) -> Array | None:
+    if not isinstance(weight, tuple):
+        return None
+    return _on_device(weight, backends.device_of(scores), accumulation_dtype(scores.dtype))
 
 
 @cache  # so that the array keeps its address, from which a captured step reads

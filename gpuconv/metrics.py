@@ -86,7 +86,7 @@ class Confusion:
             self.matrix = np.zeros(2 * scores.shape[1:], np.int64)
         np.add.at(self.matrix, (class_of(labels), scores.argmax(axis=1)), 1)
 
-    def result(self) -> NDArray[np.int64] | None:
+    def result(self) -> np.ndarray | None:
         """int64 (classes, classes), or None without a batch."""
         return self.matrix
 
@@ -96,7 +96,7 @@ class PerClass(Confusion):
 
     name = "per_class"
 
-    def result(self) -> Any:
+    def result(self) -> np.ndarray:
         """float64 (classes,)."""
         assert self.matrix is not None
         counts = self.matrix.sum(axis=1)
@@ -111,7 +111,7 @@ class Mean:
         function: (scores, labels) -> a number or an array.
     """
 
-    def __init__(self, name: str, function: Callable[[Array, Array], Any]) -> None:
+    def __init__(self, name: str, function: Callable[[Array, Array], object]) -> None:
         self.name, self.function = name, function
         self._total: Array | float = 0.0
         self._seen = 0
@@ -124,7 +124,7 @@ class Mean:
         value = value.astype(np.float64)
         self._total, self._seen = self._total + value * len(labels), self._seen + len(labels)
 
-    def result(self) -> Any:
+    def result(self) -> Array | float:
         """The mean over all batches."""
         return self._total / self._seen
 
@@ -154,7 +154,7 @@ def named(metrics: Sequence[Any]) -> dict[str, Any]:
             raise TypeError(
                 f"a metric is an object, received the class {metric.__name__}; call it: {metric.__name__}()"
             )
-        made = _by_name(metric) if isinstance(metric, str) else metric
+        made: Any = _by_name(metric) if isinstance(metric, str) else metric
         function = getattr(made, "func", made)  # the name of a functools.partial's function
         name = getattr(made, "name", None) or getattr(function, "__name__", None) or type(made).__name__
         if not (hasattr(made, "update") and hasattr(made, "result")) and not callable(made):
@@ -187,7 +187,7 @@ def begin(metrics: dict[str, Any]) -> dict[str, Any]:
     return begun
 
 
-def _by_name(text: str) -> Any:
+def _by_name(text: str) -> TopK | Confusion:
     if match := re.fullmatch(r"top[-_]?([0-9]{1,18})", text.lower()):
         return TopK(int(match[1]))
     return lookup("metric", text, KNOWN)()

@@ -9,7 +9,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def lookup(kind: str, name: str, table: Mapping[str, T]) -> T:
+def lookup(kind: str, name: object, table: Mapping[str, T]) -> T:
     """Return ``table[name]``. Upper and lower case are the same, and so are ``_`` and ``-``.
 
     Raises TypeError if `name` is not a string and ValueError, naming the nearest known name, if the table has no such
@@ -29,7 +29,7 @@ def lookup(kind: str, name: str, table: Mapping[str, T]) -> T:
     raise ValueError(f"unknown {kind} {name!r}{hint} (known: {', '.join(table)})")
 
 
-def canonical(kind: str, name: str, names: Iterable[str]) -> str:
+def canonical(kind: str, name: object, names: Iterable[str]) -> str:
     """The name as spelled in `names`. Raises as `lookup` does."""
     return lookup(kind, name, {known: known for known in names})
 

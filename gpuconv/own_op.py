@@ -95,8 +95,10 @@ def compare(
     return found
 
 
-def _array(given: Any, dtype: np.dtype, seed: int, substream: int) -> Any:
-    if given is None or hasattr(given, "shape"):
+def _array(
+    given: np.ndarray | tuple[int, ...] | list[int] | None, dtype: np.dtype, seed: int, substream: int
+) -> np.ndarray | None:
+    if not isinstance(given, (tuple, list)):
         return given
     drawn = random.normal(tuple(given), seed=seed, stream=random.DATA, substream=substream, dtype="float64")
     return drawn.astype(dtype)
@@ -117,7 +119,7 @@ def _compare_case(
     axes: Sequence[int] | None,
 ) -> Comparison:
     """The user's function on one case, compared with the expected results."""
-    given = [_laid_out(None if array is None else array.copy(), axes) for array in arrays.values()]
+    given = [None if array is None else _laid_out(array.copy(), axes) for array in arrays.values()]
     try:
         received = mine(*given, **options)
     except Exception as error:
@@ -135,13 +137,15 @@ def _compare_case(
     return dataclasses.replace(worst, details="; ".join(filter(None, (worst.details, left_out))))
 
 
-def _is_result_of_op(received: Any, expected: Any) -> bool:
+def _is_result_of_op(received: object, expected: np.ndarray) -> bool:
     """Whether a result after the first is the operation's own (an array of integers if the operation's is one, else of
     floats), not a cache for backward."""
     return hasattr(received, "dtype") and (np.asarray(received).dtype.kind in "iub") == (expected.dtype.kind in "iub")
 
 
-def _difference(name: str, received: object, expected: Any, allowed: float, axes: Sequence[int] | None) -> Comparison:
+def _difference(
+    name: str, received: object, expected: np.ndarray, allowed: float, axes: Sequence[int] | None
+) -> Comparison:
     """One result compared with the expected one. allowed: the error, relative to the largest expected number."""
     expected = _laid_out(backends.to_numpy(expected), axes)
     try:
@@ -163,5 +167,5 @@ def _as_tuple(result: object) -> tuple[Any, ...]:
     return result if isinstance(result, tuple) else (result,)
 
 
-def _laid_out(array: Any, axes: Any) -> Any:
-    return array if axes is None or array is None or array.ndim != 4 else np.ascontiguousarray(array.transpose(axes))
+def _laid_out(array: np.ndarray, axes: Sequence[int] | None) -> np.ndarray:
+    return array if axes is None or array.ndim != 4 else np.ascontiguousarray(array.transpose(axes))

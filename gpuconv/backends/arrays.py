@@ -66,7 +66,7 @@ def describe(device: str) -> str:
     return _adapter(device).description
 
 
-def asarray(x: Any, device: str | None = None, dtype: DTypeLike | None = None) -> Any:
+def asarray(x: object, device: str | None = None, dtype: DTypeLike | None = None) -> Array:
     """`x` as an array on `device`, without a copy if none is needed.
 
     x: an array of any device, anything that supports DLPack (such as a PyTorch tensor) or `__cuda_array_interface__`,
@@ -77,23 +77,23 @@ def asarray(x: Any, device: str | None = None, dtype: DTypeLike | None = None) -
     Raises TypeError for a masked array and for objects, text, dates and records. `torch.from_dlpack(x)` and the like
     convert in the other direction: arrays of every device support DLPack.
     """
-    x = _wrap_foreign(x)
-    source = device_or_none(x)
+    array = _wrap_foreign(x)
+    source = device_or_none(array)
     dtype = None if dtype is None else as_numeric("dtype", dtype)
     device = resolve(device) if device is not None else source or "numpy"
     if source != device or not Device.named(device).runs_kernels:
-        host = to_numpy(x)
-        x = _adapter(device).from_host(host if dtype is None else host.astype(dtype, copy=False))
-    if dtype is None or x.dtype == dtype:
-        return x
-    with current_device_of(x):
-        return x.astype(dtype)
+        host = to_numpy(array)
+        array = _adapter(device).from_host(host if dtype is None else host.astype(dtype, copy=False))
+    if dtype is None or array.dtype == dtype:
+        return array
+    with current_device_of(array):
+        return array.astype(dtype)
 
 
 _DLPACK_CUDA = 2  # kDLCUDA of dlpack.h
 
 
-def _wrap_foreign(x: Any, name: str = "the array") -> Any:
+def _wrap_foreign(x: object, name: str = "the array") -> Any:
     """Another library's array in GPU memory, or PyTorch's bfloat16 tensor in host memory, as an array of gpuconv that
     shares its memory; anything else unchanged. Raises TypeError for a masked array. name: for messages."""
     source = device_or_none(x)
@@ -105,7 +105,9 @@ def _wrap_foreign(x: Any, name: str = "the array") -> Any:
         kind, index = x.__dlpack_device__()
         if kind == _DLPACK_CUDA:
             return _adapter(f"cuda:{index}").from_dlpack(x)
-        if str(getattr(x, "dtype", None)) == "torch.bfloat16":  # NumPy cannot import this dtype through DLPack
+        if (
+            hasattr(x, "detach") and str(getattr(x, "dtype", None)) == "torch.bfloat16"
+        ):  # NumPy cannot import this dtype through DLPack
             return x.detach().view(sys.modules["torch"].int16).numpy().view(as_dtype("bfloat16"))
         return x
     return _adapter("cuda").from_cuda_array_interface(x) if hasattr(x, "__cuda_array_interface__") else x
@@ -131,12 +133,12 @@ def to_numpy(x: object, name: str = "the array") -> np.ndarray:
     return host if is_numeric(host.dtype) else host.astype(as_numeric(name, host.dtype))
 
 
-def empty(shape: Sequence[int], dtype: DTypeLike, device: str = "numpy") -> Any:
+def empty(shape: Sequence[int], dtype: DTypeLike, device: str = "numpy") -> Array:
     """An uninitialized array."""
     return _adapter(device).empty(tuple(shape), as_numeric("an array", dtype))
 
 
-def zeros(shape: Sequence[int], dtype: DTypeLike, device: str = "numpy") -> Any:
+def zeros(shape: Sequence[int], dtype: DTypeLike, device: str = "numpy") -> Array:
     """An array of zeros."""
     return _adapter(device).zeros(tuple(shape), as_numeric("an array", dtype))
 
@@ -168,7 +170,7 @@ def assign(array: Array, value: object) -> None:
         array[...] = value if np.isscalar(value) else asarray(value, device_of(array))
 
 
-def current_device_of(array: Any) -> AbstractContextManager[object]:
+def current_device_of(array: Array) -> AbstractContextManager[object]:
     """A context that makes an array's device CUDA's current one, as CuPy requires; does nothing for other devices."""
     return array.device if kind_of(array) == "cuda" else nullcontext()
 

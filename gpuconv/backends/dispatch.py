@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from functools import partial
 from types import MappingProxyType, ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -20,6 +20,8 @@ from gpuconv.list_cache import ListCache
 
 if TYPE_CHECKING:
     from gpuconv.backends.interface import Backend
+
+Result = TypeVar("Result")
 
 _PACKAGES = {
     "numpy": "gpuconv.backends.cpu",
@@ -136,7 +138,7 @@ def _import_module(name: str) -> ModuleType:
     return importlib.import_module(name)
 
 
-_alike = ListCache()  # fast path: lists of arrays of one kind, on one device
+_alike: ListCache[bool] = ListCache()  # fast path: lists of arrays of one kind, on one device
 
 
 def _in_list(name: str, arrays: object) -> dict[str, object]:
@@ -183,7 +185,7 @@ class _CalledThrough:
     def __init__(self, backend: ModuleType | _CalledThrough, call: Callable[..., object]) -> None:
         self._backend, self._call = backend, call
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> _CalledThrough | partial[object]:
         member = getattr(self._backend, name)
         return (
             _CalledThrough(member, self._call)
@@ -192,29 +194,29 @@ class _CalledThrough:
         )
 
 
-def _without_warnings(op: Callable[..., object], *arrays: object, **options: object) -> Any:
+def _without_warnings(op: Callable[..., Result], *arrays: object, **options: object) -> Result:
     """Run an op without NumPy's warnings: infinities and NaN are results, as on a GPU."""
     with np.errstate(all="ignore"):
         return op(*arrays, **options)
 
 
 def _on_device(
-    device: AbstractContextManager[object], op: Callable[..., object], *arrays: object, **options: object
-) -> Any:
+    device: AbstractContextManager[object], op: Callable[..., Result], *arrays: object, **options: object
+) -> Result:
     """Run an op on a CUDA device that is not the current one."""
     with device:
         return op(*arrays, **options)
 
 
-def _on_plain_views(op: Callable[..., Any], *arrays: object, **options: Any) -> Any:
+def _on_plain_views(op: Callable[..., object], *arrays: object, **options: object) -> object:
     """Run an op on subclasses of NumPy's array, such as matrices: it receives plain views. If it returns one of them,
     the given array is returned instead."""
     viewed: list[tuple[np.ndarray, np.ndarray]] = []
 
-    def plain(value: Any) -> object:
+    def plain(value: object) -> object:
         if isinstance(value, (list, tuple)):
             return [plain(entry) for entry in value] if any(type(x) in SUBCLASSES for x in value) else value
-        if type(value) not in SUBCLASSES:
+        if not isinstance(value, np.ndarray) or type(value) not in SUBCLASSES:
             return value
         viewed.append((value, value.view(np.ndarray)))
         return viewed[-1][1]
@@ -223,7 +225,7 @@ def _on_plain_views(op: Callable[..., Any], *arrays: object, **options: Any) -> 
     return _as_given(result, viewed)
 
 
-def _as_given(result: object, viewed: list[tuple[np.ndarray, np.ndarray]]) -> Any:
+def _as_given(result: object, viewed: list[tuple[np.ndarray, np.ndarray]]) -> object:
     """The result of an op, with plain views replaced by the given arrays."""
     if isinstance(result, tuple):
         return tuple(_as_given(each, viewed) for each in result)

@@ -99,7 +99,8 @@ class Normalization:
     def __call__(self, images: NDArray[np.uint8], dtype: str | np.dtype | type[object] = "float32") -> np.ndarray:
         """Normalize uint8 images (N, H, W, C). The bits are those of a `Loader`'s batch without augmentation."""
         everything = np.arange(len(images))
-        return ops.load_batch(images, everything, everything, mean=self.mean, std=self.std, dtype=dtype)[0]
+        batch, _ = ops.load_batch(images, everything, everything, mean=self.mean, std=self.std, dtype=dtype)
+        return np.asarray(batch)
 
 
 def _squares(images: NDArray[np.uint8]) -> list[int]:

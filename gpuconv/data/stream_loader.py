@@ -85,13 +85,13 @@ class StreamLoader(Loader):
         return np.where(flipped[:, None, None, None], images[:, :, ::-1], images)
 
     def _make_batch(self, images: np.ndarray, labels: np.ndarray, offset: int) -> Batch:
-        labels = backends.asarray(labels, device=self.device)
+        targets = backends.asarray(labels, device=self.device)
         if self.dataset.dtype != np.uint8:
-            return backends.asarray(images, device=self.device, dtype=self._options["dtype"]), labels
+            return backends.asarray(images, device=self.device, dtype=self._options["dtype"]), targets
         every = backends.asarray(np.arange(len(images)), device=self.device)
         options = self._options | ({"flip": False} if self.augmentation.flip == "alternating" else {})
         # load_batch gathers only class numbers. Other targets need no gathering: they are those of this batch.
-        numbers = labels if labels.ndim == 1 else every
-        images = backends.asarray(images, device=self.device)
-        x, picked = ops.load_batch(images, numbers, every, offset=offset, **options)
-        return self._mixed(x, picked if labels.ndim == 1 else labels, offset)
+        numbers = targets if labels.ndim == 1 else every
+        moved = backends.asarray(images, device=self.device)
+        x, picked = ops.load_batch(moved, numbers, every, offset=offset, **options)
+        return self._mixed(x, picked if labels.ndim == 1 else targets, offset)

@@ -121,7 +121,7 @@ def derivatives_of_outputs(layer: Layer, x: np.ndarray, at: Index) -> np.ndarray
     if isinstance(layer, ImageNorm):  # apart from the weight, the Jacobian is symmetric
         weight = exact.arrays["weight"].copy()
         exact.arrays["weight"][...] = 1
-        return weight * _output_derivatives(exact, x[None], at)
+        return _output_derivatives(exact, x[None], at) * weight
     return _output_derivatives(exact, x[None], at)
 
 

@@ -72,7 +72,7 @@ def backward(
         slope, shift = (multiply_vectors(scale, ops.scale(each, factor=-1.0 / _rows(x))) for each in sums)
         more, _, _ = ops.batch_norm(x, slope, shift, mean, var, training=False, eps=eps)
         ops.add(dx, more, out=dx)
-    return found
+    return [(dx, dgamma, dbeta) for dx, dgamma, dbeta in found]
 
 
 def multiply_vectors(a: Array, b: Array) -> Array:

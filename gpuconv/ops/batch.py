@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from gpuconv.arguments import BORDERS, INT32, batch_range, flag, flip_value, integer, number, seed_value, step_integer
@@ -43,7 +41,7 @@ def load_batch(
     count: int | None = None,
     dtype: str | np.dtype | type[object] = "float32",
     out: Array | None = None,
-) -> tuple[Any, Any]:
+) -> tuple[Array, Array]:
     """Gather, augment and normalize a batch from a uint8 data set.
 
     x[n] = (augment(images[indices[n]]) - mean) * (1 / std), with indices counted from start, computed in float32 and
@@ -183,7 +181,7 @@ def mix_batch(
     seed: int = 0,
     offset: Scalar = 0,
     out: ArrayT | None = None,
-) -> tuple[ArrayT, Any]:
+) -> tuple[ArrayT, Array]:
     """Mix each image with the one before it, the first with the last, by a factor lambda, drawn once for the batch.
 
     mixup (Zhang et al. 2018, arXiv:1710.09412): mixed[i] = lambda * x[i] + (1 - lambda) * x[i - 1]. Each operation

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
-Check = TypeVar("Check", bound=Callable[..., Any])
+from gpuconv.types import Array
+
+Check = TypeVar("Check", bound=Callable[..., object])
 
 _MAX_RESULTS = 4096  # cached results of one check; then all are dropped
 _EXACT = frozenset({int, str, bool, type(None)})  # types whose equal values are interchangeable
@@ -23,13 +25,14 @@ def remembered(check: Check) -> Check:
     and True are equal. Nothing is cached if an option is not an int, str, bool, None or a tuple of these, or if the
     check raises.
     """
-    results: dict[object, Any] = {}
+    results: dict[object, object] = {}
 
     @functools.wraps(check)
-    def checked(*arrays: Any, **options: Any) -> Any:
+    def checked(*arrays: Array | None, **options: object) -> object:
         values = tuple(options.values())
-        types: Any = tuple(map(type, values))
-        if not _EXACT.issuperset(types) and (types := _types(values)) is None:
+        plain: tuple[object, ...] = tuple(map(type, values))
+        types = plain if _EXACT.issuperset(plain) else _types(values)
+        if types is None:
             return check(*arrays, **options)
         parts: list[object] = [*options, values, types]
         for array in arrays:
@@ -38,7 +41,7 @@ def remembered(check: Check) -> Check:
             else:
                 parts += array.shape, array.dtype
         if isinstance(arrays[0] if arrays else None, np.ndarray):  # on the host; all arrays are on one device
-            parts += [array is not None and array.flags.writeable for array in arrays]
+            parts += [isinstance(array, np.ndarray) and array.flags.writeable for array in arrays]
         key = tuple(parts)
         result = results.get(key, _MISSING)
         if result is _MISSING:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from gpuconv.arguments import INT63, integer, number, positive, step_scalar
@@ -35,7 +33,7 @@ def softmax_cross_entropy(
     ignore_index: int | None = None,
     grad_scale: Scalar = 1.0,
     out: ArrayT | None = None,
-) -> tuple[Any, ArrayT]:
+) -> tuple[ArrayT, ArrayT]:
     """The mean over the batch of -sum over classes of t * log softmax(logits), with the target
     t = (1 - label_smoothing) * onehot(label) + label_smoothing / classes; onehot(label) may be given as any row of
     probabilities.
@@ -85,7 +83,7 @@ def softmax_cross_entropy(
 @op("svm_hinge.cu")
 def svm_hinge(
     scores: ArrayT, labels: Array, *, delta: float = 1.0, grad_scale: Scalar = 1.0, out: ArrayT | None = None
-) -> tuple[Any, ArrayT]:
+) -> tuple[ArrayT, ArrayT]:
     """The multiclass SVM loss: mean over the batch of the sum over wrong classes j of
     max(0, scores[j] - scores[label] + delta) (Weston and Watkins 1999; not divided by the number of classes).
 
@@ -116,7 +114,7 @@ def svm_hinge(
 @op("elementwise_loss.cu")
 def mean_squared_error(
     scores: ArrayT, targets: Array, *, grad_scale: Scalar = 1.0, out: ArrayT | None = None
-) -> tuple[Any, ArrayT]:
+) -> tuple[ArrayT, ArrayT]:
     """The mean over all elements of (scores - targets)**2.
 
     Args:
@@ -138,7 +136,7 @@ def mean_squared_error(
 @op("elementwise_loss.cu")
 def huber_loss(
     scores: ArrayT, targets: Array, *, delta: float = 1.0, grad_scale: Scalar = 1.0, out: ArrayT | None = None
-) -> tuple[Any, ArrayT]:
+) -> tuple[ArrayT, ArrayT]:
     """The mean over all elements of d**2 / 2 where abs(d) <= delta, and of delta * (abs(d) - delta / 2) beyond, with
     d = scores - targets (Huber 1964; with delta 1 also the smooth L1 loss).
 
@@ -168,7 +166,7 @@ def binary_cross_entropy(
     *,
     grad_scale: Scalar = 1.0,
     out: ArrayT | None = None,
-) -> tuple[Any, ArrayT]:
+) -> tuple[ArrayT, ArrayT]:
     """The mean over all elements of -(p * t * log sigmoid(x) + (1 - t) * log(1 - sigmoid(x))), with the scores x, the
     targets t and the weight p of the positive class: PyTorch's binary_cross_entropy_with_logits.
 

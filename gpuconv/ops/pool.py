@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from gpuconv.arguments import flag
 from gpuconv.backends import backend_of
@@ -32,7 +31,7 @@ def max_pool2d(
     padding: Padding = 0,
     fit: str = "floor",
     out: ArrayT | None = None,
-) -> tuple[ArrayT, Any]:
+) -> tuple[ArrayT, Array]:
     """The largest value of each window. NaN wins; ties go to the first in row-major window order; padding is -inf
     and never wins, not even over -inf in the input.
 

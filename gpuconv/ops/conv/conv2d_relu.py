@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Unpack
+from typing import Unpack
 
 from gpuconv.backends import backend_of
 from gpuconv.names import canonical
@@ -33,7 +33,7 @@ def conv2d_relu(
     algo: str = "auto",
     tf32: bool = False,
     out: ArrayT | None = None,
-) -> tuple[ArrayT, Any]:
+) -> tuple[ArrayT, Array]:
     """relu(conv2d(...)) and the mask that the two gradients of conv2d take. With pool=2, a max_pool2d of 2 x 2 windows
     at stride 2 follows, which drops an odd last row and column; with activation=None the pooling follows the
     convolution directly. With an activation whose backward takes its input, the op returns the activation's output

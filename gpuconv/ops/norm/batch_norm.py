@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 from gpuconv.arguments import flag, number
 from gpuconv.backends import backend_of
@@ -36,7 +35,7 @@ def batch_norm(
     activation: str | None = None,
     addend: ArrayT | None = None,
     out: ArrayT | None = None,
-) -> tuple[ArrayT, Any, Any]:
+) -> tuple[ArrayT, ArrayT, ArrayT]:
     """y = act(gamma * (x - mean) * inv_std + beta [+ addend]) for each channel, inv_std = 1 / sqrt(var + eps)
     (Ioffe and Szegedy 2015).
 

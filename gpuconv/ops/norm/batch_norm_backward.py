@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Unpack
 
 from gpuconv.arguments import flag, integer
 from gpuconv.backends import backend_of
@@ -26,7 +26,7 @@ from gpuconv.ops.expect import (
 from gpuconv.ops.overlap import copy_if_overlapping
 from gpuconv.ops.registry import op
 from gpuconv.problems import PLAIN, Conv2dProblem, Epilogue
-from gpuconv.types import Array, ArrayT, Padding, Size
+from gpuconv.types import Array, ArrayT, Padding, Size, Window
 
 _CONV_DEFAULTS = 1, 0, 1, "floor", "auto", False  # batch_norm_backward's stride, padding, dilation, fit, algo, tf32
 
@@ -57,7 +57,7 @@ def batch_norm_backward(
     dgamma: Array | None = None,
     dbeta: Array | None = None,
     accumulate: bool = False,
-) -> tuple[Any, ...]:
+) -> tuple[Array, ...]:
     """With xhat = (x - mean) * inv_std: dbeta = sum dy, dgamma = sum dy * xhat over all axes but the last, and
     dx = gamma * inv_std * (dy - (dbeta + xhat * dgamma) / M) for M values per channel. With training=False the
     statistics are constants, so dx = gamma * inv_std * dy.
@@ -228,7 +228,7 @@ def _check_next_conv(
     activation: str | None,
     algo: object,
     tf32: object,
-    **window: Any,
+    **window: Unpack[Window],
 ) -> tuple[Conv2dProblem, Epilogue, str, bool]:
     """The convolution that read the norm's output, and how its dgrad is computed."""
     if mask is not None:

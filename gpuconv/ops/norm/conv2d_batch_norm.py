@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Unpack
+from typing import Unpack
 
 from gpuconv.arguments import number
 from gpuconv.backends import backend_of
@@ -47,7 +47,7 @@ def conv2d_batch_norm(
     algo: str = "auto",
     tf32: bool = False,
     out: ArrayT | None = None,
-) -> tuple[Any, ...]:
+) -> tuple[Array, ...]:
     """batch_norm(conv2d(x, w, bias), training=True) in one call; the convolution computes the statistics. With pool=2,
     a max_pool2d of 2 x 2 windows at stride 2 comes between the two; it drops an odd last row and column.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 from gpuconv.arguments import integer, number
 from gpuconv.backends import backend_of
@@ -26,7 +25,7 @@ from gpuconv.types import Array, ArrayT
 @op("group_norm.cu")
 def group_norm(
     x: ArrayT, gamma: Array, beta: Array, *, groups: int, eps: float = 1e-5, out: ArrayT | None = None
-) -> tuple[ArrayT, Any, Any]:
+) -> tuple[ArrayT, ArrayT, ArrayT]:
     """y = gamma * (x - mean) * inv_std + beta, with the mean and variance of each image's groups of channels, over all
     axes but the first (Wu and He 2018). For a matrix and one group this is layer normalization (Ba et al. 2016).
 
@@ -76,7 +75,7 @@ def group_norm_backward(
     dgamma: Array | None = None,
     dbeta: Array | None = None,
     accumulate: bool = False,
-) -> tuple[ArrayT, Any, Any]:
+) -> tuple[ArrayT, Array, Array]:
     """With xhat = (x - mean) * inv_std and g = gamma * dy: dbeta = sum dy, dgamma = sum dy * xhat over all axes but the
     last, and dx = inv_std * (g - mean(g) - xhat * mean(g * xhat)), with means over each image's groups.
 

@@ -33,7 +33,7 @@ def expect_step(
     expect_scaling(scaling)
 
 
-_checked = ListCache()  # the arrays of lists that passed `_expect_lists`
+_checked: ListCache[bool] = ListCache()  # the arrays of lists that passed `_expect_lists`
 
 
 def _expect_lists(

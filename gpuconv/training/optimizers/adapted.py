@@ -117,7 +117,7 @@ def adapt(given: object, **settings: object) -> Optimizer:
     if isinstance(given, type):
         raise TypeError(f"the optimizer is an object, received the class {given.__name__}; call it: {given.__name__}()")
     step = getattr(given, "step", None)
-    if not accepts(step, {}, {}) and not accepts(step, {}, {}, lr=1.0):
+    if not callable(step) or not (accepts(step, {}, {}) or accepts(step, {}, {}, lr=1.0)):
         raise TypeError(
             "the optimizer is a name, an optimizer of gpuconv.training, or an object with step(params, grads) of "
             f"dictionaries of arrays by name; received {type(given).__name__}"

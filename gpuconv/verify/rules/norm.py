@@ -114,7 +114,7 @@ def batch_norm_backward(op: str, arrays: Arrays, options: Options, dtype: np.dty
         arrays, options, daddend = [addend_gradient.value, *arrays[1:]], own, [addend_gradient]
         dy_bound_before = addend_gradient.bound
     options = options | ({"beta": as_float64(options["beta"])} if options.get("activation") else {})
-    dx, dgamma, dbeta = ops.batch_norm_backward(*arrays, **options)
+    dx, dgamma, dbeta = map(np.asarray, ops.batch_norm_backward(*arrays, **options))
     rows, acc = math.prod(x.shape[:-1]), accumulation_dtype(dtype)
     dy, dy_bound = _input_gradient(dy, x, gamma, mean, inv_std, options, dtype)
     slope = ACTIVATIONS[options["activation"]].steepest if options.get("activation") else 1.0
@@ -203,7 +203,7 @@ def group_norm(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> li
 
 def group_norm_backward(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> list[Expected]:
     dy, x, gamma, mean, inv_std = arrays
-    dx, dgamma, dbeta = ops.group_norm_backward(*arrays, **options)
+    dx, dgamma, dbeta = map(np.asarray, ops.group_norm_backward(*arrays, **options))
     rows, acc, axes = math.prod(x.shape[:-1]), accumulation_dtype(dtype), tuple(range(x.ndim - 1))
     normal = (np.abs(x) + np.abs(_spread(mean, x))) * _spread(inv_std, x)  # the terms of xhat before they cancel
     g = np.abs(dy * gamma)

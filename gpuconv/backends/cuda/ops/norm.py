@@ -36,7 +36,7 @@ def batch_norm(
     activation: str | None,
     addend: ArrayT | None,
     out: ArrayT | None,
-) -> tuple[ArrayT, Array, Array]:
+) -> tuple[ArrayT, ArrayT, ArrayT]:
     channels = x.shape[-1]
     gamma, beta = contiguous(gamma, beta)
     y = buffer(out, x.shape, x.dtype, like=x, pitched=True)
@@ -277,7 +277,7 @@ def _channel_vector(x: ArrayT) -> ArrayT:
 
 def group_norm(
     x: ArrayT, gamma: Array, beta: Array, *, groups: int, eps: float, out: ArrayT | None
-) -> tuple[ArrayT, Array, Array]:
+) -> tuple[ArrayT, ArrayT, ArrayT]:
     x, gamma, beta = contiguous(x, gamma, beta)
     y = buffer(out, x.shape, x.dtype, like=x, pitched=True)
     mean, inv_std = (empty((len(x), groups), accumulation_dtype(x.dtype), like=x) for _ in range(2))

@@ -176,7 +176,7 @@ def _blocks(extents: Array) -> int:
     return extents.size * 8 // _EXTENT.itemsize
 
 
-_extents_of = ListCache()  # the table of gradients that needed no copy
+_extents_of: ListCache[Array] = ListCache()  # the table of gradients that needed no copy
 
 
 def rate_of(lr: Scalar) -> Rate:
@@ -245,7 +245,7 @@ def _dtype_pairs(masters: Sequence[Array], params: Sequence[Array]) -> list[tupl
 
 
 # The dtypes and the table of each launch, for lists of arrays that needed no copy.
-_tables_of = ListCache()
+_tables_of: ListCache[list[tuple[np.dtype, np.dtype, Array]]] = ListCache()
 
 
 def _launch(
