@@ -70,7 +70,7 @@ def kind_of(array: object) -> str | None:
     return kind
 
 
-def device_or_none(array: Any) -> str | None:
+def device_or_none(array: Any) -> str | None:  # noqa: ANN401 - any object
     """The name of the array's device; None for anything that is not an array, and `MASKED` for a masked one."""
     kind = kind_of(array)
     return f"cuda:{array.device.id}" if kind == "cuda" else kind

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from gpuconv.backends.cuda.runtime.graph import CudaRecorder, EmulatedRecorder
 
 
-def _adapter(device: str) -> Any:
+def _adapter(device: str) -> Any:  # noqa: ANN401 - each device's adapter has methods that others lack
     """The adapter that creates arrays on a device. Raises as `resolve` does."""
     named = Device.named(str(device))
     if named.kind == "auto":
@@ -93,7 +93,7 @@ def asarray(x: object, device: str | None = None, dtype: DTypeLike | None = None
 _DLPACK_CUDA = 2  # kDLCUDA of dlpack.h
 
 
-def _wrap_foreign(x: object, name: str = "the array") -> Any:
+def _wrap_foreign(x: object, name: str = "the array") -> Any:  # noqa: ANN401 - an array, or any other object
     """Another library's array in GPU memory, or PyTorch's bfloat16 tensor in host memory, as an array of gpuconv that
     shares its memory; anything else unchanged. Raises TypeError for a masked array. name: for messages."""
     source = device_or_none(x)

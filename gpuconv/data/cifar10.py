@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -135,7 +135,7 @@ def _is_int64(value: object) -> bool:
     return type(value) is int and value.bit_length() < 64
 
 
-def _check_labels(path: Path, labels: Any) -> None:
+def _check_labels(path: Path, labels: Collection[int]) -> None:
     low, high = min(labels), max(labels)
     if low < 0 or high >= len(CLASSES):
         raise ValueError(f"{path} is corrupt: expected labels in [0, {len(CLASSES)}), found {low} to {high}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import zlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -111,7 +111,16 @@ class Dataset:
         return self.subset(~second), self.subset(second)
 
 
-def class_indices(data: Any, classes: Sequence[str]) -> NDArray[np.int64]:
+class Classified(Protocol):
+    """Data with named classes."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def classes(self) -> Sequence[str]: ...
+
+
+def class_indices(data: Classified, classes: Sequence[str]) -> NDArray[np.int64]:
     """The index in `classes` of each class of a data set. Raises as `Dataset.relabeled` does."""
     missing, unknown = (
         [repr(name) for name in a if name not in b] for a, b in ((classes, data.classes), (data.classes, classes))

@@ -9,10 +9,13 @@ import tarfile
 import tempfile
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from gpuconv import files, locks
 from gpuconv.console import progress_bar
+
+if TYPE_CHECKING:
+    from requests import RequestException
 
 _BLOCK = 1 << 14  # bytes; an incomplete block is lost if the connection breaks
 _PATIENCE = 30  # seconds without a byte
@@ -117,7 +120,7 @@ def _fetch(url: str, part: Path, size: int, progress: bool) -> None:
             raise requests.exceptions.ChunkedEncodingError("the server ended it early")
 
 
-def _cause(error: Any) -> str:
+def _cause(error: RequestException) -> str:
     """The cause of an error, in words for a user."""
     import requests
 
@@ -141,7 +144,7 @@ def _cause(error: Any) -> str:
     return str(error)
 
 
-_STATUS = {
+_STATUS: dict[int, str] = {
     HTTPStatus.UNAUTHORIZED: "it requires a password",
     HTTPStatus.FORBIDDEN: "it refuses access to the file; get it elsewhere and unpack it in the target folder",
     HTTPStatus.NOT_FOUND: "the file was moved or removed; get it elsewhere and unpack it in the target folder",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,20 +11,22 @@ from gpuconv.arguments import INT63
 from gpuconv.backends import to_numpy
 from gpuconv.dtypes import is_float
 
+if TYPE_CHECKING:
+    from torch import Tensor
 
-def is_torch(array: object) -> bool:
+
+def is_torch(array: object) -> TypeGuard[Tensor]:
     return type(array).__module__.partition(".")[0] == "torch"
 
 
-def laid_out(images: Any, shape: tuple[int, ...], rank: int) -> np.ndarray:
+def laid_out(images: object, shape: tuple[int, ...], rank: int) -> np.ndarray:
     """Images as a NumPy array with channels last. The caller checks the shape of the result.
 
     shape: of one image, as the net takes it. rank: the expected number of axes: len(shape) for one image, one more for
     a batch. If `shape` is (H, W, C), the channels of a channels-first PyTorch tensor are moved last, and gray pictures
     without a channel axis get one. Raises ValueError with advice for a NumPy array with channels first.
     """
-    torch = is_torch(images)
-    array = to_numpy(images.detach().cpu() if torch else images, "images")
+    array = to_numpy(images.detach().cpu() if is_torch(images) else images, "images")
     if len(shape) != 3:
         return array
     height, width, channels = shape
@@ -32,7 +34,7 @@ def laid_out(images: Any, shape: tuple[int, ...], rank: int) -> np.ndarray:
         return array[..., None]
     if array.ndim == rank >= 3 and array.shape[-3] == channels != array.shape[-1]:
         last = np.moveaxis(array, -3, -1)
-        if torch:
+        if is_torch(images):
             return last
         if last.shape[-3:] == shape:
             order = (*range(rank - 3), *(axis + rank - 3 for axis in (1, 2, 0)))

@@ -62,7 +62,7 @@ def load(
 
 def load_all(
     directory: str | os.PathLike[str], *, size: tuple[int, int] | None = None, channels: int = 3, stream: bool = False
-) -> Any:
+) -> Any:  # noqa: ANN401 - a Dataset, or FolderSamples with `stream`
     """All images in the sub-folders of `directory`, without a split. Arguments as in `load`.
 
     `~` is the home folder. Folders within a class belong to it. Hidden files are ignored; a notice counts other files

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,7 +68,7 @@ class Normalization:
         return cls.from_images(dataset.measured(), kind)
 
     @classmethod
-    def measured(cls, data: Any) -> Normalization | None:
+    def measured(cls, data: Dataset | Samples | np.ndarray) -> Normalization | None:
         """The normalization by the statistics of `data`, a data set or images (N, H, W, C); None for float images."""
         if isinstance(data, np.ndarray):
             return cls.from_images(data) if data.dtype == np.uint8 else None

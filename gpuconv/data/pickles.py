@@ -10,7 +10,7 @@ from __future__ import annotations
 import pickle
 import struct
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,6 +68,15 @@ def _encode(text: str, encoding: str) -> bytes:
     return text.encode("latin1")
 
 
+class _Reader(Protocol):
+    """The attributes of an Unpickler that its annotations leave out."""
+
+    stack: list[Any]
+
+    def read(self, size: int, /) -> bytes: ...
+    def append(self, value: object, /) -> None: ...
+
+
 class ArrayUnpickler(pickle._Unpickler):
     """Reads dicts, lists, strings, numbers and `ArrayState`s; raises UnsafePickleError for anything else.
 
@@ -77,7 +86,7 @@ class ArrayUnpickler(pickle._Unpickler):
 
     dispatch: ClassVar[dict[int, Callable[[Any], None]]]
 
-    def find_class(self, module: str, name: str) -> Any:
+    def find_class(self, module: str, name: str) -> Callable[..., object]:
         match module, name:
             case ("numpy", "ndarray") | ("numpy.core.multiarray" | "numpy._core.multiarray", "_reconstruct"):
                 return ArrayState
@@ -115,7 +124,7 @@ def _shallow(load: Callable[[Any], None]) -> Callable[[Any], None]:
     """Refuses tuples nested deeper than in an array's state: hashing one as a dict key recurses once per level, and a
     deep one would overflow the stack."""
 
-    def load_tuple(reader: Any) -> None:
+    def load_tuple(reader: _Reader) -> None:
         load(reader)
         for part in reader.stack[-1]:
             if type(part) is tuple and any(type(inner) is tuple for inner in part):
@@ -124,19 +133,19 @@ def _shallow(load: Callable[[Any], None]) -> Callable[[Any], None]:
     return load_tuple
 
 
-def _build(reader: Any) -> None:
+def _build(reader: _Reader) -> None:
     if not isinstance(reader.stack[-2], ArrayState | _Dtype):
         raise UnsafePickleError(f"it asks to change a {type(reader.stack[-2]).__name__}, which no array needs")
     _PLAIN[pickle.BUILD[0]](reader)
 
 
-def _bytes(reader: Any) -> None:
+def _bytes(reader: _Reader) -> None:
     """Loads a bytearray with the bytes that exist, whatever length the pickle claims."""
     (size,) = struct.unpack("<Q", reader.read(8))
     reader.append(reader.read(size))
 
 
-_PLAIN = pickle._Unpickler.dispatch
+_PLAIN: dict[int, Callable[[Any], None]] = pickle._Unpickler.dispatch
 _ALLOWED = {getattr(pickle, name)[0]: _PLAIN[getattr(pickle, name)[0]] for name in _OPCODES.split()}
 _TUPLES = {
     code[0]: _shallow(_PLAIN[code[0]])

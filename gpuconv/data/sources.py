@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -20,8 +20,21 @@ ACCEPTED = (
 )
 
 
+class Indexed(Protocol):
+    """(image, label) by index, like PyTorch's Dataset."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int, /) -> object: ...
+
+
+class Epochs(Protocol):
+    """Batches (images, labels) of an epoch, like `gpuconv.data.Loader`."""
+
+    def epoch(self, epoch: int, /) -> Iterable[Any]: ...
+
+
 def as_data_source(
-    data: Any,
+    data: Any,  # noqa: ANN401 - what `ACCEPTED` names
     name: str,
     shape: tuple[int, ...],
     *,
@@ -30,7 +43,7 @@ def as_data_source(
     dtype: DTypeLike,
     length: int | None = None,
     normalize: Callable[[np.ndarray], Normalization | None] = Normalization.measured,
-) -> Any:
+) -> Dataset | Samples | Epochs:
     """`data` as a Dataset, as Samples, or as an object with ``epoch(epoch, start_batch)``.
 
     name: for messages. shape: of one image, as the net takes it. classes: the number of the net's scores. length: for
@@ -95,7 +108,7 @@ def _of_arrays(
     )
 
 
-def _of_map(data: Any, name: str, shape: tuple[int, ...], classes: int) -> MapSamples | None:
+def _of_map(data: Indexed, name: str, shape: tuple[int, ...], classes: int) -> MapSamples | None:
     """The object as samples, or None if its items are batches."""
     first = data[0]
     if not isinstance(first, (tuple, list)) or len(first) != 2:
@@ -110,7 +123,7 @@ def _of_map(data: Any, name: str, shape: tuple[int, ...], classes: int) -> MapSa
     return MapSamples(name=name, image_shape=image.shape, dtype=image.dtype, classes=[*map(str, names)], source=data)
 
 
-def length_of(data: Any) -> int | None:
+def length_of(data: Any) -> int | None:  # noqa: ANN401 - any object
     """The number of entries or batches, or None if it is unknown."""
     try:
         return len(data)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -39,7 +39,7 @@ class Batches:
 
     def __init__(
         self,
-        source: Any,
+        source: Iterable[Any] | Callable[[], Iterable[Any]],
         name: str,
         shape: tuple[int, ...],
         *,
@@ -51,8 +51,7 @@ class Batches:
         self.name, self.shape, self.length = name, shape, length
         self.device, self.dtype = device, as_dtype(dtype)
         self.once = hasattr(source, "__next__")
-        makes = callable(source) and not hasattr(source, "__iter__")
-        self._begin: Callable[[], Any] = source if makes else lambda: source
+        self._source = source
         self._taken = 0
         batches = iter(self._begin())
         first = [*itertools.islice(batches, 1)]
@@ -62,6 +61,12 @@ class Batches:
         x, _ = self._pair(first[0])
         expect_finite(x, f"the first batch of {name}")
         self.normalization = normalize(x)
+
+    def _begin(self) -> Iterable[Any]:
+        """The source's batches from the first on; an iterator continues where it is."""
+        if callable(self._source) and not hasattr(self._source, "__iter__"):
+            return self._source()
+        return cast(Iterable[Any], self._source)
 
     def __len__(self) -> int:
         if self.length is None:

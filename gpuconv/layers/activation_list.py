@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import SupportsIndex, overload
 
 from gpuconv.names import lookup
 from gpuconv.types import Array
@@ -11,7 +11,13 @@ from gpuconv.types import Array
 class Volumes(list[tuple[str, Array]]):
     """Pairs of a layer's name and its output volume, in forward order; ``volumes["conv1"]`` is the output of conv1."""
 
-    def __getitem__(self, key: Any) -> Any:
+    @overload
+    def __getitem__(self, key: str) -> Array: ...
+    @overload
+    def __getitem__(self, key: SupportsIndex) -> tuple[str, Array]: ...
+    @overload
+    def __getitem__(self, key: slice) -> list[tuple[str, Array]]: ...
+    def __getitem__(self, key: str | SupportsIndex | slice) -> Array | tuple[str, Array] | list[tuple[str, Array]]:
         return lookup("layer", key, dict(self.items())) if isinstance(key, str) else super().__getitem__(key)
 
     def __contains__(self, item: object) -> bool:

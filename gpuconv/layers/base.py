@@ -340,7 +340,7 @@ class Layer(Stateful["Layer"]):
         """Keep `values`, which backward needs."""
         self._saved = values
 
-    def unstash(self) -> Any:
+    def unstash(self) -> tuple[Any, ...]:
         """Return what forward kept and drop it, so that backward releases the memory. Raises RuntimeError if there was
         no forward since the last backward."""
         saved, self._saved = self._saved, None
@@ -370,7 +370,7 @@ class Layer(Stateful["Layer"]):
 
         save(self, path, *values)
 
-    def take(self) -> Any:
+    def take(self) -> tuple[Any, ...]:
         """The old name of `unstash`, with a DeprecationWarning."""
         warnings.warn("the layer calls take(), which is called unstash() now", DeprecationWarning, stacklevel=2)
         return self.unstash()
@@ -402,7 +402,7 @@ class Layer(Stateful["Layer"]):
         return {name: getattr(self, name) for name in settings(type(self))}
 
     @staticmethod
-    def from_config(config: Mapping[str, Any], **options: Any) -> Any:
+    def from_config(config: Mapping[str, Any], **options: Any) -> Any:  # noqa: ANN401 - a layer of any class
         """The layer or net that `config` describes; the entry "layer" names its class.
 
         options: further arguments of the constructor (for a net: dtype or precision, which replaces the config's,

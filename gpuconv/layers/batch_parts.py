@@ -19,6 +19,7 @@ from gpuconv.layers.protocol import AnyLayer
 from gpuconv.types import Array
 
 __all__ = [
+    "MaybePerPart",
     "Part",
     "PartStates",
     "PerPart",
@@ -42,6 +43,7 @@ class Part(NamedTuple):
     last: bool = True
 
 
+MaybePerPart = Any  # a value, or a `PerPart` with one for each part: layers treat both alike
 Sum = Callable[[Array], None]  # replaces an array of one axis by its sum over all ranks
 
 _sum: ContextVar[Sum | None] = ContextVar("a sum over the parts of a batch", default=None)
@@ -153,11 +155,11 @@ class PerPart(list[Any]):
         super().__init__(values)
         self._states = states
 
-    def of(self, values: Iterable[object]) -> Any:
+    def of(self, values: Iterable[object]) -> PerPart:
         """Other values for the same parts."""
         return PerPart(values, self._states)
 
-    def run_each(self, layer: AnyLayer, function: Callable[[object], object]) -> Any:
+    def run_each(self, layer: AnyLayer, function: Callable[[object], object]) -> PerPart:
         """The results of `function`, which runs the layer on one part after another."""
         found = []
         for number, value in enumerate(self):
@@ -176,13 +178,13 @@ def takes_all_parts(layer: AnyLayer) -> bool:
     return layer.takes_parts and not layer.is_foreign
 
 
-def run_net(net: AnyLayer, method: str, x: object, **options: object) -> Any:
+def run_net(net: AnyLayer, method: str, x: object, **options: object) -> MaybePerPart:
     """Call the method of a whole net, whose layers `running.run` then runs."""
     function = partial(getattr(net, method), **options)
     return x.run_each(net, function) if isinstance(x, PerPart) and not takes_all_parts(net) else function(x)
 
 
-def in_parts(function: Callable[..., object], *values: object) -> Any:
+def in_parts(function: Callable[..., object], *values: object) -> MaybePerPart:
     """function(*values), or if values are PerPart, a PerPart with its result for each part."""
     if not isinstance(values[0], PerPart):
         return function(*values)

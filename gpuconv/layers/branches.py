@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial, reduce
 from itertools import accumulate, pairwise
-from typing import Any, cast
+from typing import Any
 
 from gpuconv import backends, ops
 from gpuconv.layers.base import Layer
-from gpuconv.layers.batch_parts import PerPart, in_parts
+from gpuconv.layers.batch_parts import MaybePerPart, PerPart, in_parts
 from gpuconv.layers.input_gradient import Onto
 from gpuconv.layers.layer_call import adds_input_grad, call, reads_slices, shows_gradients, takes_slices, writes_slices
 from gpuconv.layers.layer_list import as_row
@@ -170,7 +170,7 @@ class Merging(Layer, base=True):
     def sum_gradients(self, gradients: Iterable[Array]) -> Array:
         """The sum of the input's gradients from the branches, given the gradients of their outputs. Each of
         these is taken from the iterator only after the previous branch has run."""
-        total: object = None
+        total: MaybePerPart = None
         adding = self.adds_to_sum
         for row, dy, adds in zip(self.rows, gradients, adding):
             shown = row is not None and shows_gradients(row)
@@ -182,7 +182,7 @@ class Merging(Layer, base=True):
                 total = ops.copy(found) if copies else found
             elif not into:
                 total = in_parts(ops.add, total, found)
-        return cast(Array, total)
+        return total
 
     @property
     def adds_to_sum(self) -> list[bool]:
@@ -247,7 +247,7 @@ def _sum(*arrays: Array, out: Array | None = None) -> Array:
     return ops.add(reduce(ops.add, before), last, out=out)
 
 
-def _onto(total: Any, shown: bool) -> Onto:
+def _onto(total: Array, shown: bool) -> Onto:
     return Onto(lambda: total, needs_own=shown)
 
 

@@ -6,12 +6,15 @@ import dataclasses
 import inspect
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gpuconv.layers.protocol import AnyLayer
 from gpuconv.layers.registry import LAYERS, layer_class, name_of
 from gpuconv.layers.state import Stateful
 from gpuconv.names import lookup
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 RECIPE = (
     "a layer's settings are the fields of a dataclass: @dataclass(eq=False, repr=False) class Swish(Layer): "
@@ -24,25 +27,25 @@ def settings(kind: type) -> list[str]:
     return [field.name for field in dataclasses.fields(kind)]
 
 
-def encode(value: object) -> Any:
+def encode(value: object) -> object:
     """A setting's value for JSON; `decode` reads it."""
     if isinstance(value, Stateful):
         return value.config()  # type: ignore[attr-defined]
     return [encode(entry) for entry in value] if isinstance(value, (list, tuple)) else value
 
 
-def decode(value: object) -> Any:
+def decode(value: object) -> object:
     if isinstance(value, Mapping) and "layer" in value:
         return make(value)
     return [decode(entry) for entry in value] if isinstance(value, (list, tuple)) else value
 
 
-def lists_to_tuples(value: object) -> Any:
+def lists_to_tuples(value: object) -> object:
     """The value with lists replaced by tuples, recursively."""
     return tuple(lists_to_tuples(entry) for entry in value) if isinstance(value, (list, tuple)) else value
 
 
-def make(config: Mapping[str, Any], **options: Any) -> Any:
+def make(config: Mapping[str, Any], **options: Any) -> AnyLayer:
     """See `Layer.from_config`."""
     if not isinstance(config, Mapping) or "layer" not in config:
         raise ValueError(f"a layer's config is a mapping with the entry 'layer', received {config!r}")
@@ -65,7 +68,7 @@ def make(config: Mapping[str, Any], **options: Any) -> Any:
     return kind(**given, **options)
 
 
-def constructor_call(layer: Any) -> str:
+def constructor_call(layer: DataclassInstance) -> str:
     """The call that creates a layer, without default arguments."""
     shown = [
         f"{field.name}={getattr(layer, field.name)!r}"

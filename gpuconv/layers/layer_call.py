@@ -9,8 +9,9 @@ from functools import partial
 from typing import Any, TypeVar
 
 from gpuconv import backends
+from gpuconv.arguments import is_array
 from gpuconv.dtypes import is_float
-from gpuconv.layers.batch_parts import PerPart, in_parts, takes_all_parts
+from gpuconv.layers.batch_parts import MaybePerPart, PerPart, in_parts, takes_all_parts
 from gpuconv.layers.protocol import AnyLayer
 from gpuconv.types import Array
 
@@ -48,7 +49,7 @@ def tracked_layer() -> Iterator[Callable[[], tuple[str, str]]]:
         yield lambda: running[-1]
 
 
-def run(layer: AnyLayer, method: str, *args: object, **options: object) -> Any:
+def run(layer: AnyLayer, method: str, *args: object, **options: object) -> MaybePerPart:
     """Call a child's "forward", "infer" or "backward". Containers run their children only through this function.
 
     Errors get a note that names the layer. The parts of a PerPart are run one by one, unless the layer takes all
@@ -128,7 +129,7 @@ def output_arrays(layers: Sequence[Any], x: Array, out: Array | None) -> list[Ar
     return found[::-1]
 
 
-def call(layer: AnyLayer, method: str, *args: object, **options: Any) -> Any:
+def call(layer: AnyLayer, method: str, *args: Any, **options: Any) -> MaybePerPart:
     """As `run`, without listeners: converts the result of a user's layer to the net's dtype and calls the hooks. A
     backward hook receives the layer's own gradient of the input, even if that is added to another one."""
     found = getattr(layer, method)(*args, **options)
@@ -144,7 +145,7 @@ def call(layer: AnyLayer, method: str, *args: object, **options: Any) -> Any:
     return found
 
 
-def _expect_planned(layer: AnyLayer, method: str, given: Any, found: Array) -> None:
+def _expect_planned(layer: AnyLayer, method: str, given: Array, found: Array) -> None:
     """Raise ValueError if a user's layer, given a volume of the planned shape, returns one of another shape than
     planned."""
     taken, planned, name = layer.input_shape, layer.output_shape, "forward"
@@ -158,11 +159,11 @@ def _expect_planned(layer: AnyLayer, method: str, given: Any, found: Array) -> N
         )
 
 
-def _in_net_dtype(layer: AnyLayer, method: str, found: object) -> Any:
+def _in_net_dtype(layer: AnyLayer, method: str, found: object) -> Array | None:
     """The result of a user's layer, converted to the net's dtype if it has another float dtype."""
     if found is None and method == "backward":  # None is allowed with input_grad=False
-        return found
-    if not hasattr(found, "dtype"):
+        return None
+    if not is_array(found):
         raise TypeError(f"{type(layer).__name__}.{method} must return an array, returned {type(found).__name__}")
     if not layer.built or found.dtype == layer.dtype or not is_float(found.dtype):
         return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -16,25 +16,32 @@ from gpuconv.devices import Device, kind_of
 from gpuconv.dtypes import is_float
 from gpuconv.layers.base import Layer, expect_built
 from gpuconv.layers.image_notes import class_names
-from gpuconv.types import Array
+from gpuconv.types import Array, Shape
 
 
 def predict(
-    net: Any, images: object, *, batch_size: int, softmax: bool, top: int | None, normalize: bool | None
-) -> Any:
+    net: Layer,
+    classes: Sequence[str] | None,
+    images: object,
+    *,
+    batch_size: int,
+    softmax: bool,
+    top: int | None,
+    normalize: bool | None,
+) -> object:
     """See `Sequential.predict`."""
     batch_size = arguments.integer("batch_size", batch_size, 1)
     softmax = arguments.flag("softmax", softmax)
     if top is not None:
         arguments.integer("top", top, 1)
-        if net.classes is not None:
-            class_names(net.classes, net.output_shape)
+        if classes is not None:
+            class_names(classes, net.output_shape)
     batch, single = as_batch(net, images)
     normalize = _normalizes(net, batch, normalize)
     scores = _scores(net, batch, batch_size, softmax or top is not None, normalize)
     if top is None:
         return scores[0] if single else scores
-    best = [_best(row.ravel(), top, net.classes) for row in backends.to_numpy(scores)]
+    best = [_best(row.ravel(), top, classes) for row in backends.to_numpy(scores)]
     return best[0] if single else best
 
 
@@ -45,20 +52,22 @@ def prepare_images(net: Layer, images: object, normalize: bool | None) -> tuple[
     return _as_input(net, batch, _normalizes(net, batch, normalize)), single
 
 
-def as_batch(net: Any, images: Any) -> tuple[Array, bool]:
+def as_batch(net: Layer, images: object) -> tuple[Array, bool]:
     """The images as one array (N, H, W, C) of floats or uint8, and whether it was a single image."""
     expect_built(net)
-    shape = net.input_shape
-    if isinstance(images, Iterator) or (isinstance(images, np.ndarray) and images.dtype.kind in "OUT"):
-        images = [*images.ravel().tolist()] if isinstance(images, np.ndarray) else [*images]
+    shape = net.input_shape or ()
+    if isinstance(images, Iterator):
+        images = [*images]
+    elif isinstance(images, np.ndarray) and images.dtype.kind in "OUT":
+        images = images.ravel().tolist()
     if _is_file(images):
-        return _files(net, [images]), True
+        return _files(shape, [images]), True
     if isinstance(images, (list, tuple)):
         if not images:
             return np.empty((0, *shape), np.uint8), False
         if all(map(_is_file, images)):
-            return _files(net, images), False
-        images = _stacked([_files(net, [image])[0] if _is_file(image) else _array(image, shape) for image in images])
+            return _files(shape, images), False
+        images = _stacked([_files(shape, [image])[0] if _is_file(image) else _array(image, shape) for image in images])
     array = _array(images, shape)
     if array.dtype != np.uint8 and not is_float(array.dtype):
         raise TypeError(f"images must be uint8 or floats, received {array.dtype.name}")
@@ -68,11 +77,11 @@ def as_batch(net: Any, images: Any) -> tuple[Array, bool]:
     return (array.reshape(1, *array.shape) if single else array), single
 
 
-def _is_file(image: object) -> bool:
+def _is_file(image: object) -> TypeGuard[str | os.PathLike[str]]:
     return isinstance(image, (str, os.PathLike))
 
 
-def _array(images: Any, shape: tuple[int, ...]) -> Array:
+def _array(images: Any, shape: tuple[int, ...]) -> Array:  # noqa: ANN401 - an array of any library
     """Images in memory, channels last: arrays of our devices unchanged, others as NumPy arrays."""
     if kind_of(images) is not None:
         device = backends.device_of(images)
@@ -102,8 +111,8 @@ def _stacked(images: Sequence[Array]) -> np.ndarray:
     return np.stack(on_host)
 
 
-def _files(net: Any, paths: Sequence[str | os.PathLike[str]]) -> np.ndarray:
-    height, width, channels = net.input_shape
+def _files(shape: Shape, paths: Sequence[str | os.PathLike[str]]) -> np.ndarray:
+    height, width, channels = shape
     return np.stack([read_image(path, size=(height, width), channels=channels) for path in paths])
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -65,7 +65,14 @@ def notes(net: AnyLayer) -> Record:
     return found | {"input_shape": list(net.input_shape or ())}
 
 
-def take_notes(net: Any, found: Mapping[str, Any]) -> None:
+class Noted(Protocol):
+    """A net that keeps what is known of its images."""
+
+    classes: Sequence[str] | None
+    normalization: Normalization | None
+
+
+def take_notes(net: Noted, found: Mapping[str, Any]) -> None:
     """Set a net's classes and normalization from its notes."""
     net.classes = found.get("classes")
     net.normalization = Normalization(found["mean"], found["std"]) if "mean" in found else None

@@ -114,7 +114,7 @@ class Sequential(Layer):
     def children(self) -> Sequence[tuple[str, Layer]]:
         return [(str(layer.name), layer) for layer in self.layers]
 
-    def __getitem__(self, key: int | str | slice) -> Any:
+    def __getitem__(self, key: int | str | slice) -> Any:  # noqa: ANN401 - a layer of any class, a net or an array
         """A layer by its index or its name ("residual1.conv1" for an inner layer); for a slice, a net that shares
         these layers."""
         if isinstance(key, str):
@@ -162,7 +162,7 @@ class Sequential(Layer):
 
     def __repr__(self) -> str:
         """A line for each layer: its name, the call that creates it, and its output shape if known."""
-        return show.text_of(self)
+        return show.text_of(type(self).__name__, self.layers)
 
     def _repr_html_(self) -> str:
         """A table of the layers for notebooks, as `gpuconv.summary.summary` counts them."""
@@ -275,7 +275,7 @@ class Sequential(Layer):
         softmax: bool = False,
         top: int | None = None,
         normalize: bool | None = None,
-    ) -> Any:
+    ) -> Any:  # noqa: ANN401 - an array, or lists with `top`
         """The scores of images, computed a batch at a time; nothing is kept for backward.
 
         Args:
@@ -295,7 +295,7 @@ class Sequential(Layer):
         """
         from gpuconv.layers.predict import predict
 
-        return predict(self, images, batch_size=batch_size, softmax=softmax, top=top, normalize=normalize)
+        return predict(self, self.classes, images, batch_size=batch_size, softmax=softmax, top=top, normalize=normalize)
 
     def activations(self, images: object, *, normalize: bool | None = None) -> Volumes:
         """Each layer's output volume, by the layer's name, in forward order: ``volumes["conv1"]``, and for an inner

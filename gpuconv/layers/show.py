@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator
 
 from gpuconv.layers.base import Layer
 from gpuconv.layers.shapes import volume_size
 
 
-def text_of(net: Layer) -> str:
-    """A line for each layer; layers inside others are indented."""
-    lines = [*_lines(net, "  ")]
-    name, call, shape = (max((len(line[column]) for line in lines), default=0) for column in range(3))
-    text = [f"{line[0]:{name}}  {line[1]:{call if shape else 0}}  {line[2]}".rstrip() for line in lines]
-    return "\n".join([f"{type(net).__name__}([", *text, "])"])
+def text_of(name: str, layers: Iterable[Layer]) -> str:
+    """A line for each layer of a net; layers inside others are indented. name: of the net's class."""
+    lines = [*_lines(layers, "  ")]
+    key, call, shape = (max((len(line[column]) for line in lines), default=0) for column in range(3))
+    text = [f"{line[0]:{key}}  {line[1]:{call if shape else 0}}  {line[2]}".rstrip() for line in lines]
+    return "\n".join([f"{name}([", *text, "])"])
 
 
-def _lines(net: Any, indent: str, prefix: str = "") -> Iterator[tuple[str, str, str]]:
-    for layer in net.layers:
+def _lines(layers: Iterable[Layer], indent: str, prefix: str = "") -> Iterator[tuple[str, str, str]]:
+    for layer in layers:
         shape = "" if layer.output_shape is None else f"-> {' x '.join(map(str, layer.output_shape))}"
-        rows = [(key, inner) for key, inner in layer.children() if hasattr(inner, "layers")]
+        rows = [(key, inner.layers) for key, inner in layer.children() if hasattr(inner, "layers")]
         if hasattr(layer, "layers"):
-            rows = [("", layer)]
+            rows = [("", layer.layers)]
         yield f"{indent}{prefix}{layer.name}:", type(layer).__name__ if rows else repr(layer), shape
         for key, inner in rows:
             yield from _lines(inner, indent + "  ", f"{key}." if key else "")

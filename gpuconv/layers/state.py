@@ -106,7 +106,7 @@ class Stateful(Generic[LayerT]):
                 path = layer.path.removeprefix(self.path).removeprefix(".")
                 yield (f"{path}.{name}" if path else name), layer, name
 
-    def __getitem__(self, name: str) -> Any:
+    def __getitem__(self, name: str) -> Any:  # noqa: ANN401 - an array, or a layer of any class
         """A variable of this layer by its name; an inner layer, or its variable, by its dotted name:
         "residual1.conv1", "residual1.conv1.weight"."""
         if inside := named_layers(self):

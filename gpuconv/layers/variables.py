@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Protocol
 
 import numpy as np
 
@@ -48,7 +49,15 @@ class Variable:
         return np.broadcast_to(np.zeros((), self.resolve_dtype(net_dtype)), self.shape)
 
 
-def weight_and_bias(layer: Any, weight_shape: Shape, groups: int = 1) -> dict[str, Variable]:
+class Weighted(Protocol):
+    """A layer with a weight and, if `bias`, a bias."""
+
+    weight_init: str | Mapping[str, object]
+    bias: bool
+    bias_init: str | Mapping[str, object]
+
+
+def weight_and_bias(layer: Weighted, weight_shape: Shape, groups: int = 1) -> dict[str, Variable]:
     """The variables of a layer with `weight_init`, `bias` and `bias_init`; the weight's first axis is the output."""
     initializer = initializers.get(layer.weight_init)
     variables = {"weight": Variable(weight_shape, partial(initializer, groups=groups) if groups > 1 else initializer)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, TypeGuard
+from typing import TypeGuard
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from gpuconv.data import Loader
 from gpuconv.data.sources import length_of
 from gpuconv.data.stream_loader import StreamLoader
 from gpuconv.devices import Device
-from gpuconv.layers import BatchNorm, Input, Sequential
+from gpuconv.layers import BatchNorm, Input, Layer, Sequential
 from gpuconv.losses import SoftmaxCrossEntropy, SVMHinge
 
 
@@ -20,14 +20,14 @@ class DataError(ValueError):
     """Images, labels or batches that the net cannot be trained or tested on."""
 
 
-def expect(name: str, loader: Any, net: Any, loss: object, shards: int = 1, parts: str = "shards") -> None:
+def expect(name: str, loader: object, net: Layer, loss: object, shards: int = 1, parts: str = "shards") -> None:
     """Raise DataError if a loader's images, labels or last batch do not fit the net and its loss, as far as that can be
     known in advance.
 
     shards: the number of shards into which a batch is cut. parts: the word for them in messages."""
     if not batches_own_data(loader):
         return
-    data = loader.dataset
+    data, outputs = loader.dataset, net.output_shape or ()
     first = net[0] if isinstance(net, Sequential) else net
     if isinstance(first, Input):
         try:
@@ -46,13 +46,13 @@ def expect(name: str, loader: Any, net: Any, loss: object, shards: int = 1, part
         )
     try:
         if data.labels is not None:
-            losses.expect_targets(loss, data.labels, net.output_shape)
+            losses.expect_targets(loss, data.labels, outputs)
     except TypeError as error:
         raise DataError(f"{name} does not fit: {error} from {data.name!r}") from None
     if loader.augmentation.mixing:
         _expect_mixable(name, loader, net, loss)
     labels = data.labels if data.labels is not None and data.labels.ndim == 1 else np.zeros(0, np.int64)
-    classes = net.output_shape[-1]
+    classes = outputs[-1]
     largest_label = int(labels[labels != losses.ignored_label(loss)].max(initial=-1))
     classifies = isinstance(loss, (SoftmaxCrossEntropy, SVMHinge)) and (data.labels is None or labels.size)
     if classifies and name == "train" and min(classes, len(data.classes)) < 2:
@@ -82,7 +82,7 @@ def expect(name: str, loader: Any, net: Any, loss: object, shards: int = 1, part
             )
 
 
-def _expect_mixable(name: str, loader: Loader, net: Any, loss: object) -> None:
+def _expect_mixable(name: str, loader: Loader | StreamLoader, net: Layer, loss: object) -> None:
     """Raise DataError unless the loader's mixup or cutmix fits the purpose, the net and the loss."""
     mixing, classes, scores = loader.augmentation.mixing, len(loader.dataset.classes), net.output_shape
     if name != "train":
@@ -123,7 +123,7 @@ def is_our_loader(loader: object) -> TypeGuard[Loader]:
     return isinstance(loader, Loader) and type(loader).epoch is Loader.epoch
 
 
-def batches_own_data(loader: object) -> bool:
+def batches_own_data(loader: object) -> TypeGuard[Loader | StreamLoader]:
     """Whether it is a `Loader` or a `StreamLoader` whose `epoch` is not overridden, so that its data set tells what is
     in its batches."""
     return is_our_loader(loader) or (isinstance(loader, StreamLoader) and type(loader).epoch is StreamLoader.epoch)

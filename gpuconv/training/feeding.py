@@ -25,7 +25,7 @@ class Feed:
     on_device = False  # whether `next` is only device work, the same for all groups of a size
     in_parts = False  # whether `next` returns only this rank's part of each batch
 
-    def __init__(self, loader: Any, batches_per_step: int = 1) -> None:
+    def __init__(self, loader: Any, batches_per_step: int = 1) -> None:  # noqa: ANN401 - any object as described
         self.loader, self.batches_per_step = loader, batches_per_step
         self._batches: Any = None
         self._given = 0

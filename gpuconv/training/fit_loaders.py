@@ -13,11 +13,13 @@ from gpuconv.arguments import integer
 from gpuconv.data import Dataset, Loader, Normalization, sources
 from gpuconv.data.normalization import looks_unnormalized
 from gpuconv.data.samples import Samples
-from gpuconv.data.sources import length_of
+from gpuconv.data.sources import Epochs, length_of
 from gpuconv.data.stream_loader import StreamLoader
 from gpuconv.layers.base import Layer
 from gpuconv.training.data_checks import batches_own_data, expect
 from gpuconv.types import Record
+
+Images = Dataset | Samples | np.ndarray
 
 
 def loaders(
@@ -63,16 +65,14 @@ def is_fraction(data: object) -> bool:
     return isinstance(data, Real) and not isinstance(data, bool)
 
 
-def with_part(data: Record, net: Any, seed: int) -> Record:
+def with_part(data: Record, net: Layer, seed: int) -> Record:
     """The same data; but if "validation" is a fraction, this part of the first data set becomes the validation data."""
     name, fraction = next(iter(data)), data.get("validation")
     if fraction is None or not is_fraction(fraction):
         return data
     if not 0 < fraction < 1:
         raise ValueError(f"validation must be data, or a part of {name} between 0 and 1, received {fraction}")
-    training = sources.as_data_source(
-        data[name], name, net.input_shape, classes=net.output_shape[-1], device=net.device, dtype=net.dtype
-    )
+    training = _source(name, data[name], net)
     samples = training.dataset if batches_own_data(training) else training
     if not isinstance(samples, (Dataset, Samples)):
         raise TypeError(
@@ -80,12 +80,13 @@ def with_part(data: Record, net: Any, seed: int) -> Record:
             "give separate validation data"
         )
     rest, part = samples.split(float(fraction), seed=seed, what="validation")
-    if training is not samples:
-        rest, part = training.over(rest), training.over(part, augmentation=None, shuffle=False, drop_last=False)
-    return data | {name: rest, "validation": part}
+    if not batches_own_data(training):
+        return data | {name: rest, "validation": part}
+    held_out = training.over(part, augmentation=None, shuffle=False, drop_last=False)
+    return data | {name: training.over(rest), "validation": held_out}
 
 
-def held_out(name: str, data: object, net: Layer, normalization: Normalization | None, batch_size: int) -> Any:
+def held_out(name: str, data: object, net: Layer, normalization: Normalization | None, batch_size: int) -> Epochs:
     """A loader of held-out data: not shuffled, and normalized by `normalization`, by default as in training."""
     normalize = partial(as_in_training, name, normalization or getattr(net, "normalization", None))
     found = loader(name, data, net, normalize, batch_size=integer("batch_size", batch_size, 1))
@@ -95,36 +96,41 @@ def held_out(name: str, data: object, net: Layer, normalization: Normalization |
 
 def loader(
     name: str,
-    data: Any,
-    net: Any,
+    data: object,
+    net: Layer,
     normalize: Callable[[Any], Normalization | None],
     *,
     batch_size: int,
     seed: int = 0,
     shuffle: bool = False,
     length: int | None = None,
-) -> Any:
+) -> Epochs:
     """A loader of a user's data; an object with `epoch` is returned as it is. normalize: a function of the images (a
     data set, or the first batch) that returns their normalization, or None for floats."""
-    data = sources.as_data_source(
-        data,
-        name,
-        net.input_shape,
-        classes=net.output_shape[-1],
+    source = _source(name, data, net, length=length, normalize=normalize)
+    if not isinstance(source, (Dataset, Samples)):
+        return source
+    kind: Any = Loader if isinstance(source, Dataset) else StreamLoader
+    return kind(
+        source,
+        batch_size,
+        normalization=normalize(source),
+        seed=seed,
+        shuffle=shuffle,
         device=net.device,
         dtype=net.dtype,
-        length=length,
-        normalize=normalize,
-    )
-    if not isinstance(data, (Dataset, Samples)):
-        return data
-    kind: Any = Loader if isinstance(data, Dataset) else StreamLoader
-    return kind(
-        data, batch_size, normalization=normalize(data), seed=seed, shuffle=shuffle, device=net.device, dtype=net.dtype
     )
 
 
-def choose_normalization(name: str, known: Normalization | None, data: object) -> Normalization | None:
+def _source(name: str, data: object, net: Layer, **options: Any) -> Dataset | Samples | Epochs:
+    """A user's data as `sources.as_data_source` returns it. options: its length and normalize."""
+    scores = net.output_shape or (0,)
+    return sources.as_data_source(
+        data, name, net.input_shape or (), classes=scores[-1], device=net.device, dtype=net.dtype, **options
+    )
+
+
+def choose_normalization(name: str, known: Normalization | None, data: Images) -> Normalization | None:
     """The normalization of training images: the known one, else one by their statistics; None for floats.
 
     known: the normalization of the net's images so far. If there is one, floats that do not look normalized raise
@@ -140,7 +146,7 @@ def choose_normalization(name: str, known: Normalization | None, data: object) -
     return None
 
 
-def as_in_training(name: str, known: Normalization | None, data: object) -> Normalization | None:
+def as_in_training(name: str, known: Normalization | None, data: Images) -> Normalization | None:
     """The normalization of validation or test images: that of the training images, `known`; None for floats.
 
     Raises TypeError if it is needed and unknown, and ValueError if the training images are normalized and the floats
@@ -160,12 +166,12 @@ def as_in_training(name: str, known: Normalization | None, data: object) -> Norm
     return None
 
 
-def _first_images(data: object) -> Any:
-    return data.first(64) if isinstance(data, Samples) else data
+def _first_images(data: Images) -> np.ndarray:
+    return data if isinstance(data, np.ndarray) else data.first(64)
 
 
-def _is_uint8(data: Any) -> bool:
-    return data.raw if isinstance(data, (Dataset, Samples)) else data.dtype == np.uint8
+def _is_uint8(data: Images) -> bool:
+    return data.dtype == np.uint8 if isinstance(data, np.ndarray) else data.raw
 
 
 def _normalization(training: object) -> Normalization | None:
@@ -177,7 +183,11 @@ def _normalization(training: object) -> Normalization | None:
     return known
 
 
-def set_image_notes(net: Any, loader: object, normalization: Normalization | None = None) -> None:
+def set_image_notes(
+    net: Any,  # noqa: ANN401 - a Sequential, or a layer that gets these attributes
+    loader: object,
+    normalization: Normalization | None = None,
+) -> None:
     """Set the net's normalization, and its classes if they have names.
 
     normalization: the one by which the caller normalized floats, if known."""

@@ -11,6 +11,7 @@ from typing import Any, Protocol, TypedDict
 import numpy as np
 
 from gpuconv.data import Dataset, Samples
+from gpuconv.data.sources import Epochs, Indexed
 
 # --- callbacks: an object with any of these ----------------------------------------------------
 
@@ -90,19 +91,6 @@ class OptimizerSettings(TypedDict, total=False):
 
 
 # --- data --------------------------------------------------------------------------------------
-
-
-class Indexed(Protocol):
-    """(image, label) by index, like PyTorch's Dataset."""
-
-    def __len__(self) -> int: ...
-    def __getitem__(self, index: Any, /) -> Any: ...
-
-
-class Epochs(Protocol):
-    """Batches (images, labels) of an epoch, like `gpuconv.data.Loader`."""
-
-    def epoch(self, epoch: int, /) -> Any: ...
 
 
 DataLike = Dataset | Samples | tuple[Any, Any] | Indexed | Epochs | Iterable[Any] | Callable[[], Iterable[Any]]

@@ -33,7 +33,7 @@ class TrainingStep:
 
     def __init__(
         self,
-        net: Any,
+        net: Any,  # noqa: ANN401 - mostly a Sequential
         optimizer: Optimizer,
         loss: LossLike,
         *,

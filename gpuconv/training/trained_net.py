@@ -21,7 +21,7 @@ WHICH = ("last", "best")
 
 def load(
     path: str | os.PathLike[str], *, which: str = "last", device: str = "numpy", precision: str | None = None
-) -> Any:
+) -> Any:  # noqa: ANN401 - mostly a Sequential
     """A net with its weights, classes and normalization, ready for `predict` or further training.
 
     path: a file that `Layer.save` wrote, a checkpoint, or a run directory. which: the run's "last" or "best"
@@ -66,7 +66,7 @@ def _is_of_torch(path: Path) -> bool:
 
 def net_of(
     found: Checkpoint, path: str | os.PathLike[str], *, device: str = "numpy", precision: str | None = None
-) -> Any:
+) -> Layer:
     """The net in a checkpoint, either of a run or of a net alone."""
     config, notes = _config_and_notes(found, path)
     try:
