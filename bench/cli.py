@@ -288,7 +288,8 @@ def _host(options: argparse.Namespace) -> int:
 
 def _predict(options: argparse.Namespace) -> int:
     from bench import predict_steps
-    from bench.predict import is_of, load_nvrtc, table, timed_by, timed_in
+    from bench.fit_model import load_nvrtc
+    from bench.predict import is_of, table, timed_by, timed_in
     from bench.record import RESULTS, Record
     from bench.suite import select
     from gpuconv.backends.cuda.analysis.predict_time import GPUS, Model
@@ -319,7 +320,7 @@ def _predict(options: argparse.Namespace) -> int:
 
 
 def _fit(options: argparse.Namespace) -> int:
-    from bench.predict import load_nvrtc, refit
+    from bench.fit_model import load_nvrtc, refit
     from bench.record import RESULTS, Record
     from gpuconv.backends.cuda.analysis import predict_time
     from gpuconv.backends.cuda.analysis.predict_time import GPUS, Model

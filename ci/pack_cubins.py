@@ -73,7 +73,7 @@ def use_nvrtc(folder: Path | None) -> str:
     from gpuconv.backends.cuda.runtime import nvrtc
 
     if folder is not None:
-        from bench.predict import load_nvrtc
+        from bench.fit_model import load_nvrtc
 
         load_nvrtc(folder)
         headers = sorted(folder.rglob("cuda_fp16.h"))

@@ -58,7 +58,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     from gpuconv.data.dataset import class_indices
     from gpuconv.training import evaluate
-    from gpuconv.training.evaluate import TTA, expect_views
+    from gpuconv.training.tta import TTA, expect_views
 
     directory = options.run_dir or newest_run()
     print_line("run", directory)

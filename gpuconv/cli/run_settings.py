@@ -230,7 +230,7 @@ def read_plateau(text: str) -> Plateau | None:
 
 def read_tta(name: str) -> str:
     """A test-time augmentation by its name. ValueError for an unknown one."""
-    from gpuconv.training.evaluate import TTA
+    from gpuconv.training.tta import TTA
 
     return canonical("test-time augmentation", name, TTA)
 

@@ -235,7 +235,7 @@ def _load_sets(
 ) -> tuple[Dataset | Samples, Dataset | Samples | None, Dataset | Samples]:
     """The data sets to train on, to validate on and to test on, as the settings name them."""
     from gpuconv.data import load
-    from gpuconv.training.evaluate import expect_views
+    from gpuconv.training.tta import expect_views
 
     train, test = (
         load_data(settings, options.data, options.test) if options.resume else load(settings.data, settings.test)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench import cli, predict_steps
+from bench import cli, fit_model, predict_steps
 from bench import predict as bench_predict
 from bench.record import RESULTS, Record, fastest_side
 from bench.suite import select
@@ -43,7 +43,7 @@ def made_up(rates: Terms, count: int, seed: int = 0) -> list[dict]:
 
 def test_a_fit_recovers_the_rates_behind_the_times():
     rates = Terms(17000.0, 1500.0, 1.5, 4.0, 1.6)
-    fitted, errors, left_out = bench_predict.fit(made_up(rates, 12), H200)
+    fitted, errors, left_out = fit_model.fit(made_up(rates, 12), H200)
     for name in TERMS:
         assert getattr(fitted, name) == pytest.approx(getattr(rates, name), rel=1e-6)
     assert max(abs(errors)) < 1e-9
@@ -53,13 +53,13 @@ def test_a_fit_recovers_the_rates_behind_the_times():
 def test_a_row_has_a_larger_error_when_it_is_left_out_of_the_fit():
     rows = made_up(Terms(17000.0, 1500.0, 1.5, 4.0, 1.6), 12)
     rows[0]["seconds"] *= 2
-    _, errors, left_out = bench_predict.fit(rows, H200)
+    _, errors, left_out = fit_model.fit(rows, H200)
     assert abs(left_out[0]) > abs(errors[0])
 
 
 def test_the_stored_model_is_the_fit_of_its_rows():
     model = Model.load()
-    rates, errors, left_out = bench_predict.fit(model.rows, H200)
+    rates, errors, left_out = fit_model.fit(model.rows, H200)
     for name in TERMS:
         assert getattr(model.rates, name) == pytest.approx(getattr(rates, name), rel=1e-3)
     assert model.rms == pytest.approx(math.sqrt(np.mean(errors**2)), rel=1e-2)
@@ -82,7 +82,7 @@ def test_every_tensor_core_row_of_the_records_is_in_the_model():
 def test_rows_of_a_record_that_the_model_knows_are_not_counted_anew():
     (path,) = RESULTS.glob("nvidia-h200/2026-11-26-*.json")
     known = {row["row"]: row for row in Model.load().rows}
-    assert list(bench_predict.rows_of(Record.load(path).data, H200, known)) == list(Model.load().rows)
+    assert list(fit_model.rows_of(Record.load(path).data, H200, known)) == list(Model.load().rows)
 
 
 @pytest.fixture
@@ -215,7 +215,7 @@ def test_a_named_nvrtc_is_used_instead_of_the_installed_package(monkeypatch):
     nvrtc.toolkit.cache_clear()
     monkeypatch.setattr(nvrtc, "_packaged_version", lambda: "NVRTC 12.0")
     assert nvrtc.version() == "NVRTC 12.0"
-    bench_predict.load_nvrtc(Path(nvrtc.headers()).parent)
+    fit_model.load_nvrtc(Path(nvrtc.headers()).parent)
     assert nvrtc.version() == nvrtc.toolkit()[1] != "NVRTC 12.0"
 
 

@@ -10,9 +10,9 @@ from tests.defaults import IMMUTABLE_VALUE, dataclass_flags, expect_defaults
 DEFAULTS = {
     "training.callbacks": {"Curves": dict(seconds=30.0), "Checkpoints": dict(every=None)},
     "training.evaluate": {
-        "evaluate": dict(loss="softmax", confusion=False, tta="none", batch_size=256, normalization=None),
-        "averaged_scores": dict(tta="none"),
+        "evaluate": dict(loss="softmax", confusion=False, tta="none", batch_size=256, normalization=None)
     },
+    "training.tta": {"averaged_scores": dict(tta="none")},
     "training.optimizers.groups": {"Groups": dict(lr=1.0, weight_decay=0.0, decay="all", groups="")},
     "training.loss_scale": {"LossScale": dict(start=65536.0, growth=2.0, backoff=0.5, interval=2000)},
     "training.optimizers": {

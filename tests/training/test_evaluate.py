@@ -6,8 +6,8 @@ import pytest
 from gpuconv import asarray, losses, to_numpy
 from gpuconv.data import Loader, Normalization
 from gpuconv.training import evaluate
-from gpuconv.training.evaluate import TTA, averaged_scores, views
 from gpuconv.training.running_metrics import Totals
+from gpuconv.training.tta import TTA, averaged_scores, views
 from tests.devices import kernel_devices
 from tests.training import toy_run
 

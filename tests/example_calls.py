@@ -1,0 +1,56 @@
+"""Example calls of every op, by name, with the arrays that they write."""
+
+import numpy as np
+
+from gpuconv import ops, verify
+from gpuconv.ops import OPS
+
+RESULTS = ("out", "dw", "db", "dgamma", "dbeta")
+CASES = verify.cases(("odd",))
+
+
+def slots(op):
+    """The op's array arguments."""
+    return OPS[op].arrays
+
+
+def calls(op, count=2):
+    """Example calls of an op on host arrays: every argument by name."""
+    cases = [case for case in CASES if case.op == op and "few channels" not in case.name][:count]
+    for case in cases:
+        arrays, options = case.arguments("float32")
+        yield dict(zip(slots(op), arrays)) | options
+
+
+def each_array(call, op):
+    """(label, array, function that replaces it) for every array of a call."""
+    for name in slots(op):
+        value = call.get(name)
+        if isinstance(value, list):
+            for index, array in enumerate(value):
+                yield (
+                    f"{name}[{index}]",
+                    array,
+                    lambda new, name=name, index=index: (
+                        call | {name: [*call[name][:index], new, *call[name][index + 1 :]]}
+                    ),
+                )
+        elif value is not None:
+            yield name, value, lambda new, name=name: call | {name: new}
+
+
+def copied(value):
+    return [copied(entry) for entry in value] if isinstance(value, list) else getattr(value, "copy", lambda: value)()
+
+
+def outputs(op, call):
+    """Every array that can receive a result of a call, filled with arbitrary values."""
+    with np.errstate(all="ignore"):
+        returned = getattr(ops, op)(**{name: copied(value) for name, value in call.items()})
+    returned = returned if isinstance(returned, tuple) else (returned,)
+    like = dict(zip({"conv2d_backward": ("out", "dw")}.get(op, ("out", "dgamma", "dbeta")), returned))
+    if OPS[op].family == "loss" and op != "add_metrics":
+        like = {"out": returned[1]}
+    if "db" in slots(op):
+        like["db"] = np.zeros(call["dy"].shape[-1:], np.float32)
+    return {name: np.full_like(like[name], 3) for name in slots(op) if name in like and name in RESULTS}
