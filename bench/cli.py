@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gpuconv import parse_numbers
+from gpuconv.names import one_line
 
 EPILOG = """examples:
   python -m bench steps && python -m bench ops         # measure, most important first
@@ -44,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             except BrokenPipeError:  # the reader of the output (`| head`) closed it
                 return 0
     except UserError as error:
-        print(f"bench: error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"bench: error: {one_line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\nstopped; what was timed is in the record", file=sys.stderr)

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Any
 
-from gpuconv.names import printable
+from gpuconv.names import one_line, printable
 
 logging.getLogger("gpuconv").addHandler(logging.NullHandler())  # silent until a handler is added
 log = logging.getLogger(__name__)
@@ -94,7 +94,7 @@ def progress_bar(**options: object) -> Any:
             options |= out | {"disable": False}
         return tqdm(**options)
     except Exception as error:
-        return _no_bar(f"{type(error).__name__}: {' '.join(str(error).split())}")
+        return _no_bar(f"{type(error).__name__}: {one_line(error)}")
 
 
 def in_notebook() -> bool:

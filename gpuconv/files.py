@@ -156,6 +156,13 @@ def _remove_if_abandoned(path: Path) -> None:
         os.close(handle)
 
 
+def describe_error(error: OSError) -> str:
+    """An OSError without its number: "run: Permission denied"."""
+    if error.strerror is None:
+        return str(error)
+    return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+
+
 def _replace(temporary: Path, path: Path) -> None:
     """Rename a file. On Windows, waits up to a second for a reader that blocks it."""
     for pause in _PAUSES:

@@ -45,6 +45,11 @@ def printable(text: str) -> str:
     )
 
 
+def one_line(text: object) -> str:
+    """The text as one line, with single spaces."""
+    return " ".join(str(text).split())
+
+
 def display_width(text: str) -> int:
     """The columns that the text takes on a terminal: East Asian wide letters take two, combining marks none."""
     return sum(

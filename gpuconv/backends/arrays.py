@@ -11,6 +11,7 @@ import numpy as np
 
 from gpuconv.devices import MASKED, Device, DeviceError, device_of, device_or_none, kind_of, masked_array_error
 from gpuconv.dtypes import as_dtype, as_numeric, is_numeric
+from gpuconv.names import one_line
 from gpuconv.problems import PLAIN, Conv2dProblem, Epilogue
 from gpuconv.types import Array
 
@@ -50,7 +51,7 @@ def choose(device: str = "auto") -> tuple[str, str]:
     if Device.named(device).kind != "auto":
         return resolve(device), "as you asked"
     chosen, why = _choose_device()
-    return chosen.name, " ".join(why.split())
+    return chosen.name, one_line(why)
 
 
 def _choose_device() -> tuple[Any, str]:

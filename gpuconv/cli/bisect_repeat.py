@@ -17,8 +17,9 @@ import numpy as np
 
 from gpuconv import backends
 from gpuconv.checkpoint import load
-from gpuconv.cli.errors import UserError, describe, user_errors
+from gpuconv.cli.errors import UserError, user_errors
 from gpuconv.console import quiet
+from gpuconv.files import describe_error
 from gpuconv.training import RunDirectory, run_schemas
 from gpuconv.training.run_state import RunState
 from gpuconv.training.tensor_digests import Digests, Key, Step, machine, read, with_unique_keys
@@ -80,7 +81,7 @@ class Repetition:
                 except UserError as error:
                     raise UserError(f"{self.directory} cannot be repeated: {error}") from error
                 except OSError as error:
-                    raise UserError(f"{self.directory} cannot be repeated: {describe(error)}") from error
+                    raise UserError(f"{self.directory} cannot be repeated: {describe_error(error)}") from error
             if keeper.values is None:
                 raise UserError(f"{self.directory} ended before step {self.step} when it was repeated")
             self._expect_recorded(read(keeper.path or ""))

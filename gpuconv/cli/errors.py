@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from gpuconv.backends import DeviceError
+from gpuconv.files import describe_error
 
 
 class UserError(Exception):
@@ -18,13 +19,6 @@ def user_errors() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(describe(error)) from error
+        raise UserError(describe_error(error)) from error
     except (ValueError, TypeError, DeviceError, ImportError, MemoryError) as error:
         raise UserError(str(error) or "not enough memory") from error
-
-
-def describe(error: OSError) -> str:
-    """An OSError without its number: "run: Permission denied"."""
-    if error.strerror is None:
-        return str(error)
-    return f"{error.filename}: {error.strerror}" if error.filename else error.strerror

@@ -18,6 +18,7 @@ from gpuconv.backends.cuda.emulator import EmulatorError, cxx
 from gpuconv.backends.cuda.runtime import nvrtc
 from gpuconv.cli import json_output
 from gpuconv.devices import KINDS
+from gpuconv.names import one_line
 from gpuconv.version import __version__
 
 EXAMPLES = ["gpuconv info"]
@@ -89,8 +90,8 @@ def section(title: str) -> None:
 
 
 def row(name: str, text: str) -> None:
-    json_output.last_part()[name] = " ".join(str(text).split())
-    print(f"  {name:14}{' '.join(str(text).split())}")
+    json_output.last_part()[name] = one_line(text)
+    print(f"  {name:14}{one_line(text)}")
 
 
 def _cores() -> int:

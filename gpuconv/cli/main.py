@@ -14,8 +14,9 @@ from typing import Any, NoReturn
 
 from gpuconv.backends import DeviceError
 from gpuconv.cli import json_output, process
-from gpuconv.cli.errors import UserError, describe
+from gpuconv.cli.errors import UserError
 from gpuconv.console import log_on_stderr, quiet
+from gpuconv.files import describe_error
 from gpuconv.names import canonical, printable
 from gpuconv.notices import on_stderr
 from gpuconv.version import __version__
@@ -98,7 +99,7 @@ def _main(arguments: list[str]) -> int:
             return _closed_pipe()
         if "--debug" in arguments:
             raise
-        message = describe(error) if isinstance(error, OSError) else str(error) or "not enough memory"
+        message = describe_error(error) if isinstance(error, OSError) else str(error) or "not enough memory"
         print(f"gpuconv: error: {printable(' '.join(message.split()))}", file=sys.stderr)
         return 2
 

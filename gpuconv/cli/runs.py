@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from gpuconv import backends
 from gpuconv.cli import nets, run_settings, shared_options
-from gpuconv.cli.errors import UserError, describe, user_errors
+from gpuconv.cli.errors import UserError, user_errors
 from gpuconv.cli.run_settings import Settings
 from gpuconv.console import is_quiet, say
+from gpuconv.files import describe_error
 from gpuconv.names import printable
 from gpuconv.types import Record
 
@@ -197,7 +198,7 @@ def load_data(
             return load(from_spec.absolute_spec(given, stored.data) if given else stored.data, test or stored.test)
         except FileNotFoundError as error:
             hint = "" if given else "; if the run's data has moved, give its location by --data"
-            raise UserError(f"{describe(error)}{hint}") from error
+            raise UserError(f"{describe_error(error)}{hint}") from error
 
 
 def make_loader(data: Dataset | Samples, batch_size: int, **options: object) -> Loader:

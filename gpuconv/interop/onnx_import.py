@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from gpuconv import files
-from gpuconv.interop.onnx_import_graph import one_line, read_net
+from gpuconv.interop.onnx_import_graph import message_of, read_net
 from gpuconv.interop.onnx_import_operators import OPERATORS
 from gpuconv.interop.onnx_library import onnx
 from gpuconv.layers import Input, Sequential
@@ -48,7 +48,7 @@ def from_onnx(
     except OSError:
         raise
     except Exception as error:  # protobuf and the checker raise many types of errors
-        raise ValueError(f"{file} is not an ONNX file: {one_line(error)}") from error
+        raise ValueError(f"{file} is not an ONNX file: {message_of(error)}") from error
     given = None if input_shape is None else Input(input_shape).shape
     net, stored = read_net(model, file, OPERATORS, given)
     return net.to(device, precision=precision or stored)

@@ -17,6 +17,7 @@ import numpy as np
 from gpuconv.interop.onnx_library import METADATA, TO_NCHW, onnx
 from gpuconv.layers import Flatten, Input, Layer, Residual, Sequential
 from gpuconv.layers.saving import take_notes
+from gpuconv.names import one_line
 from gpuconv.types import Shape
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def read_net(
     except RefusedError:
         raise
     except Exception as error:  # the checker does not check sizes and values
-        raise RefusedError(f"{file} cannot be read as a net: {one_line(error)}") from error
+        raise RefusedError(f"{file} cannot be read as a net: {message_of(error)}") from error
 
 
 class ImportedGraph:
@@ -108,7 +109,7 @@ class ImportedGraph:
             return self.onnx.numpy_helper.to_array(tensor)
         except Exception as error:  # sizes that do not fit the values, types that NumPy lacks
             raise RefusedError(
-                f"{self.file}: the constant {tensor.name!r} cannot be read: {one_line(error)}"
+                f"{self.file}: the constant {tensor.name!r} cannot be read: {message_of(error)}"
             ) from error
 
     def _record_constant_or_alias(self, node: NodeProto) -> bool:
@@ -191,7 +192,7 @@ class Row:
         except RefusedError:
             raise
         except Exception as error:  # attributes and constants may have any size and value
-            self.graph.fail(node, one_line(error))
+            self.graph.fail(node, message_of(error))
 
     def branch(self, readers: list[NodeProto]) -> None:
         """Append the residual block of a value that two nodes read."""
@@ -252,6 +253,6 @@ def attributes(node: NodeProto) -> dict[str, Any]:
     return {each.name: onnx().helper.get_attribute_value(each) for each in node.attribute}
 
 
-def one_line(error: Exception) -> str:
+def message_of(error: Exception) -> str:
     """An error's message as one line."""
-    return " ".join(str(error).split())[:500] or type(error).__name__
+    return one_line(error)[:500] or type(error).__name__

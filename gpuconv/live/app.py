@@ -17,6 +17,7 @@ from starlette.routing import Route
 from gpuconv.live import request_parsing
 from gpuconv.live.security import Guard
 from gpuconv.live.session import Session
+from gpuconv.names import one_line
 
 STATIC = Path(__file__).parent / "static"
 KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
@@ -104,7 +105,7 @@ async def _answer(future: Future[object]) -> Response:
 
 
 async def _refused(request: Request, error: Exception) -> Response:
-    answer = {"error": " ".join(str(error).split()) or type(error).__name__, "layer": getattr(error, "layer", None)}
+    answer = {"error": one_line(error) or type(error).__name__, "layer": getattr(error, "layer", None)}
     return Response(json.dumps(answer), 400, media_type="application/json")
 
 

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from gpuconv import backends
-from gpuconv.arguments import number
+from gpuconv.arguments import positive
 from gpuconv.devices import Device
 from gpuconv.parallel.ranks import ParallelError, Ranks, host
 from gpuconv.parallel.tree import collect, sum_along_tree, tree
@@ -79,8 +79,7 @@ class MPI(Ranks):
     capturable = False
 
     def __init__(self, time_limit: float = 300.0) -> None:
-        if not number("time_limit", time_limit, 0):
-            raise ValueError("time_limit must be above 0, received 0")
+        self.time_limit, self.sent = positive("time_limit", time_limit), 0
         try:
             from mpi4py import MPI as mpi
         except (ImportError, RuntimeError) as error:  # RuntimeError: mpi4py finds no MPI library
@@ -90,15 +89,10 @@ class MPI(Ranks):
             ) from error
         self._mpi, self._comm = mpi, mpi.COMM_WORLD.Dup()
         self.rank, self.size = self._comm.rank, self._comm.size
-        self.time_limit, self.sent = float(time_limit), 0
         self._reported = False
         self._posted: list[object] = []
         self._started_sums: list[_StartedSum] = []
-        self._processes: list[str] = []
         self._processes = self.gather(f"process {os.getpid()} on {host()}")
-
-    def name(self, rank: int) -> str:
-        return f"rank {rank} ({self._processes[rank]})" if self._processes else f"rank {rank}"
 
     def broadcast(self, value: T) -> T:
         packed = np.frombuffer(pickle.dumps(value), np.uint8) if self.rank == 0 else None
@@ -206,9 +200,7 @@ class MPI(Ranks):
         if self._reported or self.size == 1:
             return
         self._reported = True
-        message = " ".join(str(error).split())
-        prefix = "" if isinstance(error, ParallelError) else f"{self.name(self.rank)} failed: {type(error).__name__}: "
-        self._post(f"{prefix}{message}", FAILED)
+        self._post(self.failure(error), FAILED)
         self._abort_at_exit()
 
     def _post(self, message: object, tag: int) -> None:

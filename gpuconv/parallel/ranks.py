@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import ParamSpec, TypeVar, cast
 
 from gpuconv import backends
+from gpuconv.names import one_line
 from gpuconv.types import Array, Record
 
 T = TypeVar("T")
@@ -42,6 +43,7 @@ class Ranks:
     rank, size = 0, 1
     sent = 0  # bytes of summed arrays that this rank has sent
     capturable = True  # whether sums can be a part of a graph
+    _processes: Sequence[str] = ()  # descriptions of the ranks' processes, for messages
 
     def own_device(self, device: str) -> str:
         """This rank's device: `device`, or the GPU chosen for this rank if `device` is "auto" or "cuda"."""
@@ -132,7 +134,12 @@ class Ranks:
 
     def name(self, rank: int) -> str:
         """The name of rank `rank` in messages."""
-        return f"rank {rank}"
+        return f"rank {rank} ({self._processes[rank]})" if self._processes else f"rank {rank}"
+
+    def failure(self, error: BaseException) -> str:
+        """The message to other ranks about the `error` with which this one ends."""
+        told = isinstance(error, ParallelError)  # it already names a rank
+        return one_line(error if told else f"{self.name(self.rank)} failed: {type(error).__name__}: {error}")
 
     def __str__(self) -> str:
         return ", ".join(map(self.name, range(self.size)))

@@ -11,7 +11,7 @@ import os
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from gpuconv.arguments import number
+from gpuconv.arguments import positive
 from gpuconv.parallel.ranks import ParallelError, Ranks, host
 
 if TYPE_CHECKING:
@@ -37,18 +37,12 @@ class TCP(Ranks):
     """
 
     def __init__(self, time_limit: float = 300.0) -> None:
-        self.time_limit = number("time_limit", time_limit, 0)
-        if not self.time_limit:
-            raise ValueError("time_limit must be above 0, received 0")
+        self.time_limit = positive("time_limit", time_limit)
         self.rank, self.size, address = _rank_and_address()
         self._ended = False
-        self._processes: list[str] = []
         self._others: dict[int, Connection] = {}
         self._accept(address) if self.rank == 0 else self._connect(address)
         self._processes = self.gather(f"process {os.getpid()} on {host()}")
-
-    def name(self, rank: int) -> str:
-        return f"rank {rank} ({self._processes[rank]})" if self._processes else f"rank {rank}"
 
     def broadcast(self, value: T) -> T:
         return self.gather(value if self.rank == 0 else None)[0]  # type: ignore[return-value]
@@ -69,11 +63,9 @@ class TCP(Ranks):
         if self._ended:
             return
         self._ended = True
-        message = " ".join(str(error).split())
-        prefix = "" if isinstance(error, ParallelError) else f"{self.name(self.rank)} failed: {type(error).__name__}: "
         for other in self._others.values():
             try:
-                other.send(_Failed(prefix + message))
+                other.send(_Failed(self.failure(error)))
             except OSError:
                 continue  # that rank has ended
 

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gpuconv.files import describe_error
+from gpuconv.names import one_line
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -34,7 +37,7 @@ def new_figure(width: int, height: int) -> Figure:
     except ModuleNotFoundError as error:
         raise NoMatplotlibError("pictures need matplotlib: python -m pip install 'gpuconv[plot]'") from error
     except Exception as error:  # importing it reads MPLBACKEND and matplotlibrc
-        raise NoMatplotlibError(f"matplotlib cannot be imported: {one_line(error)}") from error
+        raise NoMatplotlibError(f"matplotlib cannot be imported: {cause(error)}") from error
     figure = Canvas(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor=PAPER)
     figure._repr_png_ = partial(_png, figure)  # type: ignore[attr-defined]
     return figure
@@ -56,10 +59,11 @@ def pixels(figure: Figure) -> np.ndarray:
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
-def one_line(error: Exception) -> str:
+def cause(error: Exception) -> str:
+    """The error in one line."""
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+        return describe_error(error)
+    return f"{type(error).__name__}: {one_line(error)}"
 
 
 def draw_text(

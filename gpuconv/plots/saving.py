@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpuconv import files
-from gpuconv.plots.canvas import DPI, PlotError, one_line
+from gpuconv.plots.canvas import DPI, PlotError, cause
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -27,7 +27,7 @@ def draw(path: str | os.PathLike[str], make: Callable[[], Figure]) -> None:
     except PlotError:
         raise
     except Exception as error:
-        raise PlotError(one_line(error)) from error
+        raise PlotError(cause(error)) from error
 
 
 def save(figure: Figure, path: str | os.PathLike[str]) -> Path:

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Mapping
 import numpy as np
 
 from gpuconv import backends, ops
-from gpuconv.arguments import number
+from gpuconv.arguments import number, positive
 from gpuconv.checkpoint import Checkpoint, CheckpointError
 from gpuconv.dtypes import accumulation_dtype
 from gpuconv.layers.base import Layer
@@ -19,10 +19,7 @@ AVERAGE, TRAINED = "average", "trained"  # prefixes of a checkpoint's arrays
 
 def decay_value(ema: object) -> float:
     """Check a decay and return it. Raises ValueError unless it lies between 0 and 1."""
-    decay = number("ema", ema, 0, 1, open_high=True)
-    if not decay:
-        raise ValueError("ema must be above 0, received 0")
-    return decay
+    return positive("ema", number("ema", ema, 0, 1, open_high=True))
 
 
 class Ema:

@@ -12,9 +12,9 @@ import pytest
 from gpuconv import checks, ops
 from gpuconv.cli import main, runs
 from gpuconv.cli.check import report
-from gpuconv.cli.errors import describe
 from gpuconv.cli.main import COMMANDS, Parser, module
 from gpuconv.console import say
+from gpuconv.files import describe_error
 from gpuconv.training import Trainer
 
 
@@ -396,7 +396,7 @@ def test_a_system_error_is_described_in_words():
         (OSError(28, "No space left"), "No space left"),
         (OSError("in words"), "in words"),
     ):
-        assert describe(error) == message
+        assert describe_error(error) == message
 
 
 class RecordsFlushes(io.StringIO):

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from gpuconv.devices import Device, DeviceError
+from gpuconv.names import one_line
 from gpuconv.types import Array
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ class CudaDevice:
                 "CuPy is not installed: pip install 'gpuconv[cuda13]' (or cuda12, if the driver is for CUDA 12)"
             ) from error
         except Exception as error:  # for example, importing CuPy creates a folder in the home directory
-            raise DeviceError(f"CuPy cannot be imported: {' '.join(str(error).split())}") from error
+            raise DeviceError(f"CuPy cannot be imported: {one_line(error)}") from error
         count = _device_count(cupy)
         if index >= count:
             raise DeviceError(f"there is no device cuda:{index}; this machine has {count}")

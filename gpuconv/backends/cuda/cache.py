@@ -22,6 +22,7 @@ from functools import cache
 from pathlib import Path
 
 from gpuconv import files, trust
+from gpuconv.files import describe_error
 from gpuconv.notices import notice
 
 _DIGEST = "digest"
@@ -101,10 +102,9 @@ def _private_folder(error: OSError) -> Path:
     """A private folder for this process, if the chosen one cannot be used."""
     private = Path(tempfile.mkdtemp(prefix="gpuconv-"))
     atexit.register(shutil.rmtree, private, ignore_errors=True)
-    why = f"{error.filename}: {error.strerror}" if error.strerror else error
     notice(
-        f"gpuconv cannot keep kernels in its cache ({why}): kernels not in it are compiled again in each process. "
-        "Set GPUCONV_CACHE_DIR to a folder that you, and nobody else, can write."
+        f"gpuconv cannot keep kernels in its cache ({describe_error(error)}): kernels not in it are compiled again "
+        "in each process. Set GPUCONV_CACHE_DIR to a folder that you, and nobody else, can write."
     )
     return private
 

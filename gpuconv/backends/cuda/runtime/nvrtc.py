@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 
 from gpuconv.backends.cuda import cache
+from gpuconv.names import one_line
 
 ARCHITECTURES = ("sm_80", "sm_86", "sm_89", "sm_90a", "sm_100a", "sm_120")  # every kernel must compile for these
 
@@ -204,7 +205,7 @@ def driver_version() -> str:
 
         error, version = driver.cuDriverGetVersion()
     except Exception as missing:  # as in `toolkit`
-        raise CompileError(" ".join(str(missing).split())) from missing
+        raise CompileError(one_line(missing)) from missing
     if int(error):
         raise CompileError(f"cuDriverGetVersion fails: {error!r}")
     return f"CUDA {version // 1000}.{version % 1000 // 10}"
