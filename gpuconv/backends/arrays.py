@@ -192,8 +192,8 @@ def identity(device: str) -> str:
     """What determines the bits of a device's results, besides gpuconv: its name and, for "numpy", NumPy's version and
     number of threads; for others, their description."""
     adapter = _adapter(device)
-    more = adapter.identity() if hasattr(adapter, "identity") else adapter.description
-    return f"{adapter.name}: {more}"
+    details = adapter.identity() if hasattr(adapter, "identity") else adapter.description
+    return f"{adapter.name}: {details}"
 
 
 def recorder(device: str) -> EmulatedRecorder | CudaRecorder:

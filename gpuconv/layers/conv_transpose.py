@@ -59,7 +59,7 @@ class ConvTranspose2D(Layer):
         if self.out_channels % self.groups:
             raise ValueError(f"groups must divide out_channels, received {self.groups} and {self.out_channels}")
         _, stride, _, _, added = self._window_sizes()
-        if any(more >= step for more, step in zip(added, stride)):
+        if any(extra >= step for extra, step in zip(added, stride)):
             raise ValueError(f"output_padding must be less than the stride {stride}, received {self.output_padding}")
         self.algo = algorithms.full_name(self.algo)
 

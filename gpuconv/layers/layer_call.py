@@ -146,12 +146,12 @@ def call(layer: AnyLayer, method: str, *args: Any, **options: Any) -> MaybePerPa
 
 
 def _expect_planned(layer: AnyLayer, method: str, given: Array, found: Array) -> None:
-    """Raise ValueError if a user's layer, given a volume of the planned shape, returns one of another shape than
+    """Raise ValueError if a user's layer receives a volume of the planned shape, but returns one of another shape than
     planned."""
-    taken, planned, name = layer.input_shape, layer.output_shape, "forward"
+    accepted, planned, name = layer.input_shape, layer.output_shape, "forward"
     if method == "backward":
-        taken, planned, name = planned, taken, method
-    if planned is not None and tuple(given.shape[1:]) == taken and tuple(found.shape) != (len(given), *planned):
+        accepted, planned, name = planned, accepted, method
+    if planned is not None and tuple(given.shape[1:]) == accepted and tuple(found.shape) != (len(given), *planned):
         shape = ", ".join(map(str, ("N", *planned)))
         raise ValueError(
             f"{type(layer).__name__}.{name} must return an array of shape ({shape}), which its plan() implies, "

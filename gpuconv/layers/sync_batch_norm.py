@@ -70,8 +70,8 @@ def backward(
     for x, (dx, _, _) in zip(parts, found):
         # The statistics add to dx, for each channel, a multiple of xhat and a constant.
         slope, shift = (multiply_vectors(scale, ops.scale(each, factor=-1.0 / _rows(x))) for each in sums)
-        more, _, _ = ops.batch_norm(x, slope, shift, mean, var, training=False, eps=eps)
-        ops.add(dx, more, out=dx)
+        added, _, _ = ops.batch_norm(x, slope, shift, mean, var, training=False, eps=eps)
+        ops.add(dx, added, out=dx)
     return [(dx, dgamma, dbeta) for dx, dgamma, dbeta in found]
 
 

@@ -233,13 +233,13 @@ def _compute(
     x_rows: `rows_of(x)` or `rows_to_sum(x)`. arguments: the kernel's, between y and the columns.
     """
     channels, (flat, y_pitch), (x, x_pitch) = y.shape[-1], rows_of(y), x_rows
-    more, more_pitch = (None, channels) if addend is None else rows_of(addend)
-    width = width_of(channels, x, flat, more, pitches=(y_pitch, x_pitch, more_pitch))
+    flat_addend, addend_pitch = (None, channels) if addend is None else rows_of(addend)
+    width = width_of(channels, x, flat, flat_addend, pitches=(y_pitch, x_pitch, addend_pitch))
     spread = distribute(y.size // channels, channels, width, MAP_STEPS)
     module = _kernels(x.dtype, width, activation)
     launch = module.kernel(kernel if addend is None else f"{kernel}_addend")
-    last = () if addend is None else (more, more_pitch)
-    launch(spread.grid, spread.threads, flat, *arguments, spread.struct, y_pitch, x_pitch, *last)
+    added = () if addend is None else (flat_addend, addend_pitch)
+    launch(spread.grid, spread.threads, flat, *arguments, spread.struct, y_pitch, x_pitch, *added)
 
 
 def _statistics(

@@ -10,6 +10,7 @@ from gpuconv.types import ArrayT
 
 
 def _fill(kernel: str, y: ArrayT, first: float, second: float, philox: tuple[int, ...]) -> ArrayT:
+    """Launch a kernel that fills y. first, second: the lower bound and the range, or the mean and the deviation."""
     target = buffer(y, y.shape, y.dtype, like=y)
     run = load("random_fill.cu", {"DTYPE": y.dtype}).kernel(kernel)
     run(flat_grid(ceil_div(target.size, 4)), THREADS, target, target.size, first, second, *philox)
