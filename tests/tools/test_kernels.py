@@ -1,4 +1,4 @@
-"""Mutation runs of the kernels: a mutant counts as found only if a test fails."""
+"""Mutation runs of the kernels: a mutant is killed only if a test fails; pytest runs in a process that used kernels."""
 
 from __future__ import annotations
 
@@ -11,6 +11,12 @@ import pytest
 
 REPOSITORY = Path(__file__).parents[2]
 STORES = "tests/kernels/test_bulk_copies.py::test_matrices_are_stored_directly_and_transposed"
+STARTS_PYTEST_AFTER_KERNELS = """
+import pytest
+from gpuconv.backends.cuda.emulator import native
+native.runtime()
+raise SystemExit(pytest.main(["-q", "--collect-only", "-p", "no:cacheprovider", "tests/tools/test_python_faults.py"]))
+"""
 
 
 def verdicts(file: str) -> tuple[int, list[tuple[str, str]]]:
@@ -36,3 +42,10 @@ def test_mutants_that_the_test_compiles_but_does_not_run_survive():
     status, mutants = verdicts("bulk_copy.cuh")
     assert status == 1
     assert {verdict for verdict, _ in mutants} == {"survived"}  # drawn mutants on the list of survivors are not run
+
+
+def test_tests_are_collected_where_the_emulated_device_was_used_before():
+    run = subprocess.run(
+        [sys.executable, "-c", STARTS_PYTEST_AFTER_KERNELS], capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
