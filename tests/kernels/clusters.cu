@@ -1,4 +1,5 @@
 // Clusters of two blocks, correct and with one fault a kernel; for test_clusters.py. Blocks of 96 threads.
+// The kernels' calls have their own lines, or NVRTC 12.0 would crash (kernels/README.md).
 #include "add_tile.cuh"
 #include "bulk_copy.cuh"
 #include "cluster.cuh"
@@ -69,26 +70,66 @@ __device__ void sums(float* y, const TensorMap& map, int tiles) {
     cluster_sync();  // end
 }
 
-extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(96) correct(float* y, const __grid_constant__ TensorMap map, int tiles) { sums<NONE>(y, map, tiles); }
-extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(96) correct_with_writes(float* y, const __grid_constant__ TensorMap map, int tiles) { sums<WRITES_AND_FENCES>(y, map, tiles); }
-extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(96) no_sync_at_begin(float* y, const __grid_constant__ TensorMap map, int tiles) { sums<NO_SYNC_AT_BEGIN>(y, map, tiles); }
-extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(96) no_sync_at_end(float* y, const __grid_constant__ TensorMap map, int tiles) { sums<NO_SYNC_AT_END>(y, map, tiles); }
-extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(96) one_sync_missing(float* y, const __grid_constant__ TensorMap map, int tiles) { sums<ONE_SYNC_MISSING>(y, map, tiles); }
-extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(96) no_init_fence(float* y, const __grid_constant__ TensorMap map, int tiles) { sums<NO_INIT_FENCE>(y, map, tiles); }
-extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(96) arrives_outside(float* y, const __grid_constant__ TensorMap map, int tiles) { sums<ARRIVES_OUTSIDE>(y, map, tiles); }
-extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(96) arrives_twice(float* y, const __grid_constant__ TensorMap map, int tiles) { sums<ARRIVES_TWICE>(y, map, tiles); }
-extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(96) arrives_nowhere(float* y, const __grid_constant__ TensorMap map, int tiles) { sums<ARRIVES_NOWHERE>(y, map, tiles); }
-extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(96) wrong_place(float* y, const __grid_constant__ TensorMap map, int tiles) { sums<WRONG_PLACE>(y, map, tiles); }
-extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(96) loads_outside(float* y, const __grid_constant__ TensorMap map, int tiles) { sums<LOADS_OUTSIDE>(y, map, tiles); }
-extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(96) loads_nowhere(float* y, const __grid_constant__ TensorMap map, int tiles) { sums<LOADS_NOWHERE>(y, map, tiles); }
-extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(96) waits_only_for_itself(float* y, const __grid_constant__ TensorMap map, int tiles) { sums<WAITS_ONLY_FOR_ITSELF>(y, map, tiles); }
-extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(96) frees_peer_too_early(float* y, const __grid_constant__ TensorMap map, int tiles) { sums<FREES_PEER_TOO_EARLY>(y, map, tiles); }
-extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(96) expects_less(float* y, const __grid_constant__ TensorMap map, int tiles) { sums<EXPECTS_LESS>(y, map, tiles); }
-extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(96) expects_more(float* y, const __grid_constant__ TensorMap map, int tiles) { sums<EXPECTS_MORE>(y, map, tiles); }
-extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(96) no_proxy_fence(float* y, const __grid_constant__ TensorMap map, int tiles) { sums<NO_PROXY_FENCE>(y, map, tiles); }
-extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(96) load_not_waited_for(float* y, const __grid_constant__ TensorMap map, int tiles) { sums<LOAD_NOT_WAITED_FOR>(y, map, tiles); }
-extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(96) peer_exits(float* y, const __grid_constant__ TensorMap map, int tiles) { sums<PEER_EXITS>(y, map, tiles); }
-extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(96) overlaps(float* y, const __grid_constant__ TensorMap map, int tiles) { sums<OVERLAPS>(y, map, tiles); }
+extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(96) correct(float* y, const __grid_constant__ TensorMap map, int tiles) {
+    sums<NONE>(y, map, tiles);
+}
+extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(96) correct_with_writes(float* y, const __grid_constant__ TensorMap map, int tiles) {
+    sums<WRITES_AND_FENCES>(y, map, tiles);
+}
+extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(96) no_sync_at_begin(float* y, const __grid_constant__ TensorMap map, int tiles) {
+    sums<NO_SYNC_AT_BEGIN>(y, map, tiles);
+}
+extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(96) no_sync_at_end(float* y, const __grid_constant__ TensorMap map, int tiles) {
+    sums<NO_SYNC_AT_END>(y, map, tiles);
+}
+extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(96) one_sync_missing(float* y, const __grid_constant__ TensorMap map, int tiles) {
+    sums<ONE_SYNC_MISSING>(y, map, tiles);
+}
+extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(96) no_init_fence(float* y, const __grid_constant__ TensorMap map, int tiles) {
+    sums<NO_INIT_FENCE>(y, map, tiles);
+}
+extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(96) arrives_outside(float* y, const __grid_constant__ TensorMap map, int tiles) {
+    sums<ARRIVES_OUTSIDE>(y, map, tiles);
+}
+extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(96) arrives_twice(float* y, const __grid_constant__ TensorMap map, int tiles) {
+    sums<ARRIVES_TWICE>(y, map, tiles);
+}
+extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(96) arrives_nowhere(float* y, const __grid_constant__ TensorMap map, int tiles) {
+    sums<ARRIVES_NOWHERE>(y, map, tiles);
+}
+extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(96) wrong_place(float* y, const __grid_constant__ TensorMap map, int tiles) {
+    sums<WRONG_PLACE>(y, map, tiles);
+}
+extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(96) loads_outside(float* y, const __grid_constant__ TensorMap map, int tiles) {
+    sums<LOADS_OUTSIDE>(y, map, tiles);
+}
+extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(96) loads_nowhere(float* y, const __grid_constant__ TensorMap map, int tiles) {
+    sums<LOADS_NOWHERE>(y, map, tiles);
+}
+extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(96) waits_only_for_itself(float* y, const __grid_constant__ TensorMap map, int tiles) {
+    sums<WAITS_ONLY_FOR_ITSELF>(y, map, tiles);
+}
+extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(96) frees_peer_too_early(float* y, const __grid_constant__ TensorMap map, int tiles) {
+    sums<FREES_PEER_TOO_EARLY>(y, map, tiles);
+}
+extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(96) expects_less(float* y, const __grid_constant__ TensorMap map, int tiles) {
+    sums<EXPECTS_LESS>(y, map, tiles);
+}
+extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(96) expects_more(float* y, const __grid_constant__ TensorMap map, int tiles) {
+    sums<EXPECTS_MORE>(y, map, tiles);
+}
+extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(96) no_proxy_fence(float* y, const __grid_constant__ TensorMap map, int tiles) {
+    sums<NO_PROXY_FENCE>(y, map, tiles);
+}
+extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(96) load_not_waited_for(float* y, const __grid_constant__ TensorMap map, int tiles) {
+    sums<LOAD_NOT_WAITED_FOR>(y, map, tiles);
+}
+extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(96) peer_exits(float* y, const __grid_constant__ TensorMap map, int tiles) {
+    sums<PEER_EXITS>(y, map, tiles);
+}
+extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(96) overlaps(float* y, const __grid_constant__ TensorMap map, int tiles) {
+    sums<OVERLAPS>(y, map, tiles);
+}
 
 // The same with tiles of 512 numbers, 16 rows of x, and a warpgroup that adds them by an asynchronous instruction. Blocks of 256 threads.
 template <bool TOO_EARLY>
@@ -131,8 +172,12 @@ __device__ void sums_of_warpgroup(float* y, const TensorMap& map, int tiles) {
     }
     cluster_sync();
 }
-extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(256) correct_wgmma(float* y, const __grid_constant__ TensorMap map, int tiles) { sums_of_warpgroup<false>(y, map, tiles); }
-extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(256) freed_before_wgmma_ends(float* y, const __grid_constant__ TensorMap map, int tiles) { sums_of_warpgroup<true>(y, map, tiles); }
+extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(256) correct_wgmma(float* y, const __grid_constant__ TensorMap map, int tiles) {
+    sums_of_warpgroup<false>(y, map, tiles);
+}
+extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(256) freed_before_wgmma_ends(float* y, const __grid_constant__ TensorMap map, int tiles) {
+    sums_of_warpgroup<true>(y, map, tiles);
+}
 
 // Each block arrives in the other one, which may not have initialized its mbarrier.
 extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(32) arrives_at_begin(float* y) {
@@ -155,8 +200,12 @@ __device__ void exchange(float* y, const float* x) {
     const uint32 other = first + (cluster_rank() + 1) % blocks;
     y[n * other + n - 1 - threadIdx.x] *= 2;
 }
-extern "C" __global__ void __cluster_dims__(SIZE, 1, 1) exchanged(float* y, const float* x) { exchange<true>(y, x); }
-extern "C" __global__ void __cluster_dims__(SIZE, 1, 1) exchanged_without_sync(float* y, const float* x) { exchange<false>(y, x); }
+extern "C" __global__ void __cluster_dims__(SIZE, 1, 1) exchanged(float* y, const float* x) {
+    exchange<true>(y, x);
+}
+extern "C" __global__ void __cluster_dims__(SIZE, 1, 1) exchanged_without_sync(float* y, const float* x) {
+    exchange<false>(y, x);
+}
 
 // Block 0 writes y[0] and arrives in block 1, which waits and reads it: an arrival does not publish what was written.
 extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(32) published_by_arrival(float* y) {

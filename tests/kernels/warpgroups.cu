@@ -1,4 +1,5 @@
 // A ring of stages between a producer and two consumer warpgroups, correct and with one fault a kernel; for test_warpgroups.py.
+// The kernels' calls have their own lines, or NVRTC 12.0 would crash (kernels/README.md).
 #include "add_tile.cuh"
 #include "async_copy.cuh"
 #include "mbarrier.cuh"
@@ -23,7 +24,8 @@ __device__ void ring(float* y, const float* x, int tiles) {
     const int warpgroup = threadIdx.x / 128, lane = threadIdx.x % 128;
     if (threadIdx.x == 0) {
         for (int s = 0; s < STAGES; ++s) {
-            if (FAULT != UNINITIALIZED || s != 1) mbarrier_init(&full[s], FAULT == NO_ARRIVALS ? 0 : 128);
+            // NVRTC 13.0 crashes on a constant 0.
+            if (FAULT != UNINITIALIZED || s != 1) mbarrier_init(&full[s], FAULT == NO_ARRIVALS ? min(tiles, 0) : 128);
             mbarrier_init(&empty[s], 2);
         }
         if (FAULT == INITIALIZED_TWICE) mbarrier_init(&full[2], 128);
@@ -80,35 +82,87 @@ __device__ void ring(float* y, const float* x, int tiles) {
     for (int i = 0; i < 4; ++i) y[(2 * blockIdx.x + warpgroup - 1) * TILE + 4 * lane + i] = sums[i];
 }
 
-extern "C" __global__ void __launch_bounds__(384, 1) correct(float* y, const float* x, int tiles) { ring<NONE>(y, x, tiles); }
-#ifdef GPUCONV_EMULATOR  // a GPU runs only the correct one, and NVRTC 13.0 crashes on those with faults
-extern "C" __global__ void __launch_bounds__(384, 1) no_wait_for_wgmma(float* y, const float* x, int tiles) { ring<NO_WAIT_FOR_WGMMA>(y, x, tiles); }
-extern "C" __global__ void __launch_bounds__(384, 1) released_too_early(float* y, const float* x, int tiles) { ring<RELEASED_TOO_EARLY>(y, x, tiles); }
-extern "C" __global__ void __launch_bounds__(384, 1) read_too_early(float* y, const float* x, int tiles) { ring<READ_TOO_EARLY>(y, x, tiles); }
-extern "C" __global__ void __launch_bounds__(384, 1) written_too_early(float* y, const float* x, int tiles) { ring<WRITTEN_TOO_EARLY>(y, x, tiles); }
-extern "C" __global__ void __launch_bounds__(384, 1) written_after_fence(float* y, const float* x, int tiles) { ring<WRITTEN_AFTER_FENCE>(y, x, tiles); }
-extern "C" __global__ void __launch_bounds__(384, 1) no_wgmma_fence(float* y, const float* x, int tiles) { ring<NO_WGMMA_FENCE>(y, x, tiles); }
-extern "C" __global__ void __launch_bounds__(384, 1) no_proxy_fence(float* y, const float* x, int tiles) { ring<NO_PROXY_FENCE>(y, x, tiles); }
-extern "C" __global__ void __launch_bounds__(384, 1) proxy_fence_too_early(float* y, const float* x, int tiles) { ring<PROXY_FENCE_TOO_EARLY>(y, x, tiles); }
-extern "C" __global__ void __launch_bounds__(384, 1) no_release(float* y, const float* x, int tiles) { ring<NO_RELEASE>(y, x, tiles); }
-extern "C" __global__ void __launch_bounds__(384, 1) arrives_twice(float* y, const float* x, int tiles) { ring<ARRIVES_TWICE>(y, x, tiles); }
-extern "C" __global__ void __launch_bounds__(384, 1) wrong_parity(float* y, const float* x, int tiles) { ring<WRONG_PARITY>(y, x, tiles); }
-extern "C" __global__ void __launch_bounds__(384, 1) uninitialized(float* y, const float* x, int tiles) { ring<UNINITIALIZED>(y, x, tiles); }
-extern "C" __global__ void __launch_bounds__(384, 1) no_barrier_after_init(float* y, const float* x, int tiles) { ring<NO_BARRIER_AFTER_INIT>(y, x, tiles); }
-extern "C" __global__ void __launch_bounds__(384, 1) initialized_twice(float* y, const float* x, int tiles) { ring<INITIALIZED_TWICE>(y, x, tiles); }
-extern "C" __global__ void __launch_bounds__(384, 1) stale(float* y, const float* x, int tiles) { ring<STALE>(y, x, tiles); }
-extern "C" __global__ void __launch_bounds__(384, 1) overwritten_barrier(float* y, const float* x, int tiles) { ring<OVERWRITTEN_BARRIER>(y, x, tiles); }
-extern "C" __global__ void __launch_bounds__(384, 1) barrier_as_memory(float* y, const float* x, int tiles) { ring<BARRIER_AS_MEMORY>(y, x, tiles); }
-extern "C" __global__ void __launch_bounds__(384, 1) no_arrivals(float* y, const float* x, int tiles) { ring<NO_ARRIVALS>(y, x, tiles); }
-extern "C" __global__ void __launch_bounds__(384, 1) one_lane_less(float* y, const float* x, int tiles) { ring<ONE_LANE_LESS>(y, x, tiles); }
-extern "C" __global__ void __launch_bounds__(384, 1) two_places(float* y, const float* x, int tiles) { ring<TWO_PLACES>(y, x, tiles); }
-extern "C" __global__ void __launch_bounds__(384, 1) lane_exited(float* y, const float* x, int tiles) { ring<LANE_EXITED>(y, x, tiles); }
-extern "C" __global__ void __launch_bounds__(384, 1) too_many_registers(float* y, const float* x, int tiles) { ring<TOO_MANY_REGISTERS>(y, x, tiles); }
-extern "C" __global__ void __launch_bounds__(384, 1) raises_by_lowering(float* y, const float* x, int tiles) { ring<RAISES_BY_LOWERING>(y, x, tiles); }
-extern "C" __global__ void __launch_bounds__(384, 1) not_committed(float* y, const float* x, int tiles) { ring<NOT_COMMITTED>(y, x, tiles); }
-extern "C" __global__ void __launch_bounds__(384, 1) no_wait_for_copies(float* y, const float* x, int tiles) { ring<NO_WAIT_FOR_COPIES>(y, x, tiles); }
-extern "C" __global__ void __launch_bounds__(384, 1) no_wait_for_full(float* y, const float* x, int tiles) { ring<NO_WAIT_FOR_FULL>(y, x, tiles); }
-#endif
+extern "C" __global__ void __launch_bounds__(384, 1) correct(float* y, const float* x, int tiles) {
+    ring<NONE>(y, x, tiles);
+}
+extern "C" __global__ void __launch_bounds__(384, 1) no_wait_for_wgmma(float* y, const float* x, int tiles) {
+    ring<NO_WAIT_FOR_WGMMA>(y, x, tiles);
+}
+extern "C" __global__ void __launch_bounds__(384, 1) released_too_early(float* y, const float* x, int tiles) {
+    ring<RELEASED_TOO_EARLY>(y, x, tiles);
+}
+extern "C" __global__ void __launch_bounds__(384, 1) read_too_early(float* y, const float* x, int tiles) {
+    ring<READ_TOO_EARLY>(y, x, tiles);
+}
+extern "C" __global__ void __launch_bounds__(384, 1) written_too_early(float* y, const float* x, int tiles) {
+    ring<WRITTEN_TOO_EARLY>(y, x, tiles);
+}
+extern "C" __global__ void __launch_bounds__(384, 1) written_after_fence(float* y, const float* x, int tiles) {
+    ring<WRITTEN_AFTER_FENCE>(y, x, tiles);
+}
+extern "C" __global__ void __launch_bounds__(384, 1) no_wgmma_fence(float* y, const float* x, int tiles) {
+    ring<NO_WGMMA_FENCE>(y, x, tiles);
+}
+extern "C" __global__ void __launch_bounds__(384, 1) no_proxy_fence(float* y, const float* x, int tiles) {
+    ring<NO_PROXY_FENCE>(y, x, tiles);
+}
+extern "C" __global__ void __launch_bounds__(384, 1) proxy_fence_too_early(float* y, const float* x, int tiles) {
+    ring<PROXY_FENCE_TOO_EARLY>(y, x, tiles);
+}
+extern "C" __global__ void __launch_bounds__(384, 1) no_release(float* y, const float* x, int tiles) {
+    ring<NO_RELEASE>(y, x, tiles);
+}
+extern "C" __global__ void __launch_bounds__(384, 1) arrives_twice(float* y, const float* x, int tiles) {
+    ring<ARRIVES_TWICE>(y, x, tiles);
+}
+extern "C" __global__ void __launch_bounds__(384, 1) wrong_parity(float* y, const float* x, int tiles) {
+    ring<WRONG_PARITY>(y, x, tiles);
+}
+extern "C" __global__ void __launch_bounds__(384, 1) uninitialized(float* y, const float* x, int tiles) {
+    ring<UNINITIALIZED>(y, x, tiles);
+}
+extern "C" __global__ void __launch_bounds__(384, 1) no_barrier_after_init(float* y, const float* x, int tiles) {
+    ring<NO_BARRIER_AFTER_INIT>(y, x, tiles);
+}
+extern "C" __global__ void __launch_bounds__(384, 1) initialized_twice(float* y, const float* x, int tiles) {
+    ring<INITIALIZED_TWICE>(y, x, tiles);
+}
+extern "C" __global__ void __launch_bounds__(384, 1) stale(float* y, const float* x, int tiles) {
+    ring<STALE>(y, x, tiles);
+}
+extern "C" __global__ void __launch_bounds__(384, 1) overwritten_barrier(float* y, const float* x, int tiles) {
+    ring<OVERWRITTEN_BARRIER>(y, x, tiles);
+}
+extern "C" __global__ void __launch_bounds__(384, 1) barrier_as_memory(float* y, const float* x, int tiles) {
+    ring<BARRIER_AS_MEMORY>(y, x, tiles);
+}
+extern "C" __global__ void __launch_bounds__(384, 1) no_arrivals(float* y, const float* x, int tiles) {
+    ring<NO_ARRIVALS>(y, x, tiles);
+}
+extern "C" __global__ void __launch_bounds__(384, 1) one_lane_less(float* y, const float* x, int tiles) {
+    ring<ONE_LANE_LESS>(y, x, tiles);
+}
+extern "C" __global__ void __launch_bounds__(384, 1) two_places(float* y, const float* x, int tiles) {
+    ring<TWO_PLACES>(y, x, tiles);
+}
+extern "C" __global__ void __launch_bounds__(384, 1) lane_exited(float* y, const float* x, int tiles) {
+    ring<LANE_EXITED>(y, x, tiles);
+}
+extern "C" __global__ void __launch_bounds__(384, 1) too_many_registers(float* y, const float* x, int tiles) {
+    ring<TOO_MANY_REGISTERS>(y, x, tiles);
+}
+extern "C" __global__ void __launch_bounds__(384, 1) raises_by_lowering(float* y, const float* x, int tiles) {
+    ring<RAISES_BY_LOWERING>(y, x, tiles);
+}
+extern "C" __global__ void __launch_bounds__(384, 1) not_committed(float* y, const float* x, int tiles) {
+    ring<NOT_COMMITTED>(y, x, tiles);
+}
+extern "C" __global__ void __launch_bounds__(384, 1) no_wait_for_copies(float* y, const float* x, int tiles) {
+    ring<NO_WAIT_FOR_COPIES>(y, x, tiles);
+}
+extern "C" __global__ void __launch_bounds__(384, 1) no_wait_for_full(float* y, const float* x, int tiles) {
+    ring<NO_WAIT_FOR_FULL>(y, x, tiles);
+}
 
 // y: 128 numbers a block. One warpgroup copies four tiles of x; when its copies end, they arrive at the mbarrier by themselves. The
 // other adds up the tiles, and four neighboring numbers of the sum.
@@ -140,9 +194,15 @@ __device__ void copies_arrive(float* y, const float* x) {
     }
     if (threadIdx.x >= 128) y[blockIdx.x * 128 + lane] = sums[0] + sums[1] + sums[2] + sums[3];
 }
-extern "C" __global__ void __launch_bounds__(256) copies_arrive_correctly(float* y, const float* x) { copies_arrive<true, true>(y, x); }
-extern "C" __global__ void __launch_bounds__(256) copies_without_fence(float* y, const float* x) { copies_arrive<false, true>(y, x); }
-extern "C" __global__ void __launch_bounds__(256) copies_arrive_too_often(float* y, const float* x) { copies_arrive<true, false>(y, x); }
+extern "C" __global__ void __launch_bounds__(256) copies_arrive_correctly(float* y, const float* x) {
+    copies_arrive<true, true>(y, x);
+}
+extern "C" __global__ void __launch_bounds__(256) copies_without_fence(float* y, const float* x) {
+    copies_arrive<false, true>(y, x);
+}
+extern "C" __global__ void __launch_bounds__(256) copies_arrive_too_often(float* y, const float* x) {
+    copies_arrive<true, false>(y, x);
+}
 
 // y[i] = x[i ^ 127] + round, for two rounds: the threads of a warpgroup exchange x through shared memory, with a named barrier of their
 // own that serves in both rounds. The mbarrier is invalidated and initialized again in the same memory.
@@ -168,9 +228,15 @@ __device__ void exchange(float* y, const float* x) {
         mbarrier_wait(&once, round);
     }
 }
-extern "C" __global__ void __launch_bounds__(256) exchanged(float* y, const float* x) { exchange<true, true>(y, x); }
-extern "C" __global__ void __launch_bounds__(256) exchanged_without_barrier(float* y, const float* x) { exchange<false, true>(y, x); }
-extern "C" __global__ void __launch_bounds__(256) exchanged_without_a_thread(float* y, const float* x) { exchange<true, false>(y, x); }
+extern "C" __global__ void __launch_bounds__(256) exchanged(float* y, const float* x) {
+    exchange<true, true>(y, x);
+}
+extern "C" __global__ void __launch_bounds__(256) exchanged_without_barrier(float* y, const float* x) {
+    exchange<false, true>(y, x);
+}
+extern "C" __global__ void __launch_bounds__(256) exchanged_without_a_thread(float* y, const float* x) {
+    exchange<true, false>(y, x);
+}
 
 // Whether the barrier's phase has ended, before and after the only arrival.
 extern "C" __global__ void __launch_bounds__(32) tries_twice(int32* ended) {
