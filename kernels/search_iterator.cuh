@@ -68,8 +68,9 @@ class WalkIterator<Walk::SEARCH, Matrix, SIDE, VECTOR, COLUMNS_ARE_DEPTH, SUMS>
     }
 
   private:
-    __device__ __forceinline__ void fetch(unsigned char* tile, int pass, int part, const typename Matrix::Line& line,
-                                          const typename Matrix::Column& column) {
+    // By value: with references NVRTC 12.0 crashes on a variant of wgrad.
+    __device__ __forceinline__ void fetch(unsigned char* tile, int pass, int part, typename Matrix::Line line,
+                                          typename Matrix::Column column) {
         const DTYPE* from = nullptr;
         const bool found = matrix.find(line, column, from);
         if constexpr (COPIES) {
