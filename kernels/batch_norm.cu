@@ -28,7 +28,7 @@ struct Inputs {
     PitchedPacks x_packs;
 
     __device__ Packs read(int64, int64 step) const { return reinterpret_cast<const Numbers*>(x)[x_packs.at(step)]; }
-    __device__ Real value(const Packs& pack, int lane) const { return load(pack.at[lane]); }
+    __device__ Real value(const Packs& pack, int index) const { return load(pack.at[index]); }
     __device__ Real single(int64 number, int) const { return load(x[number]); }
 };
 
@@ -68,7 +68,7 @@ batch_norm_merge(Moments* fewer, const Moments* partials, int32 chunks, int32 sh
     merge_tiles(fewer, partials, chunks, share, channels);
 }
 
-// y = act((x - mean) * scale + beta), for the channels of a thread's lanes. With ADDS an addend is added to the value rounded to
+// y = act((x - mean) * scale + beta), for the channels of a thread's packs. With ADDS an addend is added to the value rounded to
 // DTYPE, as a separate addition would, before the activation.
 template <bool ADDS>
 struct Normalize {
@@ -78,8 +78,8 @@ struct Normalize {
     PitchedPacks y_packs, x_packs, addend_packs;
     Real mean[WIDTH], scale[WIDTH], beta[WIDTH];
 
-    __device__ DTYPE apply(DTYPE x, DTYPE addend, int lane) const {
-        DTYPE input = normalized(x, mean[lane], scale[lane], beta[lane]);  // of the activation
+    __device__ DTYPE apply(DTYPE x, DTYPE addend, int index) const {
+        DTYPE input = normalized(x, mean[index], scale[index], beta[index]);  // of the activation
         if (ADDS) input = round_to<DTYPE>(load(input) + load(addend));
         return ACTIVE ? round_to<DTYPE>(ACTIVATION<Real>{}.apply(load(input))) : input;
     }
@@ -99,10 +99,10 @@ struct Normalize {
             reinterpret_cast<Numbers*>(y)[to + i * y_packs.stride] = rows[i];
         }
     }
-    __device__ void single(int64 number, int lane) {
+    __device__ void single(int64 number, int index) {
 #pragma unroll
         for (int j = 0; j < WIDTH; ++j)  // a variable index would move the coefficients to local memory
-            if (j == lane) y[number] = apply(x[number], ADDS ? addend[number] : DTYPE(), j);
+            if (j == index) y[number] = apply(x[number], ADDS ? addend[number] : DTYPE(), j);
     }
 };
 
@@ -113,7 +113,7 @@ normalize(DTYPE* y, const DTYPE* x, const DTYPE* addend, const Real* gamma, cons
     const PitchedPacks y_packs(columns, y_pitch), x_packs(columns, x_pitch), addend_packs(columns, addend_pitch);
     Normalize<ADDS> map{y, x, addend, y_packs, x_packs, addend_packs, {}, {}, {}};
     int32 column[WIDTH];
-    Position(columns).columns_of_lanes(column, columns.channels);
+    Position(columns).find_columns(column, columns.channels);
     if (Position(columns).inside)
 #pragma unroll
         for (int j = 0; j < WIDTH; ++j) {
@@ -145,7 +145,7 @@ infer(DTYPE* y, Real* mean, Real* inv_std, const DTYPE* x, const DTYPE* addend, 
     const PitchedPacks y_packs(columns, y_pitch), x_packs(columns, x_pitch), addend_packs(columns, addend_pitch);
     Normalize<ADDS> map{y, x, addend, y_packs, x_packs, addend_packs, {}, {}, {}};
     int32 column[WIDTH];
-    Position(columns).columns_of_lanes(column, columns.channels);
+    Position(columns).find_columns(column, columns.channels);
     if (Position(columns).inside)
 #pragma unroll
         for (int j = 0; j < WIDTH; ++j) {

@@ -25,13 +25,13 @@
 #include "mask.cuh"
 #include "sums.cuh"
 
-// The activation after the norm, for the channels of a thread's lanes.
+// The activation after the norm, for the channels of a thread's packs.
 struct NormActivation {
     Real mean[WIDTH], scale[WIDTH], beta[WIDTH];
 
     __device__ NormActivation(const Columns& columns, const Real* gamma, const Real* beta, const Real* mean, const Real* inv_std) {
         int32 column[WIDTH];
-        Position(columns).columns_of_lanes(column, columns.channels);
+        Position(columns).find_columns(column, columns.channels);
         if (Position(columns).inside)
 #pragma unroll
             for (int j = 0; j < WIDTH; ++j) {
@@ -42,8 +42,8 @@ struct NormActivation {
             }
     }
     // The gradient of the activation's input.
-    __device__ __forceinline__ Real backward(DTYPE dy, DTYPE x, int lane) const {
-        return activation_backward(dy, x, mean[lane], scale[lane], beta[lane]);
+    __device__ __forceinline__ Real backward(DTYPE dy, DTYPE x, int index) const {
+        return activation_backward(dy, x, mean[index], scale[index], beta[index]);
     }
 };
 
@@ -59,17 +59,17 @@ struct Products {
     __device__ Packs read(int64, int64 step) const {
         return {reinterpret_cast<const Numbers*>(dy)[dy_packs.at(step)], reinterpret_cast<const Numbers*>(x)[x_packs.at(step)]};
     }
-    __device__ Sums value(const Packs& packs, int lane) const { return product(packs.dy.at[lane], packs.x.at[lane], lane); }
-    __device__ Sums single(int64 number, int lane) const {
+    __device__ Sums value(const Packs& packs, int index) const { return product(packs.dy.at[index], packs.x.at[index], index); }
+    __device__ Sums single(int64 number, int index) const {
         Sums sums = {};
 #pragma unroll
         for (int j = 0; j < WIDTH; ++j)
-            if (j == lane) sums = product(dy[number], x[number], j);
+            if (j == index) sums = product(dy[number], x[number], j);
         return sums;
     }
-    __device__ Sums product(DTYPE dy, DTYPE x, int lane) const {
-        const Real gradient = activation.backward(dy, x, lane);
-        return {gradient, gradient * (load(x) - activation.mean[lane])};
+    __device__ Sums product(DTYPE dy, DTYPE x, int index) const {
+        const Real gradient = activation.backward(dy, x, index);
+        return {gradient, gradient * (load(x) - activation.mean[index])};
     }
 };
 
@@ -117,20 +117,20 @@ struct ProductsOfSaved {
         for (int j = 0; j < WIDTH; ++j) packs.dy.at[j] = gradient(packs.dy.at[j], packs.saved.at[j]);
         reinterpret_cast<Numbers*>(daddend)[pack] = packs.dy;
     }
-    __device__ Sums value(const Packs& packs, int lane) const { return product(packs.dy.at[lane], packs.x.at[lane], lane); }
-    __device__ Sums single(int64 number, int lane) const {
+    __device__ Sums value(const Packs& packs, int index) const { return product(packs.dy.at[index], packs.x.at[index], index); }
+    __device__ Sums single(int64 number, int index) const {
         const DTYPE input_gradient = gradient(dy[number], saved[number]);
         daddend[number] = input_gradient;
         Sums sums = {};
 #pragma unroll
         for (int j = 0; j < WIDTH; ++j)
-            if (j == lane) sums = product(input_gradient, x[number], j);
+            if (j == index) sums = product(input_gradient, x[number], j);
         return sums;
     }
     static __device__ DTYPE gradient(DTYPE dy, DTYPE saved) {
         return round_to<DTYPE>(ACTIVATION<Real>{}.gradient(load(dy), load(saved)));
     }
-    __device__ Sums product(DTYPE dy, DTYPE x, int lane) const { return {load(dy), load(dy) * (load(x) - mean[lane])}; }
+    __device__ Sums product(DTYPE dy, DTYPE x, int index) const { return {load(dy), load(dy) * (load(x) - mean[index])}; }
 };
 template <> constexpr bool WRITES<ProductsOfSaved> = true;
 
@@ -140,7 +140,7 @@ batch_norm_backward_sums_saved(Sums* partials, DTYPE* daddend, const DTYPE* dy, 
     const PitchedPacks dy_packs(columns, dy_pitch), x_packs(columns, x_pitch), saved_packs(columns, saved_pitch);
     ProductsOfSaved products{daddend, dy, x, saved, dy_packs, x_packs, saved_packs, {}};
     int32 column[WIDTH];
-    Position(columns).columns_of_lanes(column, columns.channels);
+    Position(columns).find_columns(column, columns.channels);
     if (Position(columns).inside)
 #pragma unroll
         for (int j = 0; j < WIDTH; ++j) products.mean[j] = mean[column[j]];
@@ -204,12 +204,12 @@ struct InputGradient {
     NormActivation activation;
     Real scale[WIDTH], shift[WIDTH], slope[WIDTH];
 
-    __device__ DTYPE apply(DTYPE dy, DTYPE x, int lane) const {
-        const Real gradient = activation.backward(dy, x, lane);
-        if (!statistics) return round_to<DTYPE>(scale[lane] * gradient);
-        return round_to<DTYPE>(scale[lane] * (gradient - shift[lane] - (load(x) - activation.mean[lane]) * slope[lane]));
+    __device__ DTYPE apply(DTYPE dy, DTYPE x, int index) const {
+        const Real gradient = activation.backward(dy, x, index);
+        if (!statistics) return round_to<DTYPE>(scale[index] * gradient);
+        return round_to<DTYPE>(scale[index] * (gradient - shift[index] - (load(x) - activation.mean[index]) * slope[index]));
     }
-    __device__ DTYPE apply(DTYPE dy, int lane) const { return round_to<DTYPE>(scale[lane] * load(dy)); }
+    __device__ DTYPE apply(DTYPE dy, int index) const { return round_to<DTYPE>(scale[index] * load(dy)); }
 
     template <int ROWS>
     __device__ __forceinline__ void packs(int64 pack, int64 stride, int64 step) {
@@ -236,10 +236,10 @@ struct InputGradient {
             else reinterpret_cast<Numbers*>(dx)[pack + i * stride] = gradients[i];
         }
     }
-    __device__ void single(int64 number, int lane) {
+    __device__ void single(int64 number, int index) {
 #pragma unroll
         for (int j = 0; j < WIDTH; ++j)
-            if (j == lane) dx[number] = x ? apply(dy[number], x[number], j) : apply(dy[number], j);
+            if (j == index) dx[number] = x ? apply(dy[number], x[number], j) : apply(dy[number], j);
     }
 };
 
@@ -251,7 +251,7 @@ input_gradient(DTYPE* dx, const Unpool& unpool, const DTYPE* dy, const DTYPE* x,
     const NormActivation activation(columns, gamma, beta, mean, inv_std);
     InputGradient map{dx, dy, x, statistics, dy_packs, x_packs, unpool, activation, {}, {}, {}};
     int32 column[WIDTH];
-    Position(columns).columns_of_lanes(column, columns.channels);
+    Position(columns).find_columns(column, columns.channels);
     if (Position(columns).inside)
 #pragma unroll
         for (int j = 0; j < WIDTH; ++j) {

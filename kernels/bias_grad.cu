@@ -20,11 +20,11 @@ struct Total {
 
     static __device__ Total of(Real value) { return {value}; }
     template <int ROWS>
-    static __device__ void add(Total (&lanes)[WIDTH], const Real (&values)[WIDTH][ROWS]) {
+    static __device__ void add(Total (&states)[WIDTH], const Real (&values)[WIDTH][ROWS]) {
 #pragma unroll
         for (int j = 0; j < WIDTH; ++j)
 #pragma unroll
-            for (int i = 0; i < ROWS; ++i) lanes[j].sum += values[j][i];
+            for (int i = 0; i < ROWS; ++i) states[j].sum += values[j][i];
     }
     __device__ void merge(const Total& other) { sum += other.sum; }
 };
@@ -41,7 +41,7 @@ struct Gradients {
         if constexpr (ACTIVE) found.saved = reinterpret_cast<const Numbers*>(saved)[pack];
         return found;
     }
-    __device__ Real value(const Packs& pack, int lane) const { return gradient(pack.dy.at[lane], pack.saved.at[lane]); }
+    __device__ Real value(const Packs& pack, int index) const { return gradient(pack.dy.at[index], pack.saved.at[index]); }
     __device__ Real single(int64 number, int) const { return gradient(dy[number], ACTIVE ? saved[number] : DTYPE{}); }
 
     static __device__ Real gradient(DTYPE dy, DTYPE saved) {

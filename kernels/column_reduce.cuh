@@ -1,7 +1,7 @@
 // Reductions over the rows of an (M, C) matrix, channels innermost, and maps with one set of coefficients per channel.
 //
 // The matrix is walked as a flat array. In each step a block's threads read neighboring packs of WIDTH numbers; then they advance
-// by a stride that is a multiple of C. Lane j of a thread is number j of its packs; so each lane stays in one column, for any C. If
+// by a stride that is a multiple of C. So number j of each of a thread's packs lies in the same column, for any C. If
 // the columns do not fit into a block, they are divided into tiles, one for each block along grid y. The steps are divided into
 // chunks, one for each block along grid x. The division, and so the bits, depend only on the shape.
 //
@@ -11,7 +11,7 @@
 //   merge_tiles(...)               a launch before column_finish, if a convolution has written too many States
 //
 // A State is what is known of the values seen so far, such as their sum. State{}, all zeros, has seen none. merge(other) adds
-// another State; add(lanes, values) adds ROWS rows to the States of a thread's lanes.
+// another State; add(states, values) adds ROWS rows to the States of a thread's columns.
 //
 // Macros: DTYPE; WIDTH 1 or 16 / sizeof(DTYPE). The launcher is ops/column_reduce.py; blocks have at most 256 threads.
 #pragma once
@@ -42,8 +42,8 @@ struct Position {
         first = int64(blockIdx.y) * (columns.tile / WIDTH) + threadIdx.x;
         inside = int32(threadIdx.x) * WIDTH < columns.rows * columns.tile && first < columns.stride;
     }
-    // Computes the column of each lane.
-    __device__ void columns_of_lanes(int32 (&column)[WIDTH], int32 channels) const {
+    // Computes the column of each number of the thread's packs.
+    __device__ void find_columns(int32 (&column)[WIDTH], int32 channels) const {
         column[0] = int32(first * WIDTH % channels);
 #pragma unroll
         for (int j = 1; j < WIDTH; ++j) column[j] = column[j - 1] + 1 < channels ? column[j - 1] + 1 : 0;
@@ -64,7 +64,7 @@ struct PitchedPacks {
 };
 
 // Calls body.packs<ROWS>(pack, stride, step) for ROWS steps, from `step` on, whose packs are pack, pack + stride, ..., and
-// body.single(number, lane) for each number of an incomplete pack at the array's end.
+// body.single(number, index) for each number of an incomplete pack, with its index in the pack, at the array's end.
 template <int GROUP, class Body>
 __device__ __forceinline__ void walk(const Columns& columns, Body& body) {
     const Position position(columns);
@@ -104,7 +104,7 @@ template <class Source> constexpr bool WRITES = false;
 template <class State, class Source>
 struct Accumulate {
     const Source& source;
-    State lanes[WIDTH];
+    State states[WIDTH];
 
     template <int ROWS>
     __device__ __forceinline__ void packs(int64 pack, int64 stride, int64 step) {
@@ -119,13 +119,13 @@ struct Accumulate {
         for (int j = 0; j < WIDTH; ++j)
 #pragma unroll
             for (int i = 0; i < ROWS; ++i) values[j][i] = source.value(rows[i], j);
-        State::add(lanes, values);
+        State::add(states, values);
     }
-    __device__ void single(int64 number, int lane) {
-        const State one = State::of(source.single(number, lane));
+    __device__ void single(int64 number, int index) {
+        const State one = State::of(source.single(number, index));
 #pragma unroll
         for (int j = 0; j < WIDTH; ++j)  // a variable index would move the states to local memory
-            if (j == lane) lanes[j].merge(one);
+            if (j == index) states[j].merge(one);
     }
 };
 
@@ -137,7 +137,7 @@ __device__ __forceinline__ void column_reduce(State* partials, const Columns& co
     walk<sizeof(DTYPE) == 8 ? 2 : 4>(columns, sum);  // with 4, doubles would spill
     if (Position(columns).inside)
 #pragma unroll
-        for (int j = 0; j < WIDTH; ++j) cells[threadIdx.x * WIDTH + j] = sum.lanes[j];
+        for (int j = 0; j < WIDTH; ++j) cells[threadIdx.x * WIDTH + j] = sum.states[j];
     const int32 begin = int32(blockIdx.y) * columns.tile;
     merge_rows(cells, columns.rows, columns.tile, min(columns.tile, columns.channels - begin),
                [&](int32 column, const State& state) {

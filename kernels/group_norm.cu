@@ -98,16 +98,16 @@ struct Products {
     PitchedPacks dy_packs;
     int64 packs_an_image;
     int32 groups;
-    int32 group[WIDTH];  // of each lane
+    int32 group[WIDTH];  // of each number of a pack
 
     __device__ Packs read(int64 pack, int64 step) const {
         const int32 image = int32(pack / packs_an_image) * groups;
         return {reinterpret_cast<const Numbers*>(dy)[dy_packs.at(step)], reinterpret_cast<const Numbers*>(x)[pack], image};
     }
-    __device__ Sums value(const Packs& packs, int lane) const {
-        const Real gradient = load(packs.dy.at[lane]);
-        const int32 at = packs.image + group[lane];
-        return {gradient, gradient * (load(packs.x.at[lane]) - mean[at]) * inv_std[at]};
+    __device__ Sums value(const Packs& packs, int index) const {
+        const Real gradient = load(packs.dy.at[index]);
+        const int32 at = packs.image + group[index];
+        return {gradient, gradient * (load(packs.x.at[index]) - mean[at]) * inv_std[at]};
     }
     __device__ Sums single(int64, int) const { return {}; }  // WIDTH divides the size
 };
@@ -128,7 +128,7 @@ group_norm_backward_sums(Real* dgamma, Real* dbeta, Sums* partials, const DTYPE*
                          const Real* inv_std, int64 packs_an_image, int32 groups, bool accumulate, Columns columns,
                          int64 dy_pitch) {
     Products products{dy, x, mean, inv_std, PitchedPacks(columns, dy_pitch), packs_an_image, groups, {}};
-    Position(columns).columns_of_lanes(products.group, columns.channels);
+    Position(columns).find_columns(products.group, columns.channels);
 #pragma unroll
     for (int j = 0; j < WIDTH; ++j) products.group[j] /= columns.channels / groups;
     column_reduce(partials, columns, products, Gradients{dgamma, dbeta, accumulate});

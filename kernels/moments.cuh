@@ -12,20 +12,20 @@ struct Moments {
     Real count, mean, deviations;
 
     static __device__ Moments of(Real value) { return {1, value, 0}; }
-    template <int LANES, int ROWS>
-    static __device__ void add(Moments (&lanes)[LANES], const Real (&values)[LANES][ROWS]) {
-        const Real count = lanes[0].count, total = count + ROWS, share = ROWS / total;  // all lanes have the same count
+    template <int N, int ROWS>
+    static __device__ void add(Moments (&states)[N], const Real (&values)[N][ROWS]) {
+        const Real count = states[0].count, total = count + ROWS, share = ROWS / total;  // all have the same count
 #pragma unroll
-        for (int j = 0; j < LANES; ++j) {
+        for (int j = 0; j < N; ++j) {
             Real sum = values[j][0], deviations = 0;
 #pragma unroll
             for (int i = 1; i < ROWS; ++i) sum += values[j][i];
-            const Real mean = sum * (Real(1) / ROWS), delta = mean - lanes[j].mean;
+            const Real mean = sum * (Real(1) / ROWS), delta = mean - states[j].mean;
 #pragma unroll
             for (int i = 0; i < ROWS; ++i) deviations += (values[j][i] - mean) * (values[j][i] - mean);
-            lanes[j].mean += delta * share;
-            lanes[j].deviations += deviations + delta * (count * share) * delta;
-            lanes[j].count = total;
+            states[j].mean += delta * share;
+            states[j].deviations += deviations + delta * (count * share) * delta;
+            states[j].count = total;
         }
     }
     __device__ void merge(const Moments& other) {

@@ -11,12 +11,12 @@ struct alignas(2 * sizeof(Real)) Sums {
     Real dy, product;
 
     static __device__ Sums of(const Sums& value) { return value; }
-    template <int LANES, int ROWS>
-    static __device__ void add(Sums (&lanes)[LANES], const Sums (&values)[LANES][ROWS]) {
+    template <int N, int ROWS>
+    static __device__ void add(Sums (&states)[N], const Sums (&values)[N][ROWS]) {
 #pragma unroll
-        for (int j = 0; j < LANES; ++j)
+        for (int j = 0; j < N; ++j)
 #pragma unroll
-            for (int i = 0; i < ROWS; ++i) lanes[j].merge(values[j][i]);
+            for (int i = 0; i < ROWS; ++i) states[j].merge(values[j][i]);
     }
     __device__ void merge(const Sums& other) {
         dy += other.dy;
