@@ -152,7 +152,7 @@ def _shallow(value: object, levels: int = 100) -> bool:
     return levels > 0 and all(_shallow(entry, levels - 1) for entry in inner)
 
 
-def _header(path: str | os.PathLike[str], written: Any) -> Record:
+def _header(path: str | os.PathLike[str], written: Any) -> Record:  # noqa: ANN401 - JSON, not yet checked
     """gpuconv's JSON in a safetensors header. Raises CheckpointError for a format that this version does not read."""
     try:
         header = parse(written["__metadata__"][KEY])
@@ -203,12 +203,12 @@ def short_json(value: object) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def as_json(value: object) -> Any:
+def as_json(value: object) -> Any:  # noqa: ANN401 - JSON
     """A value as it comes back from JSON: tuples become lists, and NumPy's numbers become Python's."""
     return json.loads(json.dumps(value, default=_to_json))
 
 
-def _to_json(value: object) -> Any:
+def _to_json(value: object) -> object:
     if isinstance(value, np.generic):
         return value.item()
     raise TypeError(f"{value!r} ({type(value).__name__}) cannot be stored as JSON")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -105,7 +105,7 @@ def gradient_check(
         seed: Draws the random volumes, the weights of a layer that is not built, and the elements to check.
     """
     twin = _float64_copy(layer, input_shape)
-    host = _normal((2, *twin.input_shape), seed, 0) if x is None else backends.to_numpy(x).astype(np.float64)
+    host = _normal((2, *(twin.input_shape or ())), seed, 0) if x is None else backends.to_numpy(x).astype(np.float64)
     x = backends.asarray(host.copy(), layer.device)
     kept = {key: backends.to_numpy(value).copy() for key, value in twin.buffers().items()}
 
@@ -143,7 +143,7 @@ def gradient_check(
     return results
 
 
-def _float64_copy(layer: Layer, input_shape: tuple[int, ...] | None) -> Any:
+def _float64_copy(layer: Layer, input_shape: tuple[int, ...] | None) -> Layer:
     """A copy in float64, with the layer's values if it has any."""
     shape = input_shape or layer.input_shape
     if shape is None:

@@ -12,9 +12,12 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextvars import ContextVar
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gpuconv.names import one_line, printable
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 logging.getLogger("gpuconv").addHandler(logging.NullHandler())  # silent until a handler is added
 log = logging.getLogger(__name__)
@@ -75,7 +78,7 @@ def is_quiet() -> bool:
     return _QUIET.get()
 
 
-def progress_bar(**options: object) -> Any:
+def progress_bar(**options: Any) -> tqdm | _NoBar:
     """tqdm's bar with these options; none within `quiet`.
 
     If tqdm fails, for example because of an environment variable TQDM_..., a message says so, and there is no bar.

@@ -12,10 +12,9 @@ from __future__ import annotations
 
 import os
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -207,7 +206,7 @@ def compare(
         yield Timing(case, *_summary(samples["yours"]), *_summary(samples["shipped"]))
 
 
-def _launcher(case: Case, dtype: str, device: str) -> Any:
+def _launcher(case: Case, dtype: str, device: str) -> Callable[[int], object]:
     arrays, options = case.arguments(dtype)
     moved = [to_device(a, device) for a in arrays]
     options = {name: to_device(value, device) for name, value in options.items()}

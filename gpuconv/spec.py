@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from gpuconv import parse_numbers
 from gpuconv.names import lookup
@@ -81,7 +81,7 @@ def number_in(text: str) -> float | None:
         return None
 
 
-def _as_value(text: str) -> Any:
+def _as_value(text: str) -> bool | float | str:
     """The text as a bool or a number if it is one, else the text itself."""
     flags = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
     if text.lower() in flags:

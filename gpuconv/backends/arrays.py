@@ -67,7 +67,7 @@ def describe(device: str) -> str:
     return _adapter(device).description
 
 
-def asarray(x: object, device: str | None = None, dtype: DTypeLike | None = None) -> Array:
+def asarray(x: object, device: str | None = None, dtype: DTypeLike | None = None) -> Any:  # noqa: ANN401 - an array of the device's library
     """`x` as an array on `device`, without a copy if none is needed.
 
     x: an array of any device, anything that supports DLPack (such as a PyTorch tensor) or `__cuda_array_interface__`,

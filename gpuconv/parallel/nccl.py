@@ -7,7 +7,8 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from gpuconv import backends
 from gpuconv.devices import Device
@@ -15,6 +16,9 @@ from gpuconv.parallel import mpi, tcp
 from gpuconv.parallel.ranks import ParallelError, Ranks, host
 from gpuconv.parallel.tree import collect, sum_along_tree
 from gpuconv.types import Array
+
+if TYPE_CHECKING:
+    import cupy
 
 T = TypeVar("T")
 
@@ -197,7 +201,7 @@ def _messages(time_limit: float) -> Ranks:
     return tcp.TCP(time_limit) if tcp.is_launched() else Ranks()
 
 
-def _reached_in_time(mark: Any, seconds: float) -> bool:
+def _reached_in_time(mark: cupy.cuda.Event, seconds: float) -> bool:
     """Wait for an event for at most so many seconds. Returns whether it was reached."""
     deadline = time.monotonic() + seconds
     while not mark.done:
@@ -207,10 +211,10 @@ def _reached_in_time(mark: Any, seconds: float) -> bool:
     return True
 
 
-def _library() -> Any:
+def _library() -> ModuleType:
     """CuPy's binding of NCCL. Raises ImportError that says how to install NCCL."""
     # Unlike an import statement, this also works if CuPy is replaced by a stand-in that is not a package.
-    nccl: Any = importlib.import_module("cupy.cuda.nccl")
+    nccl = importlib.import_module("cupy.cuda.nccl")
     if not nccl.available:
         raise ImportError(
             "several GPUs need the NCCL library, which CuPy does not find: pip install nvidia-nccl-cu13 (or "

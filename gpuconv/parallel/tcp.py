@@ -76,7 +76,7 @@ class TCP(Ranks):
             self._receive(rank, time.monotonic())  # raises with that rank's last message, if it sent one
             raise
 
-    def _receive(self, rank: int, deadline: float) -> Any:
+    def _receive(self, rank: int, deadline: float) -> Any:  # noqa: ANN401 - what the other rank sent
         other = self._others[rank]
         try:
             if not other.poll(max(0.0, deadline - time.monotonic())):

@@ -22,7 +22,7 @@ CATEGORIES = ("forward", "backward", "step")
 
 
 @functools.cache
-def _domain() -> Any:
+def _domain() -> Any:  # noqa: ANN401 - nvtx has no annotations
     import nvtx
 
     return nvtx.get_domain("gpuconv")

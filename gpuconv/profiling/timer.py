@@ -25,6 +25,8 @@ from typing import Any, Protocol
 from gpuconv import backends
 from gpuconv.devices import Device
 
+Mark = Any  # a time in seconds, or CuPy's event
+
 Call = Callable[[int], object]
 Samples = dict[str, list[float]]
 
@@ -45,11 +47,11 @@ class Timer(Protocol):
         for the host."""
         ...
 
-    def mark(self) -> Any:
+    def mark(self) -> Mark:
         """A point in the device's time, at which all earlier work is done and no later work has begun."""
         ...
 
-    def seconds(self, marks: Sequence[Any]) -> list[float]:
+    def seconds(self, marks: Sequence[Mark]) -> list[float]:
         """The seconds from the first mark to each of the marks."""
         ...
 
@@ -114,13 +116,13 @@ class CudaTimer:
         with self._device:
             self._delay(1 + math.ceil(seconds / self._delay_seconds))
 
-    def mark(self) -> Any:
+    def mark(self) -> Mark:
         with self._device:
             event = self._cupy.cuda.Event()
             event.record()
         return event
 
-    def seconds(self, marks: Sequence[Any]) -> list[float]:
+    def seconds(self, marks: Sequence[Mark]) -> list[float]:
         for mark in marks:
             mark.synchronize()
         return [1e-3 * float(self._cupy.cuda.get_elapsed_time(marks[0], mark)) for mark in marks]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol
 
 from gpuconv.layers import Layer, NormChain, ResidualNorm
 from gpuconv.layers.branches import Merging
@@ -113,7 +113,16 @@ def of_layer(
     return Work(products * flops, float(y + kept + trained + input_grad * (x + parameters)))
 
 
-def of_update(optimizer: Any, params: Mapping[str, Array], reads: int = 1) -> Work:
+class BuiltOptimizer(Protocol):
+    """An optimizer with its arrays."""
+
+    @property
+    def state(self) -> Mapping[str, Mapping[str, Array]]: ...
+    @property
+    def masters(self) -> Mapping[str, Array]: ...
+
+
+def of_update(optimizer: BuiltOptimizer, params: Mapping[str, Array], reads: int = 1) -> Work:
     """A built optimizer's step. It reads and writes the state, the masters and the parameters, except that it only
     writes a parameter with a master. reads: how often the gradients are read: twice with a loss scale."""
     kept = 2 * sum(a.nbytes for slot in (*optimizer.state.values(), optimizer.masters) for a in slot.values())

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gpuconv import ops, problems
 from gpuconv.torch.operators import operator
-from gpuconv.torch.tensors import nchw, nhwc, run
+from gpuconv.torch.tensors import Context, nchw, nhwc, run
 from gpuconv.types import Array
 
 
@@ -37,7 +37,7 @@ def _activation(name: str) -> Callable[[Tensor], Tensor]:
     def backward(dy: Tensor, kept: Tensor) -> Tensor:
         return _elementwise(getattr(ops, f"{name}_backward"), dy, kept)
 
-    def keep(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    def keep(ctx: Context, inputs: tuple[Any, ...], output: Tensor) -> None:
         ctx.save_for_backward(inputs[0] if problems.ACTIVATIONS[name].saves_input else output)
 
     forward.register_autograd(lambda ctx, dy: backward(dy, *ctx.saved_tensors), setup_context=keep)

@@ -12,7 +12,7 @@ from gpuconv import ops
 from gpuconv.arguments import integer, pair
 from gpuconv.torch.expect import expect_axes
 from gpuconv.torch.operators import empty_volume, operator, window_count
-from gpuconv.torch.tensors import nchw, nhwc, run
+from gpuconv.torch.tensors import Context, nchw, nhwc, run
 from gpuconv.types import Array, Options, Padding, Size
 from gpuconv.window_sizes import padding_pairs
 
@@ -105,12 +105,12 @@ def _bias_grad(dy: Tensor) -> Tensor:
     return run(ops.bias_grad, nhwc(dy) if dy.ndim == 4 else dy)
 
 
-def _keep_conv(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+def _keep_conv(ctx: Context, inputs: tuple[Any, ...], output: object) -> None:
     x, w, _, *ctx.window = inputs
     ctx.save_for_backward(x, w)
 
 
-def _conv_backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+def _conv_backward(ctx: Context, dy: Tensor) -> tuple[Tensor | None, ...]:
     x, w = ctx.saved_tensors
     needs = ctx.needs_input_grad
     dx = torch.ops.gpuconv.conv2d_dgrad(dy, w, x.shape, *ctx.window) if needs[0] else None

@@ -11,7 +11,7 @@ from torch import Tensor
 from gpuconv import ops
 from gpuconv.torch.expect import expect_axes, wrong_tensor_error
 from gpuconv.torch.operators import operator
-from gpuconv.torch.tensors import run
+from gpuconv.torch.tensors import Context, run
 
 
 def linear(x: Tensor, w: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -53,11 +53,11 @@ def _linear_wgrad(dy: Tensor, x: Tensor) -> Tensor:
     return run(ops.linear_wgrad, dy, x)
 
 
-def _keep_linear(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+def _keep_linear(ctx: Context, inputs: tuple[Any, ...], output: object) -> None:
     ctx.save_for_backward(*inputs[:2])
 
 
-def _linear_backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+def _linear_backward(ctx: Context, dy: Tensor) -> tuple[Tensor | None, ...]:
     x, w = ctx.saved_tensors
     needs = ctx.needs_input_grad
     dx = torch.ops.gpuconv.linear_dgrad(dy, w) if needs[0] else None

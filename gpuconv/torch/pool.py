@@ -12,7 +12,7 @@ from gpuconv import ops
 from gpuconv.arguments import flag, pair
 from gpuconv.torch.expect import expect_axes
 from gpuconv.torch.operators import empty_volume, operator, window_count
-from gpuconv.torch.tensors import nchw, nhwc, run
+from gpuconv.torch.tensors import Context, nchw, nhwc, run
 from gpuconv.types import Options, Pair, Size
 
 
@@ -101,14 +101,14 @@ def _max_pool2d_backward(dy: Tensor, argmax: Tensor, input_shape: Sequence[int],
     return nchw(run(ops.max_pool2d_backward, nhwc(dy), nhwc(argmax), **options))
 
 
-def _keep_max_pool(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+def _keep_max_pool(ctx: Context, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     x, *ctx.window = inputs
     ctx.input_shape = x.shape
     ctx.save_for_backward(output[1])
     ctx.mark_non_differentiable(output[1])
 
 
-def _max_pool_backward(ctx: Any, dy: Tensor, _: object) -> tuple[Tensor | None, ...]:
+def _max_pool_backward(ctx: Context, dy: Tensor, _: object) -> tuple[Tensor | None, ...]:
     (argmax,) = ctx.saved_tensors
     return torch.ops.gpuconv.max_pool2d_backward(dy, argmax, ctx.input_shape, *ctx.window), None, None, None
 
@@ -142,12 +142,12 @@ def _avg_pool2d_backward(
     return nchw(run(ops.avg_pool2d_backward, nhwc(dy), input_shape=(n, h, w, c), **options))
 
 
-def _keep_avg_pool(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+def _keep_avg_pool(ctx: Context, inputs: tuple[Any, ...], output: object) -> None:
     x, *ctx.window = inputs
     ctx.input_shape = x.shape
 
 
-def _avg_pool_backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+def _avg_pool_backward(ctx: Context, dy: Tensor) -> tuple[Tensor | None, ...]:
     dx = torch.ops.gpuconv.avg_pool2d_backward(dy, ctx.input_shape, *ctx.window)
     return dx, None, None, None, None
 

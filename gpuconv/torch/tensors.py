@@ -35,7 +35,10 @@ def cpu_device(name: str) -> Iterator[None]:
         _cpu_device.reset(token)
 
 
-def run(op: Callable[..., Any], *tensors: Tensor | None, **options: Any) -> Any:
+Context = Any  # what PyTorch passes from forward to backward; we add attributes
+
+
+def run(op: Callable[..., Any], *tensors: Tensor | None, **options: Any) -> Any:  # noqa: ANN401 - a tensor or several
     """Run one of our ops on tensors in our layout; returned arrays become tensors that share their memory."""
     with _current_stream(tensors[0]):
         result = op(*(None if each is None else _array(each) for each in tensors), **options)

@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
 
 import numpy as np
 
@@ -52,7 +51,7 @@ def correlate_both(x, filters, windows, y, other) -> np.ndarray:
 
 
 @np.errstate(all="ignore")  # infinities and NaN are results here, as on a GPU, not warnings
-def _correlate(x, filters, windows, y, bias, activation, *others) -> Any:
+def _correlate(x, filters, windows, y, bias, activation, *others):
     filters, bias = widen(filters), None if bias is None else widen(bias)
     products = partial(_in_chosen_form, x, activation=activation)
     groups, _, _, channels, k = filters.shape
@@ -89,7 +88,7 @@ def suits_row_reuse(filters: np.ndarray, windows: Windows, most: float) -> bool:
     return groups == windows.stride[0] == 1 < r and k <= most * channels
 
 
-def _products(form, x, filters, windows, bias, y, *others, activation, nbytes, block=None, finite=False) -> Any:
+def _products(form, x, filters, windows, bias, y, *others, activation, nbytes, block=None, finite=False):
     """`_correlate` in the given form, with the filters as they are.
 
     nbytes: the bytes of the plain windows; they determine how the batch is split in every form.

@@ -7,7 +7,7 @@ formula's temporaries stay in cache, and an op allocates only its result.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -39,7 +39,7 @@ def result_array(x: np.ndarray, out: np.ndarray | None) -> np.ndarray:
     return np.empty(x.shape, x.dtype) if out is None else out
 
 
-def value_of(scalar: object) -> Any:
+def value_of(scalar):
     """A number, extracted from a one-element array if necessary."""
     return scalar.item() if isinstance(scalar, np.ndarray) else scalar
 

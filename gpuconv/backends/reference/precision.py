@@ -1,7 +1,5 @@
 """Conversion to float64, and the single rounding of results."""
 
-from typing import Any
-
 import numpy as np
 
 
@@ -15,7 +13,7 @@ def factors(tf32: bool, *arrays: np.ndarray) -> list[np.ndarray]:
     return [round_tf32(wide(x)) if tf32 else wide(x) for x in arrays]
 
 
-def round_to(result: Any, dtype: np.dtype, out: np.ndarray | None = None, accumulate: bool = False) -> np.ndarray:
+def round_to(result, dtype: np.dtype, out: np.ndarray | None = None, accumulate: bool = False) -> np.ndarray:
     """A float64 result rounded to dtype, ties to even: in a new array, or in `out`, to which `accumulate` adds it."""
     result = np.asarray(result if out is None or not accumulate else wide(out) + result, np.float64)
     if dtype.name == "bfloat16":  # ml_dtypes would round twice, to float32 first
@@ -39,6 +37,6 @@ def _spacing(x: np.ndarray, significant_bits: int, smallest: int) -> np.ndarray:
     return np.ldexp(1.0, np.maximum(exponent - significant_bits, smallest))
 
 
-def number(scalar: object) -> Any:
+def number(scalar):
     """A number, extracted from a one-element array if necessary."""
     return np.asarray(scalar).item()

@@ -6,8 +6,8 @@ import ctypes
 import functools
 import math
 import weakref
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -26,7 +26,9 @@ class EmulatedArray(np.ndarray):
     array takes part, as on a GPU. Other NumPy functions, such as `numpy.concatenate`, do not check this.
     """
 
-    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, out: Any = None, **options: Any) -> Any:
+    def __array_ufunc__(
+        self, ufunc: np.ufunc, method: str, *inputs: Any, out: tuple[np.ndarray, ...] | None = None, **options: Any
+    ) -> object:
         forbid(f"numpy.{ufunc.__name__}")
         for operand in (*inputs, *(out or ())):
             if isinstance(operand, np.ndarray) and not isinstance(operand, EmulatedArray) and operand.ndim:
@@ -41,7 +43,9 @@ class EmulatedArray(np.ndarray):
             return out[0] if len(out) == 1 else out
         return tuple(_emulated(array) for array in result) if isinstance(result, tuple) else _emulated(result)
 
-    def __array_function__(self, function: Any, types: Any, args: Any, options: Any) -> Any:
+    def __array_function__(
+        self, function: Callable[..., object], types: Iterable[type], args: Iterable[Any], options: Mapping[str, Any]
+    ) -> object:
         forbid(f"numpy.{function.__name__}")
         return super().__array_function__(function, types, args, options)
 
@@ -50,7 +54,7 @@ class EmulatedArray(np.ndarray):
         forbid("__reduce__")
         return asarray, (self.view(np.ndarray),)
 
-    def copy(self, order: Any = "C") -> EmulatedArray:
+    def copy(self, order: Literal["K", "A", "C", "F"] | None = "C") -> EmulatedArray:
         """A copy in the emulated device's memory."""
         forbid("copy")
         return asarray(self.view(np.ndarray)) if order == "C" else super().copy(order)
@@ -60,7 +64,7 @@ class EmulatedArray(np.ndarray):
     def __deepcopy__(self, memo: object) -> EmulatedArray:
         return self.copy()
 
-    def view(self, *arguments: object, **options: object) -> Any:
+    def view(self, *arguments: Any, **options: Any) -> Any:  # noqa: ANN401 - an array of the requested class
         """A view with another dtype, or as a plain NumPy array for access by the host."""
         result = super().view(*arguments, **options)
         if not isinstance(result, EmulatedArray):
@@ -68,24 +72,24 @@ class EmulatedArray(np.ndarray):
         return result
 
 
-def _host_only(name: str) -> Any:
+def _host_only(name: str) -> Callable[..., object]:
     """Wraps the method of this name, which reads or writes memory: within `device_only` it raises."""
     method = getattr(np.ndarray, name)
 
     @functools.wraps(method)
-    def guarded(self: EmulatedArray, *arguments: object, **options: object) -> Any:
+    def guarded(self: EmulatedArray, *arguments: object, **options: object) -> object:
         forbid(name)
         return method(self, *arguments, **options)
 
     return guarded
 
 
-def _view_or_copy(name: str) -> Any:
+def _view_or_copy(name: str) -> Callable[..., object]:
     """Wraps the method of this name: within `device_only` its result must share the array's memory."""
     method = getattr(np.ndarray, name)
 
     @functools.wraps(method)
-    def guarded(self: EmulatedArray, *arguments: object, **options: object) -> Any:
+    def guarded(self: EmulatedArray, *arguments: object, **options: object) -> object:
         result = method(self, *arguments, **options)
         if not (isinstance(result, np.ndarray) and np.may_share_memory(_plain_view(result), _plain_view(self))):
             forbid(f"{name}, which copies here")
@@ -110,15 +114,15 @@ for _name in ("__getitem__", "ravel", "reshape"):
     setattr(EmulatedArray, _name, _view_or_copy(_name))
 
 
-def _plain(operand: object) -> Any:
+def _plain(operand: object) -> object:
     return operand.view(np.ndarray) if isinstance(operand, EmulatedArray) else operand
 
 
-def _emulated(result: object) -> Any:
+def _emulated(result: object) -> object:
     return result.view(EmulatedArray) if isinstance(result, np.ndarray) else result
 
 
-def _allocate(shape: int | Sequence[int], dtype: Any, poison: int | None) -> EmulatedArray:
+def _allocate(shape: int | Sequence[int], dtype: DTypeLike, poison: int | None) -> EmulatedArray:
     from gpuconv.backends.cuda.emulator.native import runtime
 
     dtype = as_numeric("an array", dtype)
@@ -129,7 +133,7 @@ def _allocate(shape: int | Sequence[int], dtype: Any, poison: int | None) -> Emu
     address = runtime().gpuconv_allocate(nbytes, poison)
     if not address:
         raise MemoryError(f"no memory for an emulated array of shape {shape} and dtype {dtype}: {nbytes} bytes")
-    memory = (ctypes.c_char * nbytes).from_address(address)
+    memory: Any = (ctypes.c_char * nbytes).from_address(address)
     weakref.finalize(memory, runtime().gpuconv_release, address).atexit = False
     return np.ndarray.__new__(EmulatedArray, shape, dtype, buffer=memory)
 

@@ -242,7 +242,7 @@ class EmulatedLibrary:
             raise EmulatorError(_with_lines(message.value.decode(errors="replace"), self.path))
 
 
-def _parameter_value(argument: Any) -> np.ndarray:
+def _parameter_value(argument: object) -> np.ndarray:
     """What the kernel receives for an argument: an array's address, 0 for a null pointer, or the scalar itself."""
     if isinstance(argument, np.ndarray):
         return np.array(argument.ctypes.data)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from gpuconv.backends.cuda.runtime.outputs import ceil_div
 from gpuconv.backends.cuda.runtime.rows import rows_of
 from gpuconv.backends.cuda.runtime.tensor_map import tensor_map
 from gpuconv.dtypes import accumulation_dtype
-from gpuconv.types import Array
+from gpuconv.types import Array, ArrayT
 
 Arrays = tuple[Array | None, ...]
 
@@ -36,17 +37,17 @@ def compute(
     """Compute a product with the plan for `algo`. Arguments and result as in `launch`."""
 
     def trial(plan: Plan) -> None:
-        target, others = (_scratch(out), tuple(map(_scratch, secondary))) if accumulate else (out, secondary)
+        target, others = out, secondary
+        if accumulate:
+            target, others = _scratch(out), tuple(each if each is None else _scratch(each) for each in secondary)
         launch(product, plan, target, others, inputs, bias=bias, accumulate=accumulate, struct=struct)
 
     plan = tuner.choose(product, algo, out, trial, accumulate=accumulate)
     return launch(product, plan, out, secondary, inputs, bias=bias, accumulate=accumulate, struct=struct)
 
 
-def _scratch(array: Array | None) -> Any:
+def _scratch(array: ArrayT) -> ArrayT:
     """An unwritten array like a product's output, with the same pitch."""
-    if array is None:
-        return None
     *outer, length = array.shape
     return empty((*outer, rows_of(array)[1]), array.dtype, like=array)[..., :length]
 
@@ -95,7 +96,9 @@ def launch(
     return states
 
 
-def _map_of_shared_operand(product: Product, algorithm: Algorithm, inputs: Any, described: np.void) -> np.void:
+def _map_of_shared_operand(
+    product: Product, algorithm: Algorithm, inputs: Sequence[Any], described: np.void
+) -> np.void:
     """The map by which each block of a cluster loads its share of a tile (kernels/multicast_iterator.cuh)."""
     operand, filters = inputs[:2]
     if product.kernel == "conv2d_wgrad":

@@ -15,9 +15,12 @@ import contextlib
 import functools
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
 from gpuconv.backends.cuda import emulator
+
+if TYPE_CHECKING:
+    import cupy
 
 Work = Callable[[], None]
 
@@ -44,7 +47,7 @@ class EmulatedRecorder:
 
 
 @functools.cache
-def _capture_stream(index: int, thread: int) -> Any:
+def _capture_stream(index: int, thread: int) -> cupy.cuda.Stream:
     """One stream for all captures of a thread on a device, because CuPy keeps freed memory for each stream."""
     import cupy
 
@@ -116,7 +119,7 @@ class CudaRecorder:
         self._kept: list[object] = []
         self._pool = self._cupy.cuda.MemoryPool(self._reserve)
 
-    def _reserve(self, size: int) -> Any:
+    def _reserve(self, size: int) -> cupy.cuda.MemoryPointer:
         """Memory for the pool, also referenced here to keep it alive: when a pool runs out of memory, it frees its
         unused blocks, although captured kernels still use their addresses."""
         cupy = self._cupy

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
+from gpuconv.arguments import is_array
 from gpuconv.backends.cuda import emulator
 from gpuconv.backends.cuda.emulator.queue import submit
 from gpuconv.backends.cuda.runtime import source
@@ -27,8 +28,11 @@ from gpuconv.backends.cuda.runtime.limits import MAX_BLOCK, MAX_GRID, MAX_SHARED
 from gpuconv.devices import KIND_OF_TYPE, Device, device_of
 from gpuconv.dtypes import as_numeric
 from gpuconv.names import lookup
+from gpuconv.types import Array
 
 if TYPE_CHECKING:
+    import cupy
+
     from gpuconv.backends.cuda.emulator.native import EmulatedLibrary
 
 
@@ -65,7 +69,7 @@ class Module:
         return EmulatedLibrary(self.path.stem, text, self.defines, sanitize)
 
     @functools.cache  # noqa: B019
-    def _on_gpu(self, device: int) -> Any:
+    def _on_gpu(self, device: int) -> cupy.RawModule:
         import cupy
 
         from gpuconv.backends.cuda.runtime import cubin_path, nvrtc
@@ -270,10 +274,10 @@ def _check_of(parameter: source.Parameter, kernel: str) -> Callable[[Any], Any]:
     return functools.partial(_check_scalar, what, np.dtype(parameter.dtype))
 
 
-def _check_array(what: str, dtype: np.dtype | None, alignment: int, array: Any) -> Any:
+def _check_array(what: str, dtype: np.dtype | None, alignment: int, array: object) -> Array | None:
     if array is None:
         return None
-    if not hasattr(array, "dtype") or not hasattr(array, "flags") or isinstance(array, np.generic):
+    if not is_array(array) or not hasattr(array, "flags"):
         raise TypeError(f"{what} takes an array, received {type(array).__name__}")
     if dtype is not None and array.dtype != dtype:
         raise TypeError(f"{what} takes an array of {dtype}, received {array.dtype}")
@@ -285,9 +289,10 @@ def _check_array(what: str, dtype: np.dtype | None, alignment: int, array: Any) 
     return array
 
 
-def _check_scalar(what: str, dtype: np.dtype, value: Any) -> np.generic:
-    whole = isinstance(value, (int, np.integer, np.bool_))
-    if whole or (dtype.kind == "f" and isinstance(value, (float, np.floating))):
+def _check_scalar(what: str, dtype: np.dtype, value: object) -> np.generic:
+    if isinstance(value, (int, np.integer, np.bool_)) or (
+        dtype.kind == "f" and isinstance(value, (float, np.floating))
+    ):
         try:
             return dtype.type(int(value) if dtype.kind in "iu" else value)
         except OverflowError:

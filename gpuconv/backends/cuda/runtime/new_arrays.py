@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -43,5 +44,5 @@ def strided(array: Array, shape: tuple[int, ...], strides: tuple[int, ...]) -> A
     return sys.modules["cupy"].ndarray(shape, array.dtype, array.data, in_bytes)
 
 
-def _array_module(like: Array) -> Any:
+def _array_module(like: Array) -> ModuleType:
     return emulator if isinstance(like, np.ndarray) else sys.modules["cupy"]

@@ -6,11 +6,14 @@ import functools
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from gpuconv.types import Array
+
+if TYPE_CHECKING:
+    import cupy
 
 
 def run_parallel(works: Sequence[Callable[[], None]], *, like: Array) -> None:
@@ -40,6 +43,6 @@ def run_parallel(works: Sequence[Callable[[], None]], *, like: Array) -> None:
 
 
 @functools.cache
-def _stream(device: int, thread: int, number: int) -> Any:
+def _stream(device: int, thread: int, number: int) -> cupy.cuda.Stream:
     """A stream, the same for all calls of a thread on a device, because CuPy keeps freed memory for each stream."""
     return sys.modules["cupy"].cuda.Stream(non_blocking=True)

@@ -9,7 +9,6 @@ import ctypes
 import functools
 import os
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -69,6 +68,6 @@ def _encoded(
 
 
 @functools.cache
-def driver() -> Any:
+def driver() -> ctypes.CDLL:
     """The CUDA driver's library. Raises OSError without one."""
     return ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
