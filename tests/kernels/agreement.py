@@ -9,12 +9,17 @@ import numpy as np
 
 from gpuconv import asarray, ops, oracle, to_numpy
 from gpuconv.backends.cuda import emulator
-from gpuconv.dtypes import as_dtype
+from gpuconv.dtypes import accumulation_dtype, as_dtype
 from gpuconv.problems import Conv2dProblem
 from gpuconv.verify.conv_problems import conv
 from gpuconv.verify.rules.base import as_float64
 
 FLOATS = ("float64", "float32", "float16", "bfloat16")
+
+
+def accumulation(dtype: str) -> str:
+    """The name of a dtype's accumulation dtype."""
+    return accumulation_dtype(as_dtype(dtype)).name
 
 
 def random(rng: np.random.Generator, shape, dtype: str) -> np.ndarray:

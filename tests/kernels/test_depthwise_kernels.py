@@ -8,16 +8,15 @@ import pytest
 from gpuconv import asarray, ops, to_numpy
 from gpuconv.backends.cuda import emulator
 from gpuconv.backends.cuda.ops import depthwise
-from gpuconv.dtypes import as_dtype
 from gpuconv.problems import Conv2dProblem
 from gpuconv.profiling.launches import record_launches
-from gpuconv.verify.conv_problems import conv, random_arrays
+from gpuconv.verify.conv_problems import conv
 from gpuconv.verify.oracle import expected_results
+from tests.kernels import convolutions
 from tests.kernels.agreement import assert_same_bits, on_device, varied
+from tests.kernels.convolutions import directions
 from tests.tolerance import assert_within
 
-DIRECTIONS = ("conv2d", "conv2d_dgrad", "conv2d_wgrad")
-directions = pytest.mark.parametrize("op", DIRECTIONS)
 SQUARE = conv(2, 11, 10, 16, 16, (3, 3), padding=((1, 1), (1, 1)), groups=16)
 UNEVEN = conv(2, 9, 13, 24, 24, (4, 3), stride=(3, 2), padding=((2, 1), (0, 3)), dilation=(2, 3), groups=24)
 CASES = {
@@ -32,23 +31,21 @@ CASES = {
 }
 
 
-def arguments(op: str, case: Conv2dProblem, dtype: str = "float32"):
-    x, w, bias, dy = random_arrays(case, as_dtype(dtype))
-    return {
-        "conv2d": ([x, w, bias], case.window | dict(activation="silu")),
-        "conv2d_dgrad": ([dy, w], case.window | dict(input_shape=case.x_shape)),
-        "conv2d_wgrad": ([dy, x], case.window | dict(kernel_size=case.kernel_size)),
-    }[op]
+ACTIVATION = {"conv2d": dict(activation="silu")}  # forward applies it, too
 
 
-def assert_right(op: str, device: str, case: Conv2dProblem, dtype: str = "float32", **more):
-    arrays, options = arguments(op, case, dtype)
-    (expected,) = expected_results(op, arrays, options | more)
+def arguments(op: str, case: Conv2dProblem):
+    """As `convolutions.arguments`, with the activation."""
+    arrays, options = convolutions.arguments(op, case)
+    return arrays, options | ACTIVATION.get(op, {})
+
+
+def assert_right(op: str, device: str, case: Conv2dProblem, dtype: str = "float32", **options):
+    """As `convolutions.assert_right`, with the activation; the kernels for depthwise convolutions must run."""
     with record_launches() as launches:
-        result = on_device(op, device, *arrays, **options | more)
+        result = convolutions.assert_right(op, device, case, dtype, **ACTIVATION.get(op, {}), **options)
     if device != "numpy":
         assert launches[0].kernel.name.endswith("_depthwise")
-    assert_within(result, expected.value, expected.bound, f"{op} {case}")
     return result
 
 

@@ -15,7 +15,7 @@ from gpuconv.algorithms import find
 from gpuconv.backends.cuda import emulator
 from gpuconv.verify.conv_problems import conv
 from tests.kernels import test_faults_in_wgmma_gradients as gradients
-from tests.kernels.test_conv_kernels import assert_right, force_algorithm
+from tests.kernels.convolutions import assert_right, force_algorithm
 from tests.kernels.test_faults_in_wgmma_kernels import MAIN_LOOP, RING, assert_named, planted
 
 MULTICAST = "multicast_iterator.cuh"

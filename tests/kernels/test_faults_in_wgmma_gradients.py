@@ -14,7 +14,7 @@ from gpuconv.backends.cuda import emulator
 from gpuconv.dtypes import as_dtype
 from gpuconv.verify.conv_problems import conv, random_arrays
 from gpuconv.verify.oracle import expected_results
-from tests.kernels.test_conv_kernels import force_algorithm
+from tests.kernels.convolutions import force_algorithm
 from tests.kernels.test_faults_in_wgmma_kernels import (
     DEADLOCK,
     FAULTS,

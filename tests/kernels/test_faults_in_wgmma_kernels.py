@@ -16,7 +16,7 @@ from gpuconv.algorithms import find
 from gpuconv.backends.cuda import emulator
 from gpuconv.backends.cuda.runtime import kernel, source
 from gpuconv.verify.conv_problems import conv
-from tests.kernels.test_conv_kernels import assert_right, force_algorithm
+from tests.kernels.convolutions import assert_right, force_algorithm
 
 MAIN_LOOP, RING, LAYOUT, FPROP = "gemm_wgmma.cuh", "wgmma_tile.cuh", "wgmma_layout.cuh", "conv2d_fprop_wgmma.cu"
 # One block computes six tiles, each one and a half rounds of the ring deep.

@@ -14,7 +14,7 @@ from gpuconv.problems import Conv2dProblem
 from gpuconv.profiling import launches
 from gpuconv.verify.conv_problems import conv, random_arrays
 from tests.kernels.agreement import FLOATS, assert_same_bits, on_device
-from tests.kernels.test_conv_kernels import force_algorithm, problem
+from tests.kernels.convolutions import force_algorithm, problem
 from tests.tolerance import assert_within, sum_bound
 
 pools = pytest.mark.parametrize("pool", [1, 2])

@@ -9,7 +9,7 @@ from gpuconv.backends.cuda.ops.counters import counters
 from gpuconv.dtypes import as_dtype
 from gpuconv.verify.bounds import UNIT_ROUNDOFF
 from gpuconv.verify.rules.base import as_float64
-from tests.kernels.agreement import FLOATS, assert_same_bits, expected, on_device, random
+from tests.kernels.agreement import FLOATS, accumulation, assert_same_bits, expected, on_device, random
 from tests.tolerance import assert_within, elementwise_bound, sum_bound
 
 # (N, classes), and the dtypes: rows with one value per lane, a few, many, and more than fit in registers
@@ -36,10 +36,6 @@ both_losses = pytest.mark.parametrize("name", ["softmax_cross_entropy", "svm_hin
 
 def scores_and_labels(rng, shape, dtype):
     return 4 * random(rng, shape, dtype), rng.integers(0, shape[1], shape[0])
-
-
-def accumulation(dtype):
-    return "float64" if dtype == "float64" else "float32"
 
 
 def softmax_parts(logits):

@@ -15,10 +15,9 @@ from gpuconv.backends.cuda.runtime.kernel import load
 from gpuconv.dtypes import as_dtype
 from gpuconv.verify.conv_problems import conv
 from tests.kernels.agreement import assert_same_bits
-from tests.kernels.test_conv_kernels import DIRECTIONS, arguments, assert_right, force_algorithm, problem
+from tests.kernels.convolutions import arguments, assert_right, directions, dtype_and_options, force_algorithm, problem
 
 ARITHMETICS = ("float16", "bfloat16", "tf32")
-directions = pytest.mark.parametrize("op", DIRECTIONS)
 arithmetics = pytest.mark.parametrize("arithmetic", ARITHMETICS)
 
 
@@ -27,14 +26,9 @@ def fragments(kernel, arithmetic):
     return load(Path(__file__).with_name("fragments.cu"), {"DTYPE": dtype}).kernel(kernel)
 
 
-def options(arithmetic):
-    """The dtype of an arithmetic, and the options that make an op compute in it."""
-    return ("float32", dict(tf32=True)) if arithmetic == "tf32" else (arithmetic, {})
-
-
 @arithmetics
 def test_a_product_of_fragments_is_within_its_bound(device, rng, arithmetic):
-    dtype, depth = as_dtype(options(arithmetic)[0]), 8 if arithmetic == "tf32" else 16
+    dtype, depth = as_dtype(dtype_and_options(arithmetic)[0]), 8 if arithmetic == "tf32" else 16
     a, b = rng.standard_normal((16, depth)).astype(dtype), rng.standard_normal((depth, 8)).astype(dtype)
     before = rng.standard_normal((16, 8)).astype(np.float32)
     sums = asarray(before, device)
@@ -81,7 +75,7 @@ def test_all_lanes_must_participate():
 @arithmetics
 @pytest.mark.parametrize("channels", [(16, 72), (5, 67)], ids=["vectors", "single numbers"])
 def test_every_tile_is_right_and_all_give_the_same_bits(device, op, arithmetic, channels):
-    dtype, tf32_option = options(arithmetic)
+    dtype, tf32_option = dtype_and_options(arithmetic)
     tiles = [algorithm for algorithm in serving(arithmetic) if algorithm.family == "mma"]
     if arithmetic == "float16":
         tiles = tiles[-1:]  # the other tiles run in bfloat16
@@ -94,7 +88,7 @@ def test_16_bit_floats_and_tf32_use_tensor_cores(op, device):
     from gpuconv.profiling import launches
 
     for arithmetic in ARITHMETICS:
-        dtype, tf32_option = options(arithmetic)
+        dtype, tf32_option = dtype_and_options(arithmetic)
         with launches.record_launches() as launched:
             assert_right(op, device, problem(8, 8), dtype, **tf32_option)
         assert launched[0].kernel.name.endswith("_mma")
@@ -112,7 +106,7 @@ def test_split_k_agrees_with_the_oracle(device, monkeypatch, op, splits):
 @directions
 @pytest.mark.parametrize("arithmetic", ["bfloat16", "tf32"])
 def test_thread_orders_give_the_same_bits(device, op, arithmetic):
-    dtype, tf32_option = options(arithmetic)
+    dtype, tf32_option = dtype_and_options(arithmetic)
     for channels in ((16, 24), (5, 7)):
         arrays, window = arguments(op, problem(*channels), dtype)
         assert_same_bits(op, device, *arrays, **window, algo="mma-64x64", **tf32_option)
@@ -124,7 +118,7 @@ def test_thread_orders_give_the_same_bits(device, op, arithmetic):
 def test_memory_accesses_stay_within_bounds(device, op, arithmetic, channels):
     if device != "emulated":
         pytest.skip("only the emulator has a checker")
-    dtype, tf32_option = options(arithmetic)
+    dtype, tf32_option = dtype_and_options(arithmetic)
     case = conv(1, 5, 6, *channels, (3, 2), stride=(2, 1), padding=((1, 0), (2, 1)))
     with emulator.configure(sanitize="checked", seed=7):
         assert_right(op, device, case, dtype, algo="mma-64x64", **tf32_option)
@@ -152,7 +146,7 @@ def test_planted_bank_conflicts_are_counted(stride, conflicts):
 @pytest.mark.parametrize("arithmetic", ["bfloat16", "tf32"])
 def test_the_kernels_have_no_bank_conflicts(op, arithmetic):
     """Copies into the tiles, fragment loads from them, and sums on the way to the output."""
-    dtype, tf32_option = options(arithmetic)
+    dtype, tf32_option = dtype_and_options(arithmetic)
     case = conv(1, 8, 8, 64, 64, (1, 1))
     for algorithm in serving(arithmetic):
         if algorithm.family == "mma":

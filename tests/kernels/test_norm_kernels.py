@@ -18,7 +18,7 @@ from gpuconv.profiling import launches
 from gpuconv.verify.conv_problems import conv, random_arrays
 from gpuconv.verify.oracle import expected_results
 from gpuconv.verify.rules.base import as_float64
-from tests.kernels.agreement import FLOATS, assert_same_bits, expected, on_device, random, thread_orders
+from tests.kernels.agreement import FLOATS, accumulation, assert_same_bits, expected, on_device, random, thread_orders
 from tests.tolerance import UNIT_ROUNDOFF, assert_within, elementwise_bound, sum_bound
 
 SHAPES = {
@@ -37,10 +37,6 @@ cases = pytest.mark.parametrize(
     ("shape", "dtype"),
     [(shape, dtype) for shape in SHAPES.values() for dtype in FLOATS] + [(SINGLE_NUMBERS, "float32")],
 )
-
-
-def accumulation(dtype):
-    return "float64" if dtype == "float64" else "float32"
 
 
 def all_axes_but_the_last(x):

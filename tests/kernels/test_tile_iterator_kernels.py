@@ -20,7 +20,7 @@ from gpuconv.profiling import launches
 from gpuconv.verify.conv_problems import conv
 from gpuconv.verify.oracle import expected_results
 from tests.kernels.agreement import assert_same_bits, on_device
-from tests.kernels.test_conv_kernels import DIRECTIONS, arguments, assert_right
+from tests.kernels.convolutions import arguments, assert_right, directions, dtype_and_options
 from tests.tolerance import assert_within
 
 PAD = ((1, 1), (1, 1))
@@ -45,12 +45,7 @@ WITHOUT_TAP_TABLE = [
 LARGE = conv(90, 1400, 2000, 48, 72, (3, 4), stride=(2, 3), padding=((1, 2), (3, 0)), dilation=(3, 2))
 MANY_FILTERS = conv(1, 9, 9, 70_000, 40_000, (1, 3))
 
-directions = pytest.mark.parametrize("op", DIRECTIONS)
 arithmetics = pytest.mark.parametrize("arithmetic", ["bfloat16", "float16", "tf32"])
-
-
-def options(arithmetic: str):
-    return ("float32", dict(tf32=True)) if arithmetic == "tf32" else (arithmetic, {})
 
 
 def operands(case: Conv2dProblem):
@@ -88,7 +83,7 @@ def assert_same_addresses(
 ) -> int:
     """Checks that the iterators give the addresses of the matrices, for all operands of a case. They start at both ends
     and at `count` random positions of each side. Returns the largest offset."""
-    tile, dtype = find(algorithm, arithmetic), as_dtype(options(arithmetic)[0])
+    tile, dtype = find(algorithm, arithmetic), as_dtype(dtype_and_options(arithmetic)[0])
     module, struct = tiles(algorithm, arithmetic), packed(case, 1)
     tensor, tile_count, furthest = asarray(np.zeros(8, dtype), device), 5, -1
     for kernel, side, size, depth, phase in operands(case):
@@ -152,14 +147,14 @@ def test_iterators_give_addresses_past_two_to_the_31(device, rng):
 @arithmetics
 @pytest.mark.parametrize("case", WITH_TAP_TABLE, ids=str)
 def test_convolutions_with_iterators_agree_with_the_oracle(device, op, arithmetic, case):
-    dtype, tf32_option = options(arithmetic)
+    dtype, tf32_option = dtype_and_options(arithmetic)
     assert_right(op, device, case, dtype, algo="mma-64x64", **tf32_option)
 
 
 @directions
 @arithmetics
 def test_filters_with_more_taps_than_the_table_holds_agree_with_the_oracle(device, op, arithmetic):
-    dtype, tf32_option = options(arithmetic)
+    dtype, tf32_option = dtype_and_options(arithmetic)
     for case in WITHOUT_TAP_TABLE:
         with launches.record_launches() as launched:
             assert_right(op, device, case, dtype, algo="mma-64x64", **tf32_option)
@@ -194,7 +189,7 @@ def test_iterators_have_no_memory_errors_in_any_order(device, op):
 @pytest.mark.parametrize("arithmetic", ["bfloat16", "tf32"])
 def test_gradients_go_through_a_mask(device, rng, op, arithmetic):
     """dy counts as zero where its mask bit is not set, in one group and in three."""
-    dtype, tf32_option = options(arithmetic)
+    dtype, tf32_option = dtype_and_options(arithmetic)
     grouped = conv(2, 9, 11, 24, 48, (3, 2), padding=TWENTY_FOUR.padding, dilation=(2, 1), groups=3)
     for case in (TWENTY_FOUR, STRIDED, grouped, conv(2, 7, 9, 8, 12, 3, padding=PAD)):
         (dy, other), window = arguments(op, case, dtype)

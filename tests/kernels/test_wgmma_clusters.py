@@ -21,7 +21,7 @@ from gpuconv.profiling import launches
 from gpuconv.verify.conv_problems import conv
 from tests import standin
 from tests.kernels.agreement import assert_same_bits, on_device
-from tests.kernels.test_conv_kernels import arguments, assert_right, force_algorithm
+from tests.kernels.convolutions import arguments, assert_right, force_algorithm
 from tests.kernels.wgmma_tiers import cases_for, failure
 
 TILES = [each for each in ALGORITHMS if each.family == "wgmma_cluster"]

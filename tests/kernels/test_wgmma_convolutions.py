@@ -22,7 +22,7 @@ from gpuconv.dtypes import as_dtype
 from gpuconv.verify.conv_problems import conv, random_arrays
 from tests.kernels import wgmma_tiers
 from tests.kernels.agreement import assert_same_bits, on_device
-from tests.kernels.test_conv_kernels import arguments, assert_right, force_algorithm, problem
+from tests.kernels.convolutions import arguments, assert_right, force_algorithm, problem
 from tests.kernels.test_machine_code import compiled, tensor_core_variant
 from tests.tolerance import assert_within, sum_bound
 

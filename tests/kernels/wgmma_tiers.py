@@ -20,7 +20,7 @@ import pytest
 from gpuconv import verify
 from gpuconv.algorithms import ALGORITHMS, find
 from gpuconv.backends.cuda import emulator
-from tests.kernels.test_conv_kernels import force_algorithm
+from tests.kernels.convolutions import force_algorithm
 
 # The ops, with epilogues of bias and activation, mask and pool, moments, and the sums of a norm below.
 OPS = {

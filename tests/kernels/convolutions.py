@@ -1,0 +1,70 @@
+"""Convolutions on a device: their arguments, the comparison with the oracle, and an algorithm that they must use."""
+
+from __future__ import annotations
+
+import pytest
+
+from gpuconv.algorithms import Algorithm, serving
+from gpuconv.backends.cuda.gemm import tuner
+from gpuconv.backends.cuda.gemm.plan import NEWEST, Plan, tiles_of
+from gpuconv.backends.cuda.runtime.outputs import ceil_div
+from gpuconv.dtypes import as_dtype
+from gpuconv.problems import Conv2dProblem
+from gpuconv.verify.conv_problems import conv, random_arrays
+from gpuconv.verify.oracle import expected_results
+from tests.kernels.agreement import on_device
+from tests.tolerance import assert_within
+
+DIRECTIONS = ("conv2d", "conv2d_dgrad", "conv2d_wgrad")
+directions = pytest.mark.parametrize("op", DIRECTIONS)
+
+
+def problem(c: int, k: int, groups: int = 1) -> Conv2dProblem:
+    """A convolution with several tiles and a partial one in every direction and dimension."""
+    window = dict(padding=((1, 1), (0, 2)), dilation=(2, 1), groups=groups)
+    return conv(2, 9, 11, c * groups, k * groups, (3, 2), **window)
+
+
+def dtype_and_options(arithmetic: str):
+    """The dtype of an arithmetic, and the options that make an op compute in it."""
+    return ("float32", dict(tf32=True)) if arithmetic == "tf32" else (arithmetic, {})
+
+
+def arguments(op: str, case: Conv2dProblem, dtype: str = "float32"):
+    """The op's arrays and options for a case."""
+    x, w, bias, dy = random_arrays(case, as_dtype(dtype))
+    return {
+        "conv2d": ([x, w, bias], case.window),
+        "conv2d_dgrad": ([dy, w], case.window | dict(input_shape=case.x_shape)),
+        "conv2d_wgrad": ([dy, x], case.window | dict(kernel_size=case.kernel_size)),
+    }[op]
+
+
+def assert_right(op: str, device: str, case: Conv2dProblem, dtype: str = "float32", **options):
+    """Run a direction, compare it with the oracle, and return the result."""
+    arrays, given_options = arguments(op, case, dtype)
+    (expected,) = expected_results(op, arrays, given_options | options)
+    result = on_device(op, device, *arrays, **given_options | options)
+    assert result.dtype == as_dtype(dtype)
+    assert_within(result, expected.value, expected.bound, f"{op} {case}")
+    return result
+
+
+def force_algorithm(monkeypatch, algorithm: Algorithm | None, splits: int = 1, most_blocks: int | None = None):
+    """Makes every product use this algorithm, with about this many splits, on a GPU too.
+
+    algorithm: None for the last one that serves the product. most_blocks: the most blocks, or clusters, of a split, for
+    algorithms whose blocks compute several tiles."""
+    monkeypatch.setenv("GPUCONV_AUTOTUNE", "0")
+
+    def planned(product, algo="auto", capability=NEWEST):
+        chosen = algorithm or serving(product.arithmetic)[-1]
+        across, down = tiles_of(product, chosen)
+        step = max(16, chosen.block_k)
+        per_split = max(1, ceil_div(ceil_div(product.k, splits if product.split_k else 1), step)) * step
+        tiles, split_k = across * down * product.batches, max(1, ceil_div(product.k, per_split))
+        blocks = min(tiles, (most_blocks or tiles) * chosen.cluster)
+        return Plan(chosen, across, down, tiles, split_k, per_split, 0.0, chosen.smem_bytes, blocks)
+
+    monkeypatch.setattr(tuner, "plan", planned)
+    monkeypatch.setattr(tuner, "known_choices", {})
