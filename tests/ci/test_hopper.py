@@ -155,11 +155,8 @@ def test_an_algorithm_that_hangs_costs_one_time_limit(monkeypatch, capsys):
 def test_every_epilogue_is_proved_only_in_bfloat16():
     """In other dtypes only one epilogue is proved. This halves the work, and the check ends within its two minutes."""
     assert [len(algorithms.epilogues("fprop", dtype, False)) for dtype in ("bfloat16", "float16")] == [4, 1]
-    assert (
-        len(algorithms.epilogues("wgrad", "bfloat16", False))
-        == len(algorithms.epilogues("fprop", "bfloat16", True))
-        == 1
-    )
+    assert len(algorithms.epilogues("wgrad", "bfloat16", False)) == 1  # only fprop has further epilogues
+    assert len(algorithms.epilogues("fprop", "bfloat16", True)) == 1  # the small run
 
 
 def test_a_direction_without_anything_to_prove_counts_as_not_reached(monkeypatch, capsys):

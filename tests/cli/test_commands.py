@@ -16,14 +16,7 @@ from gpuconv.cli.main import COMMANDS, Parser, module
 from gpuconv.console import say
 from gpuconv.files import describe_error
 from gpuconv.training import Trainer
-
-
-def error_of(capsys, *arguments) -> str:
-    """The single line printed by a command that fails with status 2."""
-    assert main([str(argument) for argument in arguments]) == 2
-    captured = capsys.readouterr()
-    assert re.fullmatch(r"gpuconv: error: [^\n]+\n", captured.err), captured.err
-    return captured.err
+from tests.cli.command import output_of
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -134,7 +127,7 @@ def test_a_wrong_argument_gives_an_error_of_one_line_and_changes_nothing(
     arguments, message, capsys, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
-    assert message in error_of(capsys, *arguments)
+    assert message in output_of(capsys, *arguments, status=2)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -150,11 +143,13 @@ def test_no_option_of_any_command_accepts_an_empty_value(capsys, tmp_path, monke
                 continue
             for empty in ("", " "):
                 arguments = [action.option_strings[0], empty] if action.option_strings else [empty]
-                assert f"received {empty!r}; is a shell variable unset?" in error_of(capsys, command, *arguments)
+                assert f"received {empty!r}; is a shell variable unset?" in output_of(
+                    capsys, command, *arguments, status=2
+                )
                 tried += 1
     assert tried > 80
     for arguments in (["train", "--resume="], ["predict", "a.png", "", "--run-dir", "run"]):
-        assert "is a shell variable unset?" in error_of(capsys, *arguments)
+        assert "is a shell variable unset?" in output_of(capsys, *arguments, status=2)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -164,7 +159,7 @@ def test_an_unavailable_device_gives_an_error_of_one_line(capsys, tmp_path, monk
     if backends.choose()[0] != "numpy":
         pytest.skip("this machine has a GPU")
     monkeypatch.chdir(tmp_path)
-    error_of(capsys, "train", "--device", "cuda")
+    output_of(capsys, "train", "--device", "cuda", status=2)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -175,7 +170,7 @@ def test_a_memory_error_without_a_message_is_reported_as_not_enough_memory(monke
         raise MemoryError
 
     monkeypatch.setattr(models, "build", fail)
-    assert "not enough memory" in error_of(capsys, "train")
+    assert "not enough memory" in output_of(capsys, "train", status=2)
 
 
 @pytest.mark.parametrize(("raised", "message"), [("", "not enough memory"), ("no 9 bytes more", "no 9 bytes more")])
@@ -218,12 +213,12 @@ def test_a_defect_inside_training_shows_its_traceback(monkeypatch, tmp_path):
 
 def test_a_run_directory_that_cannot_be_created_gives_an_error_of_one_line(capsys, tmp_path):
     (tmp_path / "file").write_text("in the way")
-    assert "file" in error_of(capsys, "train", "--run-dir", tmp_path / "file" / "run")
+    assert "file" in output_of(capsys, "train", "--run-dir", tmp_path / "file" / "run", status=2)
 
 
 def test_a_nan_loss_is_reported(capsys, tmp_path):
     run = tmp_path / "run"
-    message = error_of(
+    message = output_of(
         capsys,
         "train",
         "--data",
@@ -238,6 +233,7 @@ def test_a_nan_loss_is_reported(capsys, tmp_path):
         "constant",
         "--run-dir",
         run,
+        status=2,
     )
     assert "lower learning rate" in message
 
@@ -249,7 +245,7 @@ def test_a_damaged_checkpoint_gives_an_error_of_one_line(capsys, tmp_path):
     complete = (run / "last.safetensors").read_bytes()
     (run / "last.safetensors").write_bytes(complete[: len(complete) // 2])
     for command in ("evaluate", "train --resume"):
-        assert "last.safetensors" in error_of(capsys, *command.split(), run)
+        assert "last.safetensors" in output_of(capsys, *command.split(), run, status=2)
 
 
 def test_summary_of_vgg16_has_the_published_parameter_count(capsys):

@@ -9,7 +9,7 @@ from gpuconv.cli import main, shared_options
 from gpuconv.cli.main import Parser, module
 
 SETTINGS = dict.fromkeys(shared_options.OPTIONS)
-OPTIONS = {  # for each command: the shortest command line, and how it is parsed
+OPTIONS = {  # by command: the shortest command line, and how it is parsed
     "train": (
         [],
         SETTINGS

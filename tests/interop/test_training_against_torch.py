@@ -32,42 +32,46 @@ LR, MOMENTUM, BATCH = 0.02, 0.9, 4
 IN_FLOAT64 = ("mobilenet-v2",)
 
 
-def ours(filters, size=3):
+def conv_norm_relu(filters, size=3):
     return [Conv2D(filters, size, padding=size // 2, bias=False), BatchNorm(), ReLU()]
 
 
-def theirs(channels, filters, size=3):
+def their_conv_norm_relu(channels, filters, size=3):
     return [nn.Conv2d(channels, filters, size, padding=size // 2, bias=False), nn.BatchNorm2d(filters), nn.ReLU()]
 
 
 def u_net(filters, depth):
     if not depth:
-        return ours(filters)
+        return conv_norm_relu(filters)
     below = [MaxPool2D(2), *u_net(2 * filters, depth - 1), ConvTranspose2D(filters, 2, stride=2)]
-    return [*ours(filters), Branches([[], below]), *ours(filters)]
+    return [*conv_norm_relu(filters), Branches([[], below]), *conv_norm_relu(filters)]
 
 
 def their_u_net(channels, filters, depth):
     if not depth:
-        return theirs(channels, filters)
+        return their_conv_norm_relu(channels, filters)
     below = [
         nn.MaxPool2d(2),
         *their_u_net(filters, 2 * filters, depth - 1),
         nn.ConvTranspose2d(2 * filters, filters, 2, 2),
     ]
-    return [*theirs(channels, filters), Concatenation([], below), *theirs(2 * filters, filters)]
+    return [
+        *their_conv_norm_relu(channels, filters),
+        Concatenation([], below),
+        *their_conv_norm_relu(2 * filters, filters),
+    ]
 
 
-def dense(channels):
+def their_dense_branches(channels):
     return Concatenation([], [nn.BatchNorm2d(channels), nn.ReLU(), nn.Conv2d(channels, 4, 3, padding=1, bias=False)])
 
 
 def inception():
     branches = [
-        ours(4, 1),
-        [*ours(3, 1), *ours(4)],
-        [*ours(2, 1), *ours(3, 5)],
-        [MaxPool2D(3, stride=1, padding=1), *ours(2, 1)],
+        conv_norm_relu(4, 1),
+        [*conv_norm_relu(3, 1), *conv_norm_relu(4)],
+        [*conv_norm_relu(2, 1), *conv_norm_relu(3, 5)],
+        [MaxPool2D(3, stride=1, padding=1), *conv_norm_relu(2, 1)],
     ]
     return Branches(branches)
 
@@ -83,14 +87,14 @@ NETS = {
         lambda: nn.Sequential(*their_u_net(2, 4, 2), nn.Conv2d(4, 3, 1)),
     ),
     "inception": (
-        lambda: Sequential([Input((9, 8, 3)), *ours(6), inception(), *head()]),
+        lambda: Sequential([Input((9, 8, 3)), *conv_norm_relu(6), inception(), *head()]),
         lambda: nn.Sequential(
-            *theirs(3, 6),
+            *their_conv_norm_relu(3, 6),
             Concatenation(
-                theirs(6, 4, 1),
-                [*theirs(6, 3, 1), *theirs(3, 4)],
-                [*theirs(6, 2, 1), *theirs(2, 3, 5)],
-                [nn.MaxPool2d(3, 1, 1), *theirs(6, 2, 1)],
+                their_conv_norm_relu(6, 4, 1),
+                [*their_conv_norm_relu(6, 3, 1), *their_conv_norm_relu(3, 4)],
+                [*their_conv_norm_relu(6, 2, 1), *their_conv_norm_relu(2, 3, 5)],
+                [nn.MaxPool2d(3, 1, 1), *their_conv_norm_relu(6, 2, 1)],
             ),
             *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(13, 3)),
         ),
@@ -106,7 +110,7 @@ NETS = {
         ),
         lambda: nn.Sequential(
             nn.Conv2d(3, 6, 3, padding=1, bias=False),
-            *(dense(channels) for channels in (6, 10, 14, 18)),
+            *(their_dense_branches(channels) for channels in (6, 10, 14, 18)),
             *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(22, 3)),
         ),
     ),

@@ -54,7 +54,7 @@ def connected(port):
         yield connection
 
 
-def fetched(connection, method, path, body=None, kind="application/json"):
+def fetch(connection, method, path, body=None, kind="application/json"):
     connection.request(method, path, body, {"content-type": kind})
     with connection.getresponse() as answer:
         return answer.status, answer.read()
@@ -62,10 +62,10 @@ def fetched(connection, method, path, body=None, kind="application/json"):
 
 def post(port, body):
     with connected(port) as connection:
-        return fetched(connection, "POST", "/command", body)
+        return fetch(connection, "POST", "/command", body)
 
 
-def heard(port, seconds):
+def count_events(port, seconds):
     """The number of events of each kind that a browser receives while it fetches the pictures."""
     counts: dict[str, int] = {}
     with connected(port) as events, connected(port) as other:
@@ -77,17 +77,17 @@ def heard(port, seconds):
                 if line.startswith("event: "):
                     counts[line[7:-1]] = counts.get(line[7:-1], 0) + 1
                 if line.startswith("event: picture"):
-                    assert fetched(other, "GET", "/frame/picture")[1]
+                    assert fetch(other, "GET", "/frame/picture")[1]
     return counts
 
 
 def test_ten_snapshots_a_second_cost_at_most_a_twentieth_of_the_steps(open_session):
     session = open_session(NET)
     with served(session) as port:
-        heard(port, 1)
+        count_events(port, 1)
         spent, worked, steps = session.spent, session.worked, session.trainer.steps
         used = time.process_time()
-        counts = heard(port, 6)
+        counts = count_events(port, 6)
         core_share = min(1.0, (time.process_time() - used) / 6)  # the share of a core that this process got
         session_share = (session.spent - spent) / (session.worked - worked)
         print(f"{100 * session_share:.2f} % of {session.trainer.steps - steps} steps, events {counts}")
@@ -103,7 +103,7 @@ def test_training_continues_when_a_browser_reads_nothing_or_disconnects(open_ses
         stuck = socket.create_connection(("127.0.0.1", port))
         stuck.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         stuck.sendall(b"GET /events HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
-        heard(port, 1)
+        count_events(port, 1)
         for _ in range(3):
             steps = session.trainer.steps
             time.sleep(1)
@@ -126,8 +126,8 @@ def test_a_paused_session_shows_thirty_frames_a_second(open_session):
         seen, begun = set(), time.process_time()
         with connected(port) as connection:
             for number in range(90):
-                fetched(connection, "POST", "/drawing", bytes([number] * 64), "application/octet-stream")
-                seen.add(fetched(connection, "GET", "/frame/picture")[1])
+                fetch(connection, "POST", "/drawing", bytes([number] * 64), "application/octet-stream")
+                seen.add(fetch(connection, "GET", "/frame/picture")[1])
         took = time.process_time() - begun
         print(f"{len(seen) / took:.0f} frames a second")
         assert len(seen) == 90
@@ -188,7 +188,6 @@ def finish(server, run):
     server.stdout.close()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_saves_the_current_step(tmp_path, number):
     """It does so even if the reader of the standard output is gone."""

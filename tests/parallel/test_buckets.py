@@ -10,7 +10,8 @@ from gpuconv.data import Loader
 from gpuconv.parallel import NCCL, ParallelError, Ranks
 from gpuconv.training import Trainer, flat_sums
 from tests import standin
-from tests.parallel.test_nccl import Threads, counterpart, on_ranks
+from tests.parallel.test_nccl import counterpart
+from tests.parallel.thread_ranks import ThreadRanks, on_ranks
 from tests.training import toy_run
 
 RANDOM = np.random.default_rng(0)
@@ -24,7 +25,7 @@ def _several_buckets(monkeypatch):
     monkeypatch.setenv("GPUCONV_AUTOTUNE", "0")
 
 
-class RecordedThreads(Threads):
+class RecordedRanks(ThreadRanks):
     """Records when sums begin and end."""
 
     def start(self, flat, fixed, number):
@@ -34,7 +35,7 @@ class RecordedThreads(Threads):
 
 
 def recorded(messages):
-    messages.__class__, messages.events = RecordedThreads, []
+    messages.__class__, messages.events = RecordedRanks, []
     return messages
 
 
@@ -80,6 +81,7 @@ def test_the_gradients_of_the_last_layers_are_exchanged_before_the_backward_of_t
 def test_buckets_have_every_element_once():
     arrays = [np.zeros(size, dtype) for size, dtype in ((3, "f4"), (4, "f8"), (30, "f4"), (1, "f4"), (70, "f4"))]
     sums = flat_sums.Sums([flat_sums.Term(array) for array in arrays], "numpy")
+    # Each bucket: the number of its flat array, its first element, its end, and the numbers of its terms.
     assert sums.buckets == [(0, 34, 104, (4,)), (0, 3, 34, (2, 3)), (1, 0, 4, (1,)), (0, 0, 3, (0,))]
     assert [sums.part(bucket).size for bucket in sums.buckets] == [70, 31, 4, 3]
 

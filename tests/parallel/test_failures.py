@@ -9,7 +9,7 @@ import pytest
 
 from gpuconv import checkpoint
 from tests.parallel import mpiexec
-from tests.parallel.test_ranks import PROGRAM, TINY, files, program
+from tests.parallel.test_ranks import PROGRAM, TINY, files, run_program
 
 pytestmark = pytest.mark.slow
 
@@ -29,8 +29,8 @@ def test_all_ranks_end_and_the_run_can_be_resumed(tmp_path, how):
     assert done.returncode
     assert re.search(MESSAGES[how], done.stderr + done.stdout)
     checkpoint.load(folder / "last.safetensors")  # the checkpoint is complete
-    assert "steps 9 finished" in program(1, "resumed", folder, shards=4)
-    program(1, "numpy", uninterrupted, shards=4)
+    assert "steps 9 finished" in run_program(1, "resumed", folder, shards=4)
+    run_program(1, "numpy", uninterrupted, shards=4)
     assert files(folder) == files(uninterrupted)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from gpuconv.parallel import NCCL, Ranks
 from gpuconv.training import LossScale, Trainer
 from gpuconv.training.optimizer_shards import OptimizerShards
 from tests import standin
-from tests.parallel.test_nccl import messages_alone, on_ranks
+from tests.parallel.thread_ranks import messages_alone, on_ranks
 from tests.training import toy_run
 
 RANDOM = np.random.default_rng(0)
@@ -29,9 +30,18 @@ def bits(trainer):
     return {name: np.array(gc.to_numpy(array)) for name, array in arrays.items()}
 
 
+class Stepped(NamedTuple):
+    """The weights, their averages, the tensors of the checkpoint, and the bytes of optimizer state on this rank."""
+
+    weights: dict[str, np.ndarray]
+    averages: dict[str, np.ndarray]
+    checkpoint: dict[str, np.ndarray]
+    state_bytes: int
+
+
 def stepped(ranks=None, optimizer="adam", *, device="numpy", dtype="float32", shard=True, **options):
-    """The weights after three steps, their averages, the checkpoint, and the bytes of optimizer state on this rank."""
-    cpu._fixed.set(1)  # as within the context of `on_one_and_all`; threads would wait for it otherwise
+    """The results of three steps."""
+    cpu._fixed.set(1)  # without it, ops of a rank's thread would wait until the context in `on_one_and_all` ends
     net = toy_run.net().to(device, precision=dtype)
     scale = {"loss_scale": LossScale(start=2.0**8, interval=2)} if dtype == "float16" else {}
     options = {"shards": 4, "graph": False, "weight_decay": 0.01} | scale | options
@@ -43,12 +53,17 @@ def stepped(ranks=None, optimizer="adam", *, device="numpy", dtype="float32", sh
     for _ in range(3):
         trainer.optimizer.advance()
         trainer.step(x, y, batch=len(LABELS))
-    state = [*trainer.optimizer.walk()]
-    state_bytes = sum(array.nbytes for optimizer in state for array in optimizer._named().values())
+    state_bytes = sum(array.nbytes for part in trainer.optimizer.walk() for array in part._named().values())
     trainer.gather_averages()
     with trainer.averaged():
         averages = bits(trainer)
-    return bits(trainer), averages, trainer.snapshot().tensors, state_bytes
+    return Stepped(bits(trainer), averages, trainer.snapshot().tensors, state_bytes)
+
+
+def assert_same_arrays(result, expected):
+    assert toy_run.same_arrays(result.weights, expected.weights)
+    assert toy_run.same_arrays(result.averages, expected.averages)
+    assert toy_run.same_arrays(result.checkpoint, expected.checkpoint)
 
 
 def on_one_and_all(size, *arguments, **options):
@@ -63,18 +78,16 @@ def test_every_optimizer_has_the_bits_of_one_process(optimizer):
     for size in (2, 4):
         alone, results = on_one_and_all(size, optimizer)
         for result in results:
-            for arrays, expected in zip(result[:3], alone[:3]):
-                assert toy_run.same_arrays(arrays, expected)
-        assert sum(state_bytes for *_, state_bytes in results) == alone[3]
+            assert_same_arrays(result, alone)
+        assert sum(result.state_bytes for result in results) == alone.state_bytes
 
 
 @pytest.mark.parametrize(("device", "dtype"), [("numpy", "float16"), ("numpy", "bfloat16"), ("emulated", "float32")])
 def test_masters_averages_and_clipping_have_the_bits_of_one_process(device, dtype):
     alone, results = on_one_and_all(2, "adam", device=device, dtype=dtype, ema=0.9, clip=0.5)
     for result in results:
-        for arrays, expected in zip(result[:3], alone[:3]):
-            assert toy_run.same_arrays(arrays, expected)
-        assert result[3] < alone[3]
+        assert_same_arrays(result, alone)
+        assert result.state_bytes < alone.state_bytes
 
 
 def test_each_rank_keeps_about_the_same_share():

@@ -10,11 +10,11 @@ from tests.parallel import mpiexec
 
 pytestmark = pytest.mark.slow
 
-PROGRAM = Path(__file__).with_name("program.py")
+PROGRAM = Path(__file__).with_name("train_toy_run.py")
 TINY = ["--data", "synthetic:n=96,size=9x7x3,classes=4", "--model", "seed-net", "--epochs", "2", "--batch-size", "20"]
 
 
-def program(ranks, how, folder, shards=0):
+def run_program(ranks, how, folder, shards=0):
     done = mpiexec.run(ranks, PROGRAM, how, folder, shards)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -39,16 +39,16 @@ def test_train_on_ranks_writes_the_files_of_one_process(tmp_path):
 )
 def test_two_ranks_write_the_files_of_one_process_in_every_variant_of_training(tmp_path, how):
     for ranks in (1, 2):
-        program(ranks, how, tmp_path / str(ranks), shards=4)
+        run_program(ranks, how, tmp_path / str(ranks), shards=4)
     assert files(tmp_path / "1") == files(tmp_path / "2")
 
 
 def test_a_run_is_resumed_with_another_number_of_ranks(tmp_path):
-    program(1, "uninterrupted", tmp_path / "uninterrupted", shards=4)
+    run_program(1, "uninterrupted", tmp_path / "uninterrupted", shards=4)
     for before, after in ((2, 1), (1, 4)):
         folder = tmp_path / f"{before}-{after}"
-        assert "steps 4 interrupted" in program(before, "interrupted", folder, shards=4)
-        assert "steps 9 finished" in program(after, "resumed", folder, shards=4)
+        assert "steps 4 interrupted" in run_program(before, "interrupted", folder, shards=4)
+        assert "steps 9 finished" in run_program(after, "resumed", folder, shards=4)
         assert files(folder) == files(tmp_path / "uninterrupted")
 
 
@@ -82,37 +82,37 @@ def test_two_runs_of_two_ranks_without_shards_are_compared_but_not_repeated(tmp_
 def test_two_ranks_send_each_parameter_once_a_step(tmp_path):
     """Each of R ranks sends 2 (R - 1) / R of the array, so each of two ranks sends all of it: in each of 9 steps, 411
     parameters and 8 running statistics in float32, and four float64 sums."""
-    assert f"sent {9 * (4 * (411 + 8) + 4 * 8)}\n" in program(2, "numpy", tmp_path / "run", shards=4)
+    assert f"sent {9 * (4 * (411 + 8) + 4 * 8)}\n" in run_program(2, "numpy", tmp_path / "run", shards=4)
 
 
 def test_batch_norm_over_all_ranks_sends_four_numbers_a_channel(tmp_path):
     """The net has four channels. Unlike in the test above, its running statistics are not sent."""
     sent = 9 * (4 * 411 + 4 * 8 + 4 * 4 * 4)
-    assert f"sent {sent}\n" in program(2, "synchronized", tmp_path / "run")
+    assert f"sent {sent}\n" in run_program(2, "synchronized", tmp_path / "run")
     settings = json.loads((tmp_path / "run" / "run.json").read_text())["settings"]
     assert settings["sync_batch_norm"] is True
-    assert "steps 9 finished" in program(2, "synchronized-resumed", tmp_path / "run")
+    assert "steps 9 finished" in run_program(2, "synchronized-resumed", tmp_path / "run")
 
 
 def test_batch_norm_over_all_ranks_has_the_bits_of_one_process(tmp_path):
     for ranks in (1, 2, 4):
-        program(ranks, "synchronized", tmp_path / str(ranks), shards=4)
+        run_program(ranks, "synchronized", tmp_path / str(ranks), shards=4)
         assert files(tmp_path / str(ranks)) == files(tmp_path / "1")
 
 
 def test_a_stop_on_one_rank_stops_all(tmp_path):
-    assert "steps 4 enough" in program(2, "stops", tmp_path / "run")
+    assert "steps 4 enough" in run_program(2, "stops", tmp_path / "run")
 
 
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_without_shards_ranks_train_and_store_no_number_of_shards(tmp_path, ranks):
-    program(ranks, "numpy", tmp_path / "run")
+    run_program(ranks, "numpy", tmp_path / "run")
     assert "shards" not in json.loads((tmp_path / "run" / "run.json").read_text())["settings"]
 
 
 def test_two_ranks_without_shards_train_like_two_shards(tmp_path):
-    program(2, "numpy", tmp_path / "ranks")
-    program(1, "numpy", tmp_path / "shards", shards=2)
+    run_program(2, "numpy", tmp_path / "ranks")
+    run_program(1, "numpy", tmp_path / "shards", shards=2)
     by_ranks, by_shards = (files(tmp_path / name)["metrics.jsonl"] for name in ("ranks", "shards"))
     assert by_ranks == by_shards
 

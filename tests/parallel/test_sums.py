@@ -11,9 +11,10 @@ import pytest
 
 from gpuconv import asarray, backends, parallel, to_numpy
 from gpuconv.parallel import MPI, ParallelError, Ranks
+from tests.parallel.thread_ranks import along_a_tree
 
 
-class Threads(MPI):
+class QueueRanks(MPI):
     """MPI's algorithms over queues between threads."""
 
     def __init__(self, rank, size, queues):
@@ -41,18 +42,12 @@ def array_after(arrays, work, device="numpy"):
     queues = {(one, other): queue.Queue() for one in range(size) for other in range(size)}
 
     def run(rank):
-        ranks, flat = Threads(rank, size, queues), asarray(arrays[rank].copy(), device)
+        ranks, flat = QueueRanks(rank, size, queues), asarray(arrays[rank].copy(), device)
         work(ranks, flat)
         return to_numpy(flat), ranks.sent
 
     with ThreadPoolExecutor(size) as pool:
         return [*pool.map(run, range(size))]
-
-
-def along_a_tree(arrays):
-    while len(arrays) > 1:
-        arrays = [one + other for one, other in zip(arrays[::2], arrays[1::2])]
-    return arrays[0]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
@@ -74,7 +69,7 @@ def test_all_ranks_have_the_same_bits_even_if_their_number_is_not_a_power_of_two
         np.testing.assert_allclose(np.frombuffer(results[0], np.float32), np.sum(arrays, 0), atol=1e-5)
 
 
-def test_each_of_r_ranks_sends_the_arrays_bytes_times_2_r_minus_2_over_r():
+def test_each_of_r_ranks_sends_2_times_r_minus_1_over_r_of_the_array():
     for size in (1, 2, 4, 8):
         sent = {sent for _, sent in summed([np.ones(1024, np.float32)] * size)}
         assert sent == {4096 * 2 * (size - 1) // size}

@@ -28,7 +28,7 @@ from gpuconv.layers import (
 from gpuconv.parallel import NCCL, Ranks
 from gpuconv.training import LossScale, Trainer
 from tests import standin
-from tests.parallel.test_nccl import messages_alone, on_ranks
+from tests.parallel.thread_ranks import messages_alone, on_ranks
 from tests.training import toy_run
 
 RANDOM = np.random.default_rng(0)
@@ -158,7 +158,7 @@ def test_shards_have_the_same_bits_on_any_number_of_ranks(device, dtype, make):
     options = dict(device=device, dtype=dtype, shards=4, make=make)
 
     def rank(ranks):
-        cpu._fixed.set(1)  # as within the context below, for which threads would wait otherwise
+        cpu._fixed.set(1)  # without it, ops of this thread would wait until the context below ends
         return stepped(ranks, **options)
 
     with cpu.fixed_parts():

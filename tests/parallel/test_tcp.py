@@ -82,9 +82,10 @@ def test_a_rank_that_hangs_or_is_gone_is_named_on_all(rank_of_thread):
         return done.wait(10) if ranks.rank == 1 else gather_and_end(ranks, done)
 
     def vanish(ranks):
-        for other in ranks._others.values() if ranks.rank == 1 else ():
+        if ranks.rank != 1:
+            return ranks.gather(None)
+        for other in ranks._others.values():
             other.close()
-        return ranks.rank == 1 or ranks.gather(None)
 
     for work, ending in ((hang, "did not answer within 0.5 s"), (vanish, "has ended")):
         answers = on_ranks(rank_of_thread, 3, work, time_limit=0.5)
@@ -117,7 +118,7 @@ def test_ranks_that_do_not_connect_are_named(rank_of_thread):
 def test_ranks_that_torchrun_starts_gather_their_values():
     """The store of torchrun listens on MASTER_PORT at the same time."""
     pytest.importorskip("torch")
-    program = Path(__file__).with_name("meeting.py")
+    program = Path(__file__).with_name("gather_values.py")
     words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(program)]
     done = subprocess.run(words, env=environment(), capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr

@@ -18,7 +18,7 @@ def test_a_command_gets_its_own_log_and_time(gate):
     assert (done.code, done.late, done.last) == (4, False, str(gate.home))
     assert "one" in (gate.logs / "a.log").read_text()
     assert gate.run("a.log", shell("echo two"), 10).text == "two\n"
-    assert "one" in (gate.logs / "a.log").read_text()  # the folder is added to
+    assert "one" in (gate.logs / "a.log").read_text()  # a later command appends to the log
     assert gate.run("b.log", ["no-such-command"], 10).code == 127
 
 

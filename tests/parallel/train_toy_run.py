@@ -1,5 +1,7 @@
-"""A program that each rank runs: python program.py HOW DIR [SHARDS]. It trains the toy net in the run
-directory DIR; HOW is a variant of training or a fault."""
+"""A program that each rank runs: python train_toy_run.py HOW DIR [SHARDS].
+
+It trains the toy net in the run directory DIR; HOW is a variant of training or a fault.
+"""
 
 import os
 import signal
@@ -66,12 +68,12 @@ FAULTS = {  # what the last rank does after step 4
 
 def main(how, directory, shards="0"):
     ranks = MPI(TIME_LIMIT.get(how, 100.0))
-    differs = ranks.rank == 1 and how.removeprefix("other-")
+    difference = how.removeprefix("other-") if ranks.rank == 1 else ""
     device = "emulated" if how == "emulated" else "numpy"
     if how == "bucketed":
         flat_sums.BUCKET = 100
     net = toy_run.net().to(device)
-    if differs == "weights":
+    if difference == "weights":
         net["fc1"]["bias"][...] = 1
     options = {}
     if how in ("clipped", "sharded"):
@@ -81,7 +83,7 @@ def main(how, directory, shards="0"):
     trainer = Trainer(
         net,
         "sgd:momentum=0.9" if how == "sharded" else "sgd",
-        lr=0.02 if differs == "settings" else 0.05,
+        lr=0.02 if difference == "settings" else 0.05,
         metrics=["confusion"],
         loss=SoftmaxCrossEntropy(weight=(1, 5, 0.25), ignore_index=1) if how == "weighted" else "softmax",
         parallel=ranks,
@@ -91,7 +93,7 @@ def main(how, directory, shards="0"):
         **options,
         precision=how if how in ("float16", "bfloat16") else None,
     )
-    data = toy_run.images(count=20, seed=7 if differs == "data" else 0)
+    data = toy_run.images(count=20, seed=7 if difference == "data" else 0)
     batches = dict(device=device, dtype=net.dtype)
     augmentation = Augmentation(mixup=0.5) if how == "mixed" else None
     loader = Loader(data, 8, normalization=Normalization([50.0], [60.0]), augmentation=augmentation, **batches)
