@@ -40,7 +40,9 @@ def each_array(call, op):
 
 
 def copied(value):
-    return [copied(entry) for entry in value] if isinstance(value, list) else getattr(value, "copy", lambda: value)()
+    if isinstance(value, list):
+        return [copied(entry) for entry in value]
+    return value.copy() if hasattr(value, "copy") else value
 
 
 def outputs(op, call):

@@ -79,16 +79,17 @@ def test_slices_keep_their_place_and_sign():
     pixels = panels(figure)["conv1"].images[0].get_array()
     tile = pixels.shape[1]
     slices = pixels[:tile], pixels[-tile:]
-    quarters = [
-        [[part[tile // 4 + tile // 2 * y, tile // 4 + tile // 2 * x] for x in (0, 1)] for y in (0, 1)]
-        for part in slices
-    ]
-    warm, cold, background = quarters[0][0][1], quarters[1][1][0], quarters[0][0][0]
+
+    def color(number, y, x):
+        """The color in the middle of a slice's pixel (y, x), which fills a quarter of the slice's tile."""
+        return slices[number][tile // 4 + tile // 2 * y, tile // 4 + tile // 2 * x]
+
+    warm, cold, background = color(0, 0, 1), color(1, 1, 0), color(0, 0, 0)
     assert warm[0] > warm[2] > background[2]  # amber: more red than blue
     assert cold[2] > cold[0] > background[0]
     for index in np.ndindex(2, 2, 2):
         if index not in ((0, 0, 1), (1, 1, 0)):
-            np.testing.assert_array_equal(quarters[index[0]][index[1]][index[2]], background, str(index))
+            np.testing.assert_array_equal(color(*index), background, str(index))
 
 
 def test_scores_are_the_best_five_sorted():

@@ -47,13 +47,14 @@ AXES = st.tuples(
 def test_output_size_counts_the_windows(axis):
     size, kernel, stride, (before, after), dilation = axis
     span = dilation * (kernel - 1) + 1
-    starts = [start for start in range(0, size + before + after, stride) if start + span <= size + before + after]
+    padded = before + size + after
+    starts = [start for start in range(0, padded, stride) if start + span <= padded]
     if not starts:
         refused(ValueError, "use a larger input", window_sizes.output_size, *axis, "floor")
         return
     assert window_sizes.output_size(*axis, "floor") == len(starts)
-    covered = starts[-1] + span == size + before + after
-    begins_inside = starts[-1] + stride < size + before
+    covered = starts[-1] + span == padded
+    begins_inside = starts[-1] + stride < before + size
     assert window_sizes.output_size(*axis, "cover") == len(starts) + (not covered and begins_inside)
 
 

@@ -211,11 +211,11 @@ SMALL = conv(2, 6, 8, 3, 4, 3, stride=(2, 1), padding=((1, 0), (2, 1)))
 
 
 def test_non_contiguous_inputs_give_the_same_result():
-    arrays = random_arrays(SMALL)
-    expected = directions(SMALL, *arrays)
-    strided = [np.repeat(np.flip(a, -1), 2, axis=0)[::2, ..., ::-1] for a in arrays[:2] + arrays[3:]]
-    assert not any(a.flags.c_contiguous for a in strided)
-    arrays = strided[0], strided[1], arrays[2], strided[2]  # the bias is contiguous
+    x, w, bias, dy = random_arrays(SMALL)
+    expected = directions(SMALL, x, w, bias, dy)
+    strided_x, strided_w, strided_dy = (np.repeat(np.flip(a, -1), 2, axis=0)[::2, ..., ::-1] for a in (x, w, dy))
+    assert not any(a.flags.c_contiguous for a in (strided_x, strided_w, strided_dy))
+    arrays = strided_x, strided_w, bias, strided_dy
     for direction, actual in (*directions(SMALL, *arrays).items(), *both_gradients(SMALL, *arrays).items()):
         np.testing.assert_allclose(actual, expected[direction], rtol=1e-12, atol=1e-12)
 

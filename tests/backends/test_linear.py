@@ -61,28 +61,28 @@ def test_halves_are_rounded_once_at_the_end():
 
 
 def check(n, c, k, name):
-    narrow = arrays(n, c, k, as_dtype(name))
-    x, w, bias, dy = (a.astype(np.float64) for a in narrow)
+    x, w, bias, dy = arrays(n, c, k, as_dtype(name))
     results = {
-        "fprop": (ops.linear(*narrow[:3]), lambda x, w, bias, dy: np.einsum("nc,kc->nk", x, w) + bias, c + 1),
-        "dgrad": (ops.linear_dgrad(narrow[3], narrow[1]), lambda x, w, bias, dy: np.einsum("nk,kc->nc", dy, w), k),
-        "wgrad": (ops.linear_wgrad(narrow[3], narrow[0]), lambda x, w, bias, dy: np.einsum("nk,nc->kc", dy, x), n),
+        "fprop": (ops.linear(x, w, bias), lambda x, w, bias, dy: np.einsum("nc,kc->nk", x, w) + bias, c + 1),
+        "dgrad": (ops.linear_dgrad(dy, w), lambda x, w, bias, dy: np.einsum("nk,kc->nc", dy, w), k),
+        "wgrad": (ops.linear_wgrad(dy, x), lambda x, w, bias, dy: np.einsum("nk,nc->kc", dy, x), n),
     }
+    wide = [array.astype(np.float64) for array in (x, w, bias, dy)]
     for direction, (actual, formula, length) in results.items():
         assert actual.dtype == name
-        bound = sum_bound(name, length, formula(*map(np.abs, (x, w, bias, dy))))
-        assert_within(actual, formula(x, w, bias, dy), bound, direction)
+        bound = sum_bound(name, length, formula(*map(np.abs, wide)))
+        assert_within(actual, formula(*wide), bound, direction)
 
 
 @pytest.mark.parametrize("name", ["float64", "float16"])
 @pytest.mark.parametrize("step", [1, 2])
 def test_strided_outputs_and_inputs_and_accumulation_give_the_same_results(name, step):
     x, w, bias, dy = arrays(4, 6, 3, name)
-    strided = [np.repeat(a, 2, axis=1)[:, ::2] for a in (x, w, dy)]
-    calls = {
-        (4, 3): (lambda **out: ops.linear(strided[0], strided[1], bias, **out), ops.linear(x, w, bias)),
-        (4, 6): (lambda **out: ops.linear_dgrad(strided[2], strided[1], **out), ops.linear_dgrad(dy, w)),
-        (3, 6): (lambda **out: ops.linear_wgrad(strided[2], strided[0], **out), ops.linear_wgrad(dy, x)),
+    strided_x, strided_w, strided_dy = (np.repeat(a, 2, axis=1)[:, ::2] for a in (x, w, dy))
+    calls = {  # by the shape of the output
+        (4, 3): (lambda **out: ops.linear(strided_x, strided_w, bias, **out), ops.linear(x, w, bias)),
+        (4, 6): (lambda **out: ops.linear_dgrad(strided_dy, strided_w, **out), ops.linear_dgrad(dy, w)),
+        (3, 6): (lambda **out: ops.linear_wgrad(strided_dy, strided_x, **out), ops.linear_wgrad(dy, x)),
     }
     for (rows, columns), (call, expected) in calls.items():
         out = np.full((rows, columns * step), np.nan, name)[:, ::step]

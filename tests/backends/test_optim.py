@@ -76,7 +76,8 @@ every_step = pytest.mark.parametrize("name", STEPS)
 def problem(states, dtype="float64", shapes=SHAPES):
     """params, grads and the state lists. State is positive, since most of it is averaged squares."""
     params, grads = ([signed(shape, dtype, seed * 100 + i) for i, shape in enumerate(shapes)] for seed in (1, 2))
-    state = [[positive(shape, dtype, 100 * k + i) for i, shape in enumerate(shapes)] for k in range(3, 3 + states)]
+    seeds = range(3, 3 + states)
+    state = [[positive(shape, dtype, seed * 100 + i) for i, shape in enumerate(shapes)] for seed in seeds]
     return params, grads, state
 
 
@@ -239,13 +240,13 @@ def test_small_steps_vanish_without_masters_and_add_up_with_them():
 @every_step
 def test_scaled_gradients_step_like_unscaled_ones(name):
     op, _, count, options = STEPS[name]
-    plain, scaled = problem(count, "float32"), problem(count, "float32")
+    (params, grads, state), (scaled_params, _, scaled_state) = problem(count, "float32"), problem(count, "float32")
     scaling = np.array([4096.0, 0, 0, 0])
-    grads = [np.asarray(grad * np.float32(4096)) for grad in scaled[1]]
-    ops.update_loss_scale(scaling, grads)
-    op(plain[0], plain[1], *plain[2], lr=0.5, **options)
-    op(scaled[0], grads, *scaled[2], scaling=scaling, lr=0.5, **options)
-    for ours, expected in zip((scaled[0], *scaled[2]), (plain[0], *plain[2])):
+    scaled_grads = [np.asarray(grad * np.float32(4096)) for grad in grads]
+    ops.update_loss_scale(scaling, scaled_grads)
+    op(params, grads, *state, lr=0.5, **options)
+    op(scaled_params, scaled_grads, *scaled_state, scaling=scaling, lr=0.5, **options)
+    for ours, expected in zip((scaled_params, *scaled_state), (params, *state)):
         for a, b in zip(ours, expected):
             np.testing.assert_array_equal(a, b)
 

@@ -35,7 +35,7 @@ extern "C" __global__ void plain_filters(int64* offsets, const DTYPE* w, const i
     find_all(offsets, w, Plain{w, taps, conv.k, taps}, lines, columns, count);
 }
 
-// Stores 1 at (row, column) of an output that begins so far before `at` that this element is *at; the same with partial sums.
+// Stores 1 at (row, column) of an output, which lies in memory such that this element is *at. Does the same with partial sums.
 extern "C" __global__ void output_address(DTYPE* at, accumulator<DTYPE>* partial, int64 pitch, int32 row, int32 column) {
     if (threadIdx.x != 0) return;
     const int64 back = row * pitch + column;

@@ -97,10 +97,11 @@ def test_a_box_is_loaded_with_its_swizzle_and_stored(at, channels, swizzle):
     for settings in ({"sanitize": "none"}, {"sanitize": "checked", "seed": 3}):
         x, lines, copy = box_of(box, at, swizzle, **settings)
         padded = np.pad(x, [(8, 8), (8, 8), (64, 64)])
-        within = tuple(slice(a + p, a + p + b) for a, p, b in zip(at, (8, 8, 64), box))
+        begins = np.add(at, (8, 8, 64))
+        within = tuple(slice(begin, begin + size) for begin, size in zip(begins, box))
         expected = padded[within].reshape(-1, 8)  # chunks of 16 bytes
         address = np.arange(len(expected)) * 16
-        # the swizzle: the chunk's number is xored with bits of the line's
+        # The swizzle: bits of the address from the 128s up are xored into those from the 16s up.
         address ^= (address >> 3) & (max(swizzle, 16) - 16)
         np.testing.assert_array_equal(lines.reshape(-1, 8)[address // 16], expected)
         inside = np.zeros_like(padded, bool)

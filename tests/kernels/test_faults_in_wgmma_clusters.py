@@ -42,7 +42,7 @@ VALUES = ""  # nothing: the values are wrong
 
 KERNEL_BLOCK = "const Block block = block_of_cluster(scheduler, taps, tile);\n            const Input"
 
-# Each fault: the file, its text without it and with it, and what the checker says.
+# Each fault: the file, its text without and with the fault, and what the checker says.
 FAULTS = {
     "no arrival that expects the bytes": (
         RING,

@@ -237,8 +237,9 @@ def test_the_patch_fits_in_shared_memory(rng, arithmetic):
     """The launcher reserves the size that the largest tile needs; the test computes the size that each tile needs."""
     chunk, exact_sizes = 4 if arithmetic == "float32" else 8, 0
     for _ in range(400):
-        p, q, n, c, r, s, sh, sw, dh, dw, left = (int(rng.integers(1, high)) for high in (40, 40, 9, 5, *[4] * 6, 9))
-        pool = int(rng.integers(1, 3))
+        p, q, n, c = (int(rng.integers(1, high)) for high in (40, 40, 9, 5))
+        r, s, sh, sw, dh, dw = (int(rng.integers(1, 4)) for _ in range(6))
+        left, pool = (int(rng.integers(1, high)) for high in (9, 3))
         problem = Conv2dProblem(
             n, 1, 1, c, 1, r, s, p * pool, q * pool, (sh, sw), ((0, 0), (left, 0)), (dh, dw), 1, "floor"
         )

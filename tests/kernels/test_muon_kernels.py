@@ -15,11 +15,18 @@ SHAPES = [(130, 70), (130, 70), (5, 9100), (5, 9100), (9, 2, 2, 4)]
 
 
 def random_lists(rng, dtype):
+    """Parameters, gradients and velocities."""
     return [[rng.standard_normal(shape).astype(dtype) for shape in SHAPES] for _ in range(3)]
 
 
 def on_device(lists, device):
     return [[asarray(array, device) for array in arrays] for arrays in lists]
+
+
+def changed_arrays(lists):
+    """What a step changes: the parameters and the velocities."""
+    params, _, velocities = lists
+    return [*params, *velocities]
 
 
 def test_several_tiles_and_split_k_agree_with_the_oracle(device, rng):
@@ -28,7 +35,7 @@ def test_several_tiles_and_split_k_agree_with_the_oracle(device, rng):
     for _ in range(2):
         ops.muon_step(*arrays, lr=0.1, momentum=0.6, nesterov=True)
         ops.muon_step(*on_host, lr=0.1, momentum=0.6, nesterov=True)
-    for one, other in zip([*arrays[0], *arrays[2]], [*on_host[0], *on_host[2]]):
+    for one, other in zip(changed_arrays(arrays), changed_arrays(on_host)):
         np.testing.assert_allclose(to_numpy(one), other, rtol=0, atol=1e-11)
 
 
@@ -38,7 +45,7 @@ def test_two_runs_give_the_same_bits(device, rng, precision):
     runs = [on_device(on_host, device) for _ in range(2)]
     for arrays in runs:
         ops.muon_step(*arrays, lr=0.1, momentum=0.6, precision=precision)
-    for one, other in zip(*([*arrays[0], *arrays[2]] for arrays in runs)):
+    for one, other in zip(*map(changed_arrays, runs)):
         np.testing.assert_array_equal(to_numpy(one), to_numpy(other))
 
 
@@ -67,10 +74,11 @@ def test_norms_are_right_if_a_matrix_has_more_parts_than_a_block_has_threads(dev
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 def test_a_step_with_a_rate_of_0_in_device_memory_only_scales_the_parameters(device, rng, dtype):
     arrays = on_device(random_lists(rng, dtype), device)
-    before = [to_numpy(array).copy() for array in arrays[0]]
+    params, _, _ = arrays
+    before = [to_numpy(param).copy() for param in params]
     rate = asarray(np.array([0.0], np.float32), device)
     ops.muon_step(*arrays, lr=rate)
-    for old, new in zip(before, arrays[0]):
+    for old, new in zip(before, params):
         wide = old.astype(np.float64)
         expected = wide * np.sqrt(len(old)) / np.linalg.norm(wide)
         error = np.abs(to_numpy(new).astype(np.float64) - expected)
@@ -81,11 +89,12 @@ def test_a_step_with_a_rate_of_0_in_device_memory_only_scales_the_parameters(dev
 def test_a_skipped_step_changes_nothing(device, rng, backend):
     device = "numpy" if backend == "numpy" else device
     arrays = on_device(random_lists(rng, np.float32), device)
-    arrays[1][0][0, 0] = np.nan  # the reason to skip the step
-    before = [to_numpy(array).copy() for array in [*arrays[0], *arrays[2]]]
+    _, grads, _ = arrays
+    grads[0][0, 0] = np.nan  # the reason to skip the step
+    before = [to_numpy(array).copy() for array in changed_arrays(arrays)]
     scaling = asarray(np.array([8.0, 0.0, 0.0, 1.0]), device)
     ops.muon_step(*arrays, None, scaling, lr=0.1, momentum=0.6)
-    for old, new in zip(before, [*arrays[0], *arrays[2]]):
+    for old, new in zip(before, changed_arrays(arrays)):
         np.testing.assert_array_equal(to_numpy(new), old)
 
 
@@ -121,7 +130,8 @@ def test_tensor_cores_multiply_and_round_as_the_oracle(device, rng, shape, preci
     ops.muon_step(*exact, lr=100.0, momentum=0.6, steps=1)
     with gc.oracle():
         ops.muon_step(*on_host, lr=100.0, momentum=0.6, steps=1, precision=precision)
-    error, difference = (np.abs(to_numpy(arrays[0][0]) - on_host[0][0]).mean() for arrays in (rounded_lists, exact))
+    (expected,), _, _ = on_host
+    error, difference = (np.abs(to_numpy(param) - expected).mean() for (param,), _, _ in (rounded_lists, exact))
     assert error < difference / 10  # a sum close to the midpoint of two 16-bit numbers may be rounded the other way
 
 
@@ -130,10 +140,11 @@ def test_five_steps_in_bfloat16_bring_the_singular_values_near_one_as_on_the_cpu
     on_host = [[rng.standard_normal(shape).astype(np.float32)] for _ in range(3)]
     directions = []
     for arrays in (on_device(on_host, device), on_device(on_host, "numpy")):
-        before = to_numpy(arrays[0][0]).copy()
+        (param,), _, _ = arrays
+        before = to_numpy(param).copy()
         ops.muon_step(*arrays, lr=1.0, momentum=0.6, precision="bfloat16")
         scaled = before * np.sqrt(len(before)) / np.linalg.norm(before)
-        directions.append((scaled - to_numpy(arrays[0][0])).reshape(len(before), -1))
+        directions.append((scaled - to_numpy(param)).reshape(len(before), -1))
     for direction in directions:
         values = np.linalg.svd(direction, compute_uv=False)
         assert values.min() > 0.5

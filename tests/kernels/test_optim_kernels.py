@@ -210,9 +210,10 @@ def test_a_chunk_table_covers_each_element_once():
 
 def test_nan_in_a_gradient_affects_only_its_element(device, rng):
     on_device = copied_to(device, lists_of(rng, "adam", "float32", [(9,)]))
-    on_device[1][0][4] = np.nan
+    (param,), (grad,), *_ = on_device
+    grad[4] = np.nan
     step("adam", on_device)
-    np.testing.assert_array_equal(np.isnan(to_numpy(on_device[0][0])), np.arange(9) == 4)
+    np.testing.assert_array_equal(np.isnan(to_numpy(param)), np.arange(9) == 4)
 
 
 # --- masters and the loss scale ----------------------------------------------------------------
@@ -240,8 +241,9 @@ def master_step(rule, lists, scaling=None):
 def test_a_step_with_masters_is_that_of_float32_parameters(device, rng, rule, dtype):
     """A master changes like a float32 parameter, and the parameter becomes the rounded master."""
     before = with_masters(rng, rule, dtype)
-    plain = [[np.asarray(a.astype(np.float32)) for a in arrays] for arrays in (before[-1], *before[1:-1])]
-    plain[0][-1] = before[0][-1].copy()
+    params, *grads_and_states, masters = before
+    plain = [[np.asarray(a.astype(np.float32)) for a in arrays] for arrays in (masters, *grads_and_states)]
+    plain[0][-1] = params[-1].copy()  # the last parameter is its own master
     on_device, in_float32 = copied_to(device, before), copied_to(device, plain)
     master_step(rule, on_device)
     step(rule, in_float32, DECAYS)
@@ -283,13 +285,14 @@ def test_masters_have_the_same_bits_in_every_thread_order_and_if_unaligned(devic
 @pytest.mark.parametrize("number", [np.inf, np.nan])
 def test_a_nonfinite_gradient_skips_the_step(device, rng, rule, number):
     before = with_masters(rng, rule, "float16")
-    before[1][2][20000] = number
+    params, grads, *_, masters = before
+    grads[2][20000] = number
     on_device = copied_to(device, before)
     scaling = asarray(np.array([1024.0, 0, 5, 1]), device)
     ops.update_loss_scale(scaling, on_device[1])
     master_step(rule, on_device, scaling)
     np.testing.assert_array_equal(to_numpy(scaling), [512, 0, 0, 2])
-    before[-1][-1] = before[0][-1]
+    masters[-1] = params[-1]
     for arrays, unchanged in zip(on_device, before):
         for a, b in zip(arrays, unchanged):
             np.testing.assert_array_equal(to_numpy(a), b)

@@ -75,9 +75,7 @@ def calls(device, dtype, filters, channels, rng):
         yield (
             f"norm-backward-{active}",
             None,
-            lambda dy, a=active: ops.batch_norm_backward(
-                dy, dense, vectors[0], vectors[1], vectors[2], beta=vectors[3], activation=a
-            ),
+            lambda dy, a=active: ops.batch_norm_backward(dy, dense, *vectors[:3], beta=vectors[3], activation=a),
         )
     yield "add-both", None, lambda dy: ops.add(dy, dy)
     square, pooled_too = volume(filters, 3, 3, filters), dict(pool=2, **padded)

@@ -89,9 +89,9 @@ def assert_same_addresses(
     for kernel, side, size, depth, phase in operands(case):
         block = tile.block_m if side == "m" else tile.block_n
         last = max(0, ceil_div(depth, tile.block_k) - 3) * tile.block_k
-        sides = {0, (size - 1) // block * block, *(int(i) // block * block for i in rng.integers(0, size, count))}
+        firsts = {0, (size - 1) // block * block, *(int(i) // block * block for i in rng.integers(0, size, count))}
         begins = {0, last, *(int(i) // tile.block_k * tile.block_k for i in rng.integers(0, last + 1, count))}
-        for first in sides:
+        for first in firsts:
             for begin in begins:
                 shape = (tile_count, block * 4 // tile.threads, tile.threads)
                 offsets, expected = (asarray(np.full(shape, -2, np.int64), device) for _ in range(2))

@@ -158,8 +158,8 @@ def test_slices_of_channels_give_the_bits_of_dense_arrays(monkeypatch):
     wide_x = asarray(np.pad(x, [(0, 0)] * 3 + [(8, 16)], constant_values=7), "emulated")
     wide_y = asarray(np.full((*expected.shape[:-1], 8 + 40 + 16), 7, BFLOAT16), "emulated")
     with emulator.configure(sanitize="checked", seed=3):
-        there = [asarray(each, "emulated") for each in (w, bias)]
-        ops.conv2d(wide_x[..., 8:32], *there, **options, out=wide_y[..., 8:48])
+        w_and_bias = [asarray(each, "emulated") for each in (w, bias)]
+        ops.conv2d(wide_x[..., 8:32], *w_and_bias, **options, out=wide_y[..., 8:48])
     found = to_numpy(wide_y)
     np.testing.assert_array_equal(found[..., 8:48], expected)
     np.testing.assert_array_equal(np.delete(found, np.s_[8:48], -1), 7)
@@ -175,11 +175,11 @@ def test_the_gradient_of_the_bias_is_summed_beside_the_products(monkeypatch, cas
     before = {name: np.full(shape, 3, BFLOAT16) for name, shape in (("out", case.w_shape), ("db", (case.k,)))}
     found = {}
     for seed, device in enumerate(("emulated", "numpy")):
-        arrays = {name: asarray(each.copy(), device) for name, each in before.items()}
+        outputs = {name: asarray(each.copy(), device) for name, each in before.items()}
         with emulator.configure(sanitize="checked", seed=splits + seed):
-            there = [asarray(each, device) for each in (dy, x)]
-            ops.conv2d_wgrad(*there, **options, **arrays, accumulate=accumulate)
-        found[device] = {name: to_numpy(each).astype(np.float64) for name, each in arrays.items()}
+            inputs = [asarray(each, device) for each in (dy, x)]
+            ops.conv2d_wgrad(*inputs, **options, **outputs, accumulate=accumulate)
+        found[device] = {name: to_numpy(each).astype(np.float64) for name, each in outputs.items()}
     exact = dy.astype(np.float64).sum((0, 1, 2)) + (3 if accumulate else 0)
     magnitude = np.abs(dy.astype(np.float64)).sum((0, 1, 2)) + 3
     np.testing.assert_array_less(np.abs(found["emulated"]["db"] - exact), 2**-8 * np.abs(exact) + 2**-20 * magnitude)

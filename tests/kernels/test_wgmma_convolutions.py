@@ -89,7 +89,7 @@ def test_case_tiers_agree_under_the_checker_in_any_order(op, dtype):
     [(op, algo) for op, tiles in wgmma_tiers.TILES_OF.items() for algo in tiles if algo != "wgmma-128x128"],
 )
 def test_the_other_tiles_agree_with_the_oracle_on_one_case_each(op, algo):
-    """One case for each tile, because it compiles a kernel; python -m tests.kernels.wgmma_tiers runs all cases."""
+    """One case for each tile, since each compiles a kernel; python -m tests.kernels.wgmma_tiers runs all cases."""
     number = 7 * [*wgmma_tiers.OPS].index(op) + 11 * wgmma_tiers.TILES_OF[op].index(algo)
     dtype = wgmma_tiers.DTYPES[number % 2]
     tier_cases = wgmma_tiers.cases_for(algo, op, dtype, "tiny", "odd", "random")
@@ -293,7 +293,7 @@ EPILOGUES_OF = {
 
 
 def copies_of(side):
-    """The number of copies by each of 128 threads that fill an operand's tile of 64 lines of `side` numbers.
+    """How many copies each of 128 threads makes to fill an operand's tile of 64 lines of `side` numbers.
 
     A thread copies 8 numbers in each pass, and a pass fills a number of lines that is a power of two."""
     lines_a_pass = 2 ** int(math.log2(128 // (side // 8)))

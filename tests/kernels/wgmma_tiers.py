@@ -48,8 +48,8 @@ def cases(op: str, dtype: str, *tiers: str) -> list[verify.Case]:
 
 
 def cases_for(algo: str, op: str, dtype: str, *tiers: str) -> list[verify.Case]:
-    """The cases of an op for a tile. For one that moves only 16 bytes at once these are the cases without a mask and
-    without an empty array, with eight times the channels and filters."""
+    """The cases of an op for a tile. A tile that moves only 16 bytes at once has the cases without a mask and without
+    an empty array, with eight times the channels and filters."""
     found = cases(op, dtype, *tiers)
     if find(algo, dtype).cluster == 1:
         return found

@@ -17,7 +17,9 @@ from tests.standin.streams import Device, get_current_stream
 
 def array_at(address: int, shape, strides, dtype: np.dtype) -> np.ndarray:
     """A NumPy array over the memory at an address."""
-    reach = sum(abs(stride) * (size - 1) for stride, size in zip(strides, shape)) + dtype.itemsize if all(shape) else 1
+    reach = 1  # enough for an array without elements
+    if all(shape):
+        reach = sum(abs(stride) * (size - 1) for stride, size in zip(strides, shape)) + dtype.itemsize
     memory = (ctypes.c_char * reach).from_address(address)
     if dtype.kind == "V":  # NumPy makes no array of bfloat16 over a buffer
         return np.ndarray(shape, np.uint16, memory, 0, strides).view(dtype)

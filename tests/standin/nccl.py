@@ -192,9 +192,8 @@ def group_start() -> None:
 def group_end() -> None:
     group, _groups.open = _groups.open, None
     for communicator in {id(caller): caller for caller, _, _ in group}.values():
-        calls = [(transfer, stream) for caller, transfer, stream in group if caller is communicator]
-        assert len({stream for _, stream in calls}) == 1
-        communicator._queue([transfer for transfer, _ in calls], calls[0][1])
+        (stream,) = {stream for caller, _, stream in group if caller is communicator}
+        communicator._queue([transfer for caller, transfer, _ in group if caller is communicator], stream)
 
 
 def module(machine: Machine) -> types.SimpleNamespace:

@@ -42,8 +42,9 @@ def on_gpu(monkeypatch, tmp_path):
 
     def enter(schedule="late", fault="none"):
         monkeypatch.setattr(prover, "command", command("90", schedule, fault))
-        contexts.append((standin.installed(["90"], schedule=schedule), new_family()))
-        return contexts[-1][0].__enter__(), contexts[-1][1].__enter__()
+        machine, family = standin.installed(["90"], schedule=schedule), new_family()
+        contexts.append((machine, family))
+        return machine.__enter__(), family.__enter__()
 
     yield enter
     prover.close()

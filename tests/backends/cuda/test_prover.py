@@ -12,7 +12,7 @@ from gpuconv import child_process as process
 from gpuconv.backends.cuda.gemm import prover
 from gpuconv.backends.cuda.gemm.prover import PROVED, REFUTED, UNABLE, Prover
 
-OF = "what is asked about"  # stands for the fingerprint of a product and a candidate
+FINGERPRINT = "what is asked about"  # of a product and a candidate
 BEGIN = """
 import json, os, resource, signal, sys, time
 resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -91,7 +91,7 @@ def prover_of(monkeypatch):
 def test_the_answer_of_a_child_that(prover_of, child):
     code, status, reason = CHILDREN[child]
     start = time.perf_counter()
-    answer = prover_of(code, start=0.4 if child in HANGS_AT_THE_START else 10.0).ask({"a": "question"}, OF)
+    answer = prover_of(code, start=0.4 if child in HANGS_AT_THE_START else 10.0).ask({"a": "question"}, FINGERPRINT)
     assert answer.status == status
     assert reason in answer.reason
     assert time.perf_counter() - start < 8
@@ -99,7 +99,7 @@ def test_the_answer_of_a_child_that(prover_of, child):
 
 def test_one_child_serves_all_questions(prover_of):
     counted = prover_of(READY + "for n, line in enumerate(sys.stdin):\n    say(prepared=True); verdict(reason=str(n))")
-    assert [counted.ask({}, OF).reason for _ in range(3)] == ["0", "1", "2"]
+    assert [counted.ask({}, FINGERPRINT).reason for _ in range(3)] == ["0", "1", "2"]
 
 
 def test_threads_take_turns(prover_of):
@@ -107,7 +107,7 @@ def test_threads_take_turns(prover_of):
         READY + "for n, line in enumerate(sys.stdin):\n    say(prepared=True); time.sleep(.02); verdict(reason=str(n))"
     )
     reasons = []
-    threads = [threading.Thread(target=lambda: reasons.append(slow.ask({}, OF).reason)) for _ in range(4)]
+    threads = [threading.Thread(target=lambda: reasons.append(slow.ask({}, FINGERPRINT).reason)) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -119,7 +119,7 @@ def test_a_failed_child_is_replaced(prover_of):
     """A child that refuted an algorithm is not asked again either, because a faulty kernel may have damaged its
     state."""
     refuting = prover_of(ASKED + "verdict(status='refuted', reason=str(os.getpid()))")
-    answers = [refuting.ask({}, OF) for _ in range(3)]
+    answers = [refuting.ask({}, FINGERPRINT) for _ in range(3)]
     assert len({answer.reason for answer in answers}) == 3
     assert refuting.without_proof == 3
 
@@ -127,9 +127,9 @@ def test_a_failed_child_is_replaced(prover_of):
 def test_a_child_that_says_too_much_or_ended_meanwhile_is_replaced(prover_of):
     for ending in ("say(prepared=True); say(prepared=True)", "sys.exit()"):
         loud = prover_of(ASKED + f"verdict(reason=str(os.getpid())); {ending}")
-        first = loud.ask({}, OF)
+        first = loud.ask({}, FINGERPRINT)
         time.sleep(0.2)
-        second = loud.ask({}, OF)
+        second = loud.ask({}, FINGERPRINT)
         assert (first.status, second.status) == (PROVED, PROVED)
         assert first.reason != second.reason
 
@@ -137,14 +137,14 @@ def test_a_child_that_says_too_much_or_ended_meanwhile_is_replaced(prover_of):
 def test_an_idle_child_is_ended(prover_of, monkeypatch):
     monkeypatch.setattr(prover, "IDLE", 0.05)
     idle = prover_of(ASKED + "verdict(reason=str(os.getpid()))")
-    first = idle.ask({}, OF).reason
+    first = idle.ask({}, FINGERPRINT).reason
     time.sleep(0.3)
-    assert idle.ask({}, OF).reason != first
+    assert idle.ask({}, FINGERPRINT).reason != first
 
 
 def test_a_child_that_cannot_be_started_proves_nothing(prover_of, monkeypatch):
     unstartable = prover_of(ASKED)
     monkeypatch.setattr(prover, "command", ["/no/such/python"])
-    answer = unstartable.ask({}, OF)
+    answer = unstartable.ask({}, FINGERPRINT)
     assert answer.status == UNABLE
     assert "cannot be started: [Errno 2]" in answer.reason
