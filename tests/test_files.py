@@ -231,7 +231,7 @@ def test_the_lock_of_a_killed_process_is_free_and_a_fork_does_not_keep_it(tmp_pa
 
 
 def test_a_lock_whose_file_was_removed_meanwhile_is_taken_again(tmp_path, monkeypatch):
-    """The holder releases it after we open the file and before we lock it."""
+    """The holder releases the lock after we open the file and before we lock it."""
     lock, holder = locks.lock, [locks.LockFile(tmp_path / "lock")]
 
     def lock_late(handle, **options):

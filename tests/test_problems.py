@@ -3,7 +3,9 @@
 import copy
 import inspect
 import itertools
+import math
 import pickle
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -73,23 +75,23 @@ def test_a_product_with_a_pool_covers_whole_windows_only():
 
 def phases(size, taps, stride, dilation, before):
     """For each group of pixels of one axis that the same taps read: the number of pixels and of taps."""
-    groups = {}
-    for pixel in range(size):
-        reading = tuple(tap for tap in range(taps) if (pixel + before - tap * dilation) % stride == 0)
-        groups.setdefault((pixel + before) % stride, (reading, []))[1].append(pixel)
-    return [(len(pixels), len(reading)) for reading, pixels in groups.values()]
+    pixels = Counter((pixel + before) % stride for pixel in range(size))
+    return [
+        (count, sum((phase - tap * dilation) % stride == 0 for tap in range(taps))) for phase, count in pixels.items()
+    ]
 
 
 @given(*[st.integers(1, limit) for limit in (9, 5, 4, 4)], st.integers(0, 3))
 def test_dgrads_product_has_the_sizes_found_by_counting(size, taps, stride, dilation, before):
-    """They are counted along the height; the width has one column and one tap."""
+    """Pixels and taps are counted along the height; the width has one column and one tap."""
     padding = ((before, dilation * taps), (0, 0))
     window = dict(stride=(stride, 1), dilation=(dilation, 1), padding=padding)
     m, n, k, batches = Conv2dProblem.of((1, size, 1, 2), (3, taps, 1, 2), **window).implicit_gemm("dgrad")
     counted = phases(size, taps, stride, dilation, before)
     assert (n, batches) == (2, stride)
     assert m == max(pixels for pixels, _ in counted)
-    assert k == 3 * -(-taps // (stride // np.gcd(stride, dilation)))
+    period = stride // math.gcd(stride, dilation)  # at most one in this many taps reads a pixel
+    assert k == 3 * math.ceil(taps / period)
     assert k >= 3 * max(reading for _, reading in counted)
 
 

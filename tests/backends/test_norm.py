@@ -148,7 +148,7 @@ def test_every_dtype_is_within_its_bound(dtype):
     assert_within(inv_std, exact_inv_std, reduced * exact_inv_std)
     assert_within(y, expected, UNIT_ROUNDOFF[dtype] * abs(expected) + 8 * reduced)
 
-    # On the same statistics, so that only the backward pass is measured.
+    # Both gradients are of the same statistics, so that only errors of the backward pass count.
     dx, dgamma, dbeta = ops.batch_norm_backward(dy, x, gamma, mean, inv_std)
     assert (dx.dtype, dgamma.dtype, dbeta.dtype) == (x.dtype, wide, wide)
     expected = ops.batch_norm_backward(exact_dy, exact, g, mean.astype(np.float64), inv_std.astype(np.float64))
@@ -169,20 +169,20 @@ def test_out_may_be_strided_and_gradients_accumulate(dtype):
     np.testing.assert_array_equal(out, expected)
 
     dx, dgamma, dbeta = ops.batch_norm_backward(dy, x, gamma, mean, inv_std)
-    sums = np.full(3, 10, wide), np.full(3, -20, wide)
+    dgamma_sum, dbeta_sum = np.full(3, 10, wide), np.full(3, -20, wide)
     result = ops.batch_norm_backward(
-        dy, x, gamma, mean, inv_std, out=out, dgamma=sums[0], dbeta=sums[1], accumulate=True
+        dy, x, gamma, mean, inv_std, out=out, dgamma=dgamma_sum, dbeta=dbeta_sum, accumulate=True
     )
     assert result[0] is out
-    assert result[1] is sums[0]
-    assert result[2] is sums[1]
+    assert result[1] is dgamma_sum
+    assert result[2] is dbeta_sum
     np.testing.assert_array_equal(out, dx)  # which does not depend on the earlier sums
     added = np.array([dgamma, dbeta], np.float64)
     total = np.add(added, [[10], [-20]])
     unit = UNIT_ROUNDOFF[wide.name]  # one rounding of the gradient, and one of its sum with the earlier value
-    assert_within(sums, total, unit * (abs(added) + abs(total)))
-    ops.batch_norm_backward(dy, x, gamma, mean, inv_std, dgamma=sums[0], dbeta=sums[1])
-    np.testing.assert_array_equal(sums, (dgamma, dbeta))
+    assert_within((dgamma_sum, dbeta_sum), total, unit * (abs(added) + abs(total)))
+    ops.batch_norm_backward(dy, x, gamma, mean, inv_std, dgamma=dgamma_sum, dbeta=dbeta_sum)
+    np.testing.assert_array_equal((dgamma_sum, dbeta_sum), (dgamma, dbeta))
 
     target = x.copy()  # dx may overwrite x or dy
     np.testing.assert_array_equal(ops.batch_norm_backward(dy, target, gamma, mean, inv_std, out=target)[0], dx)

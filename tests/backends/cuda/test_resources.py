@@ -183,7 +183,8 @@ def test_every_listed_variant_defines_kernels():
 
 
 def listed_for(file, defines):
-    """The macros of the listed variant that stands for these: of the variants alike, it needs most resources."""
+    """The macros of the listed variant that stands for one with these: of several alike, the one that needs most
+    resources."""
     if defines.get("DTYPE") == "bfloat16" and ("mma" in file or "few_channels" in file):  # float16 stands for both
         defines |= {"DTYPE": "float16"}
     masked = file.startswith("conv2d") and "MASK" in defines
