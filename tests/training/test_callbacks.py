@@ -16,16 +16,16 @@ from tests.training import toy_run
 
 class Bar(console._NoBar):
     def __init__(self, **options):
-        self.options, self.did = options, []
+        self.options, self.events = options, []
 
     def update(self, count=1):
-        self.did.append(count)
+        self.events.append(count)
 
     def set_postfix(self, **shown):
-        self.did.append(shown)
+        self.events.append(shown)
 
     def close(self):
-        self.did.append("closed")
+        self.events.append("closed")
 
 
 def test_every_epoch_has_a_progress_bar(monkeypatch, capsys):
@@ -49,7 +49,7 @@ def test_every_epoch_has_a_progress_bar(monkeypatch, capsys):
     shown = [
         {"loss": f"{steps[step]['loss']:.4f}", "accuracy": f"{100 * steps[step]['accuracy']:.2f}%"} for step in (2, 4)
     ]
-    assert bars[0].did == [1, 1, shown[0], 1, 1, shown[1], 1, "closed"]
+    assert bars[0].events == [1, 1, shown[0], 1, 1, shown[1], 1, "closed"]
     lines = capsys.readouterr().out.splitlines()
     assert [line.rpartition("  ")[0] for line in lines] == [describe(record, 10) for record in trainer.history]
     assert all(line.endswith(" s") and float(line.split()[-2]) < 60 for line in lines)

@@ -188,7 +188,8 @@ def test_weights_out_of_the_range_of_the_nets_dtype_are_refused(finished, tmp_pa
     loaded, _ = finished
     tensors = {key: array for key, array in loaded.tensors.items() if key.startswith("net.")}
     tensors["net.fc1.bias"] = np.array([0, 70000, 0], np.float64)
-    checkpoint.save(path := tmp_path / "net.safetensors", checkpoint.Checkpoint(tensors, loaded.state))
+    path = tmp_path / "net.safetensors"
+    checkpoint.save(path, checkpoint.Checkpoint(tensors, loaded.state))
     load_weights(path, toy_run.net())
     net = toy_run.net().to(precision="float16")
     before = {key: array.copy() for key, array in net.state_dict().items()}

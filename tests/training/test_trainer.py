@@ -136,7 +136,7 @@ def test_epochs_are_the_total_over_several_calls_of_fit():
 
 
 class Poisoned:
-    """A loader whose batch number `step` (from 1, over all epochs) holds NaN."""
+    """A user's loader whose batch number `step` (from 1, over all epochs) holds NaN; step 99 is never reached."""
 
     def __init__(self, step):
         self.inner, self.step = toy_run.loader(), step

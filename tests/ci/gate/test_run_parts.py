@@ -78,7 +78,7 @@ def test_time_left_by_a_check_goes_only_to_later_checks_of_its_part(gate, monkey
         return Part("p", 1.25, checks)  # 75 s, 15 of them to spare
 
     results = run_parts([part(0, 100, 0), part(0, 0)], gate, 600, lambda _: None)
-    assert limits == [20, 30, 30, 60]
+    assert limits == [20, 30, 30, 60]  # two checks of the first part, whose third is not reached, and two of the second
     assert results[2].reason == "the time was used up before"
     limits.clear()
     run_parts([part(0)], gate, 45, lambda _: None)
