@@ -109,16 +109,18 @@ def test_import_loads_no_numpy_before_it_is_needed():
     assert printed == "False True"
 
 
-def test_ctrl_c_while_the_command_is_imported_ends_it_quietly(monkeypatch, capfd):
-    class Interrupted:
-        def find_spec(self, name, path=None, target=None):
-            if name == "gpuconv.cli":
-                raise KeyboardInterrupt
-
-    monkeypatch.delitem(sys.modules, "gpuconv.cli", raising=False)
-    monkeypatch.setattr(sys, "meta_path", [Interrupted(), *sys.meta_path])
-    assert importlib.import_module("gpuconv.__main__").main() == 130
-    assert capfd.readouterr() == ("", "")
+def test_ctrl_c_while_numpy_is_imported_ends_a_command_quietly(tmp_path):
+    """NumPy reports a KeyboardInterrupt during its import as an ImportError."""
+    (tmp_path / "numpy.py").write_text(
+        "import signal\n"
+        "try:\n"
+        "    signal.raise_signal(signal.SIGINT)\n"
+        "except KeyboardInterrupt:\n"
+        "    raise ImportError('numpy is broken') from None\n"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    done = subprocess.run([sys.executable, "-m", "gpuconv", "info"], capture_output=True, text=True, env=environment)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
 def test_importing_the_trainer_loads_no_heavy_packages_and_no_seldom_needed_modules():
