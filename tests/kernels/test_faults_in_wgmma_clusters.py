@@ -317,8 +317,8 @@ def assert_agrees(op, case):
 @pytest.mark.parametrize(
     ("kernel_file", "op", "case", "file", "before", "after", "text"),
     [
-        pytest.param(*each[:3], *each[4:], marks=[pytest.mark.slow] if i % 4 else [], id=f"{each[1]}-{each[3]}")
-        for i, each in enumerate(PLANTED)
+        pytest.param(kernel_file, op, case, *fault, marks=[pytest.mark.slow] if i % 4 else [], id=f"{op}-{name}")
+        for i, (kernel_file, op, case, name, *fault) in enumerate(PLANTED)
     ],
 )
 def test_a_planted_fault_is_named_or_shows_in_the_values(
@@ -335,7 +335,6 @@ def test_a_planted_fault_is_named_or_shows_in_the_values(
             ):
                 assert_agrees(op, case)
             if text:
-                assert (
-                    seed == 0 or time.process_time() - begin < 2
-                )  # a deadlock ends at once; the first run may compile
+                # A deadlock is found at once; the first run may compile.
+                assert seed == 0 or time.process_time() - begin < 2
                 assert_named(str(caught.value), kernel_file.removesuffix(".cu"), text)
