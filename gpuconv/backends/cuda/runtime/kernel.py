@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from gpuconv.arguments import is_array
 from gpuconv.backends.cuda import emulator
 from gpuconv.backends.cuda.emulator.queue import submit
 from gpuconv.backends.cuda.runtime import source
@@ -274,10 +273,10 @@ def _check_of(parameter: source.Parameter, kernel: str) -> Callable[[Any], Any]:
     return functools.partial(_check_scalar, what, np.dtype(parameter.dtype))
 
 
-def _check_array(what: str, dtype: np.dtype | None, alignment: int, array: object) -> Array | None:
+def _check_array(what: str, dtype: np.dtype | None, alignment: int, array: Array | None) -> Array | None:
     if array is None:
         return None
-    if not is_array(array) or not hasattr(array, "flags"):
+    if not hasattr(array, "dtype") or not hasattr(array, "flags") or isinstance(array, np.generic):
         raise TypeError(f"{what} takes an array, received {type(array).__name__}")
     if dtype is not None and array.dtype != dtype:
         raise TypeError(f"{what} takes an array of {dtype}, received {array.dtype}")
