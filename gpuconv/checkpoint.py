@@ -11,13 +11,12 @@ import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from gpuconv import files
 from gpuconv.dtypes import as_dtype
-from gpuconv.types import Record
+from gpuconv.types import Json, Record
 
 FORMAT = 1
 KEY = "gpuconv"
@@ -152,7 +151,7 @@ def _shallow(value: object, levels: int = 100) -> bool:
     return levels > 0 and all(_shallow(entry, levels - 1) for entry in inner)
 
 
-def _header(path: str | os.PathLike[str], written: Any) -> Record:  # noqa: ANN401 - JSON, not yet checked
+def _header(path: str | os.PathLike[str], written: Json) -> Record:
     """gpuconv's JSON in a safetensors header. Raises CheckpointError for a format that this version does not read."""
     try:
         header = parse(written["__metadata__"][KEY])
@@ -203,7 +202,7 @@ def short_json(value: object) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def as_json(value: object) -> Any:  # noqa: ANN401 - JSON
+def as_json(value: object) -> Json:
     """A value as it comes back from JSON: tuples become lists, and NumPy's numbers become Python's."""
     return json.loads(json.dumps(value, default=_to_json))
 

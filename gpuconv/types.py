@@ -100,6 +100,7 @@ ArrayT = TypeVar(
 )  # the type of an op's arguments and result: NumPy arrays for NumPy arrays, of any float dtype
 
 Shape = tuple[int, ...]
+Json = Any  # a JSON value
 Record = dict[str, Any]  # JSON-serializable values by name: settings, a config, a line of metrics
 Options = dict[str, Any]  # keyword arguments of an op, by name
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import tomllib
-from typing import Any
 
 from gpuconv import files
 from gpuconv.cli import shared_options
@@ -42,7 +41,7 @@ def read(path: str) -> Record:
         raise type(error)(f"{printable(path)}: {error}") from None
 
 
-def _as_option(name: str, value: object) -> Any:
+def _as_option(name: str, value: object) -> object:
     kind = shared_options.OPTIONS[name][0] if name in shared_options.OPTIONS else str
     if isinstance(value, bool) or not isinstance(value, (str, int, float)) or (kind is str) != isinstance(value, str):
         raise TypeError(f"{name} must be {'text' if kind is str else 'a number'}, received {value!r}")

@@ -10,11 +10,10 @@ import math
 import os
 from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
-from typing import Any
 
 import numpy as np
 
-from gpuconv.types import Record
+from gpuconv.types import Json, Record
 
 _DOCUMENT: ContextVar[Record | None] = ContextVar("the document of this command", default=None)
 
@@ -53,7 +52,7 @@ def text(document: Record) -> str:
     return json.dumps(document, indent=2, allow_nan=False)
 
 
-def plain(value: object) -> Any:
+def plain(value: object) -> Json:
     """`value` for JSON, with null for NaN and infinity."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         value = {entry.name: getattr(value, entry.name) for entry in dataclasses.fields(value)}

@@ -10,7 +10,7 @@ import io
 import sys
 from collections.abc import Sequence
 from types import ModuleType
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from gpuconv.backends import DeviceError
 from gpuconv.cli import json_output, process
@@ -53,7 +53,7 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message} (see {self.prog} --help)")
 
-    def _get_value(self, action: argparse.Action, text: str) -> Any:
+    def _get_value(self, action: argparse.Action, text: str) -> object:
         """Refuse an empty value, such as that of an unset shell variable (`--resume "$RUN"`): it does not mean the
         folder "."."""
         if not text.strip():

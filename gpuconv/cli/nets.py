@@ -74,7 +74,7 @@ def stem(model: str) -> str:
     return Path(_file(model)[0]).stem if is_in_file(model) else model
 
 
-def build(model: str, input_shape: Any = None, classes: int | None = None, **options: Any) -> Any:
+def build(model: str, input_shape: Shape | None = None, classes: int | None = None, **options: Any) -> Any:  # noqa: ANN401 - a Sequential, or a layer of a file
     """Build a net as `models.build` does, or by a file's function. The function is called with the input shape, the
     number of classes, and those `options` that are among its arguments, and returns a net or a list of layers.
 
@@ -91,7 +91,7 @@ def build(model: str, input_shape: Any = None, classes: int | None = None, **opt
     try:
         made = function(*_arguments(function, model, input_shape, classes), **_accepted(function, options))
         if isinstance(made, (list, tuple)):
-            head = [] if isinstance(made[0], Input) else [Input(tuple(input_shape))]
+            head = [] if isinstance(made[0], Input) else [Input(tuple(input_shape or ()))]
             made = Sequential([*head, *made], **options)
     except UserError:
         raise
@@ -106,7 +106,7 @@ def build(model: str, input_shape: Any = None, classes: int | None = None, **opt
     return made.to(conversion.get("device"), precision=conversion.get("precision")) if conversion else made
 
 
-def build_for_step(model: str, **options: Any) -> Any:
+def build_for_step(model: str, **options: Any) -> Any:  # noqa: ANN401 - as `build`
     """`build` for a training step on made-up labels. Raises UserError if the net gives anything but scores."""
     net = build(model, **options)
     if len(net.output_shape) != 1:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -56,7 +56,7 @@ def draw_activations(
     plots.draw(path, lambda: picture(net, image, normalization, classes, truth=truth, title=title))
 
 
-def first_filters(net: Any) -> tuple[str, np.ndarray] | None:
+def first_filters(net: Sequential) -> tuple[str, np.ndarray] | None:
     """The name and the weights (K, R, S, C) of the layer that reads the image; None if it has no such weights.
 
     A fully-connected layer is shown as the equivalent convolution, with filters as large as the image.
@@ -65,8 +65,8 @@ def first_filters(net: Any) -> tuple[str, np.ndarray] | None:
         weight = backends.to_numpy(value).astype(np.float32)
         if weight.ndim == 4:
             return name.removesuffix(".weight"), weight
-        if weight.ndim == 2 and weight.shape[1] == np.prod(net.input_shape):
-            return name.removesuffix(".weight"), weight.reshape(-1, *net.input_shape)
+        if weight.ndim == 2 and weight.shape[1] == np.prod(net.input_shape or ()):
+            return name.removesuffix(".weight"), weight.reshape(-1, *(net.input_shape or ()))
         if weight.ndim > 1:
             break
     return None

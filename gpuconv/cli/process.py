@@ -12,7 +12,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from types import FrameType
-from typing import Any
+from typing import Any, TextIO
 
 from gpuconv.console import handled_signals, quiet, say, say_in_handler
 from gpuconv.notices import Notice
@@ -68,7 +68,7 @@ class Outlet(io.FileIO):
     error: OSError | None = None
     tolerant = False  # whether a failed write only sets `error`, and raises nothing
 
-    def write(self, data: Any) -> int:
+    def write(self, data: Any) -> int:  # noqa: ANN401 - bytes or the like
         try:
             while (count := super().write(data)) is None:  # the pipe is full, and another process made it non-blocking
                 select.select([], [self], [])
@@ -84,16 +84,16 @@ class Outlet(io.FileIO):
             return len(data)
 
 
-def _stream(number: int, old: Any, errors: str) -> io.TextIOWrapper:
+def _stream(number: int, old: TextIO | None, errors: str) -> io.TextIOWrapper:
     encoding = getattr(old, "encoding", None)
-    errors = errors if getattr(old, "errors", "strict") == "strict" else old.errors
     if old is not None:
+        errors = errors if old.errors in (None, "strict") else old.errors
         old.flush()
     outlet = io.BufferedWriter(Outlet(number, "wb", closefd=False))
     return io.TextIOWrapper(outlet, encoding, errors, line_buffering=number == 2 or os.isatty(number))
 
 
-def _outlet(stream: object) -> Any:
+def _outlet(stream: object) -> Any:  # noqa: ANN401 - an Outlet, or None
     raw = getattr(getattr(stream, "buffer", None), "raw", None)
     return raw if isinstance(raw, Outlet) else None
 

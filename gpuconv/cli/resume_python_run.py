@@ -138,7 +138,7 @@ def data_sets(stored: Record, data: str | None, test: str | None) -> Record:
     return found
 
 
-def _loader(stored: Record, part: str, data: Dataset | Samples, net: Sequential) -> Any:
+def _loader(stored: Record, part: str, data: Dataset | Samples, net: Sequential) -> Any:  # noqa: ANN401 - of the data's kind
     from gpuconv.data import Augmentation, Normalization
 
     kept, options = stored[part], stored["options"]

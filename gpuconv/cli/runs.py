@@ -18,7 +18,7 @@ from gpuconv.cli.run_settings import Settings
 from gpuconv.console import is_quiet, say
 from gpuconv.files import describe_error
 from gpuconv.names import printable
-from gpuconv.types import Record
+from gpuconv.types import Json, Record
 
 if TYPE_CHECKING:
     from gpuconv.data import Dataset, Loader, Samples
@@ -95,7 +95,7 @@ def _errors_of_entry(path: str | os.PathLike[str], name: str) -> Iterator[None]:
         raise UserError(f"the settings stored in {path} cannot be used: {name}: {error}") from error
 
 
-def _net_without_weights(config: Any, model: str) -> Sequential:
+def _net_without_weights(config: Json, model: str) -> Sequential:
     """A net without weights. Raises ValueError for an invalid config, and UserError that names the option to give if a
     layer comes from a file that was not imported. model: the run's --model."""
     from gpuconv.layers import Layer

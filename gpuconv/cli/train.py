@@ -113,7 +113,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     shadow_option.add_shadow(parser)
 
 
-def loggers(options: argparse.Namespace, test: Any = None) -> list[Callback]:
+def loggers(options: argparse.Namespace, test: Any = None) -> list[Callback]:  # noqa: ANN401 - labeled data
     """The callbacks of --log and --digests. test: a data set; the activations of its first image are logged."""
     from gpuconv.training import Digests, TensorBoard
 
@@ -318,7 +318,7 @@ def _describe_sets(train: Dataset | Samples, validation: Dataset | Samples | Non
 def _print_files(
     directory: str | os.PathLike[str],
     net: Sequential,
-    test: Any,
+    test: Any,  # noqa: ANN401 - labeled data
     normalization: Normalization,
     settings: run_settings.Settings,
 ) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 
@@ -134,8 +133,8 @@ def _expect_one(x: Array) -> None:
         raise ValueError(f"x must be a batch of one image, (1, H, W, C), received shape {tuple(x.shape)}")
 
 
-def _last_map(net: Any) -> str:
-    shapes: dict[str, tuple[int, ...]] = {name: layer.output_shape for name, layer in net.children()}
+def _last_map(net: Sequential) -> str:
+    shapes: dict[str, tuple[int, ...]] = {name: layer.output_shape or () for name, layer in net.children()}
     found = [name for name, shape in shapes.items() if len(shape) == 3 and shape[0] * shape[1] > 1]
     if not found:
         raise ValueError("no layer of the net has maps of more than one position, which Grad-CAM needs")

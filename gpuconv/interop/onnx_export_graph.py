@@ -13,7 +13,7 @@ from gpuconv import backends
 from gpuconv.interop.onnx_library import METADATA, TO_NCHW, TO_NHWC, onnx
 from gpuconv.layers import Input, Layer
 from gpuconv.layers.saving import notes
-from gpuconv.types import Array
+from gpuconv.types import Array, Shape
 from gpuconv.version import __version__
 
 if TYPE_CHECKING:
@@ -113,8 +113,8 @@ class ExportedGraph:
         self.onnx.checker.check_model(made)
         return made
 
-    def _value(self, name: str, shape: Any, dtype: np.dtype, layout: str) -> ValueInfoProto:
-        sizes: list[int | str] = list(shape)
+    def _value(self, name: str, shape: Shape | None, dtype: np.dtype, layout: str) -> ValueInfoProto:
+        sizes: list[int | str] = [*(shape or ())]
         if len(sizes) == 3:
             if self.open_size:
                 sizes[:2] = [f"{name}.height", f"{name}.width"]

@@ -123,15 +123,16 @@ def from_torch(state: object, net: Layer, *, strict: bool = True) -> dict[str, n
     return found | {key: host_array(value, key) for key, value in state.items() if key in unused}
 
 
-def _state_of(state: Any, net: Layer) -> Mapping[str, Any]:
+def _state_of(state: object, net: Layer) -> Mapping[str, Any]:
     """The state dict of a module, or the given state dict."""
     if isinstance(state, Layer) or not isinstance(net, Layer):
         raise TypeError(
             "from_torch takes a PyTorch module or state dict, then the net of gpuconv, received "
             f"{type(state).__name__} and {type(net).__name__}"
         )
-    if not isinstance(state, Mapping) and callable(getattr(state, "state_dict", None)):
-        state = state.state_dict()
+    state_dict = getattr(state, "state_dict", None)
+    if not isinstance(state, Mapping) and callable(state_dict):
+        state = state_dict()
     if not isinstance(state, Mapping) or not all(isinstance(key, str) for key in state):
         hint = "; torch.load(path, weights_only=True) reads one" if isinstance(state, (str, os.PathLike)) else ""
         raise TypeError(f"the state must be a PyTorch module or a state dict, received {type(state).__name__}{hint}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
-from typing import Any
 
 import numpy as np
 
@@ -13,7 +12,7 @@ from gpuconv.checkpoint import parse
 from gpuconv.data.image import Picture
 from gpuconv.layers import Input, Layer, Sequential
 from gpuconv.layers.registry import layer_class
-from gpuconv.types import Record
+from gpuconv.types import Json, Record
 
 MOST_PARAMETERS = 50_000_000
 MOST_VALUES = 50_000_000  # the values of all volumes of one image
@@ -108,7 +107,7 @@ def _expect_bounded(layer: Layer) -> None:
         )
 
 
-def _without_defaults(config: object) -> Any:
+def _without_defaults(config: Json) -> Json:
     """A net's config without names and without settings that have their defaults."""
     if isinstance(config, list):
         return [_without_defaults(entry) for entry in config]

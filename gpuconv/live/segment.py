@@ -56,7 +56,7 @@ class Segment:
     loaders: dict[str, Any]
 
     @property
-    def net(self) -> Any:
+    def net(self) -> Any:  # noqa: ANN401 - a built Sequential
         return self.trainer.net
 
     def fit(self, run_dir: str | Path | None, resume: bool, callbacks: Sequence[CallbackLike]) -> None:
@@ -102,9 +102,9 @@ def make(
 
 
 def _loader(
-    data: Any, kept: Record, part: str, net: Sequential, normalization: Normalization | None, seed: int
+    data: Dataset | Samples, kept: Record, part: str, net: Sequential, normalization: Normalization | None, seed: int
 ) -> Loader:
-    kind = Loader if isinstance(data, Dataset) else StreamLoader
+    kind: Any = Loader if isinstance(data, Dataset) else StreamLoader
     size = kept.get("batch_size", BATCH)
     return kind(
         data,

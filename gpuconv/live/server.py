@@ -43,7 +43,7 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self._interrupts = interrupts
 
-    def capture_signals(self) -> Any:
+    def capture_signals(self) -> Any:  # noqa: ANN401 - any context
         return contextlib.nullcontext()
 
     async def on_tick(self, counter: int) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
@@ -138,5 +138,5 @@ def _as_text(settings: Record) -> str:
     return ", ".join(f"{name} {value}" for name, value in settings.items())
 
 
-def _to_json(value: object) -> Any:
+def _to_json(value: object) -> object:
     return value.tolist() if isinstance(value, (np.ndarray, np.generic)) else str(value)

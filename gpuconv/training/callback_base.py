@@ -23,6 +23,7 @@ from typing import Any
 
 from gpuconv.arguments import expect_accepts
 from gpuconv.names import lookup
+from gpuconv.training.protocols import TrainerLike
 from gpuconv.training.run_state import RunState
 from gpuconv.types import Record
 
@@ -30,16 +31,14 @@ from gpuconv.types import Record
 class Callback:
     """The base class of callbacks; its methods do nothing."""
 
-    # `trainer` is Any here, so that a callback may annotate it as gpuconv.Trainer.
-
-    def on_start(self, trainer: Any) -> None:
+    def on_start(self, trainer: TrainerLike) -> None:
         """Before the first step. `trainer`: the state, with `net`, `steps`, `epoch`, `records` and `stop(reason)`."""
 
-    def on_step(self, trainer: Any, record: Record | None) -> None:
+    def on_step(self, trainer: TrainerLike, record: Record | None) -> None:
         """After a step of `trainer`. `record`: the entry for the log if the loss was read after this step, else
         None."""
 
-    def next_step(self, trainer: Any) -> int | None:
+    def next_step(self, trainer: TrainerLike) -> int | None:
         """The number of steps until `on_step` next reads or changes the state of `trainer`.
 
         1, the default for a callback with `on_step`, means every step; None means never. For the steps in between,
@@ -47,15 +46,15 @@ class Callback:
         """
         return None if type(self).on_step is Callback.on_step else 1
 
-    def on_epoch(self, trainer: Any, record: Record) -> None:
+    def on_epoch(self, trainer: TrainerLike, record: Record) -> None:
         """After an epoch of `trainer`. `record`: its number, loss and accuracy, and those of the validation and test
         data.
         """
 
-    def on_test(self, trainer: Any, record: Record) -> None:
+    def on_test(self, trainer: TrainerLike, record: Record) -> None:
         """After the test at the end of a run of `trainer`. `record`: its results."""
 
-    def on_stop(self, trainer: Any, reason: str) -> None:
+    def on_stop(self, trainer: TrainerLike, reason: str) -> None:
         """When the run of `trainer` ends, for whatever reason. `reason`: "finished", "interrupted", "failed", or the
         reason given to `stop`.
         """

@@ -20,7 +20,7 @@ from gpuconv.training import schedules
 from gpuconv.training.clip import Clip
 from gpuconv.training.optimizers import OPTIMIZERS, Groups
 from gpuconv.training.plateau import Plateau
-from gpuconv.types import Record
+from gpuconv.types import Json, Record
 
 ABSENT: Record = {
     "precision": "float32",
@@ -49,7 +49,7 @@ _GONE: Any = object()  # stands for a missing entry
 PLACES = ("train.name", "validation.name", "validation.part", "test.name", "options.command")
 
 
-def in_current_form(value: object) -> Any:
+def in_current_form(value: Json) -> Json:
     """Descriptions of layers and optimizers as this version writes them: with today's names of classes and algorithms,
     and with defaults for settings that an older version did not store."""
     if isinstance(value, list):
@@ -67,7 +67,7 @@ def in_current_form(value: object) -> Any:
     return found
 
 
-def _layer(name: Any) -> Any:
+def _layer(name: Json) -> type[Any] | None:
     with contextlib.suppress(ValueError, TypeError):
         return layer_class(name)
     return None
@@ -140,7 +140,7 @@ def without_places(settings: Record) -> Record:
     }
 
 
-def without_frozen(config: object) -> Any:
+def without_frozen(config: Json) -> Json:
     """A net's config without the `frozen` entries, which a callback may change during a run."""
     if isinstance(config, dict):
         return {name: without_frozen(value) for name, value in config.items() if name != "frozen"}

@@ -87,7 +87,7 @@ def _loss(described: str) -> Entry:
     return "loss", _short_form(name, loss), ""
 
 
-def _short_form(name: str, made: Any, but: str = "") -> str:
+def _short_form(name: str, made: Any, but: str = "") -> str:  # noqa: ANN401 - a dataclass
     """The short form of a dataclass, such as "adam:beta1=0.8". Fields with their default, and the field `but`, are left
     out."""
     fields = [field for field in dataclasses.fields(made) if field.init and field.name != but]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,6 +12,9 @@ from gpuconv.data import Normalization
 from gpuconv.layers import Dropout, Flatten, Input
 from gpuconv.layers.base import Layer
 from gpuconv.types import Array
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def activations_of(net: Layer, x: Array) -> tuple[list[tuple[str, np.ndarray]], np.ndarray]:
@@ -35,7 +38,7 @@ def picture(
     *,
     truth: int | None = None,
     title: str = "",
-) -> Any:
+) -> Figure:
     """The figure of `gpuconv.plots.activations` for one uint8 image (H, W, C) of the net's size."""
     volumes, scores = activations_of(net, backends.asarray(normalization(image[None]), net.device, net.dtype))
     return plots.activations(image, volumes, scores, classes, truth=truth, title=title)

@@ -13,34 +13,39 @@ import numpy as np
 from gpuconv.data import Dataset, Samples
 from gpuconv.data.sources import Epochs, Indexed
 
+# What users may annotate as they like.
+TrainerLike = Any  # a `Trainer`, whose module imports this one
+UserArray = Any  # an array of NumPy, CuPy or PyTorch
+UserArrays = Any  # a dictionary of such arrays by name
+
 # --- callbacks: an object with any of these ----------------------------------------------------
 
 
 class OnStart(Protocol):
-    def on_start(self, trainer: Any, /) -> Any: ...
+    def on_start(self, trainer: TrainerLike, /) -> object: ...
 
 
 class OnStep(Protocol):
-    def on_step(self, trainer: Any, record: dict[str, Any] | None, /) -> Any: ...
+    def on_step(self, trainer: TrainerLike, record: dict[str, Any] | None, /) -> object: ...
 
 
 class OnEpoch(Protocol):
-    def on_epoch(self, trainer: Any, record: dict[str, Any], /) -> Any: ...
+    def on_epoch(self, trainer: TrainerLike, record: dict[str, Any], /) -> object: ...
 
 
 class OnTest(Protocol):
-    def on_test(self, trainer: Any, record: dict[str, Any], /) -> Any: ...
+    def on_test(self, trainer: TrainerLike, record: dict[str, Any], /) -> object: ...
 
 
 class OnStop(Protocol):
-    def on_stop(self, trainer: Any, reason: str, /) -> Any: ...
+    def on_stop(self, trainer: TrainerLike, reason: str, /) -> object: ...
 
 
 CallbackLike = OnStart | OnStep | OnEpoch | OnTest | OnStop
 
 # --- losses, schedules, metrics ----------------------------------------------------------------
 
-LossLike = str | Callable[[Any, Any], tuple[Any, Any]]  # (scores, labels) -> (loss, dscores)
+LossLike = str | Callable[[UserArray, UserArray], tuple[Any, UserArray]]  # (scores, labels) -> (loss, dscores)
 
 Number = float | np.floating[Any] | np.integer[Any]
 ScheduleLike = (
@@ -52,21 +57,21 @@ ScheduleLike = (
 
 
 class Metric(Protocol):
-    def update(self, scores: Any, labels: Any, /) -> Any: ...
-    def result(self) -> Any: ...
+    def update(self, scores: UserArray, labels: UserArray, /) -> object: ...
+    def result(self) -> object: ...
 
 
-MetricLike = str | Metric | Callable[[Any, Any], Any]
+MetricLike = str | Metric | Callable[[UserArray, UserArray], object]
 
 # --- optimizers --------------------------------------------------------------------------------
 
 
 class Steps(Protocol):
-    def step(self, params: Any, grads: Any, /) -> Any: ...
+    def step(self, params: UserArrays, grads: UserArrays, /) -> object: ...
 
 
 class StepsAtRate(Protocol):
-    def step(self, params: Any, grads: Any, /, *, lr: float) -> Any: ...
+    def step(self, params: UserArrays, grads: UserArrays, /, *, lr: float) -> object: ...
 
 
 OptimizerLike = str | Steps | StepsAtRate

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from gpuconv.checkpoint import CheckpointError, short_json
-from gpuconv.types import Record
+from gpuconv.types import Json, Record
 
 Schema = Any
 
@@ -88,7 +88,7 @@ def _numbers(value: object) -> bool:
     return all(map(_numbers, value)) if isinstance(value, list) else NUMBER.fits(value)
 
 
-def expect(value: Any, schema: Schema, name: str = "") -> None:
+def expect(value: Json, schema: Schema, name: str = "") -> None:
     """Raise ValueError that names the first entry that violates `schema` or is unknown to it. Entries may be absent."""
     if isinstance(schema, tuple):
         schema = schema[0] if value is not None or NOTHING not in schema else NOTHING

@@ -196,7 +196,7 @@ class Digests(Callback):
         loss_scale = trainer.loss_scale.scale if trainer.loss_scale else 1.0
         before = [copy_of(layer[name]) for _, layer, name in self._variables]
 
-        def add(direction: str, of: Any, tensor: Array, before: Array | None = None) -> None:
+        def add(direction: str, of: Layer | str, tensor: Array, before: Array | None = None) -> None:
             scale = loss_scale if direction in ("backward", "gradient") else 1.0
             measures.add(tensor, before, scale)
             tensors.append((direction, of, tensor.dtype, tensor.shape))
@@ -236,25 +236,27 @@ def _recorded(net: Layer) -> list[Layer]:
     return [layer for layer in net.walk() if layer.path and layer not in bodies]
 
 
-def _template_of(net: Any, direction: str, of: Any, dtype: np.dtype, shape: tuple[int, ...], samples: float) -> str:
+def _template_of(
+    net: Layer, direction: str, of: Layer | str, dtype: np.dtype, shape: tuple[int, ...], samples: float
+) -> str:
     """The template of a tensor's digest, which is the same in many steps. of: a layer, or the name of a variable.
     samples: the number of samples in the step."""
     products = 1.0
-    if direction in ("forward", "backward"):
+    if isinstance(of, Layer):
         products = _products(of, shape)
     elif direction == "gradient":
         outputs = {f"{layer.path}.{name}": layer.output_shape for layer, name, _ in net.all_variables()}
-        products = samples * math.prod(outputs.get(of, ())) / shape[0]
+        products = samples * math.prod(outputs.get(of) or ()) / shape[0]
     elif direction == "loss":
         products = samples
     return _template(direction, _name(direction, of), dtype, math.prod(shape), products)
 
 
-def _name(direction: str, of: Any) -> str:
+def _name(direction: str, of: Layer | str) -> str:
     return of if isinstance(of, str) else _end(of, -1 if direction == "forward" else 0).path
 
 
-def _end(layer: Layer, number: int) -> Any:
+def _end(layer: Layer, number: int) -> Layer:
     """The first (`number` 0) or the last (-1) of the layers that a fused layer replaces; any other layer itself."""
     while isinstance(layer, Fused):
         layer = layer.layers[number]

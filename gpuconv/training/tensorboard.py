@@ -156,7 +156,7 @@ class _Events:
     def close(self) -> None:
         self._try_to_write(lambda file: file.close())
 
-    def _write(self, event: Any) -> None:
+    def _write(self, event: Any) -> None:  # noqa: ANN401 - an Event of tensorboardX, which has no annotations
         event.wall_time = time.time()
         self._try_to_write(lambda file: file.write(event.SerializeToString()))
 

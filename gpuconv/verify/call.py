@@ -165,7 +165,7 @@ def _to_json(tensors: dict[str, np.ndarray], name: str, value: object) -> Record
     return {"number": value.hex()} if isinstance(value, float) else {"value": value}  # JSON has no infinity
 
 
-def _from_json(tensors: dict[str, np.ndarray], entry: Record) -> Any:
+def _from_json(tensors: dict[str, np.ndarray], entry: Record) -> Any:  # noqa: ANN401 - an array, or another argument
     if "tensor" in entry:
         return tensors[entry["tensor"]]
     if "list" in entry:
@@ -186,14 +186,15 @@ def _overflowed(one: Expected, result: np.ndarray) -> Expected:
     return Expected(one.name, np.where(overflowed, found, value), one.bound)
 
 
-def _is_finite(value: Any) -> bool:
+def _is_finite(value: object) -> bool:
     if isinstance(value, (list, tuple)):
         return all(map(_is_finite, value))
-    is_float = isinstance(value, np.ndarray) and value.dtype.kind not in "iub"
-    return not is_float or bool(np.isfinite(value.astype(np.float64)).all())
+    if not isinstance(value, np.ndarray) or value.dtype.kind in "iub":
+        return True
+    return bool(np.isfinite(value.astype(np.float64)).all())
 
 
-def _on_host(value: object) -> Any:
+def _on_host(value: object) -> Any:  # noqa: ANN401 - an array, or another argument
     """A copy of an array, or of each array in a list, on the host; anything else as it is."""
     if isinstance(value, (list, tuple)):
         return type(value)(_on_host(entry) for entry in value)
@@ -222,7 +223,7 @@ def recording(
     thread = threading.get_ident()
     keeping = False  # do not record ops that `keep` calls
 
-    def call(function: Callable[..., object], *arrays: object, **options: object) -> Any:
+    def call(function: Callable[..., object], *arrays: object, **options: object) -> object:
         nonlocal keeping
         frame = sys._getframe(1)  # the frame of the op, whose local variables are its arguments
         op = OPS.get(frame.f_code.co_name)

@@ -6,7 +6,10 @@ each access itself and needs no guards.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import cupy
 
 ZONE = 1 << 16  # bytes on each side: more than a row of the largest tile; a multiple of CuPy's alignment
 _CANARY, _NAN = 0xA5, 0xFF
@@ -22,7 +25,7 @@ class Guards:
         self._blocks: list[tuple[Any, int]] = []
         cupy.cuda.set_allocator(self._guarded)
 
-    def _guarded(self, size: int) -> Any:
+    def _guarded(self, size: int) -> cupy.cuda.MemoryPointer:
         """Memory of `size` bytes, filled with NaN, between two guard zones."""
         block = self._malloc(size + 2 * ZONE)
         block.memset_async(_CANARY, size + 2 * ZONE)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -92,13 +91,13 @@ def run_case(case: Case, dtype: str, device: str, seed: int = 0) -> Outcome:
     return Outcome(case, dtype, worst.error, worst.bound, worst.share, worst.text if worst.wrong else "")
 
 
-def to_device(value: object, device: str) -> Any:
+def to_device(value: object, device: str) -> object:
     if isinstance(value, list):
         return [to_device(entry, device) for entry in value]
     return backends.asarray(value, device) if isinstance(value, np.ndarray) else value
 
 
-def copied(value: object) -> Any:
+def copied(value: object) -> object:
     """A copy of an array, or of each array in a list or tuple; anything else as it is."""
     if isinstance(value, (list, tuple)):
         return type(value)(copied(entry) for entry in value)

@@ -16,12 +16,11 @@ Arrays = Sequence[Any]
 Rule = Callable[[str, Arrays, Options, np.dtype], list[Expected]]
 
 
-def as_float64(x: Any) -> Any:
+def as_float64(x: object) -> Any:  # noqa: ANN401 - of the same kind as x
     """A float array, or each one in a list, in float64; anything else as it is."""
     if isinstance(x, list):
         return [as_float64(entry) for entry in x]
-    is_float = isinstance(x, np.ndarray) and x.dtype.kind not in "iub"
-    return x.astype(np.float64) if is_float else x
+    return x.astype(np.float64) if isinstance(x, np.ndarray) and x.dtype.kind not in "iub" else x
 
 
 def expected_sum(one: Expected, before: np.ndarray) -> Expected:

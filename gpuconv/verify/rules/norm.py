@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 
@@ -190,7 +189,9 @@ def group_norm(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> li
     variance = 1 / inv_std**2
     variance_bound = accumulation(acc, count + 4, variance) + mean_bound**2 + 4 * mean_bound * np.sqrt(variance)
     inv_std_bound = inv_std * (variance_bound / variance + 8 * UNIT_ROUNDOFF[acc.name])
-    center, root, center_bound, root_bound = (_spread(each, x) for each in (mean, inv_std, mean_bound, inv_std_bound))
+    center, root, center_bound, root_bound = (
+        _spread(np.asarray(each), x) for each in (mean, inv_std, mean_bound, inv_std_bound)
+    )
     normal = np.abs(x - center)
     y_bound = root * (center_bound + accumulation(acc, 2, np.abs(x) + np.abs(center))) + normal * root_bound
     y_bound = np.abs(gamma) * y_bound + accumulation(acc, 4, np.abs(gamma) * normal * root + np.abs(beta))
@@ -223,6 +224,6 @@ def _grouped(x: np.ndarray, statistic: np.ndarray) -> np.ndarray:
     return x.reshape(len(x), math.prod(x.shape[1:-1]), groups, x.shape[-1] // groups)
 
 
-def _spread(statistic: Any, x: np.ndarray) -> np.ndarray:
+def _spread(statistic: np.ndarray, x: np.ndarray) -> np.ndarray:
     """A statistic (N, groups), repeated to the shape of x."""
     return np.broadcast_to(statistic[:, None, :, None], _grouped(x, statistic).shape).reshape(x.shape)

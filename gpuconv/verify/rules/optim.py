@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any
 
 import numpy as np
 
@@ -151,8 +150,8 @@ def muon(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> list[Exp
             direction = (grad * unscale + momentum * v if nesterov else v).reshape(len(param), -1)
             wide = direction if len(direction) <= len(direction.T) else direction.T
             length = np.linalg.norm(direction) + EPS
-            initial_error = np.linalg.norm(accumulation(dtype, 4, 2 * size)) / length
-            initial_error = initial_error + accumulation(dtype, param.size, 1.0)
+            initial_error = float(np.linalg.norm(accumulation(dtype, 4, 2 * size)) / length)
+            initial_error += float(accumulation(dtype, param.size, 1.0))
             update = lr * orthogonal(direction, steps, precision).reshape(param.shape)
             error = lr * _newton_schulz(wide / length, steps, initial_error, dtype, precision)
             error = error + accumulation(dtype, 4, update)
@@ -169,7 +168,7 @@ def muon(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> list[Exp
     )
 
 
-def _newton_schulz(x: np.ndarray, steps: int, error: Any, dtype: np.dtype, precision: str) -> float:
+def _newton_schulz(x: np.ndarray, steps: int, error: float, dtype: np.dtype, precision: str) -> float:
     """A bound on the Frobenius norm of the error after Newton-Schulz steps from x (rows <= columns). error: that of x.
 
     A step applies p(s) = a s + b s^3 + c s^5 to the singular values, as a function of the Hermitian [[0, x], [x^T, 0]].
@@ -180,11 +179,11 @@ def _newton_schulz(x: np.ndarray, steps: int, error: Any, dtype: np.dtype, preci
     a, b, c = NEWTON_SCHULZ
     factors = 4 * UNIT_ROUNDOFF_TF32 if precision == "tf32" else 0.0  # two factors, each rounded by both sides
 
-    def storing_error(matrix: np.ndarray) -> Any:
-        return np.linalg.norm(rounding("bfloat16", matrix)) if precision == "bfloat16" else 0.0
+    def storing_error(matrix: np.ndarray) -> float:
+        return float(np.linalg.norm(rounding("bfloat16", matrix))) if precision == "bfloat16" else 0.0
 
-    def product_error(length: int, magnitude: np.ndarray) -> Any:
-        return np.linalg.norm(accumulation(dtype, length, magnitude) + factors * magnitude)
+    def product_error(length: int, magnitude: np.ndarray) -> float:
+        return float(np.linalg.norm(accumulation(dtype, length, magnitude) + factors * magnitude))
 
     lines, columns = x.shape
     x, error = stored(x, precision), error + storing_error(x)

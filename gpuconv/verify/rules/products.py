@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
@@ -16,7 +15,7 @@ from gpuconv.verify.compare import Expected
 from gpuconv.verify.rules.base import Arrays, Rule, as_float64
 
 
-def magnitude_of(x: object) -> Any:
+def magnitude_of(x: object) -> object:
     return np.abs(x) if isinstance(x, np.ndarray) and x.dtype.kind == "f" else x
 
 
