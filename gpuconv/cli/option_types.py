@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable
 
 from gpuconv import parse_numbers
@@ -42,21 +43,15 @@ def shard_count(text: str) -> int:
 
 def positive(text: str) -> float:
     """A finite number above zero."""
-    try:
-        number = parse_numbers.real(text)
-    except ValueError:
-        number = 0.0
-    if not 0 < number < float("inf"):
+    number = _real(text)
+    if not 0 < number < math.inf:
         raise argparse.ArgumentTypeError(f"expected a number above 0, received {text!r}")
     return number
 
 
 def fraction(text: str) -> float:
     """A number from 0 to below 1."""
-    try:
-        number = parse_numbers.real(text)
-    except ValueError:
-        number = -1.0
+    number = _real(text)
     if not 0 <= number < 1:
         raise argparse.ArgumentTypeError(f"expected a fraction from 0 to below 1, received {text!r}")
     return number
@@ -64,12 +59,17 @@ def fraction(text: str) -> float:
 
 def share(text: str) -> float:
     """A share above 0 and at most 1, such as 0.02 or 2%."""
-    try:
-        number = parse_numbers.real(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
-    except ValueError:
-        number = 0.0
+    number = _real(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
     if not 0 < number <= 1:
         raise argparse.ArgumentTypeError(
             f"expected a share above 0 and at most 1, such as 2% or 0.02, received {text!r}"
         )
     return number
+
+
+def _real(text: str) -> float:
+    """The number, or NaN, which lies in no range, if the text is not one."""
+    try:
+        return parse_numbers.real(text)
+    except ValueError:
+        return math.nan
