@@ -12,10 +12,13 @@ import sys
 import warnings
 from collections.abc import Iterator
 from types import FrameType
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from gpuconv.console import handled_signals, quiet, say, say_in_handler
 from gpuconv.notices import Notice
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 
 def begin() -> None:
@@ -27,7 +30,8 @@ def begin() -> None:
         except OSError:
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
     sys.stdout, sys.stderr = _stream(1, sys.stdout, "replace"), _stream(2, sys.stderr, "backslashreplace")
-    _outlet(sys.stderr).tolerant = True
+    if outlet := _outlet(sys.stderr):
+        outlet.tolerant = True
     for each in handled_signals():
         signal.signal(each, _end_at_once)
 
@@ -68,7 +72,7 @@ class Outlet(io.FileIO):
     error: OSError | None = None
     tolerant = False  # whether a failed write only sets `error`, and raises nothing
 
-    def write(self, data: Any) -> int:  # noqa: ANN401 - bytes or the like
+    def write(self, data: ReadableBuffer) -> int:
         try:
             while (count := super().write(data)) is None:  # the pipe is full, and another process made it non-blocking
                 select.select([], [self], [])
@@ -81,19 +85,19 @@ class Outlet(io.FileIO):
             os.close(nowhere)
             if not self.tolerant:
                 raise self.error from error
-            return len(data)
+            return memoryview(data).nbytes
 
 
 def _stream(number: int, old: TextIO | None, errors: str) -> io.TextIOWrapper:
-    encoding = getattr(old, "encoding", None)
+    encoding, given = getattr(old, "encoding", None), getattr(old, "errors", "strict")
+    errors = errors if given == "strict" else given
     if old is not None:
-        errors = errors if old.errors in (None, "strict") else old.errors
         old.flush()
     outlet = io.BufferedWriter(Outlet(number, "wb", closefd=False))
     return io.TextIOWrapper(outlet, encoding, errors, line_buffering=number == 2 or os.isatty(number))
 
 
-def _outlet(stream: object) -> Any:  # noqa: ANN401 - an Outlet, or None
+def _outlet(stream: object) -> Outlet | None:
     raw = getattr(getattr(stream, "buffer", None), "raw", None)
     return raw if isinstance(raw, Outlet) else None
 

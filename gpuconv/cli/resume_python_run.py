@@ -14,7 +14,7 @@ from gpuconv.parallel import Ranks
 from gpuconv.types import Record
 
 if TYPE_CHECKING:
-    from gpuconv.data import Dataset, Samples
+    from gpuconv.data import Dataset, Loader, Samples
     from gpuconv.layers.sequential import Sequential
     from gpuconv.training.callback_base import Callback
     from gpuconv.training.rundir import RunDirectory
@@ -56,7 +56,7 @@ def resume(options: argparse.Namespace, chosen: Record, loggers: Sequence[Callba
             sync_batch_norm=stored.get("sync_batch_norm", False),
             shard_optimizer=options.shard_optimizer,
         )
-        loaders = {part: _loader(stored, part, parts[part], net) for part in PARTS if part in parts}
+        loaders: dict[str, Any] = {part: _loader(stored, part, parts[part], net) for part in PARTS if part in parts}
     print_line("run", f"{directory} (continued)\n")
     extra = {name: value for name, value in stored.get("options", {}).items() if name not in NOTES}
     try:
@@ -138,7 +138,7 @@ def data_sets(stored: Record, data: str | None, test: str | None) -> Record:
     return found
 
 
-def _loader(stored: Record, part: str, data: Dataset | Samples, net: Sequential) -> Any:  # noqa: ANN401 - of the data's kind
+def _loader(stored: Record, part: str, data: Dataset | Samples, net: Sequential) -> Loader:
     from gpuconv.data import Augmentation, Normalization
 
     kept, options = stored[part], stored["options"]

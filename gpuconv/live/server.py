@@ -7,7 +7,6 @@ import errno
 import os
 import socket
 from collections.abc import Iterator
-from typing import Any
 
 import uvicorn
 
@@ -43,8 +42,9 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self._interrupts = interrupts
 
-    def capture_signals(self) -> Any:  # noqa: ANN401 - any context
-        return contextlib.nullcontext()
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
 
     async def on_tick(self, counter: int) -> bool:
         return await super().on_tick(counter) or self._interrupts.requested is not None
