@@ -85,5 +85,9 @@ __device__ void multiply_shared(float32* sums, bool initialize, int32 chunks) {
 extern "C" __global__ void __launch_bounds__(128) different_descriptors(float32* sums) {
     multiply_shared(sums, true, threadIdx.x == 5 ? 2 : 0);
 }
-extern "C" __global__ void __launch_bounds__(128) reads_uninitialized_memory(float32* sums) { multiply_shared(sums, false, 0); }
-extern "C" __global__ void __launch_bounds__(128) reads_past_shared_memory(float32* sums) { multiply_shared(sums, true, 1 << 13); }
+extern "C" __global__ void __launch_bounds__(128) reads_uninitialized_memory(float32* sums) {
+    multiply_shared(sums, false, 0);
+}
+extern "C" __global__ void __launch_bounds__(128) reads_past_shared_memory(float32* sums) {
+    multiply_shared(sums, true, 1 << 13);
+}
