@@ -59,6 +59,13 @@ def launched_by(net: str, precision: str) -> Iterator[Job]:
     yield from dict.fromkeys((module.path.name, tuple(module.defines.items())) for module in modules)
 
 
+def kernels_of_the_gate(arch: str = "sm_90a") -> list[Job]:
+    """All variants of the library for an architecture, and what the gate's nets and its part "hopper" add."""
+    jobs = variants_of(arch=arch)
+    jobs += [job for net in NETS for precision in ("bfloat16", "float32") for job in launched_by(net, precision)]
+    return [*dict.fromkeys([*jobs, *(launched_by_hopper_checks() if arch == "sm_90a" else ())])]
+
+
 def launched_by_hopper_checks() -> Iterator[Job]:
     """The kernels of the part "hopper"."""
     from ci.gate.hopper_kernels import algorithms, cluster, ring, warpgroup
@@ -117,11 +124,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="how many to compile at once")
     options = parser.parse_args(argv)
     nvrtc = use_nvrtc(options.nvrtc)
-    jobs = variants_of(options.file, options.arch)
-    if not options.file:
-        jobs += [job for net in NETS for precision in ("bfloat16", "float32") for job in launched_by(net, precision)]
-        jobs += launched_by_hopper_checks() if options.arch == "sm_90a" else []
-    jobs = list(dict.fromkeys(jobs))
+    jobs = variants_of(options.file, options.arch) if options.file else kernels_of_the_gate(options.arch)
     if not jobs:
         parser.error(f"no kernel file is named {options.file!r}")
     print(f"{len(jobs)} kernel files for {options.arch}, {nvrtc}", flush=True)
