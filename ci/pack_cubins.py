@@ -1,13 +1,13 @@
-"""Compile the kernels of the GPU gate without a GPU, into one portable file: python -m ci.pack_cubins --nvrtc DIR
+"""Compile the kernels of the GPU gate (ci/gpu.sh) without a GPU: python -m ci.pack_cubins --nvrtc DIR
 
-The file holds entries of gpuconv's kernel cache, which are found by their source and by the version of the NVRTC that
-compiled them, not by folder. So it works on any machine with the same NVRTC. This command makes DIR, a folder
-with that machine's NVRTC:
+They go into one portable file. It holds entries of gpuconv's kernel cache, which are found by their source and by the
+version of the NVRTC that compiled them, not by folder. So it works on any machine with the same NVRTC. This command
+makes DIR, a folder with that machine's NVRTC:
 
     pip install --no-deps --target DIR nvidia-cuda-nvrtc==13.0.88 nvidia-cuda-runtime==13.0.96
 
 The program compiles all variants that `gpuconv kernels` lists, the launches of the nets that the gate
-times and, for sm_90a, the kernels of the part "hopper"; other kernels are compiled where a check runs. Kernels compiled
+times and, for sm_90a, the kernels of its part "hopper"; other kernels are compiled where a check runs. Kernels compiled
 before are taken from the cache.
 """
 
@@ -67,11 +67,11 @@ def kernels_of_the_gate(arch: str = "sm_90a") -> list[Job]:
 
 
 def launched_by_hopper_checks() -> Iterator[Job]:
-    """The kernels of the part "hopper"."""
+    """The kernels of the gate's part "hopper"."""
     from ci.gate.hopper_kernels import algorithms, cluster, ring, warpgroup
 
     for module in dict.fromkeys((*warpgroup.modules(), ring.module(), cluster.module(), *algorithms.modules())):
-        shipped = module.path.parent != warpgroup.KERNELS
+        shipped = module.path.parent != warpgroup.TEST_KERNELS
         yield module.path.name if shipped else str(module.path), tuple(module.defines.items())
 
 
@@ -126,8 +126,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     nvrtc = use_nvrtc(options.nvrtc)
     jobs = variants_of(options.file, options.arch) if options.file else kernels_of_the_gate(options.arch)
     if not jobs:
-        parser.error(f"no kernel file is named {options.file!r}")
-    print(f"{len(jobs)} kernel files for {options.arch}, {nvrtc}", flush=True)
+        parser.error(f"no variant of a kernel file {options.file!r} compiles for {options.arch}")
+    print(f"{len(jobs)} kernel variants for {options.arch}, {nvrtc}", flush=True)
     compile_one = functools.partial(compile_job, arch=options.arch)
     if options.workers == 1:
         entries = list(map(compile_one, jobs))

@@ -28,10 +28,11 @@ autosummary_generate = True
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
-autodoc_mock_imports = [] if importlib.util.find_spec("torch") else ["torch"]  # gpuconv.torch has a page without it
+# So that the page of gpuconv.torch is also made where PyTorch is not installed.
+autodoc_mock_imports = [] if importlib.util.find_spec("torch") else ["torch"]
 default_role = "code"  # docstrings mark code by single backquotes
 
-# Files outside of docs/ that a page of the site includes, and those that it shows as a name only.
+# Files and folders outside of docs/, and the pages of the site that show them.
 PAGES = {
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",

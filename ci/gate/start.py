@@ -95,7 +95,7 @@ def cubins(gate: Gate, seconds: float) -> Found:
         raise FailedError(f"{gate.cubins} is not a pack of kernels: {error}") from error
     for path in folder.rglob("*"):
         path.chmod(0o755 if path.is_dir() else 0o644)
-    packed = f"{manifest['entries']} kernel files for {', '.join(compiled.values())}"
+    packed = f"{manifest['entries']} kernel variants for {', '.join(compiled.values())}"
     for what, carried in compiled.items():
         if carried != (here := gate.facts.get(what, carried)):
             raise FailedError(f"the pack has {packed}, and this machine has {here}, so kernels are compiled here")

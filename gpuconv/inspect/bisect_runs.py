@@ -1,7 +1,7 @@
 """Finds where two runs began to differ, from their digests (`gpuconv.training.tensor_digests`).
 
-On one machine any differing bit counts. On two machines a tensor may differ by as much as rounding explains, to first
-order:
+On one machine any differing bit counts, if dtypes and kinds of hashes are the same too. Otherwise a tensor may differ
+by as much as rounding explains, to first order:
 
 - Each value is a sum of a known number of products, and all tensors before it were rounded as well. So the relative
   errors that verify's bound allows (`gpuconv.verify.bounds`) add up over everything computed so far. They bound the
@@ -57,8 +57,8 @@ WHAT = {
 
 @dataclass(frozen=True)
 class Element:
-    """Where a tensor of two repeated runs differs most. at: its index. differing: how many of its `size` elements
-    differ."""
+    """The element in which a tensor differs most, found by repeating both runs (`gpuconv bisect --element`). at: its
+    index. a, b: its values. differing: how many of the tensor's `size` elements differ."""
 
     at: tuple[int, ...]
     a: float
@@ -137,7 +137,7 @@ class ComparedTensor:
             if self.earlier
             else "  it is the first recorded tensor of this step"
         )
-        if self.element:  # the change of the norm bounds that of each element
+        if self.element:  # no element changes by more than the norm of the difference, which `rounding` bounds
             lines.append(f"  {self.element}; rounding explains {self.rounding:.3g}")
         if not self.inside:
             lines.append(
@@ -150,13 +150,14 @@ class ComparedTensor:
 class Runs:
     """The result of a comparison. steps: the number of steps that both runs recorded. lengths: how many each of them
     recorded. settings: those that differ, in words. bits: the first tensor whose bits differ. beyond: the first tensor
-    whose difference rounding does not explain. one_machine: whether any differing bit counts. hashes: the kinds of
-    hashes. shares: for each tensor (direction, name), by step, the difference as a share of what rounding explains."""
+    whose difference rounding does not explain. bits_count: whether any differing bit counts, as on one machine with the
+    same dtypes and kinds of hashes. hashes: those kinds. shares: for each tensor (direction, name), by step, the
+    difference as a share of what rounding explains."""
 
     steps: int = 0
     lengths: tuple[int, int] = (0, 0)
     settings: list[str] = field(default_factory=list)
-    one_machine: bool = True
+    bits_count: bool = True
     hashes: list[str] = field(default_factory=list)
     bits: ComparedTensor | None = None
     beyond: ComparedTensor | None = None
@@ -164,11 +165,11 @@ class Runs:
 
     @property
     def found(self) -> ComparedTensor | None:
-        return self.bits if self.one_machine else self.beyond
+        return self.bits if self.bits_count else self.beyond
 
     def set_element(self, element: Element | None) -> None:
         """Add to `found` the element that differs most."""
-        name = "bits" if self.one_machine else "beyond"
+        name = "bits" if self.bits_count else "beyond"
         setattr(self, name, replace(getattr(self, name), element=element))
 
     def picture(self) -> Figure:
@@ -183,13 +184,13 @@ class Runs:
         lines = [f"settings differ: {line}" for line in self.settings[:MOST_SETTINGS]]
         if more := len(self.settings[MOST_SETTINGS:]):
             lines.append(f"and {more} more settings")
-        by = "on one machine any different bit counts" if self.one_machine else "a difference beyond rounding counts"
+        by = "on one machine any different bit counts" if self.bits_count else "a difference beyond rounding counts"
         lines.append(f"compared: {self.steps} steps, of {self.lengths[0]} and {self.lengths[1]} recorded; {by}")
         lines.append(str(self.found) if self.found else f"agree over {self.steps} steps")
-        if self.one_machine and self.bits:
+        if self.bits_count and self.bits:
             late = f"from step {self.beyond.step} on, {self.beyond.tensor}" if self.beyond else "nowhere"
             lines.append(f"beyond what rounding explains: {late}")
-        elif not self.one_machine:
+        elif not self.bits_count:
             early = f"from step {self.bits.step} on, {self.bits.tensor}" if self.bits else "nowhere"
             if len(self.hashes) > 1:
                 early = f"unknown, as the hashes are of two kinds, {' and '.join(self.hashes)}"
@@ -236,18 +237,18 @@ def compare(a: list[Step], b: list[Step]) -> Runs:
     if not both:
         raise ValueError(f"the runs have no step in common: one has {_range(ours)}, the other {_range(theirs)}")
     found = Runs(len(both), (len(ours), len(theirs)))
-    pairs = [(number, _pairs(ours[number], theirs[number])) for number in both]
-    tensor_pairs = [tuple(pair) for _, listed in pairs for _, *pair in listed]
-    found.hashes = sorted({digest.kind for pair in tensor_pairs for digest in pair})
-    found.one_machine = all(ours[number].on == theirs[number].on for number in both) and all(
-        one.dtype == other.dtype and one.kind == other.kind for one, other in tensor_pairs
+    by_step = [(number, _pairs(ours[number], theirs[number])) for number in both]
+    compared = [(one, other) for _, listed in by_step for _, one, other in listed]
+    found.hashes = sorted({digest.kind for both_digests in compared for digest in both_digests})
+    found.bits_count = all(ours[number].on == theirs[number].on for number in both) and all(
+        one.dtype == other.dtype and one.kind == other.kind for one, other in compared
     )
     rounding = Rounding(max(map(_rounding_inside_net, [*a, *b])))
-    for number, listed in pairs:
+    for number, listed in by_step:
         if not listed:
             raise ValueError(f"the runs have no tensor in common at step {number}: their nets differ")
         inside = any(one.direction == "forward" for _, one, _ in listed)
-        rounding.begin([digest for _, *pair in listed for digest in pair], inside)
+        rounding.begin([digest for _, *digests in listed for digest in digests], inside)
         for earlier, (key, one, other) in enumerate(listed):
             tensor = ComparedTensor(number, one, other, rounding.allowed(one, other), earlier, inside, key)
             shares = found.shares.setdefault((one.direction, one.name), {})
@@ -291,6 +292,7 @@ class Rounding:
             return error
         norm = max(one.norm or 0.0, other.norm or 0.0)
         if one.direction == "update":
+            # Running statistics and frozen parameters have no gradient, so no error of a gradient counts for them.
             gradient = self._gradients.get(one.name, math.inf)
             share = min(1.0, max(self.relative_error, error / gradient if gradient else 1.0))
             self.drift[one.name] += share * 2 * max(one.moved or 0.0, other.moved or 0.0)

@@ -213,8 +213,8 @@ def layer_of(net: Sequential, name: str) -> Layer:
 
 
 def _forward(net: Sequential, x: Array, chosen: Layer) -> tuple[Array, list[Call]]:
-    """The input of a layer, and the calls of ops that compute its output: the last one and those that add to its
-    result; none for a layer without an op."""
+    """The input of a layer, and the calls of ops that compute its output: the last call that is not an addition,
+    and the additions after it; none for a layer without an op."""
     seen: list[Array] = []
     with chosen.register_forward_hook(lambda layer, given, y: seen.append(given)):
         net.infer(x)
@@ -270,7 +270,7 @@ def chosen_score(scores: Array, target: int | None) -> np.ndarray:
 
 # --- the parts of the sum ----------------------------------------------------------------------
 
-Parts = tuple[np.ndarray, np.ndarray | None, float, list[Term]]  # values, weights (None: a maximum), bias, terms
+Parts = tuple[np.ndarray, np.ndarray | None, float, list[Term]]  # values, weights (None: no weighted sum), bias, terms
 
 
 def _inputs(layer: Layer, x: Array, at: Index) -> Parts:

@@ -47,7 +47,8 @@ _CONSTANTS = {"bias", "running_mean"}  # arrays that change only the constant of
 
 @dataclass(frozen=True)
 class Window:
-    """The inputs of one value. weight: their factors, or None. bias: added to the sum. origin: for each axis of
+    """The inputs of one value. weight: their factors; None where the value is no weighted
+    sum, as in a max pool, an elementwise activation or a copy. bias: added to the sum. origin: for each axis of
     `values`, the start in the input and the step between values."""
 
     values: np.ndarray

@@ -35,14 +35,16 @@ class NCCL(Ranks):
     Args:
         time_limit: The seconds that another rank may take to answer, above 0. A GPU may take half that time for the
             work between two readings of the metrics.
-        messages: The ranks that exchange messages on the host; by default chosen by how the processes were started.
+        host_ranks: The same processes as ranks that exchange messages on the host, through MPI or TCP; by default
+            chosen by how the processes were started.
     """
 
-    def __init__(self, time_limit: float = 300.0, messages: Ranks | None = None) -> None:
-        self.messages, self.time_limit = messages or _messages(time_limit), time_limit
-        self.rank, self.size, self.sent = self.messages.rank, self.messages.size, 0
-        nodes = self.messages.gather(host())
+    def __init__(self, time_limit: float = 300.0, host_ranks: Ranks | None = None) -> None:
+        self.host_ranks, self.time_limit = host_ranks or _host_ranks(time_limit), time_limit
+        self.rank, self.size, self.sent = self.host_ranks.rank, self.host_ranks.size, 0
+        nodes = self.host_ranks.gather(host())
         self._local_rank = int(os.environ.get("LOCAL_RANK") or nodes[: self.rank].count(nodes[self.rank]))
+        self._nccl: Any = None  # CuPy's module of NCCL
         self._communicator: Any = None
         self._device: str | None = None
         self._side_stream: Any = None  # the stream for sums that start during backward
@@ -75,7 +77,7 @@ class NCCL(Ranks):
         with gpu:
             identifier = self.broadcast(library.get_unique_id() if self.rank == 0 else None)
             self._communicator = library.NcclCommunicator(self.size, identifier, self.rank)
-        self._library, self._device = library, device
+        self._nccl, self._device = library, device
 
     def barrier(self) -> None:
         """As `Ranks.barrier`, and also waits for this rank's GPU. Raises ParallelError if a rank's GPU has not finished
@@ -138,21 +140,21 @@ class NCCL(Ranks):
             collect(flat, ends, self.rank, self.size, self._swap)
 
     def _all_reduce(self, flat: Array) -> None:
-        dtype = getattr(self._library, f"NCCL_{flat.dtype.name.upper()}")
+        dtype = getattr(self._nccl, f"NCCL_{flat.dtype.name.upper()}")
         address = self._address(flat)
-        self._communicator.allReduce(address, address, flat.size, dtype, self._library.NCCL_SUM, self._stream())
+        self._communicator.allReduce(address, address, flat.size, dtype, self._nccl.NCCL_SUM, self._stream())
         self.sent += 2 * (self.size - 1) * flat.nbytes // self.size
 
     def _swap(self, partner: int, *, give: Array | None = None, into: Array | None = None) -> None:
         """Send `give` to the partner and receive `into` from it, in one call."""
-        byte, stream = self._library.NCCL_UINT8, self._stream()
-        self._library.groupStart()
+        byte, stream = self._nccl.NCCL_UINT8, self._stream()
+        self._nccl.groupStart()
         if give is not None and give.size:
             self._communicator.send(self._address(give), give.nbytes, byte, partner, stream)
             self.sent += give.nbytes
         if into is not None and into.size:
             self._communicator.recv(self._address(into), into.nbytes, byte, partner, stream)
-        self._library.groupEnd()
+        self._nccl.groupEnd()
 
     def _address(self, array: Array) -> int:
         return int(array.data.ptr)
@@ -166,18 +168,18 @@ class NCCL(Ranks):
 
     def broadcast(self, value: T) -> T:
         with self._aborting_on_error():
-            return self.messages.broadcast(value)
+            return self.host_ranks.broadcast(value)
 
     def gather(self, value: T) -> list[T]:
         with self._aborting_on_error():
-            return self.messages.gather(value)
+            return self.host_ranks.gather(value)
 
     def name(self, rank: int) -> str:
-        return self.messages.name(rank)
+        return self.host_ranks.name(rank)
 
     def fail(self, error: BaseException) -> None:
         self._abort()
-        self.messages.fail(error)
+        self.host_ranks.fail(error)
 
     @contextmanager
     def _aborting_on_error(self) -> Iterator[None]:
@@ -195,7 +197,7 @@ class NCCL(Ranks):
             communicator.abort()
 
 
-def _messages(time_limit: float) -> Ranks:
+def _host_ranks(time_limit: float) -> Ranks:
     if mpi.is_launched():
         return mpi.MPI(time_limit)
     return tcp.TCP(time_limit) if tcp.is_launched() else Ranks()

@@ -37,7 +37,7 @@ class StepCounter:
         `ops.load_batch`. rates: those of the next steps, at most AHEAD of them."""
         table = np.full(self._rates.shape, np.nan, self._rates.dtype)
         table[: len(rates)] = rates
-        backends.assign(self._counters, np.array([0, steps, start, offset]))
+        backends.assign(self._counters, np.array([0, steps, start, offset]))  # 0: the next row of rates
         backends.assign(self._rates, table)
         self.planned = deque(rates)
 

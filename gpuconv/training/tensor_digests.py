@@ -150,8 +150,9 @@ class Digests(Callback):
     """Writes the digests of every step: ``fit(..., run_dir="runs/one", callbacks=[Digests()])``.
 
     path: a file, by default digests.jsonl in the run directory. every: with N, the layers' outputs and the gradients of
-    their inputs are recorded only in the first N steps and then in each N-th. Steps are not captured, but have the same
-    bits as captured ones. When a run is resumed, the lines after the checkpoint's step are replaced.
+    their inputs are recorded only in the first N steps, then in each N-th, and in the first step written to a file.
+    Steps are not captured, but have the same bits as captured ones. When a run is resumed, the lines after the
+    checkpoint's step are replaced.
     """
 
     only_on_rank_0 = True
@@ -210,7 +211,7 @@ class Digests(Callback):
             if dx is not None:
                 add("backward", layer, dx)
 
-        # The output of such a layer is also that of its residual block, which is recorded.
+        # A ResidualNorm's joining layer has the output of the whole block, which is recorded for the block.
         joined = [layer.joining_layer for layer in layers if isinstance(layer, ResidualNorm)]
         hooks = [layer.register_forward_hook(forward) for layer in layers if layer not in joined]
         hooks += [layer.register_backward_hook(backward) for layer in layers]
@@ -246,6 +247,7 @@ def _template_of(
         products = _products(of, shape)
     elif direction == "gradient":
         outputs = {f"{layer.path}.{name}": layer.output_shape for layer, name, _ in net.all_variables()}
+        # A filter's gradient sums over all output positions: the outputs of a sample / the filters.
         products = samples * math.prod(outputs.get(of) or ()) / shape[0]
     elif direction == "loss":
         products = samples

@@ -40,7 +40,7 @@ def test_packed_kernels_are_found_and_not_compiled(gate, monkeypatch):
     output, manifest = start.cubins(gate, 10)
     jobs = pack_cubins.variants_of("step_counter.cu")
     assert manifest["entries"] == len(jobs)
-    assert output == f"{len(jobs)} kernel files for sm_90a, {nvrtc.version()}, {nvrtc.header_version()}"
+    assert output == f"{len(jobs)} kernel variants for sm_90a, {nvrtc.version()}, {nvrtc.header_version()}"
     version = nvrtc.version()
     monkeypatch.setattr(nvrtc, "version", lambda: version)
     monkeypatch.setattr(nvrtc, "toolkit", lambda: (None, version))  # without NVRTC nothing can be compiled
@@ -86,6 +86,12 @@ def test_a_pack_that_is_too_large_is_not_written(tmp_path, monkeypatch, capsys):
         pack_cubins.main(["--file", "step_counter.cu", "--workers", "1", "--out", str(tmp_path / "c.zip")])
     assert "and at most 0 can be sent" in capsys.readouterr().err
     assert not any(tmp_path.iterdir())
+
+
+def test_a_kernel_file_without_a_variant_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        pack_cubins.main(["--file", "unknown.cu", "--arch", "sm_80"])
+    assert "no variant of a kernel file 'unknown.cu' compiles for sm_80" in capsys.readouterr().err
 
 
 def test_every_kernel_of_the_gates_nets_is_packed():

@@ -173,7 +173,8 @@ def record(tree: Path, tests: list[str]) -> Record:
 
 
 def _pytest(tree: Path, arguments: Iterable[str], *plugins: object) -> tuple[int, str]:
-    """The status and output of a pytest run in this process, which must not have imported the library yet."""
+    """The status and output of a pytest run in this process, which must not have imported the library from another
+    folder."""
     os.chdir(tree)
     sys.path[:] = [str(tree), *(entry for entry in sys.path if Path(entry or ".").resolve() != REPOSITORY)]
     os.environ["PYTHONPATH"] = str(tree)

@@ -7,14 +7,14 @@ import numpy as np
 import gpuconv as gc
 from ci.gate.hopper_kernels.printing import print_case, print_comparison, print_summary
 from ci.gate.hopper_kernels.ring import counts
-from ci.gate.hopper_kernels.warpgroup import KERNELS
+from ci.gate.hopper_kernels.warpgroup import TEST_KERNELS
 from gpuconv.backends.cuda.runtime.kernel import Module, load
 from gpuconv.backends.cuda.runtime.tensor_map import tensor_map
 
 
 def module() -> Module:
     """The kernels of the check."""
-    return load(KERNELS / "clusters.cu", {"SIZE": 2})
+    return load(TEST_KERNELS / "clusters.cu", {"SIZE": 2})
 
 
 def check(device: str, small: bool) -> int:

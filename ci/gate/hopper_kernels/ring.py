@@ -6,13 +6,13 @@ import numpy as np
 
 import gpuconv as gc
 from ci.gate.hopper_kernels.printing import print_case, print_comparison, print_summary
-from ci.gate.hopper_kernels.warpgroup import KERNELS
+from ci.gate.hopper_kernels.warpgroup import TEST_KERNELS
 from gpuconv.backends.cuda.runtime.kernel import Module, load
 
 
 def module() -> Module:
     """The kernels of the check."""
-    return load(KERNELS / "warpgroups.cu")
+    return load(TEST_KERNELS / "warpgroups.cu")
 
 
 def counts(small: bool) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ from ci.gate.hopper_kernels.printing import print_case, print_comparison, print_
 from ci.gate.hopper_kernels.wrong_values import SHOWN
 from gpuconv.backends.cuda.runtime.kernel import Module, load
 
-KERNELS = Path(__file__).parents[3] / "tests" / "kernels"
+TEST_KERNELS = Path(__file__).parents[3] / "tests" / "kernels"
 TILE_ROWS = DEPTH = 64  # of a product of one warpgroup
 SWIZZLES = {0: "no", 1: "128-byte", 2: "64-byte", 3: "32-byte"}
 MAJORS = {0: "A and B K-major", 1: "A K-major, B MN-major", 2: "A MN-major, B K-major", 3: "A and B MN-major"}
@@ -45,7 +45,7 @@ def multiply_on_gpu(device: str, dtype: str, columns: int, layout: tuple[int, in
 
 
 def _module(dtype: str, columns: int) -> Module:
-    return load(KERNELS / "wgmma_products.cu", {"DTYPE": dtype, "COLUMNS": columns})
+    return load(TEST_KERNELS / "wgmma_products.cu", {"DTYPE": dtype, "COLUMNS": columns})
 
 
 def modules() -> Iterator[Module]:

@@ -59,7 +59,7 @@ class Optimizer:
 
     @property
     def parameters(self) -> tuple[str, ...]:
-        """The names of the parameters that it updates, in the order of its op's lists."""
+        """The names of the parameters given to `build`, in that order; with `keeps` it updates only some of them."""
         return self._parameters
 
     def config(self) -> Record:
@@ -120,7 +120,6 @@ class Optimizer:
         before = self.state_dict()
         self.build(params)
         self.load_state_dict({name: before.get(name, value) for name, value in self.state_dict().items()})
-        self._parameters = (*params,)
         return True
 
     @property
