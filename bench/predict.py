@@ -55,12 +55,12 @@ def table(
 ) -> Iterator[str]:
     """Lines for a terminal: each entry's predicted time, its parts with the largest marked, and the measured time.
 
-    timed: measured times; the algorithm that "auto" chose there is predicted. today: whether these are times of today's
-    kernels, so that the differences are the model's errors.
+    timed: measured times, shown where the same algorithm is predicted. today: whether these are times of today's
+    kernels, so that the differences are the model's errors; then "auto" is the algorithm that was measured.
     """
     names, others, unserved = (*TERMS, "bytes"), 0, 0
     errors, shares = list[float](), dict[str, list[float]]()
-    algorithms = dict(timed) if algo == "auto" else {}
+    algorithms = dict(timed.keys()) if today and algo == "auto" else {}
     if algo.startswith("wgmma"):
         names = (*WGMMA, "bytes", "ceiling")
     parts = " ".join(f"{name:>11}" for name in names)
@@ -77,7 +77,7 @@ def table(
             continue
         seconds = timed.get((entry.key, algorithm))
         parts = " ".join(
-            f"{1e6 * prediction.parts[name]:>10.1f}{'*' if name == prediction.binds else ' '}" for name in names
+            f"{1e6 * prediction.parts.get(name, 0):>10.1f}{'*' if name == prediction.binds else ' '}" for name in names
         )
         line = f"{entry.key:<46} {algorithm:<15} {1e6 * prediction.seconds:>10.1f} {parts}"
         if "ceiling" in names:

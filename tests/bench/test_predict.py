@@ -17,7 +17,7 @@ from bench.record import RESULTS, Record, fastest_side
 from bench.suite import select
 from gpuconv.backends.cuda.analysis import machine_code, predict_conv, predict_time
 from gpuconv.backends.cuda.analysis.machine_code import Instruction, MainLoop
-from gpuconv.backends.cuda.analysis.predict_time import GPUS, TERMS, Model, Terms
+from gpuconv.backends.cuda.analysis.predict_time import GPUS, TERMS, Model, Prediction, Terms
 from gpuconv.backends.cuda.analysis.resources import Line
 from gpuconv.backends.cuda.analysis.variants import variants
 from gpuconv.backends.cuda.gemm import plan
@@ -199,6 +199,20 @@ def test_a_table_marks_the_limiting_part_and_shows_the_measured_time():
     assert bench_predict.timed_by(model, h100) == {}
     _, unmeasured_line, _ = bench_predict.table(entries, "mma-128x128", model, h100, {})
     assert "%" not in unmeasured_line
+
+
+@pytest.mark.parametrize(
+    ("today", "algorithm"), [(True, "wgmma-256x64"), (False, "auto")], ids=["today", "older kernels"]
+)
+def test_auto_is_the_measured_algorithm_only_for_a_record_of_todays_kernels(today, algorithm, monkeypatch):
+    (entry,) = select("ops", "cuda", ["fprop"], ["128x16x16x128-128x3x3-p1.1.1.1"], ["bfloat16"])
+    parts = dict.fromkeys((*bench_predict.WGMMA, "bytes", "ceiling"), 1e-6)
+    monkeypatch.setattr(
+        bench_predict, "predict_entry", lambda entry, algo, model, gpu: (algo, Prediction(2e-6, parts, "l2"))
+    )
+    timed = {(entry.key, "wgmma-256x64"): 1e-6}
+    _, line, *_ = bench_predict.table([entry], "auto", Model.load(), H200, timed, today=today)
+    assert line.removeprefix(entry.key).split()[0] == algorithm
 
 
 def test_a_measured_time_is_found_under_the_algorithm_that_ran():
