@@ -1,11 +1,11 @@
 // The main loop of a convolution of few channels in one group, such as a net's first layer: float16, bfloat16 and TF32 on tensor
 // cores, float32 by scalar multiply-adds; sm_80 and up.
 //
-// With few channels the numbers of a window are not runs of memory that can be copied 16 bytes at a time. But the pixels of a tile
-// are neighbors, and their windows lie in a few lines of x. A block copies these lines once, with their padding, 16 bytes at a
-// time where their length allows; lines of several images follow one another. In this `Patch` the offset of every number is the
-// sum of one offset for its pixel and one for its tap. The filters stay in shared memory with their whole depth. So a block waits
-// twice per tile, for memory and for the other threads, and otherwise multiplies and stores.
+// With few channels the numbers of a window are not runs of memory that can be copied 16 bytes at a time. But the pixels of a
+// tile are neighbors, and their windows lie in a few lines of x. A block copies these lines once, with their padding, 16 bytes
+// at a time where their length allows; lines of several images follow one another. In this `Patch` the offset of every number
+// is the sum of one offset for its pixel and one for its tap (r, s, channel). The filters stay in shared memory with their
+// whole depth. So a block waits twice per tile, for memory and for the other threads, and otherwise multiplies and stores.
 //
 // Dynamic shared memory: the biases, the taps' offsets, the filters, two patches. The launcher computes its size
 // (`few_channels_smem_bytes` of gpuconv/few_channels.py).
@@ -55,7 +55,7 @@ class Patch {
 #pragma unroll 1
         for (int32 line = threadIdx.x / 32; line < lines; line += THREADS / 32) {
             int32 h = first.p * int32(conv.stride_h.divisor) + line;
-            const int32 image = conv.image_lines.divide(h);
+            const int32 image = conv.image_lines.divide(h);  // h becomes the remainder, the line in the padded image
             h -= conv.top;
             const bool inside = uint32(h) < uint32(conv.h);
             const DTYPE* from = x + (int64(first.n + image) * conv.h + h) * line_of_x;
@@ -80,11 +80,11 @@ class Patch {
     // An upper bound of a patch's size, in numbers.
     __device__ __forceinline__ int32 size() const { return conv.patch_lines * pitch; }
 
-    // Lists the offset of each of `depth` taps from the window's first tap; zero past the last tap.
+    // Lists the offset of each of `depth` taps (r, s, channel) from the window's first tap; zero past the last tap.
     __device__ __forceinline__ void list_taps(int32* offsets, int32 taps, int32 depth) const {
 #pragma unroll 1
         for (int32 tap = threadIdx.x; tap < depth; tap += THREADS) {
-            int32 channel = tap, s = conv.channels.divide(channel);
+            int32 channel = tap, s = conv.channels.divide(channel);  // the remainders stay in `channel` and `s`
             const int32 r = conv.taps_across.divide(s);
             offsets[tap] = tap < taps ? r * conv.dilation_h * pitch + s * conv.dilation_w * conv.c + channel : 0;
         }
@@ -94,15 +94,15 @@ class Patch {
     // arbitrary, because these sums are dropped.
     template <int PIXELS>
     __device__ __forceinline__ void find(const DTYPE* (&windows)[PIXELS], const DTYPE* cells, int32 begin) const {
-        const int32 left = conv.n * conv.p * conv.q - (pixel + begin);
+        const int32 remaining = conv.n * conv.p * conv.q - (pixel + begin);
         Pixel at(conv, pixel + begin);
 #pragma unroll
         for (int i = 0; i < PIXELS; ++i, at.step(conv))
-            windows[i] = i < left ? cells + (below(at) * pitch + lead + at.q * int32(conv.stride_w.divisor) * conv.c) : cells;
+            windows[i] = i < remaining ? cells + (below(at) * pitch + lead + at.q * int32(conv.stride_w.divisor) * conv.c) : cells;
     }
 };
 
-// The block's filters in the order in which they are read, with zeros past the last filter and past their depth. Scalar
+// The block's filters in the order in which they are read, with zeros past the last filter and past the last tap. Scalar
 // multiply-adds: one line per tap. Tensor cores: for each step, two chunks for each column of the product, the halves of the step's
 // depth. In every other group of four columns the two are exchanged, so that ldmatrix reads eight chunks without a bank conflict.
 struct Filters {
@@ -129,12 +129,12 @@ struct Filters {
         if (const int32 i = threadIdx.x, filter = i / 32 * 32 + i % 4 * 8 + i / 4 % 8; i < BLOCK_N)
             biases[i] = bias && filter < filters ? load(bias[filter]) : 0;
 #pragma unroll 1
-        for (int32 line = threadIdx.x / 4; line < BLOCK_N; line += THREADS / 4) {
-            const int32 filter = ON_TENSOR_CORES ? filter_of(line) : line;
+        for (int32 column = threadIdx.x / 4; column < BLOCK_N; column += THREADS / 4) {
+            const int32 filter = ON_TENSOR_CORES ? filter_of(column) : column;
             for (int32 tap = threadIdx.x % 4; tap < depth; tap += 4) {
                 DTYPE number = round_to<DTYPE>(Real(0));
                 if (tap < taps && filter < filters) number = round_to<DTYPE>(factor(w[int64(filter) * taps + tap]));
-                if (ON_TENSOR_CORES) chunk(line, tap / CHUNK % 2)[tap / STEP_K * STEP_K * BLOCK_N + tap % CHUNK] = number;
+                if (ON_TENSOR_CORES) chunk(column, tap / CHUNK % 2)[tap / STEP_K * STEP_K * BLOCK_N + tap % CHUNK] = number;
                 else cells[tap * TAP_PITCH + filter] = number;
             }
         }
@@ -203,7 +203,7 @@ struct Accumulators {
         for (int half = 0; half < 2; ++half) {
             const int32 first_tap = tap + half * CHUNK + lane % 4 * PER_REGISTER;
             const auto from = *reinterpret_cast<const Pack<int32, PER_REGISTER>*>(offsets + first_tap);
-            // Past the depth the filters are zero, but x may hold NaN or infinity there.
+            // Past the last tap the filters are zero, but x may hold NaN or infinity there.
             const uint32 valid_bits = first_tap + PER_REGISTER <= taps ? 0xffffffff : first_tap < taps ? 0xffff : 0;
 #pragma unroll
             for (int i = 0; i < PIXELS; ++i) {
@@ -218,7 +218,7 @@ struct Accumulators {
 #pragma unroll
         for (int column = 0; column < BLOCK_N; column += 16) {
             uint32 w[4];
-            // The two halves of the depth of eight columns: a product takes two neighboring registers.
+            // w[0], w[1]: the halves of the depth for the first eight columns; w[2], w[3]: for the next eight.
             load_matrices<false>(w, filters.chunk(lane / 16 * 8 + lane % 8, lane / 8 % 2) + tap * BLOCK_N + column * STEP_K);
 #pragma unroll
             for (int i = 0; i < PIXELS / 2; ++i) {

@@ -40,8 +40,8 @@ struct Combination {
 };
 
 __device__ __forceinline__ void matmul(DTYPE* y, accumulator<DTYPE>* partials, const DTYPE* a, const DTYPE* b,
-                                       const DTYPE* added, const Matmul& product_of, const TileScheduler& scheduler) {
-    const int32 rows = product_of.rows, columns = product_of.columns, depth = product_of.depth;
+                                       const DTYPE* added, const Matmul& sizes, const TileScheduler& scheduler) {
+    const int32 rows = sizes.rows, columns = sizes.columns, depth = sizes.depth;
     const Block block(scheduler, depth);
     const Plain left{a + block.group * (int64(rows) * depth), depth, rows, depth};
     const DTYPE* const right_base = b + block.group * (int64(columns) * depth);
@@ -56,8 +56,8 @@ __device__ __forceinline__ void matmul(DTYPE* y, accumulator<DTYPE>* partials, c
     const auto accumulators = product({}, rows_of_left, Right(right, block.column), block);
 
     const int64 size = int64(rows) * columns, first = block.group * size;
-    if (partials) partials += blockIdx.y * (product_of.batch * size) + first;
+    if (partials) partials += blockIdx.y * (sizes.batch * size) + first;
     const Combination epilogue{{y + first, partials, columns, columns, false}, added ? added + first : nullptr,
-                               Real(product_of.scale), Real(product_of.added_scale)};
+                               Real(sizes.scale), Real(sizes.added_scale)};
     accumulators.store<WIDTH>(epilogue, block, RowsInOrder{rows});
 }

@@ -8,6 +8,6 @@
 
 extern "C" __global__ void __launch_bounds__((BLOCK_M / THREAD_M) * (BLOCK_N / THREAD_N), RESIDENT_BLOCKS)
 matmul_mma(DTYPE* y, accumulator<DTYPE>* partials, const DTYPE* a, const DTYPE* b, const DTYPE* added,
-           const Matmul product_of, const TileScheduler scheduler) {
-    matmul(y, partials, a, b, added, product_of, scheduler);
+           const Matmul sizes, const TileScheduler scheduler) {
+    matmul(y, partials, a, b, added, sizes, scheduler);
 }
