@@ -29,12 +29,12 @@ if TYPE_CHECKING:
     from gpuconv.verify.call import Call
 
 VIOLATIONS = ("stop", "warn")
-START = 0.5  # the most seconds of processor time that the start of the worker takes
-CALL = 2e-3  # seconds; no check is expected to take less
-BYTE = 1e-7  # seconds per byte of the arguments, until one is measured
-SMALL = 1 << 18  # bytes; the cost per byte cannot be measured on a smaller call
+START_SECONDS = 0.5  # the most processor time that the start of the worker takes
+LEAST_CHECK_SECONDS = 2e-3  # no check is expected to take less
+SECONDS_PER_BYTE = 1e-7  # the expected cost of a byte of the arguments, until it is measured
+LEAST_MEASURED_BYTES = 1 << 18  # the cost per byte cannot be measured on a smaller call
 MARGIN = 1.5  # a check is expected to take this many times as long as the longest one so far
-PATIENCE = 60.0  # seconds to wait for the last answers at the end of a run
+PATIENCE_SECONDS = 60.0  # how long to wait for the last answers at the end of a run
 
 Site = tuple[str, str, str]  # op, layer, direction
 
@@ -126,14 +126,15 @@ class Shadow:
     def _seconds_left(self) -> float:
         """Seconds that may be spent now. Some are reserved: for the start of the worker, for the pending checks, and
         for one more check as long as the longest so far, in case a check takes longer than expected."""
-        starts = START if self._worker and not self._ready else 0.0
+        starts = START_SECONDS if self._worker and not self._ready else 0.0
         reserved = starts + sum(expected for *_, expected, _ in self._pending)
-        return self.share * self.elapsed - self.spent - reserved - max(self._longest.values(), default=CALL)
+        one_more = max(self._longest.values(), default=LEAST_CHECK_SECONDS)
+        return self.share * self.elapsed - self.spent - reserved - one_more
 
     def _expected(self, site: Site) -> float:
         if site in self._longest:
             return MARGIN * self._longest[site]
-        return CALL + (MARGIN * self._rate or BYTE) * self._sizes[site]
+        return LEAST_CHECK_SECONDS + (MARGIN * self._rate or SECONDS_PER_BYTE) * self._sizes[site]
 
     # --- choosing and recording calls ----------------------------------------------------------
 
@@ -145,7 +146,7 @@ class Shadow:
         if self._ended or self._pending:
             return False
         if not self._worker:
-            if self._seconds_left() < START:
+            if self._seconds_left() < START_SECONDS:
                 return False
             self._worker = self._make()
         if not self._ready:
@@ -233,8 +234,8 @@ class Shadow:
                 continue
             path, site, step, _, size = self._pending.pop(0)
             seconds += self._copying_of.pop(site, 0.0)
-            self._longest[site] = max(seconds, self._longest.get(site, 0.0), CALL)
-            self._rate = max(self._rate, seconds / max(size, SMALL))
+            self._longest[site] = max(seconds, self._longest.get(site, 0.0), LEAST_CHECK_SECONDS)
+            self._rate = max(self._rate, seconds / max(size, LEAST_MEASURED_BYTES))
             self._judge_answer(path, site, step, answer)
             if patience:
                 break
@@ -274,7 +275,7 @@ class Shadow:
 
     def finish(self) -> None:
         """Wait for the last answers. Raises ShadowError for a violation."""
-        while self._pending and not self._ended and self._read_answers(PATIENCE):
+        while self._pending and not self._ended and self._read_answers(PATIENCE_SECONDS):
             pass
 
     def close(self) -> None:
@@ -305,9 +306,8 @@ class Shadow:
         share = 100 * self.spent / self.elapsed if self.elapsed else 0.0
         head = f"shadow oracle: {checked} calls checked in {self.spent:.2f} s, {share:.2g} % of the time"
         if not checked:
-            return (
-                f"{head}; with this share the first check comes after {(START + CALL) / self.share:.3g} s of training"
-            )
+            first = (START_SECONDS + LEAST_CHECK_SECONDS) / self.share
+            return f"{head}; with this share the first check comes after {first:.3g} s of training"
         lines = [head, f"  {'layer':20} {'op':26} {'checked':>7} {'worst error / bound':>20}  at step"]
         for row in rows:
             worst = f"{row.worst:20.3g}  {row.step}" if row.checked else f"{'-':>20}"

@@ -19,7 +19,7 @@ CEILINGS = Ceilings(1e10, {"float32": 1e11})
 
 
 def entry(shape: int = 8, op: str = "fprop", dtype: str = "float32") -> Entry:
-    return Entry("memory", op, "planted", dtype, (shape,), Work(1e6, 1e5))
+    return Entry("memory", op, "tiny", dtype, (shape,), Work(1e6, 1e5))
 
 
 def spend(seconds: float) -> None:
@@ -47,7 +47,7 @@ def compare(results):
 def record(folder: Path, **data) -> Record:
     """A CPU record with the given data, stored in a folder of results."""
     new = Record.start("numpy", 2, results=folder, commit=data.get("commit", "abc123"))
-    new.data |= {"commit": "abc123", "hardware": "cpu-planted-2-threads", "device": "Planted"} | data
+    new.data |= {"commit": "abc123", "hardware": "cpu-x-2-threads", "device": "CPU X"} | data
     new.path = folder / new.data["hardware"] / f"{new.data['date'][:10]}-{new.data['commit']}.json"
     new.path.unlink(missing_ok=True)
     new.save()

@@ -38,8 +38,8 @@ def recipe(monkeypatch):
             **options,
         )
 
-    monkeypatch.setitem(models.MODELS, "planted", build)
-    entry = suite.Entry("step", "recipe", "planted", "float32", ("planted", 6), fake_sides.entry().work)
+    monkeypatch.setitem(models.MODELS, "small-airbench94", build)
+    entry = suite.Entry("step", "recipe", "tiny", "float32", ("small-airbench94", 6), fake_sides.entry().work)
     return recipe_steps.Recipe(entry, steps=16)
 
 

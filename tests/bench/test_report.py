@@ -67,7 +67,7 @@ def test_the_report_shows_the_newest_record_and_leaves_the_rest_of_the_page(page
     assert "| 32x32 64->64 | 2.50 (2.50) | 2 **not met** |" in text
     (picture,) = written[1:]
     assert picture.read_bytes().startswith(b"\x89PNG")
-    assert "(benchmark-cpu-planted-2-threads.png)" in text
+    assert "(benchmark-cpu-x-2-threads.png)" in text
     report.write(page, results)
     assert page.read_text() == text
 
@@ -80,7 +80,7 @@ def test_without_a_gpu_record_the_report_says_not_yet_measured(page, results):
     report.write(page, results)
     text = page.read_text()
     assert "not yet measured" not in text
-    assert text.index("**NVIDIA X") < text.index("**Planted")
+    assert text.index("**NVIDIA X") < text.index("**CPU X")
 
 
 def test_without_any_record_the_report_has_no_figures(page, results):

@@ -1,4 +1,8 @@
-"""The benchmark's runner: wrong results are not timed, slower sides are reported, a failure stops no other side."""
+"""The benchmark's runner and the comparison of two of its records.
+
+A side is gpuconv or a peer, such as PyTorch: one with wrong results is not timed, and one that fails stops no other.
+The comparison calls an entry slower or faster when gpuconv's time has changed by more than the noise.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +25,12 @@ from gpuconv.training import Trainer
 from tests.bench import fake_sides
 from tests.bench.fake_sides import PEER, entry, record, side, timed
 
-pytestmark = pytest.mark.slow  # both sides are timed
+pytestmark = pytest.mark.slow  # sides are really timed
+
+
+def timed_on_cpu(entry):
+    """The row of an entry, timed for as short as possible."""
+    return time_entry(entry, "numpy", CpuTimer(), fake_sides.CEILINGS, compiled=False, rounds=2, burst=0.0)
 
 
 def by_name(row):
@@ -33,7 +42,7 @@ def test_every_side_is_timed_and_the_fastest_peer_counts(tmp_path):
     assert fastest_side(row, PEER)["name"] == "quick"
     ours = fastest_side(row, "ours")
     assert 1e-4 <= ours["least"] <= ours["median"]
-    assert len(ours["samples"]["wall"]) >= 4 * 3
+    assert len(ours["samples"]["wall"]) >= 4 * 3  # at least three calls in each of four rounds
     assert len(ours["timings"]) == 2
     assert ours["error"] == 0
     assert row["floor"] == pytest.approx(1e-5)
@@ -107,9 +116,9 @@ def test_a_fault_in_one_corner_of_our_result_is_found(monkeypatch, op):
         return results
 
     entry = tiny(op)
-    row = time_entry(entry, "numpy", CpuTimer(), fake_sides.CEILINGS, False, 2, 0.0)
+    row = timed_on_cpu(entry)
     assert by_name(row)["gpuconv"]["error"] < 1e-5
-    sides, check = sides_of(entry, "numpy", False)
+    sides, check = sides_of(entry, "numpy", compiled=False)
     prepared = sides[0].prepare()
     monkeypatch.setattr(ops, name, wrong)
     results = prepared.results()
@@ -121,25 +130,25 @@ def test_a_fault_in_one_corner_of_our_result_is_found(monkeypatch, op):
 def tiny(op):
     """A small problem like those of the suite."""
     if op in suite.DIRECTIONS:
-        return suite.Entry("convolution", op, "planted", "float32", suite.conv(5, 6, 5, 7), fake_sides.entry().work)
-    return suite.Entry("memory", op, "planted", "float32", (5, 6, 4, 7), fake_sides.entry().work)
+        return suite.Entry("convolution", op, "tiny", "float32", suite.conv(5, 6, 5, 7), fake_sides.entry().work)
+    return suite.Entry("memory", op, "tiny", "float32", (5, 6, 4, 7), fake_sides.entry().work)
 
 
 @pytest.mark.parametrize("op", [*suite.DIRECTIONS, *suite.MEMORY])
 def test_pytorchs_results_are_within_the_bound(op):
     pytest.importorskip("torch")
-    row = time_entry(tiny(op), "numpy", CpuTimer(), fake_sides.CEILINGS, False, 2, 0.0)
+    row = timed_on_cpu(tiny(op))
     for name, timing in by_name(row).items():
         expected = "timed"
         if name == "compile":
             expected = "left out"
         elif name == "gpuconv" and op == "bias_relu":
-            expected = "absent"
+            expected = "absent"  # there, bias and ReLU are part of the convolution
         assert timing["status"] == expected, timing
 
 
 def one_step():
-    return suite.Entry("step", "step", "planted", "float32", ("planted", 4), fake_sides.entry().work)
+    return suite.Entry("step", "step", "tiny", "float32", ("net-of-every-kind", 4), fake_sides.entry().work)
 
 
 @pytest.fixture
@@ -169,10 +178,12 @@ def net_of_every_kind(monkeypatch):
             **options,
         )
 
-    monkeypatch.setitem(models.MODELS, "planted", build)
+    monkeypatch.setitem(models.MODELS, "net-of-every-kind", build)
 
 
 def test_steps_are_also_timed_with_all_norm_sums_in_dgrad(net_of_every_kind):
+    """A net in which a batch norm is below a convolution is also timed as `net.fuse(norm_sums=True)`, where dgrad
+    computes the sums of the norm's backward pass."""
     step = steps.Step(one_step())
     assert steps.has_norms_below(step.net())
     assert not steps.has_norms_below(step.net()[-1:])
@@ -183,7 +194,7 @@ def test_steps_are_also_timed_with_all_norm_sums_in_dgrad(net_of_every_kind):
 
 def test_both_sides_train_the_same_net(net_of_every_kind):
     pytest.importorskip("torch")
-    row = time_entry(one_step(), "numpy", CpuTimer(), fake_sides.CEILINGS, False, 2, 0.0)
+    row = timed_on_cpu(one_step())
     assert {side["name"]: side["status"] for side in row["sides"]} == {
         "gpuconv": "timed",
         "eager": "timed",
@@ -218,13 +229,15 @@ def test_pytorch_takes_the_steps_of_gpuconv(net_of_every_kind):
 
 
 def test_a_step_with_wrong_gradients_is_not_timed(net_of_every_kind, monkeypatch):
-    correct = ops.conv2d_wgrad  # the only gradient of the first layer: nothing needs that of its input
+    # The first convolution calls only wgrad, because no layer needs the gradient of the net's input.
+    correct = ops.conv2d_wgrad
 
     def wrong(dy, x, **options):
+        # The float64 gradients are the expected ones and stay correct.
         return correct(1.1 * dy if dy.dtype == np.float32 else dy, x, **options)
 
     monkeypatch.setattr(ops, "conv2d_wgrad", wrong)
-    row = time_entry(one_step(), "numpy", CpuTimer(), fake_sides.CEILINGS, False, 2, 0.0)
+    row = timed_on_cpu(one_step())
     assert by_name(row)["gpuconv"]["status"] == "refused"
     assert "gradients are off" in by_name(row)["gpuconv"]["reason"]
 

@@ -84,7 +84,7 @@ def test_mixup_mixes_each_image_with_the_one_before_it_in_the_batch(dataset):
         np.testing.assert_array_equal(mixed_classes, np.sort(np.stack([labels, np.roll(labels, 1)], axis=1)))
 
 
-def test_images_without_known_classes_are_not_mixed(dataset):
+def test_mixing_images_without_known_classes_is_refused(dataset):
     arrays = dict(images=dataset.images, labels=dataset.labels)
     unknown = ArraySamples(**arrays, name="unknown", image_shape=(H, W, C), dtype=np.dtype(np.uint8))
     with pytest.raises(
@@ -208,21 +208,21 @@ def test_bad_arguments_are_refused(dataset, bad, error, message):
 @pytest.mark.parametrize("bad", [{"epoch": -1}, {"start_batch": 8}, {"start_batch": -1}])
 def test_bad_positions_are_refused(dataset, bad):
     with pytest.raises(ValueError, match=next(iter(bad))):
-        make_loader(dataset).epoch(**bad)  # already this call, not the first `next`
+        make_loader(dataset).epoch(**bad)  # this call raises, not the first `next` after it
 
 
-def test_colors_of_other_than_gray_or_rgb_images_are_refused(dataset):
+def test_color_augmentation_of_images_that_are_not_gray_or_rgb_is_refused(dataset):
     with pytest.raises(ValueError, match="change images of 1 or 3 channels, received 2 channels"):
         make_loader(dataset, augmentation=Augmentation(saturation=0.4))
 
 
-def test_a_loader_accepts_its_largest_values():
+def test_a_loader_accepts_the_largest_values_of_its_settings():
     data = Dataset(np.zeros((6, 5, 4, 1), np.uint8), np.zeros(6, int), ["a"])
-    make = {"normalization": Normalization([0], [1])}
-    assert len(Loader(data, 6, drop_last=True, **make)) == 1
-    assert Loader(data, 2, augmentation=Augmentation(shift=3), **make).augmentation.shift == 3
+    options = {"normalization": Normalization([0], [1])}
+    assert len(Loader(data, 6, drop_last=True, **options)) == 1
+    assert Loader(data, 2, augmentation=Augmentation(shift=3), **options).augmentation.shift == 3
     with pytest.raises(ValueError, match=r"smaller than the image \(5 x 4\), received 4"):
-        Loader(data, 2, augmentation=Augmentation(shift=4), **make)
+        Loader(data, 2, augmentation=Augmentation(shift=4), **options)
     image = Normalization(np.zeros((5, 4, 1)), [1])
     assert len(list(Loader(data, 4, normalization=image).epoch())) == 2
-    assert list(Loader(data, 4, **make).epoch(0, 2)) == []
+    assert list(Loader(data, 4, **options).epoch(0, 2)) == []

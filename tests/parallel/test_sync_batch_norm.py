@@ -249,6 +249,6 @@ def test_nets_and_options_that_cannot_be_synchronized_are_refused():
         Trainer(net(), sync_batch_norm="all")
 
 
-def test_sync_batch_norm_is_stored_and_compared():
+def test_sync_batch_norm_is_among_the_settings_only_if_it_is_on():
     assert Trainer(net(), sync_batch_norm=True).settings()["sync_batch_norm"] is True
     assert "sync_batch_norm" not in Trainer(net()).settings()

@@ -1,4 +1,4 @@
-"""Data that fit and evaluate refuse before training, and what the error says."""
+"""Data that `fit` and `evaluate` refuse before training, what the errors say, and similar data that are accepted."""
 
 from __future__ import annotations
 
@@ -97,6 +97,7 @@ def test_the_first_nonfinite_image_is_named_wherever_it_is():
 
 
 def test_nonfinite_images_read_later_are_found_by_the_loss_and_mentioned(tmp_path):
+    """Before training, no image of a memory-mapped file is checked, and only the first of a list of samples."""
     wrong = FLOATS.copy()
     wrong[20] = np.nan
     np.save(tmp_path / "images.npy", wrong)
@@ -107,33 +108,37 @@ def test_nonfinite_images_read_later_are_found_by_the_loss_and_mentioned(tmp_pat
 
 def test_the_error_for_a_validation_generator_suggests_a_function():
     batches = [(FLOATS, DATA.labels)]
-    with pytest.raises(ValueError, match="validation is a list_iterator, which gives each batch once"):
+    with pytest.raises(
+        ValueError,
+        match=r"validation is a list_iterator, which gives each batch once.* give the function that makes it",
+    ):
         fit(DATA, validation=iter(batches))
     assert len(fit(DATA, validation=lambda: iter(batches)).history) == 2
 
 
-def test_unnormalized_float_images_are_refused_for_a_net_of_normalized_ones():
+def test_unnormalized_floats_are_refused_for_a_net_trained_on_normalized_images():
     """Such images would give the accuracy of guessing instead of an error."""
     other = toy_run.images(9, seed=5)
-    for scaled in (other.images / 255.0, other.images.astype(np.float32)):
-        for form in ((scaled, other.labels), [*zip(scaled, other.labels)], [(scaled, other.labels)]):
+    for floats in (other.images / 255.0, other.images.astype(np.float32)):
+        for form in ((floats, other.labels), [*zip(floats, other.labels)], [(floats, other.labels)]):
             with pytest.raises(ValueError, match=r"floats of validation, from \d.* do not look normalized"):
                 fit(DATA, validation=form)
             trained = fit(DATA)
             with pytest.raises(ValueError, match=r"floats of data, from \d.* do not look normalized"):
                 evaluate(trained.net, form)
+            # A net trained on floats has no normalization, so the same validation data are accepted.
             assert len(fit((DATA.images / 255.0, DATA.labels), validation=form).history) == 2
 
 
 def test_floats_never_drop_the_normalization_of_a_net_silently():
     train, _ = gc.data.load("digits")
-    first = gc.models.build("seed-net", (8, 8, 1))
-    gc.Trainer(first).fit(train, epochs=1, progress=False)
-    known = first.normalization
+    trained = gc.models.build("seed-net", (8, 8, 1))
+    gc.Trainer(trained).fit(train, epochs=1, progress=False)
+    known = trained.normalization
     labels = train.labels[:64] % 3
 
     def net_with_a_new_head():
-        net = gc.Sequential([*first[:-1], gc.layers.Linear(3)])
+        net = gc.Sequential([*trained[:-1], gc.layers.Linear(3)])
         net.normalization = known
         return net
 
@@ -169,6 +174,7 @@ def test_generators_are_refused_before_training_where_every_epoch_needs_the_data
             gc.Trainer(net).fit(batch, epochs=2, progress=False, **{part: (each for each in [batch])})
         assert all((net.state_dict()[name] == array).all() for name, array in before.items())
     trainer = gc.Trainer(gc.models.build("seed-net", (8, 8, 1)))
+    # With a part of the training data as validation data, the test data are read only once, at the end.
     trainer.fit(train, epochs=2, validation=0.1, test=(each for each in [batch]), progress=False)
     assert "test_accuracy" in trainer.tested
 

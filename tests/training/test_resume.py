@@ -24,9 +24,14 @@ FILES = ("last.safetensors", "best.safetensors", "metrics.jsonl", "metrics.csv",
 STEPS = 4 * toy_run.STEPS_PER_EPOCH
 
 
-def run(directory, what, number=0, *resume):
-    """The exit status of a process of `run_to_kill`."""
-    command = [sys.executable, "-m", "tests.training.run_to_kill", str(directory), what, str(number), *resume]
+def run(directory, kill_at=("never", 0), resume=False):
+    """The exit status of a process of `run_to_kill`, which trains in the directory.
+
+    kill_at: where the process kills itself: ("step", n) after step n, ("sync", n) in call n of fsync on a file, with
+    half of the file written. resume: continue the run in the directory."""
+    what, number = kill_at
+    command = [sys.executable, "-m", "tests.training.run_to_kill", str(directory), what, str(number)]
+    command += ["resume"] if resume else []
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode in (0, -signal.SIGKILL), done.stderr
     return done.returncode
@@ -40,7 +45,7 @@ def contents(directory):
 def uninterrupted(tmp_path_factory):
     """The files of a run that was never stopped."""
     directory = tmp_path_factory.mktemp("uninterrupted") / "run"
-    assert run(directory, "never") == 0
+    assert run(directory) == 0
     return contents(directory)
 
 
@@ -49,17 +54,18 @@ def test_a_run_killed_at_random_steps_resumes_with_the_same_bits(tmp_path, unint
     draw = random.Random(7)
     steps = sorted(draw.sample(range(1, STEPS), 4))
     for number, step in enumerate(steps):
-        assert run(tmp_path / "run", "step", step, *(["resume"] if number else [])) == -signal.SIGKILL
-    assert run(tmp_path / "run", "never", 0, "resume") == 0
+        assert run(tmp_path / "run", kill_at=("step", step), resume=number > 0) == -signal.SIGKILL
+    assert run(tmp_path / "run", resume=True) == 0
     assert contents(tmp_path / "run") == uninterrupted
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("syncs", [(2, 3), (7, 4), (9, 6)], ids="sync {0[0]}, then {0[1]}".format)
 def test_a_run_killed_while_writing_resumes_with_the_same_bits(tmp_path, uninterrupted, syncs):
+    """syncs: in which call of fsync the first process is killed, and in which the second, which resumes the run."""
     for number, sync in enumerate(syncs):
-        assert run(tmp_path / "run", "sync", sync, *(["resume"] if number else [])) == -signal.SIGKILL
-    assert run(tmp_path / "run", "never", 0, "resume") == 0
+        assert run(tmp_path / "run", kill_at=("sync", sync), resume=number > 0) == -signal.SIGKILL
+    assert run(tmp_path / "run", resume=True) == 0
     assert contents(tmp_path / "run") == uninterrupted
     assert not list((tmp_path / "run").glob(".*"))
 
@@ -67,31 +73,31 @@ def test_a_run_killed_while_writing_resumes_with_the_same_bits(tmp_path, uninter
 @pytest.mark.slow
 def test_a_run_killed_after_the_last_step_of_an_epoch_resumes_with_the_same_bits(tmp_path, uninterrupted):
     """A checkpoint is due then too: step 15 ends an epoch and is a multiple of checkpoint_every."""
-    assert run(tmp_path / "run", "step", 3 * toy_run.STEPS_PER_EPOCH) == -signal.SIGKILL
-    assert run(tmp_path / "run", "never", 0, "resume") == 0
+    assert run(tmp_path / "run", kill_at=("step", 3 * toy_run.STEPS_PER_EPOCH)) == -signal.SIGKILL
+    assert run(tmp_path / "run", resume=True) == 0
     assert contents(tmp_path / "run") == uninterrupted
 
 
 @pytest.mark.slow
-def test_a_run_killed_before_it_was_created_can_be_started_again(tmp_path, uninterrupted):
-    assert run(tmp_path / "run", "sync", 1) == -signal.SIGKILL
-    assert run(tmp_path / "run", "never") == 0
+def test_a_run_killed_before_its_first_file_is_complete_can_be_started_again(tmp_path, uninterrupted):
+    assert run(tmp_path / "run", kill_at=("sync", 1)) == -signal.SIGKILL
+    assert run(tmp_path / "run") == 0
     assert contents(tmp_path / "run") == uninterrupted
 
 
 @pytest.mark.slow
 def test_a_partially_written_log_line_is_dropped(tmp_path, uninterrupted):
-    assert run(tmp_path / "run", "step", 13) == -signal.SIGKILL
+    assert run(tmp_path / "run", kill_at=("step", 13)) == -signal.SIGKILL
     with open(tmp_path / "run" / "metrics.jsonl", "ab") as file:
         file.write(b'{"event": "st')
-    assert run(tmp_path / "run", "never", 0, "resume") == 0
+    assert run(tmp_path / "run", resume=True) == 0
     assert contents(tmp_path / "run") == uninterrupted
 
 
 @pytest.mark.slow
 def test_resuming_a_finished_run_changes_nothing(tmp_path, uninterrupted):
-    assert run(tmp_path / "run", "never") == 0
-    assert run(tmp_path / "run", "never", 0, "resume") == 0
+    assert run(tmp_path / "run") == 0
+    assert run(tmp_path / "run", resume=True) == 0
     assert contents(tmp_path / "run") == uninterrupted
 
 
@@ -104,7 +110,7 @@ def test_a_run_stopped_after_any_step_resumes_with_the_same_bits(tmp_path, monke
     toy_run.fit(uninterrupted, epochs=2)
     for step in range(1, 2 * toy_run.STEPS_PER_EPOCH):
         toy_run.fit(toy_run.trainer(), epochs=2, run_dir=tmp_path / f"{step}", callbacks=[toy_run.StopAt(step)])
-        second = toy_run.trainer(seed=0)
+        second = toy_run.trainer()
         toy_run.fit(second, epochs=2, run_dir=tmp_path / f"{step}", resume=True)
         assert second.records == uninterrupted.records, step
         assert toy_run.same_arrays(second.net.state_dict(), uninterrupted.net.state_dict()), step
@@ -289,7 +295,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch):
                 monkeypatch.setattr(os, "fsync", fill_up)
 
     callback = FillUp()
-    with pytest.raises(CheckpointError, match=r"cannot write .*best.safetensors|last.safetensors: No space left"):
+    with pytest.raises(CheckpointError, match=r"cannot write .*(best|last)\.safetensors: No space left"):
         toy_run.fit(toy_run.trainer(), run_dir=tmp_path / "run", callbacks=[callback])
     assert (tmp_path / "run" / "last.safetensors").read_bytes() == callback.kept
     assert not list((tmp_path / "run").glob(".*"))
@@ -400,7 +406,7 @@ def test_training_in_another_thread_installs_no_signal_handlers():
     seen = []
 
     def work():
-        with Interrupts("never") as interrupts:
+        with Interrupts(notice="not shown") as interrupts:
             seen.append((interrupts.requested, signal.getsignal(signal.SIGINT)))
 
     thread = threading.Thread(target=work)
@@ -419,38 +425,44 @@ class Thaw(Callback):
             trainer.net["fc1"].frozen = "bias"
 
 
+def thawing_run(run_dir, precision, stop_at=0, **options):
+    """The trainer of a run that begins with a frozen first layer. stop_at: the step after which it stops; 0: none."""
+    trainer = toy_run.trainer(precision=precision)
+    trainer.net["conv1"].freeze()
+    toy_run.fit(
+        trainer,
+        epochs=4,
+        validation=None,
+        callbacks=[Thaw(), toy_run.StopAt(stop_at, "enough")],
+        run_dir=run_dir,
+        checkpoint_every=1,
+        train=toy_run.loader(dtype=precision),
+        **options,
+    )
+    return trainer
+
+
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_layers_frozen_by_a_callback_are_frozen_after_resuming(tmp_path, precision):
-    def train(name, step=0, **options):
-        trainer = toy_run.trainer(precision=precision)
-        trainer.net["conv1"].freeze()
-        toy_run.fit(
-            trainer,
-            epochs=4,
-            validation=None,
-            callbacks=[Thaw(), toy_run.StopAt(step, "enough")],
-            run_dir=tmp_path / name,
-            checkpoint_every=1,
-            train=toy_run.loader(dtype=precision),
-            **options,
-        )
-        return trainer
-
-    uninterrupted = train("uninterrupted")
+    uninterrupted = thawing_run(tmp_path / "uninterrupted", precision)
     for step in (3, 7, 13):
-        train(f"cut-{step}", step)
-        resumed = train(f"cut-{step}", resume=True)
+        thawing_run(tmp_path / f"cut-{step}", precision, step)
+        resumed = thawing_run(tmp_path / f"cut-{step}", precision, resume=True)
         assert toy_run.same_arrays(resumed.net.state_dict(), uninterrupted.net.state_dict())
         assert [layer.frozen for layer in resumed.net.walk()] == [layer.frozen for layer in uninterrupted.net.walk()]
         assert resumed.history == uninterrupted.history
 
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_refused_restore_changes_neither_frozen_layers_nor_the_optimizer(tmp_path, precision):
+    thawing_run(tmp_path, precision)
+    state = checkpoint.load(tmp_path / "last.safetensors")
     other = toy_run.trainer(precision=precision, optimizer="sgd")
     other.net["conv1"].freeze()
     other.optimizer.match(other.net.params())
-    before = [layer.frozen for layer in other.net.walk()], other.optimizer.state_dict()
-    state = checkpoint.load(tmp_path / "cut-13" / "last.safetensors")
+    frozen, arrays = [layer.frozen for layer in other.net.walk()], other.optimizer.state_dict()
     other.epochs, other.batches, other.fit_settings = 4, toy_run.STEPS_PER_EPOCH, state.state["settings"]
     with pytest.raises(CheckpointError, match="does not match"):
         other.restore(state)
-    assert [layer.frozen for layer in other.net.walk()] == before[0]
-    assert toy_run.same_arrays(other.optimizer.state_dict(), before[1])
+    assert [layer.frozen for layer in other.net.walk()] == frozen
+    assert toy_run.same_arrays(other.optimizer.state_dict(), arrays)

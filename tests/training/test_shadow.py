@@ -82,7 +82,7 @@ def watched_steps(device, share, steps, seconds, worker):
 
 @pytest.mark.parametrize("device", ["numpy", pytest.param("emulated", marks=pytest.mark.kernels)])
 def test_the_budget_is_never_exceeded_and_nearly_used_up(device, monkeypatch):
-    monkeypatch.setattr(shadow, "CALL", 0.02)
+    monkeypatch.setattr(shadow, "LEAST_CHECK_SECONDS", 0.02)
     worker = FakeWorker()
     watcher, spent = watched_steps(device, 0.02, 500, 0.1, worker)
     assert all(used <= allowed for used, allowed in spent)
@@ -117,7 +117,7 @@ def test_the_expected_cost_of_a_check_includes_the_copying():
 def test_small_calls_do_not_affect_the_estimated_cost_per_byte():
     watcher, _ = watched_steps("numpy", 0.02, 200, 0.5, FakeWorker())
     watcher._sizes["conv2d", "large", "forward"] = 1 << 22
-    # This would be seconds if the fixed cost of small calls counted for each of their few bytes.
+    # If the fixed cost of small calls were divided by their few bytes, several seconds would be expected here.
     assert watcher._expected(("conv2d", "large", "forward")) < 0.5
 
 
@@ -135,7 +135,7 @@ def fit(run, **options):
 def at_once(monkeypatch):
     """Checks every op of every step, without waiting; the fixture is the list of workers that were started."""
     workers = []
-    monkeypatch.setattr(shadow, "START", 0.0)
+    monkeypatch.setattr(shadow, "START_SECONDS", 0.0)
     monkeypatch.setattr(Shadow, "_seconds_left", lambda self: 1e9)
 
     def make():
