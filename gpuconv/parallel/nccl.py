@@ -35,14 +35,14 @@ class NCCL(Ranks):
     Args:
         time_limit: The seconds that another rank may take to answer, above 0. A GPU may take half that time for the
             work between two readings of the metrics.
-        host_ranks: The same processes as ranks that exchange messages on the host, through MPI or TCP; by default
+        messages: The same processes as ranks that exchange messages on the host, through MPI or TCP; by default
             chosen by how the processes were started.
     """
 
-    def __init__(self, time_limit: float = 300.0, host_ranks: Ranks | None = None) -> None:
-        self.host_ranks, self.time_limit = host_ranks or _host_ranks(time_limit), time_limit
-        self.rank, self.size, self.sent = self.host_ranks.rank, self.host_ranks.size, 0
-        nodes = self.host_ranks.gather(host())
+    def __init__(self, time_limit: float = 300.0, messages: Ranks | None = None) -> None:
+        self.messages, self.time_limit = messages or _host_ranks(time_limit), time_limit
+        self.rank, self.size, self.sent = self.messages.rank, self.messages.size, 0
+        nodes = self.messages.gather(host())
         self._local_rank = int(os.environ.get("LOCAL_RANK") or nodes[: self.rank].count(nodes[self.rank]))
         self._nccl: Any = None  # CuPy's module of NCCL
         self._communicator: Any = None
@@ -168,18 +168,18 @@ class NCCL(Ranks):
 
     def broadcast(self, value: T) -> T:
         with self._aborting_on_error():
-            return self.host_ranks.broadcast(value)
+            return self.messages.broadcast(value)
 
     def gather(self, value: T) -> list[T]:
         with self._aborting_on_error():
-            return self.host_ranks.gather(value)
+            return self.messages.gather(value)
 
     def name(self, rank: int) -> str:
-        return self.host_ranks.name(rank)
+        return self.messages.name(rank)
 
     def fail(self, error: BaseException) -> None:
         self._abort()
-        self.host_ranks.fail(error)
+        self.messages.fail(error)
 
     @contextmanager
     def _aborting_on_error(self) -> Iterator[None]:

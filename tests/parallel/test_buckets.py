@@ -106,7 +106,7 @@ def test_gpus_exchange_on_a_stream_of_their_own(schedule, graph):
 
 
 def expect_the_bits_of_one_gpu(graph):
-    alone, _ = trained(NCCL(host_ranks=Ranks()), 2, graph)
+    alone, _ = trained(NCCL(messages=Ranks()), 2, graph)
     for weights, sent in on_ranks(2, lambda ranks: trained(ranks, 2, graph)):
         assert toy_run.same_arrays(weights, alone)
         assert sent == 6 * (4 * (411 + 8) + 4 * 8)  # 6 steps: parameters and running statistics, and four float64 sums

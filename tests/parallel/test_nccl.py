@@ -74,7 +74,7 @@ def trained(ranks, shards, graph=None, batch=8, count=24, callbacks=()):
 @SCHEDULES
 def test_two_gpus_have_the_bits_of_one(schedule):
     with standin.installed(("90", "90"), schedule=schedule) as machine:
-        on_one_gpu = trained(NCCL(host_ranks=Ranks()), shards=2)
+        on_one_gpu = trained(NCCL(messages=Ranks()), shards=2)
         on_two_gpus = on_ranks(2, partial(trained, shards=2))
         calls = machine.nccl_worlds[0].calls
     for weights, losses, sent in on_two_gpus:
@@ -148,7 +148,7 @@ PLANTED = {
 
 def train_with(fault, patch):
     with standin.installed(("90", "90"), schedule="late"):
-        alone = trained(NCCL(host_ranks=Ranks()), shards=2, graph=False)
+        alone = trained(NCCL(messages=Ranks()), shards=2, graph=False)
         fault(patch)
         for _, losses, _ in on_ranks(2, partial(trained, shards=2, graph=False)):
             assert losses == alone[1], "another loss"
@@ -172,7 +172,7 @@ def test_two_ranks_on_one_gpu_are_named():
 
 def test_an_engine_refuses_a_device_of_the_other_engine_and_names_that_one():
     with pytest.raises(ValueError, match="NCCL sums arrays of GPUs, and the net is on numpy; parallel='mpi'"):
-        Trainer(toy_run.net(), parallel=NCCL(host_ranks=Ranks()))
+        Trainer(toy_run.net(), parallel=NCCL(messages=Ranks()))
     ranks = MPI.__new__(MPI)
     ranks.size = 2
     with pytest.raises(
@@ -223,7 +223,7 @@ def test_a_gpu_that_hangs_is_named_on_all_ranks(monkeypatch, graph, shards):
             raise
 
     with pytest.raises(ParallelError), standin.installed(("90", "90")) as machine:
-        on_ranks(2, partial(work, machine=machine), lambda host_ranks: NCCL(1.0, host_ranks))
+        on_ranks(2, partial(work, machine=machine), lambda messages: NCCL(1.0, messages))
     assert [communicator for communicator, _ in errors] == [None, None]
     # If the other thread aborts the barrier at which a thread waits, the error of the waiting one has no text.
     assert {text for _, text in errors if text} == {"the GPU of rank 1 did not finish its work within 0.5 s"}
@@ -239,7 +239,7 @@ def test_ranks_whose_gpus_wait_for_one_another_are_reported_as_out_of_step(monke
 
     message = r"the GPUs wait for one another and did not finish within 0\.5 s: the ranks are out of step"
     with pytest.raises(ParallelError, match=message), standin.installed(("90", "90")):
-        on_ranks(2, work, lambda host_ranks: NCCL(1.0, host_ranks))
+        on_ranks(2, work, lambda messages: NCCL(1.0, messages))
 
 
 def test_a_rank_that_fails_ends_the_communication_of_all():

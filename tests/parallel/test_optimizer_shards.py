@@ -160,7 +160,7 @@ def test_gpus_exchange_parameters_as_a_part_of_their_graphs(monkeypatch, schedul
         return bits(trainer)
 
     with standin.installed(("90", "90"), schedule=schedule) as machine:
-        alone = run(NCCL(host_ranks=Ranks()))
+        alone = run(NCCL(messages=Ranks()))
         for weights in on_ranks(2, run):
             assert toy_run.same_arrays(weights, alone)
         calls = machine.nccl_worlds[0].calls

@@ -178,7 +178,7 @@ def test_shards_of_one_rank_match_the_whole_batch():
 def test_gpus_with_two_shards_each_have_the_bits_of_one(monkeypatch, schedule):
     monkeypatch.setenv("GPUCONV_AUTOTUNE", "0")
     with standin.installed(("90", "90"), schedule=schedule):
-        alone = stepped(NCCL(host_ranks=Ranks()), device="cuda", shards=4)
+        alone = stepped(NCCL(messages=Ranks()), device="cuda", shards=4)
         for state in on_ranks(2, lambda ranks: stepped(ranks, device=ranks.own_device("cuda"), shards=4)):
             assert toy_run.same_arrays(state, alone)
 

@@ -54,7 +54,7 @@ def messages_alone(messages):
     return messages
 
 
-def on_ranks(size, work, engine=lambda host_ranks: NCCL(host_ranks=host_ranks)):
+def on_ranks(size, work, engine=lambda messages: NCCL(messages=messages)):
     """The results of work(ranks) on all ranks; if one fails, its error is raised. engine: makes ranks from messages."""
     barrier, values = threading.Barrier(size), [None] * size
 
