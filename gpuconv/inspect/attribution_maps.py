@@ -41,8 +41,8 @@ def occlusion(
     (Zeiler and Fergus 2013): the mean over all squares that cover the pixel, (H, W) in float64.
 
     Args:
-        size: The side of the square in pixels, by default an eighth of the image's.
-        stride: Pixels from one square to the next, by default a quarter of the side.
+        size: The side of the square in pixels, by default an eighth of the image's shorter side.
+        stride: Pixels from one square to the next, by default a quarter of the square's side.
 
     Other arguments as in `saliency`.
     """

@@ -47,7 +47,8 @@ class Side:
 
     @classmethod
     def parse(cls, text: str) -> Side:
-        """The side that the text names. Raises ValueError for an unknown word, naming the nearest known one."""
+        """The side that the text names. Raises ValueError for an unknown word, naming the nearest known one, and for
+        two words of a kind."""
         found: dict[str, str] = {}
         for word in map(str.strip, text.split(",")):
             kind = _kind(word)
@@ -80,9 +81,10 @@ def _kind(word: str) -> str:
 
 @dataclass(frozen=True)
 class Violation:
-    """The first call beyond its bound. side: 0 for A, 1 for B. layer: "" outside layers. parameter: for an update, the
-    parameter with the wrong value. worst: the element with the largest error. other: the other side's value of this
-    element, from the same inputs. other_share: its error as a share of the bound."""
+    """The first call beyond its bound. side: 0 for A, 1 for B. layer: "" outside layers. direction: also "update" or
+    "outside of layers". parameter: for an update, the parameter with the wrong value, else "". worst: the element with
+    the largest error. other: the other side's value of this element, from the same inputs; NaN if the result there has
+    another shape. other_share: the error of `other` as a share of the bound."""
 
     side: int
     step: int
@@ -100,11 +102,11 @@ class Bisection:
     """What was found.
 
     Args:
-        steps: The number of steps compared.
+        steps: The number of steps to compare; a violation ends the comparison earlier.
         calls: The number of calls checked on each side.
         skipped: The number of calls with infinity or NaN, for which there is no bound.
         violation: The first call that is beyond its bound, or None.
-        shares: The largest error by op and side, "A" or "B", as a share of its bound.
+        shares: The largest error as a share of its bound, by call (op, layer and direction) and side, "A" or "B".
     """
 
     steps: int
@@ -188,10 +190,10 @@ class _Judge:
             raise _FirstViolation(self.trainer.steps + 1, place, call, parameter, worst)
 
     def parameter(self, result: str) -> str:
-        """The parameter's name for an entry of an update's lists, such as "params[3]"."""
+        """The parameter's name for an entry of an update's lists, such as "params[3]"; "" for another result."""
         leaves = [each for each in self.trainer.optimizer.walk() if not isinstance(each, Groups)]
-        index = re.search(r"\[(\d+)\]$", result)
-        return leaves[self.updates - 1].parameters[int(index[1])] if index else ""
+        entry = re.search(r"\[(\d+)\]$", result)
+        return leaves[self.updates - 1].parameters[int(entry[1])] if entry else ""
 
 
 def bisect(

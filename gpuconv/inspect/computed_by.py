@@ -30,8 +30,8 @@ class Computed:
     Args:
         by: "float64" (the oracle), "numpy" or a device.
         value: The activation or gradient.
-        error: The difference from the oracle.
-        bound: Its limit, as in `gpuconv verify`; 0 if the bits must be equal.
+        error: The absolute difference from the oracle.
+        bound: The limit of the error, as in `gpuconv verify`; 0 if the bits must be equal.
     """
 
     by: str
@@ -141,7 +141,8 @@ def _any_algorithm(call: Call) -> dict[str, str]:
 
 
 def locate_threads(layer: Layer, calls: Sequence[Call], offset: int, device: str, backward: bool) -> Thread | None:
-    """The threads, found by running the algorithm of the net's device on the emulated one."""
+    """The threads, found by running the algorithm of the net's device on the emulated one; None on NumPy, or if no
+    thread was found."""
     if not Device.named(device).runs_kernels:
         return None
     algorithm = layer.algorithms(1, device).get("dgrad" if backward else "fprop", "")

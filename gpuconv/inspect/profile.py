@@ -146,15 +146,15 @@ def profile(
         spans = step(Spans(lambda: len(found)))
     timed = [] if emulated else _time_steps(step, open_timer(net.device), integer("steps", steps, 1))
     seconds = [statistics.median(each) for each in zip(*map(_own_seconds, timed))] or [None] * len(spans)
-    own_arch, unknown = None, None
+    compiled_arch, unknown = None, None
     if found:
-        own_arch, unknown = _compiles(arch if emulated else launches.architecture(net.device))
+        compiled_arch, unknown = _compiles(arch if emulated else launches.architecture(net.device))
     rows = [
-        Row(span.name, span.direction, step.work(span), each, launches.table(own, own_arch))
+        Row(span.name, span.direction, step.work(span), each, launches.table(own, compiled_arch))
         for span, each, own in zip(spans, seconds, _own_launches(spans, found), strict=True)
         if span.parent is not None and not isinstance(span.layer, _WITHOUT_WORK)
     ]
-    return Profile(net.device, net.precision, batch_size, rows, _timeline(timed), own_arch, unknown)
+    return Profile(net.device, net.precision, batch_size, rows, _timeline(timed), compiled_arch, unknown)
 
 
 class ProfiledStep:

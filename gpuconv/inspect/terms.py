@@ -163,8 +163,8 @@ def _output_derivatives(exact: Layer, x: np.ndarray, at: Index) -> np.ndarray:
 
 
 def _normalized(layer: ImageNorm, x: np.ndarray, at: Index) -> Window:
-    """The inputs that are normalized together with one input. The factors are those of (input - mean) / deviation,
-    where the deviation depends on the inputs as well."""
+    """The inputs that are normalized together with one input. The factors are those of weight *
+    (input - mean) / deviation, where the deviation depends on the inputs as well."""
     count = x.shape[-1] // layer.groups if isinstance(layer, GroupNorm) else x.shape[-1]
     first = at[-1] // count * count
     positions = [slice(None)] * (x.ndim - 1) if isinstance(layer, GroupNorm) else _one_value_box(at[:-1])
@@ -194,7 +194,7 @@ def _origin(box: tuple[slice, ...]) -> list[tuple[int, int]]:
 def _window(
     problem: Conv2dProblem | Pool2dProblem, x: np.ndarray, at: Index, size: tuple[int, ...], outside: float
 ) -> tuple[np.ndarray, list[tuple[int, int]]]:
-    """The window of a convolution or a pool, and its start, which may lie in the padding."""
+    """The window of a convolution or a pool, and its `Window.origin`, which may lie in the padding."""
     steps = getattr(problem, "dilation", (1, 1))
     origin = [(at[axis] * problem.stride[axis] - problem.padding[axis][0], steps[axis]) for axis in (0, 1)]
     window = np.full((*size, x.shape[2]), outside)

@@ -161,8 +161,8 @@ class Row:
         self.value = ""
 
     def follow(self, value: str, node: NodeProto | None = None) -> tuple[Row, NodeProto | None]:
-        """Add the layers after a value, up to the graph's output or an Add of two volumes. node: the reader of the
-        value to begin with, if it has several. Returns this row and that Add, or None at the output."""
+        """Add the layers after a value, up to the graph's output or an Add of two volumes. node: the reader to begin
+        with, if the value has several. Returns this row, and that Add or, at the output, None."""
         graph, self.value = self.graph, value
         while True:
             readers = [node] if node is not None else graph.readers.get(self.value, [])
@@ -173,10 +173,10 @@ class Row:
             if not readers:
                 raise RefusedError(f"{graph.file}: the value {self.value!r} leads nowhere")
             if len(readers) == 1:
-                step = readers[0]
-                if step.op_type == "Add" and not any(graph.constant(name) is not None for name in step.input):
-                    return self, step
-                self.take(step, graph.operators[step.op_type])
+                reader = readers[0]
+                if reader.op_type == "Add" and not any(graph.constant(name) is not None for name in reader.input):
+                    return self, reader
+                self.take(reader, graph.operators[reader.op_type])
             else:
                 self.branch(readers)
             node = None
@@ -216,7 +216,8 @@ class Row:
         self.take(end, lambda *_: Residual(body.layers, shortcut.layers or None))
 
     def reordered(self, array: np.ndarray) -> np.ndarray:
-        """An array whose last axis indexes the row's features, with that axis in (H, W, C) order."""
+        """An array whose last axis indexes the row's features, with that axis in (H, W, C) order; any other array as it
+        is."""
         if not self.flattened or array.shape[-1] != np.prod(self.flattened):
             return array
         h, w, c = self.flattened

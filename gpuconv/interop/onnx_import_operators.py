@@ -133,7 +133,7 @@ def _padding(row: Row, node: NodeProto, found: dict[str, Any]) -> Padding:
 def _clip(row: Row, node: NodeProto) -> Layer:
     found = attributes(node)
     low, high = (
-        found.get(name) if name in found else row.graph.weight(node, index) for index, name in ((1, "min"), (2, "max"))
+        found[name] if name in found else row.graph.weight(node, index) for index, name in ((1, "min"), (2, "max"))
     )
     ends = [None if end is None else float(end) for end in (low, high)]
     if ends == [0.0, 6.0]:
@@ -162,8 +162,8 @@ def _dropout(row: Row, node: NodeProto) -> Layer:
 
 def _flatten(row: Row, node: NodeProto) -> Layer:
     if node.op_type == "Reshape":
-        expected = row.graph.weight(node, 1)
-        if expected is None or len(expected) != 2 or int(expected[1]) not in (-1, int(np.prod(row.shape))):
+        sizes = row.graph.weight(node, 1)
+        if sizes is None or len(sizes) != 2 or int(sizes[1]) not in (-1, int(np.prod(row.shape))):
             row.graph.fail(node, "only a reshape to (N, features) has a layer")
     elif attributes(node).get("axis", 1) not in (1, -len(row.shape)):
         row.graph.fail(node, "only axis=1 has a layer")

@@ -31,7 +31,7 @@ _SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MPI_LOCALNRANKS")  # set by the m
 
 
 class _StartedSum:
-    """A sum that has been started. Each call of `progress` continues it, and `finish` waits for its end."""
+    """A sum that has been started. Each call of `MPI.progress` continues it, and `finish` waits for its end."""
 
     def __init__(self, ranks: MPI, flat: Array, tag: int) -> None:
         self._ranks, self._tag, self._steps = ranks, tag, tree(flat, ranks.rank, ranks.size)
@@ -158,7 +158,7 @@ class MPI(Ranks):
         """Wait for requests. Raises ParallelError if a rank failed or does not answer within the time limit."""
         if self._test(requests):
             return
-        self._waiting_ranks()
+        self._waiting_ranks()  # drops reports from earlier waits
         start, spins, posted = time.monotonic(), 0, False
         while not self._test(requests):
             if self._comm.Iprobe(tag=FAILED):

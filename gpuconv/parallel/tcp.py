@@ -39,7 +39,7 @@ class TCP(Ranks):
     def __init__(self, time_limit: float = 300.0) -> None:
         self.time_limit = positive("time_limit", time_limit)
         self.rank, self.size, address = _rank_and_address()
-        self._ended = False
+        self._ended = False  # whether the other ranks have been told of a failure
         self._others: dict[int, Connection] = {}
         self._accept(address) if self.rank == 0 else self._connect(address)
         self._processes = self.gather(f"process {os.getpid()} on {host()}")

@@ -31,7 +31,7 @@ Call = Callable[[int], object]
 Samples = dict[str, list[float]]
 
 MAX_SAMPLES = 40  # the most samples per column in a burst
-_DELAY_BYTES = 1 << 29
+_DELAY_BYTES = 1 << 29  # of a copy that occupies the GPU; more than its cache holds
 _QUEUED_SECONDS = 2.5e-3  # of host work that is queued at once: some 800 launches, too few to block the host
 
 

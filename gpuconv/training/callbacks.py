@@ -101,7 +101,7 @@ class Curves(Callback):
     """Draw loss and accuracy by epoch: when the run ends, and after each epoch that ends at least `seconds` after the
     previous drawing.
 
-    If drawing fails, the reason is printed, unless it is the same as before, and the run continues.
+    If drawing fails, the run continues, and the reason is printed, unless it is the same as before or the run failed.
     """
 
     def __init__(self, path: Path, seconds: float = 30.0) -> None:
@@ -149,7 +149,8 @@ class EarlyStopping(Callback):
 
 
 class Progress(Callback):
-    """A line after each epoch, and on a terminal also a progress bar over the epoch's steps."""
+    """A line after each epoch, for the test at the end and for the reason of an early stop; on a terminal also a
+    progress bar over the epoch's steps."""
 
     def on_start(self, trainer: RunState) -> None:
         self._bar: Any = None

@@ -45,7 +45,8 @@ TEXTS: dict[str, Callable[[str], str]] = {  # rewrite an old text with today's n
 
 _GONE: Any = object()  # stands for a missing entry
 
-# Not compared, unlike the data's checksum and the settings: where the data are, and the wording of the command line.
+# Not compared, unlike the data's checksum and the settings: where the data are, which part of the training data is for
+# validation (the checksum covers it), and the wording of the command line.
 PLACES = ("train.name", "validation.name", "validation.part", "test.name", "options.command")
 
 
@@ -108,9 +109,9 @@ def differences(stored: object, current: object, name: str = "") -> list[str]:
             for line in differences(one, other, f"{name}[{at}]")
         ]
     if isinstance(stored, list) and isinstance(current, list):
-        same = next((at for at, (one, other) in enumerate(zip(stored, current)) if one != other), None)
+        first = next((at for at, (one, other) in enumerate(zip(stored, current)) if one != other), None)
         counts = f"{name} has {len(stored)} entries there and {len(current)} here"
-        return [counts] if same is None else [*differences(stored[same], current[same], f"{name}[{same}]"), counts]
+        return [counts] if first is None else [*differences(stored[first], current[first], f"{name}[{first}]"), counts]
     if stored == current:
         return []
     there, here = ("absent" if side is _GONE else short_json(side) for side in (stored, current))
@@ -130,7 +131,7 @@ def setting_differences(there: Record, here: Record, only: tuple[str, ...] | Non
 
 
 def without_places(settings: Record) -> Record:
-    """Settings without the location of data and the wording of the command line."""
+    """Settings without the entries of `PLACES`."""
     dropped = {tuple(place.split(".")) for place in PLACES}
     return {
         key: {name: value for name, value in entry.items() if (key, name) not in dropped}

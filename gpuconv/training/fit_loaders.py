@@ -36,10 +36,10 @@ def loaders(
     Only the first part is shuffled. uint8 images are normalized by `normalization`, by default with the statistics of
     the first part. steps_per_epoch: the number of batches in an epoch of the first part, if it is an iterable of
     batches, by default its length. Raises TypeError if no loader can be made from the data, or if those statistics are
-    unknown.
+    unknown, and ValueError if the first part has another number of batches than `steps_per_epoch`.
     """
     made: Record = {}
-    part_of_training = data.get("validation") if is_fraction(data.get("validation")) else None
+    fraction = data.get("validation") if is_fraction(data.get("validation")) else None
     data = with_part(data, net, seed)
     for name, part in data.items():
         if not made:
@@ -56,8 +56,8 @@ def loaders(
         else:
             normalize = partial(as_in_training, name, known)
             made[name] = None if part is None else loader(name, part, net, normalize, batch_size=batch_size, seed=seed)
-    if part_of_training is not None:
-        made["validation"].part = float(part_of_training)
+    if fraction is not None:
+        made["validation"].part = float(fraction)
     return made
 
 
@@ -188,7 +188,8 @@ def set_image_notes(
     loader: object,
     normalization: Normalization | None = None,
 ) -> None:
-    """Set the net's normalization, and its classes if they have names.
+    """Set the net's normalization and the names of its classes. Names that the net has stay if the data have none, or
+    only numbers.
 
     normalization: the one by which the caller normalized floats, if known."""
     net.normalization = getattr(loader, "normalization", None) or normalization
@@ -203,7 +204,8 @@ def set_image_notes(
 
 
 def describe(loader: object, at_end: bool = False) -> Record | None:
-    """A description of a loader and its data, with a checksum that detects changed data. JSON-serializable.
+    """A description of a loader and its data; for a `Loader`, with a checksum that detects changed data.
+    JSON-serializable.
 
     at_end: whether the data are used only at the end of a run."""
     if loader is None:

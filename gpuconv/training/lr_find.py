@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from gpuconv.training.protocols import DataLike, LossLike, OptimizerLike, OptimizerSettings
 
 WINDOW = 20  # smoothing takes the mean over the steps that are at most 1/20 of all steps away
-WORSE = 4.0  # the loss has diverged if it is above this times the lowest one, and above the first one
+WORSE = 4.0  # diverged: the smoothed loss is above its first and this times its lowest value L; L + 3 |L| if L < 0
 ROWS = 12  # rows of the printed table
 
 
@@ -137,7 +137,7 @@ def lr_find(
     try:
         trainer.fit(
             train,
-            epochs=steps,  # more than enough: each epoch has at least one step
+            epochs=steps,  # enough: each epoch has at least one step
             callbacks=[losses],
             metrics_every=1,
             batch_size=batch_size,

@@ -45,15 +45,15 @@ class RunState(TrainingStep):
         self.plateau = plateau
         self.plateau_rate = 1.0  # the plateau's factor on the learning rate
         self.seed = seed
-        self.epoch = self.batch = 0
-        self.epochs = self.batches = 0
+        self.epoch = self.batch = 0  # epochs done, and steps done in the current one
+        self.epochs = self.batches = 0  # epochs in total, and steps in each
         self.records: list[Record] = []
         self.stop_reason: str | None = None
         self.interrupted_by: signal.Signals | None = None
         self.run: RunDirectory | None = None
         self.tested: Record | None = None
         self.fit_settings: Record = {}  # those of this `fit`; a resumed run must have the same
-        self.reading = NOTHING  # the sums at the last record
+        self.reading = NOTHING  # the sums at the last step record of this epoch
 
     @property
     def lr(self) -> float:

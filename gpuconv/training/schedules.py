@@ -5,8 +5,8 @@ factor for the optimizer's learning rate. It keeps no state, so a resumed run ne
 epochs; with the default ``epoch=1`` they are in steps.
 
 `get` reads the command line's short form, and ``str(schedule)`` writes it:
-"constant", "linear", "step:30", "step:30,60,gamma=0.2", "exponential:0.95", "polynomial:power=2", "cosine",
-"one-cycle", "cosine,warmup:5".
+"constant", "linear", "step:30", "step:30,60,gamma=0.2", "multi-step:30,60", "exponential:0.95",
+"polynomial:power=2", "cosine", "one-cycle", "cosine,warmup:5".
 """
 
 from __future__ import annotations
@@ -209,11 +209,12 @@ class Called(Schedule):
     function: Callable[..., SupportsFloat]
 
     def __call__(self, step: int, total: int, epoch: int = 1) -> float:
-        return number(f"the factor of schedule {self}", self.function(*(step, total, epoch)[: self._arguments]), 0)
+        return number(f"the factor of schedule {self}", self.function(*(step, total, epoch)[: self._argument_count]), 0)
 
     @cached_property
-    def _arguments(self) -> int:
-        """How many of (step, total, epoch) the function takes, not counting arguments with defaults."""
+    def _argument_count(self) -> int:
+        """How many of (step, total, epoch) the function gets: its arguments without defaults, but at least one, and all
+        three for *args. Raises TypeError for other signatures."""
         signature = inspect.signature(self.function)
         required = [each for each in signature.parameters.values() if each.default is each.empty]
         required = [each for each in required if each.kind != each.VAR_KEYWORD]
@@ -262,7 +263,8 @@ SCHEDULES: dict[str, Callable[..., Schedule]] = {
 def get(schedule: str | Schedule | Callable[..., SupportsFloat] | None) -> Schedule:
     """A schedule from its short form, None (constant), or a function (`Called`); a schedule is returned as it is.
 
-    Raises ValueError for an unknown name (the nearest known one is named) or for arguments that it does not take.
+    Raises ValueError for an unknown name (the nearest known one is named) or for settings that it does not take, and
+    TypeError for an object of another type, or a function of other arguments.
     """
     if schedule is None or isinstance(schedule, Schedule):
         return schedule or Constant()
@@ -270,7 +272,7 @@ def get(schedule: str | Schedule | Callable[..., SupportsFloat] | None) -> Sched
         raise TypeError(f"a schedule is an object, received the class {schedule.__name__}; call it with its settings")
     if callable(schedule):
         called = Called(schedule)
-        _ = called._arguments  # raises for other signatures
+        _ = called._argument_count  # raises for other signatures
         return called
     if not isinstance(schedule, str):
         raise TypeError(

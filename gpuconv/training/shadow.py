@@ -34,7 +34,7 @@ LEAST_CHECK_SECONDS = 2e-3  # no check is expected to take less
 SECONDS_PER_BYTE = 1e-7  # the expected cost of a byte of the arguments, until it is measured
 LEAST_MEASURED_BYTES = 1 << 18  # the cost per byte cannot be measured on a smaller call
 MARGIN = 1.5  # a check is expected to take this many times as long as the longest one so far
-PATIENCE_SECONDS = 60.0  # how long to wait for the last answers at the end of a run
+PATIENCE_SECONDS = 60.0  # how long to wait for each of the last answers at the end of a run
 
 Site = tuple[str, str, str]  # op, layer, direction
 
@@ -77,9 +77,9 @@ class Worker(Child):
 class Shadow:
     """The shadow oracle of a run. Call `close` at the end.
 
-    share: the share of the run's time that it may take. violation: "stop" raises ShadowError, "warn" continues. folder:
-    where calls that violate their bound are stored. seed: the seed from which calls are drawn. clock: returns seconds,
-    as `time.perf_counter` does. make: starts the worker."""
+    share: the share of the run's time that it may take. violation: "stop" raises ShadowError, "warn" continues.
+    folder: where calls that violate their bound are stored, by default the working directory. seed: the seed from
+    which calls are drawn. clock: returns seconds, as `time.perf_counter` does. make: starts the worker."""
 
     def __init__(
         self,
@@ -287,7 +287,8 @@ class Shadow:
     # --- the report ----------------------------------------------------------------------------
 
     def report(self) -> list[Row]:
-        """A row for each op and layer, including those not yet checked, ordered by name."""
+        """A row for each op, layer and direction, including those not yet checked; sorted by layer, then direction
+        and op."""
         unseen = {site: Row(*site) for site in self._sizes}
         return sorted((unseen | self.rows).values(), key=lambda row: (row.layer, row.direction, row.op))
 

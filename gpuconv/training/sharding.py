@@ -54,7 +54,7 @@ class Parts:
         self.net, self.ranks, self.most, self.loss = net, Ranks(), most, loss
         self.fixed = True  # whether a sum over ranks has a fixed order
         self.sync_batch_norm = False  # whether batch norm takes statistics over all parts
-        self.totals = Totals(net.device, loss)  # the totals of one part
+        self.totals = Totals(net.device, loss)  # of one part; after a step, of all its parts
         self._zeros = Totals(net.device, loss).array
         self._states, self._totals = PartStates(net, 1), [self.totals]  # those of the parts that are computed together
         self._kept: list[tuple[Array, Array]] = []  # (running statistics, buffer for their values before a step)
@@ -98,7 +98,7 @@ class Parts:
     def _add_up_in_turn(
         self, parts: Iterable[tuple[Array, Array]], own: list[Part], counts: list[int], work: Backpropagate
     ) -> None:
-        """Compute one part after another, each from the running statistics before the step."""
+        """Compute one part after another, each from the running statistics before the step if these are summed."""
         for running, kept in self._kept:
             _copy(running, kept)
         for number, ((x, y), part) in enumerate(zip(parts, own)):
@@ -140,7 +140,8 @@ class Parts:
             self._signature = signature
 
     def _statistics(self) -> list[Array]:
-        """The running statistics that are summed as the gradients are; others are updated by one part after another."""
+        """The running statistics that are summed as the gradients are; others are updated by one part after another, or
+        by all parts together (`sync_batch_norm`)."""
         return []
 
     def _terms(self, totals: Totals, final: bool = True) -> list[Term]:
@@ -236,7 +237,8 @@ class Parts:
 
 class Sharding(Parts):
     """Cuts each batch into `count` shards, assigns them to the ranks in order, and sums their results. fixed: whether
-    sums over ranks have the order of the tree. sync_batch_norm: whether batch norm takes statistics over all ranks.
+    sums over ranks have the order of the tree. sync_batch_norm: whether batch norm takes statistics over the shards of
+    all ranks.
 
     Raises ValueError unless each rank has the same number of shards, a power of two."""
 
@@ -301,7 +303,8 @@ class Accumulation(Parts):
 
 
 def expect_synchronizable(sync_batch_norm: object, fuse: bool | None, net: Layer) -> bool:
-    """Check the argument `sync_batch_norm` and return it."""
+    """Check the argument `sync_batch_norm` and return it as a bool. Raises TypeError for other values, and ValueError
+    if batch norm is or will be fused."""
     if sync_batch_norm not in (True, False):
         raise TypeError(f"sync_batch_norm must be True or False, received {sync_batch_norm!r}")
     if sync_batch_norm and fuse:

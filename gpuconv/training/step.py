@@ -1,4 +1,5 @@
-"""A training step: forward, loss, backward, update and metrics. All of it is device work that can be captured."""
+"""A training step: forward, loss, backward, update and metrics. All of it is device work that can be captured, except
+the exchange of ranks over MPI and the step of an optimizer on the host."""
 
 from __future__ import annotations
 
@@ -53,7 +54,7 @@ class TrainingStep:
             raise ValueError(f"a loss scale is for float16, the precision is {precision or net.precision}")
         self.optimizer = optimizer
         self.loss = losses.get(loss)
-        parts = shards or (ranks.size if ranks and ranks.size > 1 else None)
+        total_shards = shards or (ranks.size if ranks and ranks.size > 1 else None)
         losses.expect_net(self.loss, net.output_shape)
         masters = {
             name: converted(name, backends.to_numpy(value), np.dtype(np.float32))
@@ -75,21 +76,22 @@ class TrainingStep:
         self.totals = Totals(net.device, self.loss)
         self.ranks, self.shards = ranks or Ranks(), shards
         self.sharding = (
-            Sharding(parts, net, self.ranks, loss=self.loss, fixed=bool(shards), sync_batch_norm=sync_batch_norm)
-            if parts
+            Sharding(total_shards, net, self.ranks, loss=self.loss, fixed=bool(shards), sync_batch_norm=sync_batch_norm)
+            if total_shards
             else None
         )
         self.accumulate = accumulate
         self.accumulation = Accumulation(net, accumulate, self.loss) if accumulate > 1 else None
 
     def step(self, x: Array, y: Array, part: Part = profiling.part, *, batch: int | None = None) -> None:
-        """Forward, loss, backward, update, and the sums of the metrics: only device work.
+        """Forward, loss, backward, update, and the sums of the metrics.
 
-        A step uses no host value that changes from step to step and reads nothing back, so the launches of one call can
-        be captured and replayed. The learning rate and step number are on the device, written by `optimizer.advance`
-        or, in `fit`, by a step counter. part: a function that returns a context for the whole "step" and for each part
-        of it: "loss", "metrics", and the optimizer by its name. batch: the size of the whole batch, if x and y are only
-        this rank's part.
+        Without MPI and an optimizer on the host, all of this is device work. A step uses no host value that changes
+        from step to step and reads nothing back, so the launches of one call can be captured and replayed. The
+        learning rate and step number are on the device, written by `optimizer.advance` or, in `fit`, by a step
+        counter. part: a function that returns a context for the whole "step" and for each part of it: "loss",
+        "metrics", and the optimizer by its name. batch: the size of the whole batch, if x and y are only this rank's
+        part.
         """
         self.step_on([(x, y)], part, batch=batch)
 

@@ -1,7 +1,7 @@
 """The hashes, sums and norms of a step's tensors, for their digests (`tensor_digests.py`).
 
 Tensors in the host's memory, which the emulated device uses too, are hashed by XXH3; most of their numbers are added in
-float32. Tensors on a GPU are read there, by `gpuconv.ops.digest`, which has a hash of its own; only the results are
+float32. Floats on a GPU are read there, by `gpuconv.ops.digest`, which has a hash of its own; only the results are
 copied to the host.
 """
 
@@ -52,7 +52,7 @@ class Measures:
         numbers.
 
         before: the values before the update, on the same device. scale: the factor by which the values are too large;
-        sum and norm are divided by it."""
+        the results are divided by it."""
         self._scales.append(scale)
         if not isinstance(tensor, np.ndarray) and is_float(tensor.dtype):
             self._add_on_gpu(tensor, before)
