@@ -49,7 +49,8 @@ def to_onnx(
 
     Raises:
         TypeError: A layer has no ONNX form.
-        ValueError: The net is not built or has no normalization, or a layer has no ONNX form for images of any size.
+        ValueError: The net is not built or lacks the requested normalization, the layout or dtype is unknown, or a
+            layer has no ONNX form for images of any size.
         ImportError: The onnx package is missing.
         OSError: The file cannot be written.
     """

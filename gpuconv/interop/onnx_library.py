@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from types import ModuleType
 
-METADATA = "gpuconv"  # the key of the model's metadata that holds the classes and the normalization, as JSON
+METADATA = "gpuconv"  # the key of the model's metadata that holds the notes of `layers.saving`, as JSON
 TO_NCHW, TO_NHWC = [0, 3, 1, 2], [0, 2, 3, 1]  # the permutations of a Transpose
 
 

@@ -1,9 +1,9 @@
 """Exact conversion of PyTorch state dicts to gpuconv's and back: values are moved, never computed.
 
-PyTorch's volumes are NCHW and its filters (K, C, R, S); gpuconv's are NHWC and (K, R, S, C). So filters are transposed,
-and the columns of the first FC layer after a flatten are reordered from (C, H, W) to (H, W, C). Layers are matched in
-forward order regardless of their names, so torchvision's names work too. PyTorch is imported only if tensors are
-requested.
+PyTorch's volumes are NCHW and its filters (K, C, R, S); gpuconv's are NHWC and (K, R, S, C). So filters are transposed.
+The columns of the first FC layer after a flatten, and the values of norms between the two, are reordered from (C, H, W)
+to (H, W, C). Layers are matched in forward order regardless of their names, so torchvision's names work too. PyTorch is
+imported only if tensors are requested.
 """
 
 from __future__ import annotations

@@ -18,8 +18,6 @@ from typing import Any
 from gpuconv.layers.base import Layer
 from gpuconv.layers.layer_call import listen
 
-CATEGORIES = ("forward", "backward", "step")
-
 
 @functools.cache
 def _domain() -> Any:  # noqa: ANN401 - nvtx has no annotations

@@ -56,7 +56,7 @@ def _torch() -> ModuleType | None:
 
 
 def _on_cpu() -> Iterator[Timed]:
-    torch, size, count = _torch(), 2048, 1 << 25
+    torch, size, count = _torch(), 2048, 1 << 25  # arrays of 128 MiB, larger than most caches
     source, target = np.ones(count, np.float32), np.zeros(count, np.float32)
     yield "copy", "numpy", 2.0 * source.nbytes, lambda _: np.copyto(target, source)
     if torch:
@@ -72,7 +72,7 @@ def _on_cpu() -> Iterator[Timed]:
 def _on_gpu() -> Iterator[Timed]:
     import cupy
 
-    torch, count = _torch(), 1 << 30
+    torch, count = _torch(), 1 << 30  # bytes, many times the cache
     source, target = (cupy.ones(count, cupy.uint8) for _ in range(2))
 
     def copy(_: int) -> None:

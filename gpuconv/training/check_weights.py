@@ -13,8 +13,9 @@ from gpuconv.training.compare_settings import differences, in_current_form, with
 
 
 def check_net(path: str | os.PathLike[str], checkpoint: Checkpoint, net: Layer) -> None:
-    """Raise CheckpointError, naming the first difference, if a checkpoint belongs to another net than `net`, or if its
-    weights are not finite. Which layers are frozen does not matter. The net may have no weights (initialize=False)."""
+    """Raise CheckpointError, naming the first difference, if a checkpoint belongs to another net than `net`, or if a
+    weight is not finite or a buffer is NaN. Which layers are frozen does not matter. The net may have no weights
+    (initialize=False)."""
     unseeded = {"seed": None}  # ignores the seed of the initial weights
     there, here = (
         without_frozen(config) for config in (in_current_form(checkpoint.state["net"]), as_json(net.config()))

@@ -33,7 +33,7 @@ class Evaluation:
     """The result of `evaluate`.
 
     Args:
-        loss: The loss over all images.
+        loss: The mean loss over all images; weighted, if the loss has class weights.
         accuracy: Between 0 and 1; NaN if the loss takes a target for each score, so that there is no right class.
         samples: The number of images, not counting those whose label the loss ignores.
         confusion: int64 (classes, classes) or None; [i, j] counts the images of class i that were classified as class

@@ -53,15 +53,15 @@ class Sums:
         self.buckets.sort(key=lambda bucket: -max(bucket.terms))
         self.views = [views[number] for number in range(len(terms))]
 
-    def gather(self, terms: Sequence[Term], bucket: Bucket, part: int, size: int, divisor: Array | None) -> None:
-        """Store a part's terms in a bucket, weighted. part: its number of samples, out of `size`. divisor: what the
-        part's loss divides by, if that is not its number of samples."""
+    def gather(self, terms: Sequence[Term], bucket: Bucket, count: int, size: int, divisor: Array | None) -> None:
+        """Store a part's terms in a bucket, weighted. count: the part's number of samples, out of `size`. divisor: what
+        the part's loss divides by, if that is not `count`."""
         for number in bucket.terms:
             term, view = terms[number], self.views[number]
             if term.gradient and divisor is not None:
                 ops.scale(term.array, factor=divisor, divisor=size, out=view)
             else:
-                ops.scale(term.array, factor=part / size if term.weighted else 1.0, out=view)
+                ops.scale(term.array, factor=count / size if term.weighted else 1.0, out=view)
 
     def divide(self, terms: Sequence[Term], size: int, divisor: Array) -> None:
         """Rescale the summed gradients, so that the loss of all parts is divided by `divisor` instead of `size`."""

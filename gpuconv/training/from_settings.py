@@ -9,7 +9,8 @@ from gpuconv.types import Record
 
 
 def trainer_arguments(settings: Record) -> Record:
-    """The arguments of `Trainer` that determine a run's results, without the net.
+    """The arguments of `Trainer` that determine a run's results, apart from the net, its precision and
+    `sync_batch_norm`.
 
     Raises ValueError or TypeError for an optimizer, loss or schedule that exists only in its program.
     """

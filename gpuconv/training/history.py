@@ -19,9 +19,9 @@ class History(list[Record]):
 
         plain = {name: value for name, value in self[-1].items() if isinstance(value, (int, float)) or value is None}
         names = [name for name in plain if name not in ("step", "epoch")]
-        shown = range(len(self))
+        places = range(len(self))
         left_out = len(self) > MAX_ROWS
-        chosen = [*shown[: MAX_ROWS // 2], *shown[-MAX_ROWS // 2 :]] if left_out else [*shown]
+        chosen = [*places[: MAX_ROWS // 2], *places[-MAX_ROWS // 2 :]] if left_out else [*places]
         rows: list[list[object]] = [[self[at]["epoch"], *(self[at].get(name) for name in names)] for at in chosen]
         if left_out:
             rows.insert(MAX_ROWS // 2, ["…", *("" for _ in names)])

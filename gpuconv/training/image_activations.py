@@ -40,5 +40,5 @@ def picture(
     title: str = "",
 ) -> Figure:
     """The figure of `gpuconv.plots.activations` for one uint8 image (H, W, C) of the net's size."""
-    volumes, scores = activations_of(net, backends.asarray(normalization(image[None]), net.device, net.dtype))
-    return plots.activations(image, volumes, scores, classes, truth=truth, title=title)
+    volumes, probabilities = activations_of(net, backends.asarray(normalization(image[None]), net.device, net.dtype))
+    return plots.activations(image, volumes, probabilities, classes, truth=truth, title=title)

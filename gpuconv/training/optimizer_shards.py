@@ -19,7 +19,7 @@ from gpuconv.training.optimizers.base import Arrays
 
 
 def expect_shardable(shard_optimizer: object, optimizer: Optimizer) -> bool:
-    """Check the argument `shard_optimizer` and return it."""
+    """Check the argument `shard_optimizer` and return it. Raises ValueError for an optimizer of the user's own."""
     given = flag("shard_optimizer", shard_optimizer)
     if given and isinstance(optimizer, adapted.Adapted):
         raise ValueError(
@@ -48,7 +48,7 @@ class OptimizerShards:
         return name in self.own or name not in self._owners
 
     def exchange(self, params: Arrays, sums: Sums, numbers: range) -> None:
-        """Give every rank the parameters that other ranks updated. Only device work.
+        """Give every rank the parameters that other ranks updated. Only device work, except over MPI.
 
         sums: the buffer for the exchange; its contents are lost. numbers: those of its views that have the shapes
         and dtypes of the parameters, in their order."""

@@ -58,7 +58,7 @@ class Plateau:
         part, *more = spec.parse(f"plateau:{given}", like=LIKE)
         if more or len(part.numbers) > 1:
             raise ValueError(f"a plateau is written like {LIKE!r}, received {given!r}")
-        numbers: list[Any] = [int(number) if number.is_integer() else number for number in part.numbers]
+        numbers: list[Any] = [int(each) if each.is_integer() else each for each in part.numbers]
         try:
             return cls(*numbers, **part.options)
         except TypeError as error:
@@ -71,7 +71,7 @@ class Plateau:
         """Raise ValueError if a validation measure is watched and there is no validation data.
 
         Args:
-            validation: The data, or None.
+            validation: The data or True; None or False if there is none.
             how: The argument that passes validation data.
         """
         if self.watch.startswith("validation") and not validation:

@@ -11,6 +11,7 @@
     curves.png         loss and accuracy by epoch
     tensorboard/       event files for TensorBoard, with `--log tensorboard`
     shadow.png         the worst errors that the shadow oracle found, with `--shadow`
+    shadow-*.safetensors   calls of ops whose results were beyond their bounds
     activations.png, filters.png   drawn by the command line
     run.lock           names the process that is writing here
 

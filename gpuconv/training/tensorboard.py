@@ -57,6 +57,7 @@ class TensorBoard(Callback):
         if not path:
             raise ValueError("TensorBoard() writes into the run directory, and the run has none: give it a path")
         self._events = _Events(os.fspath(path), trainer.steps)
+        # hparams declares the metric by its name and ignores the value.
         for summary in self._library.summary.hparams(_flat(trainer.fit_settings), {"epoch/train_loss": 0.0}):
             self._events.add(summary)
         self._remember_weights(trainer)
@@ -89,6 +90,7 @@ class TensorBoard(Callback):
         self._events.close()
 
     def _remember_weights(self, trainer: RunState) -> None:
+        """Keep the weights before the last step of an epoch, and forget them at its start."""
         if trainer.batch == trainer.batches - 1:
             self._before = _weights(trainer)
         elif trainer.batch == 0:

@@ -1,7 +1,7 @@
 """Different optimizers for different parameters of one net, under one schedule.
 
-Groups are written "SELECTOR -> OPTIMIZER" and separated by semicolons. A parameter belongs to the first group whose
-selector matches:
+Groups are written "SELECTOR -> OPTIMIZER" or "SELECTOR -> OPTIMIZER @ SCHEDULE" and separated by semicolons. A
+parameter belongs to the first group whose selector matches:
 
     filters -> muon:lr=0.24,momentum=0.6,nesterov=true; conv1.bias -> sgd:lr=0.05 @ linear:3; * -> sgd:lr=0.05
 """

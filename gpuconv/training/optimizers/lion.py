@@ -15,8 +15,8 @@ from gpuconv.types import Array
 @dataclass(kw_only=True, eq=False)
 class Lion(Optimizer):
     """param -= lr * sign(beta1 * m + (1 - beta1) * g), with m the running mean of the gradient g, and with decoupled
-    decay as in AdamW (Chen et al. 2023). The paper advises a rate 3 to 10 times smaller than
-    AdamW's, and a decay as many times larger.
+    decay as in AdamW (Chen et al. 2023). The paper advises a rate 3 to 10 times smaller than AdamW's, and a decay as
+    many times larger.
 
     Args:
         beta1: The share of m in the direction, in [0, 1).
