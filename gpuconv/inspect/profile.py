@@ -207,7 +207,7 @@ def _time_steps(step: ProfiledStep, timer: Timer, steps: int) -> list[list[Span]
     """The spans of each step, marked in seconds from its start."""
     found, host = [], 0.0
     for number in range(steps + 1):  # the first step warms up, and measures how long the host takes to queue a step
-        timer.hold(1.5 * host)
+        timer.hold(1.5 * host)  # half as long again, in case queueing is slower this time
         start = time.perf_counter()
         spans = step(Spans(timer.mark))
         host = time.perf_counter() - start

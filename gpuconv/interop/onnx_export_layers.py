@@ -134,7 +134,7 @@ def _linear(graph: ExportedGraph, layer: Linear, x: str) -> str:
 
 
 def _norm(graph: ExportedGraph, layer: BatchNorm, x: str) -> str:
-    dtype = np.float32  # ONNX also keeps the statistics of float16 volumes in float32
+    dtype = np.float32  # for float16 volumes too, as in gpuconv's own arrays; ONNX allows it
     inputs = [x, *(graph.weight(layer, name, dtype=dtype) for name in layer.variables)]
     return graph.node("BatchNormalization", inputs, layer.path, epsilon=layer.eps, momentum=1 - layer.momentum)
 

@@ -33,9 +33,10 @@ FINISHED, INTERRUPTED, FAILED = "finished", "interrupted", "failed"
 class Fit:
     """One call of `Trainer.fit`. Calling it trains until the last epoch is done or `run.stop` is called.
 
-    run: the Trainer, which holds the progress. feed: its batches. held_out: the validation and test data.
-    metrics_every: the number of steps between readings of the loss. graph: whether steps are captured. interrupts: the
-    signals that ask the run to stop. shadow: the shadow oracle, which checks calls of some steps.
+    run: the Trainer, which holds the progress. feed: its batches. held_out: the validation and test data. callbacks:
+    those given to `fit`, and those that fill the run directory. metrics_every: the number of steps between readings of
+    the loss. graph: whether steps are captured. interrupts: the signals that ask the run to stop. shadow: the shadow
+    oracle, which checks calls of some steps.
     """
 
     def __init__(

@@ -101,7 +101,8 @@ class Shadow:
         self._worker: Any = None
         self._ready = self._ended = False
         self._pending: list[tuple[Path, Site, int, float, int]] = []  # (file, site, step, expected seconds, bytes)
-        self._sizes: dict[Site, int] = {}  # the most bytes of a call's arguments, by site
+        # Bytes of the arguments of each site's largest call in the first step; of the first call, if the site is newer.
+        self._sizes: dict[Site, int] = {}
         self._longest: dict[Site, float] = {}  # seconds of the longest check so far, copying included
         self._copying_of: dict[Site, float] = {}  # seconds of copying for the pending checks
         self._rate = 0.0  # the highest seconds per byte so far

@@ -1,9 +1,10 @@
 """Steps computed in parts: batches cut into shards, which are distributed over the ranks, and several batches
 accumulated for one update.
 
-Each part has a forward and a backward pass of its own. Its gradients and other results are weighted by its share of the
-samples and added up along a binary tree over the parts, ((s0 + s1) + (s2 + s3)) + ((s4 + s5) + (s6 + s7)), so that the
-bits do not depend on which rank computes which shard.
+Each part has a forward and a backward pass of its own; if batch norm takes statistics over all parts, a rank runs its
+parts layer by layer together. A part's gradients and other results are weighted by its share of the samples and added
+up along a binary tree over the parts, ((s0 + s1) + (s2 + s3)) + ((s4 + s5) + (s6 + s7)), so that the bits do not
+depend on which rank computes which shard.
 """
 
 from __future__ import annotations

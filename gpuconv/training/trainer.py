@@ -89,13 +89,13 @@ class Trainer(RunState):
         violation: What happens if the shadow oracle finds a result beyond its bound: "stop" raises ShadowError, "warn"
             continues.
         shards: The number of parts, a power of two, into which each batch is cut, the last one of an epoch included.
-            The parts are computed one by one, and batch norm takes the statistics of each part. Augmentation and
-            dropout draw the same random numbers as for the whole batch.
+            Unless sync_batch_norm is set, the parts are computed one by one, and batch norm takes the statistics of
+            each. Augmentation and dropout draw the same random numbers as for the whole batch.
         parallel: How the processes started by mpiexec or torchrun train one net: "mpi" or `gpuconv.parallel.MPI(...)`
             on numpy and emulated, "nccl" or `gpuconv.parallel.NCCL(...)` on a GPU for each process. Each runs this
             program; `ranks.rank` tells which it is (docs/parallel.md).
-        sync_batch_norm: Whether batch norm takes statistics over all ranks instead of each rank's; the net is not fused
-            then.
+        sync_batch_norm: Whether batch norm takes statistics over the whole batch, on all ranks, instead of each part;
+            the net is not fused then.
         shard_optimizer: Whether each rank keeps the optimizer's state and the moving averages of only a part of the
             parameters, and updates only these. It changes no result.
         optimizer_settings: Settings of an optimizer given by name, such as `lr` and `momentum`.
