@@ -150,14 +150,14 @@ class ComparedTensor:
 class Runs:
     """The result of a comparison. steps: the number of steps that both runs recorded. lengths: how many each of them
     recorded. settings: those that differ, in words. bits: the first tensor whose bits differ. beyond: the first tensor
-    whose difference rounding does not explain. bits_count: whether any differing bit counts, as on one machine with the
+    whose difference rounding does not explain. one_machine: whether any differing bit counts, as on one machine with the
     same dtypes and kinds of hashes. hashes: those kinds. shares: for each tensor (direction, name), by step, the
     difference as a share of what rounding explains."""
 
     steps: int = 0
     lengths: tuple[int, int] = (0, 0)
     settings: list[str] = field(default_factory=list)
-    bits_count: bool = True
+    one_machine: bool = True
     hashes: list[str] = field(default_factory=list)
     bits: ComparedTensor | None = None
     beyond: ComparedTensor | None = None
@@ -165,11 +165,11 @@ class Runs:
 
     @property
     def found(self) -> ComparedTensor | None:
-        return self.bits if self.bits_count else self.beyond
+        return self.bits if self.one_machine else self.beyond
 
     def set_element(self, element: Element | None) -> None:
         """Add to `found` the element that differs most."""
-        name = "bits" if self.bits_count else "beyond"
+        name = "bits" if self.one_machine else "beyond"
         setattr(self, name, replace(getattr(self, name), element=element))
 
     def picture(self) -> Figure:
@@ -184,13 +184,13 @@ class Runs:
         lines = [f"settings differ: {line}" for line in self.settings[:MOST_SETTINGS]]
         if more := len(self.settings[MOST_SETTINGS:]):
             lines.append(f"and {more} more settings")
-        by = "on one machine any different bit counts" if self.bits_count else "a difference beyond rounding counts"
+        by = "on one machine any different bit counts" if self.one_machine else "a difference beyond rounding counts"
         lines.append(f"compared: {self.steps} steps, of {self.lengths[0]} and {self.lengths[1]} recorded; {by}")
         lines.append(str(self.found) if self.found else f"agree over {self.steps} steps")
-        if self.bits_count and self.bits:
+        if self.one_machine and self.bits:
             late = f"from step {self.beyond.step} on, {self.beyond.tensor}" if self.beyond else "nowhere"
             lines.append(f"beyond what rounding explains: {late}")
-        elif not self.bits_count:
+        elif not self.one_machine:
             early = f"from step {self.bits.step} on, {self.bits.tensor}" if self.bits else "nowhere"
             if len(self.hashes) > 1:
                 early = f"unknown, as the hashes are of two kinds, {' and '.join(self.hashes)}"
@@ -240,7 +240,7 @@ def compare(a: list[Step], b: list[Step]) -> Runs:
     by_step = [(number, _pairs(ours[number], theirs[number])) for number in both]
     compared = [(one, other) for _, listed in by_step for _, one, other in listed]
     found.hashes = sorted({digest.kind for both_digests in compared for digest in both_digests})
-    found.bits_count = all(ours[number].on == theirs[number].on for number in both) and all(
+    found.one_machine = all(ours[number].on == theirs[number].on for number in both) and all(
         one.dtype == other.dtype and one.kind == other.kind for one, other in compared
     )
     rounding = Rounding(max(map(_rounding_inside_net, [*a, *b])))

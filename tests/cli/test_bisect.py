@@ -159,7 +159,7 @@ def test_between_runs_of_two_devices_only_a_difference_beyond_rounding_counts(wo
     capsys.readouterr()
     assert main(["bisect", "a", "c", "--json"]) == 1
     result = json.loads(capsys.readouterr().out)
-    assert not result["bits_count"]
+    assert not result["one_machine"]
     assert result["beyond"]["element"]["differing"] > 0
 
 

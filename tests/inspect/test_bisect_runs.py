@@ -75,7 +75,7 @@ def test_the_first_difference_is_named_in_the_order_of_the_work(recorded, number
             assert comparison.bits is not None
             assert (comparison.bits.step, comparison.bits.a.direction, comparison.bits.a.name) == first
             assert (comparison.beyond is not None) == beyond
-            assert (comparison.found is not None) == (comparison.bits_count or beyond)
+            assert (comparison.found is not None) == (comparison.one_machine or beyond)
     assert f"differ first at step {number}" in str(comparison)
     assert comparison.beyond.a == comparison.bits.a
 
@@ -126,7 +126,7 @@ def test_hashes_of_two_kinds_are_compared_by_sums_and_norms(recorded):
         return [replace(step, tensors=[replace(tensor, hash="crc32:0") for tensor in step.tensors]) for step in steps]
 
     comparison = compare(recorded, hashed(recorded))
-    assert (comparison.found, comparison.bits, comparison.bits_count, comparison.hashes) == (
+    assert (comparison.found, comparison.bits, comparison.one_machine, comparison.hashes) == (
         None,
         None,
         False,
@@ -165,7 +165,7 @@ def test_unrecorded_tensors_add_their_rounding_to_the_bound(recorded):
 
 def test_two_identical_runs_agree(recorded, tmp_path):
     comparison = compare(recorded, steps_of(tmp_path / "other.jsonl"))
-    assert (comparison.found, comparison.bits_count, comparison.steps) == (None, True, 8)
+    assert (comparison.found, comparison.one_machine, comparison.steps) == (None, True, 8)
     assert "agree over 8 steps" in str(comparison)
 
 
@@ -177,7 +177,7 @@ def test_only_common_steps_are_compared(recorded):
 @pytest.mark.kernels
 def test_numpy_and_emulated_agree_within_the_bound_although_one_is_fused(recorded, tmp_path):
     comparison = compare(recorded, steps_of(tmp_path / "other.jsonl", "emulated"))
-    assert not comparison.bits_count
+    assert not comparison.one_machine
     assert comparison.bits is not None
     assert comparison.beyond is None, comparison
     comparison = compare(sparse(recorded, 3), sparse(read(tmp_path / "other.jsonl"), 3))
@@ -188,7 +188,7 @@ def test_numpy_and_emulated_agree_within_the_bound_although_one_is_fused(recorde
 def test_precisions_agree_within_the_wider_bound(recorded, tmp_path, precision):
     """The gradients of float16 are multiplied by a loss scale."""
     comparison = compare(recorded[:1], steps_of(tmp_path / "other.jsonl", precision=precision)[:1])
-    assert not comparison.bits_count
+    assert not comparison.one_machine
     assert comparison.beyond is None, comparison
 
 
