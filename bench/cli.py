@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gpuconv import parse_numbers
 from gpuconv.names import one_line
+from gpuconv.system import files
+from gpuconv.text import parse_numbers
 
 EPILOG = """examples:
   python -m bench steps && python -m bench ops         # measure, most important first
@@ -273,7 +274,6 @@ def _compare(options: argparse.Namespace) -> int:
 
 def _host(options: argparse.Namespace) -> int:
     from bench import host_time, machine
-    from gpuconv import files
 
     timings = list(host_time.measure())
     print(*host_time.table(timings), sep="\n")

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from bench import machine
-from gpuconv import files
 from gpuconv.devices import Device
+from gpuconv.system import files
 
 SCHEMA = 1
 RESULTS = Path(__file__).parent / "results"

@@ -16,7 +16,7 @@ from bench.machine import ROOT
 from bench.record import RESULTS, Record, fastest_side, newest_records
 from bench.sides import OURS
 from bench.suite import CONVOLUTIONS, DIRECTIONS, MEMORY
-from gpuconv import files
+from gpuconv.system import files
 
 BEGIN, END = "<!-- bench report: begin -->", "<!-- bench report: end -->"
 NOT_MEASURED = "**GPU: not yet measured.** No record of a GPU is in the repository."

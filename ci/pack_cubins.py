@@ -24,7 +24,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-from gpuconv import files
+from gpuconv.system import files
 
 ROOT = Path(__file__).resolve().parents[1]
 LARGEST = 40 << 20  # bytes

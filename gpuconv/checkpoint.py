@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from gpuconv import files
 from gpuconv.dtypes import as_dtype
+from gpuconv.system import files
 from gpuconv.types import Json, Record
 
 FORMAT = 1

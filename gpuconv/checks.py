@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gpuconv import backends, html, losses, ops, random
+from gpuconv import backends, losses, ops, random
 from gpuconv.layers import Conv2D, Dropout, Layer, Linear, Sequential
 from gpuconv.losses import Loss, SoftmaxCrossEntropy, SVMHinge
 from gpuconv.metrics import class_of
 from gpuconv.own_op import Comparison as Comparison
 from gpuconv.own_op import Comparisons as Comparisons
 from gpuconv.own_op import compare as compare
-from gpuconv.text_table import align_columns
+from gpuconv.text import html
+from gpuconv.text.text_table import align_columns
 from gpuconv.types import Array
 
 if TYPE_CHECKING:

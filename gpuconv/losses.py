@@ -21,10 +21,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from gpuconv import backends, ops, parse_numbers
+from gpuconv import backends, ops
 from gpuconv.arguments import INT63, expect_accepts, integer, number, positive
 from gpuconv.dtypes import accumulation_dtype, is_float
 from gpuconv.names import lookup
+from gpuconv.text import parse_numbers
 from gpuconv.types import Array, Scalar
 
 

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
-from gpuconv import backends, html, random
+from gpuconv import backends, random
 from gpuconv.dtypes import as_dtype
 from gpuconv.names import lookup
 from gpuconv.ops.registry import arrays_of
-from gpuconv.text_table import align_columns
+from gpuconv.text import html
+from gpuconv.text.text_table import align_columns
 from gpuconv.types import Options
 from gpuconv.verify import compare as comparer
 

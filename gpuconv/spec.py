@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from gpuconv import parse_numbers
 from gpuconv.names import lookup
+from gpuconv.text import parse_numbers
 from gpuconv.types import Record
 
 

@@ -6,14 +6,14 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from gpuconv import html
 from gpuconv.layers import Layer
 from gpuconv.layers.base import expect_built
 from gpuconv.layers.branches import Merging
 from gpuconv.layers.fused import Fused
 from gpuconv.layers.sequential import runs_of
 from gpuconv.names import display_width
-from gpuconv.text_table import align_columns
+from gpuconv.text import html
+from gpuconv.text.text_table import align_columns
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ import functools
 
 import pytest
 
-from gpuconv import files, plots
+from gpuconv import plots
+from gpuconv.system import files
 
 DRAW = plots.draw
 PIXEL = base64.b64decode(

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from gpuconv import files, locks
+from gpuconv.system import files, locks
 
 
 def names(folder):

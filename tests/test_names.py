@@ -10,7 +10,7 @@ from gpuconv.layers import Conv2D, Input, Sequential
 from gpuconv.names import display_width, padded
 from gpuconv.profiling.work import Work
 from gpuconv.summary import summary
-from gpuconv.text_table import align_columns
+from gpuconv.text.text_table import align_columns
 
 CAT, DOG = "\u732b", "\uff24og"  # a wide letter; a full-width one and two narrow ones
 

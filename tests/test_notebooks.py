@@ -10,7 +10,9 @@ from xml.etree import ElementTree
 
 import pytest
 
-from gpuconv import console, html, plots
+from gpuconv import plots
+from gpuconv.system import console
+from gpuconv.text import html
 from gpuconv.training.history import History
 from tests.training import toy_run
 

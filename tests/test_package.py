@@ -40,24 +40,7 @@ HEAVY = [
 
 # Each part may import from its own set and from those above it.
 LAYERS = [
-    {
-        "child_process",
-        "console",
-        "files",
-        "html",
-        "inverse_normal",
-        "locks",
-        "names",
-        "newton_schulz",
-        "notices",
-        "parse_numbers",
-        "polynomials",
-        "shell",
-        "text_table",
-        "trust",
-        "types",
-        "version",
-    },
+    {"inverse_normal", "names", "newton_schulz", "notices", "polynomials", "system", "text", "types", "version"},
     {"arguments", "dtypes", "list_cache", "spec"},
     {"devices", "kernels", "problems", "random", "window_sizes"},
     {"checkpoint", "few_channels"},

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from gpuconv import parse_numbers
 from gpuconv.cli import main
 from gpuconv.data import Augmentation
 from gpuconv.data import load as load_data
+from gpuconv.text import parse_numbers
 from gpuconv.training import optimizers, schedules
 
 

@@ -338,7 +338,7 @@ def test_the_error_of_a_failed_save_names_the_path(tmp_path, monkeypatch):
     def full(temporary):
         raise OSError(28, "No space left on device", str(temporary))
 
-    monkeypatch.setattr("gpuconv.files._make_file", full)
+    monkeypatch.setattr("gpuconv.system.files._make_file", full)
     with pytest.raises(OSError, match="No space left") as caught:
         plots.save(plots.curves(HISTORY), path)
     assert caught.value.filename == str(path)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gpuconv import shell
+from gpuconv.system import shell
 
 NAMES = [
     b"run",

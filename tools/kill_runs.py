@@ -22,7 +22,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from gpuconv import files
+from gpuconv.system import files
 from gpuconv.training import checkpoint
 
 RESULT = Path(__file__).with_name("kill_runs.json")

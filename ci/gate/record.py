@@ -10,7 +10,7 @@ from dataclasses import asdict
 
 from ci.gate.commands import Gate
 from ci.gate.results import Result, verdicts
-from gpuconv import files
+from gpuconv.system import files
 
 
 def write(gate: Gate, results: Sequence[Result], running: str | None) -> None:

@@ -18,8 +18,8 @@ import numpy as np
 from gpuconv import backends
 from gpuconv.checkpoint import load
 from gpuconv.cli.errors import UserError, user_errors
-from gpuconv.console import quiet
-from gpuconv.files import describe_error
+from gpuconv.system.console import quiet
+from gpuconv.system.files import describe_error
 from gpuconv.training import RunDirectory, run_schemas
 from gpuconv.training.run_state import RunState
 from gpuconv.training.tensor_digests import Digests, Key, Step, machine, read, with_unique_keys

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import tomllib
 
-from gpuconv import files
 from gpuconv.cli import shared_options
 from gpuconv.names import lookup, printable
+from gpuconv.system import files
 from gpuconv.types import Record
 
 MAX_BYTES = 1 << 20  # bytes; a settings file has a few hundred

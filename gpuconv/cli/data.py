@@ -7,7 +7,7 @@ import argparse
 from gpuconv.cli import json_output
 from gpuconv.cli.errors import user_errors
 from gpuconv.names import lookup
-from gpuconv.shell import command
+from gpuconv.system.shell import command
 
 EXAMPLES = ["gpuconv data cifar10 --to data", "gpuconv train --data cifar10:data"]
 

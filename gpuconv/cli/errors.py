@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from gpuconv.backends import DeviceError
-from gpuconv.files import describe_error
+from gpuconv.system.files import describe_error
 
 
 class UserError(Exception):

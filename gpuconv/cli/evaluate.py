@@ -26,8 +26,8 @@ from gpuconv.cli.runs import (
     warn_of_trained_images,
 )
 from gpuconv.cli.shared_options import add_device, add_options
-from gpuconv.console import is_quiet
 from gpuconv.names import display_width, padded, printable
+from gpuconv.system.console import is_quiet
 
 if TYPE_CHECKING:
     from gpuconv.data import Dataset, Samples

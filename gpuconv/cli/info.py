@@ -11,7 +11,7 @@ from importlib import metadata
 
 import numpy as np
 
-from gpuconv import backends, trust
+from gpuconv import backends
 from gpuconv.backends.cpu import blas, parallel
 from gpuconv.backends.cuda import cache
 from gpuconv.backends.cuda.emulator import EmulatorError, cxx
@@ -19,6 +19,7 @@ from gpuconv.backends.cuda.runtime import nvrtc
 from gpuconv.cli import json_output
 from gpuconv.devices import KINDS
 from gpuconv.names import one_line
+from gpuconv.system import trust
 from gpuconv.version import __version__
 
 EXAMPLES = ["gpuconv info"]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from gpuconv.cli import json_output
 from gpuconv.cli.errors import UserError, user_errors
 from gpuconv.cli.option_types import count
-from gpuconv.console import progress_bar
+from gpuconv.system.console import progress_bar
 
 if TYPE_CHECKING:
     from gpuconv.backends.cuda.analysis.resources import Line

@@ -11,13 +11,13 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gpuconv import files
 from gpuconv.cli import json_output, option_types, run_settings, shared_options, train
 from gpuconv.cli.errors import UserError, user_errors
 from gpuconv.cli.runs import choose_device, make_loader, print_line
-from gpuconv.console import is_quiet, say
 from gpuconv.dtypes import as_precision
-from gpuconv.shell import command
+from gpuconv.system import files
+from gpuconv.system.console import is_quiet, say
+from gpuconv.system.shell import command
 
 if TYPE_CHECKING:
     from gpuconv.training import RangeTest

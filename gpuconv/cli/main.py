@@ -15,10 +15,10 @@ from typing import NoReturn
 from gpuconv.backends import DeviceError
 from gpuconv.cli import json_output, process
 from gpuconv.cli.errors import UserError
-from gpuconv.console import log_on_stderr, quiet
-from gpuconv.files import describe_error
 from gpuconv.names import canonical, printable
 from gpuconv.notices import on_stderr
+from gpuconv.system.console import log_on_stderr, quiet
+from gpuconv.system.files import describe_error
 from gpuconv.version import __version__
 
 COMMANDS = {

@@ -6,7 +6,7 @@ import argparse
 import math
 from collections.abc import Callable
 
-from gpuconv import parse_numbers
+from gpuconv.text import parse_numbers
 
 
 def switch(text: str) -> int:

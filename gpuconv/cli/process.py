@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import TYPE_CHECKING, TextIO
 
-from gpuconv.console import handled_signals, quiet, say, say_in_handler
 from gpuconv.notices import Notice
+from gpuconv.system.console import handled_signals, quiet, say, say_in_handler
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer

@@ -9,15 +9,15 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gpuconv import files
 from gpuconv.cli import json_output
 from gpuconv.cli.errors import UserError, user_errors
 from gpuconv.cli.option_types import count
 from gpuconv.cli.runs import choose_device, print_line
 from gpuconv.cli.shared_options import add_step_options
-from gpuconv.console import is_quiet
 from gpuconv.devices import Device
 from gpuconv.names import padded
+from gpuconv.system import files
+from gpuconv.system.console import is_quiet
 from gpuconv.types import Record
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from gpuconv.cli import json_output
 from gpuconv.cli.errors import UserError, user_errors
 from gpuconv.cli.runs import choose_device, print_line
 from gpuconv.cli.shared_options import add_step_options
-from gpuconv.console import progress_bar
 from gpuconv.devices import Device
+from gpuconv.system.console import progress_bar
 
 if TYPE_CHECKING:
     from gpuconv.backends.cuda.gemm.plan import Plan

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 from gpuconv.cli import json_output, run_settings
 from gpuconv.cli.errors import user_errors
-from gpuconv.console import say
 from gpuconv.dtypes import PRECISIONS
+from gpuconv.system.console import say
 
 EXAMPLES = ["gpuconv reproduce --quick", "gpuconv reproduce --device numpy", "gpuconv reproduce"]
 

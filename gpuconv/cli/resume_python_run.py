@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from gpuconv.cli import json_output, nets, shadow_report
 from gpuconv.cli.errors import UserError, user_errors
 from gpuconv.cli.runs import choose_device, expect_normalization, make_loader, print_line, run_of, started_in_python
-from gpuconv.console import say
 from gpuconv.parallel import Ranks
+from gpuconv.system.console import say
 from gpuconv.types import Record
 
 if TYPE_CHECKING:

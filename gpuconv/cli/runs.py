@@ -15,9 +15,9 @@ from gpuconv import backends
 from gpuconv.cli import nets, run_settings, shared_options
 from gpuconv.cli.errors import UserError, user_errors
 from gpuconv.cli.run_settings import Settings
-from gpuconv.console import is_quiet, say
-from gpuconv.files import describe_error
 from gpuconv.names import printable
+from gpuconv.system.console import is_quiet, say
+from gpuconv.system.files import describe_error
 from gpuconv.types import Json, Record
 
 if TYPE_CHECKING:

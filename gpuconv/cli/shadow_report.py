@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpuconv.cli import json_output
-from gpuconv.console import say
+from gpuconv.system.console import say
 
 if TYPE_CHECKING:
     from gpuconv.training.shadow import Shadow

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 
-from gpuconv import parse_numbers
 from gpuconv.cli import json_output
 from gpuconv.cli.errors import UserError, user_errors
 from gpuconv.cli.option_types import count
 from gpuconv.cli.runs import open_run
 from gpuconv.cli.shared_options import add_precision
+from gpuconv.text import parse_numbers
 
 EXAMPLES = [
     "gpuconv summary",

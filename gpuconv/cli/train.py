@@ -31,8 +31,8 @@ from gpuconv.cli.runs import (
     split_validation,
     started_in_python,
 )
-from gpuconv.console import is_quiet, say
-from gpuconv.shell import command
+from gpuconv.system.console import is_quiet, say
+from gpuconv.system.shell import command
 
 if TYPE_CHECKING:
     from gpuconv.data import Dataset, Loader, Normalization, Samples

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from gpuconv.cli import json_output
 from gpuconv.cli.errors import UserError, user_errors
 from gpuconv.cli.runs import choose_device, print_line
-from gpuconv.console import progress_bar
+from gpuconv.system.console import progress_bar
 from gpuconv.types import Record
 
 if TYPE_CHECKING:

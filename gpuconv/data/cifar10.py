@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from gpuconv.data.dataset import Dataset
 from gpuconv.data.pickles import ArrayState, ArrayUnpickler, UnsafePickleError
-from gpuconv.shell import command
+from gpuconv.system.shell import command
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 TRAIN_FILES = tuple(f"data_batch_{number}" for number in range(1, 6))

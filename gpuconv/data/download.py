@@ -11,8 +11,8 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from gpuconv import files, locks
-from gpuconv.console import progress_bar
+from gpuconv.system import files, locks
+from gpuconv.system.console import progress_bar
 
 if TYPE_CHECKING:
     from requests import RequestException

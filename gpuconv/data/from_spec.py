@@ -8,11 +8,11 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from gpuconv import parse_numbers
 from gpuconv.data import cifar10, digits, folder, synthetic
 from gpuconv.data.dataset import Dataset
 from gpuconv.names import canonical
 from gpuconv.spec import read
+from gpuconv.text import parse_numbers
 
 
 def load(spec: str, test: str = "") -> tuple[Dataset, Dataset]:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuconv import files
 from gpuconv.arguments import pair
+from gpuconv.system import files
 
 if TYPE_CHECKING:
     from PIL.Image import Image

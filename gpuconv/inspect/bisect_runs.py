@@ -150,8 +150,8 @@ class ComparedTensor:
 class Runs:
     """The result of a comparison. steps: the number of steps that both runs recorded. lengths: how many each of them
     recorded. settings: those that differ, in words. bits: the first tensor whose bits differ. beyond: the first tensor
-    whose difference rounding does not explain. one_machine: whether any differing bit counts, as on one machine with the
-    same dtypes and kinds of hashes. hashes: those kinds. shares: for each tensor (direction, name), by step, the
+    whose difference rounding does not explain. one_machine: whether any differing bit counts, as on one machine with
+    the same dtypes and kinds of hashes. hashes: those kinds. shares: for each tensor (direction, name), by step, the
     difference as a share of what rounding explains."""
 
     steps: int = 0

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gpuconv import files
 from gpuconv.interop.onnx_export_graph import ExportedGraph
 from gpuconv.interop.onnx_export_layers import FORMS
 from gpuconv.layers import Layer, Sequential
 from gpuconv.names import lookup
+from gpuconv.system import files
 
 if TYPE_CHECKING:
     from onnx import ModelProto

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 
-from gpuconv import files
 from gpuconv.interop.onnx_import_graph import message_of, read_net
 from gpuconv.interop.onnx_import_operators import OPERATORS
 from gpuconv.interop.onnx_library import onnx
 from gpuconv.layers import Input, Sequential
+from gpuconv.system import files
 from gpuconv.types import Shape
 
 

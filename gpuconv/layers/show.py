@@ -29,7 +29,7 @@ def _lines(layers: Iterable[Layer], indent: str, prefix: str = "") -> Iterator[t
 
 def html_of(net: Layer) -> str:
     """A table of a net's layers."""
-    from gpuconv.html import table
+    from gpuconv.text.html import table
 
     rows = []
     for layer in net.walk():

@@ -18,7 +18,7 @@ from gpuconv.live.hub import Hub
 from gpuconv.live.mailbox import Mailbox
 from gpuconv.live.requests import ENDED, FAILED, PAUSED, REQUESTS, TRAINING, LiveRun
 from gpuconv.live.segment import DataSplits
-from gpuconv.shell import command
+from gpuconv.system.shell import command
 from gpuconv.training.callback_base import Callback
 from gpuconv.training.callbacks import describe
 from gpuconv.training.fit import FINISHED

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gpuconv import files
 from gpuconv.plots.canvas import DPI, PlotError, cause
+from gpuconv.system import files
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

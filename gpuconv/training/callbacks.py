@@ -12,8 +12,8 @@ from typing import Any
 
 from gpuconv.arguments import integer
 from gpuconv.checkpoint import save
-from gpuconv.console import is_quiet, progress_bar, say
-from gpuconv.shell import command
+from gpuconv.system.console import is_quiet, progress_bar, say
+from gpuconv.system.shell import command
 from gpuconv.training.callback_base import Callback
 from gpuconv.training.logs import CSVLog, JSONLog, Log
 from gpuconv.training.run_state import RunState

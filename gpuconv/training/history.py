@@ -15,7 +15,7 @@ class History(list[Record]):
     def _repr_html_(self) -> str:
         if not self:
             return "<p>no epoch yet</p>"
-        from gpuconv.html import chart, table
+        from gpuconv.text.html import chart, table
 
         plain = {name: value for name, value in self[-1].items() if isinstance(value, (int, float)) or value is None}
         names = [name for name in plain if name not in ("step", "epoch")]

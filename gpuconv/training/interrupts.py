@@ -8,7 +8,7 @@ import threading
 from types import FrameType
 from typing import Any
 
-from gpuconv.console import SIGNALS, handled_signals, say_in_handler
+from gpuconv.system.console import SIGNALS, handled_signals, say_in_handler
 
 __all__ = ["SIGNALS", "Interrupts"]
 

@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 
 from gpuconv.checkpoint import CheckpointError, write_atomically
-from gpuconv.files import open_to_append
+from gpuconv.system.files import open_to_append
 from gpuconv.training.callback_base import Callback
 from gpuconv.training.run_state import RunState
 from gpuconv.types import Record

@@ -14,7 +14,7 @@ from gpuconv.arguments import integer, number
 from gpuconv.data import Normalization
 from gpuconv.layers import Layer
 from gpuconv.layers.base import expect_built
-from gpuconv.text_table import align_columns
+from gpuconv.text.text_table import align_columns
 from gpuconv.training.callback_base import Callback
 from gpuconv.training.clip import Clip
 from gpuconv.training.optimizers import Groups, adapted

@@ -27,11 +27,11 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from gpuconv import files
 from gpuconv.checkpoint import CheckpointError, dump, parse, short_json, write_atomically
-from gpuconv.locks import LockedError, LockFile
 from gpuconv.notices import notice
-from gpuconv.shell import command
+from gpuconv.system import files
+from gpuconv.system.locks import LockedError, LockFile
+from gpuconv.system.shell import command
 from gpuconv.training import config_file, run_schemas
 from gpuconv.types import Record
 from gpuconv.version import __version__

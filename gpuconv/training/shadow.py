@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpuconv import arguments, checkpoint, plots
-from gpuconv.child_process import Child, command
 from gpuconv.layers.layer_call import tracked_layer
 from gpuconv.names import canonical
 from gpuconv.notices import Notice
+from gpuconv.system.child_process import Child, command
 from gpuconv.types import Record
 
 if TYPE_CHECKING:

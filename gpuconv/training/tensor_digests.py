@@ -32,13 +32,14 @@ from typing import Any
 
 import numpy as np
 
-from gpuconv import arguments, backends, files
+from gpuconv import arguments, backends
 from gpuconv.checkpoint import CheckpointError, write_atomically
 from gpuconv.dtypes import as_numeric, is_float
 from gpuconv.layers import Layer
 from gpuconv.layers.fused import Fused
 from gpuconv.layers.fused_residual import ResidualNorm
 from gpuconv.ops.overlap import copy_of
+from gpuconv.system import files
 from gpuconv.training.callback_base import Callback
 from gpuconv.training.logs import append
 from gpuconv.training.run_state import RunState

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from gpuconv import backends, html, ops
+from gpuconv import backends, ops
 from gpuconv.algorithms import UnservedError
+from gpuconv.text import html
 from gpuconv.verify.cases.case import Case
 from gpuconv.verify.compare import compare, results
 from gpuconv.verify.oracle import expected_results

@@ -10,7 +10,7 @@ import json
 import sys
 import time
 
-from gpuconv.child_process import answer_writer
+from gpuconv.system.child_process import answer_writer
 from gpuconv.types import Record
 
 

@@ -13,8 +13,8 @@ from gpuconv import checks, ops
 from gpuconv.cli import main, runs
 from gpuconv.cli.check import report
 from gpuconv.cli.main import COMMANDS, Parser, module
-from gpuconv.console import say
-from gpuconv.files import describe_error
+from gpuconv.system.console import say
+from gpuconv.system.files import describe_error
 from gpuconv.training import Trainer
 from tests.cli.command import output_of
 

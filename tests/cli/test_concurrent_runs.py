@@ -8,8 +8,9 @@ import re
 import pytest
 
 from gpuconv.cli import main
-from gpuconv.locks import LockFile
 from gpuconv.notices import Notice
+from gpuconv.system import locks
+from gpuconv.system.locks import LockFile
 from gpuconv.training import Callback, CheckpointError, checkpoint
 from tests.cli.processes import gpuconv
 from tests.cli.small_run import SMALL_BATCHES
@@ -57,8 +58,6 @@ def test_fit_holds_its_folder_until_it_returns_or_fails(tmp_path):
 
 
 def test_a_file_system_without_locks_gives_a_warning_and_is_used(tmp_path, monkeypatch):
-    from gpuconv import locks
-
     def refuse(*_):
         raise OSError(37, "No locks available")
 

@@ -14,8 +14,8 @@ import time
 import pytest
 
 from gpuconv.cli import main, process
-from gpuconv.console import SIGNALS
 from gpuconv.notices import Notice
+from gpuconv.system.console import SIGNALS
 from gpuconv.training import Callback, CheckpointError, callbacks, checkpoint
 from gpuconv.training.interrupts import Interrupts
 from tests.cli.processes import ending_of, gpuconv, wait_for

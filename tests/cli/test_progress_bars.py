@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from gpuconv import console
 from gpuconv.cli import main
+from gpuconv.system import console
 
 
 class Bar(console._NoBar):

@@ -180,7 +180,7 @@ def test_characters_that_a_stream_cannot_encode_are_replaced_or_escaped(tmp_path
 
 
 def test_writing_into_a_full_closed_or_missing_stderr_neither_blocks_nor_raises(monkeypatch):
-    from gpuconv.console import say, say_in_handler
+    from gpuconv.system.console import say, say_in_handler
 
     read, write = os.pipe()
     os.set_blocking(write, False)

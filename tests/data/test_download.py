@@ -14,8 +14,8 @@ import threading
 import numpy as np
 import pytest
 
-from gpuconv import console, files, locks
 from gpuconv.data import cifar10, download
+from gpuconv.system import console, files, locks
 
 requests = pytest.importorskip("requests")
 

@@ -11,5 +11,7 @@ def test_nested_packages_are_mutated_too():
     from tools.mutation import library
 
     files = library.files()
-    assert {"gpuconv/training/trainer.py", "gpuconv/training/optimizers/sgd.py", "gpuconv/files.py"} <= set(files)
+    assert {"gpuconv/training/trainer.py", "gpuconv/training/optimizers/sgd.py", "gpuconv/system/files.py"} <= set(
+        files
+    )
     assert len(files) == len(set(files))

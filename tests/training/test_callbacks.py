@@ -6,7 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from gpuconv import console, plots
+from gpuconv import plots
+from gpuconv.system import console
 from gpuconv.training import Callback, EarlyStopping, callback_base, callbacks
 from gpuconv.training.callbacks import Checkpoints, Curves, Progress, best_epoch, describe, monitored_measure
 from gpuconv.training.logs import Log

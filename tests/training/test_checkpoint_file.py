@@ -11,9 +11,9 @@ import struct
 import numpy as np
 import pytest
 
-from gpuconv import files
 from gpuconv.checkpoint import Checkpoint, CheckpointError, load, save, write_atomically
 from gpuconv.dtypes import as_dtype
+from gpuconv.system import files
 from gpuconv.training import checkpoint as checkpoints
 
 STATE = {"epoch": 3, "nested": {"list": [1, 2.5, None], "text": "ä"}, "third": 1 / 3}

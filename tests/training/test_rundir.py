@@ -5,6 +5,7 @@ import os
 
 import pytest
 
+from gpuconv.system import files
 from gpuconv.training import CheckpointError, RunDirectory
 
 
@@ -59,8 +60,6 @@ def test_a_file_in_place_of_the_folder_is_refused(tmp_path):
 
 
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path, monkeypatch):
-    from gpuconv import files
-
     def read_only(*_):
         raise OSError(30, "Read-only file system")
 

@@ -61,8 +61,8 @@ SCOPE = [
     "gpuconv/backends/cpu",
     "gpuconv/backends/reference",
     "gpuconv/losses.py",
-    "gpuconv/files.py",
-    "gpuconv/locks.py",
+    "gpuconv/system/files.py",
+    "gpuconv/system/locks.py",
 ]
 SURVIVORS = Path(__file__).with_name("library_survivors.toml")
 REQUIRED_SHARE = 0.90

@@ -21,9 +21,9 @@ from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
 
-from gpuconv import files, trust
-from gpuconv.files import describe_error
 from gpuconv.notices import notice
+from gpuconv.system import files, trust
+from gpuconv.system.files import describe_error
 
 _DIGEST = "digest"
 

@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gpuconv import files
 from gpuconv.backends.cuda import cache, emulator
 from gpuconv.backends.cuda.cache import Cache
 from gpuconv.backends.cuda.runtime.kernel import Module
+from gpuconv.system import files
 
 
 class Filler:

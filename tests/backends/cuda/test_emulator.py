@@ -12,12 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gpuconv import asarray, locks, ops
+from gpuconv import asarray, ops
 from gpuconv.backends import DeviceError, resolve
 from gpuconv.backends.cuda import emulator
 from gpuconv.backends.cuda.emulator import cxx, native
 from gpuconv.backends.cuda.runtime.kernel import load
 from gpuconv.dtypes import as_dtype
+from gpuconv.system import locks
 
 KERNELS = Path(__file__).with_name("features.cu")
 THREADS = 96

@@ -8,9 +8,9 @@ import time
 
 import pytest
 
-from gpuconv import child_process as process
 from gpuconv.backends.cuda.gemm import prover
 from gpuconv.backends.cuda.gemm.prover import PROVED, REFUTED, UNABLE, Prover
+from gpuconv.system import child_process as process
 
 FINGERPRINT = "what is asked about"  # of a product and a candidate
 BEGIN = """

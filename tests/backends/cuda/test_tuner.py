@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from gpuconv import asarray, locks, ops, to_numpy
+from gpuconv import asarray, ops, to_numpy
 from gpuconv.algorithms import serving
 from gpuconv.backends.cuda.cache import Cache
 from gpuconv.backends.cuda.gemm import launch, plan, tuner
@@ -23,6 +23,7 @@ from gpuconv.backends.cuda.runtime import kernel, source
 from gpuconv.layers import Conv2D, Linear, MaxPool2D, ReLU
 from gpuconv.layers.fused import ConvReLU
 from gpuconv.profiling import launches
+from gpuconv.system import locks
 
 NAMES = [algorithm.name for algorithm in serving("float32")]
 CONV2D = Product("conv2d_fprop", 2 * 4 * 5, 12, 72, 1, np.dtype(np.float32))  # of X and W

@@ -13,10 +13,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from gpuconv import locks
 from gpuconv.backends.cuda import cache
 from gpuconv.backends.cuda.emulator.errors import EmulatorError
 from gpuconv.devices import DeviceError
+from gpuconv.system import locks
 
 _HERE = Path(__file__).parent
 _COMMON = ["-std=c++17", "-fPIC", "-ffp-contract=off", "-fno-strict-aliasing", "-fno-math-errno"]

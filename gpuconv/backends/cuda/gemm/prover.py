@@ -18,8 +18,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import IO
 
-from gpuconv import child_process
 from gpuconv.backends.cuda import cache
+from gpuconv.system import child_process
 from gpuconv.types import Record
 
 START, PREPARE, LIMIT = 30.0, 30.0, 10.0  # most seconds to start, to prepare a question, and to run the algorithm

@@ -25,7 +25,6 @@ from pathlib import Path
 
 import numpy as np
 
-from gpuconv import locks
 from gpuconv.algorithms import AUTO, full_name
 from gpuconv.backends.cuda import cache
 from gpuconv.backends.cuda.gemm import verdicts
@@ -39,6 +38,7 @@ from gpuconv.backends.cuda.runtime.rows import rows_of
 from gpuconv.devices import Device
 from gpuconv.names import lookup
 from gpuconv.notices import Notice, notice
+from gpuconv.system import locks
 from gpuconv.types import Array
 
 SECONDS = 0.05  # seconds of device time for the choice for one problem, not counting compilation

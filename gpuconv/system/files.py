@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from gpuconv import locks
+from gpuconv.system import locks
 
 _TEMPORARY = re.compile(r"\.gpuconv-[0-9a-f]{16}\.part")
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)

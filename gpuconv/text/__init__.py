@@ -1,0 +1,1 @@
+"""Text for people: tables, HTML, numbers in users' text."""
