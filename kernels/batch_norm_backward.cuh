@@ -23,7 +23,7 @@
 #include "activation_after_norm.cuh"
 #include "column_reduce.cuh"
 #include "mask.cuh"
-#include "sums.cuh"
+#include "norm_gradient_sums.cuh"
 
 // The activation after the norm, for the channels of a thread's packs.
 struct NormActivation {

@@ -16,7 +16,7 @@
 // Floor: forward 2 sizeof(DTYPE) bytes per number (4 if a group outgrows the caches), backward 5 (7).
 #include "column_reduce.cuh"
 #include "reduce.cuh"
-#include "sums.cuh"
+#include "norm_gradient_sums.cuh"
 
 // The part of an image that a block works on: `width` neighboring channels of each pixel.
 struct Group {

@@ -6,7 +6,7 @@
 
 #include "activation_after_norm.cuh"
 #include "convolution.cuh"
-#include "sums.cuh"
+#include "norm_gradient_sums.cuh"
 
 #ifndef NORM_SUMS
 #define NORM_SUMS 0
