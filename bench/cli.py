@@ -1,4 +1,4 @@
-"""The command line: python -m bench ops | steps | peaks | report | compare A B | predict | fit."""
+"""The command line: python -m bench ops | steps | peaks | report | compare A B | predict | host | fit."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""An entry of the suite: its arrays, our call on them, and the expected results in float64.
+"""The call of a convolution or memory-bound operation of the suite: its arrays, and its expected results in float64.
 
-Large results are compared in part, because float64 is slow: the first, middle and last images, or a few filters and
-channels, of the call that is timed.
+Large results are compared in part, because float64 is slow: the first, middle and last images, filters or channels, or
+1000 elements of a parameter, of the call that is timed.
 """
 
 from __future__ import annotations
@@ -136,7 +136,8 @@ def _check_bias_grad(arrays: Arrays, results: list[np.ndarray]) -> Compared:
 
 
 def _by_images(op: str, array_count: int, **options) -> Callable[[Entry], Call]:
-    """An op on `array_count` volumes that computes each image independently."""
+    """For an op on `array_count` volumes that computes each image independently: a function that makes an entry's
+    call."""
 
     def build(entry: Entry) -> Call:
         def compare(arrays: Arrays, results: list[np.ndarray]) -> Compared:

@@ -49,7 +49,8 @@ def rows_of(
 ) -> Iterator[dict[str, Any]]:
     """A row for each timed tensor-core convolution in a record. known: rows by name, used unchanged.
 
-    counted_with: the NVRTC of their counts. Raises ValueError if new rows have to be counted with another NVRTC.
+    counted_with: the version of NVRTC that the counts of the known rows come from. Raises ValueError if new rows have
+    to be counted with another NVRTC.
     """
     problems = {entry.key: entry for entry in suite("ops")}
     for entry in record["entries"]:

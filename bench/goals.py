@@ -1,8 +1,9 @@
 """The goals of the NumPy code, and whether a record meets them.
 
 Compared with PyTorch's fastest variant on the same processor, a convolution's forward pass takes at most 2 times as
-long (4 times for 3 channels), its forward and backward passes and a tiny-VGG step at most 3 times.
-`import gpuconv` takes under 150 ms, and a tiny-VGG step needs under 3 times the memory of its activations.
+long (4 times for 3 input channels; there is no such goal for 10), its forward and backward passes together and a
+tiny-VGG step at most 3 times. `import gpuconv` takes at most 150 ms, and a tiny-VGG step needs at most 3 times the
+memory of its activations.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from bench.record import timed_sides
 from bench.sides import OURS, PEER
 from bench.suite import CONVOLUTIONS
 
-FORWARD = {3: 4.0, 64: 2.0, 128: 2.0, 256: 2.0, 512: 2.0}  # by number of input channels
+FORWARD = {3: 4.0, 64: 2.0, 128: 2.0, 256: 2.0, 512: 2.0}  # by number of input channels; others have no goal
 FORWARD_AND_BACKWARD, STEP, STEP_SHAPE = 3.0, 3.0, "tiny-vgg-n64"
 MEASURES = {"import gpuconv": 150.0, f"memory of {STEP_SHAPE}": 3.0}
 
@@ -22,7 +23,7 @@ Goal = dict[str, Any]
 
 
 def evaluate(data: Mapping[str, Any]) -> list[Goal]:
-    """The goals for which a CPU record has values: name, value, limit, met."""
+    """The goals for which a record has values: name, value, unit, limit, met, and `least` (see `_against_pytorch`)."""
     entries = {entry["key"]: entry for entry in data["entries"]}
     found: list[Goal] = []
     if data["kind"] == "numpy":
@@ -60,7 +61,8 @@ def ratio(*entries: Mapping[str, Any], statistic: str = "median") -> float | Non
 
 
 def _against_pytorch(name: str, limit: float | None, *entries: Mapping[str, Any] | None) -> Iterator[Goal]:
-    """The goal, if there is a limit and both sides were timed. least: the ratio of minimum times, for comparison."""
+    """The goal, if there is a limit and both libraries were timed. Its `least` is the ratio of minimum times, for
+    comparison."""
     present = [entry for entry in entries if entry]
     if limit and len(present) == len(entries) and (value := ratio(*present)):
         yield _goal(name, value, limit, "x PyTorch", ratio(*present, statistic="least"))

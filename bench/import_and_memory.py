@@ -17,7 +17,7 @@ _IMPORT = "import time; start = time.perf_counter(); import gpuconv; print(time.
 
 
 def import_time() -> dict[str, Any]:
-    """Milliseconds of `import gpuconv` in a new process."""
+    """Milliseconds of `import gpuconv`, the median over 11 new processes."""
     samples = [
         1e3 * float(subprocess.run([sys.executable, "-c", _IMPORT], cwd=ROOT, capture_output=True, check=True).stdout)
         for _ in range(11)

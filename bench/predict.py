@@ -53,7 +53,8 @@ def timed_in(records: Sequence[dict[str, Any]], gpu: Gpu) -> Timed:
 def table(
     entries: Sequence[Entry], algo: str, model: Model, gpu: Gpu, timed: Timed, today: bool = False
 ) -> Iterator[str]:
-    """Lines for a terminal: each entry's predicted time, its parts with the largest marked, and the measured time.
+    """Lines for a terminal: each entry's predicted time, its parts with the largest marked, and the measured time; for
+    a wgmma algorithm its share of the ceiling instead.
 
     timed: measured times, shown where the same algorithm is predicted. today: whether these are times of today's
     kernels, so that the differences are the model's errors; then "auto" is the algorithm that was measured.

@@ -112,7 +112,7 @@ def count_step(net: str, batch_size: int, precision: str = "bfloat16") -> Counts
 
 
 def convolutions(net: str, batch_size: int, precision: str = "bfloat16") -> list[Entry]:
-    """Every direction of every convolution that a step computes."""
+    """Every direction that a step computes of every convolution, without the depthwise ones."""
     built = models.build(net, precision=precision, initialize=False)
     first = next(layer for layer in built.walk() if layer.variables and layer.trainable and not layer.children())
     found = []
@@ -158,7 +158,7 @@ LAYERS = (  # each with the shape of its input, in bfloat16
 
 
 def of_layer(layer: Layer, shape: Shape, gpu: Gpu) -> dict[str, StepPrediction]:
-    """For each direction of a layer without matrix products: the sum of its launches."""
+    """For each direction of a layer without matrix products: the bytes of its launches, and the gaps between them."""
     net = Sequential([Input(shape[1:]), layer], precision="bfloat16", device="emulated")
     found = {}
     with _recorded_launches() as launches:
@@ -190,7 +190,8 @@ def layers_table(gpu: Gpu) -> Iterator[str]:
 
 
 def table(model: Model, gpu: Gpu, records: Sequence[dict[str, Any]], algo: str = "auto") -> Iterator[str]:
-    """Lines for a terminal, with the times of ours and of PyTorch from records of this GPU."""
+    """Lines for a terminal, with the measured time from the newest record of this GPU that has the step: ours, or if it
+    has none, PyTorch's."""
     yield (
         f"{'step, milliseconds':<30} {'launches':>8} {'splits':>6} {'MB':>7} {'convs':>8} {'bytes':>7} {'gaps':>7}"
         f" {'predicted':>9} {'measured':>9} difference"

@@ -1,7 +1,7 @@
 """Records: one JSON file for each device, date and commit, rewritten atomically after every entry.
 
-The path is bench/results/<hardware>/<date>-<commit>.json. An existing file of that name keeps its entries, so that
-`ops` after `steps`, or a restarted run, adds to it.
+The path is bench/results/<hardware>/<date>-<commit>.json, or with uncommitted changes <date>-<commit>-dirty.json. An
+existing file of that name keeps its entries, so that `ops` after `steps`, or a restarted run, adds to it.
 """
 
 from __future__ import annotations

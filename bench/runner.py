@@ -26,7 +26,7 @@ Compare = Callable[[list[np.ndarray]], Iterable[tuple[Expected, np.ndarray]]]
 MakeSides = Callable[[Entry, str, bool], tuple[list[Side], Compare]]
 
 ROUNDS = 6  # each half is one timing; the difference between the two is the noise
-BURST = 0.05  # seconds
+BURST = 0.05  # seconds for which a side is timed in each round
 
 
 def sides_of(entry: Entry, device: str, compiled: bool) -> tuple[list[Side], Compare]:
@@ -58,7 +58,7 @@ def run(
 ) -> Iterator[dict[str, Any]]:
     """Time the entries one by one; each is saved in the record before it is yielded.
 
-    minutes: no entry starts later than that; the rest is listed under "not reached". A KeyboardInterrupt leaves
+    minutes: no entry starts after this time; the rest is listed under "not reached". A KeyboardInterrupt leaves
     the file as it was after the last complete entry. Raises DeviceError after an entry that crashed the GPU.
     """
     end = None if minutes is None else time.monotonic() + 60 * minutes

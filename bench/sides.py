@@ -16,8 +16,9 @@ OURS, PEER, COPY = "ours", "peer", "copy"
 
 @dataclass(frozen=True)
 class Prepared:
-    """A side that is ready to be timed. call(round): do the work once. results(): what it computes, as host arrays in
-    our layout."""
+    """A side that is ready to be timed. call(number): do the work once, on the input set that the number chooses if
+    there are several. results(): what it computes, as host arrays in our layout; none if there is nothing to
+    compare."""
 
     call: Callable[[int], Any]
     results: Callable[[], list[np.ndarray]]

@@ -41,7 +41,8 @@ class Step:
         return models.build(self.entry.workload[0], seed=1, device=device, dtype=dtype)
 
     def batches(self, device: str) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Float32 host batches: one on the CPU, on a GPU enough to exceed its cache."""
+        """Host batches, float32 images and int64 labels: one on the CPU; on a GPU at least two, and as a rule enough to
+        exceed its cache."""
         bytes_each = 4 * self.size * math.prod(self.net().input_shape)
         count = max(2, min(MOST_SETS // 5, math.ceil(ROTATED_BYTES / bytes_each))) if Device.named(device).on_gpu else 1
         return [self.batch(seed) for seed in range(count)]

@@ -116,6 +116,7 @@ CONVOLUTIONS: dict[str, list[Conv2dProblem]] = {
 
 # Single directions; all gradients in one call; fprop with bias and ReLU in one call, and also with 2x2 max pooling.
 DIRECTIONS = ("fprop", "dgrad", "wgrad", "backward", "fprop_relu", "fprop_relu_pool")
+# What each op, group and dtype adds to the importance of its entries.
 _LATER = {"backward": 1, "fprop_relu": 2, "fprop_relu_pool": 2}
 _LATER |= {"vgg-512": 1, "resnet20": 1, "seed-net": 1, "resnet18-cifar": 2, "deepbench": 3}
 _LATER |= {"float32": 2, "float16": 3}
@@ -134,8 +135,8 @@ def _convolutions() -> Iterator[Entry]:
 
 # --- memory-bound operations -------------------------------------------------------------------
 
-# Bytes per element of the large tensor that each op moves, for a dtype of s bytes. A ReLU's backward can take the sign
-# from one bit, a 2x2 pool the position of the maximum from two.
+# The bytes that each op moves for an element of its large tensor, for a dtype of s bytes. A ReLU's backward can take
+# the sign from one bit, a 2x2 pool the position of the maximum from two.
 MEMORY = {
     "bias_relu": lambda s: 2 * s,
     "relu": lambda s: 2 * s,

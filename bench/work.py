@@ -21,8 +21,8 @@ def conv_work(problem: Conv2dProblem, op: str, dtype: str) -> Work:
 
 
 def step_work(workload: tuple[str, int], steps: int = 1) -> Work:
-    """Forward, plus twice that for backward, minus the first convolution's input gradient, and its weight gradient if
-    that is frozen; bytes are not counted."""
+    """The FLOPs of training steps: forward, plus twice that for backward, minus the first convolution's input gradient,
+    and its weight gradient if the weight is frozen; bytes are not counted."""
     from gpuconv import models
 
     layers = [layer for layer in models.build(workload[0], initialize=False).walk() if layer.variables]

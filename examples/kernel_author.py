@@ -1,7 +1,7 @@
 """A kernel author's own ReLU in place of the shipped one: compiled for the CPU and checked against the oracle, without
 a GPU.
 
-`gpuconv lab --help` does the same from the command line, and times it on a GPU.
+`gpuconv lab` does the same from the command line, and times the kernel on a GPU.
 """
 
 import tempfile

@@ -45,6 +45,6 @@ def _text(value, name: str = "") -> str:
 
 
 def _calls_and_constants(code: types.CodeType) -> str:
-    """The calls and constants of a function without a name: "pop net.conv1.weight"."""
+    """The names that a lambda uses, and its constants: "pop net.conv1.weight"."""
     constants = [entry for entry in code.co_consts if isinstance(entry, (str, int, float))]
     return " ".join(map(str, [*code.co_names, *constants]))[:LONGEST] or "identity"

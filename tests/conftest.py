@@ -22,7 +22,7 @@ _compiling: list[subprocess.Popen] = []
 
 
 def pytest_configure(config):
-    """Compiles the emulator's runtime (6 s with an empty cache) while the workers collect the tests."""
+    """With several workers: compiles the emulator's runtime (6 s with an empty cache) while they collect the tests."""
     if getattr(config.option, "numprocesses", None) and not config.option.collectonly:
         command = [sys.executable, "-c", COMPILE_THE_RUNTIME]  # the tests report a missing compiler
         _compiling.append(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))

@@ -46,7 +46,7 @@ def copied(value):
 
 
 def outputs(op, call):
-    """Every array that can receive a result of a call, filled with arbitrary values."""
+    """Every array that can receive a result of a call, by name, filled with 3."""
     with np.errstate(all="ignore"):
         returned = getattr(ops, op)(**{name: copied(value) for name, value in call.items()})
     returned = returned if isinstance(returned, tuple) else (returned,)

@@ -45,9 +45,10 @@ class Done:
 class Gate:
     """State shared by the checks.
 
-    out: the folder of results. home: the copy of the tree that they run in. logs: output of the children. python: the
-    command of the interpreter. small: a rehearsal of the gate at small sizes. facts: findings of the first check for
-    the others. environment: that of every child.
+    out: the folder of results. home: the copy of the tree that the checks run in. logs: the folder of the children's
+    output. device, commit, wheels, cubins: the options of these names (`python -m ci.gate --help`). python: the command
+    of the interpreter. small: whether it is a rehearsal at small sizes. facts: findings of the first check for the
+    others. environment: variables that every child gets.
     """
 
     out: Path

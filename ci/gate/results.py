@@ -13,7 +13,7 @@ ANSWERS = ("yes", "no", "unknown")
 
 
 class FailedError(Exception):
-    """A check's own verdict; the message is the reason. details: for the record."""
+    """A check did not pass; the message is the reason. details: for the record."""
 
     status = FAILED
 
@@ -23,6 +23,8 @@ class FailedError(Exception):
 
 
 class LateError(FailedError):
+    """The time of a check ran out."""
+
     status = LATE
 
 

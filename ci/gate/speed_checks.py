@@ -46,7 +46,7 @@ def timing_check(kind: str, words: tuple[str, ...], *, missing: bool = False) ->
     only entries that the record lacks."""
 
     def check(gate: Gate, seconds: float) -> Found:
-        """Nothing starts in the last part of the time, so that running work can end."""
+        """No entry starts in the last 30 % of the time, so that running work can end."""
         began = datetime.datetime.now(datetime.UTC).replace(microsecond=0).isoformat()
         end, again = time.monotonic() + seconds, ["--missing"] if missing else []
         while True:

@@ -1,8 +1,9 @@
 """Every convolution of the case tiers by every tile of wgmma, on the emulated device under its checker:
 python -m tests.kernels.wgmma_tiers [--tier odd] [--op conv2d_dgrad] [--algo wgmma-256x128] [--dtype bfloat16]
 
-The name of a case determines the order of threads, the number of splits of the depth, and how many blocks compute the
-tiles. Prints a line for each op, tile and dtype, and each failure; status 1 if a case fails.
+The op, the name of the case, the tile and the dtype determine the order of threads, the number of splits of the depth,
+and how many blocks compute the tiles. Prints a line for each op, tile and dtype, and each failure; status 1 if a case
+fails.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from gpuconv.algorithms import ALGORITHMS, find
 from gpuconv.backends.cuda import emulator
 from tests.kernels.convolutions import force_algorithm
 
-# The ops, with epilogues of bias and activation, mask and pool, moments, and the sums of a norm below.
+# The kernel of each op. Together they have epilogues of bias and activation, mask and pool, moments, and the sums of a
+# norm below.
 OPS = {
     "conv2d": "conv2d_fprop",
     "conv2d_relu": "conv2d_fprop",

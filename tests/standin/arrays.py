@@ -175,7 +175,8 @@ def ones(shape, dtype=np.float32) -> ndarray:
 
 
 def asarray(x, dtype=None) -> ndarray:
-    """A copy on the device. A host array may change afterwards: it is copied at once, as CuPy does to pinned memory."""
+    """A device array itself, or converted to dtype; of a host array a copy on the device. The host array may change
+    afterwards: it is copied at once, as CuPy does to pinned memory."""
     if isinstance(x, ndarray):
         return x if dtype is None or x.dtype == dtype else x.astype(dtype)
     host = np.array(x, dtype, order="C")

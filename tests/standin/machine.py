@@ -243,7 +243,7 @@ class Machine:
         self.launches: list[tuple[str, int]] = []
         self.property_calls = 0
         self.allocated = 0  # bytes
-        self.kernel_seconds, self.copy_rate = 0.0, float("inf")
+        self.kernel_seconds, self.copy_rate = 0.0, float("inf")  # neither takes time
         self.clock = time
         self.legacy = [Queue(self, device, "legacy") for device in range(len(gpus))]
         self.thread = threading.local()  # device: the current one. runs: the queue whose work the thread runs

@@ -66,7 +66,7 @@ class World:
         self.waiting: list[Group] = []
 
     def run(self, rank: int, group: Group) -> None:
-        """Post a group's transfers, and run the other streams until each has its counterpart."""
+        """Post a group's transfers, and run the other streams until each transfer has its counterparts."""
         with self.changed:
             group.unmatched = len(group.transfers)
             try:

@@ -47,7 +47,10 @@ class Device:
 
 
 class Stream:
-    """A stream of the device that was current at its creation; inside its context it is the current stream there."""
+    """A stream of the device that was current at its creation; inside its context it is the current stream there.
+
+    null: the legacy stream of whichever device is current when it is used.
+    """
 
     def __init__(self, null: bool = False, non_blocking: bool = False) -> None:
         machine = current()

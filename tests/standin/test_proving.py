@@ -154,7 +154,7 @@ def last_algorithm(op, arrays, **options):
 
 
 def test_no_proof_is_made_where_nothing_may_be_timed(on_gpu, monkeypatch):
-    """The cost model chooses without tuning, within `same_bits`, during a capture and in `summary`."""
+    """The cost model chooses without tuning, within `same_bits`, during a capture and for `Conv2D.algorithms`."""
     on_gpu()
     monkeypatch.setattr(prover, "command", ["/no/such/program"])
     monkeypatch.setattr(prover, "ask", None)

@@ -1,4 +1,4 @@
-"""Small faults to plant in CUDA text: one operator, constant, condition, call or assignment at a time."""
+"""Small faults to plant in CUDA text: one operator, constant, condition, name, call or assignment at a time."""
 
 from __future__ import annotations
 

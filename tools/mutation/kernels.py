@@ -6,11 +6,12 @@
     python -m tools.mutation.kernels --file mbarrier.cuh --each --sample 12 --tests tests/kernels/test_warpgroups.py
 
 Each mutant runs in a process of its own, on a copy of the kernels, on the emulated device: first the cases of
-gpuconv.verify that run code of the file, then the kernel tests that do, then the small cases with every memory access
-checked and in shuffled thread orders; with --tests, only those tests. A mutant dies by a wrong result, a fault that the
-emulator names, a crash, or a loop without end. A mutant that does not compile is not counted. kernels_survivors.toml
-lists, each with its reason, the mutants that compute the same as the shipped kernel, or that only a GPU could tell
-apart; they are not run again unless --recheck is given. Nothing in the repository is written.
+gpuconv.verify that run code of the file, in float32; then the kernel tests that do; then the small cases in the other
+dtypes, in shuffled thread orders, and with every memory access checked. With --tests, only those tests run. A mutant
+dies by a wrong result, a fault that the emulator names, a crash, or a loop without end. A mutant that does not compile
+is not counted. kernels_survivors.toml lists, each with its reason, the mutants that compute the same as the shipped
+kernel, or that only a GPU could tell apart; they are not run again unless --recheck is given. Nothing in the repository
+is written.
 """
 
 from __future__ import annotations
@@ -119,7 +120,7 @@ class Suite:
 
     @property
     def tests(self) -> list[str]:
-        """The quickest first. Compiling takes longest."""
+        """Those with the fewest builds first, as compiling takes longest; of these the quickest first."""
         return sorted(self.costs, key=self.costs.__getitem__)
 
 

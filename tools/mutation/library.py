@@ -6,11 +6,11 @@
 
 First the fast tests run once under coverage, which records the lines that each runs; those that fail are left out. Then
 each mutant is tested in a separate process, on a copy of the repository, by the tests that run its lines, until one
-fails: those of its package first, fast ones before slow ones. At the end the tests that found a fault run once
-more without one, and must pass. library_survivors.toml lists, each with a reason, the mutants that no test can or
-should find; they are not run again unless --recheck is given. --result FILE stores the score and every survivor as
-JSON, and --again FILE judges those survivors again after tests were added. Apart from FILE nothing is written into the
-repository. Needs `pip install coverage`.
+fails: those of its package first, fast ones before slow ones, as many as fit into 60 s. At the end the tests that found
+a fault run once more without one, and must pass. library_survivors.toml lists, each with a reason, the mutants that no
+test can or should find; they are not run again unless --recheck is given. --result FILE stores the score and every
+survivor as JSON, and --again FILE judges those survivors again after tests were added. Apart from FILE nothing is
+written into the repository. Needs `pip install coverage`.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ class Record:
     lines: dict[str, dict[int, list[str]]] = field(default_factory=dict)  # for each file: the tests that run each line
 
     def tests(self, mutant: PythonMutant) -> list[str]:
-        """The tests that could find a mutant, in the order to run them."""
+        """The tests that could find a mutant, in the order to run them: as many as fit into AT_MOST seconds."""
         package = Path(mutant.file).parts[1].removesuffix(".py")
         near = (f"tests/{package}/", f"tests/test_{package}.py")
         lines = self.lines.get(mutant.file, {})
@@ -187,7 +187,7 @@ def _pytest(tree: Path, arguments: Iterable[str], *plugins: object) -> tuple[int
 
 
 def run_in_process(work, *arguments):
-    """The result of `work` in a separate process. Raises RuntimeError if it raised."""
+    """The result of `work` in a separate process. Raises RuntimeError if `work` raises."""
 
     def child() -> None:
         try:

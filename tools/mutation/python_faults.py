@@ -1,4 +1,4 @@
-"""Small faults to plant in Python text: one operator, constant, condition, keyword or statement at a time.
+"""Small faults to plant in Python text, each in one operator, constant, condition, name, keyword or statement.
 
 Messages, help texts, annotations and docstrings are not changed, nor is `raise AssertionError`, which marks
 unreachable code.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-SHOWN = 12  # lines that describe wrong values
+SHOWN = 12  # wrong values, or ranges of rows or columns, that are listed
 
 
 def ranges(numbers) -> str:
