@@ -31,10 +31,11 @@ class GradientCheck:
     Args:
         name: The array's name: "x" or a parameter's name.
         checked: The number of elements compared.
-        worst: The error minus the noise; 0 means that rounding explains it completely.
+        worst: The largest error of an element, as `gradient_check` defines it; 0 means that rounding explains every
+            difference.
         passed: Whether `worst` is within the tolerance.
-        raw: The measured error.
-        noise: The error that rounding the two values of f can cause, on the same scale.
+        raw: The largest measured difference relative to its scale, with the noise.
+        noise: The noise of that element, relative to the same scale.
     """
 
     name: str
@@ -90,8 +91,9 @@ def gradient_check(
     parameter, on a copy of the layer or net that lives on the same device. f is the sum of the output's elements times
     fixed random factors.
 
-    An element's error is (|backward - numerical| - noise) / scale. The noise is the error that rounding the two values
-    of f can cause; the scale is the larger of the two gradients, but at least a thousandth of the array's largest one.
+    An element's error is (|backward - numerical| - noise) / scale, or 0 if that is negative. The noise is the error
+    that rounding the two values of f can cause; the scale is the larger of the two gradients, but at least a
+    thousandth of the array's largest one.
     Dropout masks stay fixed. At ties, such as those of a max pool on a plain background, f has no derivative, and the
     two gradients differ even if backward is correct.
 
@@ -103,7 +105,10 @@ def gradient_check(
         samples: The number of elements to check in each array, None for all.
         tolerance: The largest error that passes.
         step: h.
-        seed: Draws the random volumes, the weights of a layer that is not built, and the elements to check.
+        seed: Draws the random volumes, the factors of f and the elements to check. The weights of a layer that is not
+            built are drawn from the layer's own seed, or from 0 if it has none.
+
+    Raises ValueError if the layer is not built and `input_shape` is not given.
     """
     twin = _float64_copy(layer, input_shape)
     host = _normal((2, *(twin.input_shape or ())), seed, 0) if x is None else backends.to_numpy(x).astype(np.float64)
@@ -288,9 +293,10 @@ regularisation = regularization  # the former name
 def overfits(
     net: Sequential, x: Array, labels: Array, *, loss: str | Loss = "softmax", steps: int = 300, lr: float = 1e-3
 ) -> SanityCheck:
-    """The net must overfit a few samples: every label correct, and the loss reduced by nine tenths of the distance from
-    its initial value to its minimum (0 for all losses except `SoftmaxCrossEntropy`). Trains with Adam, without
-    regularization and dropout, until both hold.
+    """The net must overfit a few samples: every label correct, if the loss classifies, and the loss reduced by nine
+    tenths of the distance from its initial value to its minimum. The minimum is taken to be 0; with label smoothing it
+    is the entropy of the smoothed targets. Trains with Adam, without regularization and dropout, until both hold or
+    the loss is not finite.
 
     Args:
         steps: The largest number of steps.

@@ -2,13 +2,15 @@
 
 1. On random numbers, three times. The bits must be the same each time. The values may differ from the proved
    algorithm's by at most twice the bound of `gpuconv verify`, once for each algorithm. Large results are compared only
-   at regular intervals.
+   at regular intervals, unless part 2 is skipped.
 2. On small whole numbers, whose sums are exact in any order. Every value must have the proved algorithm's bits; only
-   moments and activations that round are compared by bounds. This is repeated with y, dy and dx as slices of the
-   channels of wider volumes, whose other channels must not change. Sums too long to be exact in float32 skip this part.
+   moments and activations that round are compared by bounds. This is repeated for each `Form` of the call: without a
+   bias, with results added to `out`, and with y, dy and dx as slices of the channels of wider volumes, whose other
+   channels must not change. Sums too long to be exact in float32 skip this part.
 
-Results start as NaNs between guard zones, which must be intact after each run. At the end the proved algorithm must
-give the same bits as at first, which shows that the inputs are unchanged.
+On a GPU, memory for results starts as NaNs between guard zones, which must be intact after each run; the emulated
+device checks each access itself. At the end the proved algorithm runs on the random numbers again. It must give the
+same bits as at first, which shows that they are unchanged.
 """
 
 from __future__ import annotations
@@ -42,7 +44,7 @@ if TYPE_CHECKING:
     from gpuconv.backends.cuda.gemm.product import Product
 
 RUNS = 3
-COMPARED = 1 << 20  # at most this many values of a result are compared by bounds
+COMPARED = 1 << 20  # at most this many values of a result are compared by bounds; all of them if part 2 is skipped
 _PERIOD = 65_537  # the numbers of an array repeat after this many: a prime, so that no length of an axis divides it
 _EXACT = 1 << 24  # whole numbers up to here are exact in float32
 _EXACT_ACTIVATIONS = (None, "relu")
@@ -139,8 +141,8 @@ class Inputs:
         return self._array(shape, self._shifts_out, seed=9)
 
     def sliced(self, of: Array) -> tuple[Array, Array]:
-        """(wider volume, slice of its channels with the numbers of `of`). The volume has 16 bytes more channels than
-        `of` on each side, which hold zeros."""
+        """(wider volume, slice of its channels with the numbers of `of`). The volume has 32 bytes of channels more than
+        `of`, which hold zeros: half of them on each side, or one more on the left if results are not aligned."""
         width = 16 // of.dtype.itemsize
         whole = backends.zeros((*of.shape[:-1], of.shape[-1] + 2 * width), of.dtype, self._question.device)
         begin = width + self._shifts_out

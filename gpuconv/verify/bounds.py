@@ -11,7 +11,7 @@ from numpy.typing import DTypeLike
 
 from gpuconv.dtypes import as_dtype
 
-# Half the spacing of floats around 1: the relative error of one rounding.
+# Half the distance from 1 to the next larger float: the largest relative error of one rounding.
 UNIT_ROUNDOFF = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
 UNIT_ROUNDOFF_TF32 = 2.0**-11
 SMALLEST = {"float64": 2.0**-1074, "float32": 2.0**-149, "float16": 2.0**-24, "bfloat16": 2.0**-133}

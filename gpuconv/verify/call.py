@@ -79,8 +79,8 @@ class Call:
         return list(by_name.values())
 
     def _bias_gradient(self) -> Expected:
-        """The sum of dy over the batch. For a convolution it is computed as the filter gradient of a 1 x 1 convolution
-        of ones, so that only values whose mask bit is set count."""
+        """The sum of dy over all axes but the last. For a convolution it is computed as the filter gradient of a 1 x 1
+        convolution of ones, so that only values whose mask bit is set count."""
         dy = self.arrays[0]
         if dy.ndim == 2:
             (one,) = expected_results("bias_grad", [dy], {})
@@ -151,7 +151,7 @@ class Call:
 
 
 def _to_json(tensors: dict[str, np.ndarray], name: str, value: object) -> Record:
-    """A value as JSON; arrays go into `tensors`."""
+    """A value as JSON; arrays go into `tensors`. A list without arrays is stored as a tuple."""
     if isinstance(value, np.ndarray):
         tensors[name] = value
         return {"tensor": name}
@@ -195,7 +195,7 @@ def _is_finite(value: object) -> bool:
 
 
 def _on_host(value: object) -> Any:  # noqa: ANN401 - an array, or another argument
-    """A copy of an array, or of each array in a list, on the host; anything else as it is."""
+    """A copy of an array, or of each array in a list or tuple, on the host; anything else as it is."""
     if isinstance(value, (list, tuple)):
         return type(value)(_on_host(entry) for entry in value)
     return np.array(backends.to_numpy(value)) if hasattr(value, "dtype") and hasattr(value, "shape") else value

@@ -97,7 +97,7 @@ REAL = [
     conv(1, 31, 31, 24, 64, 3, padding=1),
     conv(1, 15, 15, 64, 256, 3, padding=1),
     conv(2, 3, 3, 256, 256, 3, padding=1),
-    conv(1, 56, 56, 3, 64, 7, stride=2, padding=3),  # ResNet's first layer for ImageNet, on a quarter of the image
+    conv(1, 56, 56, 3, 64, 7, stride=2, padding=3),  # ResNet's first layer for ImageNet, on 1/16 of the image
     conv(1, 14, 14, 96, 96, 3, padding=1, groups=96),  # depthwise, then pointwise
     conv(1, 14, 14, 96, 192, 1),
 ]

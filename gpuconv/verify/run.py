@@ -65,7 +65,7 @@ class Row:
 
     @property
     def smallest_failure(self) -> Outcome | None:
-        """The first failure, which is in the smallest tier if the cases are in the order of `cases()`."""
+        """The first failure. If the cases are in the order of `cases()`, it is in the first tier that has one."""
         return next((outcome for outcome in self.outcomes if not outcome.passed), None)
 
 

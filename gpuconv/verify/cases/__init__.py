@@ -19,7 +19,7 @@ from gpuconv.verify.cases.pools import pool_cases
 
 
 def cases(tiers: tuple[str, ...] = TIERS, random_cases: int = 6, seed: int = 0) -> list[Case]:
-    """Every case of the tiers, smallest tier first.
+    """Every case of the tiers, in the order of `TIERS`: tiny, odd, real, random.
 
     Args:
         tiers: Names of tiers.

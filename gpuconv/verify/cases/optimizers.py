@@ -120,7 +120,7 @@ def _clipping(
     listed: list[tuple[int, ...]], options: Options, fills: bool = False, last: float = np.nan, scaled: bool = True
 ) -> Make:
     """Gradients in the dtype, the first in float32. fills: whether the op takes an array to fill before them, as
-    clip_norm does. last: the number in the last gradient, which clip_norm gets only if it is infinite."""
+    clip_norm does. last: the only number of one more gradient, which clip_norm gets only if the number is infinite."""
 
     def make(rng: np.random.Generator, dtype: np.dtype) -> Arguments:
         grads = [normal(rng, shape, dtype if index else np.float32) for index, shape in enumerate(listed)]
