@@ -75,8 +75,8 @@ def asarray(x: object, device: str | None = None, dtype: DTypeLike | None = None
     dtype: by default x's.
 
     An array in the other byte order is converted to the machine's; a subclass of NumPy's array becomes a plain view.
-    Raises TypeError for a masked array and for objects, text, dates and records. `torch.from_dlpack(x)` and the like
-    convert in the other direction: arrays of every device support DLPack.
+    Raises TypeError for a masked array and for objects, text, dates and records, and the errors of `resolve`.
+    `torch.from_dlpack(x)` and the like convert in the other direction: arrays of every device support DLPack.
     """
     array = _wrap_foreign(x)
     source = device_or_none(array)

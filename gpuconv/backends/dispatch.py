@@ -52,7 +52,7 @@ _watcher: Callable[..., object] | None = None
 def watch_calls(call: Callable[..., object]) -> Iterator[None]:
     """A context in which ops call their backend through ``call(function, *arrays, **options)``, which returns what the
     function returns. It holds for all threads. The op calls `call` directly, so the local variables of the calling
-    frame are the op's arguments."""
+    frame are the op's arguments. Raises RuntimeError inside another such context."""
     global _watcher
     if _watcher is not None:
         raise RuntimeError("the ops are watched already, by a shadow oracle or an explanation")

@@ -1,4 +1,5 @@
-"""Activations: each op passes its formula to `elementwise`, which handles dtypes, blocks and out."""
+"""Activations. Most ops pass their formula to `elementwise`, which handles dtypes, blocks and out; those that only
+select numbers are exact in every dtype and need no conversion."""
 
 from __future__ import annotations
 

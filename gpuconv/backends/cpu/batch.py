@@ -1,4 +1,4 @@
-"""Batches from a uint8 data set: gather, augment, normalize."""
+"""Batches from a uint8 data set: gather, augment, normalize; and the mixing of a batch's images and labels."""
 
 from __future__ import annotations
 

@@ -2,9 +2,10 @@
 matrix, one block at a time, and multiplied by the filters. Three other forms were measured to be faster:
 
 wide_filters  for few channels and filters, where copying the windows would take longer than multiplying them;
-row_reuse     otherwise, for a vertical stride of 1 and not many more filters than channels, if no gradient is computed
-              from the copies: each row of a map is copied once, not once for each row of taps;
-Taps          (in block_gemm) for depthwise filters, which read one channel each.
+row_reuse     otherwise, without groups, for filters of several rows, a vertical stride of 1, not many more filters than
+              channels, and maps that are not too large, if no gradient is computed from the copies: each row of a map
+              is copied once, not once for each row of taps;
+Taps          (in block_gemm) for depthwise filters, one for each channel.
 """
 
 from __future__ import annotations
@@ -91,7 +92,7 @@ def suits_row_reuse(filters: np.ndarray, windows: Windows, most: float) -> bool:
 def _products(form, x, filters, windows, bias, y, *others, activation, nbytes, block=None, finite=False):
     """`_correlate` in the given form, with the filters as they are.
 
-    nbytes: the bytes of the plain windows; they determine how the batch is split in every form.
+    nbytes: the bytes of the windows that `Matrix` would copy; they determine how the batch is split in every form.
     block: bytes of windows for one product; by default it depends on the size of the filters.
     finite: raise _NotFinite if a number of y is infinite or NaN.
     """

@@ -29,7 +29,7 @@ class Windows:
     start: Pair
 
     def copied_bytes(self, x: np.ndarray) -> int:
-        """The bytes of a copy of all windows of x."""
+        """The bytes of a copy of all windows of x, in the accumulation dtype."""
         each = self.count[0] * self.count[1] * self.kernel_size[0] * self.kernel_size[1] * x.shape[3]
         return len(x) * each * accumulation_dtype(x.dtype).itemsize
 

@@ -115,7 +115,8 @@ def _update_each(
     grads: Sequence[np.ndarray],
     *states: Sequence[np.ndarray],
 ) -> None:
-    """Apply formula(decay, param, *state, grad) to every parameter, then update the averages."""
+    """Apply formula(decay, param, *state, grad) to every parameter, then update the averages. After an overflow of the
+    scaled gradients, where scaling[1] is 0, the step is skipped."""
     unscale = 1.0 if scaling is None else float(scaling[1])
     if not unscale:
         return

@@ -50,7 +50,8 @@ def in_parts(
     nbytes: int | None = None,
     prepare: Callable[..., Sequence[object]] | None = None,
 ) -> list[Result]:
-    """Run work(part of each array) for parts along the first axis; returns the results in order.
+    """Run work(part of each array) for parts along the first axis; returns the results in order. Within a part, nothing
+    is split further.
 
     nbytes: the bytes that determine how many parts are worthwhile; by default those of the arrays. A single image is
     not split, and outside of `fixed_parts` BLAS uses all its threads for it.
@@ -128,7 +129,7 @@ def matmul(a: np.ndarray, b: np.ndarray, out: np.ndarray | None = None) -> np.nd
 
 
 def threads() -> int:
-    """The largest number of parts of a batch."""
+    """The largest number of parts of a batch outside of `fixed_parts`: the threads of NumPy's BLAS, 1 if unknown."""
     return max((library.num_threads for library in blas.libraries()), default=1)
 
 

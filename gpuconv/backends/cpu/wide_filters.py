@@ -14,7 +14,7 @@ import numpy as np
 
 from gpuconv.backends.cpu.im2col import Windows
 
-MAX_WIDTH = 4
+MAX_WIDTH = 4  # the most outputs in a group
 MAX_CHANNELS = 32  # wide filters were measured to be faster while width * (geometric mean of C and K) is at most this
 
 

@@ -24,6 +24,7 @@ def convolution(
     problem: Conv2dProblem, direction: str, arithmetic: str, algo: str, moved: float, model: Model, gpu: Gpu
 ) -> tuple[str, Prediction] | None:
     """The algorithm that `algo` selects for a direction, and its predicted time; None if the model has no terms for it.
+    If the named algorithm does not serve the problem, it is that of "auto".
 
     moved: the bytes that must pass through memory.
     """

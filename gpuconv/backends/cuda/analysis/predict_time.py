@@ -3,11 +3,11 @@
     time = launch + block * (blocks of the busiest multiprocessor)
                   + instruction * (instructions that a scheduler issues in the main loop)
                   + hmma * (tensor-core multiplications among them)
-                  + reduction * (blocks that add up a split depth) + its bytes at the copy rate
+                  + reduction * (blocks that add up a split depth) + the partial sums' bytes at the copy rate
 
-or the time of its bytes at the GPU's copy rate, if that is more. The rates, in clock cycles, and their error are in
-predict_time.json, which `python -m bench fit` writes from the records in bench/results. Every number computed here is a
-prediction; `python -m bench predict` compares it with measurements.
+or the time of the bytes that must pass through memory, at the GPU's copy rate, if that is more. The rates, in clock
+cycles, and their error are in predict_time.json, which `python -m bench fit` writes from the records in bench/results.
+Every number computed here is a prediction; `python -m bench predict` compares it with measurements.
 """
 
 from __future__ import annotations

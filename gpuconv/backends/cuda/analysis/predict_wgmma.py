@@ -53,7 +53,7 @@ def warp_code(algorithm: Algorithm, direction: str, arithmetic: str, vectors: tu
     _, instructions = predict_time.machine_code_of(algorithm, direction, arithmetic, vectors, arch)
     loop = machine_code.main_loop(instructions)
     copy = machine_code.main_loop(instructions, ("LDGSTS",))
-    copy = copy or machine_code.main_loop(instructions, ("LDG",))  # single numbers
+    copy = copy or machine_code.main_loop(instructions, ("LDG",))  # in kernels that copy single numbers
     assert loop is not None, f"{algorithm.name} has no loop that multiplies"
     assert copy is not None, f"{algorithm.name} has no loop that copies"
     return WarpCode(loop.instructions, copy.instructions, len(instructions) - loop.instructions - copy.instructions)

@@ -23,7 +23,8 @@ class EmulatedArray(np.ndarray):
 
     `empty`, `zeros` and `asarray` of this module create it, aligned to 256 bytes like cudaMalloc's and with guards
     around it. NumPy's ufuncs, so also operators, work on it and return emulated arrays; they raise TypeError if a NumPy
-    array takes part, as on a GPU. Other NumPy functions, such as `numpy.concatenate`, do not check this.
+    array of one or more dimensions takes part, as on a GPU. Other NumPy functions, such as `numpy.concatenate`, do not
+    check this.
     """
 
     def __array_ufunc__(
@@ -55,7 +56,7 @@ class EmulatedArray(np.ndarray):
         return asarray, (self.view(np.ndarray),)
 
     def copy(self, order: Literal["K", "A", "C", "F"] | None = "C") -> EmulatedArray:
-        """A copy in the emulated device's memory."""
+        """A copy: in the emulated device's memory if the order is "C", else in NumPy's."""
         forbid("copy")
         return asarray(self.view(np.ndarray)) if order == "C" else super().copy(order)
 

@@ -130,10 +130,10 @@ _aim: Callable[[Sequence[Any], Sequence[str]], None] | None = None  # sets the w
 @contextlib.contextmanager
 def watch_writes(memory: np.ndarray | ArgumentBytes, writer: Writer | None = None) -> Iterator[list[Writer | Touched]]:
     """A context in which kernels run checked, and every write to the bytes of `memory` is added to the yielded list, in
-    order. memory: a view of an emulated array, or bytes of an argument, in each launch of a kernel that has it. writer:
-    a thread from an earlier watch; the list then also has a `Touched` for each buffer and shared variable that this
-    thread uses, after the writes of the launch. Raises RuntimeError inside another watch; a kernel that is launched
-    unchecked in the context raises EmulatorError."""
+    order. memory: a contiguous view of an emulated array, or bytes of an argument, in each launch of a kernel that has
+    it. writer: a thread from an earlier watch; the list then also has a `Touched` for each buffer and shared variable
+    that this thread uses, after the writes of the launch. Raises RuntimeError inside another watch; a kernel that is
+    launched unchecked in the context raises EmulatorError."""
     global _seen, _aim
     if _seen is not None:
         raise RuntimeError("the emulated device is watched already; watch one view at a time")
@@ -208,7 +208,7 @@ class EmulatedLibrary:
         cluster: int,
     ) -> None:
         """Run a kernel to its end. arguments: contiguous arrays, NumPy scalars, or None for a null pointer. cluster:
-        the number of blocks in a cluster; the grid's x is a multiple of it."""
+        the number of blocks in a cluster; the grid's x is a multiple of it. Raises EmulatorError for a fault."""
         chosen = settings()
         if _seen is not None and not self.checked:
             raise EmulatorError(f'a watch needs sanitize="checked", received "{chosen.sanitize}"')

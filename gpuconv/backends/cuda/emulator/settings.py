@@ -62,9 +62,10 @@ _current: Settings | None = None
 
 
 def settings() -> Settings:
-    """The settings in force; at first those of GPUCONV_EMULATOR_SEED, _SANITIZE and _WORKERS.
+    """The settings in force; at first those of GPUCONV_EMULATOR_SEED, _SANITIZE and _WORKERS, and by default a worker
+    for each core.
 
-    Raises ValueError if one of these cannot be parsed.
+    Raises ValueError if one of these variables has no valid value.
     """
     global _current
     _current = _current or _from_environment()
@@ -83,7 +84,8 @@ def _restoring(before: Settings) -> Iterator[Settings]:
 def configure(
     *, seed: int | None = None, sanitize: str | None = None, workers: int | None = None
 ) -> contextlib.AbstractContextManager[Settings]:
-    """Change settings, immediately; others stay unchanged. In a ``with`` statement they are restored at its end."""
+    """Change settings, immediately; others stay unchanged. In a ``with`` statement they are restored at its end. Raises
+    ValueError for an invalid value."""
     global _current
     before = settings()
     arguments: dict[str, Any] = {"seed": seed, "sanitize": sanitize, "workers": workers}

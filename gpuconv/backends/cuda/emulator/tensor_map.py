@@ -29,7 +29,7 @@ def tensor_map(array: EmulatedArray, box: Sequence[int], swizzle: int = 0) -> np
     """The tensor map of an array, for a kernel that copies boxes of it.
 
     box: a box's extent in each of the array's dimensions, 1 to 256 each, the last one a multiple of 16 bytes. swizzle:
-    0, or 32, 64 or 128 bytes, which the last extent must not exceed. Raises ValueError.
+    0, or 32, 64 or 128 bytes, which the last extent must not exceed. Raises ValueError as `expect_mappable` does.
     """
     base = array.ctypes.data
     expect_mappable(base, array.shape, array.strides, array.dtype.itemsize, box, swizzle)

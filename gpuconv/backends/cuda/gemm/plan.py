@@ -1,9 +1,10 @@
 """Plans a product: its algorithm, and how many thread blocks share its depth.
 
-The splits depend only on the shape and the algorithm, so an algorithm's bits do not depend on the machine. On a GPU,
-"auto" is the algorithm that `tuner` measured to be the fastest: two machines may choose different ones, but each gives
-the same bits on both. On the emulated device, and if measuring is switched off, "auto" is the choice of a cost model,
-which is the same on all devices of one compute capability.
+The splits depend only on the algorithm and the product: its sizes, dtype and epilogue, and how many numbers move at
+once. So an algorithm's bits do not depend on the machine. On a GPU, "auto" is the algorithm that `tuner` measured to be
+the fastest: two machines may choose different ones, but each gives the same bits on both. On the emulated device, and
+if measuring is switched off, "auto" is the choice of a cost model, which is the same on all devices of one compute
+capability.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from gpuconv.backends.cuda.runtime.outputs import ceil_div
 from gpuconv.backends.cuda.runtime.structs import FAST_DIVMOD, fast_divmod, struct
 from gpuconv.dtypes import accumulation_dtype
 
-LARGEST_WORKSPACE = 64 * 2**20  # bytes of partial sums
+LARGEST_WORKSPACE = 64 * 2**20  # bytes of partial sums and, while the tuner measures, of scratch outputs
 
 # Plans are made for an H200, whatever device runs them. Costs are in multiply-adds of one multiprocessor.
 _MULTIPROCESSORS = 132
@@ -76,11 +77,12 @@ class Plan:
 
 @functools.lru_cache(maxsize=4096)
 def plan(product: Product, algo: str = AUTO, capability: int = NEWEST) -> Plan:
-    """The plan with the least estimated time: of the named algorithm, or of all that serve the arithmetic and need no
-    proof. Ties go to the algorithm that is listed first, then to fewer splits. capability: the GPU's.
+    """The plan with the least estimated time: of the named algorithm, or of all that serve the product, run on this GPU
+    and need no proof. Ties go to the algorithm that is listed first, then to fewer splits. capability: the GPU's, 90
+    for 9.0.
 
-    Raises ValueError for a named algorithm that this GPU cannot run, and UnservedError for one that does not serve the
-    product.
+    Raises ValueError for a name that is unknown or does not serve the arithmetic, and for an algorithm that this GPU
+    cannot run; UnservedError for one that does not serve the product.
     """
     algorithms = _supported(product, capability, proved=True)
     if algo != AUTO:
@@ -121,7 +123,8 @@ def _supported(product: Product, capability: int, proved: bool) -> tuple[Algorit
 
 
 def serves(product: Product, algorithm: Algorithm) -> bool:
-    """Whether an algorithm has a kernel for a product. Kernels that run in clusters move only 16 bytes at once."""
+    """Whether an algorithm has a kernel for a product. Kernels that run in clusters move only 16 bytes at once, and
+    take no empty batch."""
     packed = product.k > 0 and all(product.macros.get(name, 1) > 1 for name in ("VECTOR_C", "VECTOR_K"))
     return product.kernel in algorithm.kernels and (algorithm.cluster == 1 or packed)
 
@@ -203,7 +206,8 @@ def _main_loop_cost(product: Product, algorithm: Algorithm, blocks: int, depth: 
 
 
 def _splits(product: Product, tiles: int) -> list[int]:
-    """1, and values of split_k that give all multiprocessors about the same number of blocks, within the workspace."""
+    """1, and values of split_k that give all multiprocessors about the same number of blocks, within the workspace and
+    with at least _SHORTEST_SPLIT of the depth each."""
     within = LARGEST_WORKSPACE // partials_bytes(product, 1)
     most = max(1, min(product.k // _SHORTEST_SPLIT, within, MAX_GRID[1]))
     full = {_MULTIPROCESSORS * blocks // tiles for blocks in range(1, 9)}

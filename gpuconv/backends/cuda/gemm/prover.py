@@ -1,9 +1,10 @@
 """Puts questions to the prover's child process, which may hang, crash, give wrong answers or run out of memory.
 
 The child runs `gpuconv.verify.prover_child`. It answers a question in two lines: `{"prepared": true}` before the
-algorithm runs for the first time, then `{"of": ..., "status": ..., "reason": ..., "seconds": ...}`. A failure before
-the first line is no evidence against the algorithm. `of` is the fingerprint of what the child ran, as computed by the
-child; an answer with another fingerprint proves and refutes nothing.
+algorithm runs for the first time, then `{"of": ..., "status": ..., "reason": ..., "seconds": ...}`. If it cannot
+prepare the question, it writes only the second line. A failure before the algorithm runs is no evidence against it.
+`of` is the fingerprint of what the child ran, as computed by the child; an answer with another fingerprint proves and
+refutes nothing.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from gpuconv.types import Record
 
 START, PREPARE, LIMIT = 30.0, 30.0, 10.0  # most seconds to start, to prepare a question, and to run the algorithm
 IDLE = 60.0  # seconds without a question after which the child is ended, because it holds GPU memory
-MOST_WITHOUT_PROOF = 8  # questions, after each of which a new child must be started; see `gave_up`
+MOST_WITHOUT_PROOF = 8  # questions that end without a proof, and each end their child; see `gave_up`
 
 PROVED, REFUTED, UNABLE = "proved", "refuted", "unable"
 _CRASHES = ("SIGSEGV", "SIGBUS", "SIGABRT", "SIGILL", "SIGFPE", "SIGTRAP")  # signals that a program causes itself

@@ -41,7 +41,7 @@ from gpuconv.notices import Notice, notice
 from gpuconv.system import locks
 from gpuconv.types import Array
 
-SECONDS = 0.05  # seconds of device time for the choice for one problem, not counting compilation
+SECONDS = 0.05  # seconds of device time for the choice for one product, not counting compilation
 _SAMPLES, _MOST_RUNS = 3, 16  # samples of a candidate, and the most runs in a sample
 _HOPELESS = 2.0  # a candidate this many times slower than the best so far is dropped after one run
 
@@ -159,7 +159,7 @@ def _plan_of_name(product: Product, algo: str, out: Array) -> Plan:
 
 def plan_without_timing(product: Product, algo: str, device: str) -> Plan:
     """The plan that `choose` would return on a device. Nothing is timed: where no choice is stored, it is the cost
-    model's."""
+    model's. The plan of a named algorithm is returned without asking whether it is proved."""
     capability = capability_named(device)
     gpu = gpu_named(device) if algo == AUTO and not model_chooses.get() else None
     if gpu is not None and (known := known_choices.get((product, gpu))):
@@ -226,7 +226,8 @@ def _measure(plans: Sequence[Plan], gpu: Gpu, run: Callable[[Plan], None], folde
 
 
 def _least_seconds(gpu: Gpu, run: Callable[[], None], share: float, best: float) -> tuple[float, float]:
-    """The least seconds of a run, and the seconds spent: on one run, then on samples of several runs within `share`."""
+    """The least seconds of a run, and the seconds spent: on one run, then on samples of several runs within `share`,
+    unless the first run took much longer than `best`, the seconds of the best other candidate (0 if there is none)."""
     least = spent = gpu.seconds(run, 1)
     if best and least > _HOPELESS * best:
         return least, spent

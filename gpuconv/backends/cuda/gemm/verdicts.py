@@ -2,8 +2,8 @@
 
 A proof is for one product on one model of GPU: the prover, a child process, runs exactly that product by the algorithm
 and compares the result with a proved algorithm's (docs/prover.md). Its verdict is stored with the compiled kernels,
-under a key of everything that it depends on: the machine code, the geometry of the launch, this launcher, the driver
-and the GPU.
+under a key of everything that it depends on: the machine code, the geometry of the launch, the source of the split-K
+reduction, this launcher, the driver and the GPU.
 """
 
 from __future__ import annotations
@@ -84,7 +84,8 @@ def proved_plans(product: Product, capability: int, gpu: Gpu | Emulated, *, ask:
 
 
 def expect_proved(product: Product, named: Plan, gpu: Gpu | Emulated, *, ask: bool) -> Plan:
-    """A named algorithm's plan, with its proof. Raises UnprovedError if this GPU has not proved it."""
+    """A named algorithm's plan, with its proof; within `allow_unproved` the plan as it is. Raises UnprovedError if this
+    GPU has not proved it."""
     if _unproved_allowed.get():
         return named
     found = verdict(product, named, gpu, ask=ask)
@@ -107,7 +108,7 @@ def _with_proof(found: Plan, proof: str) -> Plan:
 
 def verdict(product: Product, candidate: Plan, gpu: Gpu | Emulated, *, ask: bool) -> Verdict | None:
     """This process's verdict, else a stored one, else the prover's if it may be asked and has not given up, else
-    None."""
+    None. An algorithm that does not compile here is not proved. A new verdict that is not a proof is also a warning."""
     ask = ask and not prover.gave_up()
     known = _verdict_holder(product, candidate.algorithm.name, gpu.device)
     if not known:
@@ -139,7 +140,8 @@ def _verdict_holder(product: Product, algorithm: str, device: str) -> list[Verdi
 
 
 def prove(product: Product, candidate: Plan, gpu: Gpu | Emulated) -> Verdict:
-    """Ask the prover even if a verdict is known, and store a lasting verdict."""
+    """Ask the prover even if a verdict is known, and store a lasting verdict. A product about which it cannot be asked
+    is not proved, for the reason in the verdict. Raises RuntimeError or OSError if a kernel cannot be compiled."""
     reference, beyond = _reference(product, candidate, gpu), _beyond_the_prover(product)
     if product.problem is None or reference is None or beyond:
         return Verdict(False, beyond or "no other algorithm serves it")

@@ -36,7 +36,7 @@ _CONVOLUTION = np.dtype(
 
 @functools.lru_cache(maxsize=4096)
 def expect_within_limits(problem: Conv2dProblem) -> None:
-    """Raises ValueError for a convolution whose pixels, taps or sides the kernels' integers cannot hold."""
+    """Raises ValueError for a convolution whose pixels, taps, sides or strides the kernels' integers cannot hold."""
     n, h, w, p, q, r, s = problem.n, problem.h, problem.w, problem.p, problem.q, problem.r, problem.s
     (stride_h, stride_w), (dilation_h, dilation_w), padding = problem.stride, problem.dilation, problem.padding
     taps = r * s * max(problem.c, problem.k) // problem.groups

@@ -346,8 +346,8 @@ def group_norm_backward(
 
 
 def _threads_of_groups(x: Array, groups: int) -> tuple[int, tuple[int, int, int, int]]:
-    """The threads of a block, each for about four numbers of the block's group, and the kernels' arguments pixels,
-    channels, groups and columns."""
+    """The threads of a block: a power of two from 32 to THREADS, if possible one for every four numbers of the block's
+    group. And the kernels' arguments pixels, channels, groups and columns."""
     pixels, channels = math.prod(x.shape[1:-1]), x.shape[-1]
     width = channels // groups
     threads = min(THREADS, max(32, 1 << (ceil_div(pixels * width, 4) - 1).bit_length()))

@@ -96,8 +96,8 @@ class Module:
 
 
 class Kernel:
-    """A kernel, ready to be launched on whatever device its arrays are on. proof: how a GPU proved it before it was
-    chosen, as text for people; "" if it needs no proof."""
+    """A kernel, for launches on whatever device its arrays are on; it is compiled for a device by the first launch
+    there. proof: how a GPU proved it before it was chosen, as text for people; "" if it needs no proof."""
 
     proof = ""
 
@@ -118,7 +118,8 @@ class Kernel:
     def __call__(self, grid: Extent, block: Extent, *arguments: object, shared: int = 0) -> None:
         """Launch. grid: blocks along x, y, z. block: threads along x, y, z. shared: bytes of dynamic shared memory.
 
-        Raises TypeError, ValueError and OverflowError before anything runs, and EmulatorError for a fault on the
+        Raises TypeError, ValueError or OverflowError for arguments that do not fit, and CompileError or
+        HostCompilerError if the kernel does not compile, before anything runs; and EmulatorError for a fault on the
         emulated device.
         """
         gpu, converted = self._fast_path(arguments)
@@ -134,8 +135,8 @@ class Kernel:
         run(grid3, block3, converted, shared)
 
     def _fast_path(self, arguments: tuple[Any, ...]) -> tuple[int | None, list[object]]:
-        """The GPU that the arrays are on, and the arguments in the driver's form. The GPU is None if an argument does
-        not have the usual form; `_checked` then accepts or refuses the arguments."""
+        """The GPU that the arrays are on, and the arguments in the driver's form. The GPU is None if the arrays are not
+        all on one GPU or an argument does not have the usual form; `_checked` then accepts or refuses the arguments."""
         kind = gpu = None
         converted = list(arguments)
         if len(converted) != len(self._checks):
@@ -328,7 +329,7 @@ def until_replaced(prepare: Prepare) -> Prepare:
 
 
 def forget() -> None:
-    """Drop everything that was derived from kernel files."""
+    """Drop what was derived from kernel files, except the loaded modules."""
     for drop in _drops:
         drop()
 
@@ -383,6 +384,7 @@ def load(file: str | Path, defines: Mapping[str, object] | None = None) -> Modul
     """A .cu file with a set of macros: a shipped file by its name, or a user's by its path.
 
     defines: macros by name, such as ``{"DTYPE": x.dtype, "TILE": 32}``. The same file and macros return the same
-    module, already compiled.
+    module, so that each kernel is compiled only once for a device. Raises ValueError if the file or one of its headers
+    is missing, or if a kernel's signature cannot be read.
     """
     return _load(_resolve(file), tuple(defines.items()) if defines else ())

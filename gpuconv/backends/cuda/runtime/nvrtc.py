@@ -80,7 +80,8 @@ def architecture(capability: str) -> str:
 def compile_cubin(name: str, text: str, defines: Mapping[str, str], arch: str) -> Binary:
     """Compile a flat text (`source.flatten`) for one architecture, or find it in the cache.
 
-    name: the name of the cache's entry. arch: "sm_90a" and the like. Raises CompileError.
+    name: the file's name without ".cu", for the cache's entry and for messages. arch: "sm_90a" and the like. Raises
+    CompileError.
     """
     if found := find_cubin(name, text, defines, arch):
         return found
@@ -174,7 +175,7 @@ def _since_12_9(version: str) -> bool:
 
 @functools.cache
 def headers() -> str | None:
-    """The folder of cuda_fp16.h."""
+    """The folder of cuda_fp16.h; None if it is not installed."""
     try:
         from cuda import pathfinder
     except ImportError:  # as in `toolkit`

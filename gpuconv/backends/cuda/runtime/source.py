@@ -65,7 +65,8 @@ _VECTOR_BASES = {"float": "float32", "double": "float64", "int": "int32", "uint"
 class Parameter:
     """One parameter of a kernel.
 
-    dtype: the NumPy name of the scalar's or the element's type; None for ``void*`` and for a struct.
+    dtype: the NumPy name of the scalar's or the element's type; None for ``void*``, a struct and a pointer to structs;
+    "uint64" for a pointer to pointers.
     alignment: the alignment in bytes that the type requires of a pointer; 1 if no more than that of the dtype.
     """
 
@@ -201,7 +202,10 @@ def _constant(expression: str) -> int | None:
 
 
 def signatures(text: str, defines: Mapping[str, str]) -> dict[str, Signature]:
-    """Every ``extern "C" __global__ void`` kernel of a flat text, by name, its types after macro substitution."""
+    """Every ``extern "C" __global__ void`` kernel of a flat text, by name, its types after macro substitution.
+
+    Raises ValueError for a parameter that cannot be read, and for a cluster that this library cannot run.
+    """
     return _signatures(text, tuple(defines.items()))
 
 
