@@ -172,7 +172,8 @@ def flip_value(flip: object) -> bool | str:
 
 
 def batch_range(name: str, length: int, start: object, count: object) -> tuple[Scalar, int]:
-    """The start and the length of a batch. Raises ValueError if the host knows that it exceeds `length` entries."""
+    """The start and the length of a batch. Raises ValueError if the host knows that it exceeds `length` entries, and
+    for a start in device memory without a count."""
     if is_array(start) and count is None:
         raise ValueError(
             "a start in device memory needs a count, as the length of the batch must be known before it runs"
@@ -185,7 +186,8 @@ def batch_range(name: str, length: int, start: object, count: object) -> tuple[S
 
 
 def batch_indices(indices: np.ndarray, start: Scalar, count: int, images: int) -> np.ndarray:
-    """indices[start : start + count], for arrays that the host can read. ValueError for an index past the images."""
+    """indices[start : start + count], for arrays that the host can read. ValueError if the batch does not fit, or an
+    index is not in [0, images)."""
     first = int(start if isinstance(start, (int, float)) else start.item())
     if not 0 <= first <= len(indices) - count:
         raise ValueError(f"indices has {len(indices)} entries; a batch of {count} from {first} on does not fit")

@@ -152,7 +152,8 @@ def _shallow(value: object, levels: int = 100) -> bool:
 
 
 def _header(path: str | os.PathLike[str], written: Json) -> Record:
-    """gpuconv's JSON in a safetensors header. Raises CheckpointError for a format that this version does not read."""
+    """gpuconv's JSON in a safetensors header. Raises CheckpointError if there is none, and for a format that this
+    version does not read."""
     try:
         header = parse(written["__metadata__"][KEY])
         version = header["format"]

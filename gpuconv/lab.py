@@ -60,8 +60,8 @@ def template(op: str, algo: str | None = None) -> str:
 
 
 def check_signatures(path: Path, op: str, algo: str | None = None) -> None:
-    """Raise ValueError unless the file at `path` has the shipped file's kernels, with the same parameters. Other
-    arguments as in `shipped_file`.
+    """Raise ValueError unless the file at `path` has the shipped file's kernels, with parameters of the same types in
+    the same order. Other arguments as in `shipped_file`.
     """
     shipped = shipped_file(op, algo)
     variant = next(v for v in variants() if v.file == shipped)
@@ -177,13 +177,15 @@ def compare(
     path: str | os.PathLike[str], op: str, device: str, dtype: str, algo: str | None = None, repeats: int = 6
 ) -> Iterator[Timing]:
     """Time the user's file and the shipped one in turns on a CUDA device, over the op's real cases. Only the GPU's work
-    is timed: calls are queued faster than the GPU runs them.
+    is timed: calls are queued faster than the GPU runs them. Cases that do not run in `dtype`, or whose shapes the
+    algorithm does not serve, are left out.
 
     Args:
         dtype: The name of one dtype.
         repeats: The turns of each file, at least 2.
 
-    Other arguments as in `check`. Raises ValueError for fewer repeats.
+    Other arguments as in `check`. Raises ValueError for fewer repeats, and for the emulated device, whose speed means
+    nothing.
     """
     if repeats < 2:
         raise ValueError(f"repeats must be at least 2, received {repeats}")

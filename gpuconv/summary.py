@@ -21,7 +21,7 @@ class Row:
     """One layer, for one image.
 
     parameters: their number, including biases; weights: the same without biases. activations: the size of the output
-    volume; 0 if an elementwise layer can overwrite its input, as the CS231n notes count. mult_adds: of a forward pass.
+    volume; 0 for a layer whose output can overwrite its input, as the CS231n notes count. mult_adds: of a forward pass.
     algorithms: those of its matrix products by direction, for the given batch size; {} on a device without a choice of
     algorithms. proofs: by direction, for those algorithms that the GPU had to prove first.
     """

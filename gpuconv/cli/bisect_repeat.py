@@ -60,7 +60,8 @@ class Repetition:
         return state["epoch"] * self.steps_per_epoch + state["batch"]
 
     def values(self, key: Key) -> np.ndarray:
-        """The values of a tensor. Raises UserError if the repeated digests are not those recorded."""
+        """The values of a tensor. Raises UserError if the run cannot be repeated or ends before the step, or if the
+        repeated digests are not those recorded."""
         from gpuconv.cli import train
         from gpuconv.cli.main import parsers
 

@@ -142,7 +142,8 @@ def _predicted(lines: list) -> tuple[dict, str]:
 
 
 def _worst(lines: list[Line]) -> list[Line]:
-    """The worst variant of each kernel and architecture: one with spills, else the one with the most registers."""
+    """The worst variant of each kernel and architecture: the one with the most registers, of those that spill or use
+    local memory if there are any."""
     worst: dict[tuple[str, str], Line] = {}
     for line in lines:
         key = (line.kernel, line.arch)

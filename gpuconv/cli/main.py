@@ -219,7 +219,7 @@ def _closed_pipe() -> int:
 
 
 def _checkpoint_error() -> type[Exception]:
-    """CheckpointError, imported only when an error is handled, so that help texts do not import training."""
+    """CheckpointError, imported only when an error is handled, so that help texts do not wait for the import."""
     from gpuconv.checkpoint import CheckpointError
 
     return CheckpointError

@@ -78,7 +78,8 @@ def build(model: str, input_shape: Shape | None = None, classes: int | None = No
     """Build a net as `models.build` does, or by a file's function. The function is called with the input shape, the
     number of classes, and those `options` that are among its arguments, and returns a net or a list of layers.
 
-    Raises UserError, naming the file, if it cannot be imported or called, or does not return a net of these sizes.
+    Raises ValueError for an unknown net or function, and UserError, naming the file, if the file cannot be imported, or
+    its function fails or does not return a net of these sizes.
     """
     from gpuconv import models
     from gpuconv.layers import Input, Layer, Sequential

@@ -56,7 +56,8 @@ def silent(on: bool = True) -> Iterator[None]:
 
 
 def end(status: int) -> int:
-    """The exit status after the output is written: 2 if it was lost, unless only the reader closed the pipe."""
+    """The exit status after the output is written: 2 in place of 0 if it was lost, unless only the reader closed the
+    pipe."""
     outlet = _outlet(sys.stdout)
     with contextlib.suppress(OSError):  # the stream keeps the error
         sys.stdout.flush()

@@ -108,7 +108,8 @@ def _expect_started_in_python(run: RunDirectory) -> None:
 
 
 def data_sets(stored: Record, data: str | None, test: str | None) -> Record:
-    """The data sets of a run by part, found among those of `data` by their checksums."""
+    """The data sets of a run by part, found by their checksums among those that `data` and `test` describe, or by
+    default those that the run names. Raises UserError if one is not found."""
     from gpuconv.data import from_spec
 
     stored_parts = {part: stored[part] for part in PARTS if stored.get(part)}

@@ -9,7 +9,7 @@ from gpuconv import spec
 from gpuconv.arguments import BORDERS, flip_value, integer, number
 from gpuconv.names import canonical, lookup
 
-_LARGEST_ALPHA = 1000.0
+_LARGEST_ALPHA = 1000.0  # of mixup and cutmix; Beta(1000, 1000) is close to 1/2, with a standard deviation of 0.011
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +29,8 @@ class Augmentation:
     replace a rectangle by that of another image, with a share of the area drawn from Beta(cutmix, cutmix). Both turn
     labels into class probabilities. See `ops.mix_batch`.
 
-    Raises ValueError for a value out of its range, and if mixup and cutmix are both above 0.
+    Raises TypeError for a value of another type, and ValueError for one out of its range, and if mixup and cutmix are
+    both above 0.
     """
 
     flip: bool | str = False

@@ -69,7 +69,8 @@ def load_all(
     that are not read.
 
     Raises:
-        FileNotFoundError: There is no such folder, or it has no class, or a class has no image.
+        FileNotFoundError: There is no such folder, or it has no class, or a class has no image, or a link beside the
+            classes leads to nothing.
         NotADirectoryError: `directory` is not a folder.
         OSError, ValueError: `read_image` refuses an image, or the image has another size; the message names the file.
         MemoryError: The images do not fit into memory, and `stream` is not set.

@@ -64,7 +64,9 @@ def read_image(
     Raises:
         OSError: The file is missing, cannot be opened, or is not a regular file (but a FIFO or a folder).
         ValueError: The file is not an image, is larger than MAX_PIXELS or MAX_BYTES, or has values of unknown range
-            (signed integers, 32-bit integers, floats); the message names the file.
+            (signed integers, 32-bit integers, floats); the message names the file. Or `channels` is neither 1 nor 3, or
+            `size` is not accepted.
+        ImportError: Pillow is not installed.
     """
     if channels not in _MODES:
         raise ValueError(f"channels must be 1 (gray) or 3 (color), received {channels}")

@@ -34,13 +34,13 @@ class Loader:
 
     The whole data set moves to `device` once, as bytes, and each batch is one `ops.load_batch` there. Random numbers
     depend only on (seed, epoch, position in the epoch), not on the batch size or earlier calls; only mixup and cutmix
-    draw once for each batch. So an epoch that starts at any batch continues with the same bits. On the CPU a background
-    thread prepares two batches in advance; other devices run asynchronously anyway.
+    draw once for each batch. So an epoch that starts at any batch continues with the same bits. On device "numpy" a
+    background thread prepares two batches in advance; on a GPU, ops run asynchronously anyway.
 
     Args:
         dataset: The images and labels.
         batch_size: Images of a batch, at least 1; the last batch of an epoch may be short.
-        normalization: How pixels are normalized; None only for images that need no normalization.
+        normalization: How pixels are normalized; None only for the float images of a `StreamLoader`.
         augmentation: By default none, which is right for evaluation.
         seed: The seed of the order and the augmentation.
         device: Where the batches live, such as "numpy" or "cuda".
@@ -49,7 +49,8 @@ class Loader:
         drop_last: Whether a short last batch is left out.
 
     Raises:
-        ValueError: With drop_last no batch is left.
+        ValueError: With drop_last no batch is left, the normalization or the augmentation does not fit the images, or
+            mixup or cutmix would mix labels other than the numbers of known classes.
     """
 
     def __init__(

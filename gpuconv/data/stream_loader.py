@@ -74,7 +74,7 @@ class StreamLoader(Loader):
 
         if not Device.named(self.device).runs_kernels:
             return compute_ahead(lambda number: self._make_batch(*read(number)), numbers, self.workers)
-        # The threads only read, because they do not use the device.
+        # The threads only read; the device is used by the caller's thread alone.
         return (self._make_batch(*each) for each in compute_ahead(read, numbers, self.workers))
 
     def _flipped(self, images: np.ndarray, chosen: np.ndarray, offset: int) -> np.ndarray:

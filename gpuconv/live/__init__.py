@@ -46,7 +46,7 @@ def serve(
 
     Raises:
         ImportError: starlette or uvicorn is missing.
-        OSError: The port is taken.
+        OSError: It cannot listen on the address, for example because the port is taken.
     """
     expect_installed()
     from gpuconv.live.server import listening_socket, run

@@ -70,8 +70,8 @@ def gradients(net: Sequential, x: Array, label: int, loss: Loss) -> list[Volume]
 
 
 def filters(net: Layer) -> list[Volume]:
-    """The filters of each layer that has any; up to four channels of a filter are placed in a square. Those of a linear
-    layer after a Flatten get the shape of the flattened volume."""
+    """The first filters of each layer that has any, at most SLICES of them; up to four channels of a filter are placed
+    in a square. Those of a linear layer after a Flatten get the shape of the flattened volume."""
     found: list[Volume] = []
     before: Layer = net
     for name, layer in layers_of(net).items():

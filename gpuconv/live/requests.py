@@ -252,7 +252,7 @@ class LiveRun:
     # --- parts ---------------------------------------------------------------------------------
 
     def _end_segment(self, do: Callable[[], None]) -> None:
-        """Run work between two segments: after the current step, or at once if no segment is running."""
+        """Call `do` between two segments: after the current step, or at once if no segment is running."""
         if self._under_way:
             self._next = do
             self.trainer.stop(NEXT)

@@ -61,8 +61,8 @@ class Session(LiveRun, Callback):
         hub: Hub | None = None,
     ) -> None:
         super().__init__(sets, recipe, device, why, home, name, run_dir, prepare, hub)
-        self.spent = 0.0  # seconds in the callbacks, without pauses
-        self.worked = 0.0  # seconds of training, including callbacks
+        self.spent = 0.0  # seconds in the callbacks, without those for requests and pauses
+        self.worked = 0.0  # seconds of training and callbacks, without those for requests and pauses
         self._mailbox = Mailbox(REQUESTS)
         self._thread = threading.Thread(target=self._work, name="training", daemon=True)
         self._closing = False
@@ -151,8 +151,8 @@ class Session(LiveRun, Callback):
     # --- callbacks -----------------------------------------------------------------------------
 
     def next_step(self, trainer: RunState) -> int | None:
-        """The number of steps that `trainer` may run at once: 1 if something is due after the next step, None for no
-        limit."""
+        """The number of steps that `trainer` may run at once: 1 if something is due after the next step, else those up
+        to the next change of settings to repeat, or None for no limit."""
         begun = time.perf_counter()
         requested = not self._mailbox.is_empty or self.phase == PAUSED or self.view.waits_for_step or self._closing
         self._answers_after_step = requested or self.view.is_due

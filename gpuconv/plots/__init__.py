@@ -1,4 +1,5 @@
-"""Pictures of a run: its curves, the activations of one image, the filters of the first layer.
+"""Pictures of runs: curves, the activations of one image, the filters of a layer, errors as shares of their bounds, and
+the differences of two runs.
 
 Each function takes plain arrays and returns a matplotlib figure; `save` writes it. Matplotlib (the extra "plot") is
 imported when the first picture is drawn. No figure uses pyplot or its global state, so drawing works in a thread, in a

@@ -43,7 +43,7 @@ def activations(
         title: Above the picture; "" for none.
 
     Raises:
-        ValueError: The numbers of scores and of names differ.
+        ValueError: The numbers of scores and of names differ, or the image or a volume has another shape.
     """
     scores = np.asarray(scores, np.float64).ravel()
     if len(scores) != len(classes):

@@ -22,10 +22,10 @@ _held: set[int] = set()
 
 
 def lock(handle: int, *, wait: bool = False) -> bool | None:
-    """Lock an open file or folder until it is closed. Returns False if another process holds the lock, and None if the
-    file system has no locks.
+    """Lock an open file or folder until it is closed. Returns whether it is locked now: False if another process, or
+    another handle of this one, holds the lock, and None if the file system has no locks.
 
-    wait: wait for the other process.
+    wait: wait until the lock is free.
     """
     if fcntl is None:
         return None

@@ -12,7 +12,7 @@ from pathlib import Path
 def doubt(path: Path) -> str:
     """Who apart from this user and root could change the file or folder `path`, in words; "" if nobody could.
 
-    A link is refused, whatever its target. A group counts as others unless this user is its only member.
+    A link is refused, whatever its target. A group counts as others unless it has this user's name and no other member.
     On Windows nothing is checked, because permissions there are access-control lists.
     """
     if os.name != "posix":

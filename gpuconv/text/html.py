@@ -38,7 +38,8 @@ def _are_numbers(cells: Sequence[str]) -> bool:
 
 
 def chart(lines: Mapping[str, Sequence[tuple[float, float]]], title: str) -> str:
-    """At most four named lines through points (x, y), as SVG. Points that are not finite are left out."""
+    """At most four named lines through points (x, y), as SVG. Points that are not finite are left out; "" if no point
+    is left."""
     points = {name: [p for p in line if all(map(math.isfinite, p))] for name, line in lines.items()}
     every = [point for line in points.values() for point in line]
     if not every:
