@@ -1,16 +1,15 @@
 """The algorithms of a matrix product, by name: only data, used by argument checks and launchers.
 
 Every convolution and linear op is a product of implicit matrices (kernels/gemm.cuh). An algorithm is a kernel family
-and its tile; `ALGORITHMS` lists them all. ``algo="auto"`` lets the device choose (`gpuconv.backends.cuda.gemm`),
-``algo="simt-128x64"`` selects that one.
+and its tile; `ALGORITHMS` lists those for all products, and `FEW_CHANNELS` those that serve only fprop of convolutions
+with few channels, such as the first layers of nets. ``algo="auto"`` lets the device choose
+(`gpuconv.backends.cuda.gemm`), ``algo="simt-128x64"`` selects that one.
 
 To add one, add its entry. It uses the kernels of its family: for "simt" ``conv2d_fprop_simt``, ``conv2d_dgrad_simt``
 and ``conv2d_wgrad_simt`` in kernels/conv2d_fprop.cu and so on; for another family, such as "mma", ``conv2d_fprop_mma``
 in kernels/conv2d_fprop_mma.cu and so on, with the same parameters. Entries with the same name serve different
-arithmetics, because the same tile may need more or fewer registers in another dtype. `FEW_CHANNELS` lists the
-algorithms that serve only fprop of convolutions with few channels, such as the first layers of nets. An algorithm that
-no GPU has run yet is entered with ``proved=False``: on a GPU it serves only problems for which it was proved there
-(docs/prover.md).
+arithmetics, because the same tile may need more or fewer registers in another dtype. An algorithm that no GPU has run
+yet is entered with ``proved=False``: on a GPU it serves only problems for which it was proved there (docs/prover.md).
 """
 
 from __future__ import annotations
@@ -42,8 +41,8 @@ class Algorithm:
     """A kernel family and a tile: a block of `threads` computes block_m x block_n outputs in steps of block_k.
 
     arithmetics: those of `ARITHMETICS` that it serves. rate: its estimated speed for the cost model; 1.0 is the float32
-    peak of the CUDA cores. issued: for tensor cores, instead of a rate, the instructions that a warp issues for each
-    HMMA of the main loop in fprop, dgrad and wgrad. macros: those that its kernels need besides the macros of
+    peak of the CUDA cores. issued: for the family "mma", instead of a rate, the instructions that a warp issues for
+    each HMMA of the main loop, by the names of `KERNELS`. macros: those that its kernels need besides the macros of
     every product. smem_bytes: dynamic shared memory of a block; for few channels see `few_channels_smem_bytes`.
     resident: the number of blocks per multiprocessor if each block computes several tiles; 0 if each computes one.
     kernels: those of `KERNELS` that its family has. capability: the lowest compute capability that it needs, 80 for
@@ -116,8 +115,8 @@ def _simt(
 ) -> Algorithm:
     """Scalar multiply-adds, thread_m x thread_n outputs per thread (kernels/gemm_simt.cuh).
 
-    min_blocks: the blocks that must fit on a multiprocessor, which limits a thread's registers. The rate follows from
-    the ratio of multiply-adds to shared-memory loads.
+    min_blocks: the blocks that must fit on a multiprocessor, which limits a thread's registers. rate: estimated; it
+    grows mainly with the multiply-adds for each load from shared memory.
     """
     macros = dict(BLOCK_M=block_m, BLOCK_N=block_n, THREAD_M=thread_m, THREAD_N=thread_n, MIN_BLOCKS=min_blocks)
     threads = block_m // thread_m * (block_n // thread_n)

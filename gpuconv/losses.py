@@ -1,5 +1,5 @@
-"""Losses: callables ``loss(scores, labels, grad_scale=1) -> (loss, dscores)``, by name "softmax", "svm", "mse", "huber"
-or "bce".
+"""Losses: callables ``loss(scores, labels, grad_scale=1) -> (loss, dscores)``, by name "softmax" (or "cross-entropy"),
+"svm", "mse", "huber" or "bce".
 
 A user's loss, ``loss(scores, labels)``, may return any number as its loss, and a gradient of any float dtype (`apply`);
 it receives the scores of a 16-bit net in float32.
@@ -186,7 +186,7 @@ def class_weights(loss: object, scores: Array, labels: Array) -> Array | None:
     Args:
         loss: Any loss.
         scores: The weights are returned in their accumulation dtype, on their device.
-        labels: (N,) integers. For probabilities the result is None, because their sum is divided by N.
+        labels: (N,) integers. For probabilities the result is None, because the loss then divides by N.
     """
     if not isinstance(loss, SoftmaxCrossEntropy) or labels.ndim != 1:
         return None
@@ -208,7 +208,8 @@ def expect_net(loss: object, shape: tuple[int, ...]) -> None:
     """Raise ValueError for a loss that does not fit a net.
 
     Args:
-        loss: It must have one weight for each of the net's scores.
+        loss: Its weights, if it has any, must be one for each entry of the scores' last axis; a pos_weight may also be
+            a single number.
         shape: The shape of one image's scores.
     """
     name = "pos_weight" if isinstance(loss, BinaryCrossEntropy) else "weight"
@@ -243,12 +244,13 @@ def expect_targets(loss: object, labels: Array, shape: tuple[int, ...]) -> None:
 
 
 def get(loss: str | Loss, **options: Any) -> Loss:
-    """The loss with this name and options; a callable is returned as it is. Raises ValueError for an unknown name,
-    TypeError for a class, a loss of PyTorch or a callable with other arguments.
+    """The loss with this name and options; a callable is returned as it is. Raises ValueError for an unknown name or a
+    value that an option cannot have, and TypeError for an unknown option, a class, a loss of PyTorch or a callable with
+    other arguments.
 
     Args:
         loss: A name of `LOSSES`, or a function (scores, labels) -> (loss, dscores).
-        options: Options of the loss with this name, such as ``delta=2.0``.
+        options: Options of the loss with this name, such as ``delta=2.0``; a callable does not receive them.
     """
     if isinstance(loss, type):
         raise TypeError(
@@ -269,15 +271,18 @@ def get(loss: str | Loss, **options: Any) -> Loss:
 def apply(loss: Loss, scores: Array, labels: Array, grad_scale: Scalar | None = None) -> tuple[Array, Array]:
     """Call a loss and convert its result for the metrics and ``net.backward``.
 
-    A user's loss receives the scores in their accumulation dtype. It may return any number or one-element array, and a
-    gradient of another float dtype; if it has no argument grad_scale, its gradient is scaled here. Raises TypeError and
-    ValueError for an invalid result.
+    A user's loss receives the scores in their accumulation dtype. It may return its loss as a number or as an array of
+    shape () or (1,), and a gradient of another float dtype; if it has no argument grad_scale, its gradient is scaled
+    here. Raises TypeError and ValueError for an invalid result.
 
     Args:
         loss: As `get` returns it.
-        scores: (N, classes) on the device.
-        labels: As the loss takes them, on the same device.
-        grad_scale: The loss scale, a factor on the gradient.
+        scores: (N, classes), or (N, ...) for a loss that does not classify.
+        labels: As the loss takes them, on the scores' device.
+        grad_scale: The loss scale, a factor on the gradient; None stands for 1.
+
+    Returns:
+        The loss, 0-d in the scores' accumulation dtype, and the gradient, of the scores' shape and dtype.
     """
     scale = () if grad_scale is None else (grad_scale,)
     if isinstance(loss, _OURS):

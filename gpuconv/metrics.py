@@ -6,7 +6,7 @@ A metric is a name, a function or an object::
     "confusion"    int64 (classes, classes): [i, j] counts the images of class i that were classified as class j
     "per-class"    the accuracy of each class; NaN for a class without images
     metric(scores, labels)      a mean over a batch: a number or an array, averaged over all images
-    metric.update(scores, labels), metric.result()     an object; if it has reset(), it is called before the first batch
+    metric.update(scores, labels), metric.result()     an object; its reset(), if any, is called before the first batch
 
 scores: (n, classes). labels: (n,) int64, or (n, classes) floats, where the largest of a row is the image's class
 (the first if several are equal). Both are NumPy arrays, on every device.
@@ -68,7 +68,7 @@ class TopK:
         self._seen += len(labels)
 
     def result(self) -> float:
-        """The fraction over all batches."""
+        """The fraction over the images of all batches."""
         return self._right / self._seen
 
 
@@ -125,7 +125,7 @@ class Mean:
         self._total, self._seen = self._total + value * len(labels), self._seen + len(labels)
 
     def result(self) -> Array | float:
-        """The mean over all batches."""
+        """The mean over the images of all batches."""
         return self._total / self._seen
 
 

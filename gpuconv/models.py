@@ -182,7 +182,8 @@ def resnet50(classes: int) -> Nested:
 
 @_model("mobilenet-v2", (224, 224, 3), 1000)
 def mobilenet_v2(classes: int) -> Nested:
-    """MobileNetV2 for ImageNet (Sandler et al. 2018), as torchvision has it: residuals of depthwise filters."""
+    """MobileNetV2 for ImageNet (Sandler et al. 2018), as torchvision has it: inverted residuals with depthwise
+    convolutions."""
     layers, channels = [*_conv_norm(32, stride=2), ReLU6()], 32
     for factor, width, depth, first_stride in (
         (1, 16, 1, 1),
@@ -203,9 +204,9 @@ def mobilenet_v2(classes: int) -> Nested:
 
 @_model("airbench94", (32, 32, 3), 10)
 def airbench94(classes: int) -> Nested:
-    """The net of Jordan 2024 (arXiv:2404.00498), designed to reach 94 % on CIFAR-10 in seconds: a fixed 2x2 whitening
-    convolution (see `whiten`), three groups of two convolutions with identity initialization, a last 3x3 max pool, and
-    scaled scores."""
+    """The net of Jordan 2024 (arXiv:2404.00498), designed to reach 94 % on CIFAR-10 in seconds: a 2x2 whitening
+    convolution with fixed filters (see `whiten`), three groups of two convolutions with identity initialization, a last
+    3x3 max pool, and scaled scores."""
     groups = [[_airbench_conv(width, MaxPool2D(2)), _airbench_conv(width)] for width in (64, 256, 256)]
     head = [MaxPool2D(3), Flatten(), Linear(classes, bias=False), Scale(1 / 9)]
     return [Conv2D(24, 2, frozen=("weight",)), GELU(), groups, head]
@@ -303,7 +304,8 @@ def _airbench_conv(filters: int, *pool: Layer) -> list[Layer]:
 
 def whiten(net: Sequential, images: object, *, eps: float = 5e-4) -> None:
     """Initialize the net's first convolution to whiten its patches, as in airbench: its filters become the eigenvectors
-    of the patches' covariance divided by sqrt(eigenvalue + eps), each with both signs.
+    of the patches' second moments (a covariance from which no mean is subtracted) divided by sqrt(eigenvalue + eps),
+    each with both signs.
 
     Args:
         net: Built; its first convolution has 2 * R * S * C filters.
@@ -312,6 +314,7 @@ def whiten(net: Sequential, images: object, *, eps: float = 5e-4) -> None:
 
     Raises:
         ValueError: The net has no convolution, or its first one has another number of filters or several groups.
+        RuntimeError: The convolution has no weights yet.
     """
     conv = next((layer for layer in net.walk() if isinstance(layer, Conv2D)), None)
     if conv is None:

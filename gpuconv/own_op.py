@@ -64,15 +64,15 @@ def compare(
 ) -> Comparisons:
     """Run a function and the oracle of an operation, such as `gpuconv.ops.conv2d`, on the same numbers.
 
-    cases: the operation's arguments by name; arrays are given as arrays, or as shapes for random numbers:
-    ``[dict(x=(2, 5, 5, 3), w=(4, 3, 3, 3), padding=1), ...]``. `mine` is called like the operation, with arrays by
-    position and options by name. It returns the same results as the operation, or ``out, cache`` as in the CS231n
-    assignments, or only the first result; in the last two cases the details say what was not compared. layout: "NCHW"
-    passes volumes and filters in PyTorch's layout, and expects volumes in that layout in return. tolerance: the largest
-    accepted error, by default 1000 times the machine epsilon of `dtype`.
+    cases: the operation's arguments by name; arrays are given as arrays, or as shapes for random normal numbers of
+    `dtype`, drawn with `seed`: ``[dict(x=(2, 5, 5, 3), w=(4, 3, 3, 3), padding=1), ...]``. `mine` is called like the
+    operation, with arrays by position and options by name. It returns all results of the operation, or
+    ``out, cache`` as in the CS231n assignments, or only the first result; in the last two cases the details say
+    what was not compared. layout: "NCHW" passes volumes and filters in PyTorch's layout, and expects volumes in that
+    layout in return. tolerance: the largest accepted error, by default 1000 times the machine epsilon of `dtype`.
 
-    A case in which `mine` raises, or returns another shape or NaN, counts as failed. Raises ValueError for a case that
-    the operation itself rejects.
+    A case in which `mine` raises, or returns another shape or NaN, counts as failed. Raises what the operation itself
+    raises for a case that it rejects, and ValueError for an unknown layout or argument and for no cases at all.
     """
     if layout not in _LAYOUTS:
         raise ValueError(f"layout must be one of {', '.join(_LAYOUTS)}, received {layout!r}")

@@ -28,8 +28,8 @@ class Activation:
     """An activation that other ops can apply: the op of this name with its defaults.
 
     saves_input: whether its backward reads its input rather than its output. jumps: the inputs at which its derivative
-    jumps. steepest: an upper bound of its slope. options: the op's keyword arguments besides `out`, with their
-    defaults.
+    jumps. steepest: an upper bound of its slope; the default is GELU's and holds for all but hard_swish. options: the
+    op's keyword arguments besides `out`, with their defaults.
     """
 
     name: str
@@ -78,13 +78,14 @@ _cached = functools.lru_cache(maxsize=4096)
 
 @dataclass(frozen=True)
 class Epilogue:
-    """What a convolution or a linear layer does to its accumulators before it stores them. Gradient ops take the
-    epilogue of the forward pass; of its activation they need only the mask.
+    """What a convolution or a linear layer does to its accumulators before it stores them. Gradient ops take the pool
+    and the mask of the forward pass; they need no activation, because the mask says where gradients pass.
 
     activation: one of `ACTIVATIONS`, or None. pool: 2 for max pooling of 2 x 2 windows at stride 2, 1 for none. masked:
-    also store a mask of where gradients pass, see `gpuconv.ops.conv2d_relu`. moments: also compute each filter's
-    statistics. saves_input: also store the activation's input. norm_sums: only for dgrad of a convolution whose input a
-    batch norm and `activation` computed: also compute the sums that the norm's backward pass needs.
+    whether the forward pass also stores a mask of where gradients pass, which gradient ops read; see
+    `gpuconv.ops.conv2d_relu`. moments: also compute each filter's statistics. saves_input: also store the activation's
+    input. norm_sums: only for dgrad of a convolution whose input a batch norm computed: also compute the sums that the
+    norm's backward pass needs; `activation` is then the one that followed the norm.
     """
 
     activation: str | None = None
@@ -194,7 +195,7 @@ class Conv2dProblem:
 
     @property
     def depthwise(self) -> bool:
-        """Whether there are several groups, of one channel each."""
+        """Whether there are several groups, of one input channel each."""
         return self.groups > 1 and self.c == self.groups
 
     @property
@@ -227,8 +228,8 @@ class Conv2dProblem:
     def implicit_gemm(self, direction: str, pool: int = 1) -> tuple[int, int, int, int]:
         """(m, n, k, batches) of a direction's matrix product: rows, columns, depth, and the number of products.
 
-        pool: as in `Epilogue`; only pixels of complete pool windows count. dgrad is one product for each phase of the
-        stride; this gives the largest of them.
+        pool: as in `Epilogue`; in fprop and wgrad only output pixels of complete pool windows count. dgrad is one
+        product for each phase of the stride; the result describes the largest of them.
         """
         c, k, taps = self.c // self.groups, self.k // self.groups, self.r * self.s
         pixels = math.prod(self.pooled_shape(pool)[:3]) * pool**2

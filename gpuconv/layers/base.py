@@ -58,7 +58,7 @@ class Layer(Stateful["Layer"]):
 
     After `build`, `input_shape` and `output_shape` (both without N), `path` (its name, prefixed by the names of its
     containers: "residual1.conv2") and `variables` are known; `arrays` holds the values. `tf32` says whether float32
-    products are computed in TF32 (`gpuconv.ops.conv2d`); it is not part of the configuration.
+    products are computed in TF32 (`gpuconv.ops.conv2d`); a net's config names it, as its precision, a layer's does not.
 
     Args:
         name: Its name inside the net, without a dot; by default its kind and number ("conv1").
@@ -111,7 +111,7 @@ class Layer(Stateful["Layer"]):
         self._stale: set[str] = set()
         self._saved: tuple[object, ...] | None = None
 
-    is_foreign: ClassVar[bool] = False  # whether its results may have another float dtype than the net's
+    is_foreign: ClassVar[bool] = False  # whether a user defined it; its results may have another float dtype
     hooks: ClassVar[Mapping[str, tuple[Hook, ...]]] = MappingProxyType({})  # each instance has its own
     normalization: ClassVar[Any] = None  # of the images, kept by a net's first layer, see `Sequential`
 
@@ -242,7 +242,8 @@ class Layer(Stateful["Layer"]):
     def place(self, path: str, input_shape: Shape) -> Shape:
         """`plan` this layer at a `path` of the net, for an `input_shape` without N.
 
-        Raises what `plan` raises, with the path added, and TypeError if a subclass's __init__ does not call this one.
+        Raises what `plan` raises, with the path added; ValueError if a frozen name or an array that the layer already
+        has does not fit; TypeError if a subclass's __init__ does not call the base's.
         """
         if "variables" not in vars(self):
             raise TypeError(f"the __init__ of {type(self).__name__} must call super().__init__() first")
@@ -319,7 +320,7 @@ class Layer(Stateful["Layer"]):
         return run(self, "forward", x, flag("training", training))
 
     def register_forward_hook(self, hook: Hook) -> Handle:
-        """Call ``hook(layer, x, y)`` after each forward of this layer in a net, with its input and output.
+        """Call ``hook(layer, x, y)`` after each forward or `infer` of this layer in a net, with its input and output.
 
         A net that trains on a device with kernels is fused; a layer that has a hook before the Trainer is created is
         left out of fusion. A captured step calls hooks only during capture. Returns a handle; ``handle.remove()``, or
@@ -365,6 +366,8 @@ class Layer(Stateful["Layer"]):
         Raises:
             CheckpointError: It cannot be written; an existing file at `path` is unchanged.
             RuntimeError: The net has no weights yet; an existing file at `path` is unchanged.
+            IsADirectoryError: `path` is a folder.
+            TypeError: `path` is not a path; a user's layer without layers inside takes the old call instead.
         """
         from gpuconv.layers.saving import save
 
@@ -381,11 +384,11 @@ class Layer(Stateful["Layer"]):
             layer._saved = None
 
     def infer(self, x: Array, **into: Any) -> Array:
-        """forward(x) without training, which keeps nothing for backward.
+        """forward(x) without training. It keeps nothing for backward, and drops what an earlier forward kept.
 
         Args:
             x: As in `forward`.
-            into: out, for a layer whose forward takes it.
+            into: out and addend, for a layer whose forward takes them.
         """
         y = self.forward(x, **into)
         self.release()
@@ -411,7 +414,7 @@ class Layer(Stateful["Layer"]):
         return make(config, **options)
 
     def __repr__(self) -> str:
-        """The call that creates this layer, without default arguments."""
+        """The call that creates this layer, without its name and default arguments."""
         return constructor_call(self)
 
 

@@ -179,7 +179,7 @@ def takes_all_parts(layer: AnyLayer) -> bool:
 
 
 def run_net(net: AnyLayer, method: str, x: object, **options: object) -> MaybePerPart:
-    """Call the method of a whole net, whose layers `running.run` then runs."""
+    """Call the method of a whole net, whose layers `gpuconv.layers.layer_call.run` then runs."""
     function = partial(getattr(net, method), **options)
     return x.run_each(net, function) if isinstance(x, PerPart) and not takes_all_parts(net) else function(x)
 

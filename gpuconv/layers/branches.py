@@ -100,7 +100,8 @@ class Merging(Layer, base=True):
     @property
     def holds_input(self) -> bool:  # type: ignore[override]
         """Whether the layer below may write the input straight into its slice of the output, from which the branches
-        then read it. The slice must begin and end at multiples of 16 bytes; the branches would copy any other."""
+        then read it. The slice must begin and end at multiples of 16 bytes, and a pixel of the output be a multiple of
+        16 bytes long; the branches would copy any other slice."""
         if self.merge != "concat" or None not in self.rows or not self.takes_slices:
             return False
         number = self.rows.index(None)
@@ -187,7 +188,7 @@ class Merging(Layer, base=True):
     @property
     def adds_to_sum(self) -> list[bool]:
         """For each branch, whether its backward adds the gradient of the input to the sum of those before: it can do
-        so, and the sum is a new array."""
+        so, and the sum is a new array, as is what the first branch returns if it can add."""
         able = [row is not None and adds_input_grad(row) for row in self.rows]
         return [number > 0 and can and (number > 1 or able[0]) for number, can in enumerate(able)]
 

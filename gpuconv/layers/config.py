@@ -69,7 +69,7 @@ def make(config: Mapping[str, Any], **options: Any) -> AnyLayer:
 
 
 def constructor_call(layer: DataclassInstance) -> str:
-    """The call that creates a layer, without default arguments."""
+    """The call that creates a layer, without its name and default arguments."""
     shown = [
         f"{field.name}={getattr(layer, field.name)!r}"
         for field in dataclasses.fields(layer)

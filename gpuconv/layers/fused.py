@@ -135,7 +135,8 @@ class ConvPool(ConvReLU):
 
 class ConvActivation(FusedConv):
     """CONV and an activation: one `gpuconv.ops.conv2d`, or `gpuconv.ops.conv2d_relu` if the activation's backward reads
-    its input. If only the bias is trained, `gpuconv.ops.bias_grad` computes its gradient through the activation.
+    the activation's input. (A depthwise CONV and such an activation run as two ops.) If backward needs only the bias's
+    gradient, `gpuconv.ops.bias_grad` computes it through the activation.
     """
 
     @staticmethod

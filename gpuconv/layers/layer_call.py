@@ -50,7 +50,8 @@ def tracked_layer() -> Iterator[Callable[[], tuple[str, str]]]:
 
 
 def run(layer: AnyLayer, method: str, *args: object, **options: object) -> MaybePerPart:
-    """Call a child's "forward", "infer" or "backward". Containers run their children only through this function.
+    """Call a child's "forward", "infer" or "backward". Sequences run their layers only through this function; layers
+    with branches run these sequences through `call`.
 
     Errors get a note that names the layer. The parts of a PerPart are run one by one, unless the layer takes all
     parts together.
@@ -130,8 +131,8 @@ def output_arrays(layers: Sequence[Any], x: Array, out: Array | None) -> list[Ar
 
 
 def call(layer: AnyLayer, method: str, *args: Any, **options: Any) -> MaybePerPart:
-    """As `run`, without listeners: converts the result of a user's layer to the net's dtype and calls the hooks. A
-    backward hook receives the layer's own gradient of the input, even if that is added to another one."""
+    """As `run`, without listeners and notes: converts the result of a user's layer to the net's dtype and calls the
+    hooks. A backward hook receives the layer's own gradient of the input, even if that is added to another one."""
     found = getattr(layer, method)(*args, **options)
     if layer.is_foreign:
         found = _in_net_dtype(layer, method, found)

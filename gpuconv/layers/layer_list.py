@@ -41,7 +41,8 @@ def copy_built(layers: Sequence[Layer]) -> Sequence[Layer]:
 
 
 def name_layers(layers: Sequence[Layer]) -> None:
-    """Give every layer a unique name: the one it has, or its kind and number."""
+    """Give a name to every layer without one: its kind and number, or its kind alone if it is not `numbered`. Raises
+    ValueError if two layers were given the same name."""
     given = [layer.name for layer in layers if layer.name is not None]
     for name in given:
         if given.count(name) > 1:

@@ -111,7 +111,8 @@ class BatchNorm(Layer):
             saved: x, mean, inv_std, training.
             input_grad: As in `Layer.backward`.
             addend: What forward added to the output; it receives its gradient.
-            fused: Passed to `gpuconv.ops.batch_norm_backward` if an activation follows or a pool precedes.
+            fused: Further arguments of `gpuconv.ops.batch_norm_backward`, if an activation or a convolution follows or
+                a pool precedes.
         """
         x, mean, inv_std, training = saved
         (dgamma, dbeta), accumulate = self.gradients_into("weight", "bias")

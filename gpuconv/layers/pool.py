@@ -88,8 +88,8 @@ class AvgPool2D(Pool2D):
 class AdaptiveAvgPool2D(Layer):
     """The mean of each of P x Q equal windows that cover the map: (H, W, C) -> (P, Q, C).
 
-    Window p reads the rows from floor(p * H / P) to ceil((p + 1) * H / P), as in PyTorch. All windows must have the
-    same size and distance, for example because P divides H; then this is an average pool.
+    Window p reads the rows from floor(p * H / P) up to but not including ceil((p + 1) * H / P), as in PyTorch. All
+    windows must have the same size and distance, for example because P divides H; then this is an average pool.
 
     Args:
         output_size: P and Q: a number or (P, Q).

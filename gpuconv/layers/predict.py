@@ -82,7 +82,8 @@ def _is_file(image: object) -> TypeGuard[str | os.PathLike[str]]:
 
 
 def _array(images: Any, shape: tuple[int, ...]) -> Array:  # noqa: ANN401 - an array of any library
-    """Images in memory, channels last: arrays of our devices unchanged, others as NumPy arrays."""
+    """Images in memory, channels last: an array of a device that runs kernels stays there, any other becomes a NumPy
+    array. Gray images without a channel axis get one."""
     if kind_of(images) is not None:
         device = backends.device_of(images)
     else:

@@ -40,9 +40,9 @@ if TYPE_CHECKING:
 class Sequential(Layer):
     """A sequence of layers, each applied to the output of the one before: a net, or a part of one.
 
-    A list that begins with `Input`, or with a layer that is built, is built at once; any other list by `build`, whose
-    options take precedence. Layers without a name are named by kind and number, conv1, relu1, ...; ``net["conv1"]`` and
-    ``net[0]`` give a layer.
+    A list that begins with `Input`, or (without `share`) with a layer that is built, is built at once; any other list
+    by `build`, whose options take precedence. Layers without a name are named by kind and number, conv1, relu1, ...;
+    ``net["conv1"]`` and ``net[0]`` give a layer.
 
     A layer that is already built, for example in another net, is copied with its weights, so that no two nets share it:
     ``Sequential([*net[:-1], Linear(3)])`` is a separate net with a new head. A slice, ``net[:-1]``, is a net that
@@ -54,11 +54,12 @@ class Sequential(Layer):
     Args:
         layers: A list, ``Sequential([conv, relu])``, or the first layer.
         more: The other layers, if they are given one by one: ``Sequential(conv, relu)``.
-        seed: The seed of the initial weights.
+        seed: The seed of the initial weights and of dropout.
         dtype: The dtype of the arrays, in place of precision; see `to`.
-        device: Where the arrays live, see `to`; by default NumPy.
+        device: Where the arrays live, see `to`; by default where those of built layers are, else NumPy.
         initialize: False creates no weights, which is enough for a `summary`.
-        precision: "float32", "tf32", "float16", "bfloat16" or "float64", see `to`.
+        precision: "float32", "tf32", "float16", "bfloat16" or "float64", see `to`; by default that of built layers,
+            else "float32".
         share: Use layers that are already built without copying them: training one net then trains the other.
     """
 
@@ -175,7 +176,7 @@ class Sequential(Layer):
         return iter(self.layers)
 
     def __contains__(self, item: object) -> bool:
-        """Whether it is one of the layers, or a name in the net, such as "residual1.conv1"."""
+        """Whether `item` is one of the layers, or the name of a layer or variable, such as "residual1.conv1"."""
         if not isinstance(item, str):
             return any(layer is item for layer in self.layers)
         try:
@@ -284,7 +285,7 @@ class Sequential(Layer):
             batch_size: Images computed at a time.
             softmax: Whether to return probabilities over the last axis.
             top: k returns the k most probable classes of each image instead, as a list of (class, probability), the
-                best first.
+                best first. A class is its name in `classes`, or its number as text if they are None.
             normalize: By default uint8 images and files are normalized as in training (`normalization`), and floats are
                 assumed to be normalized; True or False overrides this.
 
@@ -337,8 +338,8 @@ class Sequential(Layer):
         memory traffic.
 
         - CONV, RELU and optionally a 2 x 2 max POOL become `gpuconv.ops.conv2d_relu`.
-        - CONV and another activation become `gpuconv.ops.conv2d` with that activation if its backward reads its output,
-          and `gpuconv.ops.conv2d_relu` if it reads its input, as for GELU.
+        - CONV and another activation become `gpuconv.ops.conv2d` with that activation if the activation's backward
+          reads its output, and `gpuconv.ops.conv2d_relu` if it reads its input, as for GELU.
         - CONV and a 2 x 2 max POOL become `gpuconv.ops.conv2d_relu` without the RELU.
         - CONV, optionally a 2 x 2 max POOL, batch norm and optionally an activation become
           `gpuconv.ops.conv2d_batch_norm`.
@@ -352,10 +353,11 @@ class Sequential(Layer):
             norm_sums: Whether the last of these is done wherever it can be; by default only where it is expected to be
                 faster, after a norm without an activation.
 
-        Layers inside containers are fused too; other layers are unchanged. Activations have the same bits, except where
-        a device splits the sums of the unfused convolution (few images, deep filters) or computes batch statistics in
-        the fused one, which changes the order of a sum. Gradients sum the same products, on some devices in another
-        order; in 16 bits the input's gradient of a residual block may be rounded once instead of twice.
+        A depthwise CONV is fused only with an activation whose backward reads its output, RELU included. Layers inside
+        containers are fused too; other layers are unchanged. Activations have the same bits, except where a device
+        splits the sums of the unfused convolution (few images, deep filters) or computes batch statistics in the fused
+        one, which changes the order of a sum. Gradients sum the same products, on some devices in another order; in 16
+        bits the input's gradient of a residual block may be rounded once instead of twice.
 
         The returned net shares the layers of this one, and so every array: training one trains both. State dicts,
         params and grads have the same keys. Raises RuntimeError for a net that is not built.

@@ -108,7 +108,8 @@ class Stateful(Generic[LayerT]):
 
     def __getitem__(self, name: str) -> Any:  # noqa: ANN401 - an array, or a layer of any class
         """A variable of this layer by its name; an inner layer, or its variable, by its dotted name:
-        "residual1.conv1", "residual1.conv1.weight"."""
+        "residual1.conv1", "residual1.conv1.weight". Raises ValueError for an unknown name, RuntimeError for a variable
+        that has no value yet."""
         if inside := named_layers(self):
             head, dot, rest = name.partition(".") if isinstance(name, str) else (name, "", "")
             layer = lookup("layer", head, inside)
@@ -130,7 +131,8 @@ class Stateful(Generic[LayerT]):
         return "tf32" if self.tf32 else self.dtype.name
 
     def compute_in(self, dtype: np.dtype, tf32: bool, device: str | None = None) -> None:
-        """Set the precision in every layer of the tree. Existing arrays are not converted, see `Layer.to`."""
+        """Set the precision, and unless it is None the device, in every layer of the tree. Existing arrays are neither
+        converted nor moved, see `Layer.to`."""
         for layer in self.walk():
             layer.dtype, layer.tf32, layer.device = dtype, tf32, device or layer.device
 
@@ -139,8 +141,8 @@ class Stateful(Generic[LayerT]):
     ) -> None:
         """Allocate every variable in the tree and draw its first value.
 
-        Variable number i, counted through the whole net, draws from sub-stream i of the seed's INIT stream, so the
-        same seed gives the same bits on every device.
+        Variable number i, counted through the tree, draws from sub-stream i of the seed's INIT stream, so the same seed
+        gives the same bits on every device.
 
         Args:
             seed: From 0 to 2^64 - 1.
@@ -180,7 +182,8 @@ class Stateful(Generic[LayerT]):
     def gradients_into(self, *names: str | None) -> tuple[list[Array | None], bool]:
         """The arrays for these variables' gradients, and whether backward adds to them (`accumulate`).
 
-        Right after `zero_grad` it assigns, which saves writing zeros first. None stays None.
+        It assigns if none of these gradients was read or written since `zero_grad`, which saves writing zeros first. A
+        name of None stays None.
         """
         given = {name for name in names if name is not None}
         assign = self._stale.issuperset(given)
@@ -245,7 +248,8 @@ class Stateful(Generic[LayerT]):
 
         strict=False ignores missing and unexpected keys. Returns the keys that were missing and those that were
         unexpected. Before anything is changed, raises ValueError that lists all of these and every wrong shape,
-        ValueError for a number outside the dtype's range, and TypeError for integers in place of floats.
+        ValueError for a number outside the dtype's range, and TypeError for a state that is not a mapping, for integers
+        in place of floats and for floats in place of integers.
         """
         if not isinstance(state, Mapping):
             hint = "; gpuconv.interop.from_torch(module, net) converts it" if hasattr(state, "state_dict") else ""

@@ -30,8 +30,12 @@ def forward(
 
     Args:
         parts: Arrays, whose number is a power of two, or a PerPart of them.
-        vectors: The op's arguments after x.
+        vectors: The op's arguments after x; the running statistics are updated in place.
+        momentum, eps: As in the op.
         total: A function that sums an array over the ranks.
+
+    Returns:
+        The output of each part, and the statistics.
     """
     gamma, beta, running_mean, running_var = vectors
     own = [(_zeros(gamma), _zeros(gamma)) for _ in parts]

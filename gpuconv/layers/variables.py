@@ -24,7 +24,7 @@ class Variable:
         initializer: Makes its first value.
         buffer: Whether it is part of the state but not a parameter.
         frozen: Whether it is a parameter that is not trained.
-        dtype: "net" for the net's dtype, "accumulation" for its accumulation dtype (batch statistics), or the name
+        dtype: "net" for the net's dtype, "accumulation" for its accumulation dtype (the arrays of norms), or the name
             of an integer dtype.
     """
 
@@ -58,7 +58,8 @@ class Weighted(Protocol):
 
 
 def weight_and_bias(layer: Weighted, weight_shape: Shape, groups: int = 1) -> dict[str, Variable]:
-    """The variables of a layer with `weight_init`, `bias` and `bias_init`; the weight's first axis is the output."""
+    """The variables of a layer with `weight_init`, `bias` and `bias_init`; the weight's first axis is the output.
+    groups: those of a convolution, which the weight's initializer takes."""
     initializer = initializers.get(layer.weight_init)
     variables = {"weight": Variable(weight_shape, partial(initializer, groups=groups) if groups > 1 else initializer)}
     if layer.bias:

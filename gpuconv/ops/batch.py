@@ -91,7 +91,7 @@ def load_batch(
         x: (N, H, W, C), and labels[indices]: (N,).
 
     Raises:
-        ValueError: A position past the indices, or an index past the images, where the host can read the arrays; on
+        ValueError: A position past the indices, or an index outside of [0, M), where the host can read the arrays; on
             a GPU the sample becomes NaN and its label -1.
     """
     backend = backend_of(

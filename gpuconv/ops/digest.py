@@ -15,7 +15,8 @@ __all__ = ["digest"]
 
 @op("digest.cu")
 def digest(x: ArrayT, before: ArrayT | None = None, *, out: ArrayT | None = None) -> ArrayT:
-    """A hash of x and its sums, all read in one pass on x's device: equal bytes have equal digests on every device.
+    """A hash of x and its sums, all read in one pass on x's device. Equal bytes have the same hash on every device; the
+    sums may differ in their last bits, because devices add in different orders.
 
     The hash is the sum, modulo 2**64, of mix(word[j] + (j + 1) * 0x9e3779b97f4a7c15) over the words of x: 8 bytes each
     in C order, as a little-endian unsigned number, with zeros after the last byte. mix is the output function of

@@ -40,8 +40,8 @@ def softmax_cross_entropy(
 
     The gradient is grad_scale * (sum(t) * softmax - t) / N, scaled before it is rounded. A weight multiplies t class by
     class; with integer labels the mean is then a weighted mean: N is replaced by the sum of the labels' weights. A row
-    that is ignored counts in neither sum, and its gradient is 0. If nothing counts, loss and gradient are 0. (This is
-    PyTorch's cross_entropy, except that PyTorch returns NaN in this last case.)
+    that is ignored counts neither in the loss nor in N, and its gradient is 0. If nothing counts, loss and gradient are
+    0. (This is PyTorch's cross_entropy, except that PyTorch returns NaN in this last case.)
 
     Args:
         logits: (N, classes), any float dtype.
@@ -87,7 +87,7 @@ def svm_hinge(
     """The multiclass SVM loss: mean over the batch of the sum over wrong classes j of
     max(0, scores[j] - scores[label] + delta) (Weston and Watkins 1999; not divided by the number of classes).
 
-    At a margin of exactly 0 the gradient is 0.
+    Where the second argument of max is exactly 0, the gradient is 0.
 
     Args:
         scores: (N, classes), any float dtype.
@@ -202,8 +202,9 @@ def add_metrics(
     ignore_index: int | None = None,
 ) -> None:
     """Add a batch to running sums on the device: totals += (loss * M, correct answers, M, 1), where M is the number of
-    rows that are not ignored, and the 1 is added only as long as totals[0] is finite. With a weight, totals[0] += loss
-    * W, where W is the sum of these rows' weights. If there are five totals, totals[4] += W, or += M without a weight.
+    rows that are not ignored, and the 1 is added only if totals[0] is finite afterwards. With a weight, totals[0] +=
+    loss * W, where W is the sum of these rows' weights. If there are five totals, totals[4] += W, or += M without a
+    weight.
 
     Args:
         totals: (4,) or (5,) float64, changed in place; with weight it must be (5,).
@@ -218,7 +219,8 @@ def add_metrics(
 
     Raises:
         TypeError: An array has another dtype, or totals another shape.
-        ValueError: Another array has a shape that does not fit, or there is a weight without integer labels.
+        ValueError: Another array has a shape that does not fit, the batch is empty, or there is a weight or an
+            ignore_index without integer labels.
     """
     backend = backend_of(totals=totals, loss=loss, scores=scores, optional=dict(labels=labels, weight=weight))
     shapes = [(4,), (5,)] if weight is None else [(5,)]

@@ -93,7 +93,7 @@ def _are_interleaved(a: Array, b: Array) -> bool:
 
 
 def same_memory(a: Array, b: Array) -> bool:
-    """Whether two arrays have the same address, shape and strides."""
+    """Whether two arrays have the same address, dtype, shape and strides."""
     return a is b or (a.dtype == b.dtype and a.shape == b.shape and a.strides == b.strides and address(a) == address(b))
 
 

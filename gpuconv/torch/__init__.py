@@ -1,11 +1,12 @@
 """gpuconv's operations as PyTorch operators with gradients, for PyTorch's tensors and layout::
 
-    net = gpuconv.torch.replace(net)          # every Conv2d and Linear inside runs our kernels
+    net = gpuconv.torch.replace(net)           # every Conv2d and Linear inside runs our kernels
     y = gpuconv.torch.conv2d(x, w, padding=1)  # or one call
 
-Tensors share memory with our arrays. Volumes are NCHW; in channels_last memory, which results have, our kernels read
-them as NHWC without a copy. CUDA tensors run on PyTorch's current stream, CPU tensors on "numpy", or on "emulated"
-inside ``with gpuconv.torch.cpu_device("emulated")``. `torch.compile` leaves each operator as it is.
+Volumes are NCHW; in channels_last memory, which results have, our kernels read them as NHWC without a copy. Volumes in
+other memory, and all tensors on "emulated", are copied; the others share memory with our arrays. CUDA tensors run on
+PyTorch's current stream, CPU tensors on "numpy", or on "emulated" inside ``with gpuconv.torch.cpu_device("emulated")``.
+`torch.compile` leaves each operator as it is.
 """
 
 try:

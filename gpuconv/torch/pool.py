@@ -29,7 +29,7 @@ def max_pool2d(x: Tensor, kernel_size: Size, stride: Size | None = None, padding
         y, (N, C, P, Q), of x's dtype, in channels_last memory.
 
     Raises:
-        TypeError, ValueError: x is not a tensor with four axes, or a window is too large.
+        TypeError, ValueError: x is not a tensor with four axes, a window is too large, or an option is not accepted.
     """
     expect_axes(4, x=x)
     return torch.ops.gpuconv.max_pool2d(x, *_window(kernel_size, stride, padding))[0]

@@ -1,4 +1,4 @@
-"""Between PyTorch's tensors and our arrays, which share memory: devices, streams and layouts."""
+"""Between PyTorch's tensors and our arrays, which share memory where they can: devices, streams and layouts."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def bias_grad(
         db: (K,), of dy's dtype.
 
     Raises:
-        ValueError: An activation without saved, or saved without an activation.
+        ValueError: An activation without saved, saved without an activation, or accumulate=True without out.
     """
     backend = backend_of(dy=dy, optional=dict(saved=saved, out=out))
     shape, activation = expect_any_float("dy", dy, 2), expect_activation(activation)

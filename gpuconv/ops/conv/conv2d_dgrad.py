@@ -41,7 +41,7 @@ def conv2d_dgrad(
     accumulate: bool = False,
 ) -> ArrayT:
     """The gradient of conv2d with respect to x: dx[n, h, w, c] = sum of dy[n, p, q, k] * w[k, r, s, c] over all k and
-    every (p, q, r, s) that reads (h, w).
+    every (p, q, r, s) that reads (h, w). With groups, k runs over the filters of c's group, and w counts c within it.
 
     Args:
         dy: The gradient with respect to y, (N, P, Q, K); with pool=2 (N, P // 2, Q // 2, K).
@@ -66,7 +66,7 @@ def conv2d_dgrad(
 
     Raises:
         ValueError, TypeError: As in conv2d; also a dy or mask that is not of the shape that the forward op
-            returned, and accumulate=True without out.
+            returned, pool=2 without a mask, and accumulate=True without out.
     """
     backend = backend_of(dy=dy, w=w, optional=dict(mask=mask, out=out))
     window = Window(stride=stride, padding=padding, dilation=dilation, groups=groups, fit=fit)

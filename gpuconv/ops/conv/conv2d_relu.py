@@ -36,8 +36,8 @@ def conv2d_relu(
 ) -> tuple[ArrayT, Array]:
     """relu(conv2d(...)) and the mask that the two gradients of conv2d take. With pool=2, a max_pool2d of 2 x 2 windows
     at stride 2 follows, which drops an odd last row and column; with activation=None the pooling follows the
-    convolution directly. With an activation whose backward takes its input, the op returns the activation's output
-    and, instead of a mask, its input conv2d(...).
+    convolution directly. With an activation whose backward takes the activation's input, the op returns the
+    activation's output and, instead of a mask, that input, conv2d(...).
 
     Args:
         x: (N, H, W, C), any float dtype.
@@ -69,7 +69,7 @@ def conv2d_relu(
         group's filter i and pixel j of the window, row-major. Unused bits are 0.
 
     Raises:
-        ValueError, TypeError: As in conv2d.
+        ValueError, TypeError: As in conv2d; also pool=2 with "gelu", "silu" or "hard_swish".
     """
     backend = backend_of(x=x, w=w, optional=dict(bias=bias, out=out))
     window = Window(stride=stride, padding=padding, dilation=dilation, groups=groups, fit=fit)

@@ -43,7 +43,8 @@ def conv2d_wgrad(
     accumulate: bool = False,
 ) -> ArrayT:
     """The gradient of conv2d with respect to w: dw[k, r, s, c] = sum over n, p, q of dy[n, p, q, k]
-    * x[n, p*stride + r*dilation - top, q*stride + s*dilation - left, c].
+    * x[n, p*stride + r*dilation - top, q*stride + s*dilation - left, c]. With groups, c counts the channels of filter
+    k's group.
 
     Args:
         dy: The gradient with respect to y, (N, P, Q, K); with pool=2 (N, P // 2, Q // 2, K).

@@ -81,8 +81,9 @@ def batch_norm_backward(
             or, for gelu, silu and hard_swish, its input. Not with a mask or w.
         training: As in batch_norm.
         mask: What conv2d_batch_norm returned with pool=2.
-        input_shape: With a mask, the shape of the pool's input, the output of that op's convolution (N, P, Q, K).
-        groups: With a mask or w, the groups of that convolution.
+        input_shape: With a mask, the shape of the pool's input, (N, P, Q, K), the output of conv2d_batch_norm's
+            convolution.
+        groups: With a mask the groups of that convolution, with w those of the one that w belongs to.
         w: The filters of a conv2d that read the norm's output, (K, R, S, C // groups) of x's dtype; then x is (N, H, W,
             C), and there is no mask.
         stride: With w, as in conv2d.
@@ -102,8 +103,9 @@ def batch_norm_backward(
         activation it is dy).
 
     Raises:
-        ValueError: An activation without beta or saved, saved with a mask or w, accumulate=True without dgamma and
-            dbeta, w with a mask, or a convolution's options without w.
+        ValueError: An activation without beta or saved, saved without an activation or with a mask or w,
+            accumulate=True without dgamma and dbeta, w with a mask, a mask without input_shape or the reverse, groups
+            without either, or a convolution's other options without w.
     """
     backend = backend_of(
         dy=dy,

@@ -27,7 +27,8 @@ def clip_norm(clipped: Array, grads: Sequence[Array], scaling: Array | None = No
             clipped[1] is 0 too, and the step is skipped.
         max_norm: Above 0.
 
-    A norm that is not finite makes clipped[1] NaN. The step then makes every parameter NaN, so the fault is not hidden.
+    If scaling[1] is not 0, a norm that is not finite makes clipped[1] NaN, and the step every parameter, so the fault
+    is not hidden.
     """
     backend = backend_of(clipped=clipped, lists=dict(grads=grads), optional=dict(scaling=scaling))
     expect_scaling(clipped, "clipped")

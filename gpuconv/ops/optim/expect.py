@@ -21,7 +21,8 @@ def expect_step(
     averages: Sequence[Array] | None,
     **states: Sequence[Array],
 ) -> None:
-    """Check the lists of a step: gradients match the parameters; state and averages match the masters."""
+    """Check the lists of a step: gradients match the parameters; state and averages match the masters, or without
+    masters the parameters."""
     if averages is not None:
         states["averages"] = averages
     lists = [each for each in (params, grads, masters, *states.values()) if isinstance(each, (list, tuple))]
