@@ -135,12 +135,12 @@ def to_numpy(x: object, name: str = "the array") -> np.ndarray:
 
 
 def empty(shape: Sequence[int], dtype: DTypeLike, device: str = "numpy") -> Array:
-    """An uninitialized array."""
+    """An uninitialized array on a device. Raises as `resolve` does."""
     return _adapter(device).empty(tuple(shape), as_numeric("an array", dtype))
 
 
 def zeros(shape: Sequence[int], dtype: DTypeLike, device: str = "numpy") -> Array:
-    """An array of zeros."""
+    """An array of zeros on a device. Raises as `resolve` does."""
     return _adapter(device).zeros(tuple(shape), as_numeric("an array", dtype))
 
 
@@ -155,8 +155,8 @@ def algorithms(
 ) -> dict[str, str]:
     """The name of a convolution's algorithm for each of "fprop", "dgrad" and "wgrad" on a device; {} on "numpy", which
     has only one. On a GPU "auto" is the fastest measured one, or the cost model's choice if nothing was measured yet.
-    Each name is a `gpuconv.algorithms.Choice`: a string that also holds the proof, if the GPU had to prove the
-    algorithm first."""
+    Each name is a `gpuconv.algorithms.Choice`: a string that also holds the proof, if "auto" chose an algorithm that
+    the GPU had to prove first."""
     device = resolve(device)
     if not Device.named(device).runs_kernels:
         return {}

@@ -18,7 +18,8 @@ def load_batch(images, labels, indices, mean, std, augmentation, *, seed, offset
 
     and the exact use of the four words w of a sample's Philox block, each product in 64 bits:
 
-    flip    if w0 >= 2^31; "alternating": if word 0 of the image's own block is >= 2^31; in odd epochs, if it is less
+    flip    if w0 >= 2^31; "alternating": if word 0 of the block at the image's index, in substream 1, is >= 2^31; in
+            odd epochs, if it is less
     shift   by dy = (w1 * (2 shift + 1) >> 32) - shift rows, and by dx columns, computed from w2 in the same way
     cutout  zeros in a square of `cutout` pixels a side, which begins at center - cutout // 2;
             center: row (w3 >> 16) * H >> 16, column (w3 & 0xffff) * W >> 16

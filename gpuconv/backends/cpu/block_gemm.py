@@ -17,7 +17,7 @@ from gpuconv.backends.cpu.precision import sum_rows
 class Matrix:
     """For each group a matrix with a row for each window (n, p, q), a column for each (r, s, c), and with a bias a
     column of ones. The windows are copied into one buffer, which the first and largest block allocates. Only the
-    windows of 1 x 1 filters without a bias are reshaped instead, which copies nothing at stride 1 without padding."""
+    windows of 1 x 1 filters without a bias are reshaped instead, which copies nothing at stride 1."""
 
     def __init__(self) -> None:
         self.buffer: np.ndarray | None = None

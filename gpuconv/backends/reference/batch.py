@@ -1,7 +1,8 @@
-"""Batches from a uint8 data set, one sample at a time. The contract defines the bits: arithmetic is float32, rounded to
-dtype at the end, and each sample draws four random words, w0 to w3:
+"""Batches from a uint8 data set, one sample at a time, and their mixing. The contract defines the bits: arithmetic is
+float32 (mixing: the accumulation dtype), rounded to dtype at the end, and each loaded sample draws words w0 to w3:
 
-flip    True: if w0 >= 2^31. "alternating": if word 0 of the image's own block is >= 2^31; in odd epochs, if it is less
+flip    True: if w0 >= 2^31. "alternating": if word 0 of the block at the image's index, in substream 1, is >= 2^31; in
+        odd epochs, if it is less
 shift   by dy = (w1 * (2 shift + 1) >> 32) - shift rows, and by dx columns, computed from w2 in the same way
 cutout  zeros in a square of `cutout` pixels a side, which begins at center - cutout // 2;
         center: row (w3 >> 16) * H >> 16, column (w3 & 0xffff) * W >> 16

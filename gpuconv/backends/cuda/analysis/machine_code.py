@@ -86,7 +86,8 @@ def main_loop(instructions: list[Instruction], counted: tuple[str, ...] = PRODUC
     """The loop with the most multiplications on tensor cores, the innermost of equal ones; None if there is none.
     counted: other opcodes to count instead, in loops without multiplications.
 
-    Parts that a branch can skip and that only add, such as the sums of the bias gradient, do not count.
+    Parts that a branch can skip, and that add without multiplying on tensor cores or copying, such as the sums of the
+    bias gradient, do not count.
     """
     loops = list[tuple[int, int, int]]()
     for end, (_, start) in enumerate(instructions):

@@ -64,7 +64,7 @@ SIMT, MMA, WGMMA, WGMMA_CLUSTER, OF_FEW_CHANNELS = (
 )
 # Pairs of the dtype of parameters and state, and that of gradients: equal, or float32 masters with 16-bit gradients.
 STEP_DTYPES = (*((name, name) for name in FLOAT_NAMES), ("float32", "float16"), ("float32", "bfloat16"))
-# The same with the dtype of the factors of Muon's products: that of the sums, or bfloat16.
+# The same with the dtype of the factors of Muon's products: that of the sums, or bfloat16 with sums in float32.
 MUON_STEP_DTYPES = tuple(
     (*step, factor)
     for step in STEP_DTYPES

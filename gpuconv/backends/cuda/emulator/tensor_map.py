@@ -9,7 +9,7 @@ import numpy as np
 from gpuconv.backends.cuda.emulator.array import EmulatedArray
 
 TENSOR_MAP = np.dtype([("opaque", np.uint64, 16)], align=True)  # `struct TensorMap`, a CUtensorMap
-_MAGIC = 0x70616D726F736E74
+_MAGIC = 0x70616D726F736E74  # marks a map that this module made: the text "tnsormap", which kernels check
 _LAYOUT = np.dtype(
     [
         ("magic", np.uint64),

@@ -111,7 +111,9 @@ when_replaced(lambda: known_choices.clear())
 def choose(
     product: Product, algo: str, out: Array, run: Callable[[Plan], None], *, accumulate: bool | None = None
 ) -> Plan:
-    """The plan that `algo` names. "auto" on a GPU is the fastest plan, one of `known_choices` or else timed by `run`.
+    """The plan that `algo` names. "auto" on a GPU is the fastest plan: one of `known_choices`, else a stored choice,
+    else the fastest that `run` times now; the module's docstring says when it is the cost model's choice. Raises
+    UnprovedError if a named algorithm needs a proof on this GPU and has none.
 
     run: launches the product under a plan, into `out` or, if the product accumulates, into scratch arrays of its
     shape and pitch. If the scratch arrays and the partial sums would exceed the workspace, the cost model chooses.

@@ -237,7 +237,7 @@ def fingerprint_of(product: Product, candidate: Plan, gpu: Gpu | Emulated) -> st
 
 @functools.cache
 def _launcher() -> str:
-    """The version of the launching code: its release, and the digest of its files if they are available as files."""
+    """The version of the launching code: its release, and the digest of its .py files, if it runs from a folder."""
     folder = Path(__file__).parents[1]
     files = sorted(path for part in ("gemm", "ops", "runtime") for path in (folder / part).glob("*.py"))
     return f"{__version__} {nvrtc.digest(b''.join(path.read_bytes() for path in files))}"

@@ -94,7 +94,7 @@ def _fprop(
 ) -> tuple[ArrayT, Array | None]:
     """y, and the moments if the epilogue computes them. saved: receives the mask, or the activation's input."""
     expect_within_limits(problem)
-    # The kernels for few channels read whole lines of x, so it must be contiguous.
+    # The kernels for few channels read whole rows of pixels at once, so x must be contiguous.
     x, x_pitch = (*contiguous(x), problem.c) if problem.few_channels else _rows_with_tap_table(x, problem, problem.c)
     w, bias = contiguous(w, bias)
     vector_c = pack_width(x.dtype, x, w, count=math.gcd(problem.c // problem.groups, x_pitch))

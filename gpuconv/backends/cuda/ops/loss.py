@@ -59,7 +59,7 @@ def svm_hinge(
 def _loss(
     name: str, scores: ArrayT, labels: Array, option: float, grad_scale: Scalar, out: ArrayT | None, *more: object
 ) -> tuple[ArrayT, ArrayT]:
-    """Launch the kernel of a loss over class scores; the file has the kernel's name."""
+    """Launch the kernel of a loss over class scores; the file has its name. option: label_smoothing or delta."""
     rows, classes = scores.shape
     module, lanes = row_module(f"{name}.cu", scores, LABEL=labels.dtype)
     arguments = rows, classes, lanes, option, *device_scalar(grad_scale, np.float64), *more

@@ -18,8 +18,8 @@ from gpuconv.dtypes import accumulation_dtype
 from gpuconv.problems import Conv2dProblem, Epilogue
 from gpuconv.types import Array, ArrayT
 
-# One launch adds up at most _MOST_CHUNKS partial results; if there are more, a launch before it merges them into at
-# most _MERGED_CHUNKS.
+# One launch adds up at most _MOST_CHUNKS partial results, as many as the norm's own reductions make at most (the blocks
+# of `distribute`). If a convolution makes more, a launch before it merges them into at most _MERGED_CHUNKS.
 _MOST_CHUNKS, _MERGED_CHUNKS = 1024, 256
 
 
