@@ -303,9 +303,9 @@ def addresses(kernel):
 
 
 def offsets(device, kernel, case, lines, columns, *phase):
-    """The tensor offset that a matrix of conv2d.cuh gives at each (line, column).
+    """The tensor offset that a matrix of conv2d.cuh gives at each (line, column); -1 outside of the tensor.
 
-    phase: its row and column, for the matrices of dgrad."""
+    phase: row and column of the phase, for the matrices of dgrad."""
     run = addresses(kernel)
     results, tensor = asarray(np.zeros(len(lines), np.int64), device), asarray(np.zeros(1, np.float32), device)
     indices = [asarray(i.astype(np.int32), device) for i in (lines, columns)]

@@ -31,7 +31,7 @@ CASES = {
 }
 
 
-ACTIVATION = {"conv2d": dict(activation="silu")}  # forward applies it, too
+ACTIVATION = {"conv2d": dict(activation="silu")}  # in the forward direction an activation is applied too
 
 
 def arguments(op: str, case: Conv2dProblem):

@@ -302,8 +302,8 @@ FAULTS_OF_THE_MAIN_LOOP = (
     "phase that never changes",
     "arrival too many",
 )
-# Another message that the checker may give: wgrad's copiers, which add up db, may be the first to read what has not
-# arrived.
+# Another message that the checker may give: in dgrad the fault may end in a deadlock; in wgrad the copiers, which add
+# up db, may be the first to read what has not arrived.
 OTHER_MESSAGE = {
     DGRAD: DEADLOCK,
     WGRAD: "reads shared dynamic memory + # bytes, which an asynchronous copy that was not waited for has yet to write",

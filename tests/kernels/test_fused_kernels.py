@@ -1,4 +1,4 @@
-"""Convolution, ReLU and pool in one kernel, and gradients through its mask, against the separate kernels."""
+"""Convolution, activation and pool in one kernel, and gradients through its mask, against the separate kernels."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ def separate_ops(case: Conv2dProblem, x, w, bias, dy, pool: int):
 
 
 def serving_convolution(case: Conv2dProblem, arithmetic: str) -> list[Algorithm]:
-    """The algorithms that serve this convolution. Those of clusters need multiples of 8 channels and filters."""
+    """The algorithms that serve this convolution. Those of clusters need multiples of 8 channels and filters in
+    each group."""
     multiples_of_8 = not any(number // case.groups % 8 for number in (case.c, case.k))
     return [
         algorithm
@@ -44,7 +45,8 @@ def serving_convolution(case: Conv2dProblem, arithmetic: str) -> list[Algorithm]
 
 
 def random_inputs(case: Conv2dProblem, pool: int, dtype: str = "float32", integers: bool = False):
-    """x, w, bias and dy of y's shape. integers: round all but dy, so that sums are exact and windows contain ties."""
+    """x, w, bias and dy, of the pooled output's shape. integers: round all but dy, so that sums are exact and windows
+    contain ties."""
     x, w, bias, _ = random_arrays(case, as_dtype(dtype))
     if integers:
         x, w, bias = (np.round(a.astype(np.float32)).astype(a.dtype) for a in (x, w, bias))

@@ -1,4 +1,4 @@
-"""Softmax, softmax cross-entropy and the SVM hinge loss."""
+"""Softmax, softmax cross-entropy, the SVM hinge loss and the elementwise losses."""
 
 import numpy as np
 import pytest
@@ -39,7 +39,7 @@ def scores_and_labels(rng, shape, dtype):
 
 
 def softmax_parts(logits):
-    """z, its largest magnitude in each row, and the probabilities."""
+    """z, the scores minus the largest of their row; the largest magnitude of z in each row; and the probabilities."""
     z = as_float64(logits) - as_float64(logits).max(1, keepdims=True)
     return z, np.abs(z).max(1, keepdims=True), np.exp(z) / np.exp(z).sum(1, keepdims=True)
 
@@ -100,7 +100,7 @@ def test_gradients_of_soft_targets_may_overwrite_the_scores_or_the_targets(devic
 @pytest.mark.parametrize("shape", [(37, 10), (3, 1000), (2111, 17)])
 def test_class_weights_agree_with_the_oracle_over_many_blocks(device, rng, shape, soft):
     """`gpuconv verify` checks the bounds. This test has many blocks, every thread order, and gradients written over the
-    scores."""
+    scores or the weights."""
     scores, labels = scores_and_labels(rng, shape, "float32")
     options = {"label_smoothing": 0.1} | ({} if soft else {"ignore_index": 3})
     targets = rng.random(shape, np.float32) if soft else labels

@@ -1,4 +1,4 @@
-"""Bias gradient and batch normalization, and the assignment of columns to threads that they share."""
+"""Bias gradient, batch and group normalization, and how the first two assign columns to threads."""
 
 from contextlib import nullcontext
 from itertools import cycle
@@ -548,6 +548,9 @@ def test_backward_sums_have_no_memory_errors(device):
     for name in ("phases", "single numbers"):
         with emulator.configure(sanitize="checked", seed=7):
             assert_norm_below(device, CONVOLUTIONS_ABOVE[name], activation="relu")
+
+
+# --- group normalization -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("shape", "groups"), [((2, 5, 7, 12), 3), ((70, 33), 1), ((1, 3, 3, 512), 256)], ids=str)

@@ -35,7 +35,8 @@ rules = pytest.mark.parametrize("rule", RULES)
 
 
 def lists_of(rng, rule, dtype, shapes=SHAPES):
-    """Parameters, gradients and state. Averages of squared gradients, the last state array, are not negative."""
+    """Parameters, gradients and state. Except for SGD the last state array is not negative, as in most rules it is an
+    average of squared gradients."""
     op, states, _ = RULES[rule]
     lists = [[random(rng, shape, dtype) for shape in shapes] for _ in range(2 + states)]
     if op != "sgd_step":
@@ -70,6 +71,7 @@ def bounds(rule, before, after, dtype, decay):
     elif op == "lion_step":
         mean = options["beta1"] * before[2] + (1 - options["beta1"]) * before[1]
         sign_may_change = np.abs(as_float64(mean)) <= elementwise_bound(dtype, np.abs(state[0]) + grad, 4)
+        # Where rounding may change the sign of the mean, the bound is infinite: the parameter is not checked there.
         update, states = lr * (1 + decay * param) + np.where(sign_may_change, np.inf, 0), [state[0] + grad]
     else:
         square = state[0] + grad**2
@@ -222,7 +224,8 @@ def test_nan_in_a_gradient_affects_only_its_element(device, rng):
 
 
 def with_masters(rng, rule, dtype, shapes=SHAPES):
-    """Parameters and gradients in 16 bits, state and masters in float32; the last parameter is its own master."""
+    """Parameters and gradients in 16 bits, state and masters in float32; the last parameter is in float32 too, and is
+    its own master."""
     _, states, _ = RULES[rule]
     dtypes = [dtype] * (len(shapes) - 1) + ["float32"]
     lists = [[random(rng, shape, kind) for shape, kind in zip(shapes, dtypes)] for _ in range(2)]
@@ -316,7 +319,8 @@ def test_a_loss_scale_that_is_a_power_of_two_changes_no_bit(device, rng, rule):
 
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_every_element_of_every_dtype_is_checked_for_overflow(device, rng, dtype):
-    """One element after another is made infinite, aligned and not, across the boundary of two blocks."""
+    """The first 20 elements, and those around the boundary of two blocks, are made infinite one after another, in an
+    aligned array and in an unaligned one."""
     largest = as_dtype(dtype).type(3.3895e38) if dtype == "bfloat16" else np.finfo(as_dtype(dtype)).max
     numbers = np.full(8192 + 11, largest, as_dtype(dtype))
     for offset in (0, 1):

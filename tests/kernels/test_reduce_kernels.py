@@ -11,7 +11,7 @@ from gpuconv.dtypes import accumulation_dtype, as_dtype
 
 # Numbers of outputs: up to the 1024 that one block computes, and more. Some are not multiples of a vector's width.
 SIZES = (1, 7, 1020, 1024, 1025, 4100)
-SPLITS = (1, 2, 8, 9, 31)  # added up by one group of threads, by two, by four
+SPLITS = (1, 2, 8, 9, 31)  # added up by one, two or four groups of threads
 
 
 def reduced(device, dtype, size, splits, *, second_size=0, bias=None, accumulate=False, skipped=0, activation=None):

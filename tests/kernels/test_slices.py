@@ -10,7 +10,7 @@ from gpuconv.backends import asarray, empty, to_numpy
 from gpuconv.backends.cuda.runtime.capability import capability_named
 
 PIXELS = (2, 4, 4)
-SLICES = [  # the first channel of the slice, and all channels; the last two allow no 16-byte moves
+SLICES = [  # the first channel of the slice, and the number of other channels; the last two allow no 16-byte moves
     (0, 8),
     (8, 16),
     (16, 24),
@@ -154,15 +154,15 @@ def test_slices_have_the_bits_of_dense_arrays(device, rng, dtype, filters, chann
             if run is None:
                 continue
             expected = _bytes(run(argument))
-            for first, all_channels in SLICES:
+            for first, other_channels in SLICES:
                 inside = slice(first, first + filters)
-                host = np.full((*PIXELS, all_channels + filters), 7, dtype)
+                host = np.full((*PIXELS, other_channels + filters), 7, dtype)
                 if argument is not None:
                     host[..., inside] = dy
                 volume = asarray(host, device)
-                assert _bytes(run(volume[..., inside])) == expected, (name, first, all_channels)
+                assert _bytes(run(volume[..., inside])) == expected, (name, first, other_channels)
                 after = to_numpy(volume)
-                assert (np.delete(after, np.r_[inside], axis=-1) == 7).all(), (name, first, all_channels)
+                assert (np.delete(after, np.r_[inside], axis=-1) == 7).all(), (name, first, other_channels)
 
 
 def test_slices_of_an_empty_batch_are_accepted(device):

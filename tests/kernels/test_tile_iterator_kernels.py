@@ -30,7 +30,7 @@ ONE_TAP_A_TILE = conv(1, 8, 8, 64, 64, (3, 3), padding=PAD)
 STRIDED = conv(2, 11, 9, 24, 16, (3, 4), stride=(2, 3), padding=((2, 0), (1, 3)), dilation=(1, 2))
 ABOVE_THE_FILTER = conv(1, 9, 10, 16, 8, (2, 1), stride=(3, 2))  # phases without taps
 SQUARE_7 = conv(1, 12, 13, 8, 16, 7, stride=2, padding=((3, 3), (3, 2)))
-LONG = conv(1, 3, 40, 8, 8, (2, 29), padding=((1, 0), (14, 14)))  # as many rows and columns as a mask has bits
+LONG = conv(1, 3, 40, 8, 8, (2, 29), padding=((1, 0), (14, 14)))  # as many rows and columns as a mask can have
 ONE_BY_ONE = conv(3, 5, 7, 40, 24, (1, 1))
 WITH_TAP_TABLE = [FEW, TWENTY_FOUR, ONE_TAP_A_TILE, STRIDED, ABOVE_THE_FILTER, SQUARE_7, LONG, ONE_BY_ONE]
 

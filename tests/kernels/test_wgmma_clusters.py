@@ -124,7 +124,8 @@ def test_every_order_of_threads_gives_the_bits_of_the_tile_without_clusters(monk
 
 
 def test_filters_past_the_end_of_the_depth_read_as_zeros(monkeypatch):
-    """Numbers of the next filter or group, some of which are infinite, are not read in their place."""
+    """Past the end lie the numbers of the next filter or group. Some of them are infinite, which would show in y
+    or dx."""
     force_algorithm(monkeypatch, find(NAME, "bfloat16"))
     x, dy = np.ones((1, 4, 4, 8), BFLOAT16), np.ones((1, 2, 2, 16), BFLOAT16)
     w = np.ones((16, 3, 3, 8), BFLOAT16)

@@ -89,7 +89,8 @@ def test_case_tiers_agree_under_the_checker_in_any_order(op, dtype):
     [(op, algo) for op, tiles in wgmma_tiers.TILES_OF.items() for algo in tiles if algo != "wgmma-128x128"],
 )
 def test_the_other_tiles_agree_with_the_oracle_on_one_case_each(op, algo):
-    """One case for each tile, since each compiles a kernel; python -m tests.kernels.wgmma_tiers runs all cases."""
+    """One case for each op and tile, since each compiles a kernel; python -m tests.kernels.wgmma_tiers runs all
+    cases."""
     number = 7 * [*wgmma_tiers.OPS].index(op) + 11 * wgmma_tiers.TILES_OF[op].index(algo)
     dtype = wgmma_tiers.DTYPES[number % 2]
     tier_cases = wgmma_tiers.cases_for(algo, op, dtype, "tiny", "odd", "random")
@@ -98,7 +99,8 @@ def test_the_other_tiles_agree_with_the_oracle_on_one_case_each(op, algo):
 
 
 def layers(op):
-    """The nets' layers whose channels and filters are multiples of 8; with ReLU only, so that fewer kernels compile."""
+    """The nets' layers whose first two arrays have a last axis that is a multiple of 8; with ReLU only, so that fewer
+    kernels compile."""
     others = ("gelu", "silu", "hard_swish")
     real = [case for case in cases("real", op=op) if "float16" in case.dtypes]
     relu_only = [case for case in real if op != "conv2d_relu" or not case.name.endswith(others)]
