@@ -53,7 +53,8 @@ class Device:
 
 
 def kind_of(array: object) -> str | None:
-    """The kind of device of an object's type, or None if it is not an array of a device."""
+    """The kind of device of an object's type; `MASKED` for a masked array, None for anything else that is not an array
+    of a device."""
     array_type = type(array)
     if array_type in KIND_OF_TYPE:
         return KIND_OF_TYPE[array_type]

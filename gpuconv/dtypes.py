@@ -46,8 +46,8 @@ def is_float(dtype: np.dtype) -> bool:
 
 @functools.cache
 def is_numeric(dtype: np.dtype) -> bool:
-    """Whether arrays of this dtype are accepted: numbers of up to 64 bits (complex: per part), in this machine's byte
-    order."""
+    """Whether arrays of this dtype are accepted: bools, and numbers of up to 64 bits (complex: per part) in this
+    machine's byte order."""
     known = (dtype.kind in "biufc" and dtype.char not in "gG") or dtype.type.__module__.partition(".")[0] == "ml_dtypes"
     return known and dtype.isnative
 

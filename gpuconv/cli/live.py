@@ -123,7 +123,8 @@ def _new_session(options: argparse.Namespace, settings: run_settings.Settings) -
 
 
 def _session_of_run(options: argparse.Namespace, directory: str) -> Session:
-    """The session of a run, or with --repeat of a new run that repeats it."""
+    """The session of a run, or with --repeat of a new run that repeats it. The training images stand in for the test
+    images of a run that has none."""
     from gpuconv import checkpoint, live
     from gpuconv.live import setting_changes
     from gpuconv.training import RunDirectory

@@ -45,7 +45,8 @@ def with_full_name(model: str) -> str:
 
 
 def import_file(model: str | None) -> None:
-    """Import the file of "FILE.py" or "FILE.py:FUNCTION", which registers its layers. Raises UserError."""
+    """Import the file of "FILE.py" or "FILE.py:FUNCTION", which registers its layers; does nothing for None. Raises
+    UserError for any other text, and if the file cannot be imported."""
     if model is None:
         return
     if not is_in_file(model):

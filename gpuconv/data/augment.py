@@ -20,10 +20,10 @@ class Augmentation:
     other half in the second, and so on. shift: move by up to this many pixels along each axis. border: the pixels that
     are shifted in, "zero" or "reflect". cutout: zero a square of this side around a uniformly drawn center.
     resized_crop: stretch a part of the image, at least this share of its area, to the image's size; 0 does not crop.
-    brightness: multiply by a factor between 1 - this and 1 + this. contrast: multiply each value's distance from the
-    image's mean gray by such a factor. saturation: multiply each value's distance from its pixel's gray by such a
-    factor. hue: rotate the hue by up to this fraction of the circle, at most 0.5. `ops.load_batch` tells how they are
-    drawn.
+    brightness: multiply by a factor between max(0, 1 - brightness) and 1 + brightness. contrast: multiply each value's
+    distance from the image's mean gray by such a factor. saturation: multiply each value's distance from its pixel's
+    gray by such a factor. hue: rotate the hue by up to this fraction of the circle, at most 0.5. `ops.load_batch` tells
+    how they are drawn.
 
     mixup: blend each image with another of its batch, by a factor from the distribution Beta(mixup, mixup). cutmix:
     replace a rectangle by that of another image, with a share of the area drawn from Beta(cutmix, cutmix). Both turn

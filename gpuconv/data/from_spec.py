@@ -25,7 +25,8 @@ def load(spec: str, test: str = "") -> tuple[Dataset, Dataset]:
 
     test: the description of a separate test set, as for `load_test`; then all images of a folder are for training.
 
-    Raises TypeError unless `spec` is text, and ValueError, naming what would be accepted, for any other text.
+    Raises TypeError unless `spec` is text, and ValueError, naming what would be accepted, for any other text. Also
+    raises as `load` of the data set's module does.
     """
     if not isinstance(spec, str):
         raise TypeError(f"a data set is described by text, received {type(spec).__name__}")

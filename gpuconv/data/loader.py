@@ -143,7 +143,7 @@ class Loader:
             start_batch: The first batch, from 0; `len(self)` gives no batch.
 
         Raises:
-            ValueError: A negative epoch, or a start_batch past the end.
+            ValueError: A negative epoch, or a start_batch that is negative or past the end.
         """
         numbers = self.numbers(epoch, start_batch)
         order = self.order()

@@ -31,7 +31,7 @@ class Hub:
                 loop.call_soon_threadsafe(event.set)
 
     def get(self, name: str) -> tuple[int, bytes] | None:
-        """The number and the message."""
+        """The number and the newest message of this name; None if there is none yet."""
         with self._lock:
             return self._newest.get(name)
 

@@ -79,7 +79,7 @@ class Segment:
 def make(
     recipe: Record, sets: DataSplits, device: str, *, prepare: Callable[[Sequential], None] | None = None
 ) -> Segment:
-    """The segment of a recipe, with initial weights drawn by its seed. prepare: called on the new net.
+    """The segment of a recipe, with initial weights drawn by the seed in its net. prepare: called on the new net.
 
     Raises ValueError, TypeError or DataError if something does not fit, before anything changes."""
     net = Layer.from_config(recipe["net"], device=device, precision=recipe["precision"])
