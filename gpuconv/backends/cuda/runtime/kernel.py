@@ -284,8 +284,9 @@ def _check_array(what: str, dtype: np.dtype | None, alignment: int, array: Array
     if not array.flags.c_contiguous:
         raise ValueError(f"{what} takes a C-contiguous array, received strides {array.strides} of shape {array.shape}")
     address = array.ctypes.data if isinstance(array, np.ndarray) else array.data.ptr
-    if array.size and address % max(alignment, min(16, array.dtype.itemsize)):
-        raise ValueError(f"{what} takes an array aligned to {max(alignment, array.dtype.itemsize)} bytes")
+    needed = max(alignment, min(16, array.dtype.itemsize))
+    if array.size and address % needed:
+        raise ValueError(f"{what} takes an array aligned to {needed} bytes")
     return array
 
 
