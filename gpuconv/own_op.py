@@ -25,7 +25,11 @@ _LAYOUTS = {"NHWC": None, "NCHW": (0, 3, 1, 2)}
 
 @dataclass(frozen=True)
 class Comparison:
-    """One case: the largest difference from the oracle, relative to the oracle's largest value, and its position."""
+    """One case.
+
+    error: the largest difference from the oracle, relative to the oracle's largest finite value; infinity if there was
+    no result to compare. details: what is wrong and where, or "", and what was not compared.
+    """
 
     case: str
     error: float

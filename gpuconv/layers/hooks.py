@@ -11,7 +11,7 @@ Hook = Callable[[Any, Any, Any], object]  # called with (layer, x, y) or (layer,
 
 
 class Handle:
-    """A registered hook; `remove` unregisters it."""
+    """A registered hook; `remove` unregisters it. Raises TypeError for a hook that cannot be called."""
 
     def __init__(self, layer: AnyLayer, direction: str, hook: Hook) -> None:
         if not callable(hook):

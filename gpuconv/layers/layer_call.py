@@ -22,7 +22,7 @@ _listeners: list[Listener] = []
 
 @contextmanager
 def listen(listener: Listener) -> Iterator[None]:
-    """A context in which every layer of a net runs inside the context ``listener(layer, direction)``, with the
+    """A context in which every layer that `run` calls runs inside the context ``listener(layer, direction)``, with the
     direction "forward" or "backward"."""
     _listeners.append(listener)
     try:

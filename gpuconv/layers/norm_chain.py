@@ -16,9 +16,9 @@ from gpuconv.types import Array, Options
 
 
 class NormChain(Fused):
-    """Consecutive fused layers, of which each except the first begins with a CONV that reads the output of a batch norm
-    at the end of the previous one. dgrad of that convolution also computes the sums of the norm's backward pass:
-    `gpuconv.ops.batch_norm_backward` with w.
+    """Consecutive layers of a fused row, of which each except the first begins with a CONV, or is one, that reads the
+    output of a batch norm at the end of the previous one. dgrad of that convolution also computes the sums of the
+    norm's backward pass: `gpuconv.ops.batch_norm_backward` with w.
 
     Forward runs the layers one after another. In backward, `next_conv` holds the op's arguments that describe the
     convolution which reads the norm's output.
@@ -30,7 +30,8 @@ class NormChain(Fused):
 
     @staticmethod
     def can_link(below: Layer, layer: Layer) -> bool:
-        """Whether `below` ends in a batch norm, and `layer` begins with a convolution that can compute its sums."""
+        """Whether `below` ends in a batch norm, with or without an activation, and `layer` begins with a convolution
+        whose dgrad can compute the norm's sums."""
         norm = type(below) is NormActivation or (type(below) is ConvNorm and below.pool == 1)
         return norm and type(layer) in (Conv2D, ConvNorm) and not _conv_of(layer).depthwise
 

@@ -41,8 +41,8 @@ class Sequential(Layer):
     """A sequence of layers, each applied to the output of the one before: a net, or a part of one.
 
     A list that begins with `Input`, or (without `share`) with a layer that is built, is built at once; any other list
-    by `build`, whose options take precedence. Layers without a name are named by kind and number, conv1, relu1, ...;
-    ``net["conv1"]`` and ``net[0]`` give a layer.
+    by `build`, whose options take precedence. Layers without a name are named by kind and number, conv1, relu1, ...,
+    and `Input` by its kind; ``net["conv1"]`` and ``net[0]`` give a layer.
 
     A layer that is already built, for example in another net, is copied with its weights, so that no two nets share it:
     ``Sequential([*net[:-1], Linear(3)])`` is a separate net with a new head. A slice, ``net[:-1]``, is a net that

@@ -21,7 +21,8 @@ CUDA kernels, emulated arrays the same kernels on the CPU.
 - ``tf32=True`` multiplies float32 arrays in TF32: both factors of each product are rounded to a 10-bit mantissa
   (to nearest, ties away from zero, as ``cvt.rna.tf32.f32`` does; on tensor cores subnormal factors are rounded toward
   zero), sums are float32; a bias is not rounded.
-- ``lr``, ``step``, ``offset``, ``start`` and ``grad_scale`` may be a number or a one-element array on the device.
+- ``lr``, ``step``, ``start``, ``grad_scale``, ``factor``, ``divisor`` and, except where an array is filled with random
+  numbers, ``offset`` may be a number or a one-element array on the device.
 - Bad sizes and values raise ValueError, bad types, dtypes and mixed devices TypeError, before anything is computed.
 """
 
