@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = ["gpuconv check", "gpuconv check --model tiny-vgg --data synthetic", "gpuconv check --lr 0.5"]
 
-IMAGES = 64
+IMAGES = 64  # in the batch on which the net is checked
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

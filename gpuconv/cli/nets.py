@@ -166,7 +166,7 @@ def _arguments(
     return given
 
 
-_OPTIONS = ("seed", "precision", "dtype", "device", "initialize")
+_OPTIONS = ("seed", "precision", "dtype", "device", "initialize")  # parameters that are given by name
 
 
 def _accepted(function: Callable[..., Sequential], options: Record) -> Record:

@@ -45,7 +45,7 @@ RECIPES: dict[str, Record] = {
         "tta": "mirror+shift",
     },
 }
-OF_NETS = ("digits-net",)
+OF_NETS = ("digits-net",)  # the nets whose default recipe has their name
 
 # The default net for a kind of data.
 NET_OF_DATA = {"digits": "digits-net"}

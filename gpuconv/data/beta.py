@@ -35,7 +35,7 @@ def _distribution(log_x: NDArray[np.float64], alpha: float) -> NDArray[np.float6
     Stegun, 26.5.4); the factor follows from P(X <= 1/2) = 1/2."""
     x = np.append(np.exp(log_x), 0.5)
     term, series, n = np.ones_like(x), np.ones_like(x), 0
-    while term.max() > 1e-16 * series.max():
+    while term.max() > 1e-16 * series.max():  # smaller terms are lost in float64
         term *= (2 * alpha + n) / (alpha + 1 + n) * x
         series += term
         n += 1

@@ -22,11 +22,11 @@ CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "hors
 TRAIN_FILES = tuple(f"data_batch_{number}" for number in range(1, 6))
 TEST_FILES = ("test_batch",)
 IMAGES_PER_FILE = 10_000
-PIXELS = 3 * 32 * 32
+PIXELS = 3 * 32 * 32  # bytes of an image
 
 # The binary version: the same images without pickles.
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
-SIZE = 170_052_171
+SIZE = 170_052_171  # bytes
 SHA256 = "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"
 
 Part = tuple[NDArray[np.uint8], NDArray[np.uint8]]

@@ -10,7 +10,7 @@ import numpy as np
 
 from gpuconv.data.dataset import Dataset
 
-TRAIN = 1437
+TRAIN = 1437  # images; the others are for testing
 
 
 def load() -> tuple[Dataset, Dataset]:

@@ -35,7 +35,7 @@ MAX_BYTES = 1 << 30  # of a file
 
 _MODES = {1: "L", 3: "RGB"}
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _TILE_WIDTH, _TILE_LENGTH, _SAMPLE_FORMAT = 258, 262, 322, 323, 339  # TIFF tags
-_MIN_IS_WHITE, _UNSIGNED = 0, 1
+_MIN_IS_WHITE, _UNSIGNED = 0, 1  # values of the tags for photometric interpretation and sample format
 
 
 def readable_formats() -> tuple[str, ...]:

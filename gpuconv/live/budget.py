@@ -32,7 +32,7 @@ class Budget:
 
     def __init__(self, limits: dict[str, Limits] = LIMITS, clock: Callable[[], float] = time.perf_counter) -> None:
         self.limits, self.clock = limits, clock
-        self._next = dict.fromkeys(limits, -float("inf"))
+        self._next = dict.fromkeys(limits, -float("inf"))  # when each is due next; each is due from the start
 
     def due(self, name: str) -> bool:
         return self.clock() >= self._next[name]

@@ -20,8 +20,8 @@ from gpuconv.training.from_settings import trainer_arguments
 from gpuconv.training.protocols import CallbackLike
 from gpuconv.types import Record
 
-METRICS_EVERY = 10
-BATCH = 256  # batch size for images that are only evaluated
+METRICS_EVERY = 10  # steps, unless the recipe says otherwise
+BATCH = 256  # by default, the batch size for images that are only evaluated
 
 
 @dataclasses.dataclass(frozen=True)

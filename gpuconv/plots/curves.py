@@ -79,7 +79,7 @@ def rates(
     axes.plot(rates, losses, color=COLD, lw=1, alpha=0.45, label="loss")
     axes.plot(rates, smoothed, color=COLD, lw=2, label="smoothed")
     low, first = float(np.min(smoothed)), float(smoothed[0])
-    margin = max(first - low, 0.1 * abs(first), 1e-12)
+    margin = max(first - low, 0.1 * abs(first), 1e-12)  # above 0 even if every loss is 0
     axes.set_ylim(float(np.min(losses)) - 0.1 * margin, min(first + margin, float(np.max(losses)) + 0.1 * margin))
     style_axes(axes, "learning rate")
     axes.set_xscale("log")

@@ -43,11 +43,11 @@ from gpuconv.verify.rules.products import behind_activation
 if TYPE_CHECKING:
     from gpuconv.backends.cuda.gemm.product import Product
 
-RUNS = 3
+RUNS = 3  # on the random numbers, with the same bits
 COMPARED = 1 << 20  # at most this many values of a result are compared by bounds; all of them if part 2 is skipped
 _PERIOD = 65_537  # the numbers of an array repeat after this many: a prime, so that no length of an axis divides it
 _EXACT = 1 << 24  # whole numbers up to here are exact in float32
-_EXACT_ACTIVATIONS = (None, "relu")
+_EXACT_ACTIVATIONS = (None, "relu")  # they leave exact sums exact
 _LARGEST_SUM = 1 << 14  # inputs are scaled so that sums of random products stay below about this, for float16's range
 
 Results = dict[str, np.ndarray]

@@ -14,6 +14,7 @@ from gpuconv.dtypes import as_dtype
 # Half the distance from 1 to the next larger float: the largest relative error of one rounding.
 UNIT_ROUNDOFF = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
 UNIT_ROUNDOFF_TF32 = 2.0**-11
+# The smallest positive (subnormal) floats.
 SMALLEST = {"float64": 2.0**-1074, "float32": 2.0**-149, "float16": 2.0**-24, "bfloat16": 2.0**-133}
 
 

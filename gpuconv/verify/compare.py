@@ -55,9 +55,9 @@ def compare(expected: Expected, result: object) -> Difference:
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         same = (given == value) | (np.isnan(given) & np.isnan(value))
         error = np.where(same, 0.0, np.abs(given - value))
-        error[np.isnan(error)] = np.inf
+        error[np.isnan(error)] = np.inf  # only one of the two values is NaN
         share = np.where(error == 0, 0.0, error / bound)
-    share[np.isnan(share)] = np.inf  # the bound is NaN
+    share[np.isnan(share)] = np.inf  # the bound is NaN, or infinite like the error
     worst = np.unravel_index(np.argmax(share), share.shape)
     limit = float(np.broadcast_to(bound, error.shape)[worst])
     place = tuple(map(int, worst))

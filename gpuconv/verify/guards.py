@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import cupy
 
 ZONE = 1 << 16  # bytes on each side: more than a row of the largest tile; a multiple of CuPy's alignment
-_CANARY, _NAN = 0xA5, 0xFF
+_CANARY, _NAN = 0xA5, 0xFF  # the byte of guard zones, and a byte that makes NaNs in every float dtype
 
 
 class Guards:

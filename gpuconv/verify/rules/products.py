@@ -89,7 +89,7 @@ def conv2d_relu(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> l
     largest, first = ops.max_pool2d(before.value, **pool)
     of_others = before.value.copy()
     of_others[ops.max_pool2d_backward(np.ones_like(y), first, input_shape=of_others.shape, **pool) > 0] = -np.inf
-    second, _ = ops.max_pool2d(of_others, **pool)
+    second, _ = ops.max_pool2d(of_others, **pool)  # the largest of the other values in each window
     doubtful = largest - second <= 2 * bound
     if activation is not None:
         doubtful = (np.abs(largest) <= bound) | (doubtful & (largest > 0))
