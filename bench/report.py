@@ -27,7 +27,7 @@ OPS = (*DIRECTIONS, *MEMORY, *WHOLE)
 def write(page: Path = ROOT / "docs/benchmarks.md", results: Path = RESULTS) -> list[Path]:
     """Rewrite the page's block, and the charts beside the page; returns what was written.
 
-    Raises ValueError if the page has no block; then nothing is written.
+    Raises ValueError if the page has no such block or several; then nothing is written.
     """
     text = page.read_text(encoding="utf-8")
     if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
@@ -49,7 +49,8 @@ def write(page: Path = ROOT / "docs/benchmarks.md", results: Path = RESULTS) -> 
 
 
 def block(record: Record) -> str:
-    """A record as Markdown: its origin, a row for each op and dtype, and the goals if there are any."""
+    """A record as Markdown: its origin, a row for each op and dtype and for each whole step, what was not timed, and
+    the goals if there are any."""
     data = record.data
     state = " with uncommitted changes" if data["dirty"] else ""
     threads = f", {data['threads']} threads" if "threads" in data else ""

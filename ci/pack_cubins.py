@@ -6,9 +6,9 @@ with NVRTC 13.0, this command makes DIR:
 
     pip install --no-deps --target DIR nvidia-cuda-nvrtc==13.0.88 nvidia-cuda-runtime==13.0.96
 
-The program compiles all variants that `gpuconv kernels` lists, the launches of the nets that the gate
-times and, for sm_90a, the kernels of its part "hopper"; other kernels are compiled where a check runs. Kernels compiled
-before are taken from the cache.
+The program compiles all variants of the library's kernels that the architecture can run, the launches of the nets that
+the gate times and, for sm_90a, the kernels of its part "hopper"; other kernels are compiled where a check runs. Kernels
+compiled before are taken from the cache.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def launched_by(net: str, precision: str) -> Iterator[Job]:
 
 
 def kernels_of_the_gate(arch: str = "sm_90a") -> list[Job]:
-    """All variants of the library for an architecture, and what the gate's nets and its part "hopper" add."""
+    """All variants of the library's kernels for an architecture, and what the gate's nets and its part "hopper" add."""
     jobs = variants_of(arch=arch)
     jobs += [job for net in NETS for precision in ("bfloat16", "float32") for job in launched_by(net, precision)]
     return [*dict.fromkeys([*jobs, *(launched_by_hopper_checks() if arch == "sm_90a" else ())])]

@@ -31,8 +31,8 @@ SUMS, STRAIGHT, TAPS, PIXELS = "column_sums.cuh", "straight_iterator.cuh", "tap_
 WINDOWS, BLOCKS = "conv2d.cuh", "gemm.cuh"
 DGRAD, WGRAD = "conv2d_dgrad", "conv2d_wgrad"
 KERNEL_HEADER = {DGRAD: "input_gradient.cuh", WGRAD: "filter_gradient.cuh"}
-# One block computes several tiles, each one and a half rounds of the ring deep. dgrad has four phases, with different
-# taps.
+# One block computes several tiles. Those of wgrad, and in dgrad those of the deepest of four phases, are one and a half
+# rounds of the ring deep; the phases have different taps.
 CASES = {
     DGRAD: conv(1, 33, 17, 136, 144, 3, stride=2, padding=1, dilation=(3, 1)),
     WGRAD: conv(1, 25, 22, 16, 136, 3, padding=1),

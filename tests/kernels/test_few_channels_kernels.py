@@ -26,7 +26,7 @@ from tests.tolerance import assert_within
 FEW_CHANNELS = "few_channels-256x64"
 ARITHMETICS = ("float32", "tf32", "float16", "bfloat16")
 arithmetics = pytest.mark.parametrize("arithmetic", ARITHMETICS)
-# Rows of x consist of whole 16-byte chunks; the filters fill two tiles.
+# Rows of x consist of whole 16-byte chunks; the filters take two tiles.
 WHOLE_CHUNKS = conv(2, 9, 16, 3, 72, (3, 3), padding=((1, 1), (1, 1)))
 UNEVEN = conv(2, 19, 17, 3, 13, (4, 3), stride=(3, 2), padding=((2, 1), (0, 3)), dilation=(2, 3))
 CASES = {

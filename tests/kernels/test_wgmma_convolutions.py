@@ -121,7 +121,7 @@ def test_layers_of_the_nets_agree_by_each_tile_under_the_checker(op, algo, dtype
 @directions
 @dtypes
 def test_every_tile_agrees_under_the_checker_in_any_order(monkeypatch, op, dtype, algo):
-    """Partial tiles, and without split-K a depth that fills the ring three times."""
+    """Partial tiles, and in the first case, without split-K, a depth that fills the ring at least three times."""
     force_algorithm(monkeypatch, find(algo, dtype))
     deep = conv(4, 17, 17, 8, 24, 3, padding=1) if op == "conv2d_wgrad" else conv(1, 5, 5, 128, 136, 3, padding=1)
     for case in (deep, conv(2, 9, 8, 24, 40, 3, stride=2, padding=1)):
@@ -141,7 +141,7 @@ SEVERAL_TILES = {
 @directions
 @pytest.mark.parametrize("blocks", [1, 2, 3])
 def test_blocks_that_compute_several_tiles_agree_with_the_oracle(monkeypatch, op, algo, blocks):
-    """A block computes an even or odd number of tiles, from 1 to 12: the ring's phases go on from tile to tile."""
+    """A block computes an even or odd number of tiles, from 1 to 10: the ring's phases go on from tile to tile."""
     force_algorithm(monkeypatch, find(algo, "bfloat16"), 1, blocks)
     for seed, case in enumerate(SEVERAL_TILES[op], blocks):
         with emulator.configure(sanitize="checked", seed=seed):
@@ -203,8 +203,8 @@ def test_split_k_agrees_with_the_oracle(device, monkeypatch, op, algo, splits):
 @pytest.mark.parametrize("splits", [1, 3])
 @pytest.mark.parametrize("accumulate", [False, True])
 def test_the_bias_gradient_of_wgrad_is_within_its_bound(monkeypatch, algo, splits, accumulate):
-    """One case has several tiles, the other two groups; both are deeper than the ring. Either each tile has a block of
-    its own, or one block computes all tiles."""
+    """One case has several tiles and without split-K is deeper than the ring, the other has two groups. Either each
+    tile has a block of its own, or one block computes all tiles."""
     tiled, grouped = conv(3, 17, 15, 8, 264, 1), conv(2, 9, 8, 6, 14, 3, groups=2)
     for seed, (case, blocks) in enumerate(((tiled, None), (grouped, None), (tiled, 1), (grouped, 1))):
         force_algorithm(monkeypatch, find(algo, "bfloat16"), splits, blocks)

@@ -1,7 +1,8 @@
 """The questions and the experiments that answer them. python -m ci.gate.experiments NAME --device cuda
 
 An experiment is a function of the device and of whether it is a rehearsal; it returns the answer ("yes" if all is as
-hoped) and what was observed. It raises UnknownError if it cannot find the answer on this machine.
+hoped, "no", or "unknown") and what was observed. It raises UnknownError if it cannot find the answer on this
+machine.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ Answer = tuple[str, str]
 
 
 class UnknownError(Exception):
-    """Something that the experiment needs is missing."""
+    """The experiment cannot find the answer on this machine, such as one without PyTorch."""
 
 
 QUESTIONS = {  # by the module that holds `ask`
