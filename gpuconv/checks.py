@@ -234,9 +234,9 @@ def sanity(
 
 
 def first_loss(net: Sequential, x: Array, labels: Array, *, loss: str | Loss = "softmax") -> SanityCheck:
-    """The loss at scores near 0 must be that of guessing: log C for softmax, delta * (C - 1) for the SVM, and for other
-    losses their value at scores of 0. The check makes the scores small by scaling down the last layer with weights, on
-    a copy of the net. Another value means wrong labels, a wrong mean or a wrong loss.
+    """The loss at scores near 0 must be that of guessing, within 5 %: log C for softmax, delta * (C - 1) for the SVM,
+    and for other losses their value at scores of 0. The check makes the scores small by scaling down the last layer
+    with weights, on a copy of the net. Another value means wrong labels, a wrong mean or a wrong loss.
 
     Arguments as in `sanity`. Raises ValueError for a classification loss of a net that gives only one score.
     """
