@@ -7,6 +7,8 @@ from typing import Any, ClassVar
 
 from gpuconv import arguments, ops
 from gpuconv.layers.base import Layer
+from gpuconv.names import lookup
+from gpuconv.ops.activation import GELU_FORMS
 from gpuconv.problems import ACTIVATIONS
 from gpuconv.types import Array, Options, Shape
 
@@ -77,6 +79,10 @@ class LeakyReLU(Activation, op="leaky_relu"):
     _: KW_ONLY
     negative_slope: float = 0.01
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        arguments.number("negative_slope", self.negative_slope, 0.0)
+
     @property
     def options(self) -> Options:
         return {"negative_slope": self.negative_slope}
@@ -112,6 +118,10 @@ class GELU(Activation, op="gelu"):
 
     _: KW_ONLY
     approximate: str = "none"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        lookup("GELU approximation", self.approximate, GELU_FORMS)
 
     @property
     def options(self) -> Options:
