@@ -96,8 +96,7 @@ def check(
         ValueError: The op has no case in any of the dtypes, the device runs no kernels, or the file does not define the
             shipped file's kernels.
     """
-    if not Device.named(device).runs_kernels:
-        raise ValueError(f"{device} runs no kernels, so it cannot run the file: give cuda or emulated")
+    _expect_kernels(device)
     path = Path(path)
     dtypes = served_dtypes(op, (dtypes,) if isinstance(dtypes, str) else tuple(dtypes), algo)
     check_signatures(path, op, algo)
@@ -184,12 +183,13 @@ def compare(
         dtype: The name of one dtype.
         repeats: The turns of each file, at least 2.
 
-    Other arguments as in `check`. Raises ValueError for fewer repeats, and for the emulated device, whose speed means
-    nothing.
+    Other arguments as in `check`. Raises ValueError for fewer repeats, for a device that runs no kernels, and for the
+    emulated device, whose speed means nothing.
     """
     if repeats < 2:
         raise ValueError(f"repeats must be at least 2, received {repeats}")
     device = backends.resolve(device)
+    _expect_kernels(device)
     timer = open_timer(device)
     sides = {"yours": {shipped_file(op, algo): Path(path).resolve()}, "shipped": {}}
     for case in cases_of(op, algo, ("real",)):
@@ -206,6 +206,11 @@ def compare(
                 with kernel.replace_files(files):
                     samples[side] += timer.burst(run, _SECONDS)["warm"]
         yield Timing(case, *_summary(samples["yours"]), *_summary(samples["shipped"]))
+
+
+def _expect_kernels(device: str) -> None:
+    if not Device.named(device).runs_kernels:
+        raise ValueError(f"{device} runs no kernels, so it cannot run the file: give cuda or emulated")
 
 
 def _launcher(case: Case, dtype: str, device: str) -> Callable[[int], object]:

@@ -149,6 +149,8 @@ def test_a_rewritten_file_is_compiled_again(my_pool):
     assert passed == [True, False, True]
     with pytest.raises(ValueError, match=r"numpy runs no kernels.*emulated"):  # the file would pass whatever it holds
         next(lab.check(my_pool, "max_pool2d", "numpy", "float32"))
+    with pytest.raises(ValueError, match=r"numpy runs no kernels.*emulated"):
+        next(lab.compare(my_pool, "max_pool2d", "numpy", "float32"))
     with pytest.raises(ValueError, match=r"has cases only in .*float32.*, received int8"):
         next(lab.check(my_pool, "max_pool2d", "emulated", "int8"))
 

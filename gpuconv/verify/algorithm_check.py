@@ -287,8 +287,8 @@ class Proof:
             raise RefutedError(f"it changed its inputs: the proved algorithm gives another {name} afterwards")
         self.guards.release()
         return (
-            f"{RUNS} runs with the same bits, at most {share:.1%} of the bound from {self.question.against}, "
-            "and its bits for whole numbers"
+            f"{RUNS} runs with the same bits, at most {share:.1%} of the bound from {self.question.against}"
+            + (", and its bits for whole numbers" if self._exact else "")
         )
 
     def _compare_random(self, results: Results) -> float:
