@@ -286,10 +286,9 @@ class Proof:
         if name := _differing_result(self._first, self._proved(self._random, Form(), self.question.epilogue)):
             raise RefutedError(f"it changed its inputs: the proved algorithm gives another {name} afterwards")
         self.guards.release()
-        return (
-            f"{RUNS} runs with the same bits, at most {share:.1%} of the bound from {self.question.against}"
-            + (", and its bits for whole numbers" if self._exact else "")
-        )
+        whole_numbers = ", and its bits for whole numbers" if self._exact else ""
+        bound = f"at most {share:.1%} of the bound from {self.question.against}"
+        return f"{RUNS} runs with the same bits, {bound}{whole_numbers}"
 
     def _compare_random(self, results: Results) -> float:
         """The largest error as a share of its bound, which is twice that of one algorithm: both may have an error."""
