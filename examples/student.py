@@ -1,4 +1,4 @@
-"""A student's convolution and pooling, written for an assignment in NumPy and in PyTorch's layout, against gpuconv's.
+"""A student's convolution, written for an assignment in NumPy and in PyTorch's layout, against gpuconv's oracle.
 
 Then a net on the handwritten digits: trained, tested, saved and asked for one image.
 """

@@ -47,7 +47,8 @@ def expected(name: str, *arrays, **options):
 
 
 def thread_orders(device: str) -> list[contextlib.AbstractContextManager[Any]]:
-    """Ways to run a kernel that must all give the same bits: threads in order, and in shuffled orders."""
+    """Ways to run a kernel that must all give the same bits: threads in order, and in shuffled orders; on a GPU, which
+    cannot shuffle them, two equal runs."""
     if device != "emulated":
         return [contextlib.nullcontext(), contextlib.nullcontext()]
     return [contextlib.nullcontext(), *(_shuffled(seed) for seed in (1, 2))]
@@ -60,7 +61,7 @@ def _shuffled(seed: int):
 
 
 def assert_same_bits(name: str, device: str, *arrays, **options) -> None:
-    """Every thread order gives the same bits."""
+    """Every one of `thread_orders` gives the same bits."""
     results = []
     for order in thread_orders(device):
         with order:

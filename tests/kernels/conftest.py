@@ -1,4 +1,4 @@
-"""The devices that every kernel test runs on (`tests.devices`), and its random number generator."""
+"""What kernel tests share: their devices (`tests.devices`), tiers, the oracle for NumPy arrays, and random numbers."""
 
 from __future__ import annotations
 

@@ -20,7 +20,8 @@ directions = pytest.mark.parametrize("op", DIRECTIONS)
 
 
 def problem(c: int, k: int, groups: int = 1) -> Conv2dProblem:
-    """A convolution with several tiles and a partial one in every direction and dimension."""
+    """A convolution with uneven padding and dilation. Its 168 output pixels and 198 input pixels are no multiple of a
+    tile's rows."""
     window = dict(padding=((1, 1), (0, 2)), dilation=(2, 1), groups=groups)
     return conv(2, 9, 11, c * groups, k * groups, (3, 2), **window)
 
