@@ -14,10 +14,10 @@ Image = pytest.importorskip("PIL.Image")
 @pytest.fixture
 def pets(tmp_path):
     """Ten pictures of 6x4 in each of three folders."""
-    for label, name in enumerate(["cat", "ant", "bee"]):
+    for folder_number, name in enumerate(["cat", "ant", "bee"]):
         (tmp_path / name).mkdir()
         for number in range(10):
-            Image.fromarray(picture(6, 4, 10 * label + number)).save(tmp_path / name / f"{number}.png")
+            Image.fromarray(picture(6, 4, 10 * folder_number + number)).save(tmp_path / name / f"{number}.png")
     return tmp_path
 
 
@@ -28,7 +28,7 @@ def test_classes_are_the_sorted_folders(pets):
     assert np.bincount(test.labels).min() >= 1
     assert train.image_shape == (6, 4, 3)
     read = {image.tobytes() for part in (train, test) for image in part.images[part.labels == 1]}
-    assert read == {picture(6, 4, 20 + number).tobytes() for number in range(10)}
+    assert read == {picture(6, 4, 20 + number).tobytes() for number in range(10)}  # bee is class 1 and folder 2
 
 
 def test_the_split_depends_on_the_seed(pets):
@@ -37,8 +37,9 @@ def test_the_split_depends_on_the_seed(pets):
     assert not np.array_equal(tests[0], tests[2])
 
 
-def test_the_split_depends_only_on_names():
-    """These are the test files of stored runs. Another rule would test a run on images that it was trained on."""
+def test_a_file_is_for_testing_by_its_name_regardless_of_other_files():
+    """Stored runs rely on this choice of test files: with another rule, a resumed run would be tested on images that
+    it was trained on."""
     names = [f"cats/{number:03}.png" for number in range(10)]
     chosen = folder.for_testing(names, 0.2)
     assert [name for name, tested in zip(names, chosen) if tested] == ["cats/008.png"]

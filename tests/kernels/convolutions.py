@@ -51,7 +51,7 @@ def assert_right(op: str, device: str, case: Conv2dProblem, dtype: str = "float3
     return result
 
 
-def force_algorithm(monkeypatch, algorithm: Algorithm | None, splits: int = 1, most_blocks: int | None = None):
+def force_algorithm(monkeypatch, algorithm: Algorithm | None = None, splits: int = 1, most_blocks: int | None = None):
     """Makes every product use this algorithm, with about this many splits, on a GPU too.
 
     algorithm: None for the last one that serves the product. most_blocks: the most blocks, or clusters, of a split, for

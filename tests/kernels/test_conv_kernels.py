@@ -102,7 +102,7 @@ def test_channels_and_filters_have_separate_vector_widths(device, op, channels):
 @directions
 @pytest.mark.parametrize("splits", [2, 5])
 def test_split_k_agrees_with_the_oracle(device, monkeypatch, op, splits):
-    force_algorithm(monkeypatch, None, splits)
+    force_algorithm(monkeypatch, splits=splits)
     options = dict(activation="silu") if op == "conv2d" else {}
     for case in (problem(16, 24), problem(5, 7, groups=2)):
         assert_right(op, device, case, **options)
@@ -125,7 +125,7 @@ def test_memory_accesses_stay_within_bounds(device, monkeypatch, op, channels):
     case = conv(1, 5, 6, *channels, (3, 2), stride=(2, 1), padding=((1, 0), (2, 1)))
     with emulator.configure(sanitize="checked", seed=7):
         for splits in (1, 3):
-            force_algorithm(monkeypatch, None, splits)
+            force_algorithm(monkeypatch, splits=splits)
             assert_right(op, device, case)
 
 
@@ -140,7 +140,7 @@ def test_fused_bias_and_activation_agree_with_the_oracle(device, activation, wit
 
 @pytest.mark.parametrize("splits", [1, 3])
 def test_wgrad_accumulates(device, monkeypatch, splits):
-    force_algorithm(monkeypatch, None, splits)
+    force_algorithm(monkeypatch, splits=splits)
     case = problem(4, 6)
     arrays, options = arguments("conv2d_wgrad", case)
     (expected,) = expected_results("conv2d_wgrad", arrays, options)
@@ -155,7 +155,7 @@ def test_wgrad_accumulates(device, monkeypatch, splits):
 
 
 @pytest.mark.parametrize("splits", [1, 3])
-@pytest.mark.parametrize(("channels", "margin"), [((24, 40), 8), ((5, 67), 3)], ids=["packs", "numbers"])
+@pytest.mark.parametrize(("channels", "margin"), [((24, 40), 8), ((5, 67), 3)], ids=["vectors", "single numbers"])
 @pytest.mark.parametrize(
     ("algo", "dtype"),
     [("simt-64x32", "float64"), ("simt-64x64", "float32"), ("mma-64x64", "bfloat16"), ("wgmma-256x64", "bfloat16")],
@@ -267,8 +267,10 @@ def test_plans_follow_the_shape():
 @pytest.mark.parametrize(
     ("direction", "m", "n", "k", "algorithm", "split_k"),
     [
-        ("wgrad", 64, 9 * 24, 2000 * 31 * 31, "mma-64x32", 75),  # 128 rows would be half empty, 64 columns a sixth
-        ("fprop", 2000 * 3 * 3, 256, 9 * 256, "mma-128x128", 1),  # 282 tiles: a second wave costs less than a reduction
+        # Tiles of 128 rows would be half empty; tiles of 64 columns would waste a sixth (216 of 256 are used).
+        ("wgrad", 64, 9 * 24, 2000 * 31 * 31, "mma-64x32", 75),
+        # 282 tiles, with 264 blocks in a wave: a second wave costs less than a reduction.
+        ("fprop", 2000 * 3 * 3, 256, 9 * 256, "mma-128x128", 1),
         ("fprop", 128 * 8 * 8, 64, 9 * 64, "mma-64x64", 1),  # 128 small tiles are one wave without a reduction
         ("wgrad", 512, 9 * 512, 128 * 4 * 4, "mma-128x128", 2),  # 288 blocks; four splits would move twice the partials
     ],
@@ -297,16 +299,17 @@ LARGE = conv(700, 1400, 2000, 6, 9, (3, 4), stride=(2, 3), padding=((1, 2), (3, 
 MANY_FILTERS = conv(1, 9, 9, 70_000, 40_000, (1, 3))  # 8.4e9 weights
 
 
-def addresses(kernel):
+def address_kernel(name):
+    """A kernel of addresses.cu."""
     macros = serving("float32")[-1].defines("float32") | dict(ACTIVATION="Identity", VECTOR_C=1, VECTOR_K=1)
-    return load(Path(__file__).with_name("addresses.cu"), macros).kernel(kernel)
+    return load(Path(__file__).with_name("addresses.cu"), macros).kernel(name)
 
 
 def offsets(device, kernel, case, lines, columns, *phase):
     """The tensor offset that a matrix of conv2d.cuh gives at each (line, column); -1 outside of the tensor.
 
     phase: row and column of the phase, for the matrices of dgrad."""
-    run = addresses(kernel)
+    run = address_kernel(kernel)
     results, tensor = asarray(np.zeros(len(lines), np.int64), device), asarray(np.zeros(1, np.float32), device)
     indices = [asarray(i.astype(np.int32), device) for i in (lines, columns)]
     run(1, 64, results, tensor, *indices, len(lines), packed(case, 1), *phase)
@@ -315,11 +318,13 @@ def offsets(device, kernel, case, lines, columns, *phase):
 
 def sample_indices(rng, size, count=400):
     """Indices over the whole range, at its ends and past it."""
-    return np.concatenate([rng.integers(0, size, count), [0, 1, size - 1, size - 1, size, size + 100]])
+    return np.concatenate([rng.integers(0, size, count), [0, 1, size - 1, size, size + 100]])
 
 
 def coordinates(index, *sizes):
-    """The coordinates of a flat index, last axis innermost; the first one has no upper limit."""
+    """The coordinates of a flat index, last axis innermost.
+
+    sizes: of all axes but the first, whose coordinate has no upper limit."""
     inner = []
     for size in reversed(sizes):
         index, remainder = index // size, index % size
@@ -350,7 +355,7 @@ def phases(case):
 
 
 def taps_that_read(coordinate, padding, size, stride, dilation):
-    """The taps along an axis that read its pixels of this coordinate modulo the stride."""
+    """Along one axis: the taps that read the pixels whose coordinate is `coordinate` modulo the stride."""
     before, _ = padding
     return np.array([tap for tap in range(size) if (coordinate + before - tap * dilation) % stride == 0], int)
 
@@ -413,7 +418,10 @@ def test_addresses_past_2_to_the_31_in_the_filters_are_right(device, rng, stride
 
 def test_addresses_past_2_to_the_31_in_the_output_are_right(device):
     out, partial = (asarray(np.zeros(1, np.float32), device) for _ in range(2))
-    addresses("output_address")(1, 32, out, partial, 2**20 + 1, 2**25 + 3, 2**19 + 5)
+    pitch, row, column = 2**20 + 1, 2**25 + 3, 2**19 + 5
+    # The kernel takes `out` for the element at (row, column) of an output that begins over 2^45 elements before it. It
+    # computes the element's address from the beginning, and stores 1 there.
+    address_kernel("output_address")(1, 32, out, partial, pitch, row, column)
     assert (to_numpy(out), to_numpy(partial)) == (1, 1)
 
 

@@ -185,7 +185,7 @@ def test_the_first_algorithm_of_every_dtype_has_the_bits_of_separate_kernels(dev
 @pools
 @pytest.mark.parametrize("channels", [(8, 12), (3, 5)])
 def test_split_gradients_have_the_bits_of_separate_kernels(device, monkeypatch, channels, pool):
-    assert_the_same(device, problem(*channels, groups=2), pool, between=lambda: force_algorithm(monkeypatch, None, 3))
+    assert_the_same(device, problem(*channels, groups=2), pool, between=lambda: force_algorithm(monkeypatch, splits=3))
 
 
 @pools
@@ -196,9 +196,9 @@ def test_memory_accesses_stay_within_bounds(device, monkeypatch, channels, pool)
     case = conv(1, 5, 6, *channels, (3, 2), padding=((1, 0), (2, 1)))
     with emulator.configure(sanitize="checked", seed=7):
         for splits in (1, 3):
-            force_algorithm(monkeypatch, None)
+            force_algorithm(monkeypatch)
             assert_the_same(
-                device, case, pool, between=lambda splits=splits: force_algorithm(monkeypatch, None, splits)
+                device, case, pool, between=lambda splits=splits: force_algorithm(monkeypatch, splits=splits)
             )
 
 
@@ -262,7 +262,7 @@ def test_strided_views_and_a_mask_at_an_odd_address_change_no_bit(device, pool):
 
 @pytest.mark.parametrize("splits", [1, 3])
 def test_db_accumulates_with_dw(device, monkeypatch, splits):
-    force_algorithm(monkeypatch, None, splits)
+    force_algorithm(monkeypatch, splits=splits)
     case = problem(8, 12)
     x, _, _, dy = random_inputs(case, 1)
     before = np.random.default_rng(1).standard_normal(case.k).astype(np.float32)

@@ -163,7 +163,9 @@ def test_every_order_gives_the_bits_of_the_other_tensor_core_kernels(device, mon
 
 @directions
 @pytest.mark.parametrize("splits", [1, 3])
-@pytest.mark.parametrize(("channels", "margins"), [((24, 40), (8, 16)), ((5, 67), (3, 2))], ids=["packs", "numbers"])
+@pytest.mark.parametrize(
+    ("channels", "margins"), [((24, 40), (8, 16)), ((5, 67), (3, 2))], ids=["vectors", "single numbers"]
+)
 def test_slices_have_the_bits_of_dense_arrays(monkeypatch, op, algo, splits, channels, margins):
     """y and dx are written into slices of wider volumes, and dy is read from one. Other channels do not change."""
 

@@ -21,7 +21,8 @@ from gpuconv.layers import (
     Residual,
     Sequential,
 )
-from gpuconv.summary import rows, summary
+from gpuconv.summary import rows as summary_rows
+from gpuconv.summary import summary
 
 DEVICES = ["numpy", pytest.param("emulated", marks=pytest.mark.kernels)]
 
@@ -48,8 +49,8 @@ def test_layers_of_branches_are_named_and_summarized_by_their_paths():
         "branches1.branch1.conv1.bias",
         "branches1.branch2.conv1.weight",
     ]
-    assert net["branches1"].rows[2] is None
-    listed = {row.name: row for row in rows(net)}
+    assert net["branches1"].rows[2] is None  # the third branch is the input itself
+    listed = {row.name: row for row in summary_rows(net)}
     assert listed["branches1"].output_shape == (4, 5, 8)
     assert listed["branches1.branch2.norm1"].parameters == 6
     assert "branches1.branch2.conv1" in summary(net)
@@ -61,7 +62,8 @@ def conv_norm(filters, kernel_size=3, **options):
     return [Conv2D(filters, kernel_size, **options), BatchNorm()]
 
 
-SUMS = {  # the branches, and the number of additions that backward still runs as an op of their own
+# The branches, and how many of their gradients backward adds with `ops.add`; convolutions add the others themselves.
+SUMS = {
     "conv, conv": ([[*conv_norm(4, padding=1), ReLU()], conv_norm(4, 1)], 0),
     "strides with unread pixels": ([conv_norm(4, 1, stride=3), conv_norm(4, 2, stride=3, fit="cover")], 0),
     "conv, input": ([conv_norm(3, padding=1), []], 1),
@@ -77,7 +79,7 @@ SUMS = {  # the branches, and the number of additions that backward still runs a
 @pytest.mark.parametrize("name", SUMS)
 def test_convolutions_add_their_gradients_to_those_of_branches_before(name, fuse, device, monkeypatch):
     branches, additions = SUMS[name]
-    layers = [Input((6, 5, 3)), Branches([list(row) for row in branches], "add")]
+    layers = [Input((6, 5, 3)), Branches([list(branch) for branch in branches], "add")]
     built = Sequential(layers, seed=3, device=device)
     net = built.fuse() if fuse else built
     x, dy = (
@@ -98,7 +100,7 @@ def test_convolutions_add_their_gradients_to_those_of_branches_before(name, fuse
 
     accumulated = gradients()
     assert len(added) == additions
-    monkeypatch.setattr("gpuconv.layers.branches.adds_input_grad", lambda row: False)
+    monkeypatch.setattr("gpuconv.layers.branches.adds_input_grad", lambda branch: False)
     for one, other in zip(accumulated, gradients(), strict=True):
         np.testing.assert_array_equal(one, other)
 
@@ -106,7 +108,8 @@ def test_convolutions_add_their_gradients_to_those_of_branches_before(name, fuse
 @pytest.mark.parametrize("hooked", [(0,), (1,), (0, 1)], ids=["first", "second", "both"])
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 def test_backward_hooks_receive_the_gradient_of_their_own_branch(dtype, hooked):
-    """With hooks the sum keeps its bits, even in float16, where dgrad rounds a sum only once."""
+    """The sum keeps the bits that it has without hooks, even in float16: dgrad still adds its gradient to the sum and
+    rounds once. To add the gradient that a hook receives, which is rounded already, would round twice."""
     net = Sequential([Input((6, 5, 3)), Residual([Conv2D(4, 3, padding=1)], [Conv2D(4, 1)])], seed=3, dtype=dtype)
     x, dy = (
         np.random.default_rng(seed).standard_normal((1, 6, 5, channels)).astype(dtype)
@@ -159,7 +162,7 @@ def test_branches_slide_over_larger_images():
         np.testing.assert_allclose(scores[:, row, 0], net.infer(window), rtol=1e-5, atol=1e-6)
 
 
-def test_frozen_branches_get_no_gradients_and_pass_them_on():
+def test_frozen_branches_get_no_gradients():
     net = inception(dtype="float64")
     net["branches1.branch2"].freeze()
     net.forward(np.ones((1, 4, 5, 3)), True)
@@ -171,6 +174,16 @@ def test_frozen_branches_get_no_gradients_and_pass_them_on():
         "fc1.bias",
     }
     assert np.abs(net.grads()["branches1.branch1.conv1.weight"]).max() > 0
+
+
+def test_frozen_branches_pass_gradients_on():
+    trained, frozen = (inception(dtype="float64") for _ in range(2))
+    frozen["branches1.branch2"].freeze()
+    rng = np.random.default_rng(0)
+    x, dy = rng.normal(size=(3, 4, 5, 3)), rng.normal(size=(3, 2))
+    for net in (trained, frozen):
+        net.forward(x, True)
+    np.testing.assert_allclose(frozen.backward(dy), trained.backward(dy), rtol=1e-12)
 
 
 def test_branches_that_do_not_fit_together_are_refused():

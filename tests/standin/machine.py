@@ -12,6 +12,8 @@ from typing import Any
 PATIENCE = 5.0  # seconds to wait for another thread
 
 Work = Callable[[], None]
+Wait = tuple["Queue", int]  # a stream, and how many of its first pieces of work must have run
+Piece = tuple[list[Wait], Work]  # a piece of work, after those that it waits for
 
 # The most bytes of shared memory that a block may opt in to, by compute capability.
 SHARED_MEMORY = {
@@ -27,7 +29,7 @@ SHARED_MEMORY = {
 
 
 class CUDARuntimeError(RuntimeError):
-    """The error that CuPy raises for a failed CUDA call; the message is the error's name."""
+    """The error that CuPy raises for a failed CUDA call; the message begins with the error's name."""
 
 
 class CUDADriverError(RuntimeError):
@@ -35,20 +37,24 @@ class CUDADriverError(RuntimeError):
 
 
 class Capture:
-    """The work of a capture. branches: its other streams. unjoined: those whose last work no stream waits for."""
+    """The work of a capture.
+
+    origin: the stream on which it began. branches: the streams that became part of it by waiting for one that was.
+    unjoined: the branches with work pushed since another stream last waited for them.
+    """
 
     def __init__(self, origin: Queue) -> None:
         self.origin = origin
         self.branches: list[Queue] = []
         self.unjoined: set[Queue] = set()
-        self._work: dict[Queue, list[tuple[list[tuple[Queue, int]], Work]]] = {}
+        self._work: dict[Queue, list[Piece]] = {}
         self._calls: list[Work] = []
 
     def end(self, queue: Queue) -> int:
         """The number of captured pieces of a stream's work."""
         return len(self._work.get(queue, ()))
 
-    def append(self, queue: Queue, waits: list[tuple[Queue, int]], work: Work) -> None:
+    def append(self, queue: Queue, waits: list[Wait], work: Work) -> None:
         self._work.setdefault(queue, []).append((waits, work))
         self._calls.append(work)
 
@@ -79,7 +85,7 @@ class Queue:
         self.machine, self.device, self.kind = machine, device, kind
         self.captured: Capture | None = None  # during a capture
         self.invalidated_by: str | None = None  # why the capture is invalid
-        self._work: list[tuple[list[tuple[Queue, int]], Work]] = []
+        self._work: list[Piece] = []
         self._done = 0
         self.busy_until = 0.0  # when its queued work ends, by the machine's clock
         self.held = False  # while its work waits for another GPU
@@ -125,12 +131,12 @@ class Queue:
         capture.append(self, [(other, end)], lambda: None)
         capture.unjoined.discard(other)
 
-    def _append(self, waits: list[tuple[Queue, int]], work: Work) -> None:
+    def _append(self, waits: list[Wait], work: Work) -> None:
         self._work.append((waits, work))
         if self.machine.schedule == "early":
             self.run(self.end)
 
-    def _implicit_waits(self) -> list[tuple[Queue, int]]:
+    def _implicit_waits(self) -> list[Wait]:
         others = [queue for queue in self.machine.queues if queue.device == self.device and queue is not self]
         if self.kind == "legacy":
             blocking = [queue for queue in others if queue.kind == "blocking"]

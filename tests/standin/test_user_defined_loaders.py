@@ -17,16 +17,18 @@ pytestmark = pytest.mark.usefixtures("untimed")
 
 
 class ForeignTensor:
-    """A tensor of a library whose allocator gives the block of a deleted tensor to the next tensor, and whose default
-    stream has no other work."""
+    """A tensor of a library whose allocator gives the block of a deleted tensor to the next tensor.
 
-    _free: dict = {}  # noqa: RUF012
+    The library's default stream has no other work, so it writes the next tensor at once, even if work that reads the
+    deleted one is still queued."""
+
+    _free: dict = {}  # noqa: RUF012 - the blocks of deleted tensors, by shape and dtype
 
     def __init__(self, host):
         import cupy
 
-        self._home = (host.shape, host.dtype)
-        blocks = self._free.setdefault(self._home, [])
+        self._key = (host.shape, host.dtype)
+        blocks = self._free.setdefault(self._key, [])
         self._array = blocks.pop() if blocks else cupy.empty(host.shape, host.dtype)
         with cupy.cuda.Stream(null=True) as stream:
             self._array[...] = cupy.asarray(host)
@@ -43,10 +45,7 @@ class ForeignTensor:
         return array
 
     def __del__(self):
-        self._free[self._home].append(self._array)
-
-
-ForeignTensor.__module__ = "torch"
+        self._free[self._key].append(self._array)
 
 
 class UserLoader:
@@ -97,4 +96,3 @@ def test_training_sees_exactly_the_batches_of_a_user_defined_loader(schedule, ma
     ForeignTensor._free.clear()
     with standin.installed(("90", "90"), schedule=schedule):
         assert loss_with_loader(makers[maker], "cuda:0", graph=graph) == expected
-        ForeignTensor._free.clear()

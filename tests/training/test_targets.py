@@ -146,7 +146,7 @@ def test_captured_steps_have_the_bits_of_uncaptured_ones(loss, precision):
         replay = Replay("emulated", captured)
         with warnings.catch_warnings():
             warnings.simplefilter("error", gc.training.UncapturedWarning)
-            replay.run(partial(trainer.step, x, y), 12, 8, trainer.inputs())
+            replay.run(partial(trainer.step, x, y), steps=12, shape=len(x), same=trainer.inputs())
         replay.close()
         results.append((np.array(to_numpy(trainer.net[1]["weight"])), trainer.totals.read()))
     np.testing.assert_array_equal(results[0][0], results[1][0])
@@ -154,7 +154,7 @@ def test_captured_steps_have_the_bits_of_uncaptured_ones(loss, precision):
     assert results[0][1].samples == 12 * 8
 
 
-def test_uint8_images_may_have_targets_of_each_score():
+def test_uint8_images_may_have_a_target_for_each_score():
     images, (_, y) = toy_run.images(8).images, regression_data()
     trainer = regression(lr=0.01)
     trainer.fit((images, y), epochs=2, batch_size=4, progress=False)
