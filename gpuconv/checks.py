@@ -34,7 +34,7 @@ class GradientCheck:
         worst: The largest error of an element, as `gradient_check` defines it; 0 means that rounding explains every
             difference.
         passed: Whether `worst` is within the tolerance.
-        raw: The largest measured difference relative to its scale, with the noise.
+        raw: The largest measured difference relative to its scale, without the noise subtracted.
         noise: The noise of that element, relative to the same scale.
     """
 
@@ -100,13 +100,14 @@ def gradient_check(
     Args:
         layer: A layer or net; it is not changed.
         x: (N, ...), by default two random volumes of the input shape.
-        input_shape: The shape of one volume, without N; by default the layer's.
+        input_shape: The shape of one volume, without N; by default the layer's. For another shape than the layer is
+            built for, the copy has newly drawn weights.
         training: Whether forward runs as in training, with batch statistics and dropout.
         samples: The number of elements to check in each array, None for all.
         tolerance: The largest error that passes.
         step: h.
-        seed: Draws the random volumes, the factors of f and the elements to check. The weights of a layer that is not
-            built are drawn from the layer's own seed, or from 0 if it has none.
+        seed: Draws the random volumes, the factors of f and the elements to check. Newly drawn weights, such as those
+            of a layer that is not built, depend on the layer's own seed, or on 0 if it has none.
 
     Raises ValueError if the layer is not built and `input_shape` is not given.
     """
@@ -150,7 +151,8 @@ def gradient_check(
 
 
 def _float64_copy(layer: Layer, input_shape: tuple[int, ...] | None) -> Layer:
-    """A copy in float64, with the layer's values if it has any."""
+    """A copy in float64 for volumes of `input_shape`, by default the layer's. It has the layer's values if the layer is
+    built for that shape, and newly drawn weights otherwise."""
     shape = input_shape or layer.input_shape
     if shape is None:
         raise ValueError("the layer is not built: give input_shape, without N")
@@ -159,7 +161,7 @@ def _float64_copy(layer: Layer, input_shape: tuple[int, ...] | None) -> Layer:
         if isinstance(inner, (Conv2D, Linear)):
             inner.algo = "auto"  # the chosen algorithm may not serve float64
     twin.build(shape, dtype="float64", device=layer.device, seed=getattr(layer, "seed", 0))
-    if layer.input_shape == shape:
+    if layer.input_shape == twin.input_shape:
         twin.load_state_dict(layer.state_dict())
     return twin
 
@@ -236,7 +238,8 @@ def sanity(
 def first_loss(net: Sequential, x: Array, labels: Array, *, loss: str | Loss = "softmax") -> SanityCheck:
     """The loss at scores near 0 must be that of guessing, within 5 %: log C for softmax, delta * (C - 1) for the SVM,
     and for other losses their value at scores of 0. The check makes the scores small by scaling down the last layer
-    with weights, on a copy of the net. Another value means wrong labels, a wrong mean or a wrong loss.
+    with weights, on a copy of the net. Another value means a wrong loss, such as a sum over the batch, or scores that
+    are not near 0, for example because the images were not scaled.
 
     Arguments as in `sanity`. Raises ValueError for a classification loss of a net that gives only one score.
     """
@@ -251,14 +254,16 @@ def first_loss(net: Sequential, x: Array, labels: Array, *, loss: str | Loss = "
     twin.release()
     value = _number(compute(scores, labels)[0])
     classes = scores.shape[-1]
+    reason = f"guessing among {classes} classes"
     if isinstance(compute, SoftmaxCrossEntropy):
         guess = math.log(classes)
     elif isinstance(compute, SVMHinge):
         guess = compute.delta * (classes - 1)
     else:
         guess = _number(compute(backends.zeros(scores.shape, scores.dtype, net.device), labels)[0])
+        reason = "scores of 0"
     close = abs(value - guess) <= 0.05 * abs(guess)
-    return SanityCheck("first loss", close, value, f"{guess:.4f}, that of guessing among {classes} classes")
+    return SanityCheck("first loss", close, value, f"{guess:.4f}, that of {reason}")
 
 
 def regularization(

@@ -230,10 +230,10 @@ def expect_targets(loss: object, labels: Array, shape: tuple[int, ...]) -> None:
     if not isinstance(loss, _OURS):
         return
     takes = ["integers of shape (N,)"] if classifies(loss) else []
-    soft = not isinstance(loss, SVMHinge) and ignored_label(loss) is None
-    takes += [f"floats of shape (N, {', '.join(map(str, shape))})"] if soft else []
+    takes_floats = not isinstance(loss, SVMHinge) and ignored_label(loss) is None
+    takes += [f"floats of shape (N, {', '.join(map(str, shape))})"] if takes_floats else []
     if is_float(labels.dtype):
-        fits = soft and (labels.ndim, labels.shape[-1]) == (1 + len(shape), shape[-1])
+        fits = takes_floats and (labels.ndim, labels.shape[-1]) == (1 + len(shape), shape[-1])
     else:
         fits = classifies(loss)
     if not fits:
@@ -284,13 +284,13 @@ def apply(loss: Loss, scores: Array, labels: Array, grad_scale: Scalar | None = 
     Returns:
         The loss, 0-d in the scores' accumulation dtype, and the gradient, of the scores' shape and dtype.
     """
-    scale = () if grad_scale is None else (grad_scale,)
+    scale_arguments = () if grad_scale is None else (grad_scale,)
     if isinstance(loss, _OURS):
-        return loss(scores, labels, *scale)
+        return loss(scores, labels, *scale_arguments)
     device, dtype = backends.device_of(scores), accumulation_dtype(scores.dtype)
     given = scores if scores.dtype == dtype else backends.asarray(scores, dtype=dtype)
-    scales = bool(scale) and _takes_scale(loss)
-    found = loss(given, labels, grad_scale=grad_scale) if scales else loss(given, labels)
+    loss_applies_scale = bool(scale_arguments) and _takes_scale(loss)
+    found = loss(given, labels, grad_scale=grad_scale) if loss_applies_scale else loss(given, labels)
     if not isinstance(found, (tuple, list)) or len(found) != 2:
         raise TypeError(
             f"a loss returns (loss, gradient with respect to the scores); {describe(loss)} returned "
@@ -316,7 +316,7 @@ def apply(loss: Loss, scores: Array, labels: Array, grad_scale: Scalar | None = 
         )
     if value.dtype != dtype or value.shape or isinstance(value, np.generic) or backends.device_of(value) != device:
         value = backends.asarray(value, device, dtype).reshape(())
-    if scale and not scales:
+    if scale_arguments and not loss_applies_scale:
         dscores = dscores * backends.asarray(grad_scale, device, dtype)
     return value, dscores if dscores.dtype == scores.dtype else backends.asarray(dscores, dtype=scores.dtype)
 
@@ -329,7 +329,8 @@ def _takes_scale(loss: Loss) -> bool:
 
 
 def describe(loss: object) -> str:
-    """A description that distinguishes each `loss`, the same in every process."""
+    """A description of `loss`, the same in every process: one of gpuconv's with its options; a user's function or class
+    by its name, a dataclass or partial also with its values. Two functions of one name have the same description."""
     if isinstance(loss, partial):
         given = [*map(repr, loss.args), *(f"{name}={value!r}" for name, value in loss.keywords.items())]
         return f"{describe(loss.func)}({', '.join(given)})"

@@ -66,6 +66,13 @@ def wrong_layers():
     return WrongReLU, WrongBias
 
 
+def test_a_shape_given_as_a_list_keeps_the_weights():
+    layer = Linear(3)
+    layer.build((4,), seed=3)
+    for shape in ((4,), [4]):
+        np.testing.assert_array_equal(checks._float64_copy(layer, shape)["weight"], layer["weight"])
+
+
 def test_a_wrong_backward_fails_for_the_wrong_gradient(wrong_layers):
     relu, linear = wrong_layers
     (result,) = checks.gradient_check(relu(), input_shape=(4, 3))
@@ -108,6 +115,15 @@ def test_the_sanity_suite_takes_any_loss_with_its_own_settings(loss, loss_of_a_g
     assert first.expected.startswith(f"{loss_of_a_guess:.4f}")
     assert regularized.passed
     assert overfit.passed, overfit
+
+
+def test_the_first_loss_is_that_of_guessing_only_for_losses_of_classes():
+    net, (x, labels) = models.build("digits-net", seed=1), data()
+    targets = np.eye(10, dtype=np.float32)[labels]
+    of_classes = checks.first_loss(net, x, labels)
+    assert of_classes.expected == f"{math.log(10):.4f}, that of guessing among 10 classes"
+    for loss, value in (("mse", 0.1), (losses.get("huber", delta=1.0), 0.05), ("bce", math.log(2))):
+        assert checks.first_loss(net, x, targets, loss=loss).expected == f"{value:.4f}, that of scores of 0"
 
 
 def test_smoothed_labels_have_a_minimum_loss_above_zero():

@@ -34,6 +34,7 @@ def read(path: str) -> Record:
     try:
         named = [(lookup("setting", name, known), value) for name, value in table.items()]
         for name in known:
+            # TOML itself refuses one key twice, but not two spellings, such as batch-size and batch_size.
             if sum(name == other for other, _ in named) > 1:
                 raise ValueError(f"{name} is given twice")
         return {name: _as_option(name, value) for name, value in named}

@@ -54,10 +54,10 @@ def load(
     dataset, paths = _read(directory, size, channels, stream, first_version=split == "order")
     dataset = dataclasses.replace(dataset, spec=f"{dataset.spec},test={float(test)},seed={seed},split={split}")
     tested = [for_testing(names, test, seed) for names in paths]
-    if split == "order" or max(map(len, tested)) < 2:  # if no class has two images, Dataset.split raises
+    if split == "order" or max(map(len, paths)) < 2:  # if no class has two images, Dataset.split raises
         return dataset.split(test, seed=seed)
-    second = np.concatenate(tested)
-    return dataset.subset(~second), dataset.subset(second)
+    is_test = np.concatenate(tested)
+    return dataset.subset(~is_test), dataset.subset(is_test)
 
 
 def load_all(
@@ -110,7 +110,7 @@ def _read(
         first_path=all_paths[0],
     )
     path = os.path.abspath(root)
-    path += "/" * ("," in path)  # so that a name such as "pets,b=c" is not read as an option
+    path += "/" * ("," in path)  # an option's value contains no "/", so "pets,b=c/" is not read as one
     spec = f"folder:{path}" + (f",size={_size(size)}" if size else "")
     samples = dataclasses.replace(samples, spec=f"{spec},channels={channels}" + ",stream=1" * stream)
     names = [[path.relative_to(root).as_posix() for path in paths] for paths in classes.values()]

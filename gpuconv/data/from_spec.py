@@ -103,7 +103,7 @@ def absolute_spec(spec: str, like: str = "") -> str:
     options = {"split": folder.SPLITS[0]} | _options_of_folder(like) | stated
     directory = _absolute(directory)
     if _folder_parts(directory)[1]:
-        directory += "/"  # so that a name such as "pets,b=c" is not read as an option
+        directory += "/"  # an option's value contains no "/", so "pets,b=c/" is not read as one
     return ",".join([f"folder:{directory}", *(f"{key}={value}" for key, value in options.items())])
 
 

@@ -121,7 +121,7 @@ def _claim(folder: Path, make: Callable[[Path], int]) -> tuple[Path, int]:
         except FileNotFoundError:
             if not folder.is_dir():
                 raise
-            continue  # another writer removed the file before it was locked
+            continue  # another writer removed the scratch folder before it was opened
         locks.lock(handle, wait=True)
         if locks.is_at(handle, path):
             return path, handle

@@ -85,7 +85,8 @@ def _bias_grad(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> li
 
 
 def _digest(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> list[Expected]:
-    """The hash, whose bits are those of the arrays in the case's dtype, and sums in float64."""
+    """The hash of x's bytes in the case's dtype, two numbers that must be exact, and the sums, with bounds on the error
+    of accumulating them in float64."""
     found = ops.digest(*(array.astype(dtype) for array in arrays))
     x, *before = arrays
     of_sums = [np.abs(x).sum(), (x**2).sum(), sum(((x - old) ** 2).sum() for old in before)]

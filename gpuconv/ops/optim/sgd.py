@@ -49,7 +49,7 @@ def sgd_step(
 
     Raises:
         ValueError, TypeError: Lists of different lengths, or arrays whose shapes, dtypes or devices do not match;
-            an array that occurs twice.
+            a changed array that occurs twice, other than a parameter that is its own master.
     """
     backend = backend_of(
         lists=dict(params=params, grads=grads),

@@ -24,7 +24,7 @@ def convolution(
     problem: Conv2dProblem, direction: str, arithmetic: str, algo: str, moved: float, model: Model, gpu: Gpu
 ) -> tuple[str, Prediction] | None:
     """The algorithm that `algo` selects for a direction, and its predicted time; None if the model has no terms for it.
-    If the named algorithm does not serve the problem, it is that of "auto".
+    If `algo` does not serve the problem, "auto" selects the algorithm instead.
 
     moved: the bytes that must pass through memory.
     """
@@ -75,13 +75,13 @@ def _model() -> Model:
 
 def of_line(line: Line) -> float | None:
     """Seconds of REFERENCE on REFERENCE_GPU by a kernel of the report; None if the model has no terms for it."""
-    direction = re.fullmatch(r"conv2d_(fprop|dgrad|wgrad)_mma", line.kernel)
+    match = re.fullmatch(r"conv2d_(fprop|dgrad|wgrad)_mma", line.kernel)
     defines = dict(line.variant.defines)
-    if direction is None or line.arch != REFERENCE_GPU.arch or defines["DTYPE"] not in ("float16", "bfloat16"):
+    if match is None or line.arch != REFERENCE_GPU.arch or defines["DTYPE"] not in ("float16", "bfloat16"):
         return None
     algo = algorithms.algorithm_of_launch(line.kernel, defines)
-    assert algo is not None, f"{line.kernel} is a product"
+    assert algo is not None, f"no algorithm has the macros of {line.kernel}"
     sizes = map(math.prod, (REFERENCE.x_shape, REFERENCE.w_shape, REFERENCE.y_shape))
     moved = as_dtype(defines["DTYPE"]).itemsize * sum(sizes)
-    found = convolution(REFERENCE, direction[1], defines["DTYPE"], algo, moved, _model(), REFERENCE_GPU)
+    found = convolution(REFERENCE, match[1], defines["DTYPE"], algo, moved, _model(), REFERENCE_GPU)
     return found[1].seconds if found else None

@@ -3,8 +3,8 @@
 Project headers (``#include "..."``) are pasted in, once each, with ``#line`` directives. NVRTC and the C++ compiler get
 this text, the cache's key covers it, and profilers and error messages map it back to the .cu files.
 
-The directives name a shipped file "gpuconv/kernels/pool.cuh", for example, and a user's file by its path relative to
-the compiled .cu. So the text, the cache's key and the binary do not depend on where the files are.
+In the directives, a shipped file appears as, for example, "gpuconv/kernels/pool.cuh", and a user's file as its path
+relative to the compiled .cu. So the text, the cache's key and the binary do not depend on where the files are.
 """
 
 from __future__ import annotations
@@ -57,6 +57,7 @@ DTYPE_OF_C: dict[str, str] = {
     "unsigned long long": "uint64",
     "size_t": "uint64",
 }
+# The kernels' own names of types, such as float32, and the values of the macro DTYPE:
 DTYPE_OF_C |= {name: name for name in [*DTYPE_OF_C.values()] if name != "bool"}
 _VECTOR_BASES = {"float": "float32", "double": "float64", "int": "int32", "uint": "uint32", "uchar": "uint8"}
 
