@@ -23,12 +23,12 @@ class Addend:
     gradient: Array | None = None
 
     @property
-    def in_forward(self) -> Options:
+    def forward_arguments(self) -> Options:
         """Arguments of the op that computes the norm's output."""
         return {"addend": self.value, "activation": self.activation}
 
     @property
-    def in_backward(self) -> Options:
+    def backward_arguments(self) -> Options:
         """Arguments of `gpuconv.ops.batch_norm_backward`."""
         return {"saved": self.output, "activation": self.activation} if self.activation else {}
 

@@ -250,7 +250,8 @@ class ConvNorm(FusedConv):
         self, x: Array, training: bool = False, *, out: Array | None = None, addend: Addend | None = None
     ) -> Array:
         (weight, bias), conv, norm = self.conv.filters, self.conv, self.norm
-        options = norm.options | (addend.in_forward if addend else {"activation": self.activation}) | {"out": out}
+        after_norm = addend.forward_arguments if addend else {"activation": self.activation}
+        options = norm.options | after_norm | {"out": out}
         gamma, beta, running_mean, running_var = norm.vectors
         mask: list[Array] = []
         if training:
@@ -284,7 +285,7 @@ class ConvNorm(FusedConv):
         norm, conv = self.norm, self.conv
         x, mask, addend, *saved = self.unstash()
         fused = dict(beta=norm["bias"], activation=self.activation) if self.activation else {}
-        if mask:
+        if mask:  # input_shape is that of the pool's input, the convolution's output
             fused |= dict(mask=mask[0], input_shape=(len(x), *conv.problem.y_shape[1:]), groups=conv.groups)
         return cast(Array, norm.gradients_of(dy, tuple(saved), True, addend, **fused, **next_conv)), x
 

@@ -64,7 +64,7 @@ class BatchNorm(Layer):
             if isinstance(x, PerPart):
                 return x.of(found)
             return found[0] if out is None else ops.copy(found[0], out=out)
-        options = self.options | (addend.in_forward if addend else {})
+        options = self.options | (addend.forward_arguments if addend else {})
         y, mean, inv_std = ops.batch_norm(x, *self.vectors, training=training, **options, out=out)
         if addend:
             addend.was_added(y)
@@ -116,7 +116,7 @@ class BatchNorm(Layer):
         """
         x, mean, inv_std, training = saved
         (dgamma, dbeta), accumulate = self.gradients_into("weight", "bias")
-        fused |= addend.in_backward if addend else {}
+        fused |= addend.backward_arguments if addend else {}
         dx, _, _, *daddend = (
             ops.batch_norm_backward(  # one pass computes both sums; that of a frozen variable is dropped
                 dy,

@@ -176,7 +176,8 @@ class RunState(TrainingStep):
         if begun := run.begun():
             best = f", or copy {run.best.name} there to resume after the best epoch" if run.best.exists() else ""
             raise CheckpointError(
-                f"{run.last} is missing, but the run had begun and wrote {', '.join(begun)}. Put it back{best}"
+                f"{run.last} is missing, but the run had begun and wrote {', '.join(begun)}. "
+                f"Put the checkpoint back{best}"
             )
         self._expect_settings(settings, run)
         log.warning("%s has no checkpoint yet; the run begins with its first step", run)
@@ -185,9 +186,8 @@ class RunState(TrainingStep):
     def restore(self, checkpoint: Checkpoint, path: str | os.PathLike[str] = "the checkpoint") -> None:
         """Restore a snapshot made with the settings of this `fit`; nothing changes if this raises."""
         state = run_schemas.state(checkpoint.state, path)
-        # Compared first: if one of these differs, the net may differ too, and this difference is the cause.
-        net_settings = ("precision", "train", "validation", "test")
-        self._expect_settings(state["settings"], path, only=net_settings)
+        # If one of these settings differs, the net may differ too: the error must name the setting, which is the cause.
+        self._expect_settings(state["settings"], path, only=("precision", "train", "validation", "test"))
         check_weights.check_net(path, checkpoint, self.net)
         self._expect_settings(state["settings"], path)
         if state["batch"] >= max(self.batches, 1):

@@ -146,7 +146,7 @@ class RunDirectory:
             self.path.mkdir(parents=True, exist_ok=exist_ok)
         except OSError as error:
             if not exist_ok and isinstance(error, FileExistsError) and os.path.lexists(self.path):
-                raise  # but not if a file stands where a parent directory should be
+                raise  # the path itself exists; otherwise a parent is not a directory, which the error below reports
             raise CheckpointError(f"cannot create the run directory {self.path}: {error.strerror}") from error
 
     def _lock(self) -> LockFile:

@@ -250,7 +250,8 @@ def test_a_missing_checkpoint_is_reported_and_nothing_is_overwritten(stored):
     before = {path: path.read_bytes() for path in stored.iterdir()}
     trainer = toy_run.trainer()
     with pytest.raises(
-        CheckpointError, match=r"last\.safetensors is missing, but the run had begun and wrote best.* Put it"
+        CheckpointError,
+        match=r"last\.safetensors is missing, but the run had begun and wrote best.* Put the checkpoint back",
     ):
         toy_run.fit(trainer, run_dir=stored, resume=True)
     assert {path: path.read_bytes() for path in stored.iterdir()} == before

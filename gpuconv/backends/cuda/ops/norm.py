@@ -19,7 +19,7 @@ from gpuconv.problems import Conv2dProblem, Epilogue
 from gpuconv.types import Array, ArrayT
 
 # One launch adds up at most _MOST_CHUNKS partial results, as many as the norm's own reductions make at most (the blocks
-# of `distribute`). If a convolution makes more, a launch before it merges them into at most _MERGED_CHUNKS.
+# of `distribute`). If a convolution makes more, another launch first merges them into at most _MERGED_CHUNKS.
 _MOST_CHUNKS, _MERGED_CHUNKS = 1024, 256
 
 
@@ -75,15 +75,15 @@ def conv2d_batch_norm(
 ) -> tuple[Array, ...]:
     problem, epilogue, algo, tf32 = conv
     z, moments, mask = conv2d_moments(x, w, bias, problem, epilogue, algo=algo, tf32=tf32)
-    channels, exact = problem.k, accumulation_dtype(z.dtype)
+    channels, sum_dtype = problem.k, accumulation_dtype(z.dtype)
     y = buffer(out, z.shape, z.dtype, like=z, pitched=True)
-    mean, inv_std = empty((channels,), exact, like=z), empty((channels,), exact, like=z)
+    mean, inv_std = empty((channels,), sum_dtype, like=z), empty((channels,), sum_dtype, like=z)
     saved: tuple[Array, ...] = (z, mean, inv_std) if mask is None else (z, mean, inv_std, mask)
-    if moments is None:
+    if moments is None:  # y is empty
         return store(y, out), *saved
     gamma, beta, *running = contiguous(gamma, beta, running_mean, running_var)
     module = _kernels(z.dtype, width_of(channels, z), activation)
-    moments = _merge_states(moments, module, "batch_norm_merge")
+    moments = _merge_parts(moments, module, "batch_norm_merge")
     finish = module.kernel("batch_norm_statistics_finish")
     finish(finish_grid(channels), THREADS, mean, inv_std, *running, moments, momentum, eps, len(moments), channels)
     arguments = z, gamma, beta, mean, inv_std
@@ -111,15 +111,17 @@ def batch_norm_backward(
     dbeta: Array | None,
     accumulate: bool,
 ) -> tuple[Array, ...]:
-    channels, pooled, parts = x.shape[-1], None, None
+    """conv: with a mask, the convolution before the pool that precedes the norm; without one, the convolution that
+    follows the norm and has the filters w."""
+    channels, conv_before_pool, parts = x.shape[-1], None, None
     unpool: tuple[object, ...] = ()
     flat_x, x_pitch = rows_to_sum(x) if conv is None else (x, channels)
     flat_x, gamma, beta, mean, inv_std, w = contiguous(flat_x, gamma, beta, mean, inv_std, w)
     if conv is None:
         dy, dy_pitch = rows_to_sum(dy)
     elif mask is not None:  # a pool precedes the norm
-        pooled = conv[0]
-        dy, dy_pitch = rows_to_sum(dy, channels // pooled.groups)
+        conv_before_pool = conv[0]
+        dy, dy_pitch = rows_to_sum(dy, channels // conv_before_pool.groups)
     else:  # a convolution follows the norm
         norm = (flat_x, mean, gamma, beta, inv_std) if activation else (flat_x, mean, None, None, None)
         dy, parts = conv2d_dgrad_sums(dy, w, norm, *conv)
@@ -129,30 +131,32 @@ def batch_norm_backward(
         dy_pitch, activation = channels, None
     dx = out
     if dx is None:
-        dx = empty(x.shape if pooled is None else pooled.y_shape, x.dtype, like=x)
+        dx = empty(x.shape if conv_before_pool is None else conv_before_pool.y_shape, x.dtype, like=x)
     dgamma = _channel_vector(x) if dgamma is None else dgamma
     dbeta = _channel_vector(x) if dbeta is None else dbeta
     if channels:
         dx_output, *gradients = outputs = contiguous(dx, dgamma, dbeta)
         arrays, pitches = (dy, flat_x, gamma, beta, mean, inv_std), (dy_pitch, x_pitch)
-        if pooled is None:
+        if conv_before_pool is None:
             width = width_of(channels, flat_x, dy, dx_output, pitches=pitches)
         else:
-            width, unpool = _unpool(pooled, x, dy, dy_pitch, mask, dx_output)
-        module = _kernels(x.dtype, width, activation, pooled is not None)
+            width, unpool = _unpool(conv_before_pool, x, dy, dy_pitch, mask, dx_output)
+        module = _kernels(x.dtype, width, activation, conv_before_pool is not None)
         rows, sums = x.size // channels, empty((channels, 2), inv_std.dtype, like=x)
         if parts is None:
             columns = distribute(rows, channels, width, None)
             parts = _backward_sums(module, (*gradients, sums), arrays, accumulate, columns, pitches)
         else:
-            parts = _merge_states(parts, module, "batch_norm_backward_merge")
+            parts = _merge_parts(parts, module, "batch_norm_backward_merge")
         if parts is not None:
             finish, count = module.kernel("batch_norm_backward_finish"), len(parts)
             finish(finish_grid(channels), THREADS, *gradients, sums, parts, inv_std, accumulate, count, channels)
         spread = distribute(rows, channels, width, MAP_STEPS)
         if not (training or activation):  # dx does not depend on x
             arrays = dy, None, *arrays[2:]
-        last = module.kernel("batch_norm_backward_dx" if pooled is None else "batch_norm_backward_dx_unpooled")
+        last = module.kernel(
+            "batch_norm_backward_dx" if conv_before_pool is None else "batch_norm_backward_dx_unpooled"
+        )
         last(spread.grid, spread.threads, dx_output, *arrays, sums, rows, training, spread.struct, *pitches, *unpool)
         put_back((dx, dgamma, dbeta), outputs)
     return (dx, dgamma, dbeta) if saved is None else (dx, dgamma, dbeta, dy)
@@ -178,15 +182,15 @@ def _activation_backward_sums(
 
 
 def _unpool(
-    pooled: Conv2dProblem, x: Array, dy: Array, dy_pitch: int, mask: Array | None, dx: Array
+    conv_before_pool: Conv2dProblem, x: Array, dy: Array, dy_pitch: int, mask: Array | None, dx: Array
 ) -> tuple[int, tuple[object, ...]]:
     """The pack width, and the last arguments of the kernel that writes dx through the mask of a pool.
 
-    pooled: the convolution before the pool, whose output dx is the gradient of."""
-    expect_within_limits(pooled)
-    filters = x.shape[-1] // pooled.groups
+    conv_before_pool: the convolution before the pool; dx is the gradient of its output."""
+    expect_within_limits(conv_before_pool)
+    filters = x.shape[-1] // conv_before_pool.groups
     width = pack_width(x.dtype, x, dy, dx, count=math.gcd(filters, dy_pitch))
-    return width, (*contiguous(mask), *pooled.y_shape[1:3], *x.shape[1:3], filters)
+    return width, (*contiguous(mask), *conv_before_pool.y_shape[1:3], *x.shape[1:3], filters)
 
 
 def _backward_sums(
@@ -208,15 +212,15 @@ def _backward_sums(
     return parts
 
 
-def _merge_states(states: Array, module: Module, merge: str) -> Array:
-    """The states of each tile and channel, merged by the kernel `merge` if one launch cannot add up so many."""
-    if len(states) <= _MOST_CHUNKS:
-        return states
-    parts, channels, numbers = states.shape
-    share = ceil_div(parts, _MERGED_CHUNKS)
-    fewer = empty((ceil_div(parts, share), channels, numbers), states.dtype, like=states)
+def _merge_parts(parts: Array, module: Module, merge: str) -> Array:
+    """Partial results, (count, channels, numbers), merged by the kernel `merge` if one launch cannot add up so many."""
+    if len(parts) <= _MOST_CHUNKS:
+        return parts
+    count, channels, numbers = parts.shape
+    share = ceil_div(count, _MERGED_CHUNKS)
+    fewer = empty((ceil_div(count, share), channels, numbers), parts.dtype, like=parts)
     grid = finish_grid(channels), len(fewer)
-    module.kernel(merge)(grid, THREADS, fewer, states, parts, share, channels)
+    module.kernel(merge)(grid, THREADS, fewer, parts, count, share, channels)
     return fewer
 
 
@@ -256,13 +260,13 @@ def _statistics(
     width = width_of(channels, x, pitches=(pitch,))
     module = _kernels(x.dtype, width, activation)
     columns = distribute(rows, channels, width, None)
-    chunks = partials(columns, 3, x.dtype, x)
+    parts = partials(columns, 3, x.dtype, x)
     module.kernel("batch_norm_statistics")(
-        columns.grid, columns.threads, *outputs, chunks, x, momentum, eps, columns.struct, pitch
+        columns.grid, columns.threads, *outputs, parts, x, momentum, eps, columns.struct, pitch
     )
-    if chunks is not None:
+    if parts is not None:
         finish = module.kernel("batch_norm_statistics_finish")
-        finish(finish_grid(channels), THREADS, *outputs, chunks, momentum, eps, columns.chunks, channels)
+        finish(finish_grid(channels), THREADS, *outputs, parts, momentum, eps, columns.chunks, channels)
 
 
 @until_replaced
@@ -317,12 +321,12 @@ def group_norm_backward(
     width = 1 if numbers_per_image % width else width
     module = load("group_norm.cu", {"DTYPE": x.dtype, "WIDTH": width})
     columns = distribute(x.size // channels, channels, width, None)
-    chunks = partials(columns, 2, x.dtype, x)
+    parts = partials(columns, 2, x.dtype, x)
     module.kernel("group_norm_backward_sums")(
         columns.grid,
         columns.threads,
         *gradients,
-        chunks,
+        parts,
         dy,
         x,
         mean,
@@ -333,9 +337,9 @@ def group_norm_backward(
         columns.struct,
         pitch,
     )
-    if chunks is not None:
+    if parts is not None:
         finish = module.kernel("group_norm_backward_finish")
-        finish(finish_grid(channels), THREADS, *gradients, chunks, accumulate, columns.chunks, channels)
+        finish(finish_grid(channels), THREADS, *gradients, parts, accumulate, columns.chunks, channels)
     if x.size:
         threads, sizes = _threads_of_groups(x, groups)
         module.kernel("group_norm_backward_dx")(
