@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from bench.entry_calls import Compared
-from bench.our_side import MOST_SETS, ROTATED_BYTES
+from bench.our_side import ROTATED_BYTES
 from bench.sides import OURS, Prepared, Side, WrongResultError
 from bench.suite import Entry
 from gpuconv import backends, losses, models
@@ -25,6 +25,8 @@ SGD: dict[str, Any] = dict(lr=0.001, momentum=0.9)
 # For gradients of a whole net, ||g - float64|| / ||float64||: rounding flips some ReLUs and pool winners.
 GRADIENT_TOLERANCE = {"float32": 1e-2, "float16": 0.1, "bfloat16": 0.3}
 _CHECKED_IMAGES = 8
+_MOST_BATCHES = 8  # few are enough: the activations and gradients of a step are several times as large as its batch
+MOST_GRAPHS = 4  # captured steps of a side, one for each batch; the memory of a captured step stays allocated
 
 
 @dataclass(frozen=True)
@@ -41,10 +43,10 @@ class Step:
         return models.build(self.entry.workload[0], seed=1, device=device, dtype=dtype)
 
     def batches(self, device: str) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Host batches, float32 images and int64 labels: one on the CPU; on a GPU at least two, and as a rule enough to
-        exceed its cache."""
+        """Host batches, float32 images and int64 labels: one on the CPU; on a GPU enough to exceed its cache, but at
+        least two and at most _MOST_BATCHES."""
         bytes_each = 4 * self.size * math.prod(self.net().input_shape)
-        count = max(2, min(MOST_SETS // 5, math.ceil(ROTATED_BYTES / bytes_each))) if Device.named(device).on_gpu else 1
+        count = max(2, min(_MOST_BATCHES, math.ceil(ROTATED_BYTES / bytes_each))) if Device.named(device).on_gpu else 1
         return [self.batch(seed) for seed in range(count)]
 
     def batch(self, seed: int = 0, size: int | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -61,7 +63,8 @@ class Step:
             return float(losses.get("softmax")(net.forward(images.astype(np.float64), training=True), labels)[0])
 
     def compare(self, results: list[np.ndarray]) -> Compared:
-        """For `sides.check`: the loss of the first step, about log(classes)."""
+        """For `sides.check`: the loss of the first batch before any update, about log(classes). We have no bound for a
+        whole net, so the runner checks only the relative error, and the 0 here is not used."""
         yield Expected("loss", np.array(self.loss), 0.0), np.asarray(results[0], np.float64)
 
 
@@ -76,9 +79,9 @@ def sides(step: Step, device: str) -> list[Side]:
     def graph(norm_sums: bool | None = None) -> Prepared:
         trainer, sets, results = _prepared(step, device, norm_sums)
         recorder = backends.recorder(device)
-        for batch in sets[:4]:
+        for batch in sets[:MOST_GRAPHS]:
             recorder.prepare(functools.partial(_once, trainer, *batch))
-        replays = [recorder.capture(functools.partial(trainer.step, *batch)) for batch in sets[:4]]
+        replays = [recorder.capture(functools.partial(trainer.step, *batch)) for batch in sets[:MOST_GRAPHS]]
 
         def replay(number: int) -> None:
             trainer.optimizer.advance()
@@ -101,7 +104,8 @@ def has_norms_below(net) -> bool:
 
 
 def _prepared(step: Step, device: str, norm_sums: bool | None = None) -> tuple[Trainer, list[Any], list[np.ndarray]]:
-    """The trainer, the batches on the device, and the first loss. Raises WrongResultError for wrong gradients."""
+    """The trainer, the batches on the device, and the loss of the first batch before any update, computed by another
+    net of the same weights that is not fused. Raises WrongResultError for wrong gradients."""
     dtype = step.entry.dtype
     _check_gradients(step, device)
     net = step.net(device, dtype)

@@ -10,7 +10,7 @@ import numpy as np
 from bench.peers.pytorch import expect_timed, load, tensor, torch_device
 from bench.peers.pytorch_net import module
 from bench.sides import PEER, Prepared, Side
-from bench.steps import SGD, Step
+from bench.steps import MOST_GRAPHS, SGD, Step
 
 
 def sides(step: Step, device: str, compiled: bool) -> list[Side]:
@@ -47,7 +47,7 @@ def sides(step: Step, device: str, compiled: bool) -> list[Side]:
             results = [np.array(first)]
             if not graph:
                 return Prepared(lambda number: once(*sets[number % len(sets)]), lambda: results)
-            replays = [capture_step(once, *batch) for batch in sets[:4]]
+            replays = [capture_step(once, *batch) for batch in sets[:MOST_GRAPHS]]
             return Prepared(lambda number: replays[number % len(replays)][0].replay(), lambda: results)
 
         return prepare

@@ -9,7 +9,8 @@ from ci.gate import correctness_checks, hopper, questions, speed_checks, start
 from ci.gate.run_parts import Check, Part, checks
 
 AVAILABLE, RESERVE = 30.0, 2.0  # minutes
-# The parts that each call of the gate runs, together at most nine minutes.
+LONGEST_CALL = 9.0  # minutes that the parts of one call of the gate, or an extra part, take together, at most
+# The parts that each call of the gate runs, together at most LONGEST_CALL.
 CALLS = (("start", "right"), ("why", "kernels"), ("questions",), ("steps",), ("suite",))
 
 ALWAYS = Part("start", 1, (Check("environment", 3, start.environment), Check("cubins", 1, start.cubins)))

@@ -98,7 +98,8 @@ def read_verdict(question: str, text: str, code: int, late: bool, last: str) -> 
 
 
 def check_result(verdict: Verdict) -> tuple[str, dict[str, Any]]:
-    """A verdict as the result of a check: "no" is a failure, "unknown" means not reached."""
+    """What the body of a check returns for the answer "yes": what was seen, and the verdict as details. Raises
+    FailedError for "no" and NotReachedError for "unknown"."""
     details = {"verdicts": [vars(verdict)]}
     if verdict.answer == "yes":
         return verdict.seen, details

@@ -11,7 +11,6 @@ from ci.gate import record
 from ci.gate.commands import GRACE, Gate
 from ci.gate.results import FAILED, NOT_REACHED, PASSED, STOPPED, FailedError, NoGpuError, Result
 
-LONGEST = 9.0  # minutes of a part, at most
 _SPARE = 3 * GRACE  # seconds at the end of a part for ending a child that is out of time
 
 Found = tuple[str, dict[str, Any]]
