@@ -327,11 +327,7 @@ class Sequential(Layer):
         """A copy with the same layers and values, by default on the same device and in the same precision. Arguments as
         in `Layer.to`.
         """
-        numbers = {"dtype": dtype, "precision": precision if dtype is not None else precision or self.precision}
-        twin = Layer.from_config(self.config(), device=device or self.device, **numbers)
-        twin.load_state_dict(self.state_dict())
-        twin.classes, twin.normalization = self.classes, self.normalization
-        return twin
+        return self.twin().to(device, dtype, precision=precision)
 
     def fuse(self, *, norm_sums: bool | None = None) -> Sequential:
         """This net with several layers fused into one op where possible: the same results with fewer launches and less

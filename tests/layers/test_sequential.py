@@ -407,3 +407,14 @@ def test_nan_passes_through_to_the_loss():
     assert np.isnan(value)
     assert np.isnan(dscores[1]).all()
     assert not np.isnan(dscores[[0, 2]]).any()
+
+
+def test_a_net_without_input_that_was_built_is_copied_with_its_values():
+    net = Sequential([Flatten(), Linear(3)])
+    net.build((2, 2, 1))
+    copy = net.copy(dtype="float64")
+    assert (copy.input_shape, copy.output_shape, copy.dtype) == ((2, 2, 1), (3,), np.float64)
+    for key, value in net.state_dict().items():
+        np.testing.assert_array_equal(copy.state_dict()[key], value.astype(np.float64))
+    copy["fc1.weight"][...] = 0
+    assert net["fc1.weight"].any()
