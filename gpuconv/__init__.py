@@ -11,11 +11,15 @@ if TYPE_CHECKING:
     from gpuconv import checks as checks
     from gpuconv import data as data
     from gpuconv import initializers as initializers
+    from gpuconv import inspect as inspect
     from gpuconv import interop as interop
+    from gpuconv import lab as lab
     from gpuconv import layers as layers
     from gpuconv import losses as losses
+    from gpuconv import metrics as metrics
     from gpuconv import models as models
     from gpuconv import ops as ops
+    from gpuconv import parallel as parallel
     from gpuconv import plots as plots
     from gpuconv import profiling as profiling
     from gpuconv import random as random
@@ -30,12 +34,15 @@ _MODULES = (
     "checks",
     "data",
     "initializers",
+    "inspect",
     "interop",
+    "lab",
     "layers",
     "losses",
     "metrics",
     "models",
     "ops",
+    "parallel",
     "plots",
     "profiling",
     "random",

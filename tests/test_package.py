@@ -92,6 +92,11 @@ def test_import_loads_no_numpy_before_it_is_needed():
     assert printed == "False True"
 
 
+def test_every_public_package_is_an_attribute_without_its_own_import():
+    for name in importlib.import_module("gpuconv").__all__:
+        assert python(f"import gpuconv as gc; print(gc.{name} is not None)") == "True", name
+
+
 def test_ctrl_c_while_numpy_is_imported_ends_a_command_quietly(tmp_path):
     """NumPy reports a KeyboardInterrupt during its import as an ImportError."""
     (tmp_path / "numpy.py").write_text(

@@ -139,7 +139,8 @@ def _value(
             target=target,
             locate=True,
         )
-    facts = {name: getattr(found, name) for name in ("layer", "kind", "at", "direction", "value", "total", "bias")}
+    names = ("layer", "kind", "at", "direction", "branch", "value", "total", "bias")
+    facts = {name: getattr(found, name) for name in names}
     terms = [{"at": t.at, "input": t.input, "weight": t.weight, "product": t.product} for t in found.terms]
     json_output.note(
         **facts, margin=found.margin, window=found.window, weight=found.weight, terms=terms, computed=found.computed

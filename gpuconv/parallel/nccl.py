@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from gpuconv import backends
 from gpuconv.devices import Device
 from gpuconv.parallel import mpi, tcp
-from gpuconv.parallel.ranks import ParallelError, Ranks, host
+from gpuconv.parallel.ranks import ParallelError, Ranks, host, number_in_environment
 from gpuconv.parallel.tree import collect, sum_along_tree
 from gpuconv.types import Array
 
@@ -40,10 +40,11 @@ class NCCL(Ranks):
     """
 
     def __init__(self, time_limit: float = 300.0, messages: Ranks | None = None) -> None:
+        local_rank = number_in_environment("LOCAL_RANK") if os.environ.get("LOCAL_RANK") else None
         self.messages, self.time_limit = messages or _host_ranks(time_limit), time_limit
         self.rank, self.size, self.sent = self.messages.rank, self.messages.size, 0
         nodes = self.messages.gather(host())
-        self._local_rank = int(os.environ.get("LOCAL_RANK") or nodes[: self.rank].count(nodes[self.rank]))
+        self._local_rank = nodes[: self.rank].count(nodes[self.rank]) if local_rank is None else local_rank
         self._nccl: Any = None  # CuPy's module of NCCL
         self._communicator: Any = None
         self._device: str | None = None

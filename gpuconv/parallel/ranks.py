@@ -37,6 +37,14 @@ def host() -> str:
     return os.uname().nodename if hasattr(os, "uname") else os.environ.get("COMPUTERNAME", "this machine")
 
 
+def number_in_environment(name: str) -> int:
+    """The whole number in an environment variable. Raises ValueError, with its name, for anything else."""
+    text = os.environ[name]
+    if not text.isdecimal():
+        raise ValueError(f"{name} must be a whole number, received {text!r}")
+    return int(text)
+
+
 class Ranks:
     """This process as rank `rank` of `size`. Every rank calls the same methods in the same order."""
 

@@ -12,7 +12,7 @@ import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from gpuconv.arguments import positive
-from gpuconv.parallel.ranks import ParallelError, Ranks, host
+from gpuconv.parallel.ranks import ParallelError, Ranks, host, number_in_environment
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -157,16 +157,9 @@ def _rank_and_address() -> tuple[int, int, tuple[str, int]]:
     missing = [name for name in VARIABLES if not os.environ.get(name)]
     if missing:
         raise ValueError(f"ranks without mpiexec need the variables {', '.join(VARIABLES)}; {missing[0]} is not set")
-    values = {}
-    for name in ("RANK", "WORLD_SIZE", "MASTER_PORT"):
-        text = os.environ[name]
-        if not text.isdecimal():
-            raise ValueError(f"{name} must be a whole number, received {text!r}")
-        values[name] = int(text)
-    rank, size = values["RANK"], values["WORLD_SIZE"]
+    rank, size, port = (number_in_environment(name) for name in ("RANK", "WORLD_SIZE", "MASTER_PORT"))
     if rank >= size:
         raise ValueError(f"RANK must be below WORLD_SIZE, received RANK={rank} and WORLD_SIZE={size}")
-    port = values["MASTER_PORT"] + 1
-    if not 1 < port < 2**16:
-        raise ValueError(f"MASTER_PORT must be between 1 and 65534, received {port - 1}")
-    return rank, size, (os.environ["MASTER_ADDR"], port)
+    if not 0 < port < 2**16 - 1:
+        raise ValueError(f"MASTER_PORT must be between 1 and 65534, received {port}")
+    return rank, size, (os.environ["MASTER_ADDR"], port + 1)

@@ -80,12 +80,29 @@ def test_on_the_emulated_device_explain_names_the_kernel_thread_and_bytes_writte
     assert last == first + count - 1
 
 
-@pytest.mark.kernels
-def test_the_kernel_that_wrote_a_slice_of_a_concatenation_is_named(work, capsys):
+@pytest.fixture
+def branched(work):
+    """A run, "branched", of a net whose first layer concatenates its input and two convolutions."""
     rows = [[], [Conv2D(2, 3, padding=1)], [Conv2D(2, 1), ReLU()]]
     net = gc.Sequential(Input((8, 8, 1)), Branches(rows), Flatten(), Linear(3), seed=1)
     data = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 1)).astype(np.uint8), np.arange(12) % 3
     gc.training.Trainer(net, "sgd", lr=0.01).fit(data, epochs=1, run_dir="branched", progress=False)
+
+
+@pytest.mark.usefixtures("branched")
+def test_the_branch_of_a_value_of_a_concatenation_is_in_the_json(capsys):
+    branches = []
+    for channel in (0, 1, 3):
+        line = f"explain branched a.png --layer branches1 --at 1,2,{channel} --device numpy --json"
+        capsys.readouterr()
+        assert run_line(line) == 0
+        branches.append(json.loads(capsys.readouterr().out)["branch"])
+    assert branches == ["branch1", "branch2", "branch3"]
+
+
+@pytest.mark.kernels
+@pytest.mark.usefixtures("branched")
+def test_the_kernel_that_wrote_a_slice_of_a_concatenation_is_named(capsys):
     for channel, kernel in ((0, "copy"), (1, "conv2d_fprop"), (3, "relu_forward")):
         capsys.readouterr()
         assert run_line(f"explain branched a.png --layer branches1 --at 1,2,{channel} --device emulated") == 0

@@ -256,3 +256,10 @@ def test_a_rank_that_fails_ends_the_communication_of_all():
         with pytest.raises(OSError, match="on fire"):
             on_ranks(2, work)
     assert [communicator._aborted for communicator in used] == [True, True]
+
+
+@pytest.mark.parametrize("text", ["abc", "-1", "1.0"])
+def test_a_local_rank_that_is_no_whole_number_is_refused(monkeypatch, text):
+    monkeypatch.setenv("LOCAL_RANK", text)
+    with pytest.raises(ValueError, match=f"LOCAL_RANK must be a whole number, received '{text}'"):
+        NCCL(messages=Ranks())
