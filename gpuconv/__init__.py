@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from gpuconv import interop as interop
     from gpuconv import lab as lab
     from gpuconv import layers as layers
+    from gpuconv import live as live
     from gpuconv import losses as losses
     from gpuconv import metrics as metrics
     from gpuconv import models as models
@@ -38,6 +39,7 @@ _MODULES = (
     "interop",
     "lab",
     "layers",
+    "live",
     "losses",
     "metrics",
     "models",
