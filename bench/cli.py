@@ -29,11 +29,15 @@ Results go to bench/results/<hardware>/<date>-<commit>.json, written anew after 
 second run on the same day and commit adds to the file. Status: 0 done, 1 a result of ours was wrong and not timed,
 2 an error that you can fix, printed in one line, 130 stopped."""
 
+MEASURING = ("ops", "steps", "peaks")  # the commands that write a record
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(argv)
-    if options.command in ("ops", "steps", "peaks"):  # before the import of NumPy, which reads them once
-        options.threads = _threads(options)
+    if options.command in MEASURING:
+        if options.threads is None:
+            options.threads = default_threads(options.device)
+        # BLAS reads these variables once, when NumPy is imported, which happens below.
         for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
             os.environ.setdefault(name, str(options.threads))
     from gpuconv.cli.errors import UserError, user_errors
@@ -49,7 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"bench: error: {one_line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\nstopped; what was timed is in the record", file=sys.stderr)
+        timing = options.command in MEASURING
+        print("\nstopped" + ("; what was timed is in the record" if timing else ""), file=sys.stderr)
         return 130
 
 
@@ -114,10 +119,10 @@ def _filters(command: argparse.ArgumentParser) -> None:
     command.add_argument("--dtype", action="append", default=[], help="only this dtype (repeatable)")
 
 
-def _threads(options: argparse.Namespace) -> int:
-    if options.threads is not None:
-        return int(options.threads)
-    on_gpu = options.device.startswith("cuda") or (options.device == "auto" and Path("/dev/nvidiactl").exists())
+def default_threads(device: str) -> int:
+    """Two CPU threads, or for a GPU all of them, which check its results."""
+    kind = device.lower().partition(":")[0]  # Device.named would import NumPy
+    on_gpu = kind == "cuda" or (kind == "auto" and Path("/dev/nvidiactl").exists())
     return os.cpu_count() or 2 if on_gpu else 2
 
 

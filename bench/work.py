@@ -10,6 +10,7 @@ from gpuconv.profiling.work import Work, convolution
 
 
 def conv_work(problem: Conv2dProblem, op: str, dtype: str) -> Work:
+    """The work of an op of the suite's convolutions. A fused 2x2 pool leaves a quarter of the output to write."""
     size = as_dtype(dtype).itemsize
     one = convolution(problem, size)
     if op in ("dgrad", "wgrad"):

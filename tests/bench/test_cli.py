@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from bench import cli, runner
+from bench import cli, report, runner
 from gpuconv.backends.cpu import blas
 from gpuconv.profiling import peaks
 from tests.bench.fake_sides import CEILINGS, record, side, timed
@@ -64,7 +64,22 @@ def test_ctrl_c_leaves_a_valid_file_and_status_130(tmp_path, capsys, quick_peaks
     data = json.loads(path.read_text())
     assert [entry["op"] for entry in data["entries"]] == ["fprop"]
     assert data["not reached"] == ["dgrad 64x8x8x10-10x3x3-p1.1.1.1 float32"]
-    assert "stopped" in capsys.readouterr().err
+    assert capsys.readouterr().err == "\nstopped; what was timed is in the record\n"
+
+
+def test_ctrl_c_in_a_command_without_a_record_does_not_speak_of_one(capsys, monkeypatch):
+    def interrupted(**options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(report, "write", interrupted)
+    assert cli.main(["report"]) == 130
+    assert capsys.readouterr().err == "\nstopped\n"
+
+
+@pytest.mark.parametrize(("device", "threads"), [("numpy", 2), ("cuda", 48), ("CUDA:1", 48), ("cpu", 2)])
+def test_threads_are_all_processors_for_a_gpu_and_two_for_numpy(device, threads, monkeypatch):
+    monkeypatch.setattr(cli.os, "cpu_count", lambda: 48)
+    assert cli.default_threads(device) == threads
 
 
 def test_a_wrong_result_of_gpuconv_gives_status_1(tmp_path, capsys, quick_peaks, monkeypatch):
