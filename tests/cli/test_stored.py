@@ -17,7 +17,7 @@ from gpuconv.data import Dataset, cifar10, from_spec
 from gpuconv.layers import Input, Linear, Sequential
 from gpuconv.training import RunDirectory, checkpoint
 from tests.cli.command import on_numpy
-from tests.training.test_stored_settings import changed
+from tests.training.nested_values import changed
 
 Image = pytest.importorskip("PIL.Image")
 

@@ -36,7 +36,7 @@ from gpuconv.verify.call import Call
 from tests import standin
 from tests.standin import machine
 from tests.training import toy_run
-from tests.training.test_shadow import FakeWorker
+from tests.training.fake_shadow_worker import FakeWorker
 
 pytestmark = pytest.mark.usefixtures("untimed")
 

@@ -7,9 +7,9 @@ import pytest
 
 import gpuconv as gc
 from gpuconv.data import Augmentation, Dataset, Loader, Normalization, Samples, StreamLoader, sources
-from gpuconv.layers import Flatten, Input, Linear, Sequential
+from gpuconv.layers import BatchNorm, Conv2D, Flatten, GlobalAvgPool2D, Input, Linear, Sequential
 from gpuconv.losses import SoftmaxCrossEntropy
-from gpuconv.training import data_checks, evaluate
+from gpuconv.training import SettingsError, Trainer, data_checks, evaluate
 from tests.training import toy_run
 from tests.training.fit_data import DATA, FLOATS, NORMALIZATION, fit
 
@@ -194,7 +194,6 @@ def test_streamed_batches_have_the_bits_of_the_loaders():
 
 
 def test_runs_store_a_description_of_their_data_and_refuse_other_data(tmp_path):
-    from gpuconv.training import SettingsError
 
     fit((FLOATS, DATA.labels), run_dir=tmp_path / "run")
     fit((FLOATS, DATA.labels), run_dir=tmp_path / "run", resume=True)
@@ -226,3 +225,35 @@ def test_unknown_labels_are_accepted_for_every_net():
     net = Sequential([Input((6, 5, 1)), Flatten(), Linear(1)])
     part = sources.as_data_source(source, "validation", DATA.image_shape, device="numpy", dtype="float32")
     data_checks.expect("validation", StreamLoader(part, 5, normalization=NORMALIZATION), net, SoftmaxCrossEntropy())
+
+
+def test_sizes_that_only_seem_mismatched_are_accepted():
+    data = Dataset(toy_run.images().images, np.arange(22) % 2, ["a", "b"], "two")
+    normalization = Normalization.from_dataset(data)
+
+    class Cropped(Loader):
+        def epoch(self, epoch=0, start_batch=0):
+            return ((np.ascontiguousarray(x[:, :4, :4]), y) for x, y in super().epoch(epoch, start_batch))
+
+    def logistic(scores, labels):
+        probability = 1 / (1 + np.exp(-scores[:, 0]))
+        loss = -np.log(np.where(labels == 1, probability, 1 - probability)).mean()
+        return np.asarray(loss, np.float32), ((probability - labels)[:, None] / len(labels)).astype(np.float32)
+
+    inner = Sequential([Input((4, 3, 3)), Flatten(), Linear(2)])
+    convolutional = [Input((3, 3, 1), larger=True), Conv2D(4, 3), BatchNorm(), GlobalAvgPool2D(), Flatten(), Linear(2)]
+    for layers, train, options in (
+        ([Input((4, 4, 1)), Flatten(), Linear(2)], Cropped(data, 5, normalization=normalization), {}),
+        ([Input((6, 5, 1)), Flatten(), Linear(1)], data, {"loss": logistic}),
+        ([Input((6, 5, 1)), Conv2D(3, 3), inner], data, {}),
+        (convolutional, Loader(data, 7, normalization=normalization), {}),
+    ):
+        assert len(Trainer(Sequential(layers), **options).fit(train, epochs=1, progress=False)) == 1
+
+
+def test_a_net_that_accepts_larger_inputs_trains_on_larger_images():
+    layers = [Input((4, 4, 1), larger=True), Conv2D(3, 3), GlobalAvgPool2D(), Flatten()]
+    assert len(Trainer(Sequential(layers)).fit(toy_run.images(), epochs=1, progress=False)) == 1
+    smaller = Dataset(np.zeros((4, 3, 3, 1), np.uint8), np.arange(4) % 3, ["a", "b", "c"], "smaller")
+    with pytest.raises(ValueError, match="or larger maps, received 3 x 3 x 1"):
+        Trainer(Sequential(layers)).fit(smaller, epochs=1, progress=False)

@@ -1,4 +1,4 @@
-"""The built-in callbacks: progress bars, curves, and the step at which each has to act next."""
+"""Callbacks: the order of their events, the signatures of their hooks, and the step at which each has to act next."""
 
 from __future__ import annotations
 
@@ -6,85 +6,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from gpuconv import plots
-from gpuconv.system import console
-from gpuconv.training import Callback, EarlyStopping, callback_base, callbacks
-from gpuconv.training.callbacks import Checkpoints, Curves, Progress, best_epoch, describe, monitored_measure
+from gpuconv.training import Callback, EarlyStopping, Trainer, callback_base
+from gpuconv.training.callbacks import Checkpoints, Curves, Progress
 from gpuconv.training.logs import Log
 from gpuconv.training.rundir import RunDirectory
 from tests.training import toy_run
-
-
-class Bar(console._NoBar):
-    def __init__(self, **options):
-        self.options, self.events = options, []
-
-    def update(self, count=1):
-        self.events.append(count)
-
-    def set_postfix(self, **shown):
-        self.events.append(shown)
-
-    def close(self):
-        self.events.append("closed")
-
-
-def test_every_epoch_has_a_progress_bar(monkeypatch, capsys):
-    bars = []
-    monkeypatch.setattr(callbacks, "progress_bar", lambda **options: bars.append(Bar(**options)) or bars[-1])
-    trainer = toy_run.trainer()
-    toy_run.fit(trainer, epochs=10, metrics_every=2, progress=True)
-    assert [bar.options for bar in bars] == [
-        {
-            "total": 5,
-            "initial": 0,
-            "leave": False,
-            "unit": "step",
-            "dynamic_ncols": True,
-            "desc": f"epoch {epoch:2}/10",
-            "disable": None,
-        }
-        for epoch in range(1, 11)
-    ]
-    steps = {record["step"]: record for record in trainer.records if record["event"] == "step"}
-    shown = [
-        {"loss": f"{steps[step]['loss']:.4f}", "accuracy": f"{100 * steps[step]['accuracy']:.2f}%"} for step in (2, 4)
-    ]
-    assert bars[0].events == [1, 1, shown[0], 1, 1, shown[1], 1, "closed"]
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.rpartition("  ")[0] for line in lines] == [describe(record, 10) for record in trainer.history]
-    assert all(line.endswith(" s") and float(line.split()[-2]) < 60 for line in lines)
-
-
-def test_a_bar_resumes_within_an_epoch_and_is_omitted_without_stderr(monkeypatch):
-    bars = []
-    monkeypatch.setattr(callbacks, "progress_bar", lambda **options: bars.append(options) or Bar())
-    trainer = SimpleNamespace(batches=5, batch=4, epoch=0, epochs=3)
-    for stream in ("there", None):
-        progress = Progress()
-        progress.on_start(trainer)
-        with monkeypatch.context() as patch:
-            patch.setattr(callbacks.sys, "stderr", stream)
-            progress.on_step(trainer, None)
-    assert [(options["initial"], options["desc"], options["disable"]) for options in bars] == [
-        (3, "epoch 1/3", None),
-        (3, "epoch 1/3", True),
-    ]
-
-
-def test_the_reason_for_the_end_of_a_run_is_printed_unless_already_known(capsys):
-    for reason in ("finished", "interrupted", "failed", "early stopping: enough"):
-        progress = Progress()
-        progress.on_start(None)
-        progress.on_stop(None, reason)
-    assert capsys.readouterr().out == "early stopping: enough\n"
-
-
-def test_an_epoch_is_described_in_one_line():
-    record = {"epoch": 3, "train_loss": 0.12345, "train_accuracy": 0.961, "test_loss": 1, "test_accuracy": 1.0}
-    assert describe(record, 20) == "epoch  3/20  loss 0.1235  accuracy 96.10%  test loss 1.0000  test accuracy 100.00%"
-    held_out = record | {"validation_loss": 0.5, "validation_accuracy": 0.25}
-    assert "  validation loss 0.5000  validation accuracy 25.00%  test loss" in describe(held_out, 3)
 
 
 def test_next_step_is_the_number_of_steps_until_a_callback_has_to_act(tmp_path):
@@ -106,53 +32,149 @@ def test_next_step_is_the_number_of_steps_until_a_callback_has_to_act(tmp_path):
     assert ask(Checkpoints(run), 3) is None
 
 
-def test_validation_accuracy_or_else_training_loss_is_monitored_and_the_first_best_epoch_wins():
-    assert monitored_measure({"train_loss": 2.0, "validation_accuracy": 0.5}) == ("validation_accuracy", 0.5)
-    assert monitored_measure({"train_loss": 2.0}) == ("train_loss", -2.0)
-    history = [{"epoch": number, "train_loss": loss} for number, loss in enumerate([3.0, 1.0, 2.0, 1.0], 1)]
-    assert best_epoch(history)["epoch"] == 2
+class Listener(Callback):
+    def __init__(self):
+        self.events = []
+
+    def on_start(self, trainer):
+        self.events.append("start")
+
+    def on_step(self, trainer, record):
+        self.events.append(trainer.steps if record is None else (trainer.steps, record["event"]))
+
+    def on_epoch(self, trainer, record):
+        self.events.append((trainer.epoch, record["event"]))
+
+    def on_stop(self, trainer, reason):
+        self.events.append(reason)
 
 
-def test_early_stopping_waits_for_its_patience():
-    for patience, stops in ((1, True), (2, True), (3, False)):
-        reasons = []
-        history = [{"epoch": number, "train_loss": loss} for number, loss in enumerate([1.0, 3.0, 2.0], 1)]
-        trainer = SimpleNamespace(history=history, stop=reasons.append)
-        EarlyStopping(patience).on_epoch(trainer, history[-1])
-        assert reasons == [f"early stopping: no better train_loss in {patience} epochs"] * stops
-    EarlyStopping(1).on_start(SimpleNamespace(history=[]))
-    with pytest.raises(ValueError, match="patience must be at least 1, received 0"):
-        EarlyStopping(0)
-    with pytest.raises(TypeError, match=r"patience must be an integer, received 1\.5"):
-        EarlyStopping(1.5)
+def test_callbacks_receive_all_events_in_order():
+    listener = Listener()
+    toy_run.fit(toy_run.trainer(), epochs=1, metrics_every=3, callbacks=[listener])
+    assert listener.events == ["start", 1, 2, (3, "step"), 4, 5, (1, "epoch"), "finished"]
 
 
-def test_curves_are_drawn_periodically_and_at_the_end(monkeypatch, tmp_path, caplog):
-    now, drawn, failing = [100.0], [], [None]
+def test_a_callback_stops_the_run_after_the_step():
+    trainer, listener = toy_run.trainer(), Listener()
+    toy_run.fit(trainer, callbacks=[toy_run.StopAt(7, "enough"), listener])
+    assert (trainer.steps, trainer.stop_reason, listener.events[-1]) == (7, "enough", "enough")
 
-    def draw(path, make):
-        drawn.append((path, now[0]))
-        if failing[0]:
-            raise plots.PlotError(failing[0])
 
-    monkeypatch.setattr(callbacks.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(plots, "draw", draw)
-    curves, trainer = Curves(tmp_path / "curves.png", seconds=30), SimpleNamespace(history=[])
-    curves.on_start(trainer)
-    curves.on_stop(trainer, "finished")
-    assert drawn == []  # without epochs there is nothing to draw
-    trainer.history.append({})
-    for seconds in (129.9, 130.0, 150.0, 159.9, 160.0):
-        now[0] = seconds
-        curves.on_epoch(trainer, {})
-    assert [at for _, at in drawn] == [130.0, 160.0]
-    curves.on_stop(trainer, "finished")
-    assert drawn[-1] == (tmp_path / "curves.png", 160.0)
-    assert len(drawn) == 3
-    for reason in ("no fonts", "no fonts", "no disk"):
-        failing[0] = reason
-        curves.on_stop(trainer, "finished")
-    assert caplog.messages == ["no curves.png: no fonts", "no curves.png: no disk"]
-    failing[0] = "no more"
-    curves.on_stop(trainer, "failed")  # after a failure only its own message matters
-    assert len(caplog.messages) == 2
+def test_callbacks_are_told_about_a_failure():
+    class Fail(Callback):
+        def on_step(self, trainer, record):
+            raise RuntimeError("broken callback")
+
+    listener = Listener()
+    with pytest.raises(RuntimeError, match="broken callback"):
+        toy_run.fit(toy_run.trainer(), callbacks=[Fail(), listener])
+    assert listener.events[-1] == "failed"
+
+
+def test_only_started_callbacks_get_the_end_event_and_the_first_error_is_raised():
+    class Broken(Callback):
+        def on_start(self, trainer):
+            raise RuntimeError("no start")
+
+    class NoEnd(Callback):
+        def on_stop(self, trainer, reason):
+            raise OSError("no end")
+
+    first, last = Listener(), Listener()
+    with pytest.raises(RuntimeError, match="no start") as raised:
+        toy_run.fit(toy_run.trainer(), callbacks=[NoEnd(), first, Broken(), last])
+    assert (first.events, last.events) == (["start", "failed"], [])
+    assert raised.value.__notes__ == ["NoEnd could not end: no end"]
+
+
+def test_a_callback_need_not_have_every_method():
+    class Steps:
+        def __init__(self):
+            self.seen = []
+
+        def on_step(self, trainer, record):
+            self.seen.append(trainer.steps)
+
+    class Nothing:
+        def on_epoch(self, trainer, record):
+            pass
+
+    steps = Steps()
+    toy_run.fit(toy_run.trainer(), epochs=1, callbacks=[steps, Nothing()])
+    assert steps.seen == [1, 2, 3, 4, 5]
+    next_steps = [callback_base.next_step(callback, None) for callback in (steps, Nothing(), Callback(), Listener())]
+    assert next_steps == [1, None, None, 1]
+
+
+class UnknownHook:
+    def on_epoch_ends(self, trainer, record):
+        raise AssertionError
+
+
+class MisspelledHook(Callback):
+    def on_epochs(self, trainer, record):
+        raise AssertionError
+
+    def on_stop(self, trainer, reason):
+        raise AssertionError
+
+
+class HookWithoutTrainer:
+    def on_start(self, trainer):
+        pass
+
+    def on_epoch(self, record):
+        raise AssertionError
+
+
+class HookWithMore(Callback):
+    def on_stop(self, trainer, reason, more):
+        raise AssertionError
+
+
+def test_a_hook_of_another_signature_is_refused_before_anything_is_trained(tmp_path):
+    trainer = Trainer(toy_run.net())
+    before = {name: array.copy() for name, array in trainer.net.state_dict().items()}
+    for wrong, message in (
+        (HookWithoutTrainer(), r"HookWithoutTrainer.on_epoch is called with \(trainer, record\), but takes \(record\)"),
+        (
+            HookWithMore(),
+            r"HookWithMore.on_stop is called with \(trainer, reason\), but takes \(trainer, reason, more\)",
+        ),
+    ):
+        with pytest.raises(TypeError, match=message):
+            trainer.fit(toy_run.loader(), epochs=1, callbacks=[wrong], run_dir=tmp_path / "run", progress=False)
+    assert toy_run.same_arrays(trainer.net.state_dict(), before)
+    assert not [*tmp_path.iterdir()]
+
+
+def test_parameters_of_hooks_may_have_defaults_and_other_names():
+    calls = []
+
+    class Named:
+        def on_step(self, *anything):
+            calls.append(len(anything))
+
+        def on_epoch(self, run, record, verbose=True):
+            calls.append(record["epoch"])
+
+    callback = Named()
+    callback.on_start = calls.append  # a function written in C, set on the object only
+    trainer = toy_run.trainer()
+    toy_run.fit(trainer, callbacks=[callback], epochs=1)
+    assert calls == [trainer, *[2] * trainer.batches, 1]
+
+
+def test_an_object_without_any_hook_is_refused_as_a_callback():
+    for wrong, message in (
+        ([print], "any of on_start, .*received <built-in function print>"),
+        ([EarlyStopping], r"the class EarlyStopping; call it"),
+        ([None], "any of on_start, .*received None"),
+        ([Callback()], "any of on_start, .*received <.*Callback"),
+        ([UnknownHook()], r"UnknownHook.on_epoch_ends would never be called: .*did you mean 'on_epoch'"),
+        ([MisspelledHook()], r"MisspelledHook.on_epochs would never be called: .*did you mean 'on_epoch'"),
+        (EarlyStopping(3), "a list, received EarlyStopping"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            toy_run.fit(toy_run.trainer(), callbacks=wrong)

@@ -1,9 +1,9 @@
-"""Parameter groups with separate optimizers, and Muon."""
+"""Parameter groups with separate optimizers."""
 
 import numpy as np
 import pytest
 
-from gpuconv.training import Groups, Muon, optimizers, schedules
+from gpuconv.training import Groups, optimizers
 from tests.training import toy_run
 
 SHAPES = {"conv1.weight": (3, 2, 2, 1), "conv1.bias": (3,), "fc1.weight": (4, 6)}
@@ -40,18 +40,6 @@ def test_each_group_follows_its_own_optimizer_and_rate():
     np.testing.assert_array_equal(params["conv1.bias"], final_bias)
 
 
-def test_muon_normalizes_the_parameter_and_takes_an_orthogonal_step():
-    draw = np.random.default_rng(0)
-    param, grad = {"w": draw.standard_normal((5, 3, 2, 2))}, {"w": draw.standard_normal((5, 3, 2, 2))}
-    before = param["w"] / np.linalg.norm(param["w"]) * np.sqrt(5)
-    Muon(lr=1.0, momentum=0.5, nesterov=False).step(param, grad)
-    step = (before - param["w"]).reshape(5, -1)
-    left, _, right = np.linalg.svd(grad["w"].reshape(5, -1), full_matrices=False)
-    values = left.T @ step @ right.T  # the step's length along each singular direction, near 1 after Newton-Schulz
-    np.testing.assert_allclose(values, np.diag(np.diag(values)), atol=1e-10)
-    assert 0.5 < np.diag(values).min() <= np.diag(values).max() < 1.3
-
-
 def test_a_run_with_groups_resumes_with_the_same_bits(tmp_path):
     text = "filters -> muon:lr=0.05; * -> sgd:lr=0.05,momentum=0.9 @ linear:2"
     uninterrupted = toy_run.trainer(optimizer=text, lr=1.0, schedule="linear")
@@ -76,10 +64,6 @@ def test_bad_groups_are_refused():
         optimizers.get("filters -> moun")
     with pytest.raises(ValueError, match="settings of each group's optimizer"):
         optimizers.get(TEXT, weight_decay=0.1)
-    with pytest.raises(ValueError, match=r"not conv1\.bias"):
-        Muon().build(arrays(0))
-    with pytest.raises(ValueError, match="takes no weight_decay"):
-        Muon(weight_decay=0.1)
     groups = optimizers.get(TEXT)
     groups.build(arrays(0))
     with pytest.raises(ValueError, match="begin"):
@@ -91,10 +75,3 @@ def test_the_config_recreates_the_groups():
     assert config["optimizer"] == "groups"
     assert Groups(groups=config["groups"], lr=config["lr"]).config() == config
     assert optimizers.get(**config).config() == config
-
-
-def test_the_linear_schedule_falls_to_zero_over_its_length():
-    assert [schedules.get("linear")(step, 4) for step in range(5)] == [1, 0.75, 0.5, 0.25, 0]
-    assert [schedules.get("linear:2")(step, 100, 2) for step in (0, 2, 4, 9)] == [1, 0.5, 0, 0]
-    assert str(schedules.get("linear:2")) == "linear:2"
-    assert str(schedules.get("linear")) == "linear"

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 from types import SimpleNamespace
 
-from gpuconv.training import callbacks
+import pytest
+
+from gpuconv.training import Callback, CheckpointError, callbacks
 from gpuconv.training.logs import CSVLog, JSONLog
+from tests.training import toy_run
 
 
 def test_logs_are_rewritten_at_the_start_and_then_grow(tmp_path):
@@ -25,3 +28,32 @@ def test_logs_are_rewritten_at_the_start_and_then_grow(tmp_path):
 
 def test_the_logs_are_also_names_of_callbacks():
     assert (callbacks.CSVLog, callbacks.JSONLog) == (CSVLog, JSONLog)
+
+
+def test_logs_hold_every_record(tmp_path):
+    trainer = toy_run.trainer()
+    history = toy_run.fit(trainer, run_dir=tmp_path / "run")
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == trainer.records
+    table = [line.split(",") for line in (tmp_path / "run" / "metrics.csv").read_text().splitlines()]
+    assert table[0] == [key for key in history[0] if key != "event"]
+    assert [float(value) for value in table[-1]] == [history[-1][key] for key in table[0]]
+    assert len(table) == 4
+
+
+def test_a_partial_log_line_is_removed_when_the_disk_is_full(tmp_path):
+    """The system takes 9 bytes of the second line and refuses the rest, as a full disk does."""
+    resource = pytest.importorskip("resource")
+    log, (soft, hard) = tmp_path / "run" / "metrics.jsonl", resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    class FillUp(Callback):
+        def on_step(self, trainer, record):
+            if trainer.steps == 3:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (log.stat().st_size + 9, hard))
+
+    try:
+        with pytest.raises(CheckpointError, match=r"cannot write .*metrics\.jsonl: File too large"):
+            toy_run.fit(toy_run.trainer(), run_dir=tmp_path / "run", callbacks=[FillUp()])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [json.loads(line)["step"] for line in log.read_text().splitlines()] == [2]

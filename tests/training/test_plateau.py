@@ -9,7 +9,6 @@ import pytest
 from gpuconv.training import Plateau, SettingsError, Trainer
 from gpuconv.training.callbacks import describe
 from tests.training import toy_run
-from tests.training.test_resume import contents
 
 FLAT = "0,factor=0.5,threshold=0.5,watch=train_loss"  # lowers the rate after nearly every epoch
 
@@ -141,7 +140,7 @@ def test_a_resumed_run_goes_on_with_the_same_bits(tmp_path):
     assert uninterrupted.plateau_rate == 0.125
     fit("cut", stop=13)
     assert fit("cut", resume=True).plateau_rate == 0.125
-    assert contents(tmp_path / "whole") == contents(tmp_path / "cut")
+    assert toy_run.contents(tmp_path / "whole") == toy_run.contents(tmp_path / "cut")
     with pytest.raises(SettingsError, match=r'plateau is "patience=0.*" there and null here'):
         toy_run.fit(toy_run.trainer(lr=1e-6), epochs=4, run_dir=tmp_path / "cut", resume=True)
 

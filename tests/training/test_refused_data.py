@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 
 import gpuconv as gc
+from gpuconv import models
+from gpuconv.data import synthetic
 from gpuconv.data.expect import expect_finite
 from gpuconv.dtypes import as_dtype
-from gpuconv.layers import Flatten, Input, Linear, Sequential
-from gpuconv.training import DataError, DivergedError, evaluate
+from gpuconv.layers import BatchNorm, Flatten, Input, Linear, Sequential
+from gpuconv.training import DataError, DivergedError, Trainer, evaluate
 from tests.training import toy_run
 from tests.training.fit_data import DATA, FLOATS, fit
 
@@ -196,3 +198,41 @@ def test_a_loader_of_another_dtype_or_device_than_the_net_is_named_before_traini
     assert toy_run.same_arrays(net.state_dict(), before)
     assert not [*tmp_path.iterdir()]
     assert fit(toy_run.loader(dtype="bfloat16"), net=net, epochs=1).history
+
+
+def test_a_last_batch_without_statistics_is_refused_before_anything_is_made(tmp_path):
+    net = Sequential([Input((6, 5, 1)), Flatten(), Linear(4), BatchNorm(), Linear(3)])
+    with pytest.raises(ValueError, match=r"norm1 needs statistics .* batch size than 7 for 22 images, or drop that"):
+        Trainer(net).fit(toy_run.images(), batch_size=7, epochs=1, run_dir=tmp_path / "run", progress=False)
+    assert not list(tmp_path.iterdir())
+    Trainer(net).fit(toy_run.images(), validation=toy_run.images(1), batch_size=11, epochs=1, progress=False)
+
+
+def test_a_loader_with_fewer_batches_than_its_length_is_named():
+    class Short(toy_run.UserLoader):
+        def epoch(self, epoch, start_batch=0):
+            yield from list(super().epoch(epoch, start_batch))[:2]
+
+    with pytest.raises(ValueError, match="gave only 2 batches, and its length is 5"):
+        toy_run.fit(toy_run.trainer(), train=Short())
+
+
+@pytest.mark.parametrize("loss", ["softmax", "svm"])
+def test_data_with_a_single_class_is_refused_before_a_run_starts(loss, tmp_path):
+    one, _ = synthetic.load(8, size=(8, 8, 3), classes=1)
+    two, _ = synthetic.load(8, size=(8, 8, 3), classes=2)
+    for data, classes, message in (
+        (one, 1, "has one class, 'class 0'"),
+        (one, 9, "has one class"),
+        (two, 1, "one score"),
+    ):
+        trainer = Trainer(models.build("seed-net", (8, 8, 3), classes), loss=loss)
+        with pytest.raises(DataError, match=f"{message}.*nothing to classify; training needs at least two classes"):
+            trainer.fit(data, epochs=1, run_dir=tmp_path / "run", progress=False)
+    assert not list(tmp_path.iterdir())
+
+
+def test_labels_out_of_range_are_refused():
+    narrow = Sequential([Input((6, 5, 1)), Flatten(), Linear(2)])
+    with pytest.raises(ValueError, match="label"):
+        Trainer(narrow).fit(toy_run.images(), epochs=1, progress=False)

@@ -1,4 +1,4 @@
-"""Schedules at their boundaries, against PyTorch's where it is installed, and in their text form."""
+"""The factors of schedules: at their boundaries, against PyTorch's where it is installed, and in their text form."""
 
 import math
 
@@ -92,35 +92,6 @@ def test_schedules_of_one_to_three_steps_have_the_factors_computed_by_hand():
     for text, runs in expected.items():
         for total, factors in enumerate(runs, 1):
             assert [schedules.get(text)(step, total) for step in range(total)] == pytest.approx(factors), (text, total)
-
-
-def test_a_trainer_knows_its_rate_before_its_first_run():
-    from gpuconv import models
-    from gpuconv.training import Trainer
-
-    for text in ("constant", "linear", "cosine", "one-cycle"):
-        assert Trainer(models.build("seed-net", (8, 8, 3)), lr=0.5, schedule=text).lr == 0.5
-
-
-def test_every_schedule_has_a_rate_before_the_first_run():
-    from tests.training import toy_run
-
-    texts = ("step:1", "multi-step:1,2", "linear:2", "exponential:0.9", "polynomial", "cosine,warmup:5", "one-cycle")
-    for schedule in (*texts, lambda step, total: 0.5):
-        assert 0 <= toy_run.trainer(schedule=schedule).lr <= 0.01
-    with pytest.raises(TypeError, match=r"a schedule is text, .*or a function of the step.*received \[0.1\]"):
-        toy_run.trainer(schedule=[0.1])
-
-
-def test_a_one_cycle_run_of_one_step_changes_the_weights():
-    from gpuconv import models
-    from gpuconv.data import synthetic
-    from gpuconv.training import Trainer
-
-    trainer = Trainer(models.build("seed-net", (8, 8, 3)), lr=0.1, schedule="one-cycle")
-    before = trainer.net["conv1"]["weight"].copy()
-    trainer.fit(synthetic.load(32, size=(8, 8, 3))[0], epochs=1, batch_size=32, progress=False)
-    assert abs(trainer.net["conv1"]["weight"] - before).max() > 1e-3
 
 
 def test_warm_up_multiplies_any_schedule_without_shifting_it():
@@ -230,3 +201,10 @@ def test_milestones_must_be_numbers_of_at_least_zero():
     for wrong in ((-1,), (3, "x"), (3, float("nan"))):
         with pytest.raises((ValueError, TypeError), match="a milestone must"):
             MultiStep(wrong)
+
+
+def test_the_linear_schedule_falls_to_zero_over_its_length():
+    assert [schedules.get("linear")(step, 4) for step in range(5)] == [1, 0.75, 0.5, 0.25, 0]
+    assert [schedules.get("linear:2")(step, 100, 2) for step in (0, 2, 4, 9)] == [1, 0.5, 0, 0]
+    assert str(schedules.get("linear:2")) == "linear:2"
+    assert str(schedules.get("linear")) == "linear"

@@ -8,7 +8,6 @@ import pytest
 
 import gpuconv as gc
 from gpuconv import asarray, losses, to_numpy
-from gpuconv.data import Loader, Normalization
 from gpuconv.layers import Conv2D, Flatten, Input, Linear, ReLU, Sequential
 from gpuconv.training import Trainer
 from gpuconv.training.step_graphs import Replay
@@ -160,50 +159,6 @@ def test_uint8_images_may_have_a_target_for_each_score():
     trainer.fit((images, y), epochs=2, batch_size=4, progress=False)
     assert trainer.net.normalization is not None
     assert trainer.history[-1]["train_loss"] < trainer.history[0]["train_loss"]
-
-
-def loader(device):
-    data = toy_run.images()
-    return Loader(data, 5, normalization=Normalization.from_dataset(data), seed=3, device=device)
-
-
-@pytest.mark.kernels
-def test_captured_steps_with_class_weights_have_the_bits_of_uncaptured_ones():
-    results = []
-    for graph in (True, False):
-        loss = losses.SoftmaxCrossEntropy(0.1, weight=[1, 2, 0.5], ignore_index=2)
-        trainer = Trainer(toy_run.net().to("emulated"), "sgd", lr=0.1, loss=loss, graph=graph)
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", gc.training.UncapturedWarning)
-            trainer.fit(loader("emulated"), epochs=2, progress=False)
-        results.append((trainer.records, np.array(to_numpy(trainer.net[1]["weight"]))))
-    assert results[0][0] == results[1][0]
-    np.testing.assert_array_equal(results[0][1], results[1][1])
-
-
-def test_ignored_labels_count_in_no_metric():
-    trainer = Trainer(toy_run.net(), loss=losses.SoftmaxCrossEntropy(ignore_index=9))
-    data = toy_run.images(22)
-    x = (data.images / 128 - 1).astype(np.float32)
-    labels = np.where(np.arange(22) % 2, data.labels, 9)
-    trainer.fit((x, labels), epochs=1, batch_size=22, progress=False)
-    measured = gc.training.evaluate(trainer.net, (x, labels), loss=trainer.loss, metrics=["top-1", "confusion"])
-    on_known = gc.training.evaluate(trainer.net, (x[1::2], data.labels[1::2]), metrics=["top-1", "confusion"])
-    np.testing.assert_allclose(measured.loss, on_known.loss, rtol=1e-6)
-    assert measured.samples == 11
-    assert measured.accuracy == measured.metrics["top_1"] == on_known.accuracy
-    np.testing.assert_array_equal(measured.metrics["confusion"], on_known.metrics["confusion"])
-    without_labels = gc.training.evaluate(trainer.net, (x, np.full(22, 9)), loss=trainer.loss)
-    assert (without_labels.loss, without_labels.samples) == (0, 0)
-
-
-def test_a_batch_of_ignored_labels_changes_nothing_and_is_recorded():
-    trainer = Trainer(toy_run.net(), loss=losses.SoftmaxCrossEntropy(ignore_index=9), momentum=0)
-    x = (toy_run.images(8).images / 128 - 1).astype(np.float32)
-    before = np.array(trainer.net[1]["weight"])
-    trainer.fit((x, np.full(8, 9)), epochs=1, batch_size=8, progress=False, metrics_every=1)
-    np.testing.assert_array_equal(trainer.net[1]["weight"], before)
-    assert (trainer.records[0]["loss"], trainer.records[0]["accuracy"]) == (0, None)
 
 
 def test_targets_that_the_loss_does_not_take_are_refused_before_anything_changes():

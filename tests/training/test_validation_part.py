@@ -127,15 +127,7 @@ def test_an_invalid_part_is_refused(tmp_path):
         with pytest.raises(error, match=message):
             fit(validation=part, run_dir=tmp_path / "run")
     batches = [(np.zeros((4, 6, 5, 1), np.float32), [0, 1, 2, 0])]
-
-    class UserLoader:
-        def __len__(self):
-            return 1
-
-        def epoch(self, epoch, start_batch=0):
-            return iter(batches)
-
-    for train in (batches, UserLoader()):
+    for train in (batches, toy_run.UserLoader()):
         with pytest.raises(TypeError, match="splits a data set, and train gives batches"):
             fit(train, run_dir=tmp_path / "run")
     one_each = toy_run.images(60).subset([int(np.flatnonzero(DATA.labels == label)[0]) for label in range(3)])

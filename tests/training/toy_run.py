@@ -26,7 +26,7 @@ def net(seed=0, filters=4):
     )
 
 
-def loader(data=None, batch_size=5, seed=3, dtype="float32"):
+def loader(data=None, batch_size=5, seed=3, dtype="float32", device="numpy"):
     data = data or images()
     return Loader(
         data,
@@ -35,16 +35,31 @@ def loader(data=None, batch_size=5, seed=3, dtype="float32"):
         augmentation=Augmentation(shift=1),
         seed=seed,
         dtype=dtype,
+        device=device,
     )
+
+
+class UserLoader:
+    """A loader as a user may write it: with a length and `epoch`, but not of the class Loader."""
+
+    def __init__(self, inner=None):
+        self.inner = inner or loader()
+
+    def __len__(self):
+        return len(self.inner)
+
+    def epoch(self, epoch, start_batch=0):
+        return self.inner.epoch(epoch, start_batch)
 
 
 def trainer(seed=0, optimizer="adam", lr=0.01, schedule="one-cycle", **options):
     return Trainer(net(seed), optimizer, lr=lr, schedule=schedule, seed=seed, **options)
 
 
-def held_out():
-    data = images()
-    return Loader(images(9, seed=5), 4, normalization=Normalization.from_dataset(data), shuffle=False)
+def held_out(batch_size=4):
+    """Nine images that are not in `images()`, in order."""
+    normalization = Normalization.from_dataset(images())
+    return Loader(images(9, seed=5), batch_size, normalization=normalization, shuffle=False)
 
 
 STEPS_PER_EPOCH = 5  # 22 images in batches of 5, the last one short
@@ -65,6 +80,14 @@ def same_arrays(one, other):
 def weights(trainer):
     """A copy of the arrays that the trainer's net would save."""
     return {name: np.array(to_numpy(value)) for name, value in trainer.net.state_dict().items()}
+
+
+FILES = ("last.safetensors", "best.safetensors", "metrics.jsonl", "metrics.csv", "run.json")
+
+
+def contents(directory):
+    """The bytes of each file in FILES, by its name in a run directory."""
+    return {name: (directory / name).read_bytes() for name in FILES}
 
 
 def bits(trainer):

@@ -1,0 +1,16 @@
+"""Copies of nested dictionaries and lists in which one entry is changed."""
+
+import copy
+
+
+def changed(value, path, new):
+    """A copy with another value at a path such as "records.0.step"; without the entry where it is `...`."""
+    value = copy.deepcopy(value)
+    inner, *names = value, *path.split(".")
+    for name in names[:-1]:
+        inner = inner[int(name) if isinstance(inner, list) else name]
+    if new is ...:
+        del inner[names[-1]]
+    else:
+        inner[int(names[-1]) if isinstance(inner, list) else names[-1]] = new
+    return value

@@ -1,0 +1,71 @@
+"""NaN and infinity: the run stops, names the step, and saves nothing of it."""
+
+import json
+
+import numpy as np
+import pytest
+
+from gpuconv.training import DivergedError, checkpoint
+from tests.training import toy_run
+
+
+class Poisoned(toy_run.UserLoader):
+    """A loader whose batch number `step` (from 1, over all epochs) holds NaN."""
+
+    def __init__(self, step):
+        super().__init__()
+        self.step = step
+
+    def epoch(self, epoch, start_batch=0):
+        for batch, (x, y) in enumerate(self.inner.epoch(epoch, start_batch), epoch * len(self) + start_batch + 1):
+            yield (x * np.float32("nan") if batch == self.step else x), y
+
+
+@pytest.mark.parametrize("metrics_every", [1, 3, 50])
+@pytest.mark.parametrize("step", [6, 8, 10])
+def test_nan_names_its_step_and_keeps_the_last_checkpoint(tmp_path, step, metrics_every):
+    trainer = toy_run.trainer()
+    message = rf"not finite at step {step} \(epoch 2\).*last\.safetensors was saved before that"
+    with pytest.raises(DivergedError, match=message):
+        toy_run.fit(trainer, train=Poisoned(step), metrics_every=metrics_every, run_dir=tmp_path / "run")
+    last_checkpoint = checkpoint.load(tmp_path / "run" / "last.safetensors")
+    assert last_checkpoint.state["epoch"] == 1
+    assert all(np.isfinite(array).all() for array in last_checkpoint.tensors.values())
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert lines == trainer.records
+    assert max(line["step"] for line in lines) < step
+
+
+def test_nan_between_readings_is_never_saved(tmp_path):
+    with pytest.raises(DivergedError, match="step 6"):
+        toy_run.fit(
+            toy_run.trainer(), train=Poisoned(6), metrics_every=50, checkpoint_every=1, run_dir=tmp_path / "run"
+        )
+    assert checkpoint.load(tmp_path / "run" / "last.safetensors").state["epoch"] == 1
+
+
+def test_an_overflow_stops_the_run_without_a_warning():
+    with pytest.raises(DivergedError, match="A lower learning rate"):
+        toy_run.fit(toy_run.trainer(optimizer="sgd", lr=1e30, schedule=None))
+
+
+def test_infinite_weights_are_not_saved(tmp_path):
+    trainer = toy_run.trainer(optimizer="sgd")
+    loss, calls = trainer.loss, []
+
+    def infinite_gradient_at_step_10(scores, labels):
+        calls.append(1)
+        value, gradient = loss(scores, labels)
+        return value, gradient * np.float32("inf") if len(calls) == 10 else gradient
+
+    trainer.loss = infinite_gradient_at_step_10
+    with pytest.raises(DivergedError, match=r"conv1\.weight is not finite after step 10"):
+        toy_run.fit(trainer, validation=None, run_dir=tmp_path / "run")
+    assert checkpoint.load(tmp_path / "run" / "last.safetensors").state["epoch"] == 1
+
+
+def test_a_nan_validation_loss_stops_the_run():
+    trainer = toy_run.trainer()
+    trainer.net.state_dict()["norm1.running_mean"].fill(np.nan)
+    with pytest.raises(DivergedError, match="validation loss is nan after step 5"):
+        toy_run.fit(trainer)

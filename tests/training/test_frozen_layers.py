@@ -1,0 +1,59 @@
+"""Layers that a callback freezes or unfreezes, in a resumed run."""
+
+import pytest
+
+from gpuconv.training import Callback, CheckpointError, checkpoint
+from tests.training import toy_run
+
+
+class Thaw(Callback):
+    """Unfreezes the first layer after one epoch, as in fine-tuning, and freezes the bias of the last one after two."""
+
+    def on_epoch(self, trainer, record):
+        if trainer.epoch == 1:
+            trainer.net["conv1"].unfreeze()
+        if trainer.epoch == 2:
+            trainer.net["fc1"].frozen = "bias"
+
+
+def thawing_run(run_dir, precision, stop_at=0, **options):
+    """The trainer of a run that begins with a frozen first layer. stop_at: the step after which it stops; 0: none."""
+    trainer = toy_run.trainer(precision=precision)
+    trainer.net["conv1"].freeze()
+    toy_run.fit(
+        trainer,
+        epochs=4,
+        validation=None,
+        callbacks=[Thaw(), toy_run.StopAt(stop_at, "enough")],
+        run_dir=run_dir,
+        checkpoint_every=1,
+        train=toy_run.loader(dtype=precision),
+        **options,
+    )
+    return trainer
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_layers_frozen_by_a_callback_are_frozen_after_resuming(tmp_path, precision):
+    uninterrupted = thawing_run(tmp_path / "uninterrupted", precision)
+    for step in (3, 7, 13):
+        thawing_run(tmp_path / f"cut-{step}", precision, step)
+        resumed = thawing_run(tmp_path / f"cut-{step}", precision, resume=True)
+        assert toy_run.same_arrays(resumed.net.state_dict(), uninterrupted.net.state_dict())
+        assert [layer.frozen for layer in resumed.net.walk()] == [layer.frozen for layer in uninterrupted.net.walk()]
+        assert resumed.history == uninterrupted.history
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_refused_restore_changes_neither_frozen_layers_nor_the_optimizer(tmp_path, precision):
+    thawing_run(tmp_path, precision)
+    state = checkpoint.load(tmp_path / "last.safetensors")
+    other = toy_run.trainer(precision=precision, optimizer="sgd")
+    other.net["conv1"].freeze()
+    other.optimizer.match(other.net.params())
+    frozen, arrays = [layer.frozen for layer in other.net.walk()], other.optimizer.state_dict()
+    other.epochs, other.batches, other.fit_settings = 4, toy_run.STEPS_PER_EPOCH, state.state["settings"]
+    with pytest.raises(CheckpointError, match="does not match"):
+        other.restore(state)
+    assert [layer.frozen for layer in other.net.walk()] == frozen
+    assert toy_run.same_arrays(other.optimizer.state_dict(), arrays)

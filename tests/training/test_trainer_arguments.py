@@ -1,0 +1,59 @@
+"""Arguments of Trainer and fit that are refused before anything is made."""
+
+import numpy as np
+import pytest
+
+from gpuconv import losses
+from gpuconv.data import Dataset
+from gpuconv.metrics import TopK
+from gpuconv.training import SGD, DataError, Trainer
+from gpuconv.training.schedules import Cosine
+from tests.training import toy_run
+
+
+def smaller_images():
+    return toy_run.loader(Dataset(np.zeros((4, 3, 3, 1), np.uint8), np.arange(4) % 3, ["a", "b", "c"], "narrow"))
+
+
+def more_classes():
+    data = toy_run.images()
+    return toy_run.loader(Dataset(data.images, data.labels + 1, ["other", *data.classes], "more"))
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"epochs": -1}, ValueError, "epochs must be at least 0"),
+        ({"epochs": 1.5}, TypeError, "epochs must be an integer"),
+        ({"metrics_every": 0}, ValueError, "metrics_every must be at least 1"),
+        ({"checkpoint_every": 0}, ValueError, "checkpoint_every must be at least 1"),
+        ({"train": smaller_images}, DataError, "train does not fit: the net takes .* 6 x 5 x 1 .* received 3 x 3 x 1"),
+        ({"validation": smaller_images}, DataError, "validation does not fit: the net takes volumes"),
+        ({"test": more_classes}, DataError, "test does not fit: the net has 3 classes, .* received 3 from"),
+        ({"resume": True}, ValueError, "resume=True needs run_dir"),
+        ({"validation": "digits"}, TypeError, r"validation must be \(images, labels\), .*; received str"),
+        ({"train": toy_run.UserLoader, "validation": toy_run.images()}, TypeError, "give validation as a Loader too"),
+    ],
+)
+def test_bad_arguments_are_refused_before_anything_is_made(tmp_path, options, error, message):
+    trainer = toy_run.trainer()
+    before = {key: value.copy() for key, value in trainer.net.state_dict().items()}
+    options = {name: value() if callable(value) else value for name, value in options.items()}
+    directory = {} if "resume" in options else {"run_dir": tmp_path / "run"}
+    with pytest.raises(error, match=message):
+        toy_run.fit(trainer, **directory, **options)
+    assert trainer.steps == 0
+    assert toy_run.same_arrays(trainer.net.state_dict(), before)
+    assert not list(tmp_path.iterdir())
+
+
+def test_unknown_names_are_refused():
+    for options in ({"optimizer": "adm"}, {"loss": "softmx"}, {"schedule": "cosin"}):
+        with pytest.raises(ValueError, match="did you mean"):
+            Trainer(toy_run.net(), **options)
+
+
+def test_a_class_instead_of_an_instance_is_refused():
+    for name, kind in (("loss", losses.SVMHinge), ("schedule", Cosine), ("optimizer", SGD), ("metrics", [TopK])):
+        with pytest.raises(TypeError, match=r"received the class \w+; call it"):
+            Trainer(toy_run.net(), **{name: kind})
