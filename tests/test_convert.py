@@ -5,11 +5,14 @@ import pytest
 
 from gpuconv import convert, models
 from gpuconv.layers import (
+    AdaptiveAvgPool2D,
     BatchNorm,
+    Branches,
     Conv2D,
     Dropout,
     Flatten,
     GlobalAvgPool2D,
+    GroupNorm,
     Input,
     Linear,
     MaxPool2D,
@@ -134,7 +137,9 @@ def test_smaller_images_are_refused():
     ("layers", "message"),
     [
         ([Input((4, 4, 2)), Flatten(), BatchNorm(), Linear(2)], r"norm1 normalizes each position"),
-        ([Input((1, 1, 2)), Residual([Flatten()], [Flatten()]), Linear(2)], "residual1 contains an FC layer"),
+        ([Input((1, 1, 2)), Residual([Flatten()], [Flatten()]), Linear(2)], "residual1.flatten1, Flatten"),
+        ([Input((4, 4, 2)), Branches([[AdaptiveAvgPool2D(1)], [MaxPool2D(4)]])], "branch1.pool1, AdaptiveAvgPool2D"),
+        ([Input((4, 4, 2)), GroupNorm(2)], "norm1, GroupNorm.* reads the whole map"),
     ],
 )
 def test_nets_that_cannot_slide_are_refused(layers, message):

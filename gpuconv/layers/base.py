@@ -71,7 +71,7 @@ class Layer(Stateful["Layer"]):
     """
 
     stem: ClassVar[str] = "layer"
-    numbered: ClassVar[bool] = True  # the default name is kind and number, otherwise only the kind
+    numbered: ClassVar[bool] = True  # the default name is kind and number; otherwise only the kind, if it is free
     elementwise: ClassVar[bool] = False  # the output can overwrite the input, so `summary` counts no volume for it
     takes_parts: ClassVar[bool] = False  # forward and backward also take a `gpuconv.layers.batch_parts.PerPart`
     writes_slices: ClassVar[bool] = False  # whether forward takes `out`, a slice of the channels of a wider volume
@@ -180,8 +180,8 @@ class Layer(Stateful["Layer"]):
         flattened: the shape before a preceding `Flatten` that no FC layer has read yet; returned for the next layer.
         Raises ValueError for a layer that cannot slide. See `Sequential.as_convolutional`.
         """
-        if not all(layer.slides for layer in self.walk()):
-            raise ValueError(f"{self.path} contains an FC layer, a global pool or a group norm, which cannot slide")
+        if fixed := next((layer for layer in self.walk() if not layer.slides), None):
+            raise ValueError(f"{fixed.path}, {fixed!r}, reads the whole map, so the net cannot slide over larger ones")
         return Layer.from_config(self.config()), flattened
 
     def slid(self, flattened: Shape | None) -> tuple[Layer | None, Shape | None]:
@@ -206,8 +206,8 @@ class Layer(Stateful["Layer"]):
         Args:
             input_shape: Without N, such as (32, 32, 3).
             seed: The seed of the initial values.
-            dtype, precision: See `to`; by default those of the kept values.
-            device: By default that of the kept values.
+            dtype, precision: See `to`; by default those of the kept values, else float32.
+            device: By default that of the kept values, else NumPy.
             initialize: False allocates nothing, which is enough for a `summary`.
 
         Raises:

@@ -11,11 +11,13 @@ Hook = Callable[[Any, Any, Any], object]  # called with (layer, x, y) or (layer,
 
 
 class Handle:
-    """A registered hook; `remove` unregisters it. Raises TypeError for a hook that cannot be called."""
+    """A registered hook; `remove` unregisters it. direction: "forward" or "backward". Raises TypeError for a hook that
+    cannot be called."""
 
     def __init__(self, layer: AnyLayer, direction: str, hook: Hook) -> None:
         if not callable(hook):
-            raise TypeError(f"a hook is a function of (layer, x, y), received {type(hook).__name__}")
+            arguments = "layer, x, y" if direction == "forward" else "layer, dx, dy"
+            raise TypeError(f"a hook is a function of ({arguments}), received {type(hook).__name__}")
         self._of, self._hook = (layer, direction), hook
         vars(layer)["hooks"] = {**layer.hooks, direction: (*layer.hooks.get(direction, ()), hook)}
 

@@ -41,16 +41,20 @@ def copy_built(layers: Sequence[Layer]) -> Sequence[Layer]:
 
 
 def name_layers(layers: Sequence[Layer]) -> None:
-    """Give a name to every layer without one: its kind and number, or its kind alone if it is not `numbered`. Raises
-    ValueError if two layers were given the same name."""
+    """Give a name to every layer without one: its kind and number, or only its kind if that is not `numbered` and the
+    name is free. Raises ValueError if two layers were given the same name."""
     given = [layer.name for layer in layers if layer.name is not None]
     for name in given:
         if given.count(name) > 1:
             raise ValueError(f"two layers of one list are named {name!r}")
+    taken = {*given}
     counts: Counter[str] = Counter()
     for layer in layers:
         counts[layer.stem] += 1
         if layer.name is None:
-            while f"{layer.stem}{counts[layer.stem]}" in given:
-                counts[layer.stem] += 1
-            layer.name = f"{layer.stem}{counts[layer.stem]}" if layer.numbered else layer.stem
+            layer.name = layer.stem
+            if layer.numbered or layer.stem in taken:
+                while f"{layer.stem}{counts[layer.stem]}" in taken:
+                    counts[layer.stem] += 1
+                layer.name = f"{layer.stem}{counts[layer.stem]}"
+            taken.add(layer.name)

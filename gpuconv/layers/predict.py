@@ -113,6 +113,9 @@ def _stacked(images: Sequence[Array]) -> np.ndarray:
 
 
 def _files(shape: Shape, paths: Sequence[str | os.PathLike[str]]) -> np.ndarray:
+    """The images in files, uint8 (N, *shape). Raises ValueError if the shape is not (H, W, C)."""
+    if len(shape) != 3:
+        raise ValueError(f"the net takes inputs of shape {shape}, received the image file {os.fspath(paths[0])!r}")
     height, width, channels = shape
     return np.stack([read_image(path, size=(height, width), channels=channels) for path in paths])
 

@@ -159,8 +159,10 @@ def test_hooks_see_volumes_until_they_are_removed(net, x):
         net(x)
     net(x)
     assert calls[2:] == [(4, 5)]
-    with pytest.raises(TypeError, match="a hook is a function"):
+    with pytest.raises(TypeError, match=r"a hook is a function of \(layer, x, y\), received str"):
         net.register_forward_hook("print")
+    with pytest.raises(TypeError, match=r"a hook is a function of \(layer, dx, dy\), received str"):
+        net.register_backward_hook("print")
 
 
 def test_hooks_are_called_in_a_fused_net_and_not_in_a_copy(net, x):
@@ -220,6 +222,13 @@ def test_an_object_that_is_not_a_net_or_has_no_shapes_is_named():
         for wrong, message in (("digits-net", r"gpuconv.models.build\('digits-net'\)"), (None, "received NoneType")):
             with pytest.raises(TypeError, match=message):
                 function(wrong)
+
+
+def test_a_file_is_refused_by_a_net_that_takes_no_images():
+    net = Sequential([Input((10,)), Linear(3)])
+    for images in ("digit.png", ["digit.png"], [np.zeros(10, np.float32), "digit.png"]):
+        with pytest.raises(ValueError, match=r"takes inputs of shape \(10,\), received the image file 'digit.png'"):
+            net.predict(images)
 
 
 def test_predicting_no_images_gives_no_classes(net):

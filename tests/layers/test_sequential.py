@@ -92,6 +92,12 @@ def test_given_names_stay_and_automatic_ones_avoid_them():
     assert [name for name, _ in net.children()] == ["input", "fc2", "fc1", "head"]
 
 
+def test_two_layers_of_a_kind_without_numbers_get_different_names():
+    net = Sequential([Input((4,)), Input((4,)), Input((4,), name="input3"), Input((4,))])
+    assert [layer.name for layer in net] == ["input", "input2", "input3", "input4"]
+    assert Layer.from_config(net.config()).config() == net.config()
+
+
 @pytest.mark.parametrize(
     ("layers", "error", "message"),
     [
