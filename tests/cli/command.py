@@ -17,5 +17,12 @@ def output_of(capsys, *arguments, status=0) -> str:
     return out + err
 
 
+def stdout_of(capsys, *arguments, status=0) -> str:
+    """What a command prints to stdout."""
+    capsys.readouterr()
+    assert main([*map(str, arguments)]) == status
+    return capsys.readouterr().out
+
+
 def on_numpy(capsys, *arguments, status=0) -> str:
     return output_of(capsys, *arguments, "--device", "numpy", status=status)

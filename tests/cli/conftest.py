@@ -66,6 +66,7 @@ def drawn(monkeypatch):
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory):
+    """A run without pictures of filters and activations. Tests leave its files as they are, or copy it."""
     directory = tmp_path_factory.mktemp("trained") / "run"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pictures, "draw_activations", lambda *_, **__: None)

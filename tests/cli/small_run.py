@@ -1,9 +1,9 @@
-"""Runs of seconds: their options, and what tests do with them."""
+"""The options of runs that take seconds, and functions that train with them and read the output."""
 
 from gpuconv.cli import main
 
 DATA = "synthetic:n=20,size=9x7x3,classes=4"
-CHOSEN = [
+CHOSEN = [  # settings other than the defaults
     "--data",
     DATA,
     "--model",

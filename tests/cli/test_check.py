@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 
-from gpuconv import checks, losses, models, to_numpy
+from gpuconv import checks, losses, models, ops, to_numpy
 from gpuconv.cli import main
+from gpuconv.cli.check import report
 from gpuconv.data import Loader, Normalization, load
 
 
@@ -66,3 +69,49 @@ def test_check_passes_its_options_on_and_prints_the_outcomes(monkeypatch, capsys
     # The data has fewer images than one batch.
     assert main(["check", "--data", "synthetic:n=9,size=8x8x3", "--model", "seed-net"]) in (0, 1)
     assert "synthetic: 9 training images" in capsys.readouterr().out
+
+
+def test_a_failed_check_is_a_line_with_its_reason_below(capsys):
+    assert report(True, "first loss", "2.3, expected 2.3", "")
+    assert not report(False, "first loss", "9, expected 2.3", "why")
+    output = capsys.readouterr().out.splitlines()
+    assert output == ["PASS  first loss: 2.3, expected 2.3", "FAIL  first loss: 9, expected 2.3", "      why"]
+
+
+def test_check_passes_on_the_default_net(capsys):
+    assert main(["check"]) == 0
+    output = capsys.readouterr().out
+    assert re.search(r"^model +digits-net, loss softmax:label_smoothing=0.1, seed 0\n\nPASS  ", output, re.M)
+    assert len(re.findall(r"^PASS  ", output, re.M)) == 5
+    assert "FAIL" not in output
+
+
+def test_check_takes_the_loss_with_its_options(capsys):
+    main(["check", "--model", "seed-net", "--loss", "svm:delta=5"])
+    assert re.search(r"^PASS  first loss: (45|44\.9\d*|45\.0\d*), expected 45\.0000", capsys.readouterr().out, re.M)
+
+
+def test_check_fails_on_an_unsuitable_learning_rate(capsys):
+    assert main(["check", "--lr", "1000"]) == 1
+    assert re.search(r"^FAIL  update-to-weight ratio: ", capsys.readouterr().out, re.M)
+
+
+def test_check_measures_the_first_step_of_the_schedule(monkeypatch):
+    rates = []
+    monkeypatch.setattr(checks, "sanity", lambda *_, optimizer, **__: rates.append(optimizer.lr) or [])
+    data = ["--data", "synthetic:n=128,size=8x8x3", "--model", "seed-net"]
+    assert main(["check", *data, "--lr", "0.5", "--schedule", "constant,warmup:5"]) == 0
+    assert rates == [0.5 / 10]  # 2 steps of 64 images per epoch: 10 steps of warm-up
+
+
+def test_check_passes_on_images_with_plain_backgrounds(capsys):
+    """Equal pixels give ties in the max pool of the seed net, where it has no derivative."""
+    assert main(["check", "--model", "seed-net"]) == 0
+    assert "PASS  gradients" in capsys.readouterr().out
+
+
+def test_check_finds_a_wrong_gradient(monkeypatch, capsys):
+    correct = ops.relu_backward
+    monkeypatch.setattr(ops, "relu_backward", lambda dy, y, **options: correct(1.001 * dy, y, **options))
+    assert main(["check", "--model", "seed-net"]) == 1
+    assert "FAIL  gradients: worst relative error 1.0e-03 beyond rounding" in capsys.readouterr().out

@@ -66,3 +66,10 @@ def test_no_command_prints_terminal_control_characters(work, capsys, monkeypatch
         assert r"\x1b[31m" in out + err
     assert drawn
     assert all(text.isprintable() for text in drawn)
+
+
+def test_a_printed_line_has_no_terminal_control_characters(capsys):
+    from gpuconv.cli.runs import print_line
+
+    print_line("run", "\x1b[31mred\nblue\n")
+    assert capsys.readouterr().out == "run        \\x1b[31mred\\nblue\n\n"

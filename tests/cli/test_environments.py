@@ -79,7 +79,7 @@ def error(done):
     ],
     ids=lambda value: "_".join(value) if isinstance(value, list) else "_".join(map("=".join, value.items())),
 )
-def test_every_command_runs_under_the_options_of_python(flags, env, tmp_path):
+def test_commands_run_under_the_options_of_python(flags, env, tmp_path):
     assert stderr_of_a_run(tmp_path, flags=flags, env=env) == ""
     for command in (["info"], ["kernels"], ["summary", "--run-dir", "run"], ["lab", "--op", "relu", "--template"]):
         assert run(tmp_path, *command, flags=flags, env=env).returncode == 0
@@ -139,7 +139,7 @@ def test_folders_in_place_of_pictures_are_reported_and_do_not_end_a_run(tmp_path
         assert output.count(f"no {name}.png: run/{name}.png: exists and is not a regular file\n") == 1
 
 
-# --- the user's folders --------------------------------------------------------------------------
+# --- environment variables and file names --------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ NAMES = [b"caf\xe9", "caf\u00e9 \u2603".encode(), b"a\nb", b"two  spaces", b"-da
 
 @pytest.mark.parametrize("env", [{}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}], ids=["utf8", "C"])
 @pytest.mark.parametrize("name", NAMES, ids=repr)
-def test_every_command_takes_undecodable_file_names(name, env, tmp_path):
+def test_commands_take_unusual_and_undecodable_file_names(name, env, tmp_path):
     image = pytest.importorskip("PIL.Image")
     word = os.fsdecode(name)
     folder = tmp_path / word

@@ -8,6 +8,7 @@ import shutil
 import numpy as np
 
 from gpuconv import losses
+from gpuconv.cli import evaluate as command
 from gpuconv.cli import main
 from gpuconv.data import Normalization, load
 from gpuconv.training import evaluate
@@ -74,3 +75,16 @@ def test_evaluate_averages_over_views_on_request(drawn_run, capsys):
 def test_evaluate_refuses_other_images(drawn_run, capsys):
     assert main(["evaluate", str(drawn_run), "--data", "digits"]) == 2
     assert "the net takes images of (9, 7, 3)" in capsys.readouterr().err
+
+
+def test_evaluate_prints_a_table_of_classes():
+    """A class without images has no accuracy; a class without mistakes names no other class."""
+    confusion = np.array([[3, 1, 0], [0, 2, 0], [0, 0, 0]])
+    assert command.table(confusion, ["cat", "a\tdog", "none"]).splitlines() == [
+        "class   images   right  accuracy  most often mistaken for",
+        "cat          4       3   75.00 %  a\\tdog (1)",
+        "a\\tdog       2       2  100.00 %",
+        "none         0       0         -",
+    ]
+    assert confusion[0, 0] == 3
+    assert command.table(np.eye(2, dtype=int), ["a", "b"]).splitlines()[1] == "a           1       1  100.00 %"

@@ -1,28 +1,18 @@
-"""--quiet, --json and completion: what every command has in addition to its own options."""
+"""--json and --quiet, which every command takes: the document with the results, and the shorter output."""
 
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 
 from gpuconv.cli import json_output, main
-from gpuconv.cli.main import COMMANDS, parsers
+from tests.cli.command import stdout_of
 from tests.cli.small_run import TINY_DATA
 
 TINY = ["--data", TINY_DATA, "--model", "seed-net", "--device", "numpy"]
-
-
 pytestmark = pytest.mark.usefixtures("work")
-
-
-def stdout_of(capsys, *arguments, status=0):
-    capsys.readouterr()
-    assert main([*map(str, arguments)]) == status
-    return capsys.readouterr().out
 
 
 def document_of(capsys, *arguments, status=0):
@@ -94,40 +84,3 @@ def test_a_document_holds_plain_json_values():
         json_output.note(x=1)
         json_output.add("rows", {"y": 2})
     assert collected == {"x": 1, "rows": [{"y": 2}]}
-
-
-def test_every_command_is_a_subparser_with_the_common_options():
-    parser, commands = parsers()
-    assert [*commands] == [*COMMANDS]
-    for name, subparser in commands.items():
-        options = {text for action in subparser._actions for text in action.option_strings}
-        assert {"--quiet", "--json", "--debug"} <= options
-        assert subparser.prog == f"gpuconv {name}"
-    assert parser.parse_args(["info", "--json"]).command == "info"
-
-
-def test_the_options_of_other_commands_are_not_imported():
-    code = (
-        "import sys; from gpuconv.cli.main import parsers; parsers('info')\n"
-        "print([name for name in sys.modules if name.startswith('gpuconv.cli.')])"
-    )
-    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert "gpuconv.cli.info" in output
-    assert "gpuconv.cli.train" not in output
-
-
-def test_a_completion_script_names_commands_options_and_values(capsys):
-    pytest.importorskip("shtab")
-    for arguments in (["--print-completion", "bash"], ["--print-completion=bash"]):
-        script = stdout_of(capsys, *arguments)
-        for word in ("--early-stopping", "evaluate", "digits-net", "--json"):
-            assert word in script
-        assert subprocess.run(["bash", "-n"], input=script, text=True).returncode == 0
-    assert main(["--print-completion", "no-such-shell"]) == 2
-    assert "takes bash, zsh" in capsys.readouterr().err
-
-
-def test_completion_without_shtab_is_refused_with_what_to_install(monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "shtab", None)
-    assert main(["--print-completion", "bash"]) == 2
-    assert "completion needs shtab: python -m pip install 'gpuconv[completion]'" in capsys.readouterr().err

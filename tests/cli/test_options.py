@@ -1,14 +1,17 @@
-"""Options of commands: each is read and has its default. Commands with tests of their own are not listed here."""
+"""Options of commands: each is read and has its default."""
 
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 from gpuconv.cli import main, shared_options
-from gpuconv.cli.main import Parser, module
+from gpuconv.cli.main import COMMANDS, Parser, module, parsers
 
 SETTINGS = dict.fromkeys(shared_options.OPTIONS)
+NOT_OF_LIVE = ("weights", "early_stopping", "tta", "shards", "sync_batch_norm")
 OPTIONS = {  # by command: the shortest command line, and how it is parsed
     "train": (
         [],
@@ -25,10 +28,34 @@ OPTIONS = {  # by command: the shortest command line, and how it is parsed
             "digests_every": None,
             "shadow": None,
             "on_violation": "stop",
+            "shard_optimizer": False,
+            "rank_timeout": 300.0,
+            "log": None,
         },
     ),
-    "evaluate": ([], {"run_dir": None, "data": None, "test": None, "tta": None, "device": "auto", "which": "last"}),
-    "predict": (["a.png"], {"images": ["a.png"], "run_dir": None, "picture": None, "device": "auto", "which": "last"}),
+    "evaluate": ([], dict.fromkeys(("run_dir", "data", "test", "tta", "model")) | {"device": "auto", "which": "last"}),
+    "predict": (
+        ["a.png"],
+        {"images": ["a.png"], "run_dir": None, "picture": None, "model": None, "device": "auto", "which": "last"},
+    ),
+    "explain": (
+        ["x", "a.png"],
+        dict.fromkeys(("layer", "at", "map", "target", "picture", "model"))
+        | {"run_dir": "x", "image": "a.png", "backward": False, "most": 8, "which": "last", "device": "auto"},
+    ),
+    "export": (
+        ["x", "a.onnx"],
+        {
+            "run": "x",
+            "file": "a.onnx",
+            "which": "last",
+            "model": None,
+            "normalization": False,
+            "softmax": False,
+            "dtype": None,
+            "layout": "NCHW",
+        },
+    ),
     "summary": (
         [],
         {
@@ -44,10 +71,27 @@ OPTIONS = {  # by command: the shortest command line, and how it is parsed
     "check": ([], dict.fromkeys(("data", "model", "seed", "lr", "optimizer", "schedule", "loss")) | {"device": "auto"}),
     "lr-find": (
         [],
-        dict.fromkeys(("data", "model", "weights", "seed", "batch_size", "optimizer", "augment", "loss", "whiten"))
+        dict.fromkeys(
+            ("data", "model", "weights", "seed", "batch_size", "optimizer", "augment", "loss", "whiten", "clip")
+        )
         | {"precision": None, "device": "auto", "start": 1e-6, "end": 10.0, "steps": 100, "out": None},
     ),
+    "live": (
+        [],
+        {name: None for name in SETTINGS if name not in NOT_OF_LIVE}
+        | {"run_dir": None, "repeat": None, "device": "auto", "host": "127.0.0.1", "port": 8600},
+    ),
     "verify": ([], {"device": "auto", "op": None, "dtype": None, "tier": None, "seed": 0}),
+    "prove": ([], {"model": "tiny-vgg", "batch_size": 128, "precision": "float32", "device": "auto", "algo": None}),
+    "shadow": (["replay", "x"], {"action": "replay", "file": "x", "device": "auto"}),
+    "bisect": (
+        ["x", "y"],
+        dict.fromkeys(
+            ("data", "model", "seed", "batch_size", "optimizer", "lr", "loss", "steps", "kernel", "op", "algo")
+        )
+        | {"a": "x", "b": "y", "element": None, "picture": None},
+    ),
+    "reproduce": ([], {"device": None, "quick": False}),
     "profile": (
         [],
         {
@@ -85,6 +129,7 @@ MORE_WORDS = {  # more words, and the options that are then parsed differently
             },
         ),
         ("--lr 0.5 --no-graph --resume y --recipe z", {"lr": 0.5, "graph": False, "resume": "y", "recipe": "z"}),
+        ("--shard-optimizer --rank-timeout 2", {"shard_optimizer": True, "rank_timeout": 2.0}),
     ],
     "evaluate": [
         (
@@ -131,12 +176,13 @@ MORE_WORDS = {  # more words, and the options that are then parsed differently
 
 
 def test_every_option_is_read_and_has_its_default():
+    assert OPTIONS.keys() == COMMANDS.keys()
     for command, (shortest, expected) in OPTIONS.items():
         parser = Parser()
         module(command).configure(parser)
         for words, changed in (("", {}), *MORE_WORDS.get(command, ())):
             parsed = vars(parser.parse_args([*shortest, *words.split()]))
-            assert {name: parsed.get(name, "missing") for name in expected} == expected | changed, (command, words)
+            assert parsed == expected | changed, (command, words)
 
 
 def test_a_missing_required_argument_is_named(capsys):
@@ -162,3 +208,23 @@ def test_abbreviated_options_are_refused(capsys):
     assert "unknown argument '--epoch'; did you mean --epochs? (see gpuconv train --help)" in capsys.readouterr().err
     assert main(["train", "--epohcs=3"]) == 2
     assert "unknown argument '--epohcs=3'; did you mean --epochs?" in capsys.readouterr().err
+
+
+def test_every_command_is_a_subparser_with_the_common_options():
+    parser, commands = parsers()
+    assert [*commands] == [*COMMANDS]
+    for name, subparser in commands.items():
+        options = {text for action in subparser._actions for text in action.option_strings}
+        assert {"--quiet", "--json", "--debug"} <= options
+        assert subparser.prog == f"gpuconv {name}"
+    assert parser.parse_args(["info", "--json"]).command == "info"
+
+
+def test_the_options_of_other_commands_are_not_imported():
+    code = (
+        "import sys; from gpuconv.cli.main import parsers; parsers('info')\n"
+        "print([name for name in sys.modules if name.startswith('gpuconv.cli.')])"
+    )
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "gpuconv.cli.info" in output
+    assert "gpuconv.cli.train" not in output

@@ -6,12 +6,13 @@ import os
 import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from gpuconv import plots
-from gpuconv.cli import main, pictures, runs
+from gpuconv.cli import main, pictures, predict, runs
 from gpuconv.data import Normalization, load
 from gpuconv.training.image_activations import activations_of
 from tests.cli.small_run import DATA
@@ -127,3 +128,37 @@ def test_predict_prints_question_marks_where_a_terminal_cannot_encode_its_bars(d
     done = subprocess.run(command, capture_output=True, encoding="cp1252", env=environment, timeout=60)
     assert done.returncode == 0, done.stderr
     assert re.search(r"class \d +[\d.]+ %  \?+$", done.stdout, re.M)
+
+
+def test_predict_draws_a_bar_for_each_of_the_five_best_scores_and_keeps_equal_ones_in_order():
+    scores = np.array([0.04, 0.05, 0.5, 0.25, 0.125, 0.035])
+    assert predict.top(scores, ["a", "b", "cat", "dog", "e", "f"]) == [
+        "  cat   50.00 %  " + "█" * 15,
+        "  dog   25.00 %  " + "█" * 8,
+        "  e     12.50 %  " + "█" * 4,
+        "  b      5.00 %  ██",
+        "  a      4.00 %  █",
+    ]
+    assert predict.top(np.array([0.5, 0.5, 0.0]), ["x", "y", "z"])[0].startswith("  x ")
+    assert predict.top(np.array([1.0, 0.0]), ["x", "y"])[1] == "  y    0.00 %"
+    many = predict.top(np.tile([0.25, 0.125], 500), list(map(str, range(1000))))
+    assert [line.split()[0] for line in many] == ["0", "2", "4", "6", "8"]
+
+
+def test_a_conversion_is_shown_after_the_name(tmp_path, capsys):
+    Image = pytest.importorskip("PIL.Image")
+    gray, color = np.arange(30, dtype=np.uint8).reshape(6, 5), np.arange(90, dtype=np.uint8).reshape(6, 5, 3)
+    Image.fromarray(gray).save(tmp_path / "gray.png")
+    Image.fromarray(color).save(tmp_path / "color.png")
+
+    def line(name, *shape):
+        image = predict.read(str(tmp_path / name), SimpleNamespace(input_shape=shape))
+        assert (image.shape, image.dtype) == (shape, np.uint8)
+        return capsys.readouterr().out.replace(str(tmp_path), "").strip()
+
+    assert line("gray.png", 6, 5, 1) == "/gray.png"
+    assert line("color.png", 6, 5, 3) == "/color.png"
+    assert line("gray.png", 6, 5, 3) == "/gray.png (converted from L to RGB)"
+    assert line("color.png", 6, 5, 1) == "/color.png (converted from RGB to L, colors converted to gray)"
+    assert line("gray.png", 3, 5, 1) == "/gray.png (resized from 6x5 to 3x5)"
+    assert line("gray.png", 6, 4, 1) == "/gray.png (resized from 6x5 to 6x4)"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 
 import pytest
 
-from gpuconv.cli import main
+from gpuconv.cli import main, profile
 from gpuconv.inspect import profile as profile_module
 from gpuconv.inspect.profile import Profile, Row
 from gpuconv.profiling import peaks
@@ -116,3 +117,81 @@ def test_profile_prints_its_settings_and_files_around_the_table(monkeypatch, cap
     assert measured == [("numpy", 0.1)]
     assert main(["profile", "--device", "emulated"]) == 0  # it has no times, so nothing is measured
     assert measured == [("numpy", 0.1)]
+
+
+# --- the table, of prepared timings --------------------------------------------------------------
+
+STEP = [Row("conv1", "forward", Work(3e6, 1e6), 0.003), Row("sgd", "", Work(0.0, 2e6), 0.001)]
+KERNEL = {"kernel": "conv2d_fprop_mma", "algorithm": "mma-64x32", "launches": 1, "blocks": 12, "threads": 128}
+LAUNCHED_TWICE = {"kernel": "sgd_step", "algorithm": None, "launches": 2, "blocks": 3, "threads": 256}
+ROOF = Ceilings(2e9, {"float32": 1.5e9})
+COLUMNS = "layer                              time  share     MFLOP       MB   GFLOP/s    GB/s  of roof"
+
+
+def test_the_profile_of_a_device_with_times_shows_rates_and_shares():
+    """3 MFLOP in 3 ms are 1 GFLOP/s; at the roof they would take 2 ms, and their 1 MB 0.5 ms."""
+    measured = Profile("numpy", "float32", 2, STEP, [])
+    assert profile.text(measured, ROOF).splitlines() == [
+        COLUMNS,
+        "-" * 92,
+        "conv1 forward                   3.000ms  75.0%         3        1         1   0.333    66.7%",
+        "sgd                             1.000ms  25.0%         -        2         -       2   100.0%",
+        "-" * 92,
+        "step                            4.000ms 100.0%         3        3      0.75    0.75    50.0%",
+        "",
+        "roof: copies 2 GB/s, float32 products 1.5 GFLOP/s; on numpy",
+        "of roof: the least time at these rates / the time taken; above 100 % where a cache holds the volumes",
+    ]
+    rows = profile.text(measured, None).splitlines()
+    assert rows[2] == "conv1 forward                   3.000ms  75.0%         3        1         1   0.333        -"
+    assert rows[-1].startswith("step ")
+    unmeasured = profile.text(Profile("numpy", "float64", 2, STEP, []), ROOF).splitlines()
+    assert unmeasured[2].endswith(" 16.7%")
+    assert unmeasured[-2] == "roof: copies 2 GB/s, float64 products not measured; on numpy"
+
+
+def test_the_profile_of_the_emulated_device_shows_its_launches():
+    proof = "proved 2026-11-29 in 0.12 s: 3 runs"
+    kernels = [KERNEL | {"registers": 80, "occupancy": 0.25, "proof": proof}], [LAUNCHED_TWICE]
+    rows = [dataclasses.replace(row, seconds=None, launches=launches) for row, launches in zip(STEP, kernels)]
+    assert profile.text(Profile("emulated", "float32", 2, rows, [], "sm_80"), None).splitlines() == [
+        COLUMNS,
+        "-" * 92,
+        "conv1 forward                         -      -         3        1         -       -        -",
+        "    conv2d_fprop_mma mma-64x32       12 x 128 threads, 80 registers, 25% occupancy",
+        f"        {proof}",
+        "sgd                                   -      -         -        2         -       -        -",
+        "    sgd_step                         2 times 3 x 256 threads",
+        "-" * 92,
+        "step                                  -      -         3        3         -       -        -",
+        "",
+        "no times: the emulated device checks kernels and says nothing about their speed",
+        "3 launches a step; compiled for sm_80",
+    ]
+    unknown = profile.text(Profile("emulated", "float32", 2, rows, [], None, "no  NVRTC\nhere"), None)
+    assert unknown.splitlines()[-2:] == ["3 launches a step", "registers and occupancy are unknown: no NVRTC here"]
+
+
+def test_the_options_of_profile_reach_the_library(monkeypatch, capsys):
+    received = []
+
+    def prepared_profile(net, batch_size, **options):
+        received.append((net.device, net.precision, batch_size, options))
+        return Profile(net.device, net.precision, batch_size, STEP, [])
+
+    monkeypatch.setattr(profile_module, "profile", prepared_profile)
+    monkeypatch.setattr(peaks, "measure", lambda device, seconds: pytest.fail("not asked for"))
+
+    def run(*arguments):
+        assert main(["profile", "--model", "seed-net", "--no-peaks", *arguments]) == 0
+        return received.pop(), capsys.readouterr().out
+
+    defaults = {"steps": 10, "fuse": False, "arch": "sm_90a"}
+    arguments, output = run("--device", "numpy")
+    assert arguments == ("numpy", "float32", 128, defaults)
+    assert "seed-net, 128 images, float32" in output
+    arguments, output = run("--device", "emulated", "--arch", "SM_80", "--steps", "3", "--precision", "tf32")
+    assert arguments == ("emulated", "tf32", 128, {"steps": 3, "fuse": True, "arch": "sm_80"})
+    assert "seed-net fused, 128 images, tf32" in output
+    assert run("--device", "emulated", "--no-fuse")[0][-1] == defaults
+    assert run("--device", "numpy", "--fuse", "--batch-size", "7")[0][2:] == (7, defaults | {"fuse": True})

@@ -138,3 +138,12 @@ def test_the_emulated_device_follows_numpy_step_by_step():
     np.testing.assert_allclose(
         [record["train_loss"] for record in other.history], [record["train_loss"] for record in one.history], rtol=1e-12
     )
+
+
+def test_every_kind_of_data_has_a_net_and_every_net_a_recipe():
+    assert recipes.get(None, "digits")["model"] == "digits-net"
+    assert recipes.get(None, "folder")["model"] == recipes.get(None, "cifar10")["model"] == "tiny-vgg"
+    assert recipes.get(None, "digits", "airbench94")["model"] == "airbench94"
+    assert recipes.get("lenet", "digits", "airbench94")["model"] == "lenet"
+    assert recipes.get("lenet", "digits") == recipes.DEFAULT | {"model": "lenet"}
+    assert recipes.DEFAULT["epochs"] == 10

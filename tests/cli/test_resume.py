@@ -1,4 +1,4 @@
-"""gpuconv train --resume: the same bytes as without a stop, stored settings, and settings that differ."""
+"""gpuconv train --resume: stored settings, settings that differ, and a run that is finished already."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ def test_the_same_seed_leaves_the_same_bytes(tmp_path, drawn_run):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["my run", "it's  a run", "-run", "caf\udce9"], ids=repr)
-def test_the_commands_that_are_printed_work_when_pasted(name, tmp_path, monkeypatch, capfd):
+def test_a_shell_reads_the_name_of_the_run_in_printed_commands_unchanged(name, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     assert train("--epochs", 1, f"--run-dir={name}") == 0
     hints = [line for line in capfd.readouterr().out.splitlines() if "gpuconv evaluate" in line or "IMAGE" in line]
@@ -69,7 +69,6 @@ def test_the_commands_that_are_printed_work_when_pasted(name, tmp_path, monkeypa
 
 
 def test_a_full_disk_gives_one_line_that_names_the_file(tmp_path, monkeypatch, capsys):
-
     def disk_full(*_):
         raise OSError(28, "No space left on device")
 

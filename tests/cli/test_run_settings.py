@@ -1,37 +1,14 @@
-"""The syntax of command-line values: numbers, losses, names of run directories."""
+"""The settings of a run: losses and rates in options, the default directory, checks, and the recipe in one line."""
 
 from __future__ import annotations
 
-import argparse
 import math
 
 import pytest
 
-from gpuconv.cli import option_types, recipes, run_settings, summary
+from gpuconv.cli import run_settings
 from gpuconv.losses import SoftmaxCrossEntropy, SVMHinge
 from tests.defaults import IMMUTABLE_VALUE, dataclass_flags
-
-
-def test_integers_have_a_minimum_and_fit_64_bits():
-    for minimum, number in ((0, 0), (1, 1), (1, 2**63 - 1)):
-        assert option_types.count(minimum)(str(number)) == number
-    for minimum, text in ((0, "-1"), (1, "0"), (1, "1.5"), (0, "x"), (0, str(2**63))):
-        with pytest.raises(argparse.ArgumentTypeError, match="expected a whole number"):
-            option_types.count(minimum)(text)
-
-
-def test_numbers_are_positive_and_finite():
-    assert option_types.positive("1e-300") == 1e-300
-    for text in ("0", "-1", "inf", "nan", "x", ""):
-        with pytest.raises(argparse.ArgumentTypeError, match="expected a number above 0"):
-            option_types.positive(text)
-
-
-def test_a_volume_has_three_sizes():
-    assert summary.volume("32X24x3") == (32, 24, 3)
-    for text in ("32x24", "32x24x3x1", "32x0x3", "axbxc", "32x-1x3", "1.5x2x3", "32x24x"):
-        with pytest.raises(argparse.ArgumentTypeError, match="expected a size written 32x32x3"):
-            summary.volume(text)
 
 
 def test_a_loss_is_parsed_from_its_short_form():
@@ -90,14 +67,16 @@ def test_settings_are_checked_before_anything_is_created():
             run_settings.check(changed)
 
 
-def test_every_kind_of_data_has_a_net_and_every_net_a_recipe():
-    assert recipes.get(None, "digits")["model"] == "digits-net"
-    assert recipes.get(None, "folder")["model"] == recipes.get(None, "cifar10")["model"] == "tiny-vgg"
-    assert recipes.get(None, "digits", "airbench94")["model"] == "airbench94"
-    assert recipes.get("lenet", "digits", "airbench94")["model"] == "lenet"
-    assert recipes.get("lenet", "digits") == recipes.DEFAULT | {"model": "lenet"}
-    assert recipes.DEFAULT["epochs"] == 10
-
-
 def test_settings_compare_by_value():
     assert dict(dataclass_flags(["cli.run_settings:Settings"])) == {"cli.run_settings:Settings": IMMUTABLE_VALUE}
+
+
+def test_a_recipe_is_written_in_one_line_without_the_settings_that_are_none():
+    assert str(run_settings.with_recipe({})) == (
+        "30 epochs, batches of 64, sgd:momentum=0.9,nesterov=true,weight_decay=5e-4 lr 0.05, one-cycle, augment "
+        "shift:1, loss softmax:label_smoothing=0.1, float32, seed 0"
+    )
+    line = str(run_settings.with_recipe({"data": "cifar10:x", "model": "airbench94", "lr": 0.5}, "airbench94"))
+    assert line.startswith("8 epochs, batches of 2000, filters -> muon:lr=0.24")
+    assert line.endswith("float32, seed 0, whitening filters from 5,000 images, tta mirror+shift")
+    assert " lr 0.5, linear, augment alternating-flip,shift:2,reflect, " in line

@@ -13,7 +13,9 @@ import time
 
 import pytest
 
-from gpuconv.cli import main, process
+from gpuconv.cli import main, process, runs
+from gpuconv.cli.check import report
+from gpuconv.system.console import say
 from gpuconv.training import checkpoint
 from tests.cli.processes import ending_of
 from tests.cli.small_run import SMALL_BATCHES
@@ -228,3 +230,28 @@ def test_a_run_is_complete_with_closed_and_full_streams_and_without_a_reader(tmp
         assert checkpoint.load(tmp_path / f"{number}" / "last.safetensors").state["epoch"] == 2
         assert (tmp_path / f"{number}" / "activations.png").exists()
         assert (tmp_path / f"{number}" / "run.json").read_bytes().startswith(b"{")
+
+
+class RecordsFlushes(io.StringIO):
+    """Keeps all of its text at each flush."""
+
+    def __init__(self):
+        super().__init__()
+        self.shown = []
+
+    def flush(self):
+        self.shown.append(self.getvalue())
+
+
+def test_output_into_a_pipe_is_flushed_line_by_line(monkeypatch):
+    """Each line is seen at once, because the next one may take minutes."""
+    for write, text in (
+        (lambda: runs.print_line("run", "x"), "run        x\n"),
+        (lambda: say("x", "stdout"), "x\n"),
+        (lambda: report(True, "one", "2", ""), "PASS  one: 2\n"),
+    ):
+        stream = RecordsFlushes()
+        monkeypatch.setattr(sys, "stdout", stream)
+        write()
+        monkeypatch.undo()
+        assert stream.shown == [text]

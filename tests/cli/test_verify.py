@@ -1,4 +1,4 @@
-"""gpuconv verify: its table, its counts, and its report on a wrong kernel."""
+"""gpuconv verify: its table, its counts, its exit status, and its report on a wrong kernel."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import re
 
 import pytest
 
-from gpuconv import lab
+from gpuconv import lab, verify
 from gpuconv.backends import cpu
 from gpuconv.backends.cuda.runtime import kernel
 from gpuconv.cli import main
+from tests.cli.prepared_rows import FAIL, HEAD, PASS, RIGHT, WRONG
 
 TINY = ["verify", "--device", "emulated", "--tier", "tiny"]
 
@@ -75,3 +76,47 @@ def test_verify_fails_if_no_case_is_left_to_run(capsys):
 def test_bad_arguments_of_verify_are_refused(capsys, arguments, message):
     assert main(["verify", "--device", "emulated", *arguments]) == 2
     assert message in capsys.readouterr().err
+
+
+# --- on prepared results -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run_verify(monkeypatch, capsys):
+    """Runs the command on prepared rows: (the arguments that `verify.verify` received, status, lines, stderr)."""
+
+    def run(rows, *arguments):
+        received = []
+        monkeypatch.setattr(verify, "verify", lambda *arguments: received.append(arguments) or iter(rows))
+        status = main(["verify", "--device", "emulated", "--op", "relu", *arguments])
+        captured = capsys.readouterr()
+        return received[0], status, captured.out.splitlines(), captured.err
+
+    return run
+
+
+def test_verify_prints_a_row_per_dtype_and_the_number_of_passes(run_verify):
+    (cases, dtypes, device, seed), status, lines, errors = run_verify([RIGHT], "--dtype", "float32", "--tier", "tiny")
+    assert ({(case.op, case.tier) for case in cases}, dtypes) == ({("relu", "tiny")}, ["float32"])
+    assert (device, seed, status, errors) == ("emulated", 0, 0, "")
+    assert lines[1:] == [f"cases      {len(cases)} of 1 ops, tiers tiny", "", HEAD, PASS, "", "all 1 pass on emulated"]
+
+
+def test_verify_names_the_smallest_failing_case(run_verify):
+    chosen = ["--dtype", "float32", "--dtype", "float16", "--seed", "3"]
+    (_, dtypes, _, seed), status, lines, _ = run_verify([RIGHT, WRONG], *chosen)
+    assert (dtypes, seed, status) == (["float32", "float16"], 3, 1)
+    assert lines[3:] == [HEAD, PASS, *FAIL, "", "1 of 2 failed"]
+
+
+def test_verify_runs_every_dtype_and_tier_by_default(run_verify):
+    (cases, dtypes, _, _), _, lines, _ = run_verify([RIGHT])
+    assert dtypes == list(verify.DTYPES)
+    assert lines[1].endswith(f" of 1 ops, tiers {', '.join(verify.TIERS)}")
+    assert {case.tier for case in cases} >= {"tiny", "odd"}
+
+
+def test_the_seed_chooses_the_random_cases_of_verify(run_verify):
+    cases, *_ = run_verify([RIGHT], "--tier", "random", "--seed", "3")[0]
+    drawn = {seed: [case for case in verify.cases(("random",), seed=seed) if case.op == "relu"] for seed in (0, 3)}
+    assert [case.name for case in cases] == [case.name for case in drawn[3]] != [case.name for case in drawn[0]]

@@ -319,3 +319,7 @@ def test_a_stored_net_whose_input_is_not_an_image_is_refused():
     }
     with pytest.raises(UserError, match=r"options.input_shape: \(4,\), and the net takes \(4,\)"):
         runs.run_of({"options": options, "net": net.config()}, "run.json")
+
+
+def test_a_net_is_opened_on_the_requested_device(trained):
+    assert [runs.open_run(trained, device).net.device for device in ("numpy", "emulated")] == ["numpy", "emulated"]

@@ -1,61 +1,14 @@
-"""Help, small commands, and errors: one line for a user's mistake, a traceback for a defect of ours."""
+"""Errors of commands: one line for a user's mistake, a traceback for a defect of gpuconv."""
 
 from __future__ import annotations
 
-import io
-import re
-import sys
-
-import numpy as np
 import pytest
 
-from gpuconv import checks, ops
-from gpuconv.cli import main, runs
-from gpuconv.cli.check import report
+from gpuconv.cli import main
 from gpuconv.cli.main import COMMANDS, Parser, module
-from gpuconv.system.console import say
 from gpuconv.system.files import describe_error
 from gpuconv.training import Trainer
 from tests.cli.command import output_of
-
-
-@pytest.mark.parametrize("command", COMMANDS)
-def test_help_shows_an_example(command, capsys):
-    with pytest.raises(SystemExit) as ended:
-        main([command, "--help"])
-    assert ended.value.code == 0
-    output = capsys.readouterr().out
-    assert f"usage: gpuconv {command}" in output
-    examples = module(command).EXAMPLES
-    title = "examples:" if len(examples) > 1 else "example:"
-    assert output.endswith("\n".join([title, *(f"  {line}" for line in examples), ""]))
-    assert examples[0].startswith(f"gpuconv {command}")
-
-
-def test_help_needs_no_docstrings(capsys, monkeypatch):
-    """python -OO drops them."""
-    for command, text in COMMANDS.items():
-        monkeypatch.setattr(module(command), "__doc__", None)
-        with pytest.raises(SystemExit):
-            main([command, "--help"])
-        assert text.split()[0] in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("arguments", [[], ["--help"], ["help"]])
-def test_the_overview_names_every_command(arguments, capsys):
-    assert main(arguments) == 0
-    output = capsys.readouterr().out
-    lines = output.splitlines()
-    assert lines[:5] == ["usage: gpuconv COMMAND [options]", "", "Train, inspect and use ConvNets.", "", "commands:"]
-    assert lines[5:-4] == [f"  {name:<9} {text}" for name, text in COMMANDS.items()]
-    assert lines[-1] == "  gpuconv train"
-
-
-def test_version_prints_the_version(capsys):
-    from gpuconv import __version__
-
-    assert main(["--version"]) == 0
-    assert capsys.readouterr().out == f"gpuconv {__version__}\n"
 
 
 @pytest.mark.parametrize(
@@ -248,142 +201,12 @@ def test_a_damaged_checkpoint_gives_an_error_of_one_line(capsys, tmp_path):
         assert "last.safetensors" in output_of(capsys, *command.split(), run, status=2)
 
 
-def test_summary_of_vgg16_has_the_published_parameter_count(capsys):
-    assert main(["summary", "--model", "vgg16"]) == 0
-    output = capsys.readouterr().out
-    assert "138,344,128" in output
-    assert "224x224x64" in output
-
-
-def test_summary_in_a_precision_shows_its_algorithms(capsys):
-    outputs = {}
-    for precision in ("float32", "tf32", "bfloat16"):
-        assert main(["summary", "--model", "tiny-vgg", "--device", "emulated", "--precision", precision]) == 0
-        outputs[precision] = capsys.readouterr().out
-        assert f"memory in {precision}" in outputs[precision]
-    assert "simt-" in outputs["float32"]
-    assert "mma-" not in outputs["float32"]
-    assert "mma-" in outputs["tf32"]
-    assert "mma-" in outputs["bfloat16"]
-
-
-def test_summary_lists_the_nets_and_takes_an_input(capsys):
-    from gpuconv import models
-
-    assert main(["summary"]) == 0
-    output = capsys.readouterr().out
-    assert all(name in output for name in models.MODELS)
-    assert main(["summary", "--model", "seed-net", "--input", "20x12x5", "--classes", "3"]) == 0
-    output = capsys.readouterr().out
-    assert "20x12x12" in output
-    assert "10x6x12" in output
-
-
-def test_info_names_devices_and_packages(capsys):
-    assert main(["info"]) == 0
-    output = capsys.readouterr().out
-    assert re.search(r"^  numpy +ready: ", output, re.M)
-    for name in ("emulated", "cuda"):
-        assert re.search(rf"^  {name} +(ready|not available): \S", output, re.M)
-    for name in ("driver", "NVRTC", "C\\+\\+ compiler"):
-        assert re.search(rf"^  {name} +(CUDA \d|NVRTC \d|/|not available: \S)", output, re.M)
-    for name in ("python", "BLAS", "cache", "auto takes", "matplotlib", "gpuconv["):
-        assert name in output
-
-
-@pytest.mark.parametrize(
-    ("kernels", "found", "slow"),
-    [
-        ("Haswell", ["X86_V3", "X86_V4"], True),
-        ("Zen", ["AVX2", "AVX512_SKX"], True),
-        ("Haswell", ["X86_V3"], False),
-        ("SkylakeX", ["X86_V3", "X86_V4"], False),
-        ("", ["X86_V4"], False),
-        ("neoversen1", [], False),
-    ],
-)
-def test_info_notes_a_blas_that_leaves_the_avx512_of_the_processor_unused(capsys, monkeypatch, kernels, found, slow):
-    from gpuconv.backends.cpu import blas
-
-    extensions = {"found": found} if found else {}  # NumPy leaves empty entries out
-    config = {"SIMD Extensions": extensions, "Build Dependencies": {"blas": {"name": "a BLAS"}}}
-    monkeypatch.setattr(blas, "kernels", lambda: kernels)
-    monkeypatch.setattr(np, "show_config", lambda mode: config)
-    assert main(["info"]) == 0
-    output = capsys.readouterr().out
-    assert (f"a BLAS with kernels for {kernels}" in output) == bool(kernels)
-    assert ("which OpenBLAS leaves unused" in output) == slow
-
-
-def test_info_says_what_is_missing_and_why(capsys, monkeypatch):
-    from gpuconv.backends.cuda.emulator import EmulatorError, cxx
-    from gpuconv.backends.cuda.runtime import nvrtc
-
-    def missing(error):
-        raise error
-
-    monkeypatch.setattr(nvrtc, "driver_version", lambda: missing(nvrtc.CompileError("no libcuda")))
-    monkeypatch.setattr(nvrtc, "toolkit", lambda: missing(nvrtc.CompileError("no NVRTC wheel")))
-    monkeypatch.setattr(cxx, "version", lambda: missing(EmulatorError("no compiler on the path")))
-    assert main(["info"]) == 0
-    output = capsys.readouterr().out
-    causes = {"driver": "no libcuda", "NVRTC": "no NVRTC wheel", "C++ compiler": "no compiler on the path"}
-    for name, cause in causes.items():
-        assert re.search(rf"^  {re.escape(name)} +not available: {cause}$", output, re.M)
-
-
-def test_check_passes_on_the_default_net(capsys):
-    assert main(["check"]) == 0
-    output = capsys.readouterr().out
-    assert re.search(r"^model +digits-net, loss softmax:label_smoothing=0.1, seed 0\n\nPASS  ", output, re.M)
-    assert len(re.findall(r"^PASS  ", output, re.M)) == 5
-    assert "FAIL" not in output
-
-
-def test_check_takes_the_loss_with_its_options(capsys):
-    main(["check", "--model", "seed-net", "--loss", "svm:delta=5"])
-    assert re.search(r"^PASS  first loss: (45|44\.9\d*|45\.0\d*), expected 45\.0000", capsys.readouterr().out, re.M)
-
-
 @pytest.mark.parametrize("command", ["check", "train"])
 def test_data_with_a_single_class_is_refused(command, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main([command, "--data", "synthetic:n=32,size=8x8x3,classes=1", "--model", "seed-net"]) == 2
     assert "one class, 'class 0': there is nothing to classify" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
-
-
-def test_check_fails_on_an_unsuitable_learning_rate(capsys):
-    assert main(["check", "--lr", "1000"]) == 1
-    assert re.search(r"^FAIL  update-to-weight ratio: ", capsys.readouterr().out, re.M)
-
-
-def test_check_measures_the_first_step_of_the_schedule(monkeypatch):
-    rates = []
-    monkeypatch.setattr(checks, "sanity", lambda *_, optimizer, **__: rates.append(optimizer.lr) or [])
-    data = ["--data", "synthetic:n=128,size=8x8x3", "--model", "seed-net"]
-    assert main(["check", *data, "--lr", "0.5", "--schedule", "constant,warmup:5"]) == 0
-    assert rates == [0.5 / 10]  # 2 steps of 64 images per epoch: 10 steps of warm-up
-
-
-def test_check_passes_on_images_with_plain_backgrounds(capsys):
-    """Equal pixels give ties in the max pool of the seed net, where it has no derivative."""
-    assert main(["check", "--model", "seed-net"]) == 0
-    assert "PASS  gradients" in capsys.readouterr().out
-
-
-def test_check_finds_a_wrong_gradient(monkeypatch, capsys):
-    correct = ops.relu_backward
-    monkeypatch.setattr(ops, "relu_backward", lambda dy, y, **options: correct(1.001 * dy, y, **options))
-    assert main(["check", "--model", "seed-net"]) == 1
-    assert "FAIL  gradients: worst relative error 1.0e-03 beyond rounding" in capsys.readouterr().out
-
-
-def test_output_of_commands_has_no_terminal_control_characters(capsys):
-    from gpuconv.cli.runs import print_line
-
-    print_line("run", "\x1b[31mred\nblue\n")
-    assert capsys.readouterr().out == "run        \\x1b[31mred\\nblue\n\n"
 
 
 def test_a_system_error_is_described_in_words():
@@ -393,28 +216,3 @@ def test_a_system_error_is_described_in_words():
         (OSError("in words"), "in words"),
     ):
         assert describe_error(error) == message
-
-
-class RecordsFlushes(io.StringIO):
-    """Keeps all of its text at each flush."""
-
-    def __init__(self):
-        super().__init__()
-        self.shown = []
-
-    def flush(self):
-        self.shown.append(self.getvalue())
-
-
-def test_output_into_a_pipe_is_flushed_line_by_line(monkeypatch):
-    """Each line is seen at once, because the next one may take minutes."""
-    for write, text in (
-        (lambda: runs.print_line("run", "x"), "run        x\n"),
-        (lambda: say("x", "stdout"), "x\n"),
-        (lambda: report(True, "one", "2", ""), "PASS  one: 2\n"),
-    ):
-        stream = RecordsFlushes()
-        monkeypatch.setattr(sys, "stdout", stream)
-        write()
-        monkeypatch.undo()
-        assert stream.shown == [text]
