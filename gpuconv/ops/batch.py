@@ -150,7 +150,8 @@ def _check_images(
     expect_shape("labels", labels, (m,), "one label for each image")
     for name, values in (("mean", mean), ("std", std)):
         if values.dtype != np.float32 or tuple(values.shape) not in ((c,), (h, w, c)):
-            raise ValueError(
+            error = TypeError if values.dtype != np.float32 else ValueError
+            raise error(
                 f"{name} must be float32 of shape {(c,)} or {(h, w, c)}, "
                 f"received {values.dtype.name} {tuple(values.shape)}"
             )

@@ -198,7 +198,7 @@ def test_indices_out_of_range_are_refused(images, labels, index):
         ({"labels": np.zeros(M + 1, np.int64)}, ValueError),
         ({"indices": np.zeros(2)}, TypeError),
         ({"mean": np.zeros(2, np.float32)}, ValueError),
-        ({"std": np.ones(C)}, ValueError),
+        ({"std": np.ones(C)}, TypeError),
         ({"shift": -1}, ValueError),
         ({"shift": W}, ValueError),
         ({"cutout": 1.5}, TypeError),

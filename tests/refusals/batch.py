@@ -37,6 +37,13 @@ REFUSALS = [
     (
         ops.load_batch,
         [IMAGES, LABELS, INDICES],
+        {"mean": VECTOR, "std": VECTOR.astype(np.float64)},
+        TypeError,
+        "std must be float32 of shape (4,) or (5, 7, 4), received float64 (4,)",
+    ),
+    (
+        ops.load_batch,
+        [IMAGES, LABELS, INDICES],
         {"mean": VECTOR, "std": VECTOR, "shift": 5},
         ValueError,
         "shift must be smaller than the image (5 x 7), received 5",
