@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from gpuconv.arguments import integer, learning_rate, number
+from gpuconv.arguments import integer, learning_rate
 from gpuconv.backends import backend_of
 from gpuconv.dtypes import accumulation_dtype
 from gpuconv.names import canonical
@@ -77,8 +77,7 @@ def muon_step(
         optional=dict(scaling=scaling),
         numbers=dict(lr=lr),
     )
-    expect_step(params, grads, masters, scaling, averages, velocities=velocities)
-    ema = number("ema", ema, 0.0, 1.0)
+    ema = expect_step(params, grads, masters, scaling, averages, ema, velocities=velocities)
     for index, param in enumerate(params):
         if len(param.shape) < 2:
             raise ValueError(f"muon_step takes params of rank 2 or more, received params[{index}] of {param.shape}")

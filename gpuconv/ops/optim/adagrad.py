@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gpuconv.arguments import learning_rate, number
 from gpuconv.backends import backend_of
 from gpuconv.ops.expect import expect_writable_lists
-from gpuconv.ops.optim.expect import expect_step, expect_weight_decay
+from gpuconv.ops.optim.expect import expect_rates, expect_step
 from gpuconv.ops.registry import op
 from gpuconv.types import Array, Scalar
 
@@ -55,13 +54,8 @@ def adagrad_step(
         optional=dict(scaling=scaling),
         numbers=dict(lr=lr),
     )
-    expect_step(params, grads, masters, scaling, averages, square_sums=square_sums)
-    ema = number("ema", ema, 0.0, 1.0)
-    lr, eps, decay = (
-        learning_rate(lr, params),
-        number("eps", eps, 0.0, used_with=params),
-        expect_weight_decay(weight_decay, params),
-    )
+    ema = expect_step(params, grads, masters, scaling, averages, ema, square_sums=square_sums)
+    lr, eps, decay = expect_rates(lr, eps, weight_decay, params)
     expect_writable_lists(params=params, square_sums=square_sums, masters=masters, averages=averages)
     backend.optim.adagrad_step(
         params, grads, square_sums, masters, scaling, averages, lr=lr, eps=eps, weight_decay=decay, ema=ema

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gpuconv.arguments import flag, learning_rate, number, step_integer
+from gpuconv.arguments import flag, number, step_integer
 from gpuconv.backends import backend_of
 from gpuconv.ops.expect import expect_writable_lists
-from gpuconv.ops.optim.expect import expect_step, expect_weight_decay
+from gpuconv.ops.optim.expect import expect_rates, expect_step
 from gpuconv.ops.registry import op
 from gpuconv.types import Array, Scalar
 
@@ -68,13 +68,8 @@ def adam_step(
         optional=dict(scaling=scaling),
         numbers=dict(lr=lr, step=step),
     )
-    expect_step(params, grads, masters, scaling, averages, exp_avgs=exp_avgs, exp_avg_sqs=exp_avg_sqs)
-    ema = number("ema", ema, 0.0, 1.0)
-    lr, eps, decay = (
-        learning_rate(lr, params),
-        number("eps", eps, 0.0, used_with=params),
-        expect_weight_decay(weight_decay, params),
-    )
+    ema = expect_step(params, grads, masters, scaling, averages, ema, exp_avgs=exp_avgs, exp_avg_sqs=exp_avg_sqs)
+    lr, eps, decay = expect_rates(lr, eps, weight_decay, params)
     step = step_integer("step", step, 1)
     beta1 = number("beta1", beta1, 0.0, 1.0, open_high=True)
     beta2 = number("beta2", beta2, 0.0, 1.0, open_high=True)

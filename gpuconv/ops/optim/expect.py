@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from gpuconv.arguments import flag, number
+from gpuconv.arguments import flag, learning_rate, number
 from gpuconv.dtypes import accumulation_dtype, is_float
 from gpuconv.list_cache import ListCache
 from gpuconv.ops.expect import expect_any_float, expect_shape
-from gpuconv.types import Array
+from gpuconv.types import Array, Scalar
 
 
 def expect_step(
@@ -19,10 +19,11 @@ def expect_step(
     masters: Sequence[Array] | None,
     scaling: Array | None,
     averages: Sequence[Array] | None,
+    ema: float,
     **states: Sequence[Array],
-) -> None:
-    """Check the lists of a step: gradients match the parameters; state and averages match the masters, or without
-    masters the parameters."""
+) -> float:
+    """Check what every step takes: gradients match the parameters; state and averages match the masters, or without
+    masters the parameters. Returns ema, the decay of the averages, as a float."""
     if averages is not None:
         states["averages"] = averages
     lists = [each for each in (params, grads, masters, *states.values()) if isinstance(each, (list, tuple))]
@@ -32,6 +33,7 @@ def expect_step(
         _expect_lists(params, grads, masters, **states)
         _checked.keep(arrays, True, *context)
     expect_scaling(scaling)
+    return number("ema", ema, 0.0, 1.0)
 
 
 _checked: ListCache[bool] = ListCache()  # the arrays of lists that passed `_expect_lists`
@@ -94,6 +96,17 @@ def expect_momentum(momentum: float, nesterov: bool) -> float:
     if flag("nesterov", nesterov) and not momentum:
         raise ValueError("nesterov=True needs a momentum above 0")
     return momentum
+
+
+def expect_rates(
+    lr: Scalar, eps: float, weight_decay: float | Sequence[float], params: Sequence[Array]
+) -> tuple[Scalar, float, tuple[float, ...]]:
+    """The learning rate, eps, and a weight decay for each parameter."""
+    return (
+        learning_rate(lr, params),
+        number("eps", eps, 0.0, used_with=params),
+        expect_weight_decay(weight_decay, params),
+    )
 
 
 def expect_weight_decay(weight_decay: float | Sequence[float], params: Sequence[Array]) -> tuple[float, ...]:

@@ -58,8 +58,7 @@ def lion_step(
         optional=dict(scaling=scaling),
         numbers=dict(lr=lr),
     )
-    expect_step(params, grads, masters, scaling, averages, exp_avgs=exp_avgs)
-    ema = number("ema", ema, 0.0, 1.0)
+    ema = expect_step(params, grads, masters, scaling, averages, ema, exp_avgs=exp_avgs)
     lr, decay = learning_rate(lr, params), expect_weight_decay(weight_decay, params)
     beta1 = number("beta1", beta1, 0.0, 1.0, open_high=True)
     beta2 = number("beta2", beta2, 0.0, 1.0, open_high=True)

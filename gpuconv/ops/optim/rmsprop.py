@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gpuconv.arguments import learning_rate, number
+from gpuconv.arguments import number
 from gpuconv.backends import backend_of
 from gpuconv.ops.expect import expect_writable_lists
-from gpuconv.ops.optim.expect import expect_step, expect_weight_decay
+from gpuconv.ops.optim.expect import expect_rates, expect_step
 from gpuconv.ops.registry import op
 from gpuconv.types import Array, Scalar
 
@@ -57,13 +57,8 @@ def rmsprop_step(
         optional=dict(scaling=scaling),
         numbers=dict(lr=lr),
     )
-    expect_step(params, grads, masters, scaling, averages, square_averages=square_averages)
-    ema = number("ema", ema, 0.0, 1.0)
-    lr, eps, decay = (
-        learning_rate(lr, params),
-        number("eps", eps, 0.0, used_with=params),
-        expect_weight_decay(weight_decay, params),
-    )
+    ema = expect_step(params, grads, masters, scaling, averages, ema, square_averages=square_averages)
+    lr, eps, decay = expect_rates(lr, eps, weight_decay, params)
     alpha = number("alpha", alpha, 0.0, 1.0)
     expect_writable_lists(params=params, square_averages=square_averages, masters=masters, averages=averages)
     backend.optim.rmsprop_step(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gpuconv.arguments import learning_rate, number
+from gpuconv.arguments import learning_rate
 from gpuconv.backends import backend_of
 from gpuconv.ops.expect import expect_writable_lists
 from gpuconv.ops.optim.expect import expect_momentum, expect_step, expect_weight_decay
@@ -60,8 +60,7 @@ def sgd_step(
     if velocities is None and momentum:
         raise ValueError(f"momentum {momentum} needs velocities, which were not given")
     states = {} if velocities is None else {"velocities": velocities}
-    expect_step(params, grads, masters, scaling, averages, **states)
-    ema = number("ema", ema, 0.0, 1.0)
+    ema = expect_step(params, grads, masters, scaling, averages, ema, **states)
     lr, momentum = learning_rate(lr, params), expect_momentum(momentum, nesterov)
     decay = expect_weight_decay(weight_decay, params)
     expect_writable_lists(params=params, velocities=velocities, masters=masters, averages=averages)
