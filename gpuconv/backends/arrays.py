@@ -106,9 +106,8 @@ def _wrap_foreign(x: object, name: str = "the array") -> Any:  # noqa: ANN401 - 
         kind, index = x.__dlpack_device__()
         if kind == _DLPACK_CUDA:
             return _adapter(f"cuda:{index}").from_dlpack(x)
-        if (
-            hasattr(x, "detach") and str(getattr(x, "dtype", None)) == "torch.bfloat16"
-        ):  # NumPy cannot import this dtype through DLPack
+        if str(getattr(x, "dtype", None)) == "torch.bfloat16" and hasattr(x, "detach"):
+            # NumPy cannot import this dtype through DLPack.
             return x.detach().view(sys.modules["torch"].int16).numpy().view(as_dtype("bfloat16"))
         return x
     return _adapter("cuda").from_cuda_array_interface(x) if hasattr(x, "__cuda_array_interface__") else x
@@ -182,8 +181,8 @@ def synchronize(device: str = "numpy") -> None:
 
 
 def same_bits(device: str) -> AbstractContextManager[None]:
-    """A context in which ops on a device give the same bits on any number of cores, and on every GPU of one model. On
-    "emulated" it does nothing: the order of a kernel's sums depends only on the shapes."""
+    """A context in which ops on a device give the same bits on any number of cores, and on every GPU of one compute
+    capability. On "emulated" it does nothing: the order of a kernel's sums depends only on the shapes."""
     adapter = _adapter(device)
     return adapter.same_bits() if hasattr(adapter, "same_bits") else nullcontext()
 

@@ -7,8 +7,8 @@ CUDA kernels, emulated arrays the same kernels on the CPU.
 - ``out`` receives the result as in NumPy's ufuncs, and is returned. It may share memory with an input: the result is
   the same as if it did not. It may be a slice of the channels of a wider volume, ``y[..., 3:7]``: most ops write there
   directly, the others copy their result there. Outputs that share memory with each other, or are read-only, raise
-  ValueError. Ops that compute parameter gradients take ``accumulate``: True adds to the given arrays instead of
-  overwriting them.
+  ValueError. Ops that compute parameter gradients, and conv2d_dgrad, take ``accumulate``: True adds to the given arrays
+  instead of overwriting them.
 - Subclasses of NumPy's array are treated as plain arrays. Masked arrays, arrays whose bytes are not in
   the machine's order, and arrays of anything but numbers raise TypeError.
 - ``stride``, ``dilation`` and ``kernel_size`` are an integer or (height, width). ``padding`` is an integer,
@@ -24,6 +24,7 @@ CUDA kernels, emulated arrays the same kernels on the CPU.
 - ``lr``, ``step``, ``start``, ``grad_scale``, ``factor``, ``divisor`` and, except where an array is filled with random
   numbers, ``offset`` may be a number or a one-element array on the device.
 - Bad sizes and values raise ValueError, bad types, dtypes and mixed devices TypeError, before anything is computed.
+  Where dtype and shape are fixed together (images, indices, table, counters, totals, scaling), either raises TypeError.
 """
 
 from gpuconv.ops.activation import *  # noqa: F403

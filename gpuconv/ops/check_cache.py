@@ -14,7 +14,7 @@ Check = TypeVar("Check", bound=Callable[..., object])
 
 _MAX_RESULTS = 4096  # cached results of one check; then all are dropped
 _EXACT = frozenset({int, str, bool, type(None)})  # types whose equal values are interchangeable
-_MISSING = object()  # no cached result, which may be None
+_MISSING = object()  # stands for "no cached result"; None may be one
 
 
 def remembered(check: Check) -> Check:

@@ -20,7 +20,8 @@ def digest(x: ArrayT, before: ArrayT | None = None, *, out: ArrayT | None = None
 
     The hash is the sum, modulo 2**64, of mix(word[j] + (j + 1) * 0x9e3779b97f4a7c15) over the words of x: 8 bytes each
     in C order, as a little-endian unsigned number, with zeros after the last byte. mix is the output function of
-    SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014). It is not cryptographic.
+    SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014). The hash is not
+    cryptographic.
 
     Args:
         x: Any shape, any float dtype.

@@ -35,8 +35,8 @@ def softmax_cross_entropy(
     out: ArrayT | None = None,
 ) -> tuple[ArrayT, ArrayT]:
     """The mean over the batch of -sum over classes of t * log softmax(logits), with the target
-    t = (1 - label_smoothing) * onehot(label) + label_smoothing / classes; onehot(label) may be given as any row of
-    probabilities.
+    t = (1 - label_smoothing) * onehot(label) + label_smoothing / classes. Labels that are probabilities take the place
+    of onehot(label).
 
     The gradient is grad_scale * (sum(t) * softmax - t) / N, scaled before it is rounded. A weight multiplies t class by
     class; with integer labels the mean is then a weighted mean: N is replaced by the sum of the labels' weights. A row

@@ -145,7 +145,8 @@ def avg_pool2d_backward(
     fit: str = "floor",
     out: ArrayT | None = None,
 ) -> ArrayT:
-    """The gradient of avg_pool2d: dy / divisor of its window, summed over the windows that read a cell.
+    """The gradient of avg_pool2d: dx of a cell is the sum, over the windows that read it, of dy divided by the number
+    of cells in the window's mean.
 
     Args:
         dy: The gradient with respect to y, (N, P, Q, C), any float dtype.

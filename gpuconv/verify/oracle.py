@@ -1,9 +1,8 @@
 """The expected results of each op: the oracle's in float64, with error bounds for those of a device.
 
 Inputs have the dtype of the device's call, so float64 represents them exactly. If an op only adds and multiplies, its
-result for the absolute values of the inputs is the magnitude to which the bound is proportional. Ops whose contract
-fixes the bits, such as those that draw random numbers, load batches or only select values, must match the oracle bit
-for bit.
+result for the absolute values of the inputs is the magnitude to which the bound is proportional. Ops whose bits are
+defined, such as those that draw random numbers, load batches or only select values, must match the oracle bit for bit.
 """
 
 from __future__ import annotations

@@ -12,21 +12,7 @@ from gpuconv.dtypes import accumulation_dtype
 
 
 def load_batch(images, labels, indices, mean, std, augmentation, *, seed, offset, start, count, dtype, out):
-    """See `gpuconv.ops.load_batch`. The exact arithmetic, which kernels reproduce without fused multiply-add:
-
-    x = (float32(pixel) - mean) * (float32(1) / std), then rounded to dtype
-
-    and the exact use of the four words w of a sample's Philox block, each product in 64 bits:
-
-    flip    if w0 >= 2^31; "alternating": if word 0 of the block at the image's index, in substream 1, is >= 2^31; in
-            odd epochs, if it is less
-    shift   by dy = (w1 * (2 shift + 1) >> 32) - shift rows, and by dx columns, computed from w2 in the same way
-    cutout  zeros in a square of `cutout` pixels a side, which begins at center - cutout // 2;
-            center: row (w3 >> 16) * H >> 16, column (w3 & 0xffff) * W >> 16
-
-    The image is first cropped and recolored (`augment.py`), and then flipped. Output pixel (h, w) is its pixel
-    (h + dy, w + dx).
-    """
+    """See `gpuconv.ops.load_batch`; backends/reference/batch.py defines the bits."""
     n, (m, height, width, channels) = count, images.shape
     flip, shift, cutout = augmentation.flip, augmentation.shift, augmentation.cutout
     indices = batch_indices(indices, start, n, m)
@@ -68,9 +54,7 @@ def load_batch(images, labels, indices, mean, std, augmentation, *, seed, offset
 
 @np.errstate(all="ignore")
 def mix_batch(x, labels, table, *, classes, cut, seed, offset, out):
-    """See `gpuconv.ops.mix_batch`. Three words of the batch's Philox block choose the entry of the table, and the row
-    and column of the rectangle's center, each as word * size >> 32.
-    """
+    """See `gpuconv.ops.mix_batch`; backends/reference/batch.py defines the bits."""
     expect_within("labels", labels, classes)
     n, height, width, _ = x.shape
     words = random.bits(3, seed=seed, stream=random.AUGMENT, substream=3, offset=int(value_of(offset)))

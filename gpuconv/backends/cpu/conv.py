@@ -139,8 +139,8 @@ def _filters_back(w: np.ndarray, groups: int) -> np.ndarray:
 
 def _correlate_back(dy, filters, windows, dx) -> None:
     """Write dx, given the filters of `_filters_back` and the windows of fprop."""
-    for cells, taps, seen_by in _phases(filters, windows, dx):
-        correlate(dy, filters[taps], seen_by, dx[cells])
+    for cells, taps, windows_of_dy in _phases(filters, windows, dx):
+        correlate(dy, filters[taps], windows_of_dy, dx[cells])
 
 
 def _shares_copies(filters: np.ndarray, windows: Windows, problem: Conv2dProblem) -> bool:
@@ -159,8 +159,8 @@ def _correlate_both_back(dy, filters, windows, dx, x) -> np.ndarray:
     groups, r, s, k, channels = filters.shape
     dw = np.zeros((groups, k, r, s, channels), accumulation_dtype(x.dtype))
     gradient = dw.transpose(0, 2, 3, 1, 4)  # laid out as the filters are
-    for cells, taps, seen_by in _phases(filters, windows, dx):
-        gradient[taps] = correlate_both(dy, filters[taps], seen_by, dx[cells], x[cells])
+    for cells, taps, windows_of_dy in _phases(filters, windows, dx):
+        gradient[taps] = correlate_both(dy, filters[taps], windows_of_dy, dx[cells], x[cells])
     return dw.reshape(groups * k, r, s, channels)
 
 

@@ -1,4 +1,4 @@
-"""Batches from a uint8 data set, one sample at a time, and their mixing. The contract defines the bits: arithmetic is
+"""Batches from a uint8 data set, one sample at a time, and their mixing. All devices give these bits: arithmetic is
 float32 (mixing: the accumulation dtype), rounded to dtype at the end, and each loaded sample draws words w0 to w3:
 
 flip    True: if w0 >= 2^31. "alternating": if word 0 of the block at the image's index, in substream 1, is >= 2^31; in

@@ -1,4 +1,4 @@
-"""Dropout. The contract defines its bits: it says which numbers are kept, and scales them in the accumulation dtype."""
+"""Dropout. The op's docstring defines its bits: which numbers are kept, and their scale in the accumulation dtype."""
 
 import math
 

@@ -57,8 +57,8 @@ def conv2d_backward(
         algo: An algorithm of `gpuconv.algorithms`, which changes at most the order of sums; "auto" lets the device
             choose, as does an algorithm without a kernel for this direction.
         tf32: Multiply float32 arrays in TF32 (a 10-bit mantissa).
-        mask: The mask that conv2d_relu or conv2d_batch_norm returned. dy is then the gradient of that op's output, and
-            passes only where the mask has a 1.
+        mask: The mask that conv2d_relu or conv2d_batch_norm returned. dy is then the gradient of conv2d_relu's output,
+            or of the output of conv2d_batch_norm's pool, and passes only where the mask has a 1.
         pool: The `pool` of that op; 2 needs the mask.
         out: Receives dx; by default a new array.
         accumulate_dx: Add dx to out instead of overwriting it, as in conv2d_dgrad.

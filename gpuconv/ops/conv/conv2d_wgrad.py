@@ -58,8 +58,8 @@ def conv2d_wgrad(
         algo: An algorithm of `gpuconv.algorithms`, which changes at most the order of sums; "auto" lets the device
             choose, as does an algorithm without a kernel for this direction.
         tf32: Multiply float32 arrays in TF32 (a 10-bit mantissa).
-        mask: The mask that conv2d_relu or conv2d_batch_norm returned. dy is then the gradient of that op's output, and
-            passes only where the mask has a 1.
+        mask: The mask that conv2d_relu or conv2d_batch_norm returned. dy is then the gradient of conv2d_relu's output,
+            or of the output of conv2d_batch_norm's pool, and passes only where the mask has a 1.
         pool: The `pool` of that op; 2 needs the mask.
         out: Receives dw; by default a new array.
         db: (K,); receives the bias gradient, the sum of dy (where the mask has a 1) over n, p, q; None does not compute

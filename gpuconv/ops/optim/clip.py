@@ -19,6 +19,9 @@ def clip_norm(clipped: Array, grads: Sequence[Array], scaling: Array | None = No
     clipped[1] = scaling[1] * min(1, max_norm / (norm + 1e-6)), by which that step multiplies the gradients (PyTorch's
     clip_grad_norm_; Pascanu et al. 2013).
 
+    If scaling[1] is not 0, a norm that is not finite makes clipped[1] NaN, and then the optimizer step makes every
+    parameter NaN, so the fault is not hidden.
+
     Args:
         clipped: (4,) float64, changed in place; the scaling argument of the optimizer step.
         grads: All gradients of the step, of any float dtypes. The norm is the root of the sum of the squares of all
@@ -26,9 +29,6 @@ def clip_norm(clipped: Array, grads: Sequence[Array], scaling: Array | None = No
         scaling: The array that update_loss_scale changed, or None, which stands for [1, 1, 0, 0]. If scaling[1] is 0,
             clipped[1] is 0 too, and the step is skipped.
         max_norm: Above 0.
-
-    If scaling[1] is not 0, a norm that is not finite makes clipped[1] NaN, and the step every parameter, so the fault
-    is not hidden.
     """
     backend = backend_of(clipped=clipped, lists=dict(grads=grads), optional=dict(scaling=scaling))
     expect_scaling(clipped, "clipped")

@@ -16,6 +16,7 @@ from gpuconv.backends.cuda.runtime.structs import struct
 from gpuconv.types import Array, ArrayT
 
 _ROWS = np.dtype([(name, np.int64) for name in ("count", "to", "from", "saved")], align=True)
+_GELU_KERNELS = {"none": "gelu_erf", "tanh": "gelu_tanh"}  # by `approximate`
 
 
 def _map(kernel: str, out: ArrayT | None, *inputs: ArrayT, scalars: tuple[float, ...] = ()) -> ArrayT:
@@ -92,11 +93,11 @@ def tanh_backward(dy: ArrayT, y: ArrayT, *, out: ArrayT | None = None) -> ArrayT
 
 
 def gelu(x: ArrayT, *, approximate: str, out: ArrayT | None = None) -> ArrayT:
-    return _map(f"gelu_{_FORM[approximate]}_forward", out, x)
+    return _map(f"{_GELU_KERNELS[approximate]}_forward", out, x)
 
 
 def gelu_backward(dy: ArrayT, x: ArrayT, *, approximate: str, out: ArrayT | None = None) -> ArrayT:
-    return _map(f"gelu_{_FORM[approximate]}_backward", out, dy, x)
+    return _map(f"{_GELU_KERNELS[approximate]}_backward", out, dy, x)
 
 
 def silu(x: ArrayT, *, out: ArrayT | None = None) -> ArrayT:
@@ -122,6 +123,3 @@ def softmax(x: ArrayT, *, out: ArrayT | None) -> ArrayT:
         module, lanes = row_module("softmax.cu", x)
         module.kernel("softmax_forward")(row_blocks(rows, lanes), THREADS, y, x, rows, classes, lanes)
     return store(y, out)
-
-
-_FORM = {"none": "erf", "tanh": "tanh"}

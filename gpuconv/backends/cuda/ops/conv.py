@@ -35,8 +35,6 @@ from gpuconv.types import Array, ArrayT
 
 _NO_NORM = (None,) * 5  # in place of a norm's arrays, for a dgrad that computes no norm's sums
 
-__all__ = ["conv2d", "conv2d_backward", "conv2d_dgrad", "conv2d_relu", "conv2d_wgrad"]
-
 
 def conv2d(
     x: ArrayT,

@@ -11,7 +11,7 @@ from gpuconv.backends.cuda.runtime.outputs import KINDS, THREADS, buffer, ceil_d
 from gpuconv.types import ArrayT
 
 _SUMS = 4  # 8-byte numbers in the kernel's `struct Sums`
-_BYTES = 2**14  # of x that a block reads at least
+_BYTES = 2**14  # of x for each block, unless this takes more than the most blocks
 _MOST_BLOCKS = 1024
 
 
