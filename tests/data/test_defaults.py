@@ -1,4 +1,4 @@
-"""Every default is the documented one: another would change the behavior of users' programs."""
+"""Defaults are the documented ones: others would change the behavior of users' programs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ DEFAULTS = {
 }
 
 
-def test_every_default_is_the_documented_one():
+def test_defaults_are_the_documented_ones():
     expect_defaults(DEFAULTS)
 
 

@@ -41,7 +41,7 @@ from gpuconv.layers.base import descendants
 from gpuconv.layers.fused import Fused
 from gpuconv.layers.registry import name_of
 from tests import standin
-from tests.layers.test_layers import CASES, IDS
+from tests.layers.layer_cases import CASES, IDS
 
 EVERY_KIND = [
     Conv2D(4, 3, padding=1, stride=2, name="strided"),

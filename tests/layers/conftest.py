@@ -1,9 +1,11 @@
-"""The kernels that a test of layers launches."""
+"""A net with images for it, and the kernels that a test launches."""
 
+import numpy as np
 import pytest
 
 from gpuconv.backends.cuda.emulator.array import EmulatedArray
 from gpuconv.backends.cuda.runtime.kernel import Kernel
+from gpuconv.layers import Conv2D, Dropout, Flatten, Input, Linear, MaxPool2D, ReLU, Residual, Sequential
 
 
 @pytest.fixture
@@ -23,3 +25,26 @@ def launches(monkeypatch):
     monkeypatch.setattr(Kernel, "__call__", launched)
     monkeypatch.setattr(EmulatedArray, "__setitem__", assigned)
     return names
+
+
+@pytest.fixture
+def net():
+    """A net with layers inside a residual block."""
+    return Sequential(
+        [
+            Input((6, 6, 2)),
+            Conv2D(3, 3, padding=1),
+            ReLU(),
+            Residual([Conv2D(3, 3, padding=1)], [Conv2D(3, 1)]),
+            MaxPool2D(2),
+            Dropout(0.5),
+            Flatten(),
+            Linear(5),
+        ]
+    )
+
+
+@pytest.fixture
+def x():
+    """Four images for the fixture `net`."""
+    return np.random.default_rng(0).normal(size=(4, 6, 6, 2)).astype("f4")

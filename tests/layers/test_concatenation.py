@@ -28,7 +28,7 @@ from gpuconv.layers import (
     Tanh,
     Upsample,
 )
-from tests.layers.steps import ones, step
+from tests.layers.steps import ones, step_bytes
 
 PADDED = dict(padding=1, bias=True)
 ENDS = {  # the layers of a branch; its output has 8 channels
@@ -111,5 +111,5 @@ def test_slices_and_copies_have_the_same_bits(device, dtype, fuse, monkeypatch):
                     patched.setattr("gpuconv.layers.branches.writes_slices", lambda row: False)
                     patched.setattr("gpuconv.layers.branches.reads_slices", lambda row: False)
                 net = block(end, between, device, dtype)
-                results.append(step(net.fuse() if fuse else net, np.random.default_rng(0)))
+                results.append(step_bytes(net.fuse() if fuse else net, np.random.default_rng(0)))
         assert results[0] == results[1], (end, between)

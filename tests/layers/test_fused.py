@@ -1,4 +1,4 @@
-"""Fused nets: the same results, the same parameters, fewer launches."""
+"""Convolutions fused with the activation and the pool after them: the same results and parameters, fewer launches."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import gpuconv as gc
 from gpuconv.layers import (
     GELU,
     BatchNorm,
-    Branches,
     Conv2D,
     Flatten,
     Input,
@@ -24,26 +23,16 @@ from gpuconv.layers import (
 )
 from gpuconv.layers.fused import ConvActivation, ConvNorm, ConvPool, ConvReLU, NormActivation
 from gpuconv.layers.fused_residual import ResidualNorm
-from gpuconv.layers.norm_chain import NormChain, sums_pay
+from gpuconv.layers.norm_chain import NormChain
 from gpuconv.profiling import launches
 from gpuconv.summary import summary
+from tests.layers.steps import kinds, step_arrays
 
 DEVICES = ["numpy", pytest.param("emulated", marks=pytest.mark.kernels)]
 
 
-def step(net, images: int = 3, seed: int = 0):
-    """Scores, input gradient and parameter gradients of one pass, as NumPy arrays."""
-    rng = np.random.default_rng(seed)
-    x = gc.asarray(rng.standard_normal((images, *net.input_shape)), net.device, net.dtype)
-    y = net.forward(x, training=True)
-    dy = gc.asarray(rng.standard_normal(y.shape), net.device, net.dtype)
-    net.zero_grad()
-    dx = net.backward(dy)
-    return [gc.to_numpy(a).copy() for a in (y, dx, *net.grads().values())]
-
-
 def odd_net(**options):
-    """Maps of odd sizes, every fusion rule, and layers that no rule fits."""
+    """Maps of odd sizes, convolutions fused with an activation, a pool or both, and layers that stay separate."""
     return Sequential(
         [
             Input((15, 13, 3)),
@@ -67,10 +56,6 @@ def odd_net(**options):
         ],
         **options,
     )
-
-
-def kinds(net):
-    return [type(layer).__name__ for layer in net]
 
 
 def test_convolutions_are_fused_with_the_activation_and_the_pool_after_them():
@@ -112,10 +97,10 @@ def test_pools_that_overlap_pad_or_cover_a_part_stay_separate(pool):
 def test_a_fused_net_gives_the_same_results(device):
     net = odd_net(device=device, seed=2)
     fused = net.fuse()
-    for plain, from_fused in zip(step(net), step(fused), strict=True):
+    for plain, from_fused in zip(step_arrays(net), step_arrays(fused), strict=True):
         np.testing.assert_allclose(from_fused, plain, rtol=2e-5, atol=2e-5 * np.abs(plain).max())
     # Scores and input gradients have the same bits.
-    for plain, from_fused in zip(step(net)[:2], step(fused)[:2], strict=True):
+    for plain, from_fused in zip(step_arrays(net)[:2], step_arrays(fused)[:2], strict=True):
         np.testing.assert_array_equal(from_fused, plain)
 
 
@@ -167,7 +152,7 @@ def test_an_activation_that_keeps_its_input_is_fused_with_the_same_bits(device, 
     net = Sequential(layers, device=device, seed=1, dtype=dtype)
     fused = net.fuse()
     assert kinds(fused) == ["Input", "ConvActivation", "ConvActivation", "Conv2D", "GELU"]
-    for plain, from_fused in zip(step(net), step(fused), strict=True):
+    for plain, from_fused in zip(step_arrays(net), step_arrays(fused), strict=True):
         np.testing.assert_array_equal(from_fused, plain)
     with launches.record_launches() as launched:
         fused.forward(gc.asarray(np.ones((1, 6, 5, 3)), device, net.dtype))
@@ -207,36 +192,8 @@ def test_with_a_frozen_weight_the_bias_gets_the_gradient_of_the_unfused_net():
     net = Sequential(layers, dtype="float64")
     fused = net.fuse()
     assert list(fused.grads()) == ["conv1.bias"]
-    (_, _, plain), (_, _, from_fused) = step(net), step(fused)
+    (_, _, plain), (_, _, from_fused) = step_arrays(net), step_arrays(fused)
     np.testing.assert_allclose(from_fused, plain, rtol=1e-13)  # a sum of 48, in another order
-
-
-@pytest.mark.parametrize("activations", [[ReLU], []], ids=["relu-pool", "pool"])
-def test_gradients_equal_numerical_ones(activations):
-    layers = [
-        Input((7, 6, 2)),
-        Conv2D(4, 3, padding=1),
-        *(activation() for activation in activations),
-        MaxPool2D(2),
-        Flatten(),
-        Linear(3),
-    ]
-    net = Sequential(layers, dtype="float64", seed=1).fuse()
-    rng = np.random.default_rng(0)
-    x, dy = rng.standard_normal((2, 7, 6, 2)), rng.standard_normal((2, 3))
-    net.forward(x)
-    net.zero_grad()
-    dx = net.backward(dy)
-    weight, gradient = net.params()["conv1.weight"], net.grads()["conv1.weight"]
-    for array, computed in ((x, dx), (weight, gradient)):
-        for index in map(tuple, rng.integers(0, array.shape, (20, array.ndim))):
-            value = array[index]
-            array[index] = value + 1e-6
-            above = (net.infer(x) * dy).sum()
-            array[index] = value - 1e-6
-            below = (net.infer(x) * dy).sum()
-            array[index] = value
-            np.testing.assert_allclose(computed[index], (above - below) / 2e-6, rtol=1e-6, atol=1e-8)
 
 
 def test_a_fused_convolution_with_an_overlapping_pool_is_refused():
@@ -255,28 +212,6 @@ def test_a_fused_layer_without_layers_is_refused(kind):
 def test_fuse_refuses_a_net_that_is_not_built():
     with pytest.raises(RuntimeError, match="fused after it is built"):
         Sequential([Conv2D(3, 3), ReLU()]).fuse()
-
-
-def test_norm_sums_of_another_type_than_bool_is_refused():
-    with pytest.raises(TypeError, match="norm_sums must be True or False, received 'no'"):
-        Sequential([Input((7, 7, 2)), Conv2D(3, 3), BatchNorm(), Conv2D(3, 3)]).fuse(norm_sums="no")
-
-
-@pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("activation", [ReLU, GELU, LeakyReLU])
-def test_batch_norm_and_an_activation_are_fused_with_the_same_bits(device, activation):
-    def net():
-        layers = [Input((6, 6, 2)), MaxPool2D(2), BatchNorm(), activation(), BatchNorm()]
-        return Sequential(layers, device=device, seed=4)
-
-    plain, fused = net(), net().fuse()
-    assert kinds(fused) == ["Input", "MaxPool2D", "NormActivation", "BatchNorm"]
-    for expected, from_fused in zip(step(plain), step(fused), strict=True):
-        np.testing.assert_array_equal(from_fused, expected)
-    for name, expected in plain.buffers().items():
-        np.testing.assert_array_equal(gc.to_numpy(fused.buffers()[name]), gc.to_numpy(expected))
-    leaky = Sequential([Input((4,)), BatchNorm(), LeakyReLU(negative_slope=0.3)])
-    assert kinds(leaky.fuse()) == kinds(leaky)
 
 
 def test_a_depthwise_convolution_is_not_fused_with_a_pool():
@@ -309,83 +244,6 @@ def test_a_trainer_fuses_by_default_only_on_a_device_with_kernels(monkeypatch):
         np.testing.assert_allclose(weight, weights[0], rtol=1e-5, atol=1e-6)
 
 
-def test_a_depthwise_convolution_is_not_fused_with_its_norm():
-    def fused(groups, *layers_after):
-        return Sequential([Input((6, 6, 4)), Conv2D(4, 3, groups=groups), BatchNorm(), *layers_after]).fuse()
-
-    assert kinds(fused(4)) == ["Input", "Conv2D", "BatchNorm"]
-    assert kinds(fused(4, ReLU())) == ["Input", "Conv2D", "NormActivation"]
-    assert kinds(fused(2)) == kinds(fused(2, ReLU())) == ["Input", "ConvNorm"]
-
-
-@pytest.mark.parametrize("device", DEVICES)
-def test_convolutions_fused_with_batch_norm_give_the_same_results(device):
-    def net():
-        return Sequential(
-            [
-                Input((7, 6, 3)),
-                Conv2D(8, 3, padding=1, bias=False),
-                BatchNorm(),
-                ReLU(),
-                Residual([Conv2D(8, 3, padding=1, bias=False), BatchNorm()]),
-                Conv2D(4, 3, bias=False),
-                BatchNorm(),
-                GELU(),
-                Flatten(),
-                Linear(3),
-            ],
-            device=device,
-            seed=4,
-        )
-
-    plain, fused = net(), net().fuse()
-    assert kinds(fused) == ["Input", "ConvNorm", "ResidualNorm", "ConvNorm", "Flatten", "Linear"]
-    assert kinds(fused[2].layers[0].rows[0]) == ["ConvNorm"]
-    for expected, from_fused in zip(step(plain), step(fused), strict=True):
-        np.testing.assert_allclose(from_fused, expected, rtol=1e-4, atol=1e-5)  # some gradients cancel to zero
-    for name, expected in plain.buffers().items():
-        np.testing.assert_allclose(gc.to_numpy(fused.buffers()[name]), gc.to_numpy(expected), rtol=1e-5, atol=1e-6)
-    x = gc.asarray(np.random.default_rng(3).standard_normal((2, 7, 6, 3)).astype(np.float32), device)
-    plain.load_state_dict(fused.state_dict())
-    np.testing.assert_array_equal(gc.to_numpy(fused.predict(x)), gc.to_numpy(plain.predict(x)))
-
-
-@pytest.mark.parametrize("device", DEVICES)
-def test_convolutions_fused_with_a_pool_and_batch_norm_give_the_same_results(device):
-    """The first layers are as in airbench94. There are maps of odd sizes, groups, and a pool that nothing follows."""
-
-    def net():
-        layers = [
-            Input((15, 13, 3)),
-            *(Conv2D(6, 3, padding=1, bias=False), MaxPool2D(2), BatchNorm(), GELU()),
-            *(Conv2D(8, 2, groups=2), MaxPool2D(2), BatchNorm(frozen=("weight",))),
-            *(Conv2D(5, 2, padding=1), MaxPool2D(2)),
-            *(Flatten(), Linear(3)),
-        ]
-        return Sequential(layers, device=device, seed=4)
-
-    plain, fused = net(), net().fuse()
-    assert kinds(fused) == ["Input", "ConvNorm", "ConvNorm", "ConvPool", "Flatten", "Linear"]
-    for expected, from_fused in zip(step(plain), step(fused), strict=True):
-        np.testing.assert_allclose(from_fused, expected, rtol=1e-4, atol=1e-5)  # some gradients cancel to zero
-    for name, expected in plain.buffers().items():
-        np.testing.assert_allclose(gc.to_numpy(fused.buffers()[name]), gc.to_numpy(expected), rtol=1e-5, atol=1e-6)
-    x = gc.asarray(np.random.default_rng(3).standard_normal((2, 15, 13, 3)).astype(np.float32), device)
-    plain.load_state_dict(fused.state_dict())
-    np.testing.assert_array_equal(gc.to_numpy(fused.predict(x)), gc.to_numpy(plain.predict(x)))
-    gradients = []
-    for tested in (plain, fused):  # with the running statistics
-        y = tested.forward(x, training=False)
-        gradients.append(gc.to_numpy(tested.backward(y)))
-    np.testing.assert_allclose(gradients[1], gradients[0], rtol=1e-4, atol=1e-5)
-
-
-def test_airbench94_fuses_every_pool_with_its_convolution_and_norm():
-    blocks = gc.models.build("airbench94", initialize=False).fuse().walk()
-    pools = [layer.pool for layer in blocks if type(layer).__name__ == "ConvNorm"]
-    assert pools == [2, 1, 2, 1, 2, 1]
-
-
 @pytest.mark.parametrize("device", DEVICES)
 def test_a_convolution_with_fit_cover_is_fused_with_its_activation(device):
     for activation in (ReLU(), Sigmoid()):
@@ -397,75 +255,3 @@ def test_a_convolution_with_fit_cover_is_fused_with_its_activation(device):
         expected, from_fused = (gc.to_numpy(tested.infer(x)) for tested in (net, fused))
         assert from_fused.shape == (2, 3, 3, 3)
         np.testing.assert_array_equal(from_fused, expected)
-
-
-def net_of_norms_read_by_convolutions(device):
-    """Norms whose output a convolution reads: with and without an activation between them, with a stride, in groups,
-    and in a residual block whose norms come before its convolutions."""
-    layers = [
-        Input((9, 8, 6)),
-        *(Conv2D(8, 3, padding=1, bias=False), BatchNorm()),
-        *(Conv2D(8, 1), BatchNorm(), ReLU()),
-        *(Conv2D(8, 3, padding=1, stride=2, groups=2), BatchNorm(frozen=("weight",)), GELU()),
-        Conv2D(6, 1),
-        Residual([BatchNorm(), ReLU(), Conv2D(6, 3, padding=1), BatchNorm(), ReLU(), Conv2D(6, 3, padding=1)]),
-        *(Flatten(), Linear(3)),
-    ]
-    return Sequential(layers, device=device, seed=4)
-
-
-@pytest.mark.parametrize("device", DEVICES)
-def test_norms_read_by_convolutions_are_chained_and_give_the_same_results(device):
-    plain = net_of_norms_read_by_convolutions(device)
-    expected = step(plain)
-    for norm_sums, kinds_of_net, kinds_of_body in (
-        (None, ["NormChain", "ConvNorm", "Conv2D", "Residual"], ["NormActivation", "ConvNorm", "Conv2D"]),
-        (True, ["NormChain", "Residual"], ["NormChain"]),
-        (False, ["ConvNorm", "ConvNorm", "ConvNorm", "Conv2D", "Residual"], ["NormActivation", "ConvNorm", "Conv2D"]),
-    ):
-        fused = net_of_norms_read_by_convolutions(device).fuse(norm_sums=norm_sums)
-        assert kinds(fused) == ["Input", *kinds_of_net, "Flatten", "Linear"]
-        assert kinds(fused[-3].rows[0]) == kinds_of_body
-        assert list(fused.state_dict()) == list(plain.state_dict())
-        for plain_value, from_fused in zip(expected, step(fused), strict=True):
-            np.testing.assert_allclose(from_fused, plain_value, rtol=1e-4, atol=1e-5)  # some gradients cancel to zero
-        for name, value in plain.buffers().items():
-            np.testing.assert_allclose(gc.to_numpy(fused.buffers()[name]), gc.to_numpy(value), rtol=1e-5, atol=1e-6)
-
-
-def test_a_chain_of_norms_needs_no_pass_for_their_sums():
-    """The kernels for the input gradients of the convolutions after them compute the sums of all five norms."""
-    with launches.record_launches() as launched:
-        step(net_of_norms_read_by_convolutions("emulated").fuse(norm_sums=True))
-    names = [launch.kernel.name for launch in launched]
-    assert names.count("batch_norm_backward_dx") == 5
-    assert names.count("batch_norm_backward_sums") == 0
-    assert sum(launch.kernel.module.defines.get("NORM_SUMS") == "1" for launch in launched) == 5
-
-
-def test_by_default_norms_are_chained_only_without_an_activation():
-    assert [sums_pay(activation) for activation in (None, "relu", "gelu", "silu")] == [True, False, False, False]
-
-
-def test_norms_are_chained_to_a_convolution_whose_input_gradient_can_add_up_their_sums():
-    def chained(*layers):
-        return "NormChain" in kinds(Sequential([Input((8, 8, 4)), *layers], initialize=False).fuse(norm_sums=True))
-
-    norm = [Conv2D(4, 1), BatchNorm()]
-    assert chained(*norm, Conv2D(4, 1))
-    assert chained(*norm, ReLU(), Conv2D(4, 1), MaxPool2D(2), BatchNorm())
-    # The gradient of the norm goes back through the pool.
-    assert not chained(Conv2D(4, 1), MaxPool2D(2), BatchNorm(), Conv2D(4, 1))
-    assert not chained(*norm, Conv2D(4, 3, groups=4))  # depthwise
-    assert not chained(*norm, Conv2D(4, 1), ReLU())  # its gradient has a mask
-    assert not chained(*norm, MaxPool2D(2), Conv2D(4, 1))
-
-
-def test_a_chain_at_the_end_of_a_branch_gives_the_same_results():
-    net = Sequential(
-        [Input((6, 5, 4)), Branches([[], [Conv2D(4, 1), BatchNorm(), Conv2D(3, 1), BatchNorm()]]), Conv2D(2, 1)]
-    )
-    fused = net.fuse()
-    assert kinds(fused[1].rows[1]) == ["NormChain"]
-    for plain, from_fused in zip(step(net), step(fused), strict=True):
-        np.testing.assert_allclose(from_fused, plain, rtol=1e-4, atol=1e-5)

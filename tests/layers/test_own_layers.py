@@ -255,3 +255,16 @@ def test_an_error_names_the_layer_that_lacks_forward_or_backward():
         Sequential([Input((3,)), define("mynet", "WithoutForward", forward=Layer.forward)()])(
             np.ones((2, 3), np.float32)
         )
+
+
+def test_a_user_defined_layer_works_in_a_net():
+    class Doubled(Layer):
+        stem = "doubled"
+
+        def forward(self, x, training=False):
+            return x + x
+
+    net = Sequential([Input((2,)), Doubled()])
+    twin = Layer.from_config(json.loads(json.dumps(net.config())))
+    assert twin.forward(np.ones((1, 2), np.float32)).tolist() == [[2, 2]]
+    assert twin.output_shape == (2,)

@@ -1,4 +1,4 @@
-"""Nets and trainers survive pickle and copy.deepcopy, which multiprocessing, joblib and dask use."""
+"""Copies of nets and trainers by `copy`, pickle and copy.deepcopy, which multiprocessing, joblib and dask use."""
 
 import copy
 import pickle
@@ -9,7 +9,9 @@ import pytest
 import gpuconv as gc
 from gpuconv import backends, losses, models
 from gpuconv.data import Augmentation, Loader, Normalization, synthetic
+from gpuconv.layers import Flatten, Linear, Sequential
 from gpuconv.training import LossScale, Trainer, optimizers, schedules
+from tests.layers.net_with_shortcut import net_of, same_state
 
 COPIERS = {"pickle": lambda original: pickle.loads(pickle.dumps(original)), "deepcopy": copy.deepcopy}
 
@@ -106,3 +108,25 @@ def test_names_in_pickles_of_earlier_versions_are_found():
         ("container", "Sequential"),
     ):
         assert pickle.loads(f"cgpuconv.layers.{module}\n{name}\n.".encode()).__name__ == name
+
+
+def test_a_copy_is_independent_of_the_net():
+    net = net_of()
+    twin = net.copy()
+    assert same_state(net.state_dict(), twin.state_dict())
+    twin["fc1"]["bias"][...] = 7
+    assert not net["fc1"]["bias"].any()
+    assert net.copy(dtype="float64").dtype == np.float64
+    with pytest.raises(ValueError, match="nowhere"):
+        net.copy(device="nowhere")
+
+
+def test_a_net_without_input_that_was_built_is_copied_with_its_values():
+    net = Sequential([Flatten(), Linear(3)])
+    net.build((2, 2, 1))
+    copy = net.copy(dtype="float64")
+    assert (copy.input_shape, copy.output_shape, copy.dtype) == ((2, 2, 1), (3,), np.float64)
+    for key, value in net.state_dict().items():
+        np.testing.assert_array_equal(copy.state_dict()[key], value.astype(np.float64))
+    copy["fc1.weight"][...] = 0
+    assert net["fc1.weight"].any()

@@ -1,0 +1,39 @@
+"""Nets as JSON, and configs that make no layer."""
+
+import json
+
+import numpy as np
+import pytest
+
+from gpuconv.layers import Layer
+from tests.layers.net_with_shortcut import images, net_of, same_state
+
+
+def test_the_config_is_json_and_rebuilds_the_same_net_bit_for_bit():
+    net = net_of(seed=12)
+    text = json.dumps(net.config())
+    twin = Layer.from_config(json.loads(text))
+    assert json.dumps(twin.config()) == text
+    assert same_state(net.state_dict(), twin.state_dict())
+    assert not same_state(net_of(seed=13).params(), net.params())
+    x = images()
+    np.testing.assert_array_equal(net.forward(x, True), twin.forward(x, True))
+
+
+def test_a_config_of_an_unknown_layer_or_option_is_refused():
+    with pytest.raises(ValueError, match="did you mean 'Conv2D'"):
+        Layer.from_config({"layer": "Conv2", "out_channels": 3, "kernel_size": 3})
+    with pytest.raises(ValueError, match="did you mean 'stride'"):
+        Layer.from_config({"layer": "Conv2D", "out_channels": 3, "kernel_size": 3, "strides": 1})
+    with pytest.raises(ValueError, match="entry 'layer'"):
+        Layer.from_config({"out_channels": 3})
+
+
+def test_a_config_names_a_layer_that_can_run_and_all_that_it_needs():
+    for base in ("Layer", "Activation", "Merging", "Pool2D", "Fused", "FusedConv", "ImageNorm"):
+        with pytest.raises(ValueError, match=f"unknown layer '{base}'"):
+            Layer.from_config({"layer": base})
+    with pytest.raises(ValueError, match="Linear needs the option 'out_features', received none"):
+        Layer.from_config({"layer": "Linear"})
+    with pytest.raises(ValueError, match=r"Conv2D needs the option 'kernel_size', received \['out_channels'\]"):
+        Layer.from_config({"layer": "Conv2D", "out_channels": 4})

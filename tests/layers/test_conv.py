@@ -1,0 +1,27 @@
+"""Which convolutions are depthwise, and a transposed convolution computed by hand."""
+
+import numpy as np
+
+from gpuconv.layers import Conv2D, ConvTranspose2D
+
+
+def test_a_convolution_of_one_channel_is_not_depthwise():
+    depthwise = {(1, 1): False, (1, 4): False, (4, 4): True, (2, 4): False}
+    for (groups, channels), expected in depthwise.items():
+        layer = Conv2D(4, 3, groups=groups)
+        layer.build((5, 5, channels))
+        assert layer.depthwise == expected, (groups, channels)
+
+
+def test_a_transposed_convolution_gives_the_values_computed_by_hand():
+    layer = ConvTranspose2D(1, 2, stride=2)
+    layer.build((1, 2, 1), dtype="float64")
+    layer["weight"][...] = np.array([[1.0, 2], [3, 4]]).reshape(1, 2, 2, 1)
+    layer["bias"][...] = 10
+    np.testing.assert_array_equal(
+        layer(np.array([1.0, -1]).reshape(1, 1, 2, 1))[0, :, :, 0], [[11, 12, 9, 8], [13, 14, 7, 6]]
+    )
+    assert layer.mult_adds == 2 * 4
+    layer = ConvTranspose2D(8, 3, stride=2, padding=1, output_padding=1)
+    assert layer.build((4, 4, 3)) == (8, 8, 8)
+    assert layer.algorithms(2, "emulated").keys() == {"fprop", "dgrad", "wgrad"}

@@ -1,0 +1,28 @@
+"""What layers keep between forward and backward."""
+
+import numpy as np
+import pytest
+
+from gpuconv import asarray
+from gpuconv.layers import Conv2D, Input, Linear, MaxPool2D, ReLU, Residual, Sequential
+from tests.layers.layer_cases import fresh
+
+
+def test_relu_stores_only_its_output_and_conv_its_input():
+    relu, conv, pool = fresh(ReLU(), (3, 3, 2)), fresh(Conv2D(2, 3), (3, 3, 2)), fresh(MaxPool2D(3), (3, 3, 2))
+    x = np.ones((1, 3, 3, 2))
+    assert relu.forward(x) is relu.unstash()[0]
+    conv.forward(x)
+    assert conv.unstash()[0] is x
+    pool.forward(x)
+    assert pool.unstash()[0].dtype == np.uint8
+
+
+def test_moving_a_net_drops_its_stored_activations():
+    net = Sequential([Input((3,)), Residual([Linear(3)]), ReLU()])
+    for change in ({"dtype": "float64"}, {"precision": "tf32"}, {"device": "emulated"}):
+        net.forward(asarray(np.ones((2, 3), net.dtype), net.device), training=True)
+        net.to(**change)
+        assert all(layer.kept == () for layer in net.walk()), change
+        with pytest.raises(RuntimeError, match="needs a forward before it"):
+            net.backward(asarray(np.ones((2, 3), net.dtype), net.device))

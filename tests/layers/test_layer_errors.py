@@ -1,0 +1,53 @@
+"""Errors name the layer in which they arise."""
+
+import numpy as np
+import pytest
+
+import gpuconv as gc
+from gpuconv.layers import Conv2D, Flatten, Input, Linear, MaxPool2D, Residual, Sequential
+from gpuconv.summary import summary
+from gpuconv.training import Trainer
+from tests.layers.net_with_shortcut import net_of
+
+
+def test_a_shape_error_names_the_layer_deep_inside():
+    row = [Input((8, 8, 3)), Conv2D(4, 3), Residual([Conv2D(4, 3, padding=1), MaxPool2D(9)])]
+    with pytest.raises(ValueError, match=r"^residual1\.pool1: the filter spans 9"):
+        Sequential(row)
+
+
+def test_a_runtime_error_has_a_note_that_names_the_layer():
+    net = Sequential([Input((4, 4, 1)), Conv2D(2, 3)])
+    with pytest.raises(TypeError, match="float32") as caught:
+        net.forward(np.ones((1, 4, 4, 1), np.float64))
+    assert "conv1.forward" in caught.value.__notes__[0]
+
+
+def test_forward_without_arrays_is_refused():
+    conv = Conv2D(2, 3)
+    conv.build((4, 4, 1), initialize=False)
+    with pytest.raises(RuntimeError, match="initialize=False"):
+        conv.forward(np.ones((1, 4, 4, 1), np.float32))
+
+
+def test_an_array_in_pytorchs_layout_gets_a_hint(net, x):
+    with pytest.raises(ValueError, match=r"received 2 x 6 x 6; that is PyTorch's layout.*x.transpose\(0, 2, 3, 1\)"):
+        net(x.transpose(0, 3, 1, 2))
+    with pytest.raises(ValueError, match=r"received 6 x 2; the first axis counts the images: x\[None\]"):
+        net(x[0])
+
+
+def test_an_object_that_is_not_a_net_or_has_no_shapes_is_named():
+    unbuilt = Sequential([Conv2D(3, 3), Flatten(), Linear(2)])
+    data = np.zeros((2, 4, 4, 3), np.float32), [0, 1]
+    for function in (Trainer, lambda net: gc.evaluate(net, data), summary):
+        with pytest.raises(RuntimeError, match=r"no shapes yet: begin it with Input\(...\) or call build"):
+            function(unbuilt)
+        for wrong, message in (("digits-net", r"gpuconv.models.build\('digits-net'\)"), (None, "received NoneType")):
+            with pytest.raises(TypeError, match=message):
+                function(wrong)
+
+
+def test_a_wrong_image_size_is_refused_at_the_input():
+    with pytest.raises(ValueError, match=r"takes volumes of 6 x 5 x 2 .*received 6 x 6 x 2"):
+        net_of().forward(np.ones((1, 6, 6, 2), np.float32))
