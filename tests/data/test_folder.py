@@ -5,8 +5,8 @@ import unicodedata
 import numpy as np
 import pytest
 
-from gpuconv.data import folder, image
-from tests.data.pictures import picture
+from gpuconv.data import folder
+from tests.data.pixels import picture
 
 Image = pytest.importorskip("PIL.Image")
 
@@ -150,7 +150,3 @@ def test_the_test_fraction_is_between_0_and_1():
     for fraction in (0, -0.5, 1.5):
         with pytest.raises(ValueError, match="test must be between 0 and 1"):
             folder.load("nowhere", test=fraction)
-
-
-def test_an_error_without_a_message_is_named_by_its_type():
-    assert (image._cause(ValueError()), image._cause(ValueError("why"))) == ("ValueError", "why")

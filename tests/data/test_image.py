@@ -9,9 +9,10 @@ from enum import IntEnum
 import numpy as np
 import pytest
 
+from gpuconv.data import image
 from gpuconv.data import image as images
 from gpuconv.data.image import Picture, read_image
-from tests.data.pictures import picture
+from tests.data.pixels import picture
 
 Image = pytest.importorskip("PIL.Image")
 
@@ -329,3 +330,7 @@ def test_without_pillow_the_error_says_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "PIL", None)
     with pytest.raises(ImportError, match=r"image files needs Pillow: pip install \"gpuconv\[image\]"):
         read_image(tmp_path / "a.png")
+
+
+def test_an_error_without_a_message_is_named_by_its_type():
+    assert (image._cause(ValueError()), image._cause(ValueError("why"))) == ("ValueError", "why")

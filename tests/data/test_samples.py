@@ -7,7 +7,7 @@ import os
 import numpy as np
 import pytest
 
-from gpuconv.data import samples, sources
+from gpuconv.data import Normalization, samples, sources
 from gpuconv.data.samples import MapSamples, memory_mapped_file
 from tests.data.small_samples import IMAGES, LABELS, Numbered, of_array
 
@@ -20,6 +20,8 @@ def test_statistics_come_from_at_most_4096_evenly_spaced_samples():
         assert (indices[0], indices[-1], len(np.unique(indices))) == (0, count - 1, expected)
         assert np.ptp(np.diff(indices)) <= 1  # the distances differ by at most 1
     assert samples.MEASURED == 4096
+    Normalization.from_dataset(numbered)
+    np.testing.assert_array_equal(numbered.reads[1], indices)
 
 
 def test_samples_have_the_documented_defaults():

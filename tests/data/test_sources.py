@@ -23,6 +23,8 @@ def test_uint8_arrays_in_memory_become_a_dataset_and_other_arrays_samples(tmp_pa
     options = {"name": "train", "shape": (2, 3, 3), "device": "numpy", "dtype": "float32"}
     in_memory = sources.as_data_source((IMAGES, LABELS), classes=2, **options)
     assert (type(in_memory).__name__, in_memory.name, in_memory.classes) == ("Dataset", "train", ("0", "1", "2"))
+    five_classes = sources.as_data_source((IMAGES, LABELS), classes=5, **options)
+    assert five_classes.classes == tuple("01234")
     for images in (np.load(tmp_path / "a.npy", mmap_mode="r"), IMAGES.astype(np.float32)):
         samples = sources.as_data_source((images, LABELS), classes=5, **options)
         assert (type(samples).__name__, list(samples.classes)) == ("ArraySamples", list("01234"))

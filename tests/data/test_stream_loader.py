@@ -1,11 +1,12 @@
-"""The loader of samples: its threads, its order, and float images."""
+"""The loader of samples: its batches are those of a loader in memory, its threads, its order, and float images."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from gpuconv.data import Augmentation, Normalization, StreamLoader, stream_loader
+import gpuconv as gc
+from gpuconv.data import Augmentation, Dataset, Loader, Normalization, StreamLoader, stream_loader
 from tests.data.small_samples import IMAGES, LABELS, Numbered, of_array
 
 PLAIN = Normalization([0] * 3, [1] * 3)
@@ -27,6 +28,22 @@ def test_by_default_a_loader_has_the_threads_that_samples_and_cores_allow_up_to_
     for wrong in (0, -1):
         with pytest.raises(ValueError, match="workers must be at least 1"):
             StreamLoader(Numbered(4), 2, normalization=Normalization([0], [1]), workers=wrong)
+
+
+def test_batches_have_the_bits_of_those_of_a_loader():
+    pixels = np.random.default_rng(0).integers(0, 256, (22, 6, 5, 1)).astype(np.uint8)
+    labels = np.arange(22) % 3
+    for augment in ("flip,shift:2,cutout:2", "alternating-flip,shift:1,reflect", "none"):
+        options = {"normalization": Normalization([99], [50]), "augmentation": Augmentation.parse(augment), "seed": 4}
+        for epoch in (0, 1):
+            in_memory = Loader(Dataset(pixels, labels, "abc"), 4, **options)
+            for device in ("numpy", "emulated"):
+                streamed = StreamLoader(of_array(pixels, labels), 4, workers=3, device=device, **options)
+                batches = zip(streamed.epoch(epoch, start_batch=1), in_memory.epoch(epoch, start_batch=1), strict=True)
+                for (x, y), (expected_x, expected_y) in batches:
+                    assert gc.device_of(x) == gc.device_of(y) == device
+                    np.testing.assert_array_equal(gc.to_numpy(x), expected_x)
+                    np.testing.assert_array_equal(gc.to_numpy(y), expected_y)
 
 
 def test_float_images_are_neither_normalized_nor_augmented():

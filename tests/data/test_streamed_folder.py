@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from gpuconv.data import Augmentation, Loader, Normalization, Samples, StreamLoader, folder, load
-from gpuconv.data.samples import MEASURED
 
 Image = pytest.importorskip("PIL.Image")
 
@@ -117,21 +116,6 @@ def test_images_that_exceed_memory_are_refused_with_advice(photos, monkeypatch):
     for text in ("folder:x,stream=2", "folder:x,stream=maybe"):
         with pytest.raises(ValueError, match=r"cannot read 'stream=.*: expected 1 or 0"):
             load(text)
-
-
-def test_statistics_come_from_evenly_spaced_images(photos):
-    class Many(Samples):
-        def __len__(self):
-            return 3 * MEASURED
-
-        def read(self, indices):
-            seen.append(indices)
-            return np.zeros((len(indices), 2, 2, 1), np.uint8), np.zeros(len(indices), np.int64)
-
-    seen = []
-    Normalization.from_dataset(Many(name="many", image_shape=(2, 2, 1), dtype=np.dtype("uint8")))
-    assert (len(seen[0]), seen[0][0], seen[0][-1]) == (MEASURED, 0, 3 * MEASURED - 1)
-    assert {*np.diff(seen[0])} <= {2, 3, 4}  # 3 on average
 
 
 @pytest.mark.slow

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-import gpuconv as gc
-from gpuconv.data import Augmentation, Dataset, Loader, Normalization, Samples, StreamLoader, sources
+from gpuconv.data import Dataset, Loader, Normalization, StreamLoader, sources
 from gpuconv.layers import BatchNorm, Conv2D, Flatten, GlobalAvgPool2D, Input, Linear, Sequential
 from gpuconv.losses import SoftmaxCrossEntropy
 from gpuconv.training import SettingsError, Trainer, data_checks, evaluate
@@ -174,49 +173,12 @@ def test_evaluate_accepts_data_and_a_normalization():
         evaluate(bare, DATA)
 
 
-def test_streamed_batches_have_the_bits_of_the_loaders():
-    class Streamed(Samples):
-        def __len__(self):
-            return len(DATA)
-
-        def read(self, indices):
-            return DATA.images[indices], DATA.labels[indices]
-
-    samples = Streamed(name="lines", image_shape=DATA.image_shape, dtype=np.dtype("uint8"), workers=3)
-    for augment in ("flip,shift:2,cutout:2", "alternating-flip,shift:1,reflect", "none"):
-        options = {"normalization": NORMALIZATION, "augmentation": Augmentation.parse(augment), "seed": 4}
-        for epoch in (0, 1):
-            in_memory = [*Loader(DATA, 4, **options).epoch(epoch, start_batch=1)]
-            streamed = [*StreamLoader(samples, 4, workers=3, **options).epoch(epoch, start_batch=1)]
-            for (x, y), (expected_x, expected_y) in zip(streamed, in_memory, strict=True):
-                np.testing.assert_array_equal(x, expected_x)
-                np.testing.assert_array_equal(y, expected_y)
-
-
 def test_runs_store_a_description_of_their_data_and_refuse_other_data(tmp_path):
 
     fit((FLOATS, DATA.labels), run_dir=tmp_path / "run")
     fit((FLOATS, DATA.labels), run_dir=tmp_path / "run", resume=True)
     with pytest.raises(SettingsError, match="checksum"):
         fit((FLOATS + 1, DATA.labels), run_dir=tmp_path / "run", resume=True)
-
-
-def test_the_emulated_device_gets_the_same_batches():
-    x_expected, y_expected = next(Loader(DATA, 5, normalization=NORMALIZATION, seed=3).epoch(0))
-    for form in ((FLOATS, DATA.labels), Indexed(DATA.images, DATA.labels)):
-        part = sources.as_data_source(form, "train", DATA.image_shape, device="emulated", dtype="float32")
-        loader = StreamLoader(part, 5, normalization=NORMALIZATION if part.raw else None, seed=3, device="emulated")
-        x, y = next(loader.epoch(0))
-        assert gc.device_of(x) == gc.device_of(y) == "emulated"
-        np.testing.assert_array_equal(gc.to_numpy(x), x_expected)
-        np.testing.assert_array_equal(gc.to_numpy(y), y_expected)
-
-
-def test_classes_without_names_are_named_by_their_numbers():
-    pair = (DATA.images, DATA.labels)
-    recognized = sources.as_data_source(pair, "train", DATA.image_shape, classes=5, device="numpy", dtype="float32")
-    assert isinstance(recognized, Dataset)
-    assert list(recognized.classes) == ["0", "1", "2", "3", "4"]
 
 
 def test_unknown_labels_are_accepted_for_every_net():

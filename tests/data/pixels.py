@@ -1,4 +1,4 @@
-"""Pictures to write into files."""
+"""Pixels to write into picture files."""
 
 import numpy as np
 

@@ -1,0 +1,12 @@
+"""Allows CIFAR-10 files of a few images."""
+
+import pytest
+
+from gpuconv.data import cifar10
+from tests.data.cifar10_files import COUNT
+
+
+@pytest.fixture
+def short_files(monkeypatch):
+    """Files of COUNT images are of the right size."""
+    monkeypatch.setattr(cifar10, "IMAGES_PER_FILE", COUNT)
