@@ -1,15 +1,13 @@
-"""The table of algorithms, refused names, stored names, and TF32 rounding."""
+"""The table of algorithms, refused names, the algorithms of layers, and those that a GPU has to prove first."""
 
-import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from gpuconv import algorithms, asarray, backends, ops, to_numpy
+from gpuconv import algorithms, asarray, backends, ops
 from gpuconv.algorithms import ALGORITHMS, ARITHMETICS
 from gpuconv.backends import cpu
-from gpuconv.backends.cpu.precision import round_tf32
 from gpuconv.backends.cuda.gemm import plan
 from gpuconv.backends.cuda.gemm.product import Product
 from gpuconv.dtypes import as_dtype
@@ -17,10 +15,7 @@ from gpuconv.layers import Conv2D, Flatten, Input, Layer, Linear, MaxPool2D, ReL
 from gpuconv.problems import DIRECTIONS, PLAIN, Conv2dProblem
 from gpuconv.profiling import launches
 from gpuconv.summary import rows
-from gpuconv.training import Callback, RunDirectory, Trainer, checkpoint, load_net
 from tests.algorithm_table import with_algorithm
-from tests.devices import kernel_devices
-from tests.training import toy_run
 
 X, W = np.ones((2, 4, 4, 8), np.float32), np.ones((6, 3, 3, 8), np.float32)
 DY, ROWS, WEIGHT = np.ones((2, 2, 2, 6), np.float32), np.ones((5, 8), np.float32), np.ones((6, 8), np.float32)
@@ -62,33 +57,6 @@ def test_names_are_checked_before_anything_is_computed(monkeypatch, op):
     assert (received["algo"], received["tf32"]) == ("simt-64x64", True)
 
 
-def test_tf32_rounds_as_computed_by_hand():
-    """10 fraction bits: 2**-11 is halfway from 1 to the next number, and ties round away from zero."""
-    below, above = np.nextafter(np.float32(1 + 2**-11), np.float32([0, 2]))
-    ends = [0, -0.0, 2**-149, 2**-126, 3.4028235e38]
-    numbers = np.float32([1, below, 1 + 2**-11, above, -1 - 2**-11, 1 + 3 * 2**-11, *ends])
-    expected = np.float32([1, 1, 1 + 2**-10, 1 + 2**-10, -1 - 2**-10, 1 + 2**-9, 0, -0.0, 0, 2**-126, np.inf])
-    np.testing.assert_array_equal(round_tf32(numbers), expected)
-    np.testing.assert_array_equal(np.signbit(round_tf32(numbers)), np.signbit(expected))
-    specials = np.array([0x7F800000, 0xFF800000, 0x7FFFFFFF, 0x7F800001, 0xFFFFFFFF], np.uint32).view(np.float32)
-    np.testing.assert_array_equal(round_tf32(specials), specials)
-    np.testing.assert_array_equal(round_tf32(numbers.reshape(1, -1)[:, ::2]), expected.reshape(1, -1)[:, ::2])
-
-
-@pytest.mark.parametrize("device", ["numpy", *kernel_devices()])
-def test_both_factors_are_rounded_and_the_bias_is_not(device):
-    """One product per sum, so float32 holds it exactly and the bits must be equal."""
-    rng = np.random.default_rng(5)
-    x, w = rng.standard_normal((7, 1)).astype(np.float32), rng.standard_normal((6, 1)).astype(np.float32)
-    x[3], w[2] = np.nan, 0x7FFFFF * 2.0**-100
-    product = to_numpy(ops.linear(asarray(x, device), asarray(w, device), tf32=True))
-    np.testing.assert_array_equal(product, round_tf32(x) @ round_tf32(w).T)
-    assert np.nanmax(np.abs(product - x @ w.T)) > 2**-16
-    zero, bias = np.zeros((1, 1), np.float32), np.float32([1 + 2**-20])
-    biased = ops.linear(*[asarray(a, device) for a in (zero, zero, bias)], tf32=True)
-    assert to_numpy(biased).item() == 1 + 2**-20
-
-
 def test_a_launch_reports_its_algorithm():
     for algorithm in ALGORITHMS:
         for arithmetic in algorithm.arithmetics:
@@ -96,81 +64,6 @@ def test_a_launch_reports_its_algorithm():
             assert algorithms.algorithm_of_launch(f"conv2d_fprop_{algorithm.family}", macros) == algorithm.name
             assert algorithms.algorithm_of_launch("gemm_reduce_splits", macros) is None
     assert algorithms.algorithm_of_launch("relu_forward_simt", {"DTYPE": "float32"}) is None
-
-
-# --- names that older versions stored -------------------------------------------------------------------
-
-RENAMED = {"first-256x64": "few_channels-256x64", "first-256x32": "few_channels-256x32"}
-renamed = pytest.mark.parametrize(("old", "new"), RENAMED.items())
-
-
-@renamed
-def test_an_op_accepts_an_old_name(monkeypatch, old, new):
-    x, w, dy = (np.ones(shape, np.float16) for shape in ((2, 8, 8, 3), (4, 3, 3, 3), (2, 6, 6, 4)))
-    expected = ops.conv2d(x, w)
-    np.testing.assert_array_equal(ops.conv2d(x, w, algo=old), expected)
-    for op, arrays, options, expected_algorithm in (
-        ("conv2d", [x, w], {}, new),
-        ("conv2d_relu", [x, w], {}, new),
-        ("conv2d_wgrad", [dy, x], {"kernel_size": 3}, "auto"),
-        ("conv2d_dgrad", [dy, w], {"input_shape": x.shape}, "auto"),
-        ("conv2d_backward", [dy, x, w], {}, ("auto", "auto")),
-    ):
-        option = "algos" if op == "conv2d_backward" else "algo"
-        family = getattr(cpu, ops.OPS[op].family)
-        monkeypatch.setattr(family, op, lambda *arguments, option=option, **named: named[option])
-        for name in (old, new, old.upper(), old.replace("-", "_")):
-            assert getattr(ops, op)(*arrays, **options, algo=name) == expected_algorithm
-    wide = np.ones((2, 8, 8, 5), np.float16)
-    with pytest.raises(ValueError, match=f"algorithm '{new}' serves convolutions in one group of at most 4 channels"):
-        ops.conv2d(wide, np.ones((4, 3, 3, 5), np.float16), algo=old)
-    with pytest.raises(ValueError, match=f"algorithm '{new}' serves convolutions"):
-        ops.linear(ROWS, WEIGHT, algo=old)
-
-
-@renamed
-def test_a_layer_accepts_an_old_name(old, new):
-    assert Conv2D(4, 3, algo=old).algo == new
-    config = Conv2D(4, 3, algo=new).config()
-    assert config["algo"] == new
-    assert Layer.from_config(config | {"algo": old}).config() == config
-
-
-def test_old_names_are_not_suggested():
-    with pytest.raises(ValueError, match="did you mean 'few_channels-256x64'") as raised:
-        algorithms.full_name("few_channels-256x63")
-    assert "first-" not in str(raised.value)
-
-
-def test_a_run_with_a_stored_old_name_is_resumed(tmp_path):
-    def trainer():
-        layers = [Input((6, 5, 1)), Conv2D(4, 3, algo="few_channels-256x64"), ReLU(), Flatten(), Linear(3)]
-        return Trainer(Sequential(layers, seed=1), "sgd", lr=0.1)
-
-    def with_old_names(value):
-        if isinstance(value, dict):
-            return {key: with_old_names(entry) for key, entry in value.items()}
-        if isinstance(value, list):
-            return [with_old_names(entry) for entry in value]
-        return "first-256x64" if value == "few_channels-256x64" else value
-
-    class Stop(Callback):
-        def on_epoch(self, trainer, record):
-            trainer.stop("enough")
-
-    begun, uninterrupted = (RunDirectory(tmp_path / name) for name in ("begun", "whole"))
-    toy_run.fit(trainer(), epochs=2, run_dir=uninterrupted.path)
-    toy_run.fit(trainer(), epochs=2, run_dir=begun.path, callbacks=[Stop()])
-    written = json.loads(begun.settings_file.read_text())
-    begun.settings_file.write_text(json.dumps(with_old_names(written)))
-    last = checkpoint.load(begun.last)
-    checkpoint.save(begun.last, checkpoint.Checkpoint(last.tensors, with_old_names(last.state)))
-    assert "first-256x64" in begun.settings_file.read_text()
-    resumed = trainer()
-    toy_run.fit(resumed, epochs=2, run_dir=begun.path, resume=True)
-    assert resumed.epoch == 2
-    assert toy_run.same_arrays(resumed.net.state_dict(), checkpoint.load(uninterrupted.last).part("net"))
-    load_net(begun.last, trainer().net)
 
 
 # --- layers ------------------------------------------------------------------------------------

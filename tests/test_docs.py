@@ -1,12 +1,14 @@
-"""The examples in the docs run unchanged, and each row of a table is one line."""
+"""The docs and the README: examples run unchanged, links lead to files, and what the pages list is complete."""
 
 import doctest
 import re
+import textwrap
 from pathlib import Path
 
 import pytest
 
 import gpuconv as gc
+from tests.python_process import python
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -76,3 +78,50 @@ def test_the_code_in_nets_md_runs_unchanged(tmp_path, monkeypatch, capsys):
     for block in blocks:
         exec(block, names | {"net": net.copy()})
     assert "(2, 8, 8, 4)" in capsys.readouterr().out  # the hook's line
+
+
+def test_every_package_with_a_page_of_the_documentation_is_an_attribute():
+    pages = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "docs" / "api").glob("*.md"))
+    documented = set(re.findall(r"automodule:: gpuconv\.(\w+)", pages))
+    documented -= {"torch", "inverse_normal"}  # imported by their own names
+    assert len(documented) > 15
+    missing = f"[name for name in {sorted(documented)} if not hasattr(gc, name)]"
+    assert python(f"import gpuconv as gc; print({missing})") == "[]"
+
+
+@pytest.mark.slow
+def test_the_example_in_the_readme_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)[1]
+    *_, accuracy, shapes = python(code + "\nprint(maps.shape, scores.shape)").splitlines()
+    assert shapes == "(64, 32, 32, 12) (64, 10)"
+    assert float(accuracy) > 0.9
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 130
+
+
+def test_links_lead_to_files():
+    for page in PAGES:
+        for link in re.findall(r"\]\(([^)#]+)", page.read_text(encoding="utf-8")):
+            assert link.startswith("https://") or (page.parent / link).exists(), f"{page.name}: {link}"
+
+
+def test_the_op_shown_in_contributing_is_the_shipped_one():
+    shipped = [*(ROOT / "gpuconv").rglob("activation.py"), *(ROOT / "kernels").glob("activation.cu*")]
+    source = "\n\n".join(path.read_text() for path in shipped)
+    shown = re.findall(r"^   ```(?:python|cuda)\n(.*?)^   ```", (ROOT / "CONTRIBUTING.md").read_text(), re.M | re.S)
+    assert len(shown) == 5
+    for block in shown:
+        for part in textwrap.dedent(block).strip().split("\n\n"):
+            assert part in source, part
+
+
+def test_the_docs_name_every_command_and_net():
+    from gpuconv import models
+    from gpuconv.cli.main import COMMANDS
+
+    text = (ROOT / "docs/commands.md").read_text()
+    assert [name for name in COMMANDS if f"gpuconv {name}" not in text] == []
+    assert [name for name in models.MODELS if name not in text] == []

@@ -5,10 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gpuconv.cli import main
-from gpuconv.data import Augmentation
-from gpuconv.data import load as load_data
 from gpuconv.text import parse_numbers
-from gpuconv.training import optimizers, schedules
 
 
 def test_plain_numerals_are_read():
@@ -55,21 +52,3 @@ def test_no_number_on_the_command_line_has_an_underscore(capsys, tmp_path, monke
         assert main(arguments) == 2
         assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
-
-
-def test_an_option_given_twice_is_refused():
-    """The last one must not win silently."""
-    for read, text in (
-        (load_data, "folder:x,test=0.1,test=0.2"),
-        (load_data, "folder:x,test=0.1,TEST=0.1"),
-        (load_data, "synthetic:n=8,N=9"),
-        (load_data, "synthetic:n=8,classes=2,n=8"),
-        (optimizers.get, "sgd:lr=0.1,lr=0.2"),
-        (optimizers.get, "adam:lr=1,beta1=0.5,lr=1"),
-        (optimizers.get, "* -> sgd:lr=0.1,lr=0.2"),
-        (schedules.get, "step:3,gamma=0.1,gamma=0.2"),
-        (Augmentation.parse, "flip,shift:1,flip"),
-    ):
-        with pytest.raises(ValueError, match="is given twice in '"):
-            read(text)
-    assert schedules.get("one-cycle:peak=0.5,warmup:1") == schedules.get("one-cycle:peak=0.5,warmup:1")

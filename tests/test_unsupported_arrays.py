@@ -246,24 +246,3 @@ def test_metrics_and_losses_refuse_unsupported_labels_and_read_only_totals():
     with pytest.raises(ValueError, match="totals is written to"):
         totals.add(loss, scores, LABELS)
     assert totals.read().samples == 0
-
-
-@pytest.mark.parametrize("device", ["numpy", "emulated"])
-def test_bad_indices_are_refused_where_the_host_can_read_them(device):
-    images, labels, ones = (gc.asarray(array, device) for array in (IMAGES, LABELS, np.ones(3, np.float32)))
-    for indices, more, words in (
-        ([0, 4], {}, "indices must lie in [0, 4), received 4 at index 1"),
-        ([-1], {}, "indices must lie in [0, 4), received -1 at index 0"),
-        ([0, 1], {"start": 1, "count": 2}, "a batch of 2 from 1 on does not fit"),
-        ([0, 1], {"start": 2**62, "count": 2**62}, "does not fit"),
-        ([0, 1], {"start": gc.asarray(np.array([1]), device), "count": 2}, "a batch of 2 from 1 on does not fit"),
-        ([0, 1], {"start": gc.asarray(np.array([-1]), device), "count": 1}, "a batch of 1 from -1 on does not fit"),
-    ):
-        with pytest.raises(ValueError, match=re.escape(words)):
-            ops.load_batch(images, labels, gc.asarray(np.array(indices), device), mean=ones, std=ones, **more)
-
-
-def test_strides_too_large_for_the_kernels_are_refused():
-    x, w = (gc.asarray(np.ones((1, side, side, 1), np.float32), "emulated") for side in (4, 2))
-    with pytest.raises(ValueError, match="the product of both strides is at most"):
-        ops.conv2d(x, w, stride=2**31 - 1)

@@ -7,9 +7,11 @@ import os
 import pty
 import re
 import signal
+import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -243,3 +245,17 @@ def test_a_second_signal_kills_a_process_that_had_no_handler_for_it():
                 signal.raise_signal(signal.SIGTERM)
         os._exit(99)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
+
+
+def test_ctrl_c_while_numpy_is_imported_ends_a_command_quietly(tmp_path):
+    """NumPy reports a KeyboardInterrupt during its import as an ImportError."""
+    (tmp_path / "numpy.py").write_text(
+        "import signal\n"
+        "try:\n"
+        "    signal.raise_signal(signal.SIGINT)\n"
+        "except KeyboardInterrupt:\n"
+        "    raise ImportError('numpy is broken') from None\n"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(Path(__file__).parents[2])])}
+    done = subprocess.run([sys.executable, "-m", "gpuconv", "info"], capture_output=True, text=True, env=environment)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")

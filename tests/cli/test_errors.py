@@ -6,7 +6,6 @@ import pytest
 
 from gpuconv.cli import main
 from gpuconv.cli.main import COMMANDS, Parser, module
-from gpuconv.system.files import describe_error
 from gpuconv.training import Trainer
 from tests.cli.command import output_of
 
@@ -207,12 +206,3 @@ def test_data_with_a_single_class_is_refused(command, capsys, tmp_path, monkeypa
     assert main([command, "--data", "synthetic:n=32,size=8x8x3,classes=1", "--model", "seed-net"]) == 2
     assert "one class, 'class 0': there is nothing to classify" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
-
-
-def test_a_system_error_is_described_in_words():
-    for error, message in (
-        (OSError(2, "No such file", "a"), "a: No such file"),
-        (OSError(28, "No space left"), "No space left"),
-        (OSError("in words"), "in words"),
-    ):
-        assert describe_error(error) == message

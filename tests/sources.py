@@ -1,0 +1,33 @@
+"""gpuconv's source files, their syntax trees, and the modules that they import."""
+
+from __future__ import annotations
+
+import ast
+import functools
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def modules() -> list[Path]:
+    """The files of the package gpuconv."""
+    return sorted((ROOT / "gpuconv").rglob("*.py"))
+
+
+@functools.cache
+def syntax(path: Path) -> tuple[ast.AST, ...]:
+    """All nodes of a file's syntax tree."""
+    return tuple(ast.walk(ast.parse(path.read_text())))
+
+
+@functools.cache
+def imports(path: Path) -> frozenset[str]:
+    """The gpuconv modules in a file's import statements, at any depth."""
+    names = set()
+    for node in syntax(path):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return frozenset(name for name in names if name.startswith("gpuconv."))

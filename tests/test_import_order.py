@@ -1,0 +1,116 @@
+"""Imports between the parts of gpuconv go in one direction, and neither files, packages nor headers form cycles."""
+
+from __future__ import annotations
+
+import graphlib
+import re
+
+import pytest
+
+from tests.sources import ROOT, imports, modules
+
+# Each part may import from its own set and from those above it.
+LAYERS = [
+    {"inverse_normal", "names", "newton_schulz", "notices", "polynomials", "system", "text", "types", "version"},
+    {"arguments", "dtypes", "list_cache", "spec"},
+    {"devices", "kernels", "problems", "random", "window_sizes"},
+    {"checkpoint", "few_channels"},
+    {"algorithms"},
+    {"backends"},
+    {"ops"},
+    {"convert", "data", "initializers", "layers", "losses", "metrics"},
+    {"models", "parallel", "profiling"},
+    {"checks", "interop", "lab", "own_op", "plots", "summary", "torch", "training", "verify"},
+    {"inspect"},
+    {"cli", "live"},
+    {"__main__"},
+]
+
+BACKENDS = {f"gpuconv.backends.{name}" for name in ("cpu", "cuda", "reference")}
+
+
+def part(name: str) -> str:
+    """The part of gpuconv that a module belongs to: "backends" for "gpuconv.backends.cpu.conv"."""
+    return name.split(".")[1]
+
+
+def test_imports_go_in_one_direction():
+    level = {name: number for number, names in enumerate(LAYERS) for name in names}
+    for path in modules():
+        inside = path.relative_to(ROOT / "gpuconv").with_suffix("").parts
+        if inside == ("__init__",):
+            continue  # the public names, which come from every layer
+        assert inside[0] in level, f"{inside[0]} has no place in LAYERS yet"
+        for name in imports(path):
+            what = f"{path} imports {name}"
+            assert level[part(name)] <= level[inside[0]], what
+            if inside[0] == "backends" and len(inside) > 2:  # no backend imports another
+                assert not name.startswith(tuple(BACKENDS - {f"gpuconv.backends.{inside[1]}"})), what
+            if inside[0] in ("ops", "layers", "losses", "models", "training"):
+                assert not name.startswith(tuple(BACKENDS)), what
+
+
+def imported_by_file() -> dict[str, set[str]]:
+    """The files that each file imports, as module names, without the file of public names."""
+    files = {}
+    for path in modules():
+        name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        if name != "gpuconv":
+            files[name] = path
+
+    def file_of(name: str) -> str:
+        while name and name not in files:
+            name = name.rpartition(".")[0]
+        return name
+
+    return {name: {file_of(other) for other in imports(path)} - {name, ""} for name, path in files.items()}
+
+
+def test_files_have_no_import_cycles():
+    """Imports inside functions count too. The CycleError names the files."""
+    imported = imported_by_file()
+    assert "gpuconv.problems" in imported["gpuconv.ops.conv.conv2d"]
+    graphlib.TopologicalSorter(imported).prepare()
+
+
+def imports_between(imported: dict[str, set[str]], package: str) -> dict[str, set[str]]:
+    """The imports between the files and packages directly in a package; a nested file counts as its package."""
+
+    def direct(name: str) -> str:
+        return name.removeprefix(package + ".").partition(".")[0] if name.startswith(package + ".") else ""
+
+    imports: dict[str, set[str]] = {}
+    for name, others in imported.items():
+        if direct(name):
+            imports.setdefault(direct(name), set()).update({direct(other) for other in others} - {direct(name), ""})
+    return imports
+
+
+def test_packages_have_no_import_cycles():
+    """Two packages can form a cycle even if no two of their files do."""
+    imported = imported_by_file()
+    packages = {name.rpartition(".")[0] for name in imported}
+    assert {"gpuconv", "gpuconv.backends.cuda"} <= packages
+    for package in packages:
+        graphlib.TopologicalSorter(imports_between(imported, package)).prepare()
+
+
+def test_an_import_cycle_of_packages_is_found():
+    imported = {"gpuconv.a.x": {"gpuconv.b.x"}, "gpuconv.b.y": {"gpuconv.a.y"}}
+    with pytest.raises(graphlib.CycleError):
+        graphlib.TopologicalSorter(imports_between(imported, "gpuconv")).prepare()
+
+
+def test_headers_have_no_include_cycles():
+    for folder in (ROOT / "kernels", ROOT / "gpuconv/backends/cuda/emulator"):
+        included = {
+            path.name: set(re.findall(r'^ *# *include "(.*)"', path.read_text(), re.M))
+            for path in folder.iterdir()
+            if path.suffix in (".cu", ".cuh", ".h")
+        }
+        assert any(included.values())
+        graphlib.TopologicalSorter(included).prepare()
+
+
+def test_the_sources_were_found():
+    assert len(modules()) > 30
