@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpuconv.cli import json_output, option_types, pictures, run_settings, shared_options
 from gpuconv.cli.errors import UserError, user_errors
-from gpuconv.cli.runs import print_line
+from gpuconv.cli.output_lines import print_line
 from gpuconv.devices import Device
 
 if TYPE_CHECKING:

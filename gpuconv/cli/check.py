@@ -10,8 +10,10 @@ import math
 from typing import TYPE_CHECKING
 
 from gpuconv.cli import json_output, run_settings, shared_options
+from gpuconv.cli.device_option import add_device, choose_device
 from gpuconv.cli.errors import user_errors
-from gpuconv.cli.runs import choose_device, make_loader, print_line
+from gpuconv.cli.output_lines import print_line
+from gpuconv.cli.run_data import make_loader
 
 if TYPE_CHECKING:
     from gpuconv.layers.sequential import Sequential
@@ -24,7 +26,7 @@ IMAGES = 64  # in the batch on which the net is checked
 
 def configure(parser: argparse.ArgumentParser) -> None:
     shared_options.add_options(parser, only=("data", "model", "seed", "lr", "optimizer", "schedule", "loss"))
-    shared_options.add_device(parser)
+    add_device(parser)
 
 
 def run(options: argparse.Namespace) -> int:

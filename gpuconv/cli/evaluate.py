@@ -9,23 +9,14 @@ import numpy as np
 
 from gpuconv import losses
 from gpuconv.cli import json_output
+from gpuconv.cli.device_option import add_device, choose_device
 from gpuconv.cli.errors import UserError, user_errors
 from gpuconv.cli.nets import add_file
+from gpuconv.cli.output_lines import print_line
+from gpuconv.cli.run_data import load_data, make_loader, warn_of_other_data, warn_of_trained_images
 from gpuconv.cli.run_settings import read_loss, read_tta
-from gpuconv.cli.runs import (
-    Run,
-    add_which,
-    choose_device,
-    expect_normalization,
-    load_data,
-    make_loader,
-    newest_run,
-    open_run,
-    print_line,
-    warn_of_other_data,
-    warn_of_trained_images,
-)
-from gpuconv.cli.shared_options import add_device, add_options
+from gpuconv.cli.runs import Run, add_which, expect_normalization, newest_run, open_run
+from gpuconv.cli.shared_options import add_options
 from gpuconv.names import display_width, padded, printable
 from gpuconv.system.console import is_quiet
 

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gpuconv.cli import json_output, pictures, predict
+from gpuconv.cli.device_option import add_device, choose_device
 from gpuconv.cli.errors import UserError, user_errors
 from gpuconv.cli.nets import add_file
 from gpuconv.cli.option_types import count
-from gpuconv.cli.runs import Run, add_which, choose_device, expect_normalization, open_run
-from gpuconv.cli.shared_options import add_device
+from gpuconv.cli.runs import Run, add_which, expect_normalization, open_run
 from gpuconv.names import lookup, printable
 from gpuconv.types import Array
 

@@ -9,7 +9,8 @@ import argparse
 from gpuconv.cli import json_output
 from gpuconv.cli.errors import user_errors
 from gpuconv.cli.nets import add_file, import_file
-from gpuconv.cli.runs import add_which, print_line
+from gpuconv.cli.output_lines import print_line
+from gpuconv.cli.runs import add_which
 
 EXAMPLES = [
     "gpuconv export runs/digits-digits-net-1 net.onnx",

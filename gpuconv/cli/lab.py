@@ -9,8 +9,9 @@ import argparse
 from pathlib import Path
 
 from gpuconv.cli import json_output
+from gpuconv.cli.device_option import add_device, choose_device
 from gpuconv.cli.errors import UserError, user_errors
-from gpuconv.cli.runs import choose_device, print_line
+from gpuconv.cli.output_lines import print_line
 from gpuconv.devices import Device
 
 EXAMPLES = [
@@ -22,8 +23,6 @@ EXAMPLES = [
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    from gpuconv.cli import shared_options
-
     parser.add_argument("file", nargs="?", type=Path, help="your .cu file")
     parser.add_argument("--op", required=True, metavar="NAME", help="the op that it implements")
     parser.add_argument(
@@ -35,7 +34,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dtype", action="append", metavar="NAME", help="only this dtype (may be given more than once)"
     )
-    shared_options.add_device(parser)
+    add_device(parser)
 
 
 def run(options: argparse.Namespace) -> int:

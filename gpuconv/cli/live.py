@@ -11,16 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpuconv.cli import option_types, process, resume_python_run, run_settings, shared_options
+from gpuconv.cli.device_option import add_device, choose_device
 from gpuconv.cli.errors import UserError, user_errors
-from gpuconv.cli.runs import (
-    choose_device,
-    expect_normalization,
-    load_data,
-    print_line,
-    run_of,
-    split_validation,
-    started_in_python,
-)
+from gpuconv.cli.output_lines import print_line
+from gpuconv.cli.run_data import load_data, split_validation
+from gpuconv.cli.runs import expect_normalization, run_of, started_in_python
 
 if TYPE_CHECKING:
     from gpuconv.layers.sequential import Sequential
@@ -40,7 +35,7 @@ NOT_IN_LIVE = ("weights", "early_stopping", "tta", "shards", "sync_batch_norm")
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run_dir", metavar="RUN_DIR", nargs="?", help="a run to show (default: start a new one)")
     shared_options.add_options(parser, only=[name for name in shared_options.OPTIONS if name not in NOT_IN_LIVE])
-    shared_options.add_device(parser)
+    add_device(parser)
     parser.add_argument("--port", type=_port, default=8600, metavar="N", help="default: 8600; 0: any free port")
     parser.add_argument(
         "--host",

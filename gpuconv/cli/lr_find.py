@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpuconv.cli import json_output, option_types, run_settings, shared_options, train
+from gpuconv.cli.device_option import add_device, choose_device
 from gpuconv.cli.errors import UserError, user_errors
-from gpuconv.cli.runs import choose_device, make_loader, print_line
+from gpuconv.cli.output_lines import print_line
+from gpuconv.cli.run_data import make_loader
 from gpuconv.dtypes import as_precision
 from gpuconv.system import files
 from gpuconv.system.console import is_quiet, say
@@ -36,7 +38,7 @@ SETTINGS = (
 
 def configure(parser: argparse.ArgumentParser) -> None:
     shared_options.add_options(parser, only=SETTINGS)
-    shared_options.add_device(parser)
+    add_device(parser)
     rate = option_types.positive
     parser.add_argument(
         "--from", dest="start", type=rate, default=1e-6, metavar="X", help="the first rate (default: 1e-6)"

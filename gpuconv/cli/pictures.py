@@ -10,7 +10,7 @@ import numpy as np
 
 from gpuconv import backends, plots
 from gpuconv.cli.errors import UserError, user_errors
-from gpuconv.cli.runs import print_line
+from gpuconv.cli.output_lines import print_line
 from gpuconv.training.image_activations import picture
 
 if TYPE_CHECKING:

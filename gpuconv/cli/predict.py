@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 
 from gpuconv.cli import json_output
+from gpuconv.cli.device_option import add_device, choose_device
 from gpuconv.cli.errors import UserError, user_errors
 from gpuconv.cli.nets import add_file
-from gpuconv.cli.runs import Run, add_which, choose_device, expect_normalization, newest_run, open_run, print_line
-from gpuconv.cli.shared_options import add_device
+from gpuconv.cli.output_lines import print_line
+from gpuconv.cli.runs import Run, add_which, expect_normalization, newest_run, open_run
 from gpuconv.names import display_width, padded, printable
 from gpuconv.types import Array
 

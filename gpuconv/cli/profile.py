@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpuconv.cli import json_output
+from gpuconv.cli.device_option import choose_device
 from gpuconv.cli.errors import UserError, user_errors
 from gpuconv.cli.option_types import count
-from gpuconv.cli.runs import choose_device, print_line
+from gpuconv.cli.output_lines import print_line
 from gpuconv.cli.shared_options import add_step_options
 from gpuconv.devices import Device
 from gpuconv.names import padded

@@ -7,8 +7,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from gpuconv.cli import json_output, nets, shadow_report
+from gpuconv.cli.device_option import choose_device
 from gpuconv.cli.errors import UserError, user_errors
-from gpuconv.cli.runs import choose_device, expect_normalization, make_loader, print_line, run_of, started_in_python
+from gpuconv.cli.output_lines import print_line
+from gpuconv.cli.run_data import make_loader
+from gpuconv.cli.runs import expect_normalization, run_of, started_in_python
 from gpuconv.parallel import Ranks
 from gpuconv.system.console import say
 from gpuconv.types import Record

@@ -9,9 +9,9 @@ from __future__ import annotations
 import argparse
 
 from gpuconv.cli import json_output
+from gpuconv.cli.device_option import add_device, choose_device
 from gpuconv.cli.errors import UserError, user_errors
-from gpuconv.cli.runs import choose_device, print_line
-from gpuconv.cli.shared_options import add_device
+from gpuconv.cli.output_lines import print_line
 
 EXAMPLES = [
     "gpuconv shadow replay runs/digits-digits-net-1/shadow-conv2d-conv1-step120.safetensors",

@@ -1,4 +1,4 @@
-"""Options that several commands take: a run's settings, --device, --precision, and those of a training step."""
+"""Options that several commands take: a run's settings, --precision, and those of a training step."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from gpuconv.cli.device_option import add_device
 from gpuconv.cli.option_types import count, fraction, positive, shard_count, switch
 from gpuconv.dtypes import PRECISIONS
 
@@ -105,11 +106,6 @@ def add_options(parser: argparse.ArgumentParser, only: Iterable[str] = OPTIONS) 
         read, metavar, text = OPTIONS[name]
         value: dict[str, Any] = {"nargs": "?", "const": 1} if read is switch else {}
         group.add_argument(option(name), type=read, metavar=metavar, help=text, **value)
-
-
-def add_device(parser: argparse.ArgumentParser) -> None:
-    names = "numpy (or cpu), cuda, cuda:1, emulated or auto (default: auto)"
-    parser.add_argument("--device", metavar="NAME", default="auto", help=names)
 
 
 def add_precision(parser: argparse.ArgumentParser, default: str | None = "float32") -> None:

@@ -21,16 +21,11 @@ from gpuconv.cli import (
     shadow_report,
     shared_options,
 )
+from gpuconv.cli.device_option import add_device, choose_device
 from gpuconv.cli.errors import UserError, user_errors
-from gpuconv.cli.runs import (
-    choose_device,
-    load_data,
-    make_loader,
-    print_line,
-    settings_to_resume,
-    split_validation,
-    started_in_python,
-)
+from gpuconv.cli.output_lines import print_line
+from gpuconv.cli.run_data import load_data, make_loader, split_validation
+from gpuconv.cli.runs import settings_to_resume, started_in_python
 from gpuconv.system.console import is_quiet, say
 from gpuconv.system.shell import command
 
@@ -57,7 +52,7 @@ EXAMPLES = [
 
 def configure(parser: argparse.ArgumentParser) -> None:
     shared_options.add_options(parser)
-    shared_options.add_device(parser)
+    add_device(parser)
     names = ", ".join(recipes.RECIPES)
     parser.add_argument(
         "--config", metavar="FILE", help="settings from a TOML file, such as a run's config.toml; options override it"

@@ -9,8 +9,9 @@ import argparse
 from typing import TYPE_CHECKING
 
 from gpuconv.cli import json_output
+from gpuconv.cli.device_option import add_device, choose_device
 from gpuconv.cli.errors import UserError, user_errors
-from gpuconv.cli.runs import choose_device, print_line
+from gpuconv.cli.output_lines import print_line
 from gpuconv.system.console import progress_bar
 from gpuconv.types import Record
 
@@ -29,9 +30,9 @@ HEADER = f"{'op':<27} {'dtype':<9} {'cases':>5} {'worst error':>12} {'its bound'
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    from gpuconv.cli import option_types, shared_options
+    from gpuconv.cli import option_types
 
-    shared_options.add_device(parser)
+    add_device(parser)
     parser.add_argument("--op", action="append", metavar="NAME", help="only this op (may be given more than once)")
     parser.add_argument(
         "--dtype", action="append", metavar="NAME", help="only this dtype (may be given more than once)"

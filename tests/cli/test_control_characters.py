@@ -69,7 +69,7 @@ def test_no_command_prints_terminal_control_characters(work, capsys, monkeypatch
 
 
 def test_a_printed_line_has_no_terminal_control_characters(capsys):
-    from gpuconv.cli.runs import print_line
+    from gpuconv.cli.output_lines import print_line
 
     print_line("run", "\x1b[31mred\nblue\n")
     assert capsys.readouterr().out == "run        \\x1b[31mred\\nblue\n\n"

@@ -13,8 +13,9 @@ import time
 
 import pytest
 
-from gpuconv.cli import main, process, runs
+from gpuconv.cli import main, process
 from gpuconv.cli.check import report
+from gpuconv.cli.output_lines import print_line
 from gpuconv.system.console import say
 from gpuconv.training import checkpoint
 from tests.cli.processes import ending_of
@@ -246,7 +247,7 @@ class RecordsFlushes(io.StringIO):
 def test_output_into_a_pipe_is_flushed_line_by_line(monkeypatch):
     """Each line is seen at once, because the next one may take minutes."""
     for write, text in (
-        (lambda: runs.print_line("run", "x"), "run        x\n"),
+        (lambda: print_line("run", "x"), "run        x\n"),
         (lambda: say("x", "stdout"), "x\n"),
         (lambda: report(True, "one", "2", ""), "PASS  one: 2\n"),
     ):
