@@ -24,16 +24,21 @@ from gpuconv.version import __version__
 
 EXAMPLES = ["gpuconv info"]
 
-# package -> its purpose, and the extra that installs it
+# package -> its purpose, and the extras that install it; "" if none does
 OPTIONAL = {
     "matplotlib": ("pictures", "plot"),
     "mpi4py": ("several processes", "mpi"),
     "pillow": ("image files", "image"),
     "requests": ("downloads", "download"),
+    "onnx": ("ONNX files", "onnx"),
+    "starlette": ("the live page", "live"),
+    "uvicorn": ("the live page", "live"),
+    "tensorboardX": ("logs for TensorBoard", "tensorboard"),
+    "shtab": ("completion in a shell", "completion"),
     "cupy-cuda12x": ("GPU arrays, CUDA 12", "cuda12"),
     "cupy-cuda13x": ("GPU arrays, CUDA 13", "cuda13"),
     "cuda-core": ("kernel compiler", "cuda12 or cuda13"),
-    "torch": ("a peer to compare with", ""),
+    "torch": ("gpuconv.torch, and comparisons", ""),
 }
 
 

@@ -28,10 +28,21 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--report", action="store_true", help="compile, and print registers, shared memory, spills, occupancy"
     )
-    parser.add_argument("--arch", action="append", metavar="NAME", help="every variant, only for this architecture")
-    parser.add_argument("--file", action="append", metavar="NAME", help="only this .cu file")
     parser.add_argument(
-        "--workers", metavar="N", type=count(1), default=os.cpu_count() or 1, help="how many to compile at once"
+        "--arch",
+        action="append",
+        metavar="NAME",
+        help="every variant, only for this architecture (may be given more than once)",
+    )
+    parser.add_argument(
+        "--file", action="append", metavar="NAME", help="only this .cu file (may be given more than once)"
+    )
+    parser.add_argument(
+        "--workers",
+        metavar="N",
+        type=count(1),
+        default=os.cpu_count() or 1,
+        help="how many to compile at once (default: one per core)",
     )
     parser.add_argument(
         "--all",
@@ -122,7 +133,9 @@ def _report(listed: list, everything: bool, workers: int) -> int:
     counts = ", ".join(f"{count} for {arch}" for arch, count in Counter(arch for _, arch in listed).items())
     print(f"\n{len(lines)} kernels of {len(listed)} variants ({counts}):", end=" ")
     print(
-        "no spill, no local memory" if not dirty and not errors else f"{len(dirty)} spill, {len(errors)} do not compile"
+        "no spill, no local memory"
+        if not dirty and not errors
+        else f"{len(dirty)} with spills or local memory, {len(errors)} not compiled"
     )
     return 1 if dirty or errors else 0
 

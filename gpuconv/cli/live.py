@@ -36,7 +36,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run_dir", metavar="RUN_DIR", nargs="?", help="a run to show (default: start a new one)")
     shared_options.add_options(parser, only=[name for name in shared_options.OPTIONS if name not in NOT_IN_LIVE])
     add_device(parser)
-    parser.add_argument("--port", type=_port, default=8600, metavar="N", help="default: 8600; 0: any free port")
+    parser.add_argument(
+        "--port", type=_port, default=8600, metavar="N", help="the port to listen on (default: 8600; 0: any free port)"
+    )
     parser.add_argument(
         "--host",
         default="127.0.0.1",

@@ -7,6 +7,7 @@ import difflib
 import functools
 import importlib
 import io
+import os
 import sys
 from collections.abc import Sequence
 from types import ModuleType
@@ -31,8 +32,8 @@ COMMANDS = {
     "export": "write a trained net as an ONNX file",
     "summary": "print a net layer by layer: shapes, parameters, work, memory",
     "check": "run the sanity suite on a net and its data",
-    "verify": "prove every operation on this machine's device against the oracle",
-    "prove": "prove on this machine's GPU the algorithms that no GPU has run yet",
+    "verify": "check every operation on a device against the oracle",
+    "prove": "prove algorithms on a device: those that no GPU has run yet, or the named ones",
     "shadow": "repeat a call of an op that a run with --shadow found wrong",
     "bisect": "find where two runs, devices, precisions or algorithms begin to differ",
     "reproduce": "train the accuracy table of the docs again, and say where it differs",
@@ -71,9 +72,10 @@ class Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line (default: this process's). Returns the exit status.
 
-    0: done. 1: a check or an image failed. 2: an error that the user can fix, printed as one line on stderr. 130, 143,
-    129: Ctrl-C, SIGTERM, SIGHUP. Any other error is a defect of gpuconv and ends with its traceback; --debug shows one
-    for status 2 too.
+    0: done. 1: a check failed, `bisect` found a difference, or one of several images could not be read. 2: an error
+    that the user can fix, printed as one line on stderr, or standard output could not be written. 130, 143, 129: ended
+    by Ctrl-C, SIGTERM, SIGHUP. Any other error is a defect of gpuconv and ends with its traceback and status 1; --debug
+    shows a traceback for status 2 too.
     """
     if argv is not None:
         return _main(list(argv))
@@ -212,8 +214,6 @@ def _overview() -> str:
 
 def _closed_pipe() -> int:
     """The reader of our output (`| head`) has closed the pipe: end without an error message."""
-    import os
-
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 

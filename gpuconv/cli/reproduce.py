@@ -1,7 +1,8 @@
 """Reproduce the accuracy table of docs/recipes.md on the digits that come with gpuconv, and show differences.
 
 The net and recipe are those of `gpuconv train`, with fewer epochs. On NumPy the order of sums depends on the BLAS and
-its number of threads, so on another machine a few more or fewer images may be right. On "emulated" it is fixed."""
+its number of threads, so on another machine a few more or fewer images may be right. On "emulated" that order is
+fixed."""
 
 from __future__ import annotations
 

@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 PARTS = ("train", "validation", "test")
 
 
-def resume(options: argparse.Namespace, chosen: Record, loggers: Sequence[Callback], ranks: Ranks) -> int:
+def resume(options: argparse.Namespace, chosen: Record, callbacks: Sequence[Callback], ranks: Ranks) -> int:
     """Continue the run. Raises UserError if it needs something that exists only in its program: a loss, an optimizer, a
     schedule, a layer or images.
 
-    loggers: further callbacks. ranks: the ranks that train together; each reads the run."""
+    chosen: the settings given on the command line. ranks: the ranks that train together; each reads the run."""
     from gpuconv.layers import Layer
     from gpuconv.layers.saving import NOTES
     from gpuconv.training import DataError, DivergedError, RunDirectory, SettingsError, ShadowError, Trainer
@@ -70,7 +70,7 @@ def resume(options: argparse.Namespace, chosen: Record, loggers: Sequence[Callba
             resume=True,
             settings=extra,
             metrics_every=stored["metrics_every"],
-            callbacks=loggers,
+            callbacks=callbacks,
             checkpoint_every=options.checkpoint_every,
             test_at_end=bool((stored.get("test") or {}).get("at_end")),
             **loaders,

@@ -56,7 +56,8 @@ OPTIONS: dict[str, tuple[Callable[[str], int | float | str], str, str]] = {
     "clip": (
         str,
         "SPEC",
-        "the largest norm of all gradients together, such as 1.0, or of each number, such as value:0.5 (default: none)",
+        "the largest norm of all gradients together, such as 1.0, or the largest magnitude of each of their values, "
+        "such as value:0.5 (default: none)",
     ),
     "ema": (
         fraction,
@@ -84,7 +85,8 @@ OPTIONS: dict[str, tuple[Callable[[str], int | float | str], str, str]] = {
     "shards": (
         shard_count,
         "S",
-        "cut each batch into S parts, a power of two, which go forward and backward one by one (default: 0, uncut)",
+        "cut each batch into S parts, a power of two, which go forward and backward one by one (default: 0, one part "
+        "for each process)",
     ),
     "sync_batch_norm": (
         switch,

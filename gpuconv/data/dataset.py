@@ -147,7 +147,6 @@ def fraction_mask(labels: NDArray[np.int64], fraction: float, seed: int, part: s
         second[members[order[: max(count, 0)]]] = True
     if not second.any():
         raise ValueError(
-            f"{part} would be empty: at least one class needs two images or more, as one image is for training and one "
-            "for testing"
+            f"{part} would be empty: at least one class needs two images or more, one of them for training"
         )
     return second

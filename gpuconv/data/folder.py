@@ -40,8 +40,9 @@ def load(
     size: (H, W) to resize to; without it all images must have the same size. channels: 3 for color, 1 for gray. test:
     the fraction of every class that is held out for testing, chosen by `seed` and the rule `split`. "name" decides by
     each file's name (see `for_testing`), so that adding a file does not move others; "order" draws from the sorted
-    files of a class, as gpuconv 0.1.0 did, and like it ignores folders within a class. stream: leave the images in
-    their files and read each when its batch needs it (`FolderSamples`), so that they need not fit into memory.
+    files of a class, as gpuconv 0.1.0 did, and like it ignores folders within a class and the suffixes .avif, .heic,
+    .heif, .jfif, .jpe and .pbm. stream: leave the images in their files and read each when its batch needs it
+    (`FolderSamples`), so that they need not fit into memory.
 
     Raises as `load_all` does, and ValueError unless 0 < test < 1, and if no class has two images, one for training and
     one for testing.
@@ -94,6 +95,11 @@ def _read(
     if first_version:
         for name, paths in classes.items():
             classes[name] = [p for p in paths if p.parent == root / name and p.suffix.lower() in _FIRST_SUFFIXES]
+            if not classes[name]:
+                raise FileNotFoundError(
+                    f"class folder {root / name} has no images that split=order reads: those directly in it, with the "
+                    f"suffixes {' '.join(_FIRST_SUFFIXES)}"
+                )
     all_paths = [path for paths in classes.values() for path in paths]
     labels = np.repeat(np.arange(len(classes)), [len(paths) for paths in classes.values()])
     shape = read_image(all_paths[0], size=size, channels=channels).shape

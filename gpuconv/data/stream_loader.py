@@ -42,9 +42,9 @@ class StreamLoader(Loader):
         workers: int | None = None,
         **options: Any,
     ) -> None:
-        most = min(dataset.workers, 8, os.cpu_count() or 1)
-        self._chosen = {} if workers is None else {"workers": integer("workers", workers, 1)}
-        self.workers = self._chosen.get("workers", most)
+        default = min(dataset.workers, 8, os.cpu_count() or 1)
+        self._given = {} if workers is None else {"workers": integer("workers", workers, 1)}
+        self.workers = self._given.get("workers", default)
         super().__init__(dataset, batch_size, normalization=normalization, **options)
         if dataset.dtype != np.uint8 and (normalization is not None or str(self.augmentation) != "none"):
             raise ValueError(
@@ -53,7 +53,7 @@ class StreamLoader(Loader):
             )
 
     def over(self, dataset: Dataset | Samples, **changes: object) -> Loader:
-        return super().over(dataset, **(self._chosen | changes))
+        return super().over(dataset, **(self._given | changes))
 
     def _move_to_device(self) -> None:
         """Nothing is moved to the device in advance."""

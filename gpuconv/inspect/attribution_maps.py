@@ -26,7 +26,7 @@ def saliency(net: Sequential, x: Array, *, target: int | None = None) -> np.ndar
         target: The class, by default the best.
 
     Raises:
-        ValueError: An unknown class.
+        ValueError: An unknown class, or x is not a batch of one image.
     """
     _expect_one(x)
     twin = net.twin()  # gradients accumulate in the copy
@@ -95,7 +95,7 @@ def grad_cam(net: Sequential, x: Array, *, layer: str | None = None, target: int
     Other arguments as in `saliency`.
 
     Raises:
-        ValueError: A layer without positions, or an unknown class.
+        ValueError: As in `saliency`, or an unknown layer, or one without positions.
     """
     _expect_one(x)
     name = _last_map(net) if layer is None else layer

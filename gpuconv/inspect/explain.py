@@ -153,8 +153,8 @@ def explain(
             device. Only for nets on that device or on a CUDA device.
 
     Raises:
-        ValueError: An unknown layer, an index outside its volume, or a layer that is a Sequential, fused, or a user's
-            own.
+        ValueError: An unknown layer or class, an index outside the layer's volume, more than one image, or a layer that
+            is a Sequential, fused, or a user's own.
     """
     arguments.integer("most", most, 1)
     chosen = layer_of(net, layer)

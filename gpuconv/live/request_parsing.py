@@ -15,7 +15,7 @@ from gpuconv.layers.registry import layer_class
 from gpuconv.types import Json, Record
 
 MOST_PARAMETERS = 50_000_000
-MOST_VALUES = 50_000_000  # the values of all volumes of one image
+MOST_VALUES = 50_000_000  # the values of a layer's output for one image
 MOST_LAYERS = 500
 
 

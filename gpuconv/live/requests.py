@@ -77,7 +77,7 @@ class LiveRun:
         """What the page shows of the run: its phase, position, settings, data, and saved states."""
         trainer = self.trainer
         training = self.phase == TRAINING
-        images = self.segment.recipe["train"]["batch_size"] * trainer.accumulate
+        images_per_step = self.segment.recipe["train"]["batch_size"] * trainer.accumulate
         return {
             "phase": self.phase,
             "message": self.message,
@@ -88,7 +88,7 @@ class LiveRun:
             "epochs": self.segment.recipe["epochs"],
             "lr": trainer.lr,
             "schedule": str(trainer.schedule),
-            "per_second": self._speed.at(trainer.steps, images) if training else 0,
+            "per_second": self._speed.at(trainer.steps, images_per_step) if training else 0,
             "device": self.device,
             "why": self.why,
             "run": str(self.run_dir),

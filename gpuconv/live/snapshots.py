@@ -85,7 +85,7 @@ def picture(segment: Segment, kind: str, image: np.ndarray, truth: int | None, h
 
 
 def examples(segment: Segment, sets: DataSplits) -> bytes:
-    """Test images with their five best scores, correct and wrong ones separately."""
+    """Of the first test images some right and some wrong ones, with their five best scores, and how many are right."""
     images = np.asarray(sets.test.first(EXAMPLES))
     labels = sets.test.labels[: len(images)]
     probabilities = pictures.softmax(

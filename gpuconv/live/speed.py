@@ -13,12 +13,13 @@ class Speed:
         self.begin(0)
 
     def begin(self, steps: int) -> None:
+        """Begin to measure, after `steps` steps."""
         self._since = time.perf_counter(), steps
 
-    def at(self, steps: int, batch_size: int) -> float:
-        """The speed now, after `steps` steps."""
+    def at(self, steps: int, images_per_step: int) -> float:
+        """The speed now, after `steps` steps of so many images each."""
         now, (since, before) = time.perf_counter(), self._since
         if now - since > 0.5:
-            self.per_second = (steps - before) * batch_size / (now - since)
+            self.per_second = (steps - before) * images_per_step / (now - since)
             self.begin(steps)
         return self.per_second

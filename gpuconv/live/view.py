@@ -19,6 +19,8 @@ from gpuconv.types import Record
 
 log = logging.getLogger(__name__)
 
+GRID = 16  # at most this many rows and columns of an explained window are shown
+
 
 class View:
     """The messages, and the image that the user chose.
@@ -137,7 +139,8 @@ class View:
             "error": found.error,
             "window": _grid(found.window),
             "weight": None if weight is None else _grid(weight),
-            "channels": found.window.shape[-1],
+            "channels": found.window.shape[2] if found.window.ndim == 3 else 1,
+            "size": found.window.size,
         }
 
     def _test_image(self, number: int) -> tuple[np.ndarray, int | None, str]:
@@ -146,6 +149,7 @@ class View:
 
 
 def _grid(values: np.ndarray) -> list[list[float]]:
-    """The first channel of a window as rows, or the beginning of a vector."""
+    """The first channel of a window, or a vector as one row; at most GRID rows and columns."""
     finite = np.where(np.isfinite(values), values, 0.0)
-    return (finite[:, :, 0] if finite.ndim == 3 else finite.reshape(1, -1)[:, :64]).tolist()
+    rows = finite[:, :, 0] if finite.ndim == 3 else finite.reshape(1, -1)
+    return rows[:GRID, :GRID].tolist()

@@ -47,10 +47,15 @@ def test_info_lists_devices_the_cache_and_optional_packages(monkeypatch, capsys,
         "  mpi4py        not installed (several processes): python -m pip install 'gpuconv[mpi]'",
         "  pillow        not installed (image files): python -m pip install 'gpuconv[image]'",
         "  requests      not installed (downloads): python -m pip install 'gpuconv[download]'",
+        "  onnx          not installed (ONNX files): python -m pip install 'gpuconv[onnx]'",
+        "  starlette     not installed (the live page): python -m pip install 'gpuconv[live]'",
+        "  uvicorn       not installed (the live page): python -m pip install 'gpuconv[live]'",
+        "  tensorboardX  not installed (logs for TensorBoard): python -m pip install 'gpuconv[tensorboard]'",
+        "  shtab         not installed (completion in a shell): python -m pip install 'gpuconv[completion]'",
         "  cupy-cuda12x  not installed (GPU arrays, CUDA 12): python -m pip install 'gpuconv[cuda12]'",
         "  cupy-cuda13x  not installed (GPU arrays, CUDA 13): python -m pip install 'gpuconv[cuda13]'",
         "  cuda-core     not installed (kernel compiler): python -m pip install 'gpuconv[cuda12]'",
-        "  torch         not installed (a peer to compare with): python -m pip install torch",
+        "  torch         not installed (gpuconv.torch, and comparisons): python -m pip install torch",
     ]
     monkeypatch.setattr(cache, "directory", lambda: tmp_path / "none")
     assert main(["info"]) == 0

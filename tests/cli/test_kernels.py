@@ -124,7 +124,7 @@ def test_the_report_names_the_variant_that_spills(run_report):
         "first                              sm_80           16     528      8      16      256        25%          -  "
         "a.cu DTYPE=0"
     )
-    assert lines[-1].endswith(": 1 spill, 0 do not compile")
+    assert lines[-1].endswith(": 1 with spills or local memory, 0 not compiled")
 
 
 def test_the_report_shows_every_variant_on_request(run_report):
@@ -144,11 +144,11 @@ def test_the_report_names_kernels_that_do_not_compile(run_report):
         "",
         "a.cu does not compile for sm_80",
         "",
-        "1 kernels of 3 variants (2 for sm_80, 1 for sm_90a): 0 spill, 1 do not compile",
+        "1 kernels of 3 variants (2 for sm_80, 1 for sm_90a): 0 with spills or local memory, 1 not compiled",
     ]
     status, _, lines = run_report([CompileError("one"), CompileError("other"), LINES[3]])
     assert (status, lines[2:9]) == (1, ["", PREDICTED, "", "one", "", "other", ""])
-    assert lines[-1].endswith(": 0 spill, 2 do not compile")
+    assert lines[-1].endswith(": 0 with spills or local memory, 2 not compiled")
 
 
 def test_an_unknown_occupancy_and_a_missing_prediction_are_reported(run_report, monkeypatch):

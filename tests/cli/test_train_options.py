@@ -318,6 +318,10 @@ def test_a_file_without_a_usable_net_gives_an_error_of_one_line(work, my_net, ca
         assert re.search(message, err), err
     other = ["--data", TINY_DATA.replace("classes=4", "classes=5"), "--model", f"{my_net}:fixed", "--run-dir", "run"]
     assert "must give 5 scores, one for each class, but gives (4,)" in output_of(capsys, "train", *other, status=2)
+    other = ["--data", TINY_DATA.replace("9x7x3", "9x8x3"), "--model", f"{my_net}:fixed", "--run-dir", "run"]
+    assert "must take images of 9 x 8 x 3, but takes 9 x 7 x 3" in output_of(capsys, "train", *other, status=2)
+    output = output_of(capsys, "summary", "--model", f"{my_net}:fixed", "--input", "8x8x3", status=2)
+    assert "must take images of 8 x 8 x 3, but takes 9 x 7 x 3" in output
     for command in ("summary", "profile", "prove"):
         output = output_of(capsys, command, "--model", f"{my_net}:build", status=2)
         assert "give its parameters defaults (gpuconv summary also takes --input and --classes)" in output, command

@@ -139,6 +139,18 @@ def test_a_whole_folder_is_read_without_a_split(pets):
     assert sum(map(len, folder.load(pets, split="order"))) == 30  # as in version 0.1.0, without the subfolder
 
 
+@pytest.mark.parametrize("others", [0, 3], ids=["no class has images", "another class has images"])
+def test_a_class_whose_images_version_0_1_0_did_not_read_is_refused_with_split_order(tmp_path, others):
+    (tmp_path / "ant" / "within").mkdir(parents=True)
+    Image.fromarray(picture(6, 4, 0)).save(tmp_path / "ant" / "within" / "0.png")
+    (tmp_path / "bee" / "within").mkdir(parents=True)
+    Image.fromarray(picture(6, 4, 1)).save(tmp_path / "bee" / "within" / "0.png")
+    for number in range(others):
+        Image.fromarray(picture(6, 4, number)).save(tmp_path / "ant" / f"{number}.png")
+    with pytest.raises(FileNotFoundError, match=f"{'bee' if others else 'ant'} has no images that split=order reads"):
+        folder.load(tmp_path, split="order")
+
+
 def test_a_tilde_is_the_home_folder(pets, monkeypatch):
     monkeypatch.setenv("HOME", str(pets.parent))
     assert len(folder.load_all(f"~/{pets.name}")) == 30

@@ -305,12 +305,16 @@ def test_a_click_explains_a_layer_inside_others(open_page, tmp_path):
         "residual1": "the body's",
         "branches1.branch2.conv1": "1 product and the bias",
         "branches1": "the value of branch2 at",
+        "fc1": "256 products and the bias",
     }
     for name, words in explanations.items():
         tile = page.locator(f"#layers .layer[title^='{name}: '] canvas").last
         tile.click()
         wait_until(page, f"document.getElementById('explanation').textContent.startsWith('{name}[')")
         assert words in text(page, "#explanation p"), name
+        assert re.search(r" \(error \d", text(page, "#explanation p")), name
+    assert "window (16 of 256 values)" in text(page, "#explanation")
+    assert "240 more products" in text(page, "#explanation")
     page.click("[data-kind=gradients]")
     wait_until(
         page, "document.querySelector('#layers .within canvas').ariaLabel.startsWith('gradients of residual1.conv1')"

@@ -14,7 +14,7 @@ function grid(rows, title) {
   table.append(text("caption", title));
   for (const row of rows) {
     const line = document.createElement("tr");
-    line.append(...row.slice(0, 16).map((value) => text("td", short(value))));
+    line.append(...row.map((value) => text("td", short(value))));
     table.append(line);
   }
   return table;
@@ -23,11 +23,14 @@ function grid(rows, title) {
 export function show(place, found) {
   const sum = document.createElement("div");
   sum.className = "sum";
-  const one = found.channels > 1 ? ` (channel 1 of ${found.channels})` : "";
-  sum.append(grid(found.window, `window${one}`));
+  const shown = found.window.flat().length;
+  const hidden = found.size - shown;
+  let part = hidden ? ` (${shown} of ${found.size} values)` : "";
+  if (found.channels > 1) part = ` (channel 1 of ${found.channels})`;
+  sum.append(grid(found.window, `window${part}`));
   if (found.weight) {
-    sum.append(text("strong", "×"), grid(found.weight, `filter${one}`), text("strong", "+"));
-    if (found.channels > 1) sum.append(text("span", `${found.channels - 1} channels more`), text("strong", "+"));
+    sum.append(text("strong", "×"), grid(found.weight, `filter${part}`), text("strong", "+"));
+    if (hidden) sum.append(text("span", `${hidden} more products`), text("strong", "+"));
     sum.append(text("span", `bias ${short(found.bias)}`));
   }
   sum.append(text("strong", "="), text("span", short(found.total)));
@@ -40,6 +43,6 @@ export function show(place, found) {
     terms.append(line);
   }
   sum.append(terms);
-  place.replaceChildren(text("p", `${found.text}; they differ by ${found.error.toExponential(1)}.`), sum);
+  place.replaceChildren(text("p", `${found.text} (error ${found.error.toExponential(1)}).`), sum);
   place.hidden = false;
 }
