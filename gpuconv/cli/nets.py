@@ -80,7 +80,8 @@ def build(model: str, input_shape: Shape | None = None, classes: int | None = No
     number of classes, and those `options` that are among its arguments, and returns a net or a list of layers.
 
     Raises ValueError for an unknown net or function, and UserError, naming the file, if the file cannot be imported, or
-    its function fails or does not return a net with this input shape and number of classes.
+    its function fails or does not return a net with this number of scores. The net's input is not checked: an
+    `Input(..., larger=True)` takes other images too, and training checks its images.
     """
     from gpuconv import models
     from gpuconv.layers import Input, Layer, Sequential
@@ -104,9 +105,6 @@ def build(model: str, input_shape: Shape | None = None, classes: int | None = No
         raise UserError(f"{model} must return a net, or a list of layers; it returned {what}")
     if classes is not None and made.output_shape != (classes,):
         raise UserError(f"{model} must give {classes} scores, one for each class, but gives {made.output_shape}")
-    if input_shape is not None and made.input_shape != tuple(input_shape):
-        wanted, taken = (" x ".join(map(str, shape)) for shape in (input_shape, made.input_shape or ()))
-        raise UserError(f"{model} must take images of {wanted}, but takes {taken}")
     conversion = {key: options[key] for key in ("precision", "device") if options.get(key)}
     return made.to(conversion.get("device"), precision=conversion.get("precision")) if conversion else made
 

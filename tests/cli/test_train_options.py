@@ -253,7 +253,7 @@ def test_a_settings_file_is_checked_before_anything_is_created(work, capsys):
 # --- nets in files -------------------------------------------------------------------------------
 
 NET = """
-from gpuconv.layers import Conv2D, Flatten, Linear, ReLU, Sequential, Input
+from gpuconv.layers import Conv2D, Flatten, GlobalAvgPool2D, Linear, ReLU, Sequential, Input
 
 def build(input_shape, classes, seed=0):
     return Sequential([Input(input_shape), Conv2D(3, 3, padding=1), ReLU(), Flatten(), Linear(classes)], seed=seed)
@@ -272,6 +272,9 @@ def nothing(input_shape, classes):
 
 def maps():
     return Sequential([Input((4, 4, 3)), Conv2D(3, 3)])
+
+def larger():
+    return Sequential([Input((3, 3, 3), larger=True), Conv2D(4, 3), GlobalAvgPool2D(), Flatten()])
 """
 
 
@@ -290,7 +293,8 @@ def test_a_net_from_a_function_in_a_file_is_trained_evaluated_and_resumed(work, 
         output_of(capsys, "train", *options, "--model", f"{my_net}:{name}", "--run-dir", name)
     for name, value in weights("build").items():
         np.testing.assert_array_equal(weights("layers")[name], value)
-    output_of(capsys, "train", *options, "--model", f"{my_net}:fixed", "--run-dir", "fixed")
+    for name in ("fixed", "larger"):
+        output_of(capsys, "train", *options, "--model", f"{my_net}:{name}", "--run-dir", name)
     assert "test accuracy" in output_of(capsys, "evaluate", "build", "--device", "numpy")
     err = output_of(capsys, "train", "--resume", "build", status=2)
     assert f"is run only if you name it: --model {work}/{my_net}:build" in err
@@ -319,9 +323,9 @@ def test_a_file_without_a_usable_net_gives_an_error_of_one_line(work, my_net, ca
     other = ["--data", TINY_DATA.replace("classes=4", "classes=5"), "--model", f"{my_net}:fixed", "--run-dir", "run"]
     assert "must give 5 scores, one for each class, but gives (4,)" in output_of(capsys, "train", *other, status=2)
     other = ["--data", TINY_DATA.replace("9x7x3", "9x8x3"), "--model", f"{my_net}:fixed", "--run-dir", "run"]
-    assert "must take images of 9 x 8 x 3, but takes 9 x 7 x 3" in output_of(capsys, "train", *other, status=2)
+    assert "the net takes volumes of 9 x 7 x 3" in output_of(capsys, "train", *other, status=2)
     output = output_of(capsys, "summary", "--model", f"{my_net}:fixed", "--input", "8x8x3", status=2)
-    assert "must take images of 8 x 8 x 3, but takes 9 x 7 x 3" in output
+    assert "fixed makes a net for 9 x 7 x 3, whatever --input is; received 8 x 8 x 3" in output
     for command in ("summary", "profile", "prove"):
         output = output_of(capsys, command, "--model", f"{my_net}:build", status=2)
         assert "give its parameters defaults (gpuconv summary also takes --input and --classes)" in output, command
