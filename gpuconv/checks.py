@@ -94,6 +94,7 @@ def gradient_check(
     An element's error is (|backward - numerical| - noise) / scale, or 0 if that is negative. The noise is the error
     that rounding the two values of f can cause; the scale is the larger of the two gradients, but at least a
     thousandth of the array's largest one.
+
     Dropout masks stay fixed. At ties, such as those of a max pool on a plain background, f has no derivative, and the
     two gradients differ even if backward is correct.
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -27,11 +27,10 @@ from gpuconv.arguments import expect_accepts, integer
 from gpuconv.backends import to_numpy
 from gpuconv.dtypes import is_float
 from gpuconv.names import lookup
+from gpuconv.types import Metric, MetricFunction, MetricLike
 
-Array = np.ndarray
 
-
-def class_of(labels: Array) -> Array:
+def class_of(labels: np.ndarray) -> np.ndarray:
     """The class of each image: `labels` (N,), or the largest of each row of (N, classes) targets."""
     return labels if labels.ndim == 1 else labels.argmax(axis=1)
 
@@ -52,7 +51,7 @@ class TopK:
         self.name = f"top_{self.k}"
         self._right = self._seen = 0
 
-    def update(self, scores: Array, labels: Array) -> None:
+    def update(self, scores: np.ndarray, labels: np.ndarray) -> None:
         """Count a batch.
 
         Args:
@@ -80,7 +79,7 @@ class Confusion:
     def __init__(self) -> None:
         self.matrix: NDArray[np.int64] | None = None
 
-    def update(self, scores: Array, labels: Array) -> None:
+    def update(self, scores: np.ndarray, labels: np.ndarray) -> None:
         """Count a batch; arguments as in `TopK.update`."""
         if self.matrix is None:
             self.matrix = np.zeros(2 * scores.shape[1:], np.int64)
@@ -111,12 +110,12 @@ class Mean:
         function: (scores, labels) -> a number or an array.
     """
 
-    def __init__(self, name: str, function: Callable[[Array, Array], object]) -> None:
+    def __init__(self, name: str, function: Callable[[np.ndarray, np.ndarray], object]) -> None:
         self.name, self.function = name, function
-        self._total: Array | float = 0.0
+        self._total: np.ndarray | float = 0.0
         self._seen = 0
 
-    def update(self, scores: Array, labels: Array) -> None:
+    def update(self, scores: np.ndarray, labels: np.ndarray) -> None:
         """Take a batch; arguments as in `TopK.update`. Raises TypeError if the function returns no real numbers."""
         value = to_numpy(self.function(scores, labels), f"what the metric {self.name} returns")
         if value.dtype.kind not in "biuf" and not is_float(value.dtype):
@@ -124,7 +123,7 @@ class Mean:
         value = value.astype(np.float64)
         self._total, self._seen = self._total + value * len(labels), self._seen + len(labels)
 
-    def result(self) -> Array | float:
+    def result(self) -> np.ndarray | float:
         """The mean over the images of all batches."""
         return self._total / self._seen
 
@@ -136,27 +135,29 @@ KNOWN: dict[str, Callable[[], TopK | Confusion]] = {
 }
 
 
-def named(metrics: Sequence[Any]) -> dict[str, Any]:
+def named(metrics: Sequence[MetricLike] | Mapping[str, MetricLike]) -> dict[str, Metric | MetricFunction]:
     """The metrics by the names of their results.
 
     Args:
-        metrics: Names, functions of (scores, labels), or objects with `update` and `result`.
+        metrics: Names, functions of (scores, labels), or objects with `update` and `result`; or these by the names
+            that their results are to have.
 
     Raises:
         TypeError: Anything that is not a metric.
         ValueError: An unknown name, or a name that occurs twice.
     """
-    if isinstance(metrics, str) or not isinstance(metrics, Sequence):
+    if isinstance(metrics, str) or not isinstance(metrics, (Sequence, Mapping)):
         raise TypeError(f"metrics are a list, such as ['top-5', my_metric], received {metrics!r}")
-    found: dict[str, Any] = {}
-    for metric in metrics:
+    found: dict[str, Metric | MetricFunction] = {}
+    given = metrics.items() if isinstance(metrics, Mapping) else [("", metric) for metric in metrics]
+    for own_name, metric in given:
         if isinstance(metric, type):
             raise TypeError(
                 f"a metric is an object, received the class {metric.__name__}; call it: {metric.__name__}()"
             )
         made: Any = _by_name(metric) if isinstance(metric, str) else metric
         function = getattr(made, "func", made)  # the name of a functools.partial's function
-        name = getattr(made, "name", None) or getattr(function, "__name__", None) or type(made).__name__
+        name = own_name or getattr(made, "name", "") or getattr(function, "__name__", "") or type(made).__name__
         if not (hasattr(made, "update") and hasattr(made, "result")) and not callable(made):
             raise TypeError(
                 "a metric is a name, a function (scores, labels), or an object with update(scores, labels) and "
@@ -172,10 +173,11 @@ def named(metrics: Sequence[Any]) -> dict[str, Any]:
     return found
 
 
-def begin(metrics: dict[str, Any]) -> dict[str, Any]:
+def begin(metrics: Mapping[str, Metric | MetricFunction]) -> dict[str, Metric]:
     """The `metrics`, ready for the first batch: a function is wrapped in `Mean`, an object is reset, or copied if it
     has no reset()."""
-    begun = {}
+    begun: dict[str, Metric] = {}
+    metric: Any
     for name, metric in metrics.items():
         if not hasattr(metric, "update"):
             begun[name] = Mean(name, metric)

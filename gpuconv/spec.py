@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from gpuconv.names import lookup
 from gpuconv.text import parse_numbers
-from gpuconv.types import Record
+from gpuconv.types import Options
 
 
 class Part(NamedTuple):
@@ -16,7 +16,7 @@ class Part(NamedTuple):
 
     name: str
     numbers: tuple[float, ...]
-    options: Record
+    options: Options
 
 
 def parse(spec: str, like: str = "cosine,warmup:5") -> list[Part]:
@@ -51,16 +51,16 @@ def parse(spec: str, like: str = "cosine,warmup:5") -> list[Part]:
     return parts
 
 
-def write(name: str, numbers: tuple[float, ...] = (), options: Record | None = None) -> str:
+def write(name: str, numbers: tuple[float, ...] = (), options: Options | None = None) -> str:
     """The text of this part, which `parse` reads."""
     written = [f"{number:.15g}" for number in numbers]
     written += [f"{key}={value!r}" for key, value in (options or {}).items()]
     return f"{name}:{','.join(written)}" if written else name
 
 
-def read(parts: list[str], known: dict[str, Callable[[str], object]]) -> Record:
+def read(parts: list[str], known: dict[str, Callable[[str], object]]) -> Options:
     """Parts such as "classes=10" as keyword arguments, each converted by its entry in `known`."""
-    options: Record = {}
+    options: Options = {}
     for part in parts:
         name, _, text = part.partition("=")
         name, convert = lookup("option", name, {key: (key, convert) for key, convert in known.items()})

@@ -95,14 +95,13 @@ class Array(Protocol):
     def __float__(self) -> float: ...
 
 
-ArrayT = TypeVar(
-    "ArrayT", bound=Array
-)  # the type of an op's arguments and result: NumPy arrays for NumPy arrays, of any float dtype
+# The type of an op's arguments and result: NumPy arrays for NumPy arrays, of any float dtype.
+ArrayT = TypeVar("ArrayT", bound=Array)
 
 Shape = tuple[int, ...]
 Json = Any  # a JSON value
 Record = dict[str, Any]  # JSON-serializable values by name: settings, a config, a line of metrics
-Options = dict[str, Any]  # keyword arguments of an op, by name
+Options = dict[str, Any]  # keyword arguments, by name
 
 Pair = tuple[int, int]  # (height, width)
 PaddingPairs = tuple[Pair, Pair]  # ((top, bottom), (left, right))
@@ -121,3 +120,17 @@ class Window(TypedDict):
     dilation: Size
     groups: int
     fit: str
+
+
+UserArray = Any  # an array of any library, in a user's function, which may annotate it in any way
+
+
+class Metric(Protocol):
+    """A metric that is an object: `update` measures a batch, `result` gives the result for all batches."""
+
+    def update(self, scores: UserArray, labels: UserArray, /) -> object: ...
+    def result(self) -> object: ...
+
+
+MetricFunction = Callable[[UserArray, UserArray], object]  # of scores and labels: a mean over a batch
+MetricLike = str | Metric | MetricFunction  # see gpuconv.metrics

@@ -44,6 +44,15 @@ def test_confusion_and_the_accuracy_of_each_class_equal_counts_by_hand():
     np.testing.assert_array_equal(shares, [np.nan, 0, 0.5, 0])
 
 
+def test_a_mapping_gives_the_results_their_names():
+    net, data = toy_run.net(), toy_run.held_out()
+    found = evaluate(net, data, metrics={"best two": "top-2", "own": Mistakes(), "mean": lambda scores, labels: 0.5})
+    assert [*found.metrics] == ["best two", "own", "mean"]
+    assert found.metrics["best two"] == evaluate(net, data, metrics=["top-2"]).metrics["top_2"]
+    with pytest.raises(ValueError, match=r"unknown metric 'top-two'; did you mean 'top-5'"):
+        evaluate(net, data, metrics={"best two": "top-two"})
+
+
 class Mistakes:
     """A metric as a user might write it, without a base class: it accumulates over batches."""
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from gpuconv.cli import json_output, option_types, pictures, run_settings, shared_options
 from gpuconv.cli.errors import UserError, user_errors
@@ -127,9 +127,15 @@ def _compare_sides(options: argparse.Namespace) -> int:
         if kernels and not Device.named(trainers[1].net.device).runs_kernels:
             raise UserError(f"{trainers[1].net.device} runs no kernels: B must be cuda or emulated for --kernel")
         normalization = Normalization.from_dataset(train)
-        fit: dict[str, Any] = {"batch_size": settings.batch_size, "normalization": normalization}
         try:
-            found = bisect(*trainers, train, steps=steps, kernels=kernels, **fit)
+            found = bisect(
+                *trainers,
+                train,
+                steps=steps,
+                kernels=kernels,
+                batch_size=settings.batch_size,
+                normalization=normalization,
+            )
         except (RuntimeError, FloatingPointError) as error:  # faults of kernels, and losses that are not finite
             where = ", ".join(getattr(error, "__notes__", []))
             raise UserError(f"{type(error).__name__}: {error}{where and f' ({where})'}") from error

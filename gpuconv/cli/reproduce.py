@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from gpuconv.cli import json_output, run_settings
 from gpuconv.cli.errors import user_errors
 from gpuconv.dtypes import PRECISIONS
 from gpuconv.system.console import say
+from gpuconv.types import Options
 
 EXAMPLES = ["gpuconv reproduce --quick", "gpuconv reproduce --device numpy", "gpuconv reproduce"]
 
@@ -94,7 +95,7 @@ def count_correct(device: str, precision: str, seed: int) -> int:
         seed=seed,
         precision=settings.precision,
     )
-    common: dict[str, Any] = {"normalization": Normalization.from_dataset(train), "device": device, "dtype": net.dtype}
+    common: Options = {"normalization": Normalization.from_dataset(train), "device": device, "dtype": net.dtype}
     augmentation = Augmentation.parse(settings.augment)
     loader = Loader(train, settings.batch_size, augmentation=augmentation, seed=seed, **common)
     trainer.fit(loader, epochs=settings.epochs, progress=False)

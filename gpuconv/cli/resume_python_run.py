@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from gpuconv.cli import json_output, nets, shadow_report
 from gpuconv.cli.device_option import choose_device
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from gpuconv.data import Dataset, Loader, Samples
     from gpuconv.layers.sequential import Sequential
     from gpuconv.training.callback_base import Callback
+    from gpuconv.training.fit_loaders import Loaders
     from gpuconv.training.rundir import RunDirectory
 
 
@@ -59,7 +60,7 @@ def resume(options: argparse.Namespace, chosen: Record, callbacks: Sequence[Call
             sync_batch_norm=stored.get("sync_batch_norm", False),
             shard_optimizer=options.shard_optimizer,
         )
-        loaders: dict[str, Any] = {part: _loader(stored, part, parts[part], net) for part in PARTS if part in parts}
+        loaders: Loaders = {part: _loader(stored, part, parts[part], net) for part in PARTS if part in parts}
     print_line("run", f"{directory} (continued)\n")
     extra = {name: value for name, value in stored.get("options", {}).items() if name not in NOTES}
     try:

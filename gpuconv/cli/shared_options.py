@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterable
-from typing import Any
 
 from gpuconv.cli.device_option import add_device
 from gpuconv.cli.option_types import count, fraction, positive, shard_count, switch
 from gpuconv.dtypes import PRECISIONS
+from gpuconv.types import Options
 
 # The settings of a run: the type, the placeholder and the help text of each.
 OPTIONS: dict[str, tuple[Callable[[str], int | float | str], str, str]] = {
@@ -106,7 +106,7 @@ def add_options(parser: argparse.ArgumentParser, only: Iterable[str] = OPTIONS) 
     group = parser.add_argument_group("settings", "defaults come from the net's recipe")
     for name in only:
         read, metavar, text = OPTIONS[name]
-        value: dict[str, Any] = {"nargs": "?", "const": 1} if read is switch else {}
+        value: Options = {"nargs": "?", "const": 1} if read is switch else {}
         group.add_argument(option(name), type=read, metavar=metavar, help=text, **value)
 
 

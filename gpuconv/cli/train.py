@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from gpuconv.parallel import Ranks
     from gpuconv.training import Trainer
     from gpuconv.training.callback_base import Callback
-    from gpuconv.types import Record
+    from gpuconv.types import Options, Record
 
 EXAMPLES = [
     "gpuconv train",
@@ -160,11 +160,11 @@ def _train(options: argparse.Namespace, ranks: Ranks, watchers: Sequence[Callbac
         begun = ranks.on_rank_0(lambda: bool(given) and RunDirectory(given).last.exists())
         net, normalization = initial_net(settings, train, device, begun=begun)
         trainer = _trainer(options, settings, net, ranks)
-        common: dict[str, Any] = {"normalization": normalization, "device": device, "dtype": net.dtype}
+        common: Options = {"normalization": normalization, "device": device, "dtype": net.dtype}
         augmentation = Augmentation.parse(settings.augment)
         loader = make_loader(train, settings.batch_size, augmentation=augmentation, seed=settings.seed, **common)
         held_out = make_loader(test, settings.batch_size, shuffle=False, **common)
-        more: dict[str, Any] = {"callbacks": [*loggers(options, test), *watchers]}
+        more: Options = {"callbacks": [*loggers(options, test), *watchers]}
         if settings.early_stopping:
             more["callbacks"].append(EarlyStopping(settings.early_stopping))
         if validation:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 from gpuconv import spec
 from gpuconv.arguments import BORDERS, flip_value, integer, number
 from gpuconv.names import canonical, lookup
+from gpuconv.types import Options
 
 _LARGEST_ALPHA = 1000.0  # of mixup and cutmix; Beta(1000, 1000) is close to 1/2, with a standard deviation of 0.011
 
@@ -86,7 +86,7 @@ class Augmentation:
         """
         if text.strip().lower() == "none":
             return cls()
-        options: dict[str, Any] = {}
+        options: Options = {}
         for part in spec.parse(text, like="flip,shift:4"):
             name, option, value = lookup("augmentation", part.name, _PARTS)
             if option in options:

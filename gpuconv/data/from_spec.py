@@ -6,13 +6,13 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
 from gpuconv.data import cifar10, digits, folder, synthetic
 from gpuconv.data.dataset import Dataset
 from gpuconv.names import canonical
 from gpuconv.spec import read
 from gpuconv.text import parse_numbers
+from gpuconv.types import Options
 
 
 def load(spec: str, test: str = "") -> tuple[Dataset, Dataset]:
@@ -140,7 +140,7 @@ def _all_of_folder(directory: str, options: dict[str, str]) -> Dataset:
     return folder.load_all(directory, **{k: v for k, v in _folder_options(options).items() if k in _SHAPE})
 
 
-def _folder_options(options: dict[str, str]) -> dict[str, Any]:
+def _folder_options(options: dict[str, str]) -> Options:
     known = _SHAPE | {"test": parse_numbers.real, "seed": parse_numbers.integer, "split": str}
     return read([f"{key}={value}" for key, value in options.items()], known)
 

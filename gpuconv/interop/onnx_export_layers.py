@@ -9,7 +9,7 @@ import numpy as np
 
 from gpuconv.arguments import pair
 from gpuconv.interop.onnx_export_graph import ExportedGraph, values
-from gpuconv.interop.onnx_library import TO_NCHW, TO_NHWC
+from gpuconv.interop.onnx_library import TO_NCHW, TO_NHWC, Attributes
 from gpuconv.layers import (
     ELU,
     GELU,
@@ -186,7 +186,7 @@ def _avg_pool(graph: ExportedGraph, layer: AvgPool2D, x: str) -> str:
     return y
 
 
-def _window(graph: ExportedGraph, layer: Conv2D | ConvTranspose2D | MaxPool2D | AvgPool2D) -> dict[str, Any]:
+def _window(graph: ExportedGraph, layer: Conv2D | ConvTranspose2D | MaxPool2D | AvgPool2D) -> Attributes:
     """kernel_shape, strides and pads (top, left, bottom, right); fit="cover" becomes padding to the last window's
     end."""
     problem = layer.problem
@@ -228,7 +228,7 @@ def _dropout(graph: ExportedGraph, layer: Dropout, x: str) -> str:
     return graph.node("Dropout", [x, graph.constant(f"{layer.path}.ratio", layer.p, np.float32)], layer.path)
 
 
-def _one_operator(op: str, attributes: Callable[[Any], dict[str, Any]] = lambda layer: {}) -> Form:
+def _one_operator(op: str, attributes: Callable[[Any], Attributes] = lambda layer: {}) -> Form:
     """The conversion of a layer that is one operator without weights."""
 
     def convert(graph: ExportedGraph, layer: Layer, x: str) -> str:

@@ -10,11 +10,11 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 
-from gpuconv.interop.onnx_library import METADATA, TO_NCHW, onnx
+from gpuconv.interop.onnx_library import METADATA, TO_NCHW, Attributes, onnx
 from gpuconv.layers import Flatten, Input, Layer, Residual, Sequential
 from gpuconv.layers.saving import take_notes
 from gpuconv.names import one_line
@@ -249,7 +249,7 @@ class Row:
         return next(name for name in names if name not in taken)
 
 
-def attributes(node: NodeProto) -> dict[str, Any]:
+def attributes(node: NodeProto) -> Attributes:
     """A node's attributes, by name."""
     return {each.name: onnx().helper.get_attribute_value(each) for each in node.attribute}
 

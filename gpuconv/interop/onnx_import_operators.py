@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 from gpuconv.dtypes import converted, is_float
 from gpuconv.interop.onnx_import_graph import Row, attributes
-from gpuconv.interop.onnx_library import TO_NCHW, TO_NHWC
+from gpuconv.interop.onnx_library import TO_NCHW, TO_NHWC, Attributes
 from gpuconv.layers import (
     ELU,
     GELU,
@@ -30,7 +30,7 @@ from gpuconv.layers import (
     SiLU,
     Tanh,
 )
-from gpuconv.types import Padding, Size
+from gpuconv.types import Options, Padding, Size
 
 if TYPE_CHECKING:
     from onnx import NodeProto
@@ -111,7 +111,7 @@ def _pool(kind: type[AvgPool2D | MaxPool2D]) -> Convert:
         found = attributes(node)
         if len(found["kernel_shape"]) != 2 or {*found.get("dilations", (1,))} != {1}:
             row.graph.fail(node, "pools are over two axes and without dilation")
-        options: dict[str, Any] = {"fit": "cover" if found.get("ceil_mode", 0) else "floor"}
+        options: Options = {"fit": "cover" if found.get("ceil_mode", 0) else "floor"}
         if kind is AvgPool2D:
             options["count_include_pad"] = bool(found.get("count_include_pad", 0))
         stride, padding = _one_or_pair(found.get("strides", (1, 1))), _padding(row, node, found)
@@ -120,7 +120,7 @@ def _pool(kind: type[AvgPool2D | MaxPool2D]) -> Convert:
     return convert
 
 
-def _padding(row: Row, node: NodeProto, found: dict[str, Any]) -> Padding:
+def _padding(row: Row, node: NodeProto, found: Attributes) -> Padding:
     auto = found.get("auto_pad", b"NOTSET").decode()
     if auto not in ("NOTSET", "VALID"):
         row.graph.fail(node, f"auto_pad={auto}; export it with explicit pads")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from types import ModuleType
+from typing import Any
 
 METADATA = "gpuconv"  # the key of the model's metadata that holds the notes of `layers.saving`, as JSON
 TO_NCHW, TO_NHWC = [0, 3, 1, 2], [0, 2, 3, 1]  # the permutations of a Transpose
+Attributes = dict[str, Any]  # an operator's attributes, by name
 
 
 def onnx() -> ModuleType:

@@ -30,7 +30,7 @@ from gpuconv.layers.registry import LAYERS, name_of
 from gpuconv.layers.shapes import expect_axes, volume_size
 from gpuconv.layers.state import Frozen, Stateful, Unmatched, descendants, named_layers
 from gpuconv.layers.variables import Variable, weight_and_bias
-from gpuconv.types import Array, Record, Shape
+from gpuconv.types import Array, Options, Record, Shape
 
 __all__ = [  # some are defined in the files below; all can be imported from here
     "LAYERS",
@@ -400,7 +400,7 @@ class Layer(Stateful["Layer"]):
         """The layer as JSON-serializable values; `from_config` rebuilds it."""
         return {"layer": name_of(type(self))} | {key: encode(value) for key, value in self.hyperparameters().items()}
 
-    def hyperparameters(self) -> Record:
+    def hyperparameters(self) -> Options:
         """The current values of the layer's fields."""
         return {name: getattr(self, name) for name in settings(type(self))}
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -100,7 +101,7 @@ class PartStates:
 
     def __init__(self, net: AnyLayer, count: int) -> None:
         self._net = net
-        self._others = [{layer: _own_state(layer) for layer in net.walk()} for _ in range(count - 1)]
+        self._others = [{layer: _OwnState.of(layer) for layer in net.walk()} for _ in range(count - 1)]
         self.parts: list[Part] = []
 
     def begin(self, parts: Sequence[Part]) -> None:
@@ -108,14 +109,12 @@ class PartStates:
         self.parts = [*parts]
         for other in self._others:
             for layer, state in other.items():
-                for name, statistics in state["statistics"].items():
-                    ops.scale(layer.arrays[name], factor=1.0, out=statistics)  # a copy
-                state |= {"arrays": layer.arrays | state["statistics"], "_stale": {*state["gradients"]}, "_saved": None}
+                state.begin(layer)
 
     def arrays(self) -> list[Array]:
         """The arrays that a captured step expects at fixed addresses."""
         states = [state for other in self._others for state in other.values()]
-        return [each for state in states for each in (*state["statistics"].values(), *state["gradients"].values())]
+        return [each for state in states for each in (*state.statistics.values(), *state.gradients.values())]
 
     @contextmanager
     def part(self, number: int, layer: AnyLayer) -> Iterator[None]:
@@ -129,23 +128,44 @@ class PartStates:
 
     def _swap_arrays(self, number: int, layer: AnyLayer) -> None:
         for each in layer.walk() if number else ():
-            own, kept = vars(each), self._others[number - 1][each]
-            for name in ("arrays", "gradients", "_stale", "_saved"):
+            own, kept = vars(each), self._others[number - 1][each].attributes
+            for name in kept:
                 own[name], kept[name] = kept[name], own[name]
 
 
 Together = PartStates  # its former name
 
 
-def _own_state(layer: AnyLayer) -> dict[str, Any]:
-    buffers = [name for name, variable in layer.variables.items() if variable.buffer]
-    statistics = {name: ops.scale(layer[name], factor=1.0) for name in buffers if is_float(layer[name].dtype)}
-    gradients = {
-        name: backends.zeros(layer[name].shape, layer[name].dtype, layer.device)
-        for name in layer.variables
-        if layer.trains(name)
-    }
-    return {"statistics": statistics, "gradients": gradients}
+@dataclass
+class _OwnState:
+    """A layer's state for one part. statistics, gradients: the part's own arrays, by name. attributes: the values that
+    the layer's attributes of these names have while the layer runs that part."""
+
+    statistics: dict[str, Array]
+    gradients: dict[str, Array]
+    attributes: dict[str, object] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, layer: AnyLayer) -> _OwnState:
+        buffers = [name for name, variable in layer.variables.items() if variable.buffer]
+        statistics = {name: ops.scale(layer[name], factor=1.0) for name in buffers if is_float(layer[name].dtype)}
+        gradients = {
+            name: backends.zeros(layer[name].shape, layer[name].dtype, layer.device)
+            for name in layer.variables
+            if layer.trains(name)
+        }
+        return cls(statistics, gradients)
+
+    def begin(self, layer: AnyLayer) -> None:
+        """Start a batch: with the layer's running statistics, and with gradients that count as zero."""
+        for name, statistics in self.statistics.items():
+            ops.scale(layer.arrays[name], factor=1.0, out=statistics)  # a copy
+        self.attributes = {
+            "arrays": layer.arrays | self.statistics,
+            "gradients": self.gradients,
+            "_stale": {*self.gradients},
+            "_saved": None,
+        }
 
 
 class PerPart(list[Any]):

@@ -30,7 +30,7 @@ from gpuconv.layers.layer_call import (
 from gpuconv.layers.layer_list import as_row, copy_built, name_layers
 from gpuconv.layers.rewrite import chained_row, fused_row, sliding_row, take_values
 from gpuconv.layers.state import descendants
-from gpuconv.types import Array, Record, Shape
+from gpuconv.types import Array, Options, Record, Shape
 
 if TYPE_CHECKING:
     from gpuconv.data import Normalization
@@ -103,7 +103,7 @@ class Sequential(Layer):
 
     def build(self, input_shape: Shape, **options: object) -> Shape:
         """As `Layer.build`; `options` override the constructor's arguments."""
-        given: Record = {"seed": self.seed, **self._given}
+        given: Options = {"seed": self.seed, **self._given}
         if {"dtype", "precision"} & options.keys():  # two names for one setting
             given |= {"dtype": None, "precision": None}
         given |= options
@@ -349,8 +349,9 @@ class Sequential(Layer):
             norm_sums: Whether the last of these is done wherever it can be; by default only where it is expected to be
                 faster, after a norm without an activation.
 
-        A depthwise CONV is fused only with an activation whose backward reads its output, RELU included. Layers inside
-        containers are fused too; other layers are unchanged. Activations have the same bits, except where a device
+        A depthwise CONV is fused only with an activation whose backward reads its output, RELU included. Activations
+        with other options than the defaults, and layers with hooks, are not fused. Layers inside containers are fused
+        too. Activations have the same bits, except where a device
         splits the sums of the unfused convolution (few images, deep filters) or computes batch statistics in the fused
         one, which changes the order of a sum. Gradients sum the same products, on some devices in another order; in 16
         bits the input's gradient of a residual block may be rounded once instead of twice.

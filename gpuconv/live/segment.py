@@ -16,6 +16,7 @@ from gpuconv.layers import Layer
 from gpuconv.layers.saving import NOTES
 from gpuconv.layers.sequential import Sequential
 from gpuconv.training import Trainer, data_checks
+from gpuconv.training.fit_loaders import Loaders
 from gpuconv.training.from_settings import trainer_arguments
 from gpuconv.training.protocols import CallbackLike
 from gpuconv.types import Record
@@ -53,7 +54,7 @@ class Segment:
 
     recipe: Record
     trainer: Trainer
-    loaders: dict[str, Any]
+    loaders: Loaders
 
     @property
     def net(self) -> Any:  # noqa: ANN401 - a built Sequential
@@ -90,7 +91,7 @@ def make(
     known = Normalization(noted["mean"], noted["std"]) if "mean" in noted else None
     normalization = known or Normalization.from_dataset(sets.train)
     net.classes, net.normalization = sets.classes, normalization
-    loaders: dict[str, Any] = {}
+    loaders: Loaders = {}
     for part in ("train", "validation", "test"):
         data, kept = getattr(sets, part), recipe.get(part) or {}
         loaders[part] = None if data is None else _loader(data, kept, part, net, normalization, recipe["seed"])

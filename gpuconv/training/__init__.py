@@ -3,7 +3,6 @@
 from gpuconv.checkpoint import Checkpoint, CheckpointError
 from gpuconv.training.callback_base import Callback
 from gpuconv.training.callbacks import EarlyStopping
-from gpuconv.training.check_weights import load_net
 from gpuconv.training.clip import Clip
 from gpuconv.training.data_checks import DataError
 from gpuconv.training.evaluate import Evaluation, evaluate
@@ -18,7 +17,7 @@ from gpuconv.training.shadow import ShadowError, ShadowWarning
 from gpuconv.training.step_graphs import UncapturedWarning
 from gpuconv.training.tensor_digests import Digests
 from gpuconv.training.tensorboard import TensorBoard
-from gpuconv.training.trained_net import load, load_weights
+from gpuconv.training.trained_net import load, load_net, load_weights
 from gpuconv.training.trainer import Trainer
 
 __all__ = [

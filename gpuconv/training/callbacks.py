@@ -133,7 +133,8 @@ class Curves(Callback):
 
 
 class EarlyStopping(Callback):
-    """Stop after `patience` epochs in a row, at least 1, without a new best."""
+    """Stop after `patience` epochs in a row, at least 1, without a better validation accuracy. If the loss does not
+    classify, the validation loss counts instead; without validation data, the training loss."""
 
     def __init__(self, patience: int) -> None:
         self.patience = integer("patience", patience, 1)

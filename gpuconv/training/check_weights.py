@@ -1,4 +1,4 @@
-"""Checks that a checkpoint belongs to a net, and loads it."""
+"""Checks that a checkpoint belongs to a net."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 
 import numpy as np
 
-from gpuconv.checkpoint import Checkpoint, CheckpointError, as_json, load
+from gpuconv.checkpoint import Checkpoint, CheckpointError, as_json
 from gpuconv.dtypes import converted, is_float
 from gpuconv.layers.base import Layer
 from gpuconv.training.compare_settings import differences, in_current_form, without_frozen
@@ -56,11 +56,3 @@ def check_arrays(
             converted(name, array, own[name].dtype)
         except ValueError as error:
             raise CheckpointError(f"{path}: {error}") from None
-
-
-def load_net(path: str | os.PathLike[str], net: Layer) -> Checkpoint:
-    """Load the weights and buffers of the checkpoint at `path` into `net`. If this raises, `net` is unchanged."""
-    checkpoint = load(path)
-    check_net(path, checkpoint, net)
-    net.load_state_dict(checkpoint.part("net"))
-    return checkpoint

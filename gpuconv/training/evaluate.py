@@ -70,8 +70,8 @@ def evaluate(
         tta: The test-time augmentation; the scores of each image are averaged over its `views`.
         batch_size: Images of a batch, for data without batches.
         normalization: For uint8 images that no loader normalizes; by default that of the net's training.
-        metrics: What to measure in addition to loss and accuracy, such as ["top-5", "per-class", my_function]
-            (`gpuconv.metrics`).
+        metrics: What to measure in addition to loss and accuracy, such as ["top-5", "per-class", my_function], or a
+            mapping that names the results, {"best five": "top-5"} (`gpuconv.metrics`).
         ranks: The ranks that share the batches. Each calls this function and gets the overall result.
 
     Raises:
@@ -82,8 +82,7 @@ def evaluate(
     criterion, tta = losses.get(loss), canonical("test-time augmentation", tta, TTA)
     losses.expect_net(criterion, net.output_shape or ())
     loader = fit_loaders.held_out("data", data, net, normalization, batch_size)
-    chosen = metrics if isinstance(metrics, Mapping) else named(metrics)
-    measured = begin(dict(chosen) | ({_CONFUSION: Confusion()} if confusion else {}))
+    measured = begin(named(metrics) | ({_CONFUSION: Confusion()} if confusion else {}))
     totals: Totals | None = None
     counting = [name for name, metric in measured.items() if isinstance(metric, (Confusion, TopK))]
     if counting and not losses.classifies(criterion):
@@ -97,7 +96,7 @@ def evaluate(
     if totals is None:
         raise ValueError("there is nothing to evaluate: the loader gave no batch")
     sums = totals.read()
-    results = {name: metric.result() for name, metric in measured.items()}
+    results: dict[str, Any] = {name: metric.result() for name, metric in measured.items()}
     matrix = results.pop(_CONFUSION, None)
     accuracy = sums.accuracy if losses.classifies(criterion) else math.nan
     return Evaluation(sums.loss, accuracy, int(sums.samples), matrix, results)

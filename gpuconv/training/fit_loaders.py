@@ -20,32 +20,35 @@ from gpuconv.training.data_checks import batches_own_data, expect
 from gpuconv.types import Record
 
 Images = Dataset | Samples | np.ndarray
+DataSets = dict[str, Any]  # a user's data of any kind by name: "train", "validation", "test"; some may be None
+Loaders = dict[str, Any]  # a loader for each of these, under the same name, or None
 
 
 def loaders(
-    data: Record,
+    data: DataSets,
     *,
     net: Layer,
     batch_size: int,
     seed: int,
     steps_per_epoch: int | None = None,
     normalization: Normalization | None = None,
-) -> Record:
-    """A loader for each part of `data`, in order. The first part is for training; others may be None, which stays None.
+) -> Loaders:
+    """A loader for each data set, in order. The first one is for training; others may be None, which stays None.
 
-    Only the first part is shuffled. uint8 images are normalized by `normalization`, by default with the statistics of
-    the first part. steps_per_epoch: the number of batches in an epoch of the first part, if it is an iterable of
-    batches, by default its length. Raises TypeError if no loader can be made from the data, or if those statistics are
-    unknown, and ValueError if the first part has another number of batches than `steps_per_epoch`.
+    Only the first one is shuffled. uint8 images are normalized by `normalization`, by default with the statistics of
+    the first one. steps_per_epoch: the number of batches in an epoch of the first one, if it is an iterable of batches,
+    by default its length. Raises TypeError if no loader can be made from the data, or if those statistics are unknown,
+    and ValueError if the first one has another number of batches than `steps_per_epoch`, or for a fraction as
+    "validation" that is not between 0 and 1.
     """
-    made: Record = {}
+    made: Loaders = {}
     fraction = data.get("validation") if is_fraction(data.get("validation")) else None
-    data = with_part(data, net, seed)
-    for name, part in data.items():
+    data = with_split_off(data, net, seed)
+    for name, given in data.items():
         if not made:
             normalize = partial(choose_normalization, name, normalization)
             made[name] = loader(
-                name, part, net, normalize, batch_size=batch_size, seed=seed, shuffle=True, length=steps_per_epoch
+                name, given, net, normalize, batch_size=batch_size, seed=seed, shuffle=True, length=steps_per_epoch
             )
             if steps_per_epoch is not None and (batches := length_of(made[name])) not in (None, steps_per_epoch):
                 raise ValueError(
@@ -55,7 +58,9 @@ def loaders(
             known = _normalization(made[name]) or normalization
         else:
             normalize = partial(as_in_training, name, known)
-            made[name] = None if part is None else loader(name, part, net, normalize, batch_size=batch_size, seed=seed)
+            made[name] = (
+                None if given is None else loader(name, given, net, normalize, batch_size=batch_size, seed=seed)
+            )
     if fraction is not None:
         made["validation"].part = float(fraction)
     return made
@@ -65,8 +70,9 @@ def is_fraction(data: object) -> bool:
     return isinstance(data, Real) and not isinstance(data, bool)
 
 
-def with_part(data: Record, net: Layer, seed: int) -> Record:
-    """The same data; but if "validation" is a fraction, this part of the first data set becomes the validation data."""
+def with_split_off(data: DataSets, net: Layer, seed: int) -> DataSets:
+    """The same data; but if "validation" is a fraction, that fraction of the first data set is split off and becomes
+    the validation data."""
     name, fraction = next(iter(data)), data.get("validation")
     if fraction is None or not is_fraction(fraction):
         return data
@@ -123,7 +129,7 @@ def loader(
 
 
 def _source(name: str, data: object, net: Layer, **options: Any) -> Dataset | Samples | Epochs:
-    """A user's data as `sources.as_data_source` returns it. options: its length and normalize."""
+    """A user's data as `sources.as_data_source` returns it. options: that function's length and normalize."""
     scores = net.output_shape or (0,)
     return sources.as_data_source(
         data, name, net.input_shape or (), classes=scores[-1], device=net.device, dtype=net.dtype, **options

@@ -5,16 +5,16 @@ from __future__ import annotations
 from gpuconv import losses
 from gpuconv.training import optimizers, schedules
 from gpuconv.training.loss_scale import LossScale
-from gpuconv.types import Record
+from gpuconv.types import Options, Record
 
 
-def trainer_arguments(settings: Record) -> Record:
+def trainer_arguments(settings: Record) -> Options:
     """The arguments of `Trainer` that determine a run's results, apart from the net, its precision and
     `sync_batch_norm`.
 
     Raises ValueError or TypeError for an optimizer, loss or schedule that exists only in its program.
     """
-    found = {
+    arguments = {
         "optimizer": optimizers.get(**settings["optimizer"]),
         "loss": losses.read(settings["loss"]),
         "schedule": schedules.get(settings["schedule"]),
@@ -22,7 +22,7 @@ def trainer_arguments(settings: Record) -> Record:
         "loss_scale": LossScale(**settings["loss_scale"]) if settings.get("loss_scale") else None,
     }
     return (
-        found
+        arguments
         | {name: settings.get(name) for name in ("shards", "plateau", "clip", "ema")}
         | {"accumulate": settings.get("accumulate", 1)}
     )

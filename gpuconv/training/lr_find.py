@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from gpuconv.training.protocols import DataLike, LossLike, OptimizerLike, OptimizerSettings
 
 WINDOW = 20  # smoothing takes the mean over the steps that are at most 1/20 of all steps away
-WORSE = 4.0  # diverged: the smoothed loss is above its first and this times its lowest value L; L + 3 |L| if L < 0
+# The smoothed loss has diverged if it is above its first value and above WORSE times its lowest value L, or for an L
+# below 0 above L + (WORSE - 1) |L|.
+WORSE = 4.0
 ROWS = 12  # rows of the printed table
 
 

@@ -12,10 +12,11 @@ import numpy as np
 
 from gpuconv.data import Dataset, Samples
 from gpuconv.data.sources import Epochs, Indexed
+from gpuconv.types import MetricLike as MetricLike
+from gpuconv.types import Record, UserArray
 
 # What users may annotate as they like.
 TrainerLike = Any  # a `Trainer`, whose module imports this one
-UserArray = Any  # an array of NumPy, CuPy or PyTorch
 UserArrays = Any  # a dictionary of such arrays by name
 
 # --- callbacks: an object with any of these ----------------------------------------------------
@@ -26,15 +27,15 @@ class OnStart(Protocol):
 
 
 class OnStep(Protocol):
-    def on_step(self, trainer: TrainerLike, record: dict[str, Any] | None, /) -> object: ...
+    def on_step(self, trainer: TrainerLike, record: Record | None, /) -> object: ...
 
 
 class OnEpoch(Protocol):
-    def on_epoch(self, trainer: TrainerLike, record: dict[str, Any], /) -> object: ...
+    def on_epoch(self, trainer: TrainerLike, record: Record, /) -> object: ...
 
 
 class OnTest(Protocol):
-    def on_test(self, trainer: TrainerLike, record: dict[str, Any], /) -> object: ...
+    def on_test(self, trainer: TrainerLike, record: Record, /) -> object: ...
 
 
 class OnStop(Protocol):
@@ -43,7 +44,7 @@ class OnStop(Protocol):
 
 CallbackLike = OnStart | OnStep | OnEpoch | OnTest | OnStop
 
-# --- losses, schedules, metrics ----------------------------------------------------------------
+# --- losses, schedules; `MetricLike` is in `gpuconv.types` -------------------------------------
 
 LossLike = str | Callable[[UserArray, UserArray], tuple[Any, UserArray]]  # (scores, labels) -> (loss, dscores)
 
@@ -55,13 +56,6 @@ ScheduleLike = (
     | Callable[[int, int, int], Number]  # of these and an epoch's number of steps
 )
 
-
-class Metric(Protocol):
-    def update(self, scores: UserArray, labels: UserArray, /) -> object: ...
-    def result(self) -> object: ...
-
-
-MetricLike = str | Metric | Callable[[UserArray, UserArray], object]
 
 # --- optimizers --------------------------------------------------------------------------------
 

@@ -26,7 +26,7 @@ from gpuconv.training.running_metrics import Totals
 from gpuconv.training.sharding import Accumulation, Sharding
 from gpuconv.types import Array
 
-Part = Callable[[str], contextlib.AbstractContextManager[None]]
+NamedRange = Callable[[str], contextlib.AbstractContextManager[None]]  # a context by name: `profiling.part`
 
 
 class TrainingStep:
@@ -83,7 +83,7 @@ class TrainingStep:
         self.accumulate = accumulate
         self.accumulation = Accumulation(net, accumulate, self.loss) if accumulate > 1 else None
 
-    def step(self, x: Array, y: Array, part: Part = profiling.part, *, batch: int | None = None) -> None:
+    def step(self, x: Array, y: Array, part: NamedRange = profiling.part, *, batch: int | None = None) -> None:
         """Forward, loss, backward, update, and the sums of the metrics.
 
         Without MPI and an optimizer on the host, all of this is device work. A step uses no host value that changes
@@ -96,7 +96,7 @@ class TrainingStep:
         self.step_on([(x, y)], part, batch=batch)
 
     def step_on(
-        self, batches: Sequence[tuple[Array, Array]], part: Part = profiling.part, *, batch: int | None = None
+        self, batches: Sequence[tuple[Array, Array]], part: NamedRange = profiling.part, *, batch: int | None = None
     ) -> None:
         """`step` on at most `accumulate` batches (x, y): one update with the gradients of the mean loss over all their
         samples."""
@@ -114,7 +114,7 @@ class TrainingStep:
             with part(self.optimizer.name):
                 self._update(self.net.params(), self.net.grads())
 
-    def _backpropagate(self, x: Array, y: Array, totals: Totals, part: Part) -> None:
+    def _backpropagate(self, x: Array, y: Array, totals: Totals, part: NamedRange) -> None:
         self.net.zero_grad()
         scores = run_net(self.trained, "forward", x, training=True)
         with part("loss"):

@@ -1,4 +1,4 @@
-"""`gpuconv.load`: a net from a file or from the run that trained it."""
+"""Nets and weights from files, or from the runs that trained them: `gpuconv.load` and others."""
 
 from __future__ import annotations
 
@@ -124,3 +124,20 @@ def load_weights(path: str | os.PathLike[str], net: Layer, *, which: str = "last
     arrays = checkpoints.load(file).part("net")
     check_weights.check_arrays(file, arrays, net, same_dtype=False)
     net.load_state_dict(arrays)
+
+
+def load_net(path: str | os.PathLike[str], net: Layer) -> Checkpoint:
+    """Load the weights and buffers of a checkpoint into a net of the same layers, settings and dtypes, and return the
+    checkpoint. (`load_weights` needs only the same names and shapes.)
+
+    Args:
+        path: The file.
+        net: Built.
+
+    Raises:
+        CheckpointError: The file cannot be read, or belongs to another net. Nothing has changed then.
+    """
+    checkpoint = checkpoints.load(path)
+    check_weights.check_net(path, checkpoint, net)
+    net.load_state_dict(checkpoint.part("net"))
+    return checkpoint

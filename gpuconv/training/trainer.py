@@ -54,9 +54,9 @@ if TYPE_CHECKING:
 class Trainer(RunState):
     """A net, its optimizer, loss and schedule, and the training state.
 
-    `trained` is the net that a step runs: `net`, or its fused twin. The state: `steps` (the steps done), `epoch` (the
-    epochs completed), `batch` (the steps done in the current epoch), `records` (those of metrics.jsonl, except that of
-    the test at the end), `tested` (the result of that test).
+    `trained` is the net that a step runs: `net`, or `net.fuse()`, which shares its layers. The state: `steps` (those
+    done), `epoch` (the epochs completed), `batch` (the steps done in the current epoch), `records` (those of
+    metrics.jsonl, except that of the test at the end), `tested` (the result of that test).
 
     Args:
         net: Built, on the device where it is to be trained.
@@ -73,7 +73,7 @@ class Trainer(RunState):
             A step is an update, in the schedule too.
         seed: The seed of the shuffles of data that `fit` splits into batches itself, of the split into training and
             validation data, and of the shadow oracle's draws.
-        precision: "float32", "tf32", "float16" or "bfloat16", to which the net is converted
+        precision: "float32", "tf32", "float16", "bfloat16" or "float64", to which the net is converted
             (`gpuconv.layers.Layer.to`); by default the net's. The optimizer keeps float32 masters of 16-bit parameters,
             which start from the parameters given here; weights loaded into the net later do not reach them.
         loss_scale: Only for float16, by default `LossScale()`.
@@ -225,10 +225,14 @@ class Trainer(RunState):
 
         Raises:
             DataError: The images, labels or the last batch do not fit the net; nothing was created.
-            DivergedError: The loss is not finite; nothing more was saved.
+            DivergedError: A loss, or a parameter that is to be saved, is not finite; nothing more was saved.
+            ShadowError: The shadow oracle found a result beyond its bound, and `violation` is "stop".
             CheckpointError: A run directory or checkpoint that cannot be used, or that another process is writing.
             SettingsError: A resume with other settings.
             FileExistsError: run_dir already holds a run.
+            FileNotFoundError: resume=True, and run_dir holds no run.
+            TypeError: Data of an unknown kind, uint8 images whose normalization is unknown, or an object in callbacks
+                that is no callback.
             ValueError: Another argument is out of its range, or resume=True without run_dir.
         """
         integer("metrics_every", metrics_every, 1)
