@@ -2,45 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
-import sys
 
 import numpy as np
 import pytest
 
-from gpuconv import backends
-from gpuconv.inspect import explain, saliency
-from gpuconv.inspect.computed_by import compute_everywhere
-from gpuconv.inspect.explain import layer_of
-from gpuconv.layers import (
-    GELU,
-    LAYERS,
-    AdaptiveAvgPool2D,
-    AvgPool2D,
-    BatchNorm,
-    Branches,
-    Conv2D,
-    ConvTranspose2D,
-    Dropout,
-    Flatten,
-    GlobalAvgPool2D,
-    GroupNorm,
-    Input,
-    Layer,
-    LayerNorm,
-    Linear,
-    MaxPool2D,
-    ReLU,
-    Residual,
-    Sequential,
-    Tanh,
-    Upsample,
-)
+from gpuconv.inspect import explain
+from gpuconv.layers import LAYERS, Conv2D, Flatten, Input, Layer, Linear, MaxPool2D, ReLU, Sequential, Tanh
 from gpuconv.layers.base import descendants
 from gpuconv.layers.fused import Fused
 from gpuconv.layers.registry import name_of
-from tests import standin
+from tests.inspect.deep_net import DEEP_X, deep_net
 from tests.layers.layer_cases import CASES, IDS
 
 EVERY_KIND = [
@@ -111,18 +83,6 @@ def test_unknown_layers_positions_outside_and_invalid_arguments_are_refused(net,
         explain(net, x, "fc", (0, 0), backward=True)
 
 
-def deep_net(device="numpy"):
-    block = Residual([Conv2D(3, 3, padding=1), BatchNorm(), GELU()], [Conv2D(3, 1)])
-    row = [Conv2D(2, 3), Tanh(), block, AvgPool2D(3, stride=2, padding=1), MaxPool2D(2, stride=1)]
-    net = Sequential([Input((9, 9, 2)), *row, GlobalAvgPool2D(), Flatten(), Dropout(), Linear(4)], seed=4)
-    for vector, value in zip(net["residual1.norm1"].vectors, (1.5, 0.3, 0.2, 2.0)):
-        vector += value - vector  # so that the norm is not the identity
-    return net.to(device)
-
-
-DEEP_X = np.random.default_rng(5).normal(size=(1, 9, 9, 2)).astype(np.float32)
-
-
 def test_every_computation_of_a_value_is_within_its_bound_and_the_terms_add_up_to_it():
     net = deep_net()
     for name, volume in net.activations(DEEP_X):
@@ -158,138 +118,12 @@ def test_a_gradient_is_the_sum_of_contributions_from_outputs():
     assert not net.grads() or not any(np.any(gradient) for gradient in net.grads().values())
 
 
-@pytest.mark.parametrize("device", ["numpy", pytest.param("emulated", marks=pytest.mark.kernels)])
-def test_gradients_through_branches_are_the_sum_of_those_of_all_branches(device):
-    """The net has a block inside a block, a block whose shortcut is the input, and branches concatenated and added."""
-    inner = Residual([Conv2D(2, 3, padding=1)])
-    outer = Residual([ReLU(), inner], [Conv2D(2, 1)])
-    row = [outer, Branches([[], [Conv2D(2, 1)]]), Branches([[], [Conv2D(4, 1)], [Tanh()]], merge="add")]
-    net = Sequential([Input((5, 4, 2)), *row, Flatten(), Linear(3)], seed=6).to(device)
-    x = backends.asarray(np.random.default_rng(1).normal(size=(1, 5, 4, 2)), device, "float32")
-    twin = net.twin()
-    gradients: dict[str, np.ndarray] = {}
-    with contextlib.ExitStack() as hooks:
-        for layer in [layer for layer in descendants(twin) if not isinstance(layer, Sequential)]:
-
-            def keep(layer, dx, dy):
-                gradients[layer.path] = backends.to_numpy(dx)
-
-            hooks.enter_context(layer.register_backward_hook(keep))
-        twin.forward(x)
-        twin.backward(backends.asarray(np.eye(3)[[1]], device, "float32"))
-    for name, branches in (("residual1", 2), ("residual1.residual1", 2), ("branches1", 2), ("branches2", 3)):
-        explanation = explain(net, x, name, (2, 1, 1), backward=True, target=1)
-        assert explanation.value == gradients[name][0, 2, 1, 1], name
-        assert len(explanation.terms) == branches
-        assert abs(sum(term.product for term in explanation.terms) - explanation.total) < 1e-6, name
-        assert all(result.error <= result.bound for result in explanation.computed), name
-        assert "the branches contribute" in str(explanation)
-    for name in ("residual1.residual1.conv1", "residual1.shortcut.conv1", "branches2.branch2.conv1"):
-        assert explain(net, x, name, (2, 1, 1), backward=True, target=1).value == gradients[name][0, 2, 1, 1], name
-    added = explain(net, x, "branches2", (2, 1, 1))
-    assert "the sum of its branches'" in str(added)
-    assert abs(sum(term.product for term in added.terms) - added.total) < 1e-6
-
-
-@pytest.mark.parametrize("device", ["numpy", pytest.param("emulated", marks=pytest.mark.kernels)])
-def test_a_concatenated_value_is_computed_by_the_op_that_wrote_its_slice(device):
-    images = np.random.default_rng(0).normal(size=(1, 8, 8, 1)).astype(np.float32)
-    for rows in ([[], [Conv2D(3, 1)]], [[Conv2D(2, 1), Tanh()], [Conv2D(3, 1)], []]):
-        net = Sequential([Input((8, 8, 1)), Branches(rows), Flatten(), Linear(10)], seed=1).to(device)
-        x = backends.asarray(images, device)
-        y = backends.to_numpy(net.children()[1][1].infer(x))
-        for channel in range(y.shape[-1]):
-            explanation = explain(net, x, "branches1", (3, 4, channel))
-            assert explanation.computed[-1].by == device
-            assert explanation.computed[-1].value == y[0, 3, 4, channel], (rows, channel)
-            assert explanation.computed[-1].error <= explanation.computed[-1].bound
-
-
-def test_a_concatenated_value_of_equal_or_nan_branches_names_the_right_op():
-    """Such values do not show which branch they come from."""
-    rows = [[Conv2D(2, 1), ReLU()], [Branches([[], [Conv2D(1, 1), Tanh()]])], [Conv2D(2, 1), Tanh()]]
-    net = Sequential([Input((2, 2, 1)), Branches(rows), Flatten(), Linear(10)], seed=1)
-    for value in (0.0, np.nan):
-        for channel, op in enumerate(("relu", "relu", "copy", "tanh", "tanh", "tanh")):
-            explanation = explain(net, np.full((1, 2, 2, 1), value, np.float32), "branches1", (0, 1, channel))
-            assert np.array_equal(explanation.computed[-1].value, value, equal_nan=True)
-            if value == 0.0:  # of it, a ReLU and a copy are exact
-                assert (explanation.computed[-1].bound > 0) == (op == "tanh"), channel
-
-
-def test_a_value_of_the_input_is_computed_by_the_layer_below_that_wrote_it(monkeypatch):
-    wrote = []
-
-    def recorded(calls, *arguments):
-        wrote.append(calls[-1].op)
-        return compute_everywhere(calls, *arguments)
-
-    monkeypatch.setattr(sys.modules[layer_of.__module__], "compute_everywhere", recorded)
-    steps = [Branches([[], [Conv2D(4, 1), ReLU()]]) for _ in range(2)]
-    inside = Branches([[Conv2D(4, 1)], [Conv2D(4, 1), Tanh(), Branches([[], [Conv2D(4, 1)]])]])
-    net = Sequential([Input((3, 3, 2)), Conv2D(4, 1), Tanh(), *steps, inside, Flatten(), Linear(2)], seed=1)
-    x = np.random.default_rng(0).normal(size=(1, 3, 3, 2)).astype(np.float32)
-    for name, kinds in {
-        "branches1": ["tanh", "relu"],
-        "branches2": ["tanh", "relu", "relu"],
-        "branches3": ["conv2d", "tanh", "conv2d"],
-    }.items():
-        volume = net.activations(x[0])[name]
-        for number, kind in enumerate(kinds):
-            explanation = explain(net, x, name, (1, 2, 4 * number))
-            assert wrote.pop() == kind, (name, number)
-            assert explanation.computed[-1].value == volume[1, 2, 4 * number]
-            assert explanation.computed[-1].error <= explanation.computed[-1].bound
-
-
 def test_a_pool_gives_the_margin_of_its_winner():
     net = Sequential([Input((2, 2, 1)), MaxPool2D(2)])
     explanation = explain(net, np.array([1, 5, 4.5, 2], np.float32).reshape(1, 2, 2, 1), "pool1", (0, 0, 0))
     assert explanation.terms[0].at == (0, 1, 0)
     assert explanation.margin == 0.5
     assert str(explanation).endswith("the largest of 4 inputs, by 0.5")
-
-
-@pytest.mark.kernels
-def test_the_emulator_names_the_thread_that_wrote_a_value():
-    net, x = deep_net("emulated"), backends.asarray(DEEP_X, "emulated")
-    for name in ("conv1", "tanh1", "residual1", "pool2", "fc1"):
-        at = tuple(size // 2 for size in net[name].output_shape)
-        explanation = explain(net, x, name, at, locate=True)
-        assert [result.by for result in explanation.computed] == ["float64", "numpy", "emulated"]
-        assert all(result.error <= result.bound for result in explanation.computed)
-        (writer,) = explanation.thread.writers
-        assert writer.source.partition(":")[0].endswith((".cu", ".cuh"))
-        assert int(writer.source.partition(":")[2]) > 0
-        assert writer.warp == writer.thread[0] // 32
-        assert any(access.written for access in explanation.thread.touched)
-    assert explain(net, x, "conv1", (0, 0, 0), locate=True).thread.algorithm == net["conv1"].algorithms(1)["fprop"]
-    shared = [access.name for access in explain(net, x, "conv1", (0, 0, 0), locate=True).thread.touched]
-    assert any(name.startswith("shared") for name in shared)
-    explanation = explain(net, x, "residual1.conv1", (2, 2, 1), locate=True, backward=True)
-    assert "dgrad" in explanation.thread.writers[-1].kernel
-    explanation = explain(net, x, "residual1", (2, 2, 1), locate=True, backward=True)
-    assert "dgrad" in explanation.thread.writers[-1].kernel  # the shortcut's convolution adds to the body's gradient
-
-
-@pytest.mark.kernels
-@pytest.mark.parametrize("dtype", ["float32", "float16"])
-def test_with_split_k_the_thread_of_the_first_part_is_named_too(dtype):
-    net = Sequential([Input((4, 4, 64)), Conv2D(64, 3, padding=1)], seed=1, device="emulated", dtype=dtype)
-    x = backends.asarray(np.random.default_rng(0).normal(size=(1, 4, 4, 64)), "emulated", dtype)
-    for at in ((0, 0, 0), (2, 1, 35)):
-        thread = explain(net, x, "conv1", at, locate=True).thread
-        assert [writer.kernel for writer in thread.writers] == ["gemm_reduce_splits"]
-        (writer,) = thread.part.writers
-        assert writer.kernel.startswith("conv2d_fprop")
-        assert writer.source.startswith("gemm")
-        touched = {access.name: access for access in thread.part.touched}
-        assert any(name.startswith("shared") and touched[name].read for name in touched)
-        part = 4 * np.ravel_multi_index(at, (4, 4, 64))  # sums are float32
-        assert touched["argument 'partials'"].first <= part <= touched["argument 'partials'"].last
-        assert not touched["argument 'partials'"].read
-    thread = explain(net, x, "conv1", (2, 1, 35), locate=True, backward=True).thread
-    assert thread.part.writers[0].kernel.startswith("conv2d_dgrad")
 
 
 REFUSED = {  # the message, by the kind of layer
@@ -361,32 +195,3 @@ def test_user_defined_layers_and_layers_inside_a_fused_one_are_refused():
     with pytest.raises(ValueError, match=r"soft is a .*UserLayer, a kind that explain does not know"):
         explain(user_defined, x, "soft", (0, 0, 0))
     LAYERS.pop(name_of(UserLayer))
-
-
-@pytest.mark.kernels
-@pytest.mark.parametrize("device", ["emulated", "cuda, late", "cuda, early"])
-def test_a_device_names_the_threads_of_layers_that_run_several_ops(device):
-    """CUDA is the stand-in for CuPy, which runs the work of a stream as late or as early as CUDA allows."""
-    name, _, schedule = device.partition(", ")
-    with standin.installed(["90"], schedule=schedule) if schedule else contextlib.nullcontext():
-        row = [ConvTranspose2D(2, 2, stride=2), Branches([[], [LayerNorm(), GroupNorm(1), Dropout(0.5)]]), Upsample(2)]
-        net = Sequential([Input((3, 2, 2)), *row, AdaptiveAvgPool2D((3, 2)), Flatten(), Linear(2)]).to(name)
-        x = backends.asarray(np.random.default_rng(2).normal(size=(1, 3, 2, 2)), net.device, "float32")
-        for layer, kernels in {
-            "convt1": ["dgrad", "add"],
-            "branches1": ["group_norm"],
-            "branches1.branch2.norm1": ["group_norm"],
-            "upsample1": ["dgrad"],
-            "pool1": ["avg_pool"],
-        }.items():
-            at = tuple(size - 1 for size in layer_of(net, layer).output_shape)
-            explanation = explain(net, x, layer, at, locate=True)
-            assert [result.by for result in explanation.computed] == ["float64", "numpy", net.device]
-            assert all(result.error <= result.bound for result in explanation.computed), (layer, explanation.computed)
-            wrote = [writer.kernel for writer in explanation.thread.writers]
-            assert all(any(kernel in name for name in wrote) for kernel in kernels), (layer, wrote)
-        assert str(explain(net, x, "branches1", (0, 1, 3))).endswith("the value of branch2 at [0, 1, 1]")
-        explanation = explain(net, x, "convt1", (2, 1, 1), locate=True, backward=True)
-        assert all(result.error <= result.bound for result in explanation.computed)
-        assert "fprop" in explanation.thread.writers[-1].kernel  # backward, a transposed convolution runs fprop
-        assert saliency(net, x).shape == (3, 2, 2)

@@ -11,7 +11,7 @@ import pytest
 from gpuconv import interop, models
 from gpuconv.interop.onnx_library import METADATA
 from gpuconv.layers import Conv2D, Flatten, Linear, Residual, Sequential, SiLU
-from tests.interop.test_onnx_export import ROWS, SHAPE, built, expect_close
+from tests.interop.onnx_rows import ROWS, SHAPE, built, expect_close
 
 onnx = pytest.importorskip("onnx")
 runtime = pytest.importorskip("onnxruntime")

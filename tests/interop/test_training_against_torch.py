@@ -18,12 +18,11 @@ from gpuconv.layers import (
     ReLU,
     Sequential,
 )
+from tests.interop.torch_layers import Concatenation
+from tests.interop.torchvision_nets import MobileNetV2
 
 torch = pytest.importorskip("torch")
 nn = torch.nn
-
-from tests.interop.test_layers_against_torch import Concatenation  # noqa: E402
-from tests.interop.test_torchvision_layout import MobileNetV2  # noqa: E402
 
 pytestmark = pytest.mark.slow
 LR, MOMENTUM, BATCH = 0.02, 0.9, 4

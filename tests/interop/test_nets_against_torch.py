@@ -23,6 +23,7 @@ from gpuconv.layers import (
     SiLU,
     Tanh,
 )
+from tests.interop.torchvision_nets import Basic
 
 torch = pytest.importorskip("torch")
 nn = torch.nn
@@ -105,26 +106,10 @@ def test_loss_gradients_and_running_statistics_of_a_step_agree(loss):
         np.testing.assert_allclose(gradients[key], parameter.grad.numpy(), rtol=1e-9, atol=1e-13, err_msg=key)
 
 
-class Block(nn.Module):
-    """torchvision's BasicBlock."""
-
-    def __init__(self, channels, width, stride):
-        super().__init__()
-        self.conv1 = nn.Conv2d(channels, width, 3, stride, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(width)
-        self.downsample = nn.Sequential(nn.Conv2d(channels, width, 1, stride, bias=False), nn.BatchNorm2d(width))
-
-    def forward(self, x):
-        y = self.bn2(self.conv2(torch.relu(self.bn1(self.conv1(x)))))
-        return torch.relu(y + self.downsample(x))
-
-
 @pytest.mark.usefixtures("oracle_and_numpy")
 def test_a_torchvision_style_residual_net_gives_the_same_scores():
     torch.manual_seed(0)
-    theirs = nn.Sequential(Block(3, 5, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, 4)).double()
+    theirs = nn.Sequential(Basic(3, 5, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, 4)).double()
     for module in theirs.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.running_mean.uniform_(-1, 1)
@@ -141,41 +126,3 @@ def test_a_torchvision_style_residual_net_gives_the_same_scores():
     with torch.no_grad():
         expected = theirs(nchw(x)).numpy()
     np.testing.assert_allclose(ours.infer(x), expected, rtol=1e-10, atol=1e-12)
-
-
-@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "float64"])
-def test_tensors_survive_a_round_trip_bit_for_bit(dtype):
-    ours = Sequential([Input((5, 5, 2)), Conv2D(3, 2), Flatten(), Linear(2)], dtype=dtype, seed=6)
-    theirs = nn.Sequential(nn.Conv2d(2, 3, 2), nn.Flatten(), nn.Linear(48, 2)).to(getattr(torch, dtype))
-    state = interop.to_torch(ours, like=theirs.state_dict(), tensors=True)
-    theirs.load_state_dict(state, strict=True)
-    twin = Sequential([Input((5, 5, 2)), Conv2D(3, 2), Flatten(), Linear(2)], dtype=dtype, seed=7)
-    twin.load_state_dict(interop.from_torch(dict(theirs.named_parameters()), twin))
-    for key, value in ours.state_dict().items():
-        assert twin.state_dict()[key].tobytes() == value.tobytes()
-
-
-def test_a_module_and_a_part_of_its_state_dict_are_accepted():
-    module = nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(3, 4))
-    net = Sequential([Input((3, 3, 2)), Conv2D(3, 3), ReLU(), Flatten(), Linear(4)], seed=5)
-    state = interop.from_torch(module, net)
-    for key, value in interop.from_torch(module.state_dict(), net).items():
-        np.testing.assert_array_equal(state[key], value)
-    before = net["fc1.weight"].copy()
-    part = {key: value for key, value in module.state_dict().items() if not key.startswith("3.")}
-    part |= {"0.extra": torch.ones(2)}
-    loaded = net.load_state_dict(interop.from_torch(part, net, strict=False), strict=False)
-    assert loaded == (["fc1.weight", "fc1.bias"], ["0.extra"])
-    np.testing.assert_array_equal(net["conv1.weight"], state["conv1.weight"])
-    np.testing.assert_array_equal(net["fc1.weight"], before)
-    other = nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(3, 7))
-    with pytest.raises(ValueError, match=r"3.weight has shape \(7, 3\) where fc1 takes \(4, 3\)"):
-        interop.from_torch(other, net, strict=False)
-    for wrong, message in (
-        ((net, module), "then the net of gpuconv, received Sequential and Sequential"),
-        ((3, net), "must be a PyTorch module or a state dict, received int"),
-        (("w.pt", net), r"received str; torch.load\(path, weights_only=True\) reads one"),
-        (({"state_dict": {}}, net), "received dict under 'state_dict'; a checkpoint often keeps"),
-    ):
-        with pytest.raises(TypeError, match=message):
-            interop.from_torch(*wrong)

@@ -1,0 +1,48 @@
+"""Tensors and modules of PyTorch, to and from our arrays."""
+
+import numpy as np
+import pytest
+
+from gpuconv import interop
+from gpuconv.layers import Conv2D, Flatten, Input, Linear, ReLU, Sequential
+
+torch = pytest.importorskip("torch")
+nn = torch.nn
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "float64"])
+def test_tensors_survive_a_round_trip_bit_for_bit(dtype):
+    ours = Sequential([Input((5, 5, 2)), Conv2D(3, 2), Flatten(), Linear(2)], dtype=dtype, seed=6)
+    theirs = nn.Sequential(nn.Conv2d(2, 3, 2), nn.Flatten(), nn.Linear(48, 2)).to(getattr(torch, dtype))
+    state = interop.to_torch(ours, like=theirs.state_dict(), tensors=True)
+    theirs.load_state_dict(state, strict=True)
+    twin = Sequential([Input((5, 5, 2)), Conv2D(3, 2), Flatten(), Linear(2)], dtype=dtype, seed=7)
+    twin.load_state_dict(interop.from_torch(dict(theirs.named_parameters()), twin))
+    for key, value in ours.state_dict().items():
+        assert twin.state_dict()[key].tobytes() == value.tobytes()
+
+
+def test_a_module_and_a_part_of_its_state_dict_are_accepted():
+    module = nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(3, 4))
+    net = Sequential([Input((3, 3, 2)), Conv2D(3, 3), ReLU(), Flatten(), Linear(4)], seed=5)
+    state = interop.from_torch(module, net)
+    for key, value in interop.from_torch(module.state_dict(), net).items():
+        np.testing.assert_array_equal(state[key], value)
+    before = net["fc1.weight"].copy()
+    part = {key: value for key, value in module.state_dict().items() if not key.startswith("3.")}
+    part |= {"0.extra": torch.ones(2)}
+    loaded = net.load_state_dict(interop.from_torch(part, net, strict=False), strict=False)
+    assert loaded == (["fc1.weight", "fc1.bias"], ["0.extra"])
+    np.testing.assert_array_equal(net["conv1.weight"], state["conv1.weight"])
+    np.testing.assert_array_equal(net["fc1.weight"], before)
+    other = nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(3, 7))
+    with pytest.raises(ValueError, match=r"3.weight has shape \(7, 3\) where fc1 takes \(4, 3\)"):
+        interop.from_torch(other, net, strict=False)
+    for wrong, message in (
+        ((net, module), "then the net of gpuconv, received Sequential and Sequential"),
+        ((3, net), "must be a PyTorch module or a state dict, received int"),
+        (("w.pt", net), r"received str; torch.load\(path, weights_only=True\) reads one"),
+        (({"state_dict": {}}, net), "received dict under 'state_dict'; a checkpoint often keeps"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            interop.from_torch(*wrong)
