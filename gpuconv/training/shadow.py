@@ -64,11 +64,11 @@ class Row:
 
 
 class Worker(Child):
-    """The process that checks calls; see `gpuconv.verify.worker`."""
+    """The process that checks calls; see `gpuconv.verify.shadow_worker`."""
 
     def __init__(self) -> None:
         one_thread = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-        super().__init__(command("gpuconv.verify.worker"), one_thread | {"CUDA_VISIBLE_DEVICES": ""})
+        super().__init__(command("gpuconv.verify.shadow_worker"), one_thread | {"CUDA_VISIBLE_DEVICES": ""})
 
     def submit(self, path: Path) -> None:
         self.ask(str(path))

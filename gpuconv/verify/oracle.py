@@ -11,17 +11,12 @@ import math
 
 import numpy as np
 
-from gpuconv import backends, ops
+from gpuconv import backends
 from gpuconv.backends.reference.precision import round_tf32
-from gpuconv.dtypes import accumulation_dtype
-from gpuconv.problems import ACTIVATIONS
 from gpuconv.types import Array, Options
-from gpuconv.verify.bounds import accumulation, sum_bound
 from gpuconv.verify.compare import Expected
-from gpuconv.verify.rules import activations, norm, optim, products
+from gpuconv.verify.rules import activations, digest, losses, norm, optim, products
 from gpuconv.verify.rules.base import Arrays, Rule, accumulating_rule, as_float64, exact_results
-
-__all__ = ["Expected", "expected_results"]
 
 # How many of an op's first arrays are rounded to TF32; 2 for other ops.
 _FACTORS = {"conv2d_backward": 3, "batch_norm_backward": 1}
@@ -64,35 +59,6 @@ def _flat(arrays: Arrays) -> list[Array]:
 
 
 _sum_of_two = products.linear_in_its_inputs(lambda arrays, options: 2)
-_sum_of_rows = products.linear_in_its_inputs(lambda arrays, options: math.prod(arrays[0].shape[:-1]))
-
-
-def _bias_grad(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> list[Expected]:
-    """A sum of rows. With an activation, the rows are those of its gradient, whose own error is added up too."""
-    name = options.get("activation")
-    if name is None:
-        return _sum_of_rows(op, arrays[:1], options, dtype)
-    defaults, rule = dict(ACTIVATIONS[name].options), _RULES[f"{name}_backward"]
-    if rule is None:
-        (dz,) = exact_results(f"{name}_backward", arrays, defaults)
-    else:
-        (dz,) = rule(f"{name}_backward", arrays, defaults, accumulation_dtype(dtype))
-    rows = tuple(range(dz.value.ndim - 1))
-    error = np.broadcast_to(dz.bound, dz.value.shape).sum(rows)
-    summed = sum_bound(dtype, math.prod(dz.value.shape[:-1]), np.abs(dz.value).sum(rows))
-    return [Expected("result", ops.bias_grad(*arrays, **options), error + summed)]
-
-
-def _digest(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> list[Expected]:
-    """The hash of x's bytes in the case's dtype, two numbers that must be exact, and the sums, with bounds on the error
-    of accumulating them in float64."""
-    found = ops.digest(*(array.astype(dtype) for array in arrays))
-    x, *before = arrays
-    of_sums = [np.abs(x).sum(), (x**2).sum(), sum(((x - old) ** 2).sum() for old in before)]
-    errors = [accumulation(np.float64, x.size, size) for size in of_sums]
-    return [Expected("result", found, np.array([0.0, 0.0, *errors]))]
-
-
 _sum_of_window = products.linear_in_its_inputs(products.window_length)
 _relative = activations.activation(lambda x, y: np.abs(y))
 
@@ -102,7 +68,7 @@ _RULES: dict[str, Rule | None] = {
     "conv2d_dgrad": accumulating_rule(products.linear_in_its_inputs(products.dgrad_length), "accumulate"),
     "conv2d_wgrad": products.linear_in_its_inputs(products.wgrad_length),
     "conv2d_backward": accumulating_rule(products.conv2d_backward, "accumulate_dx"),
-    "bias_grad": _bias_grad,
+    "bias_grad": products.bias_grad(lambda op: _RULES[op]),
     "max_pool2d": None,
     "max_pool2d_backward": _sum_of_window,
     "avg_pool2d": _sum_of_window,
@@ -139,11 +105,11 @@ _RULES: dict[str, Rule | None] = {
     "group_norm_backward": norm.group_norm_backward,
     "dropout": None,
     "dropout_backward": None,
-    "softmax_cross_entropy": activations.softmax_cross_entropy,
-    "svm_hinge": activations.svm_hinge,
-    "mean_squared_error": activations.elementwise_loss,
-    "huber_loss": activations.elementwise_loss,
-    "binary_cross_entropy": activations.elementwise_loss,
+    "softmax_cross_entropy": losses.softmax_cross_entropy,
+    "svm_hinge": losses.svm_hinge,
+    "mean_squared_error": losses.elementwise_loss,
+    "huber_loss": losses.elementwise_loss,
+    "binary_cross_entropy": losses.elementwise_loss,
     "sgd_step": optim.optimizer,
     "adagrad_step": optim.optimizer,
     "rmsprop_step": optim.optimizer,
@@ -156,8 +122,8 @@ _RULES: dict[str, Rule | None] = {
     "add": _sum_of_two,
     "copy": None,
     "scale": _relative,
-    "add_metrics": optim.metrics,
-    "digest": _digest,
+    "add_metrics": losses.metrics,
+    "digest": digest.digest,
     "load_batch": None,
     "mix_batch": None,
     "advance_step_counter": None,

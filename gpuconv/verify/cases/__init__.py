@@ -12,8 +12,9 @@ from gpuconv.verify.cases.batches import batch_cases
 from gpuconv.verify.cases.case import TIERS, Case
 from gpuconv.verify.cases.convolutions import convolution_cases
 from gpuconv.verify.cases.elementwise import elementwise_cases
-from gpuconv.verify.cases.matrices import matrix_cases
-from gpuconv.verify.cases.norms import group_norm_cases
+from gpuconv.verify.cases.linear import linear_cases
+from gpuconv.verify.cases.losses import loss_cases
+from gpuconv.verify.cases.norms import batch_norm_cases, group_norm_cases
 from gpuconv.verify.cases.optimizers import optimizer_cases
 from gpuconv.verify.cases.pools import pool_cases
 
@@ -29,7 +30,9 @@ def cases(tiers: tuple[str, ...] = TIERS, random_cases: int = 6, seed: int = 0) 
     makers = (
         convolution_cases,
         pool_cases,
-        matrix_cases,
+        linear_cases,
+        loss_cases,
+        batch_norm_cases,
         group_norm_cases,
         elementwise_cases,
         batch_cases,

@@ -13,14 +13,9 @@ from gpuconv.dtypes import FLOAT_NAMES, as_dtype
 from gpuconv.types import Options, Shape
 
 TIERS = ("tiny", "odd", "real", "random")
-
-
 DTYPES = FLOAT_NAMES
 
-
 Arguments = tuple[list[Any], Options]
-
-
 Make = Callable[[np.random.Generator, np.dtype], Arguments]
 
 
@@ -31,7 +26,7 @@ class Case:
     Args:
         op: Its name.
         tier: "tiny", "odd", "real" or "random".
-        name: The problem's name, unique for the op.
+        name: The problem's name; the op's other cases in its tier have other names.
         make: make(rng, dtype) returns the op's arrays, on the host and in its order, and its options.
         dtypes: The dtypes in which the case runs.
     """

@@ -1,16 +1,10 @@
-"""Ops on matrices: linear layers, bias gradients, batch norm, softmax, losses and metrics."""
+"""Sizes of matrices, for the cases of linear layers, losses and batch normalization."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 import numpy as np
-
-from gpuconv import problems
-from gpuconv.dtypes import accumulation_dtype
-from gpuconv.types import Options, Shape
-from gpuconv.verify.cases.case import Arguments, Case, Make, normal, normal_arrays
-from gpuconv.verify.cases.norms import norm, norm_backward
 
 # (rows, input features, output features)
 MATRICES: dict[str, list[tuple[int, ...]]] = {
@@ -20,121 +14,9 @@ MATRICES: dict[str, list[tuple[int, ...]]] = {
 }
 
 
-def matrix_cases(count: int, rng: np.random.Generator) -> Iterator[Case]:
+def matrix_sizes(count: int, rng: np.random.Generator) -> Iterator[tuple[str, int, int, int, int]]:
+    """Yields (tier, index in the tier, rows, input features, output features). count: the number of random matrices."""
     drawn = [tuple(int(v) for v in rng.integers(2, 70, 3)) for _ in range(count)]
     for tier, listed in (MATRICES | {"random": drawn}).items():
         for index, (n, c, k) in enumerate(listed):
-            name, smoothing = f"{n}x{c} to {k}", 0.1 * (index % 2)
-            yield Case("linear", tier, name, normal_arrays((n, c), (k, c), (k,) if index % 2 else None))
-            yield Case("linear_dgrad", tier, name, normal_arrays((n, k), (k, c)))
-            yield Case("linear_wgrad", tier, name, normal_arrays((n, k), (n, c)))
-            if index == 1:
-                in_tf32 = f"{name} tf32"
-                yield Case("linear", tier, in_tf32, normal_arrays((n, c), (k, c), (k,), tf32=True), ("float32",))
-                yield Case("linear_dgrad", tier, in_tf32, normal_arrays((n, k), (k, c), tf32=True), ("float32",))
-                yield Case("linear_wgrad", tier, in_tf32, normal_arrays((n, k), (n, c), tf32=True), ("float32",))
-            yield Case("bias_grad", tier, name, normal_arrays((n, 1, 1, k)))
-            for activation in problems.ACTIVATIONS if index == 1 else ["gelu"]:
-                after = normal_arrays((n, k), (n, k), activation=activation)
-                yield Case("bias_grad", tier, f"{name} {activation}", after)
-            yield Case("softmax", tier, name, normal_arrays((n, k)))
-            yield Case("softmax_cross_entropy", tier, name, _scores(n, k, {"label_smoothing": smoothing}))
-            soft = _soft(_scores(n, k, {"label_smoothing": 0.1 - smoothing}))
-            yield Case("softmax_cross_entropy", tier, f"{name} soft", soft)
-            weighted = _weighted(_scores(n, k, {"label_smoothing": smoothing, "ignore_index": -1 + index % 2}))
-            yield Case("softmax_cross_entropy", tier, f"{name} weights, ignored rows", weighted)
-            yield Case("softmax_cross_entropy", tier, f"{name} soft weights", _weighted(soft))
-            yield Case("svm_hinge", tier, name, _scores(n, k, {"delta": 1.0}))
-            if index == 1:
-                scaled = {"grad_scale": np.array([1024.0])}
-                yield Case("softmax_cross_entropy", tier, f"{name} scaled", _scores(n, k, scaled))
-                yield Case("svm_hinge", tier, f"{name} scaled", _scores(n, k, scaled))
-            for op, options in _ELEMENTWISE.items():
-                more = {"grad_scale": np.array([1024.0])} if index == 1 else {}
-                yield Case(op, tier, name, _targets((n, k), options | more))
-                yield Case(op, tier, f"{n}x2x1x{k}", _targets((n, 2, 1, k), options))
-            yield Case("binary_cross_entropy", tier, f"{name} weights", _targets((n, k), {}, weights=True))
-            yield Case("add_metrics", tier, name, _metrics(n, k))
-            yield Case("add_metrics", tier, f"{name} soft", _soft(_metrics(n, k)))
-            yield Case("add_metrics", tier, f"{name} ignored rows", _metrics(n, k, ignore_index=0))
-            yield Case("add_metrics", tier, f"{name} without labels", _unlabeled(_metrics(n, k)))
-            yield Case("add_metrics", tier, f"{name} weights", _metrics(n, k, weights=True))
-            yield Case(
-                "add_metrics", tier, f"{name} weights, ignored rows", _metrics(n, k, weights=True, ignore_index=0)
-            )
-            if index == 1:
-                yield Case("add_metrics", tier, f"{name}, an infinite loss", _metrics(n, k, np.inf))
-            if n > 1:
-                yield Case("batch_norm", tier, name, norm(n, c, training=index % 3 != 2))
-                yield Case("batch_norm_backward", tier, name, norm_backward(n, c, training=index % 3 != 2))
-                activation = list(problems.ACTIVATIONS)[(index + n) % len(problems.ACTIVATIONS)]
-                active, training = f"{name} {activation}", index % 3 != 1
-                yield Case("batch_norm", tier, active, norm(n, c, training, activation))
-                yield Case("batch_norm_backward", tier, active, norm_backward(n, c, training, activation))
-                added = activation if index % 2 else None
-                yield Case("batch_norm", tier, f"{name} {added}, addend", norm(n, c, training, added, addend=True))
-                saved = norm_backward(n, c, training, activation, saved=True)
-                yield Case("batch_norm_backward", tier, f"{active}, addend", saved)
-
-
-def _scores(n: int, classes: int, options: Options) -> Make:
-    return lambda rng, dtype: ([3 * normal(rng, (n, classes), dtype), rng.integers(0, classes, n)], options)
-
-
-_ELEMENTWISE: dict[str, Options] = {"mean_squared_error": {}, "huber_loss": {"delta": 0.75}, "binary_cross_entropy": {}}
-
-
-def _targets(shape: Shape, options: Options, weights: bool = False) -> Make:
-    """Targets in [0, 1], in the accumulation dtype. weights: those of the positive class."""
-
-    def make(rng: np.random.Generator, dtype: np.dtype) -> Arguments:
-        wide = accumulation_dtype(dtype)
-        arrays = [3 * normal(rng, shape, dtype), rng.random(shape).astype(wide)]
-        return arrays + [rng.uniform(0, 3, shape[-1]).astype(wide)] * weights, options
-
-    return make
-
-
-def _soft(labeled: Make) -> Make:
-    """The arguments of `labeled` with class probabilities, in the accumulation dtype, instead of labels."""
-
-    def make(rng: np.random.Generator, dtype: np.dtype) -> Arguments:
-        (*others, scores, labels), options = labeled(rng, dtype)
-        probabilities = rng.dirichlet(np.ones(scores.shape[1]), len(labels))
-        return [*others, scores, probabilities.astype(accumulation_dtype(dtype))], options
-
-    return make
-
-
-def _weighted(labeled: Make) -> Make:
-    """The arguments of `labeled` with class weights, in the accumulation dtype, and the ignored label in some rows."""
-
-    def make(rng: np.random.Generator, dtype: np.dtype) -> Arguments:
-        (scores, labels), options = labeled(rng, dtype)
-        if "ignore_index" in options:
-            labels = np.where(rng.random(len(labels)) < 0.3, options["ignore_index"], labels)
-        return [scores, labels, rng.uniform(0, 2, scores.shape[1]).astype(accumulation_dtype(dtype))], options
-
-    return make
-
-
-def _unlabeled(labeled: Make) -> Make:
-    def make(rng: np.random.Generator, dtype: np.dtype) -> Arguments:
-        (*others, _), options = labeled(rng, dtype)
-        return [*others, None], options
-
-    return make
-
-
-def _metrics(n: int, classes: int, loss: float | None = None, weights: bool = False, **options: object) -> Make:
-    """Integer scores, so that ties occur, and int64 labels. loss: its value; None draws one. weights: whether there are
-    class weights."""
-
-    def make(rng: np.random.Generator, dtype: np.dtype) -> Arguments:
-        wide = accumulation_dtype(dtype)
-        scores = rng.integers(-3, 4, (n, classes)).astype(dtype)
-        drawn = normal(rng, (), wide) if loss is None else np.array(loss, wide)
-        weight = [np.abs(normal(rng, classes, wide))] if weights else []
-        return [normal(rng, 4 + weights, np.float64), drawn, scores, rng.integers(0, classes, n), *weight], options
-
-    return make
+            yield tier, index, n, c, k

@@ -10,9 +10,12 @@ from gpuconv import problems
 from gpuconv.dtypes import accumulation_dtype
 from gpuconv.types import Options
 from gpuconv.verify.cases.case import Arguments, Case, Make, normal, size_text
+from gpuconv.verify.cases.matrices import matrix_sizes
 
 
 def norm(n: int, c: int, training: bool, activation: str | None = None, addend: bool = False) -> Make:
+    """The arguments of batch_norm for x (n, 2, 1, c)."""
+
     def make(rng: np.random.Generator, dtype: np.dtype) -> Arguments:
         wide = accumulation_dtype(dtype)
         vectors = [
@@ -26,6 +29,23 @@ def norm(n: int, c: int, training: bool, activation: str | None = None, addend: 
         return [x, *vectors], options | ({"addend": normal(rng, x.shape, dtype)} if addend else {})
 
     return make
+
+
+def batch_norm_cases(count: int, rng: np.random.Generator) -> Iterator[Case]:
+    for tier, index, n, c, _ in matrix_sizes(count, rng):
+        if n == 1:
+            continue
+        forward, backward = size_text((n, 2, 1, c)), size_text((n, 1, 2, c))
+        yield Case("batch_norm", tier, forward, norm(n, c, training=index % 3 != 2))
+        yield Case("batch_norm_backward", tier, backward, norm_backward(n, c, training=index % 3 != 2))
+        activation = list(problems.ACTIVATIONS)[(index + n) % len(problems.ACTIVATIONS)]
+        training = index % 3 != 1
+        yield Case("batch_norm", tier, f"{forward} {activation}", norm(n, c, training, activation))
+        yield Case("batch_norm_backward", tier, f"{backward} {activation}", norm_backward(n, c, training, activation))
+        added = activation if index % 2 else None
+        yield Case("batch_norm", tier, f"{forward} {added}, addend", norm(n, c, training, added, addend=True))
+        saved = norm_backward(n, c, training, activation, saved=True)
+        yield Case("batch_norm_backward", tier, f"{backward} {activation}, addend", saved)
 
 
 # (shape of x, number of groups)
@@ -75,6 +95,9 @@ def _backward_input(activation: str | None, z: np.ndarray) -> np.ndarray:
 
 
 def norm_backward(n: int, c: int, training: bool, activation: str | None = None, saved: bool = False) -> Make:
+    """The arguments of batch_norm_backward for x (n, 1, 2, c), of a norm followed by the activation. saved: the norm
+    had an addend, so the op takes `saved` instead of beta."""
+
     def make(rng: np.random.Generator, dtype: np.dtype) -> Arguments:
         wide = accumulation_dtype(dtype)
         dy, x = normal(rng, (n, 1, 2, c), dtype), normal(rng, (n, 1, 2, c), dtype)

@@ -1,4 +1,4 @@
-"""Optimizer steps, gradient clipping, the loss scale, and the metrics that training sums up on the device."""
+"""Optimizer steps, gradient clipping and the loss scale."""
 
 from __future__ import annotations
 
@@ -201,9 +201,3 @@ def _newton_schulz(x: np.ndarray, steps: int, error: float, dtype: np.dtype, pre
         own += np.linalg.norm(accumulation(dtype, 3, a * size + np.abs(m @ x)))
         x, error = after, slope * error + own
     return error
-
-
-def metrics(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> list[Expected]:
-    totals, loss, scores, *others = arrays
-    ops.add_metrics(totals, loss, scores, *others, **options)
-    return [Expected("totals", totals, accumulation(np.float64, 2 + len(scores) * (len(totals) > 4), totals))]

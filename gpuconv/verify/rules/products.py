@@ -1,4 +1,4 @@
-"""Ops that add and multiply: convolutions, linear layers, pools."""
+"""Ops that add and multiply: convolutions, bias gradients, linear layers, pools."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from collections.abc import Callable
 import numpy as np
 
 from gpuconv import ops
+from gpuconv.dtypes import accumulation_dtype
 from gpuconv.problems import ACTIVATIONS
 from gpuconv.types import Options
 from gpuconv.verify.bounds import Bound, accumulation, rounding, sum_bound
 from gpuconv.verify.compare import Expected
-from gpuconv.verify.rules.base import Arrays, Rule, as_float64
+from gpuconv.verify.rules.base import Arrays, Rule, as_float64, exact_results
 
 
 def magnitude_of(x: object) -> object:
@@ -66,6 +67,28 @@ def conv2d_backward(op: str, arrays: Arrays, options: Options, dtype: np.dtype) 
     (dx,) = dgrad("conv2d_dgrad", [dy, w], options | {"input_shape": x.shape}, dtype)
     (dw,) = wgrad("conv2d_wgrad", [dy, x], options | {"kernel_size": w.shape[1:3]}, dtype)
     return [Expected("dx", dx.value, dx.bound), Expected("dw", dw.value, dw.bound)]
+
+
+def bias_grad(rule_of: Callable[[str], Rule | None]) -> Rule:
+    """A sum of rows. With an activation, the rows are those of its gradient, whose own error is added up too. rule_of:
+    the rule of an activation's backward op, by name."""
+    sum_of_rows = linear_in_its_inputs(lambda arrays, options: math.prod(arrays[0].shape[:-1]))
+
+    def rule(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> list[Expected]:
+        name = options.get("activation")
+        if name is None:
+            return sum_of_rows(op, arrays[:1], options, dtype)
+        backward, defaults = f"{name}_backward", dict(ACTIVATIONS[name].options)
+        if backward_rule := rule_of(backward):
+            (dz,) = backward_rule(backward, arrays, defaults, accumulation_dtype(dtype))
+        else:
+            (dz,) = exact_results(backward, arrays, defaults)
+        rows = tuple(range(dz.value.ndim - 1))
+        error = np.broadcast_to(dz.bound, dz.value.shape).sum(rows)
+        summed = sum_bound(dtype, math.prod(dz.value.shape[:-1]), np.abs(dz.value).sum(rows))
+        return [Expected("result", ops.bias_grad(*arrays, **options), error + summed)]
+
+    return rule
 
 
 def window_length(arrays: Arrays, options: Options) -> int:
