@@ -12,11 +12,11 @@ import numpy as np
 
 from gpuconv import algorithms
 from gpuconv.arguments import flag, integer
-from gpuconv.dtypes import FLOAT_NAMES, accumulation_dtype, is_float
+from gpuconv.dtypes import FLOAT_NAMES, is_float
 from gpuconv.names import lookup
 from gpuconv.ops.overlap import Written, disjoint, overlap, written
-from gpuconv.problems import ACTIVATIONS, Conv2dProblem, Epilogue, channels_first
-from gpuconv.types import Array, Shape
+from gpuconv.problems import ACTIVATIONS, Conv2dProblem, Epilogue
+from gpuconv.types import Array
 from gpuconv.window_sizes import expect_memory
 
 
@@ -56,33 +56,6 @@ def expect_shape(name: str, array: Array, shape: tuple[int, ...], why: str) -> N
 def expect_bias(bias: Array | None, size: int, why: str = "one value for each filter") -> None:
     if bias is not None:
         expect_shape("bias", bias, (size,), why)
-
-
-def expect_channel_vectors(x: Array, channels: int, **vectors: Array | None) -> None:
-    """Each vector that is not None has shape (C,) and x's accumulation dtype."""
-    expected = accumulation_dtype(x.dtype)
-    for name, vector in vectors.items():
-        if vector is None:
-            continue
-        if x.ndim == 4 and vector.shape == x.shape[1:2] != (channels,):
-            raise ValueError(
-                f"{name} must have shape ({channels},) (one value for each channel), received {vector.shape}"
-                f"{channels_first('x')}"
-            )
-        expect_shape(name, vector, (channels,), "one value for each channel")
-        if vector.dtype != expected:
-            raise TypeError(f"{name} must be {expected.name} for {x.dtype.name} data, received {vector.dtype.name}")
-
-
-def expect_addend(addend: Array | None, shape: Shape, dtype: np.dtype) -> None:
-    """`addend`, if given, has the shape and dtype of the output of a batch norm."""
-    if addend is not None:
-        expect_any_float("addend", addend, 2)
-        expect_shape("addend", addend, shape, "the shape of the norm's output")
-        if addend.dtype != dtype:
-            raise TypeError(
-                f"addend must have the dtype of the norm's output, {dtype.name}, received {addend.dtype.name}"
-            )
 
 
 def expect_volume_shape(name: str, shape: object) -> tuple[int, int, int, int]:

@@ -7,15 +7,8 @@ import math
 from gpuconv.arguments import flag, number
 from gpuconv.backends import backend_of
 from gpuconv.ops.check_cache import remembered
-from gpuconv.ops.expect import (
-    expect_activation,
-    expect_addend,
-    expect_any_float,
-    expect_apart,
-    expect_channel_vectors,
-    expect_out,
-    expect_writable,
-)
+from gpuconv.ops.expect import expect_activation, expect_any_float, expect_apart, expect_out, expect_writable
+from gpuconv.ops.norm.expect import expect_addend, expect_channel_vectors
 from gpuconv.ops.overlap import copy_if_overlapping
 from gpuconv.ops.registry import op
 from gpuconv.types import Array, ArrayT

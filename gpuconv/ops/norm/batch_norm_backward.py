@@ -13,7 +13,6 @@ from gpuconv.ops.expect import (
     expect_activation,
     expect_any_float,
     expect_apart,
-    expect_channel_vectors,
     expect_conv_algorithm,
     expect_float,
     expect_mask,
@@ -23,6 +22,7 @@ from gpuconv.ops.expect import (
     expect_volume_shape,
     expect_writable,
 )
+from gpuconv.ops.norm.expect import expect_channel_vectors
 from gpuconv.ops.overlap import copy_if_overlapping
 from gpuconv.ops.registry import op
 from gpuconv.problems import PLAIN, Conv2dProblem, Epilogue

@@ -9,15 +9,8 @@ from gpuconv.arguments import number
 from gpuconv.backends import backend_of
 from gpuconv.ops.check_cache import remembered
 from gpuconv.ops.conv.expect import forward_problem
-from gpuconv.ops.expect import (
-    expect_activation,
-    expect_addend,
-    expect_apart,
-    expect_channel_vectors,
-    expect_conv_algorithm,
-    expect_out,
-    expect_writable,
-)
+from gpuconv.ops.expect import expect_activation, expect_apart, expect_conv_algorithm, expect_out, expect_writable
+from gpuconv.ops.norm.expect import expect_addend, expect_channel_vectors
 from gpuconv.ops.overlap import copy_if_overlapping
 from gpuconv.ops.registry import op
 from gpuconv.problems import Conv2dProblem, Epilogue

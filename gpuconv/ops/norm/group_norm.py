@@ -11,12 +11,12 @@ from gpuconv.ops.expect import (
     expect_accumulate,
     expect_any_float,
     expect_apart,
-    expect_channel_vectors,
     expect_out,
     expect_same_dtype,
     expect_shape,
     expect_writable,
 )
+from gpuconv.ops.norm.expect import expect_channel_vectors
 from gpuconv.ops.overlap import copy_if_overlapping
 from gpuconv.ops.registry import op
 from gpuconv.types import Array, ArrayT
