@@ -4,26 +4,12 @@ A device is named "numpy" (or "cpu"), "cuda" (or "cuda:1", ...), "emulated", or 
 it lives: NumPy arrays belong to the CPU backend, or within `oracle()` to the reference; CuPy arrays and emulated arrays
 to the CUDA backend. Nothing is moved silently: a call with arrays of two devices raises TypeError.
 
-`dispatch` finds the backend that serves a call; `arrays` opens devices, and creates and moves arrays. Importing this
-package loads no CUDA library; each backend is imported on the first use of its name or its arrays.
+`dispatch` finds the backend that serves a call; `adapters` opens devices; `arrays` creates and moves arrays. Importing
+this package loads no CUDA library; each backend is imported on the first use of its name or its arrays.
 """
 
-from gpuconv.backends.arrays import (
-    algorithms,
-    asarray,
-    assign,
-    choose,
-    current_device_of,
-    describe,
-    empty,
-    identity,
-    recorder,
-    resolve,
-    same_bits,
-    synchronize,
-    to_numpy,
-    zeros,
-)
+from gpuconv.backends.adapters import algorithms, choose, describe, identity, recorder, resolve, same_bits, synchronize
+from gpuconv.backends.arrays import asarray, assign, current_device_of, empty, to_numpy, zeros
 from gpuconv.backends.dispatch import backend_of, oracle, watch_calls
 from gpuconv.devices import DeviceError, address, device_of
 

@@ -4,20 +4,20 @@ import numpy as np
 import pytest
 
 from gpuconv import backends, ops
-from gpuconv.backends import DeviceError, arrays, asarray, device_of, resolve, to_numpy
+from gpuconv.backends import DeviceError, adapters, asarray, device_of, resolve, to_numpy
 
 
 @pytest.fixture
 def no_gpu(monkeypatch):
     """A machine without a CUDA device, whatever this one has."""
-    real = arrays._adapter
+    real = adapters.adapter_of
 
     def adapter(device):
         if device.startswith("cuda"):
             raise DeviceError("no driver here")
         return real(device)
 
-    monkeypatch.setattr(arrays, "_adapter", adapter)
+    monkeypatch.setattr(adapters, "adapter_of", adapter)
 
 
 class FakeGpu:
@@ -27,8 +27,8 @@ class FakeGpu:
 @pytest.fixture
 def one_gpu(monkeypatch):
     """A machine with a GPU, which no test may use."""
-    real = arrays._adapter
-    monkeypatch.setattr(arrays, "_adapter", lambda device: FakeGpu() if device[:4] == "cuda" else real(device))
+    real = adapters.adapter_of
+    monkeypatch.setattr(adapters, "adapter_of", lambda device: FakeGpu() if device[:4] == "cuda" else real(device))
 
 
 # --- names -------------------------------------------------------------------------------------

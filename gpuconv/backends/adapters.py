@@ -1,0 +1,108 @@
+"""Opens a device by its name, chooses one, and says what it is and which algorithms it runs."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+from gpuconv.devices import Device, DeviceError
+from gpuconv.dtypes import as_dtype
+from gpuconv.names import one_line
+from gpuconv.problems import PLAIN, Conv2dProblem, Epilogue
+
+if TYPE_CHECKING:
+    from numpy.typing import DTypeLike
+
+    from gpuconv.backends.cuda.runtime.graph import CudaRecorder, EmulatedRecorder
+
+
+def adapter_of(device: str) -> Any:  # noqa: ANN401 - each device's adapter has methods that others lack
+    """The adapter that creates arrays on a device. Raises as `resolve` does."""
+    named = Device.named(str(device))
+    if named.kind == "auto":
+        return _choose_device()[0]
+    if not named.runs_kernels:
+        from gpuconv.backends.cpu.adapter import NumpyDevice
+
+        return NumpyDevice()
+    from gpuconv.backends.cuda.adapter import open_device
+
+    return open_device(named)
+
+
+def resolve(device: str) -> str:
+    """The full name of a device, checked: "auto" becomes the device of `choose`, "cuda" becomes "cuda:0", "cpu" becomes
+    "numpy".
+
+    Raises ValueError for an unknown name (the nearest known one is named) and DeviceError, saying what is missing, for
+    a device that is not available.
+    """
+    return adapter_of(device).name
+
+
+def choose(device: str = "auto") -> tuple[str, str]:
+    """The full name of a device, and the reason for it in one line. "auto" is the first CUDA GPU if one works, else
+    NumPy. Raises as `resolve` does."""
+    if Device.named(device).kind != "auto":
+        return resolve(device), "as you asked"
+    chosen, why = _choose_device()
+    return chosen.name, one_line(why)
+
+
+def _choose_device() -> tuple[Any, str]:
+    try:
+        device = adapter_of("cuda")
+    except DeviceError as error:
+        return adapter_of("numpy"), f"no CUDA device: {error}"
+    return device, device.description
+
+
+def describe(device: str) -> str:
+    """A one-line description of a device. Raises as `resolve` does."""
+    return adapter_of(device).description
+
+
+def algorithms(
+    device: str,
+    problem: Conv2dProblem,
+    dtype: DTypeLike,
+    *,
+    algo: str = "auto",
+    tf32: bool = False,
+    epilogue: Epilogue = PLAIN,
+) -> dict[str, str]:
+    """The name of a convolution's algorithm for each of "fprop", "dgrad" and "wgrad" on a device; {} on "numpy", which
+    has only one. On a GPU "auto" is the fastest measured one, or the cost model's choice if nothing was measured yet.
+    Each name is a `gpuconv.algorithms.Choice`: a string that also holds the proof, if "auto" chose an algorithm that
+    the GPU had to prove first."""
+    device = resolve(device)
+    if not Device.named(device).runs_kernels:
+        return {}
+    from gpuconv.backends.cuda.ops.conv import chosen_algorithms
+
+    return chosen_algorithms(device, problem, epilogue, as_dtype(dtype), algo=algo, tf32=tf32)
+
+
+def synchronize(device: str = "numpy") -> None:
+    """Wait until everything launched on a device is done; NumPy runs synchronously, so this does nothing there."""
+    adapter_of(device).synchronize()
+
+
+def same_bits(device: str) -> AbstractContextManager[None]:
+    """A context in which ops on a device give the same bits on any number of cores, and on every GPU of one compute
+    capability. On "emulated" it does nothing: the order of a kernel's sums depends only on the shapes."""
+    adapter = adapter_of(device)
+    return adapter.same_bits() if hasattr(adapter, "same_bits") else nullcontext()
+
+
+def identity(device: str) -> str:
+    """What determines the bits of a device's results, besides gpuconv: its name and, for "numpy", NumPy's version and
+    number of threads; for others, their description."""
+    adapter = adapter_of(device)
+    details = adapter.identity() if hasattr(adapter, "identity") else adapter.description
+    return f"{adapter.name}: {details}"
+
+
+def recorder(device: str) -> EmulatedRecorder | CudaRecorder:
+    """The recorder that captures and replays work on a CUDA device or the emulated one (`cuda.runtime.graph`)."""
+    return adapter_of(device).recorder()
