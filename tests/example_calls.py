@@ -9,8 +9,8 @@ RESULTS = ("out", "dw", "db", "dgamma", "dbeta")
 CASES = verify.cases(("odd",))
 
 
-def slots(op):
-    """The op's array arguments."""
+def array_names(op):
+    """The names of the op's array arguments."""
     return OPS[op].arrays
 
 
@@ -19,12 +19,12 @@ def calls(op, count=2):
     cases = [case for case in CASES if case.op == op and "few channels" not in case.name][:count]
     for case in cases:
         arrays, options = case.arguments("float32")
-        yield dict(zip(slots(op), arrays)) | options
+        yield dict(zip(array_names(op), arrays)) | options
 
 
 def each_array(call, op):
     """(label, array, function that replaces it) for every array of a call."""
-    for name in slots(op):
+    for name in array_names(op):
         value = call.get(name)
         if isinstance(value, list):
             for index, array in enumerate(value):
@@ -50,9 +50,10 @@ def outputs(op, call):
     with np.errstate(all="ignore"):
         returned = getattr(ops, op)(**{name: copied(value) for name, value in call.items()})
     returned = returned if isinstance(returned, tuple) else (returned,)
-    like = dict(zip({"conv2d_backward": ("out", "dw")}.get(op, ("out", "dgamma", "dbeta")), returned))
+    names_of_returned = ("out", "dw") if op == "conv2d_backward" else ("out", "dgamma", "dbeta")
+    like = dict(zip(names_of_returned, returned))
     if OPS[op].family == "loss" and op != "add_metrics":
         like = {"out": returned[1]}
-    if "db" in slots(op):
+    if "db" in array_names(op):
         like["db"] = np.zeros(call["dy"].shape[-1:], np.float32)
-    return {name: np.full_like(like[name], 3) for name in slots(op) if name in like and name in RESULTS}
+    return {name: np.full_like(like[name], 3) for name in array_names(op) if name in like and name in RESULTS}

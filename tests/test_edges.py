@@ -8,7 +8,7 @@ import pytest
 from gpuconv.data import Augmentation, Dataset, Loader, Normalization, synthetic
 from gpuconv.layers import BatchNorm, Conv2D, Dropout, Flatten, Input, Linear, Scale, Sequential
 from gpuconv.losses import SoftmaxCrossEntropy, SVMHinge
-from gpuconv.training import LossScale, Trainer, optimizers, schedules
+from gpuconv.training import LossScale, Trainer, optimizers
 from gpuconv.training.optimizers import SGD, Adagrad, Adam, AdamW, Lion, Muon, RMSprop
 from gpuconv.training.schedules import Cosine, MultiStep, OneCycle, Step, Warmup
 from gpuconv.training.schedules import Linear as LinearSchedule
@@ -124,10 +124,3 @@ def test_the_largest_float32_is_the_largest_accepted_rate():
         optimizers.get(text, lr=largest).build(params)
         with pytest.raises(ValueError, match="that float32 can hold"):
             optimizers.get(text, lr=np.nextafter(largest, np.inf).item()).build(params)
-
-
-def test_two_spellings_of_a_schedule_are_equal():
-    assert schedules.get("step:3") == Step(3)
-    assert schedules.get("multi-step:3") == MultiStep((3,)) != Step(3)
-    assert schedules.get("linear:2,warmup:1") == Warmup(1, LinearSchedule(2))
-    assert schedules.get(None) == schedules.get("constant") == schedules.Constant()

@@ -42,9 +42,10 @@ def test_fans_follow_from_the_shape_of_the_weights_and_vectors_have_none():
 
 
 @pytest.mark.parametrize("groups", [1, 4, 16], ids=["plain", "grouped", "depthwise"])
-@pytest.mark.parametrize("draw", ["normal", "uniform"])
-def test_a_convolution_preserves_the_variance_for_its_fan(groups, draw):
-    """Fan_in preserves it forward, fan_out backward, Xavier is a compromise; measured away from the borders."""
+@pytest.mark.parametrize("distribution", ["normal", "uniform"])
+def test_a_convolution_preserves_the_variance_for_its_fan(groups, distribution):
+    """He initialization by fan_in preserves it forward, by fan_out backward; Xavier does both where the two fans are
+    equal, as here. The gradient is measured away from the borders."""
     channels = filters = 16
     x = np.random.default_rng(0).normal(size=(8, 34, 34, channels))
 
@@ -55,10 +56,10 @@ def test_a_convolution_preserves_the_variance_for_its_fan(groups, draw):
         dx = conv.backward(np.random.default_rng(1).normal(size=y.shape))
         return y.var(), dx[:, 2:-2, 2:-2].var()
 
-    he = {"name": f"he_{draw}", "gain": 1.0}
+    he = {"name": f"he_{distribution}", "gain": 1.0}
     assert measured(he)[0] == pytest.approx(1, rel=0.12)
     assert measured(he | {"fan": "out"})[1] == pytest.approx(1, rel=0.12)
-    assert measured(f"xavier_{draw}") == pytest.approx((1, 1), rel=0.12)  # as many filters as channels
+    assert measured(f"xavier_{distribution}") == pytest.approx((1, 1), rel=0.12)  # as many filters as channels
 
 
 def test_the_fans_of_a_group_count_its_own_channels_and_filters():

@@ -1,4 +1,4 @@
-"""Integer options of every op refuse floats, text and numbers beyond 64 bits."""
+"""Integer options of every op refuse floats, booleans, text and numbers beyond 64 bits."""
 
 import inspect
 
@@ -22,7 +22,7 @@ def integer_options(op):
 
 
 @pytest.mark.parametrize("device", ["numpy", "emulated"])
-def test_every_integer_option_refuses_floats_text_and_numbers_beyond_64_bits(device):
+def test_every_integer_option_refuses_floats_booleans_text_and_numbers_beyond_64_bits(device):
     tried = set()
     for op in ops.__all__:
         for name in integer_options(op):

@@ -13,7 +13,7 @@ from gpuconv.backends import cpu
 from gpuconv.ops import OPS, overlap
 from gpuconv.problems import ACTIVATIONS
 from tests.devices import kernel_devices
-from tests.example_calls import RESULTS, calls, copied, each_array, outputs, slots
+from tests.example_calls import RESULTS, array_names, calls, copied, each_array, outputs
 
 ARBITRARY_BYTE = 60  # a float of such bytes is a normal number
 IN_PLACE = {  # ops whose `out` may be an input itself, without a copy
@@ -41,13 +41,13 @@ DEVICES = ["numpy", *(pytest.param(name, marks=pytest.mark.kernels) for name in 
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("op", [op for op in ops.__all__ if set(slots(op)) & set(RESULTS)])
+@pytest.mark.parametrize("op", [op for op in ops.__all__ if set(array_names(op)) & set(RESULTS)])
 def test_an_output_may_overlap_any_input(op, device):
     """The result is the same as without overlap, whether the output starts before, at or after the input."""
     for call in calls(op, 2 if device == "numpy" else 1):
         call |= outputs(op, call)
         for result in set(RESULTS) & call.keys():
-            for name in set(slots(op)) - set(RESULTS) - set(OPS[op].changes):
+            for name in set(array_names(op)) - set(RESULTS) - set(OPS[op].changes):
                 if call.get(name) is None:
                     continue
                 for shift in (-8, 0, 8):
@@ -98,7 +98,7 @@ def test_a_pool_may_write_over_its_input_on_a_device_with_kernels():
 def written(op, call):
     """The names of the arrays, except lists, that a call writes to."""
     changes = OPS[op].changes if call.get("training", True) else ()
-    names = [name for name in slots(op) if name in (*RESULTS, *changes) and not isinstance(call.get(name), list)]
+    names = [name for name in array_names(op) if name in (*RESULTS, *changes) and not isinstance(call.get(name), list)]
     return [name for name in names if call.get(name) is not None and call[name].size]
 
 
@@ -116,9 +116,9 @@ def received_by_the_backend(op, call, monkeypatch):
 def test_no_backend_receives_an_input_that_overlaps_an_output(op, monkeypatch):
     """Such an input is copied, even if the current backends would accept it."""
     for call in (*calls(op), *(call | {"training": False} for call in calls(op) if "training" in call)):
-        call |= outputs(op, call) if set(slots(op)) & set(RESULTS) else {}
+        call |= outputs(op, call) if set(array_names(op)) & set(RESULTS) else {}
         for output in written(op, call):
-            for name in set(slots(op)) - set(written(op, call)):
+            for name in set(array_names(op)) - set(written(op, call)):
                 if call.get(name) is None or isinstance(call[name], list):
                     continue
                 for shift in (-4, 0):
@@ -154,18 +154,20 @@ OUTPUT_SHAPED_AS_FIRST_INPUT = {  # calls whose first array has the shape of the
 @pytest.mark.parametrize("op", OUTPUT_SHAPED_AS_FIRST_INPUT)
 def test_an_input_that_is_the_output_is_copied_unless_the_op_works_in_place(op, monkeypatch):
     arrays, options = OUTPUT_SHAPED_AS_FIRST_INPUT[op]
-    call = dict(zip(slots(op), arrays)) | options
-    name = slots(op)[0]
+    call = dict(zip(array_names(op), arrays)) | options
+    name = array_names(op)[0]
     received = received_by_the_backend(op, call | {"out": call[name]}, monkeypatch)
     assert received["out"] is call[name]
     assert not np.shares_memory(received[name], call[name])
     np.testing.assert_array_equal(received[name], call[name])
 
 
-@pytest.mark.parametrize("op", [op for op in ops.__all__ if len(set(slots(op)) & {*RESULTS, *OPS[op].changes}) > 1])
+@pytest.mark.parametrize(
+    "op", [op for op in ops.__all__ if len(set(array_names(op)) & {*RESULTS, *OPS[op].changes}) > 1]
+)
 def test_no_two_outputs_may_overlap(op):
     for call in calls(op):
-        call |= outputs(op, call) if set(slots(op)) & set(RESULTS) else {}
+        call |= outputs(op, call) if set(array_names(op)) & set(RESULTS) else {}
         for a, b in combinations(written(op, call), 2):
             one, other = overlapping(call[a], call[b], -4, "numpy")
             if np.shares_memory(one, other):
@@ -177,7 +179,7 @@ def test_ops_that_work_in_place_copy_nothing(monkeypatch):
     monkeypatch.delattr(overlap, "copy_of")
     for op in ("relu", "gelu", "silu_backward", "add", "scale", "dropout", "softmax", "svm_hinge", "batch_norm"):
         (call, *_) = calls(op)
-        name = slots(op)[0]
+        name = array_names(op)[0]
         expected = run(op, {key: copied(value) for key, value in call.items()})
         x = call[name].copy()
         in_place = run(op, call | {name: x, "out": x})
@@ -212,8 +214,8 @@ def test_outputs_must_be_writable(device):
     refused = 0
     for op in ops.__all__:
         for call in calls(op, 1):
-            call |= outputs(op, call) if set(slots(op)) & set(RESULTS) else {}
-            if "masters" in slots(op):
+            call |= outputs(op, call) if set(array_names(op)) & set(RESULTS) else {}
+            if "masters" in array_names(op):
                 call["masters"] = copied(call["params"])
             call = {name: verify.run.to_device(value, device) for name, value in call.items()}
             before = {label: gc.to_numpy(array).copy() for label, array, _ in each_array(call, op)}

@@ -27,7 +27,6 @@ OTHER_BLAS = 1e-5  # OpenBLAS's kernels for Prescott, SkylakeX and Zen gave resu
 def copies(tmp_path, monkeypatch):
     """A copy of the stored runs as the current folder."""
     pytest.importorskip("PIL")
-
     shutil.copytree(STORED, tmp_path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.py", "*.md"))
     monkeypatch.chdir(tmp_path)
 
@@ -108,7 +107,7 @@ def test_a_stored_run_can_be_evaluated_and_predicts(name, end, capsys):
     assert sum(map(float, scores)) == pytest.approx(100, abs=0.5)
 
 
-DEFAULTS = {
+DEFAULTS = {  # settings that an older version did not store, and what they were then
     "frozen": [],
     "larger": False,
     "dilation": 1,
@@ -129,7 +128,7 @@ DEFAULTS = {
     "whiten": 0,
     "tta": "none",
 }
-NAMES = {
+NAMES = {  # a stored name, its table, and an invented former name
     "Conv2D": (LAYERS, "Convolution"),
     "sgd": (OPTIMIZERS, "descent"),
     "adam": (OPTIMIZERS, "moments"),

@@ -13,7 +13,7 @@ from gpuconv.dtypes import as_dtype
 from gpuconv.layers import BatchNorm, Dropout, Flatten, Input, Linear, Sequential
 from gpuconv.training import SGD
 from gpuconv.training.running_metrics import Totals
-from tests.example_calls import RESULTS, calls, each_array, outputs, slots
+from tests.example_calls import RESULTS, array_names, calls, each_array, outputs
 
 UNSUPPORTED = {
     "the other byte order": (
@@ -36,7 +36,7 @@ def test_every_op_refuses_an_unsupported_array_by_name(kind):
     refused = 0
     for op in ops.__all__:
         for call in calls(op, 1):
-            call |= outputs(op, call) if set(slots(op)) & set(RESULTS) else {}
+            call |= outputs(op, call) if set(array_names(op)) & set(RESULTS) else {}
             for label, array, replace in each_array(call, op):
                 if kind == "the other byte order" and array.dtype.itemsize == 1:
                     continue

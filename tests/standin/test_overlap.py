@@ -1,4 +1,4 @@
-"""Whether two arrays on a GPU may share an element is decided by their addresses; False is always right."""
+"""Whether two arrays on a GPU may share an element is decided by their addresses. The answer "no" is never wrong."""
 
 from collections import Counter
 

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from gpuconv.training import schedules
-from gpuconv.training.schedules import Cosine, MultiStep, OneCycle, Step, Warmup
+from gpuconv.training.schedules import Cosine, Linear, MultiStep, OneCycle, Step, Warmup
 
 
 def test_constant_is_one_everywhere():
@@ -208,3 +208,10 @@ def test_the_linear_schedule_falls_to_zero_over_its_length():
     assert [schedules.get("linear:2")(step, 100, 2) for step in (0, 2, 4, 9)] == [1, 0.5, 0, 0]
     assert str(schedules.get("linear:2")) == "linear:2"
     assert str(schedules.get("linear")) == "linear"
+
+
+def test_two_spellings_of_a_schedule_are_equal():
+    assert schedules.get("step:3") == Step(3)
+    assert schedules.get("multi-step:3") == MultiStep((3,)) != Step(3)
+    assert schedules.get("linear:2,warmup:1") == Warmup(1, Linear(2))
+    assert schedules.get(None) == schedules.get("constant") == schedules.Constant()
