@@ -18,6 +18,7 @@ from gpuconv.cli.nets import add_file
 from gpuconv.cli.option_types import count
 from gpuconv.cli.runs import Run, add_which, expect_normalization, open_run
 from gpuconv.names import lookup, printable
+from gpuconv.text import parse_numbers
 from gpuconv.types import Array
 
 if TYPE_CHECKING:
@@ -52,8 +53,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def index(text: str) -> tuple[int, ...]:
+    """An argparse type: "5,7,12"."""
     try:
-        return tuple(int(number) for number in text.split(","))
+        return tuple(map(parse_numbers.integer, text.split(",")))
     except ValueError:
         raise argparse.ArgumentTypeError(f"expected numbers with commas, such as 5,7,12, received {text!r}") from None
 

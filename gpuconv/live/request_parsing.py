@@ -16,7 +16,7 @@ from gpuconv.types import Json, Record
 
 MOST_PARAMETERS = 50_000_000
 MOST_VALUES = 50_000_000  # the values of a layer's output for one image
-MOST_LAYERS = 500
+MOST_LAYERS = 500  # those inside other layers included
 
 
 class LayerError(ValueError):
@@ -49,14 +49,18 @@ def read_net(text: object, input_shape: tuple[int, ...], classes: int, seed: int
         raise LayerError(f"this is not JSON: {error}", None) from None
     if not isinstance(listed, list) or not 0 < len(listed) <= MOST_LAYERS:
         raise LayerError(f"a net is a list of 1 to {MOST_LAYERS} layers", None)
-    shape = tuple(input_shape)
+    shape, count = tuple(input_shape), 0
     for number, config in enumerate(listed):
         try:
             layer = Layer.from_config(config)
             if isinstance(layer, Input):
                 raise ValueError("the images give the input, which is not part of this list")
             shape = layer.place("", shape)
-            _expect_bounded(layer)
+            for each in layer.walk():
+                _expect_bounded(each)
+                count += 1
+            if count > MOST_LAYERS:
+                raise ValueError(f"a net has at most {MOST_LAYERS} layers, those inside others included")
         except Exception as error:  # the browser may send options of any type
             message = str(error).removeprefix(f"{type(error).__name__}: ")
             raise LayerError(f"layer {number + 1}: {message}", number) from None
@@ -103,7 +107,8 @@ def _expect_bounded(layer: Layer) -> None:
     values = int(np.prod([float(size) for size in layer.output_shape or ()]))
     if count > MOST_PARAMETERS or values > MOST_VALUES:
         raise ValueError(
-            f"it has {count:,} parameters and gives {values:,} values; at most {MOST_PARAMETERS:,} and {MOST_VALUES:,}"
+            f"{type(layer).__name__} has {count:,} parameters and gives {values:,} values; at most {MOST_PARAMETERS:,} "
+            f"and {MOST_VALUES:,}"
         )
 
 

@@ -181,6 +181,9 @@ def test_an_edited_net_starts_a_new_run_and_an_invalid_one_names_its_layer(open_
     from gpuconv.live.request_parsing import LayerError
 
     twice = '{"layer": "ReLU", "name": "a"}'
+    wide = '{"layer": "Conv2D", "out_channels": 1000000, "kernel_size": 1}'
+    narrow = '{"layer": "Conv2D", "out_channels": 1, "kernel_size": 1}'
+    many = ", ".join(['{"layer": "ReLU"}'] * 300)
     for text, layer, message in [
         ("[", None, "not JSON"),
         ("5", None, "list"),
@@ -193,6 +196,8 @@ def test_an_edited_net_starts_a_new_run_and_an_invalid_one_names_its_layer(open_
         ('[{"layer": "Input", "shape": [8, 8, 1]}]', 0, "input"),
         (f'[{twice}, {twice}, {{"layer": "Flatten"}}, {{"layer": "Linear", "out_features": 10}}]', None, "named 'a'"),
         ("[[[[[]]]]]", 0, "layer 1"),
+        (f'[{{"layer": "Residual", "body": [{wide}, {narrow}]}}]', 0, "Conv2D .* gives 64,000,000 values; at most"),
+        (f'[{{"layer": "Residual", "body": [{many}]}}, {{"layer": "Residual", "body": [{many}]}}]', 1, "500 layers"),
     ]:
         with pytest.raises(LayerError, match=message) as caught:
             do(session, "restart", layers=text)

@@ -47,6 +47,7 @@ def test_no_number_on_the_command_line_has_an_underscore(capsys, tmp_path, monke
         (["train", "--schedule", "step:10,2_0"], "2_0"),
         (["train", "--optimizer", f"sgd:lr={'9' * 5000}"], "lr must be a number, received '999"),
         (["train", "--data", f"synthetic:size={'9' * 5000}x8x3"], "expected a size written 32x32x3, received '999"),
+        (["explain", "run", "x.png", "--layer", "conv1", "--at", "1_0,2,3"], "numbers with commas, such as 5,7,12"),
         (["train", "--augment", "shift:0_1"], "'0_1' in 'shift:0_1' is neither a number nor key=value"),
     ):
         assert main(arguments) == 2
