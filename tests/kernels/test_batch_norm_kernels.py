@@ -1,142 +1,17 @@
-"""Bias gradient, batch and group normalization, and how the first two assign columns to threads."""
-
-from contextlib import nullcontext
-from itertools import cycle
+"""The kernels of batch normalization, with an activation, an addend and a pool."""
 
 import numpy as np
 import pytest
 
 from gpuconv import asarray, ops, to_numpy
-from gpuconv.algorithms import UnservedError, serving
 from gpuconv.backends.cuda import emulator
-from gpuconv.backends.cuda.ops import column_reduce, norm
-from gpuconv.backends.cuda.runtime.outputs import THREADS
 from gpuconv.backends.reference.conv import gradient_before_mask
-from gpuconv.dtypes import accumulation_dtype, as_dtype
+from gpuconv.dtypes import as_dtype
 from gpuconv.problems import ACTIVATIONS, Conv2dProblem
-from gpuconv.profiling import launches
-from gpuconv.verify.conv_problems import conv, random_arrays
-from gpuconv.verify.oracle import expected_results
 from gpuconv.verify.rules.base import as_float64
 from tests.kernels.agreement import FLOATS, accumulation, assert_same_bits, expected, on_device, random, thread_orders
+from tests.kernels.column_shapes import SHAPES, SINGLE_NUMBERS, all_axes_but_the_last, shapes_and_dtypes
 from tests.tolerance import UNIT_ROUNDOFF, assert_within, elementwise_bound, sum_bound
-
-SHAPES = {
-    "one channel": (7, 1),
-    "ragged end": (5, 3),
-    "twelve channels": (2, 3, 5, 12),
-    "prime sizes": (3, 7, 11, 5),
-    "a net's layer": (4, 8, 8, 64),
-    "several chunks": (20000, 7),
-    "several chunks of one channel": (40001, 1),
-    "all columns side by side": (33, 1000),
-    "tiles": (9, 4376),  # the last one is narrower
-}
-SINGLE_NUMBERS = (17, 1031)  # columns in tiles, moved one number at a time
-cases = pytest.mark.parametrize(
-    ("shape", "dtype"),
-    [(shape, dtype) for shape in SHAPES.values() for dtype in FLOATS] + [(SINGLE_NUMBERS, "float32")],
-)
-
-
-def all_axes_but_the_last(x):
-    return tuple(range(x.ndim - 1))
-
-
-# --- how the matrix is divided among threads ---------------------------------------------------
-
-
-def elements_of(columns, width):
-    """The indices of the elements that the launch's threads visit, by the arithmetic of `walk` in column_reduce.cuh."""
-    size, stride, chunk, _, tile, rows = columns.struct.tolist()
-    chunks, tiles = columns.grid
-    thread = np.arange(columns.threads)
-    visited = []
-    for block in range(tiles):
-        first = block * (tile // width) + thread
-        inside = (thread * width < rows * tile) & (first < stride)
-        for begin in range(0, chunks * chunk, chunk):
-            for step in range(begin, begin + chunk):
-                indices = ((first[inside] + step * stride) * width)[:, None] + np.arange(width)
-                visited.append(indices[indices < size])
-    return np.concatenate([np.zeros(0, int), *visited])
-
-
-@pytest.mark.parametrize("width", [1, 2, 4, 8])
-@pytest.mark.parametrize("most_steps", [None, column_reduce.MAP_STEPS])
-@pytest.mark.parametrize(
-    "shape", [(1, 1), (0, 5), (5, 3), (100, 12), (4099, 1), (37, 64), (9, 255), (11, 1000), (3, 5000), (7, 20480)]
-)
-def test_each_element_is_visited_once_and_lanes_keep_their_column(shape, width, most_steps):
-    rows, channels = shape
-    if np.lcm(channels, width) > THREADS * width and channels % width:
-        width = 1
-    columns = column_reduce.distribute(rows, channels, width, most_steps)
-    np.testing.assert_array_equal(np.sort(elements_of(columns, width)), np.arange(rows * channels))
-    assert int(columns.struct["stride"]) * width % channels == 0
-    assert columns.threads <= THREADS
-    assert columns.threads % 32 == 0
-
-
-def test_every_element_of_a_matrix_past_2_to_the_31_is_visited():
-    rows, channels, width = 2**29, 24, 8
-    columns = column_reduce.distribute(rows, channels, width, None)
-    size, stride, chunk, _, _, step_rows = columns.struct.tolist()
-    assert size == rows * channels
-    assert (columns.chunks - 1) * chunk * step_rows < rows <= columns.chunks * chunk * step_rows
-    assert columns.chunks <= 1024
-    assert stride * width == step_rows * channels
-    spread = column_reduce.distribute(rows, channels, width, column_reduce.MAP_STEPS)
-    assert spread.chunks * column_reduce.MAP_STEPS * step_rows >= rows
-
-
-@pytest.mark.parametrize(
-    ("channels", "width"), [(1, 4), (3, 4), (12, 4), (255, 4), (1000, 4), (4360, 4), (257, 1), (1031, 1)]
-)
-def test_packs_are_used_wherever_whole_packs_keep_their_columns(device, channels, width):
-    aligned = asarray(np.zeros(64, np.float32), device)
-    assert column_reduce.width_of(channels, aligned) == width
-    assert column_reduce.width_of(channels, aligned[1:]) == 1
-
-
-# --- bias --------------------------------------------------------------------------------------
-
-
-@cases
-def test_bias_grad_is_within_its_bound(device, rng, shape, dtype):
-    dy = random(rng, shape, dtype)
-    bound = sum_bound(dtype, dy.size // shape[-1], np.abs(as_float64(dy)).sum(all_axes_but_the_last(dy)))
-    assert_within(on_device("bias_grad", device, dy), expected("bias_grad", dy), bound)
-
-
-def test_bias_grad_has_the_same_bits_in_every_thread_order(device, rng):
-    for shape in ((20000, 7), (5, 3), SINGLE_NUMBERS):
-        assert_same_bits("bias_grad", device, random(rng, shape, "float32"))
-
-
-@pytest.mark.parametrize("shape", [(6, 5), (20000, 7)])
-def test_bias_grad_accumulates(device, rng, shape):
-    dy, before = random(rng, shape, "float16"), random(rng, shape[-1:], "float16")
-    out = asarray(np.repeat(before, 2), device)
-    assert_within(
-        to_numpy(ops.bias_grad(asarray(dy, device), out=out[::2], accumulate=True)),
-        expected("bias_grad", dy) + as_float64(before),
-        sum_bound("float16", shape[0], np.abs(as_float64(dy)).sum(0) + np.abs(as_float64(before))),
-    )
-    np.testing.assert_array_equal(to_numpy(out)[1::2], before)
-
-
-def test_bias_grad_accepts_empty_arrays_and_views(device, rng):
-    out = asarray(np.full(4, np.nan, np.float32), device)
-    np.testing.assert_array_equal(to_numpy(ops.bias_grad(asarray(np.zeros((0, 4), np.float32), device), out=out)), 0)
-    assert on_device("bias_grad", device, np.zeros((3, 0), np.float32)).shape == (0,)
-    dy = random(rng, (9, 14), "float32")
-    for view in (lambda x: x[::2, 1::3], lambda x: x.reshape(-1)[3 : 3 + 60].reshape(10, 6)):
-        bound = sum_bound("float32", 10, np.abs(view(dy)).sum(0))
-        assert_within(to_numpy(ops.bias_grad(view(asarray(dy, device)))), expected("bias_grad", view(dy)), bound)
-
-
-# --- batch normalization -----------------------------------------------------------------------
 
 
 def vectors(rng, channels, dtype, count=4):
@@ -159,7 +34,7 @@ def statistics_bounds(x, dtype, eps):
     return mean_error, relative / np.sqrt(variance + eps), variance_error
 
 
-@cases
+@shapes_and_dtypes
 def test_batch_norm_in_training_is_within_its_bound(device, rng, shape, dtype):
     x = (1.5 * random(rng, shape, "float64") + 3).astype(as_dtype(dtype))
     gamma, beta, *running = vectors(rng, shape[-1], dtype)
@@ -191,7 +66,7 @@ def test_batch_norm_in_training_is_within_its_bound(device, rng, shape, dtype):
         assert_within(to_numpy(new), new64, bound, f"running {statistic}")
 
 
-@cases
+@shapes_and_dtypes
 @pytest.mark.parametrize("training", [True, False])
 def test_batch_norm_backward_is_within_its_bound(device, rng, shape, dtype, training):
     x, dy = random(rng, shape, dtype), random(rng, shape, dtype)
@@ -404,174 +279,3 @@ def test_gradients_go_back_through_a_pool_under_the_checker_and_in_any_order(dev
             dx, *_ = on_device("batch_norm_backward", device, dy, x, gamma, mean, inv_std, **unpool)
         plain = on_device("batch_norm_backward", device, dy, x, gamma, mean, inv_std)
         np.testing.assert_array_equal(dx, gradient_before_mask(plain[0], mask, case, 2))
-
-
-# --- statistics computed by a convolution ------------------------------------------------------
-
-
-def conv_norm_arrays(case: Conv2dProblem, dtype: str):
-    x, w, bias, _ = random_arrays(case, as_dtype(dtype))
-    rng, wide_dtype = np.random.default_rng(6), accumulation_dtype(as_dtype(dtype))
-    gamma, beta, mean = (rng.standard_normal(case.k).astype(wide_dtype) for _ in range(3))
-    return [x, w, bias, gamma, beta, mean, rng.uniform(0.5, 2, case.k).astype(wide_dtype)]
-
-
-@pytest.mark.parametrize("pool", [1, 2])
-@pytest.mark.parametrize("merged", [False, True], ids=["one launch", "merged by an earlier launch"])
-@pytest.mark.parametrize("channels", [(8, 72), (3, 5)])
-def test_statistics_of_every_algorithm_agree_with_the_oracle(device, monkeypatch, channels, merged, pool):
-    if merged:
-        monkeypatch.setattr(norm, "_MOST_CHUNKS", 3)
-        monkeypatch.setattr(norm, "_MERGED_CHUNKS", 2)
-    case = conv(2, 9, 13, *channels, (3, 2), padding=((1, 1), (0, 2)))
-    arrays = conv_norm_arrays(case, "float32")
-    options = case.window | dict(activation="silu", pool=pool)
-    expected = expected_results("conv2d_batch_norm", arrays, options)
-    for algorithm in serving("float32"):
-        moved = [asarray(a.copy(), device) for a in arrays]
-        results = ops.conv2d_batch_norm(*moved, **options, algo=algorithm.name)
-        for reference, result in zip(expected, [*results, *moved[-2:]], strict=True):
-            assert_within(to_numpy(result), reference.value, reference.bound, f"{algorithm.name} {reference.name}")
-
-
-def test_the_variance_is_right_despite_a_large_bias(device):
-    """The mean is a thousand times the deviation: sums of squares would lose the variance."""
-    case = conv(4, 8, 8, 4, 8, (1, 1))
-    arrays = conv_norm_arrays(case, "float32")
-    arrays[2] = np.full(8, 5000, np.float32)
-    expected = expected_results("conv2d_batch_norm", arrays, case.window)
-    moved = [asarray(a, device) for a in arrays]
-    results = ops.conv2d_batch_norm(*moved, **case.window)
-    inv_std = next(reference for reference in expected if reference.name == "inv_std")
-    np.testing.assert_allclose(to_numpy(results[3]), inv_std.value, rtol=1e-3)
-
-
-def test_statistics_have_the_same_bits_in_every_thread_order(device):
-    case = conv(2, 9, 13, 4, 40, (3, 3))
-    for pool in (1, 2):
-        arrays = conv_norm_arrays(case, "float32")
-        assert_same_bits("conv2d_batch_norm", device, *arrays, pool=pool, **case.window)
-
-
-def test_statistics_have_no_memory_errors(device):
-    if device != "emulated":
-        pytest.skip("only the emulator has a checker")
-    for case in (conv(1, 5, 6, 4, 12, (3, 2)), conv(1, 7, 6, 3, 11, (3, 2))):
-        for pool in (1, 2):
-            options = case.window | dict(pool=pool)
-            with emulator.configure(sanitize="checked", seed=7):
-                results = on_device("conv2d_batch_norm", device, *conv_norm_arrays(case, "float32"), **options)
-            expected = expected_results("conv2d_batch_norm", conv_norm_arrays(case, "float32"), options)
-            for reference, result in zip(expected, results):
-                assert_within(result, reference.value, reference.bound, reference.name)
-
-
-# --- the backward sums in the epilogue of a convolution's gradient ------------------------------
-
-
-def norm_below(case, dtype, activation=None, seed=0):
-    """Arrays and options of batch_norm_backward for a norm below a convolution: the convolution reads its output."""
-    rng = np.random.default_rng(seed)
-    wide_dtype = accumulation(dtype)
-    dy, x, w = (rng.standard_normal(shape).astype(dtype) for shape in (case.y_shape, case.x_shape, case.w_shape))
-    gamma, beta, mean = (rng.standard_normal(case.c).astype(wide_dtype) for _ in range(3))
-    inv_std = rng.uniform(0.5, 2, case.c).astype(wide_dtype)
-    options = case.window | dict(w=w, activation=activation, beta=beta if activation else None, training=True)
-    return [dy, x, gamma, mean, inv_std], options
-
-
-def options_on(device, options):
-    return {name: asarray(value, device) if isinstance(value, np.ndarray) else value for name, value in options.items()}
-
-
-def assert_norm_below(device, case, dtype="float32", activation=None, **more):
-    arrays, options = norm_below(case, dtype, activation)
-    expected = expected_results("batch_norm_backward", arrays, options | more)
-    results = on_device("batch_norm_backward", device, *arrays, **options_on(device, options), **more)
-    for reference, result in zip(expected, results, strict=True):
-        assert_within(result, reference.value, reference.bound, f"{case} {dtype} {more} {reference.name}")
-
-
-CONVOLUTIONS_ABOVE = {
-    "plain": conv(2, 9, 13, 8, 24, (3, 2), padding=((1, 1), (0, 2))),
-    "phases": conv(2, 9, 10, 16, 8, (3, 2), stride=(2, 3), padding=1),
-    "phases without taps": conv(1, 9, 9, 8, 8, (1, 1), stride=2),
-    "groups": conv(2, 5, 7, 48, 32, 3, padding=1, groups=2),
-    "beyond a tile": conv(1, 17, 19, 136, 16, 1),
-    "single numbers": conv(2, 7, 6, 37, 5, 3, padding=1),
-}
-
-
-@pytest.mark.parametrize("name", CONVOLUTIONS_ABOVE)
-def test_backward_sums_of_every_algorithm_agree_with_the_oracle(device, monkeypatch, name):
-    monkeypatch.setattr(norm, "_MOST_CHUNKS", 3)
-    monkeypatch.setattr(norm, "_MERGED_CHUNKS", 2)
-    for dtype, tf32 in (("float32", False), ("float32", True), ("float16", False)):
-        for algorithm in serving("tf32" if tf32 else dtype):
-            if "conv2d_dgrad" in algorithm.kernels and (device == "emulated" or algorithm.proved):
-                refused = algorithm.cluster > 1 and name == "single numbers"  # clusters move only 16 bytes at once
-                with pytest.raises(UnservedError) if refused else nullcontext():
-                    assert_norm_below(device, CONVOLUTIONS_ABOVE[name], dtype, algo=algorithm.name, tf32=tf32)
-
-
-def test_backward_sums_of_every_activation_agree_with_the_oracle(device):
-    for activation, dtype in zip(ACTIVATIONS, cycle(FLOATS)):
-        assert_norm_below(device, CONVOLUTIONS_ABOVE["phases"], dtype, activation)
-    assert_norm_below(device, CONVOLUTIONS_ABOVE["groups"], activation="silu")
-
-
-def test_backward_sums_run_in_the_gradients_kernel(device):
-    arrays, options = norm_below(CONVOLUTIONS_ABOVE["plain"], "float32")
-    with launches.record_launches() as launched:
-        on_device("batch_norm_backward", device, *arrays, **options_on(device, options), algo="simt-64x32")
-    kernels = [launch.kernel.name for launch in launched]
-    assert kernels == ["conv2d_dgrad_simt", "batch_norm_backward_finish", "batch_norm_backward_dx"]
-
-
-def test_backward_sums_of_no_images_are_zero(device):
-    arrays, options = norm_below(conv(0, 5, 7, 3, 2, 3), "float32")
-    dx, dgamma, dbeta = on_device("batch_norm_backward", device, *arrays, **options_on(device, options))
-    assert dx.shape == (0, 5, 7, 3)
-    assert not dgamma.any()
-    assert not dbeta.any()
-
-
-def test_backward_sums_have_the_same_bits_in_every_thread_order(device):
-    for name, activation in (("phases", "gelu"), ("beyond a tile", None)):
-        arrays, options = norm_below(CONVOLUTIONS_ABOVE[name], "float32", activation)
-        assert_same_bits("batch_norm_backward", device, *arrays, **options_on(device, options))
-
-
-def test_backward_sums_have_no_memory_errors(device):
-    if device != "emulated":
-        pytest.skip("only the emulator has a checker")
-    for name in ("phases", "single numbers"):
-        with emulator.configure(sanitize="checked", seed=7):
-            assert_norm_below(device, CONVOLUTIONS_ABOVE[name], activation="relu")
-
-
-# --- group normalization -----------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("shape", "groups"), [((2, 5, 7, 12), 3), ((70, 33), 1), ((1, 3, 3, 512), 256)], ids=str)
-def test_group_norm_has_the_same_bits_in_every_thread_order(device, rng, shape, groups):
-    dy, x = (rng.normal(size=shape).astype(np.float32) for _ in range(2))
-    gamma, beta = (rng.normal(size=shape[-1]).astype(np.float32) for _ in range(2))
-    mean, inv_std = (rng.uniform(0.5, 1, size=(shape[0], groups)).astype(np.float32) for _ in range(2))
-    assert_same_bits("group_norm", device, x, gamma, beta, groups=groups)
-    assert_same_bits("group_norm_backward", device, dy, x, gamma, mean, inv_std)
-
-
-def test_group_norm_may_overwrite_its_input_and_work_on_views(device, rng):
-    x, dy = (rng.normal(size=(4, 3, 8)).astype(np.float32) for _ in range(2))
-    gamma, beta = (asarray(rng.normal(size=8).astype(np.float32), device) for _ in range(2))
-    memory = asarray(x, device)
-    view, half = memory[::2], asarray(x[::2].copy(), device)
-    y, mean, inv_std = ops.group_norm(half, gamma, beta, groups=2)
-    dx, _, _ = ops.group_norm_backward(asarray(dy[::2].copy(), device), half, gamma, mean, inv_std)
-    dy_view = asarray(dy, device)[::2]
-    in_place, _, _ = ops.group_norm_backward(dy_view, view, gamma, mean, inv_std, out=dy_view)
-    np.testing.assert_array_equal(to_numpy(in_place), to_numpy(dx))
-    assert ops.group_norm(view, gamma, beta, groups=2, out=view)[0] is view
-    np.testing.assert_array_equal(to_numpy(memory)[::2], to_numpy(y))
-    np.testing.assert_array_equal(to_numpy(memory)[1::2], x[1::2])
