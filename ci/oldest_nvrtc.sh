@@ -21,5 +21,5 @@ assert nvrtc.toolkit()[1] == "NVRTC $major.0", nvrtc.toolkit()[1]
 machine_code.disassembler()  # raises if there is none; without it the tests of machine code would be skipped
 PYTHON
     "$venv/bin/python" -m pytest -n auto ci/compile_kernels.py
-    "$venv/bin/python" -m pytest -n auto -m kernels -k hgmma tests/kernels/test_wgmma_convolutions.py
+    "$venv/bin/python" -m pytest -n auto -m kernels tests/kernels/test_wgmma_machine_code.py
 done

@@ -47,3 +47,13 @@ def test_without_newton_schulz_steps_the_update_is_the_normalized_direction():
     param, grad, v = np.array([[3.0, 4.0]]), np.array([[0.0, 2.0]]), np.zeros((1, 2))
     ops.muon_step([param], [grad], [v], lr=0.5, steps=0)
     np.testing.assert_allclose(param, [[0.6, 0.3]], rtol=1e-6)
+
+
+def test_a_skipped_step_changes_nothing(rng):
+    param, grad, v = rng.standard_normal((3, 4, 5))
+    grad[0, 0] = np.nan  # the reason to skip the step
+    before = param.copy(), v.copy()
+    scaling = np.array([8.0, 0.0, 0.0, 1.0])
+    ops.muon_step([param], [grad], [v], scaling=scaling, lr=0.1, momentum=0.6)
+    np.testing.assert_array_equal(param, before[0])
+    np.testing.assert_array_equal(v, before[1])

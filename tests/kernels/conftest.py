@@ -1,4 +1,4 @@
-"""What kernel tests share: their devices (`tests.devices`), tiers, the oracle for NumPy arrays, and random numbers."""
+"""What kernel tests share: markers, devices (`tests.devices`), the oracle for NumPy arrays, and random numbers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.devices import kernel_devices
 
 HERE = Path(__file__).parent
 # The tests of the other files are marked `kernels` or `slow`.
-EVERYDAY = ("test_headers.py", "test_smoke.py", "test_wgmma_layouts.py")
+EVERYDAY = ("test_activation_kernels.py", "test_headers.py", "test_smoke.py", "test_wgmma_layouts.py")
 
 
 def pytest_collection_modifyitems(items):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
+from gpuconv import asarray, ops, to_numpy
 from gpuconv.algorithms import Algorithm, serving
 from gpuconv.backends.cuda.gemm import tuner
 from gpuconv.backends.cuda.gemm.plan import NEWEST, Plan, tiles_of
@@ -13,7 +15,7 @@ from gpuconv.problems import Conv2dProblem
 from gpuconv.verify.conv_problems import conv, random_arrays
 from gpuconv.verify.oracle import expected_results
 from tests.kernels.agreement import on_device
-from tests.tolerance import assert_within
+from tests.tolerance import assert_within, sum_bound
 
 DIRECTIONS = ("conv2d", "conv2d_dgrad", "conv2d_wgrad")
 directions = pytest.mark.parametrize("op", DIRECTIONS)
@@ -49,6 +51,17 @@ def assert_right(op: str, device: str, case: Conv2dProblem, dtype: str = "float3
     assert result.dtype == as_dtype(dtype)
     assert_within(result, expected.value, expected.bound, f"{op} {case}")
     return result
+
+
+def assert_wgrad_right(device: str, case: Conv2dProblem, dtype: str):
+    """Run conv2d_wgrad with db and compare both gradients with the oracle."""
+    (dy, x), options = arguments("conv2d_wgrad", case, dtype)
+    (expected,) = expected_results("conv2d_wgrad", [dy, x], options)
+    db = asarray(np.zeros(case.k, dy.dtype), device)
+    assert_within(on_device("conv2d_wgrad", device, dy, x, **options, db=db), expected.value, expected.bound, "dw")
+    wide = dy.astype(np.float64)
+    bound = sum_bound(dtype, dy.size // case.k + 1, ops.bias_grad(np.abs(wide)))
+    assert_within(to_numpy(db), ops.bias_grad(wide), bound, "db")
 
 
 def force_algorithm(monkeypatch, algorithm: Algorithm | None = None, splits: int = 1, most_blocks: int | None = None):

@@ -11,12 +11,13 @@ from gpuconv.backends.cuda import emulator
 from gpuconv.backends.cuda.emulator.tensor_map import tensor_map
 from gpuconv.backends.cuda.runtime import nvrtc
 from gpuconv.backends.cuda.runtime.kernel import load
+from tests.kernels.fault_messages import pattern
 
 FILE = Path(__file__).with_name("bulk_copies.cu")
 BLOCKS, N = 2, 2 * 4 * 128
 
-# What the message of each fault says. # stands for a number, @ for a place in the source, | for "or". Every run finds
-# the faults in ALWAYS; a checked run also finds those in CHECKED.
+# What the message of each fault says, in the notation of fault_messages.py. Every run finds the faults in ALWAYS; a
+# checked run also finds those in CHECKED.
 ALWAYS = {
     "expects_less": "wrong byte count: phase 0 of the mbarrier shared full + # bytes received 256 bytes more than it "
     "expects",
@@ -64,7 +65,7 @@ def test_loads_and_stores_are_right_in_every_order_of_threads(sanitize):
 )
 def test_a_planted_fault_is_named(kernel, sanitize):
     text = (ALWAYS | CHECKED if sanitize == "checked" else ALWAYS)[kernel]
-    expected = re.escape(text).replace(r"\#", r"\d+").replace("@", r"\w+\.cuh?:\d+").replace(r"\ \|\ ", "|")
+    expected = pattern(text)
     for seed in range(6):
         with pytest.raises(emulator.EmulatorError) as caught:
             launch(kernel, seed=seed, sanitize=sanitize)

@@ -1,6 +1,5 @@
 """Clusters, whose blocks copy into each other's shared memory: the results are right in every order, and each planted
-fault is named. No GPU has run these kernels.
-"""
+fault is named. No GPU has run these kernels."""
 
 import re
 import time
@@ -14,13 +13,13 @@ from gpuconv.backends.cuda.analysis import machine_code
 from gpuconv.backends.cuda.emulator.tensor_map import tensor_map
 from gpuconv.backends.cuda.runtime import nvrtc
 from gpuconv.backends.cuda.runtime.kernel import load
+from tests.kernels.fault_messages import pattern
 
 FILE = Path(__file__).with_name("clusters.cu")
 PAIRS, TILES = 2, 5
 
-# Parts of the message of each fault. # stands for a number, @ for a place in the source, ~ for the index of a block,
-# | for "or"; BEGIN, END, COPIER and ADDER stand for the lines of the file that end in these comments. Every run finds
-# the faults in ALWAYS; a checked run also finds those in CHECKED.
+# What the message of each fault says, in the notation of fault_messages.py. Every run finds the faults in ALWAYS; a
+# checked run also finds those in CHECKED.
 STAGE = "shared stages + # bytes of block ~"
 ALWAYS = {
     "one_sync_missing": "deadlock; block ~, warpgroup 0: 96 threads, first (0, 0, 0), wait at END at a cluster_sync(), "
@@ -62,17 +61,6 @@ CHECKED = {
 }
 
 
-def pattern(text):
-    """The regular expression of a message in this notation."""
-    regex = re.escape(text).replace(r"\#", r"\d+").replace("@", r"\w+\.cuh?:\d+").replace(r"\ \|\ ", "|")
-    regex = regex.replace(r"\~", r"\([0123], 0, 0\)")
-    lines = FILE.read_text().splitlines()
-    for comment in ("begin", "end", "copier", "adder"):
-        number = next(i for i, line in enumerate(lines, 1) if line.endswith(f"// {comment}"))
-        regex = regex.replace(comment.upper(), rf"clusters\.cu:{number}")
-    return regex
-
-
 def launch(kernel, tiles=TILES, **settings):
     x = np.random.default_rng(0).integers(-9, 9, (2 * PAIRS * tiles, 32)).astype(np.float32)
     y, on_device = emulator.empty((2 * PAIRS, 64)), emulator.asarray(x)
@@ -95,7 +83,7 @@ def test_a_pair_shares_its_loads_in_every_order(kernel, sanitize):
     ids=lambda value: value,
 )
 def test_the_message_names_the_fault(kernel, sanitize):
-    expected = pattern((ALWAYS | CHECKED if sanitize == "checked" else ALWAYS)[kernel])
+    expected = pattern((ALWAYS | CHECKED if sanitize == "checked" else ALWAYS)[kernel], FILE)
     for seed in range(8):
         begin = time.process_time()
         with pytest.raises(emulator.EmulatorError) as caught:

@@ -1,4 +1,4 @@
-"""Convolution kernels beyond the cases of test_every_op: every tile and vector width, split-K, views, special values."""
+"""Convolution kernels beyond the cases of test_every_op: tiles and vector widths, split-K, views, special values."""
 
 from __future__ import annotations
 

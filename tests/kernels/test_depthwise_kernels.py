@@ -44,8 +44,7 @@ def assert_right(op: str, device: str, case: Conv2dProblem, dtype: str = "float3
     """As `convolutions.assert_right`, with the activation; the kernels for depthwise convolutions must run."""
     with record_launches() as launches:
         result = convolutions.assert_right(op, device, case, dtype, **ACTIVATION.get(op, {}), **options)
-    if device != "numpy":
-        assert launches[0].kernel.name.endswith("_depthwise")
+    assert launches[0].kernel.name.endswith("_depthwise")
     return result
 
 

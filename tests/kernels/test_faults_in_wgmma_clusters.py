@@ -1,29 +1,25 @@
 """Faults planted in convolutions by wgmma in clusters, one at a time: the emulated device's checker names each, or
 values are wrong.
 
-test_faults_in_wgmma_kernels.py plants faults in the code that kernels without clusters use too, test_clusters.py in
+test_faults_in_wgmma_fprop.py plants faults in the code that kernels without clusters use too, test_clusters.py in
 small kernels.
 """
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
 from gpuconv.algorithms import find
-from gpuconv.backends.cuda import emulator
 from gpuconv.verify.conv_problems import conv
-from tests.kernels import test_faults_in_wgmma_gradients as gradients
-from tests.kernels.convolutions import assert_right, force_algorithm
-from tests.kernels.test_faults_in_wgmma_kernels import MAIN_LOOP, RING, assert_named, planted
+from tests.kernels.convolutions import force_algorithm
+from tests.kernels.wgmma_faults import MAIN_LOOP, RING, VALUES, assert_found, planted
 
 MULTICAST = "multicast_iterator.cuh"
 FPROP, DGRAD, WGRAD = (f"conv2d_{each}_wgmma_cluster.cu" for each in ("fprop", "dgrad", "wgrad"))
 # One cluster computes eight cluster tiles, of two groups, and fills the ring one and a half times for each.
 CASE = conv(1, 17, 16, 128, 272, 3, padding=1, groups=2)
 
-# As in test_faults_in_wgmma_kernels.py: # is a number, @ a place in the source, | "or".
+# What the checker says, in the notation of fault_messages.py.
 BARRIER = "the mbarrier shared barriers + # bytes"
 DEADLOCK = (
     "deadlock; block (0, 0, 0), warpgroup 0: 128 threads, first (0, 0, 0), wait at @ for the end of phase # (parity #) "
@@ -38,11 +34,10 @@ OVERWRITTEN = "race: a bulk copy writes shared dynamic memory + # bytes of block
 OVERWRITTEN_BY_THREADS = "race: writes shared dynamic memory + # bytes of block (#, 0, 0), which a wgmma of warpgroup "
 BYTES = "wrong byte count: "
 OTHER_BLOCK = "race: writes argument 'y' + # bytes, which thread (#, 0, 0) of block (#, 0, 0) wrote at @ "
-VALUES = ""  # nothing: the values are wrong
 
 KERNEL_BLOCK = "const Block block = block_of_cluster(scheduler, taps, tile);\n            const Input"
 
-# Each fault: the file, its text without and with the fault, and what the checker says.
+# Each fault: the file, its text without and with the fault, and what the checker says, or VALUES.
 FAULTS = {
     "no arrival that expects the bytes": (
         RING,
@@ -305,14 +300,6 @@ PLANTED = [
 ]
 
 
-def assert_agrees(op, case):
-    """Checks that the results agree with the oracle's; in wgrad db too."""
-    if op == "conv2d_wgrad":
-        gradients.assert_right(op, case)
-    else:
-        assert_right(op, "emulated", case, "bfloat16")
-
-
 # Every fourth fault is in the tier `kernels`, the others are in `slow`, because each compiles the kernel.
 @pytest.mark.parametrize(
     ("kernel_file", "op", "case", "file", "before", "after", "text"),
@@ -327,14 +314,4 @@ def test_a_planted_fault_is_named_or_shows_in_the_values(
     tile = "wgmma-128x2x192" if op == "conv2d_wgrad" else "wgmma-2x128x128"
     force_algorithm(monkeypatch, find(tile, "bfloat16"), 1, 1)
     with planted(tmp_path, kernel_file, (file, before, after)):
-        for seed in range(4):
-            begin = time.process_time()
-            with (
-                emulator.configure(sanitize="checked", seed=seed),
-                pytest.raises(emulator.EmulatorError if text else AssertionError) as caught,
-            ):
-                assert_agrees(op, case)
-            if text:
-                # A deadlock is found at once; the first run may compile.
-                assert seed == 0 or time.process_time() - begin < 2
-                assert_named(str(caught.value), kernel_file.removesuffix(".cu"), text)
+        assert_found(kernel_file, op, case, text, seeds=range(4), seconds=2)

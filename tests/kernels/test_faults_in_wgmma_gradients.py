@@ -3,29 +3,24 @@ or the values differ from the oracle's."""
 
 from __future__ import annotations
 
-import time
-
-import numpy as np
 import pytest
 
-from gpuconv import asarray, ops, to_numpy
 from gpuconv.algorithms import find
 from gpuconv.backends.cuda import emulator
-from gpuconv.dtypes import as_dtype
-from gpuconv.verify.conv_problems import conv, random_arrays
-from gpuconv.verify.oracle import expected_results
+from gpuconv.verify.conv_problems import conv
 from tests.kernels.convolutions import force_algorithm
-from tests.kernels.test_faults_in_wgmma_kernels import (
+from tests.kernels.wgmma_faults import (
     DEADLOCK,
-    FAULTS,
+    FAULTS_OF_FPROP,
     LAYOUT,
     MAIN_LOOP,
     RING,
     TOO_EARLY,
-    assert_named,
+    VALUES,
+    assert_agrees,
+    assert_found,
     planted,
 )
-from tests.tolerance import assert_within, sum_bound
 
 SUMS, STRAIGHT, TAPS, PIXELS = "column_sums.cuh", "straight_iterator.cuh", "tap_iterator.cuh", "pixel_iterator.cuh"
 WINDOWS, BLOCKS = "conv2d.cuh", "gemm.cuh"
@@ -37,7 +32,6 @@ CASES = {
     DGRAD: conv(1, 33, 17, 136, 144, 3, stride=2, padding=1, dilation=(3, 1)),
     WGRAD: conv(1, 25, 22, 16, 136, 3, padding=1),
 }
-VALUES = "a value differs from the oracle's"
 
 OUTSIDE = "out of bounds: reads 16 bytes at "
 OVERLAP = "race: writes shared dynamic memory + # bytes, which thread (#, 0, 0) wrote at @ with no barrier between"
@@ -229,48 +223,12 @@ FAULTS_OF_GRADIENTS = {
 }
 
 
-def assert_right(op, case):
-    """dx, or dw and db, agree with the oracle."""
-    dtype = as_dtype("bfloat16")
-    x, w, bias, dy = random_arrays(case, dtype)
-    if op == DGRAD:
-        arrays, options, outputs = (dy, w), dict(input_shape=case.x_shape), {}
-    else:
-        db = asarray(np.zeros_like(bias), "emulated")
-        arrays, options, outputs = (dy, x), dict(kernel_size=case.kernel_size), dict(db=db)
-    (expected,) = expected_results(op, arrays, options | case.window)
-    result = getattr(ops, op)(*[asarray(array, "emulated") for array in arrays], **options | case.window | outputs)
-    assert_within(to_numpy(result), expected.value, expected.bound, op)
-    for db in outputs.values():
-        wide = dy.astype(np.float64)
-        bound = sum_bound(dtype, dy.size // case.k + 1, ops.bias_grad(np.abs(wide)))
-        assert_within(to_numpy(db), ops.bias_grad(wide), bound, "db")
-
-
 @pytest.mark.parametrize("op", CASES)
 def test_without_a_fault_the_values_agree(monkeypatch, op):
     for splits in (1, 2):
         force_algorithm(monkeypatch, find("wgmma-128x128", "bfloat16"), splits, 1)
         with emulator.configure(sanitize="checked", seed=3):
-            assert_right(op, CASES[op])
-
-
-def assert_found(op, text, seeds):
-    """Checks that a planted fault is found under each seed, within a second of processor time.
-    text: what the checker says, as in `FAULTS`, or VALUES."""
-    for seed in seeds:
-        begin = time.process_time()
-        with (
-            emulator.configure(sanitize="checked", seed=seed),
-            pytest.raises((emulator.EmulatorError, AssertionError)) as caught,
-        ):
-            assert_right(op, CASES[op])
-        assert seed == seeds[0] or time.process_time() - begin < 1  # a deadlock ends at once; the first run may compile
-        if text == VALUES:
-            assert "expected" in str(caught.value), str(caught.value)
-        else:
-            assert caught.type is emulator.EmulatorError
-            assert_named(str(caught.value), f"{op}_wgmma", text)
+            assert_agrees(op, CASES[op])
 
 
 # Every fourth fault is in the tier `kernels`, the others are in `slow`, because each compiles the kernel.
@@ -285,7 +243,7 @@ def test_a_fault_in_a_gradient_is_found(monkeypatch, tmp_path, fault):
     op, file, before, after, text, splits = FAULTS_OF_GRADIENTS[fault]
     force_algorithm(monkeypatch, find("wgmma-128x128", "bfloat16"), splits, 1)
     with planted(tmp_path, f"{op}_wgmma.cu", (file or f"{op}_wgmma.cu", before, after)):
-        assert_found(op, text, (0, 3))
+        assert_found(f"{op}_wgmma.cu", op, CASES[op], text, seeds=(0, 3))
 
 
 # Faults in the fences, waits, phases and arrivals of the main loop, which is the same in all directions.
@@ -314,7 +272,7 @@ OTHER_MESSAGE = {
 @pytest.mark.parametrize("fault", FAULTS_OF_THE_MAIN_LOOP)
 @pytest.mark.parametrize("op", CASES)
 def test_a_fault_of_the_main_loop_is_named_in_the_gradients_too(monkeypatch, tmp_path, op, fault):
-    file, before, after, text = FAULTS[fault]
+    file, before, after, text = FAULTS_OF_FPROP[fault]
     force_algorithm(monkeypatch, find("wgmma-128x128", "bfloat16"), 1, 1)
     with planted(tmp_path, f"{op}_wgmma.cu", (file, before, after)):
-        assert_found(op, f"{text}|{OTHER_MESSAGE[op]}", (0, 3))
+        assert_found(f"{op}_wgmma.cu", op, CASES[op], f"{text}|{OTHER_MESSAGE[op]}", seeds=(0, 3))

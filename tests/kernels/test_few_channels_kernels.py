@@ -146,8 +146,9 @@ def test_thread_orders_and_unaligned_arrays_give_the_same_bits(device, arithmeti
 
 def test_float32_gives_the_bits_of_every_other_tile(device):
     (x, w, bias), options = arguments(UNEVEN, "float32")
-    algorithms = FEW_CHANNELS, "simt-64x64"
-    few, simt = (on_device("conv2d", device, x, w, bias, **options | dict(algo=algo)) for algo in algorithms)
+    few, simt = (
+        on_device("conv2d", device, x, w, bias, **options | dict(algo=algo)) for algo in (FEW_CHANNELS, "simt-64x64")
+    )
     np.testing.assert_array_equal(few, simt)
 
 

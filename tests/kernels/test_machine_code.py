@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from gpuconv.algorithms import FEW_CHANNELS, Algorithm, find, serving
-from gpuconv.backends.cuda.analysis import machine_code
+from gpuconv.algorithms import FEW_CHANNELS, find, serving
 from gpuconv.backends.cuda.analysis.variants import MACROS, Variant, representatives, variants
-from gpuconv.backends.cuda.runtime import nvrtc, source
+from gpuconv.backends.cuda.runtime import source
+from tests.kernels.compiled import compiled, main_loop, nvdisasm, tensor_core_variant
 
 ARCHS = ("sm_80", "sm_90a")
 SIZES = {"float32": 4, "float64": 8, "float16": 2}
@@ -35,23 +35,6 @@ class Function:
     def matching(self, pattern: str) -> int:
         """The number of matching instructions."""
         return sum(n for name, n in self.count.items() if re.fullmatch(pattern, name))
-
-
-@functools.cache
-def nvdisasm() -> str:
-    try:
-        return machine_code.disassembler()
-    except nvrtc.CompileError as error:
-        pytest.skip(str(error))
-
-
-def compiled(variant: Variant, arch: str) -> nvrtc.Binary:
-    path = source.resolve(variant.file)
-    try:
-        nvrtc.toolkit()
-    except nvrtc.CompileError as error:
-        pytest.skip(str(error))
-    return nvrtc.compile_cubin(path.stem, source.flatten(path), dict(variant.defines), arch)
 
 
 @functools.cache
@@ -183,13 +166,6 @@ def test_the_main_loop_has_one_fma_per_product_and_wide_loads(file, dtype, arch)
     assert function.matching(r"STG\.E\.128.*")
 
 
-def tensor_core_variant(direction: str, algorithm: Algorithm, arithmetic: str, **more: object) -> Variant:
-    """A direction of a convolution, where everything moves 16 bytes at a time."""
-    wide = 4 if arithmetic == "tf32" else 8
-    macros = algorithm.defines(arithmetic) | dict(ACTIVATION="Identity", MASK=0, VECTOR_C=wide, VECTOR_K=wide) | more
-    return Variant(algorithm.file(f"conv2d_{direction}"), tuple((name, str(v)) for name, v in macros.items()))
-
-
 @pytest.mark.parametrize("arch", [*ARCHS, "sm_100a"])
 @pytest.mark.parametrize("arithmetic", ["bfloat16", "tf32"])
 @pytest.mark.parametrize("direction", ["fprop", "dgrad", "wgrad"])
@@ -229,9 +205,7 @@ ISSUED = {
 @pytest.mark.parametrize(("direction", "arithmetic"), ISSUED)
 def test_the_main_loop_issues_few_instructions_per_product(direction, arithmetic, algorithm):
     variant = tensor_core_variant(direction, find(algorithm, arithmetic), arithmetic)
-    nvdisasm()
-    (code,) = machine_code.disassemble(compiled(variant, "sm_90a").path).values()
-    loop = machine_code.main_loop(code)
+    loop = main_loop(variant)
     assert loop.hmma == 128
     assert loop.instructions / loop.hmma <= ISSUED[direction, arithmetic][algorithm]
 
@@ -239,13 +213,11 @@ def test_the_main_loop_issues_few_instructions_per_product(direction, arithmetic
 @pytest.mark.parametrize("depth_first", [0, 1])
 @pytest.mark.parametrize(("arithmetic", "issued"), [("bfloat16", 2.8), ("tf32", 5.8)])
 def test_muons_products_issue_few_instructions_per_product(arithmetic, issued, depth_first):
-    nvdisasm()
     for name in ("mma-128x128", "mma-128x64"):
         algorithm, wide = find(name, arithmetic), 4 if arithmetic == "tf32" else 8
         macros = dict(ACTIVATION="Identity", DEPTH_FIRST=depth_first, WIDTH=wide) | algorithm.defines(arithmetic)
         variant = Variant(algorithm.file("matmul"), tuple((macro, str(value)) for macro, value in macros.items()))
-        (code,) = machine_code.disassemble(compiled(variant, "sm_90a").path).values()
-        loop = machine_code.main_loop(code)
+        loop = main_loop(variant)
         assert loop.hmma == 128
         assert loop.instructions / loop.hmma <= issued
 
@@ -254,13 +226,11 @@ def test_muons_products_issue_few_instructions_per_product(arithmetic, issued, d
 @pytest.mark.parametrize("arithmetic", ["bfloat16", "tf32"])
 def test_the_cost_model_has_the_counts_of_the_machine_code(direction, arithmetic):
     """The counts may differ by 10 %, since another NVRTC may emit more or fewer instructions."""
-    nvdisasm()
     for algorithm in serving(arithmetic):
         if algorithm.family != "mma" or f"conv2d_{direction}" not in algorithm.kernels:
             continue
         variant = tensor_core_variant(direction, algorithm, arithmetic)
-        (code,) = machine_code.disassemble(compiled(variant, "sm_90a").path).values()
-        loop = machine_code.main_loop(code)
+        loop = main_loop(variant)
         counted = loop.instructions / loop.hmma
         assert algorithm.issued[f"conv2d_{direction}"] == pytest.approx(counted, rel=0.1), algorithm.name
 

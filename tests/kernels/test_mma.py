@@ -1,4 +1,4 @@
-"""Tensor cores: the wrappers in mma.cuh give NumPy's products, and convolutions that use them agree with the oracle."""
+"""The wrappers in mma.cuh: products, conversions and loads of fragments, and how the emulator counts bank conflicts."""
 
 from __future__ import annotations
 
@@ -8,25 +8,20 @@ import numpy as np
 import pytest
 
 from gpuconv import asarray, to_numpy
-from gpuconv.algorithms import serving
 from gpuconv.backends.cpu.precision import round_tf32
 from gpuconv.backends.cuda import emulator
 from gpuconv.backends.cuda.runtime.kernel import load
 from gpuconv.dtypes import as_dtype
-from gpuconv.verify.conv_problems import conv
-from tests.kernels.agreement import assert_same_bits
-from tests.kernels.convolutions import arguments, assert_right, directions, dtype_and_options, force_algorithm, problem
-
-ARITHMETICS = ("float16", "bfloat16", "tf32")
-arithmetics = pytest.mark.parametrize("arithmetic", ARITHMETICS)
+from tests.kernels.convolutions import dtype_and_options
 
 
 def fragments(kernel, arithmetic):
-    dtype = "float32" if arithmetic == "tf32" else arithmetic
+    """A kernel of fragments.cu."""
+    dtype, _ = dtype_and_options(arithmetic)
     return load(Path(__file__).with_name("fragments.cu"), {"DTYPE": dtype}).kernel(kernel)
 
 
-@arithmetics
+@pytest.mark.parametrize("arithmetic", ["float16", "bfloat16", "tf32"])
 def test_a_product_of_fragments_is_within_its_bound(device, rng, arithmetic):
     dtype, depth = as_dtype(dtype_and_options(arithmetic)[0]), 8 if arithmetic == "tf32" else 16
     a, b = rng.standard_normal((16, depth)).astype(dtype), rng.standard_normal((depth, 8)).astype(dtype)
@@ -71,67 +66,6 @@ def test_all_lanes_must_participate():
         fragments("without_a_lane", "float16")(1, 32, sums)
 
 
-@directions
-@arithmetics
-@pytest.mark.parametrize("channels", [(16, 72), (5, 67)], ids=["vectors", "single numbers"])
-def test_every_tile_is_right_and_all_give_the_same_bits(device, op, arithmetic, channels):
-    dtype, tf32_option = dtype_and_options(arithmetic)
-    tiles = [algorithm for algorithm in serving(arithmetic) if algorithm.family == "mma"]
-    if arithmetic == "float16":
-        tiles = tiles[-1:]  # the other tiles run in bfloat16
-    results = {assert_right(op, device, problem(*channels), dtype, algo=a.name, **tf32_option).tobytes() for a in tiles}
-    assert len(results) == 1
-
-
-@directions
-def test_16_bit_floats_and_tf32_use_tensor_cores(op, device):
-    from gpuconv.profiling import launches
-
-    for arithmetic in ARITHMETICS:
-        dtype, tf32_option = dtype_and_options(arithmetic)
-        with launches.record_launches() as launched:
-            assert_right(op, device, problem(8, 8), dtype, **tf32_option)
-        assert launched[0].kernel.name.endswith("_mma")
-
-
-@directions
-@pytest.mark.parametrize("splits", [2, 5])
-def test_split_k_agrees_with_the_oracle(device, monkeypatch, op, splits):
-    force_algorithm(monkeypatch, serving("bfloat16")[2], splits)
-    activation = dict(activation="silu") if op == "conv2d" else {}
-    for case in (problem(16, 24), problem(5, 7, groups=2)):
-        assert_right(op, device, case, "bfloat16", **activation)
-
-
-@directions
-@pytest.mark.parametrize("arithmetic", ["bfloat16", "tf32"])
-def test_thread_orders_give_the_same_bits(device, op, arithmetic):
-    dtype, tf32_option = dtype_and_options(arithmetic)
-    for channels in ((16, 24), (5, 7)):
-        arrays, window = arguments(op, problem(*channels), dtype)
-        assert_same_bits(op, device, *arrays, **window, algo="mma-64x64", **tf32_option)
-
-
-@directions
-@pytest.mark.parametrize("arithmetic", ["bfloat16", "tf32"])
-@pytest.mark.parametrize("channels", [(8, 24), (3, 5)])
-def test_memory_accesses_stay_within_bounds(device, op, arithmetic, channels):
-    if device != "emulated":
-        pytest.skip("only the emulator has a checker")
-    dtype, tf32_option = dtype_and_options(arithmetic)
-    case = conv(1, 5, 6, *channels, (3, 2), stride=(2, 1), padding=((1, 0), (2, 1)))
-    with emulator.configure(sanitize="checked", seed=7):
-        assert_right(op, device, case, dtype, algo="mma-64x64", **tf32_option)
-
-
-@directions
-def test_an_empty_batch_agrees_with_the_oracle(device, op):
-    assert_right(op, device, conv(0, 5, 7, 8, 16, (3, 3)), "bfloat16", algo="mma-64x64")
-
-
-# --- bank conflicts ----------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(("stride", "conflicts"), [(1, 0), (2, 2), (8, 14), (32, 62), (33, 0)])
 def test_planted_bank_conflicts_are_counted(stride, conflicts):
     """A warp stores and loads a word per lane, `stride` words apart. Every pass of an access but one is a conflict."""
@@ -140,18 +74,3 @@ def test_planted_bank_conflicts_are_counted(stride, conflicts):
         fragments("strided", "float16")(1, 32, result, stride)
     assert counts("strided") == (2, conflicts)
     assert counts("product") == (0, 0)
-
-
-@directions
-@pytest.mark.parametrize("arithmetic", ["bfloat16", "tf32"])
-def test_the_kernels_have_no_bank_conflicts(op, arithmetic):
-    """Copies into the tiles, fragment loads from them, and sums on the way to the output."""
-    dtype, tf32_option = dtype_and_options(arithmetic)
-    case = conv(1, 8, 8, 64, 64, (1, 1))
-    for algorithm in serving(arithmetic):
-        if algorithm.family == "mma":
-            with emulator.bank_conflicts() as counts:
-                assert_right(op, "emulated", case, dtype, algo=algorithm.name, **tf32_option)
-            accesses, conflicts = counts({"conv2d": "conv2d_fprop"}.get(op, op) + "_mma")
-            assert accesses > 100, algorithm.name
-            assert conflicts == 0, algorithm.name

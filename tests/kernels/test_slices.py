@@ -172,6 +172,33 @@ def test_slices_of_an_empty_batch_are_accepted(device):
     assert ops.copy(out).shape == (0, 4, 4, 8)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
+def test_copies_into_slices_of_channels_keep_the_others(device, dtype):
+    """Slices that allow 16-byte moves and slices that do not, maps of one pixel, and unevenly spaced rows."""
+    for shape, begin, end in (((2, 3, 5, 24), 8, 16), ((2, 3, 5, 7), 2, 5), ((1, 1, 1, 9), 0, 4), ((70, 5), 1, 5)):
+        y, x = (np.random.default_rng(n).normal(size=shape).astype(dtype) for n in (0, 1))
+        on_device = asarray(y, device)
+        for begins, ends, packed in ((begin, end, True), (end, shape[-1], False)):
+            part = on_device[..., begins:ends]
+            source = asarray(x[..., begins:ends].copy(), device) if packed else asarray(x, device)[..., begins:ends]
+            assert ops.copy(source, out=part) is part
+        y[..., begin:] = x[..., begin:]
+        np.testing.assert_array_equal(to_numpy(on_device), y)
+    x = np.arange(120, dtype=dtype).reshape(2, 3, 4, 5)
+    for view in (
+        lambda a: a[:, ::2],
+        lambda a: a.transpose(0, 2, 1, 3),
+        lambda a: a[..., ::-1],
+        lambda a: a[:, :, 1:3, 1:],
+    ):
+        np.testing.assert_array_equal(to_numpy(ops.copy(view(asarray(x, device)))), view(x))
+        y = asarray(np.zeros_like(x), device)
+        ops.copy(asarray(view(x).copy(), device), out=view(y))
+        expected = np.zeros_like(x)
+        view(expected)[...] = view(x)
+        np.testing.assert_array_equal(to_numpy(y), expected)
+
+
 @pytest.mark.parametrize("arithmetic", ["float16", "tf32", "float32"])
 def test_every_algorithm_reads_x_in_a_slice(device, rng, arithmetic):
     dtype, tf32 = ("float32", True) if arithmetic == "tf32" else (arithmetic, False)

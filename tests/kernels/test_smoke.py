@@ -9,12 +9,12 @@ import pytest
 
 from gpuconv import ops, verify
 from gpuconv.algorithms import find
-from gpuconv.dtypes import as_dtype
 from gpuconv.profiling.launches import record_launches
-from gpuconv.verify.conv_problems import conv, random_arrays
+from gpuconv.verify.conv_problems import conv
 from gpuconv.verify.oracle import expected_results
 from tests.kernels.agreement import on_device
-from tests.kernels.test_machine_code import compiled, tensor_core_variant
+from tests.kernels.compiled import assert_no_spills, compiled, tensor_core_variant
+from tests.kernels.convolutions import arguments
 from tests.tolerance import assert_within
 
 ODD = conv(2, 5, 7, 3, 6, (3, 2), padding=((1, 1), (0, 1)))
@@ -57,13 +57,8 @@ def test_gemm_family_agrees_with_the_oracle(device, monkeypatch, name):
     monkeypatch.setenv("GPUCONV_AUTOTUNE", "0")
     op = name.split()[0]
     problem, dtype, options, kernels = FAMILIES[name]
-    x, w, bias, dy = random_arrays(problem, as_dtype(dtype))
-    arrays, more = {
-        "conv2d": ([x, w, bias], {}),
-        "conv2d_dgrad": ([dy, w], {"input_shape": problem.x_shape}),
-        "conv2d_wgrad": ([dy, x], {"kernel_size": problem.kernel_size}),
-    }[op]
-    options = problem.window | options | more
+    arrays, sizes = arguments(op, problem, dtype)
+    options = options | sizes
     (expected,) = expected_results(op, arrays, options)
     with record_launches() as launches:
         assert_within(on_device(op, device, *arrays, **options), expected.value, expected.bound)
@@ -71,10 +66,6 @@ def test_gemm_family_agrees_with_the_oracle(device, monkeypatch, name):
 
 
 def test_a_kernel_of_wgmma_compiles_for_hopper_without_a_spill():
-    """The others are compiled in test_wgmma_convolutions.py."""
+    """The others are compiled in test_wgmma_machine_code.py."""
     variant = tensor_core_variant("fprop", find("wgmma-128x128", "bfloat16"), "bfloat16")
-    binary = compiled(variant, "sm_90a")
-    (resources,) = binary.resources.values()
-    assert (resources.stack, resources.spill_stores, resources.spill_loads) == (0, 0, 0)
-    # ptxas warns with C75xx where it makes wgmma wait.
-    assert "C75" not in (binary.path.parent / "log.txt").read_text(encoding="utf-8")
+    assert_no_spills(compiled(variant, "sm_90a"))

@@ -13,12 +13,13 @@ import pytest
 from gpuconv.backends.cuda import emulator
 from gpuconv.backends.cuda.runtime import nvrtc
 from gpuconv.backends.cuda.runtime.kernel import load
+from tests.kernels.fault_messages import pattern
 
 RING = Path(__file__).with_name("warpgroups.cu")
 TILE, TILES, BLOCKS = 512, 8, 2
 
-# What the message of each fault says; # stands for a number, @ for a place in the source. Every run finds the faults in
-# ALWAYS, and only a checked run finds those in CHECKED.
+# What the message of each fault says, in the notation of fault_messages.py. Every run finds the faults in ALWAYS, and
+# only a checked run finds those in CHECKED.
 ALWAYS = {
     "no_wgmma_fence": "a wgmma at @ with no wgmma_fence() before it",
     "no_release": "deadlock; warpgroup 0: 128 threads, first (0, 0, 0), wait at PRODUCER for the end of phase 0 "
@@ -62,10 +63,6 @@ CHECKED = {
 }
 
 
-def line_of(comment):
-    return next(i for i, text in enumerate(RING.read_text().splitlines(), 1) if text.endswith(f"// {comment}"))
-
-
 def launch(kernel, tiles=TILES, **settings):
     x = np.random.default_rng(0).integers(-9, 9, (tiles, TILE)).astype(np.float32)
     y = emulator.empty((BLOCKS, 2, TILE))
@@ -88,9 +85,7 @@ def test_a_correct_ring_is_right_in_every_order(sanitize):
     ids=lambda value: value,
 )
 def test_a_planted_fault_is_named(kernel, sanitize):
-    expected = re.escape((ALWAYS | CHECKED)[kernel]).replace(r"\#", r"\d+").replace("@", r"\w+\.cuh?:\d+")
-    for role in ("producer", "consumer"):
-        expected = expected.replace(role.upper(), rf"warpgroups\.cu:{line_of(role)}")
+    expected = pattern((ALWAYS | CHECKED)[kernel], RING)
     for seed in range(6):
         begin = time.process_time()
         with pytest.raises(emulator.EmulatorError) as caught:

@@ -1,6 +1,6 @@
 """Convolutions by wgmma in clusters, whose blocks load the filters, or in wgrad dy, for each other
 (multicast_iterator.cuh); on the emulated device, since no GPU has run them. Their machine code is checked in
-test_wgmma_convolutions.py."""
+test_wgmma_machine_code.py."""
 
 from __future__ import annotations
 

@@ -1,45 +1,33 @@
 """Convolutions by wgmma (gemm_wgmma.cuh), which no GPU has run: the emulated device runs every case tier, with and
-without its checker, and the machine code for sm_90a is examined."""
+without its checker. test_wgmma_machine_code.py examines the machine code."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from gpuconv import asarray, ops, to_numpy, verify
-from gpuconv.algorithms import ALGORITHMS, find
+from gpuconv.algorithms import find
 from gpuconv.backends.cuda import emulator
-from gpuconv.backends.cuda.analysis import machine_code
-from gpuconv.backends.cuda.analysis.predict_time import resident_blocks
 from gpuconv.backends.cuda.gemm.plan import plan, unproved_plans
 from gpuconv.backends.cuda.gemm.product import Product
-from gpuconv.backends.cuda.runtime import nvrtc
 from gpuconv.backends.cuda.runtime.capability import capability_named
 from gpuconv.dtypes import as_dtype
 from gpuconv.verify.conv_problems import conv, random_arrays
 from tests.kernels import wgmma_tiers
 from tests.kernels.agreement import assert_same_bits, on_device
 from tests.kernels.convolutions import arguments, assert_right, force_algorithm, problem
-from tests.kernels.test_machine_code import compiled, tensor_core_variant
+from tests.kernels.wgmma_tiers import cases
 from tests.tolerance import assert_within, sum_bound
 
-TILES, CLUSTERS = (
-    [algorithm for algorithm in ALGORITHMS if algorithm.family == family] for family in ("wgmma", "wgmma_cluster")
-)
+TILES = [tile for tile in wgmma_tiers.TILES if tile.cluster == 1]
 tiles = pytest.mark.parametrize("algo", [tile.name for tile in TILES])
-dtypes = pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-# The ops, and the kernel of each. The first three differ in their epilogue: bias; mask and pool; moments.
-OPS = {
-    "conv2d": "conv2d_fprop",
-    "conv2d_relu": "conv2d_fprop",
-    "conv2d_batch_norm": "conv2d_fprop",
-    "conv2d_dgrad": "conv2d_dgrad",
-    "conv2d_wgrad": "conv2d_wgrad",
-}
-TILES_OF = {op: [tile.name for tile in TILES if kernel in tile.kernels] for op, kernel in OPS.items()}
+dtypes = pytest.mark.parametrize("dtype", wgmma_tiers.DTYPES)
+# The first three differ in their epilogue: bias; mask and pool; moments.
+OPS = ("conv2d", "conv2d_relu", "conv2d_batch_norm", "conv2d_dgrad", "conv2d_wgrad")
+TILES_OF = {op: [tile.name for tile in TILES if wgmma_tiers.OPS[op] in tile.kernels] for op in OPS}
 DIRECTIONS = [(op, algo) for op in ("conv2d", "conv2d_dgrad", "conv2d_wgrad") for algo in TILES_OF[op]]
 directions = pytest.mark.parametrize(("op", "algo"), DIRECTIONS)
 
@@ -49,11 +37,6 @@ def device(device):
     if not TILES[0].runs_on(capability_named(device)):
         pytest.skip("wgmma needs a GPU of compute capability 9.0")
     return device
-
-
-def cases(*tiers, op):
-    """The cases of an op that name no algorithm."""
-    return [case for case in verify.cases(tiers) if case.op == op and "algo" not in case.arguments("float32")[1]]
 
 
 def assert_agrees(device, case, dtype, algo):
@@ -70,18 +53,16 @@ def assert_agrees(device, case, dtype, algo):
 @dtypes
 @pytest.mark.parametrize("op", OPS)
 def test_case_tiers_agree_with_the_oracle(device, op, dtype):
-    for case in cases("tiny", "odd", "real", "random", op=op):
-        if dtype in case.dtypes:
-            assert_agrees(device, case, dtype, "wgmma-128x128")
+    for case in cases(op, dtype, "tiny", "odd", "real", "random"):
+        assert_agrees(device, case, dtype, "wgmma-128x128")
 
 
 @dtypes
 @pytest.mark.parametrize("op", OPS)
 def test_case_tiers_agree_under_the_checker_in_any_order(op, dtype):
-    for seed, case in enumerate(cases("tiny", "odd", "random", op=op)):
-        if dtype in case.dtypes:
-            with emulator.configure(sanitize="checked", seed=seed % 7):
-                assert_agrees("emulated", case, dtype, "wgmma-128x128")
+    for seed, case in enumerate(cases(op, dtype, "tiny", "odd", "random")):
+        with emulator.configure(sanitize="checked", seed=seed % 7):
+            assert_agrees("emulated", case, dtype, "wgmma-128x128")
 
 
 @pytest.mark.parametrize(
@@ -102,7 +83,7 @@ def layers(op):
     """The nets' layers whose first two arrays have a last axis that is a multiple of 8; with ReLU only, so that fewer
     kernels compile."""
     others = ("gelu", "silu", "hard_swish")
-    real = [case for case in cases("real", op=op) if "float16" in case.dtypes]
+    real = cases(op, "float16", "real")
     relu_only = [case for case in real if op != "conv2d_relu" or not case.name.endswith(others)]
     return [case for case in relu_only if all(a.shape[-1] % 8 == 0 for a in case.arguments("float16")[0][:2])]
 
@@ -248,7 +229,7 @@ def test_the_kernels_have_no_bank_conflicts(op, algo):
     """Copies into the tiles, and sums on the way to the output."""
     with emulator.bank_conflicts() as counts:
         assert_right(op, "emulated", conv(1, 16, 16, 64, 256, 1), "bfloat16", algo=algo)
-    accesses, conflicts = counts(OPS[op] + "_wgmma")
+    accesses, conflicts = counts(wgmma_tiers.OPS[op] + "_wgmma")
     assert accesses > 100
     assert conflicts == 0
 
@@ -257,101 +238,8 @@ def test_no_device_chooses_wgmma_without_a_proof():
     packs = {"VECTOR_C": 8, "VECTOR_K": 8}
     product = Product("conv2d_fprop", 2**17, 1024, 2048, 1, as_dtype("bfloat16"), macros=packs)
     assert plan(product).algorithm.family == "mma"
-    expected = [*TILES_OF["conv2d"], *(tile.name for tile in CLUSTERS if "conv2d_fprop" in tile.kernels)]
-    assert sorted(candidate.algorithm.name for candidate in unproved_plans(product)) == sorted(expected)
+    offered = sorted(candidate.algorithm.name for candidate in unproved_plans(product))
+    assert offered == sorted(wgmma_tiers.TILES_OF["conv2d"])
     x = asarray(np.zeros((1, 8, 8, 8), np.float32), "emulated")
     with pytest.raises(ValueError, match="'wgmma-128x128' does not serve float32"):
         ops.conv2d(x, asarray(np.zeros((8, 3, 3, 8), np.float32), "emulated"), algo="wgmma-128x128")
-
-
-# --- machine code ------------------------------------------------------------------------------
-
-# The most registers of a thread, and the most instructions of a warp in the main loop for each HGMMA: the first
-# pair for NVRTC 13.5, the second for 12.0 and 13.0, the oldest versions that the extras allow (ci/oldest_nvrtc.sh).
-PINNED = {
-    "wgmma-256x128": ((168, 13), (168, 14)),
-    "wgmma-128x256": ((168, 21), (168, 22)),
-    "wgmma-128x128": ((144, 22), (148, 22)),
-    "wgmma-256x64": ((160, 13), (168, 14)),
-    "wgmma-128x192": ((140, 19), (144, 21)),
-    "wgmma-64x192": ((140, 19), (144, 21)),
-    "wgmma-128x64": ((128, 14), (128, 15)),
-    "wgmma-2x128x128": ((112, 21), (104, 22)),
-    "wgmma-128x2x192": ((144, 20), (144, 25)),  # older compilers find the sums' tile in every stage
-}
-EPILOGUES = {
-    "plain": {},
-    "gelu": dict(ACTIVATION="Gelu", SAVES_INPUT=1),
-    "pool": dict(ACTIVATION="Relu", MASK=4),
-    "moments": dict(MOMENTS=1),
-    "single numbers": dict(VECTOR_C=1, VECTOR_K=1),
-    "many taps": dict(TAP_TABLE=0),
-    "norm sums": dict(ACTIVATION="Gelu", NORM_SUMS=1),
-    "norm sums, silu": dict(ACTIVATION="Silu", NORM_SUMS=1),
-}
-EPILOGUES_OF = {
-    "conv2d": ("plain", "gelu", "pool", "moments", "single numbers", "many taps"),
-    "conv2d_dgrad": ("plain", "norm sums", "norm sums, silu", "single numbers", "many taps"),
-    "conv2d_wgrad": ("plain", "single numbers"),
-}
-
-
-def copies_of(side):
-    """How many copies each of 128 threads makes to fill an operand's tile of 64 lines of `side` numbers.
-
-    A thread copies 8 numbers in each pass, and a pass fills a number of lines that is a power of two."""
-    lines_a_pass = 2 ** int(math.log2(128 // (side // 8)))
-    return 64 // lines_a_pass
-
-
-@pytest.mark.parametrize(
-    ("op", "algo", "epilogue"),
-    [
-        *((op, algo, epilogue) for op, algo in DIRECTIONS for epilogue in EPILOGUES_OF[op]),
-        *(
-            (op, tile.name, epilogue)
-            for tile in CLUSTERS
-            for op, kernel in OPS.items()
-            if kernel in tile.kernels
-            for epilogue in EPILOGUES_OF.get(op, ())
-            if epilogue != "single numbers"
-        ),
-    ],
-)
-def test_one_hgmma_per_product_without_spills(op, algo, epilogue):
-    """There is an HGMMA for each 64 rows and 16 numbers of the depth, no spill, and no remark of ptxas (C75xx) that the
-    HGMMAs wait for one another."""
-    algorithm = find(algo, "bfloat16")
-    direction = OPS[op].removeprefix("conv2d_")
-    variant = tensor_core_variant(direction, algorithm, "bfloat16", **EPILOGUES[epilogue])
-    binary = compiled(variant, "sm_90a")
-    (resources,) = binary.resources.values()
-    assert (resources.stack, resources.spill_stores, resources.spill_loads) == (0, 0, 0)
-    assert "C75" not in (binary.path.parent / "log.txt").read_text(encoding="utf-8")
-    try:
-        (code,) = machine_code.disassemble(binary.path).values()
-    except nvrtc.CompileError as error:
-        pytest.skip(str(error))
-    loop = machine_code.main_loop(code)
-    rows_per_warpgroup = algorithm.block_m // (algorithm.threads // 128 - 1)
-    hgmmas = sum(instruction.opcode.startswith("HGMMA") for instruction in code)
-    assert loop.hmma == rows_per_warpgroup // 64 * 4 == hgmmas
-    if epilogue == "plain":
-        version = tuple(map(int, nvrtc.toolkit()[1].removeprefix("NVRTC ").split(".")))
-        by_newest, by_older = PINNED[algo]
-        registers, instructions = by_newest if version >= (13, 5) else by_older
-        assert resources.registers <= registers
-        shared = resources.static_shared + algorithm.smem_bytes
-        resident = resident_blocks("sm_90a", resources.registers, shared, algorithm.threads)
-        assert resident >= algorithm.resident
-        assert loop.instructions / loop.hmma <= instructions
-        # In a cluster, boxes take the place of the copies of the operand that its blocks share.
-        copied_sides = [
-            *([algorithm.block_m] if algorithm.cluster_across == 1 else []),
-            *([algorithm.block_n] if algorithm.cluster_down == 1 else []),
-        ]
-        copies = [instruction.opcode for instruction in code if instruction.opcode.startswith("LDGSTS")]
-        assert len(copies) == sum(map(copies_of, copied_sides))
-        assert all(".128" in opcode for opcode in copies)
-        boxes = [instruction.opcode for instruction in code if "UTMALDG" in instruction.opcode]
-        assert boxes == (["UTMALDG.3D.MULTICAST"] if algorithm.cluster > 1 else [])

@@ -12,7 +12,7 @@ import pytest
 from gpuconv.backends.cuda.analysis.variants import representatives, variants
 from gpuconv.backends.cuda.runtime import nvrtc
 from gpuconv.backends.cuda.runtime.kernel import load
-from tests.kernels.test_machine_code import nvdisasm
+from tests.kernels.compiled import nvdisasm
 
 pytest.importorskip("cuda.core", reason="NVRTC is not installed")
 pytest.importorskip("cuda.bindings", reason="NVRTC is not installed")

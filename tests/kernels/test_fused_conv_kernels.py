@@ -45,8 +45,8 @@ def serving_convolution(case: Conv2dProblem, arithmetic: str) -> list[Algorithm]
 
 
 def random_inputs(case: Conv2dProblem, pool: int, dtype: str = "float32", integers: bool = False):
-    """x, w, bias and dy, of the pooled output's shape. integers: round all but dy, so that sums are exact and windows
-    contain ties."""
+    """x, w, bias, and dy with the shape of the pooled output. integers: round all but dy, so that sums are exact and
+    windows contain ties."""
     x, w, bias, _ = random_arrays(case, as_dtype(dtype))
     if integers:
         x, w, bias = (np.round(a.astype(np.float32)).astype(a.dtype) for a in (x, w, bias))

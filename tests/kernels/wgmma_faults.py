@@ -1,6 +1,6 @@
-"""Faults planted in the convolution forward by wgmma, one at a time: the emulated device's checker names each.
+"""Faults to plant in the convolution kernels of wgmma, and what the emulated device's checker says of each.
 
-test_warpgroups.py plants them in a small ring of its own, test_faults_in_wgmma_gradients.py in the gradients.
+The tests in test_faults_in_wgmma_fprop.py, _gradients.py and _clusters.py plant them, one at a time.
 """
 
 from __future__ import annotations
@@ -9,20 +9,20 @@ import contextlib
 import re
 import shutil
 import time
+from collections.abc import Sequence
 
 import pytest
 
-from gpuconv.algorithms import find
 from gpuconv.backends.cuda import emulator
 from gpuconv.backends.cuda.runtime import kernel, source
-from gpuconv.verify.conv_problems import conv
-from tests.kernels.convolutions import assert_right, force_algorithm
+from gpuconv.problems import Conv2dProblem
+from tests.kernels.convolutions import assert_right, assert_wgrad_right
+from tests.kernels.fault_messages import pattern
 
 MAIN_LOOP, RING, LAYOUT, FPROP = "gemm_wgmma.cuh", "wgmma_tile.cuh", "wgmma_layout.cuh", "conv2d_fprop_wgmma.cu"
-# One block computes six tiles, each one and a half rounds of the ring deep.
-CASE = conv(1, 17, 16, 64, 136, 3, padding=1)
+VALUES = "a value differs from the oracle's"
 
-# What the checker says. # stands for a number, @ for a place in the source, | for "or".
+# What the checker says, in the notation of fault_messages.py.
 READS = "a wgmma of warpgroup # reads shared dynamic memory + # bytes, which "
 PENDING = READS + "an asynchronous copy that was not waited for has yet to write"
 UNWRITTEN = READS + "nothing wrote"
@@ -35,7 +35,7 @@ DEADLOCK = (
 )
 
 # Each fault: the file, its text without and with the fault, and what the checker says.
-FAULTS = {
+FAULTS_OF_FPROP = {
     "no proxy fence": (MAIN_LOOP, "fence_proxy_async();", ";", UNFENCED),
     "proxy fence before the copies arrive": (
         MAIN_LOOP,
@@ -112,22 +112,37 @@ def planted(folder, kernel_file, *edits):
         yield
 
 
-def assert_named(message, kernel_name, text):
-    """The message names the kernel, block, thread and warpgroup, and contains `text`, a pattern as in `FAULTS`."""
-    expected = re.escape(text).replace(r"\#", r"\d+").replace("@", r"\w+\.cuh?:\d+").replace(r"\|", "|")
+def assert_agrees(op: str, case: Conv2dProblem) -> None:
+    """Runs an op in bfloat16 on the emulated device and compares its results with the oracle's; those of conv2d_wgrad
+    include db."""
+    if op == "conv2d_wgrad":
+        assert_wgrad_right("emulated", case, "bfloat16")
+    else:
+        assert_right(op, "emulated", case, "bfloat16")
+
+
+def assert_found(kernel_file: str, op: str, case: Conv2dProblem, text: str, seeds: Sequence[int], seconds: float = 1):
+    """Checks that a planted fault is found under each seed.
+
+    text: a part of the checker's message, as in `FAULTS_OF_FPROP`, or VALUES. seconds: processor time of a run after
+    the first, which may compile."""
+    for seed in seeds:
+        begin = time.process_time()
+        with (
+            emulator.configure(sanitize="checked", seed=seed),
+            pytest.raises(AssertionError if text == VALUES else emulator.EmulatorError) as caught,
+        ):
+            assert_agrees(op, case)
+        message = str(caught.value)
+        if text == VALUES:
+            assert "expected" in message, message
+        else:
+            assert seed == seeds[0] or time.process_time() - begin < seconds, "a deadlock is noticed at once"
+            assert_named(message, kernel_file.removesuffix(".cu"), text)
+
+
+def assert_named(message: str, kernel_name: str, text: str) -> None:
+    """The message names the kernel, block, thread and warpgroup, and contains `text`."""
     named = rf"kernel {kernel_name}, block \(\d+, \d, 0\), thread \(\d+, 0, 0\) of warpgroup [012]: "
     assert re.match(named, message), message
-    assert re.search(expected, message), message
-
-
-@pytest.mark.parametrize("fault", FAULTS)
-def test_the_checker_names_the_fault(monkeypatch, tmp_path, fault):
-    file, before, after, text = FAULTS[fault]
-    force_algorithm(monkeypatch, find("wgmma-128x128", "bfloat16"), 1, 1)
-    with planted(tmp_path, FPROP, (file, before, after)):
-        for seed in range(4):
-            begin = time.process_time()
-            with emulator.configure(sanitize="checked", seed=seed), pytest.raises(emulator.EmulatorError) as caught:
-                assert_right("conv2d", "emulated", CASE, "bfloat16")
-            assert seed == 0 or time.process_time() - begin < 1  # a deadlock ends at once; the first run may compile
-            assert_named(str(caught.value), "conv2d_fprop_wgmma", text)
+    assert re.search(pattern(text), message), message

@@ -1,0 +1,33 @@
+"""Grid-stride loops: if an array has more elements, or rows, than the largest grid covers, each block goes on to
+further ones. These tests limit the grid to two blocks, or to one."""
+
+import pytest
+
+from gpuconv import problems, verify
+from gpuconv.backends.cuda.runtime import outputs, rows
+
+ELEMENTWISE = [op for name in problems.ACTIVATIONS for op in (name, f"{name}_backward")] + ["add", "copy", "scale"]
+FLAT = [
+    *ELEMENTWISE,
+    *("dropout", "dropout_backward", "random_uniform", "random_normal", "random_permutation"),
+    *("max_pool2d", "max_pool2d_backward", "avg_pool2d", "avg_pool2d_backward", "global_avg_pool2d_backward"),
+    *("conv2d", "conv2d_wgrad"),  # the reduction of splits
+]
+CASES = verify.cases(("odd", "real"))
+
+
+@pytest.mark.parametrize("op", FLAT)
+def test_few_blocks_do_the_work_of_many(device, op, monkeypatch):
+    monkeypatch.setattr(outputs, "_MAX_BLOCKS", 2)
+    for case in CASES:
+        if case.op == op:
+            outcome = verify.run_case(case, "float32" if "float32" in case.dtypes else case.dtypes[0], device)
+            assert outcome.passed, f"{case.name}: {outcome.failure}"
+
+
+def test_one_block_processes_all_rows(device, monkeypatch):
+    monkeypatch.setattr(rows, "_MOST_ROWS", 1)
+    for case in verify.cases():
+        if case.op in ("copy", "add"):
+            outcome = verify.run_case(case, "float32", device)
+            assert outcome.passed, f"{case.op} {case.name}: {outcome.failure}"
