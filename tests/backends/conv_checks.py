@@ -1,11 +1,11 @@
-"""Both gradients and the output of a convolution, compared with the definition."""
+"""Checks of the output and both gradients of a convolution: against the definition, and with infinities and NaN."""
 
 import functools
 
 import numpy as np
 
 from gpuconv import ops
-from gpuconv.verify.conv_problems import random_arrays, reduction
+from gpuconv.verify.conv_problems import conv, random_arrays, reduction
 from tests.backends import conv_definition as definition
 from tests.tolerance import assert_within, sum_bound
 
@@ -46,3 +46,25 @@ def check_by_definition(case, dtype=np.float64):
         assert actual.dtype == dtype
         bound = sum_bound(dtype, reduction(case, direction) + 1, magnitude[direction])
         assert_within(actual, expected[direction], bound, f"{direction} of {case}")
+
+
+def check_windows_of_a_nonfinite_input(value):
+    """A pixel that is infinite or NaN reaches only the outputs of the windows that read it, and likewise in dgrad."""
+    x, w, _, _ = random_arrays(conv(1, 8, 8, 2, 3, 3))
+    x[0, 4, 4, 1] = value
+    finite = np.isfinite(ops.conv2d(x, w, padding=1))
+    reads = np.zeros((1, 8, 8, 3), bool)
+    reads[:, 3:6, 3:6] = True
+    np.testing.assert_array_equal(finite, ~reads)
+    dx, _ = ops.conv2d_backward(x, np.ones_like(x), np.ones((2, 3, 3, 2)), padding=1)
+    np.testing.assert_array_equal(np.isfinite(dx), ~reads[..., :2])
+
+
+def check_taps_of_a_nonfinite_input(value, padding):
+    """A pixel that is infinite or NaN reaches only the gradients of the taps that read it."""
+    x, w, _, _ = random_arrays(conv(1, 8, 8, 2, 3, 3))
+    x[0, 0, 0, 1] = value  # read by tap (0, 0) without padding, and by taps (0..1, 0..1) with padding
+    _, dw = ops.conv2d_backward(np.ones((1, 6 + 2 * padding, 6 + 2 * padding, 3)), x, w, padding=padding)
+    reads = np.zeros(w.shape, bool)
+    reads[:, : 1 + padding, : 1 + padding, 1] = True
+    np.testing.assert_array_equal(np.isfinite(dw), ~reads)

@@ -181,37 +181,3 @@ def test_an_empty_batch_has_its_shape(images, labels):
     x, y = ops.load_batch(images, labels, np.zeros(0, np.int64), mean=MEAN, std=STD, flip=True, shift=1)
     assert x.shape == (0, H, W, C)
     assert y.shape == (0,)
-
-
-@pytest.mark.parametrize("index", [-1, M])
-def test_indices_out_of_range_are_refused(images, labels, index):
-    with pytest.raises(ValueError, match=rf"indices must lie in \[0, {M}\)"):
-        ops.load_batch(images, labels, np.array([0, index]), mean=MEAN, std=STD)
-
-
-@pytest.mark.parametrize(
-    ("bad", "error"),
-    [
-        ({"images": np.zeros((M, H, W, C), np.float32)}, TypeError),
-        ({"images": np.zeros((M, H, W), np.uint8)}, TypeError),
-        ({"labels": np.zeros(M, np.float32)}, TypeError),
-        ({"labels": np.zeros(M + 1, np.int64)}, ValueError),
-        ({"indices": np.zeros(2)}, TypeError),
-        ({"mean": np.zeros(2, np.float32)}, ValueError),
-        ({"std": np.ones(C)}, TypeError),
-        ({"shift": -1}, ValueError),
-        ({"shift": W}, ValueError),
-        ({"cutout": 1.5}, TypeError),
-        ({"flip": "alternate"}, ValueError),
-        ({"flip": 2}, TypeError),
-        ({"border": "wrap"}, ValueError),
-        ({"seed": -1}, ValueError),
-        ({"dtype": "int8"}, TypeError),
-        ({"out": np.empty((1, H, W, C), np.float32)}, ValueError),
-    ],
-)
-def test_bad_arguments_are_refused(images, labels, bad, error):
-    arguments = {"images": images, "labels": labels, "indices": np.arange(2), "mean": MEAN, "std": STD} | bad
-    arrays = [arguments.pop(name) for name in ("images", "labels", "indices")]
-    with pytest.raises(error):
-        ops.load_batch(*arrays, **arguments)

@@ -120,25 +120,6 @@ def test_empty_and_zeros_make_arrays():
     backends.synchronize()
 
 
-def test_a_torch_tensor_shares_its_memory():
-    torch = pytest.importorskip("torch")
-    tensor = torch.arange(6, dtype=torch.float32).reshape(2, 3)
-    x = asarray(tensor)
-    np.testing.assert_array_equal(x, [[0, 1, 2], [3, 4, 5]])
-    tensor[0, 0] = 9
-    assert x[0, 0] == 9, "the memory is shared"
-    x[0, 1] = 7  # and may be written to
-    assert tensor[0, 1] == 7
-    assert asarray(tensor.T, dtype="float64").flags.writeable
-    np.testing.assert_array_equal(to_numpy(tensor.T), tensor.T.numpy())
-
-
-def test_dlpack_from_a_tensor_that_needs_a_gradient_is_refused():
-    torch = pytest.importorskip("torch")
-    with pytest.raises((BufferError, RuntimeError), match="detach"):
-        asarray(torch.ones(2, requires_grad=True))
-
-
 # --- the emulated device -----------------------------------------------------------------------
 
 

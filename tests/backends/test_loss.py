@@ -74,12 +74,6 @@ def test_gradients_of_soft_targets_agree_with_numerical_ones(label_smoothing):
     np.testing.assert_allclose(dscores, numerical, rtol=1e-6, atol=1e-9)
 
 
-def test_a_label_that_is_no_class_weighs_nothing_in_the_metrics():
-    totals, weight = np.zeros(5), np.array([1.0, 2.0, 4.0])
-    ops.add_metrics(totals, np.array(1.5), np.eye(3), np.array([0, 7, -1]), weight)
-    assert totals.tolist() == [1.5, 1.0, 3.0, 1.0, 1.0]  # loss, right ones, samples, batches, weights
-
-
 def test_weights_and_ignored_rows_give_the_values_computed_by_hand():
     logits = np.log([[1.0, 2.0, 5.0], [4.0, 4.0, 2.0], [np.nan, 1, 1]])
     weight = np.array([0.5, 1.0, 3.0])

@@ -330,8 +330,10 @@ def test_a_limit_beyond_float16_clips_nothing():
     assert grads[0].tolist() == [65504, -65504]
 
 
-def test_the_loss_scale_grows_after_finite_steps_and_falls_after_an_overflow():
-    scaling, good, bad = np.array([8.0, 0, 0, 0]), [np.ones(3)], [np.ones(3), np.array([1, np.nan])]
+@pytest.mark.parametrize("dtype", FLOAT_NAMES)
+def test_the_loss_scale_grows_after_finite_steps_and_falls_after_an_overflow(dtype):
+    scaling, ones, infinite = np.array([8.0, 0, 0, 0]), np.ones(3, as_dtype(dtype)), np.full(2, np.inf, as_dtype(dtype))
+    good, bad = [ones], [ones, infinite]
     seen = []
     for grads in (good, good, good, bad, good, bad, bad):
         ops.update_loss_scale(scaling, grads, growth=4, backoff=0.25, interval=3)

@@ -156,4 +156,12 @@ REFUSALS = [
     ),
     (ops.bias_grad, [Y], {"accumulate": True}, ValueError, "accumulate=True adds to out, which was not given"),
     (ops.conv2d, [X, W], {"padding": 2**31 - 1}, ValueError, "the output must fit into memory, received (2,"),
+    (ops.conv2d, [X[0], W], {}, ValueError, "x must have the axes (N, H, W, C), received shape (5, 7, 4)"),
+    (ops.conv2d, [X, W[0]], {}, ValueError, "w must have the axes (K, R, S, C/groups), received shape (3, 2, 4)"),
+    (ops.conv2d, [X, W], {"padding": -1}, ValueError, "padding must be at least 0, received -1"),
+    (ops.conv2d, [X, W], {"stride": 1.5}, TypeError, "stride must be an integer, received 1.5"),
+    (ops.conv2d, [X, W], {"dilation": 3}, ValueError, "the filter spans 7 but the padded input only 5"),
+    (ops.conv2d, [X, zeros(6, 3, 2, 1)], {"groups": 4}, ValueError, "received groups 4, 4 channels, 6 filters"),
+    (ops.conv2d, [X, W], {"out": Y.astype(float)}, TypeError, "out must have the result's dtype float32"),
+    (ops.conv2d, [X.tolist(), W], {}, TypeError, "x must be an array of NumPy or CuPy, received list"),
 ]

@@ -21,4 +21,15 @@ REFUSALS = [
         "w has 4 output features, so dy must have 4 columns, received 3",
     ),
     (ops.linear_wgrad, [ROWS, zeros(4, 2)], {}, ValueError, "dy and x must have one batch size, received 5 and 4"),
+    (ops.linear, [ROWS, WEIGHT.astype(float)], {}, TypeError, "received x float32, w float64"),
+    (ops.linear, [ROWS.astype(int), WEIGHT.astype(int)], {}, TypeError, "x must be a float array"),
+    (ops.linear, [ROWS, WEIGHT], {"out": zeros(5, 3)}, ValueError, "out must have shape (5, 4) (the result's shape)"),
+    (ops.linear, [ROWS, WEIGHT], {"out": zeros(5, 4, dtype=float)}, TypeError, "result's dtype float32"),
+    (
+        ops.linear_wgrad,
+        [zeros(5, 4), ROWS],
+        {"accumulate": True},
+        ValueError,
+        "accumulate=True adds to out, which was not given",
+    ),
 ]

@@ -10,7 +10,7 @@ import pytest
 from gpuconv import ops
 from gpuconv.backends.cpu import blas as numpys_blas
 from gpuconv.backends.cpu import parallel
-from tests.backends.cpu.three_threads import Blas
+from tests.backends.cpu.blas_stand_in import Blas
 from tests.tolerance import assert_within, sum_bound
 
 

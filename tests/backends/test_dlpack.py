@@ -1,4 +1,4 @@
-"""Arrays to and from other libraries, over the same memory: DLPack and the CUDA array interface."""
+"""Arrays to and from other libraries over the same memory, by DLPack and by the CUDA array interface."""
 
 from __future__ import annotations
 
@@ -76,7 +76,18 @@ def test_pytorch_shares_the_memory_of_our_arrays(device):
 
 def test_asarray_shares_the_memory_of_a_tensor():
     torch = pytest.importorskip("torch")
-    tensor = torch.arange(6.0)
+    tensor = torch.arange(6, dtype=torch.float32).reshape(2, 3)
     x = asarray(tensor)
-    tensor[3] = 50
-    assert x[3] == 50
+    np.testing.assert_array_equal(x, [[0, 1, 2], [3, 4, 5]])
+    tensor[0, 0] = 9
+    assert x[0, 0] == 9, "the memory is shared"
+    x[0, 1] = 7  # and may be written to
+    assert tensor[0, 1] == 7
+    assert asarray(tensor.T, dtype="float64").flags.writeable
+    np.testing.assert_array_equal(to_numpy(tensor.T), tensor.T.numpy())
+
+
+def test_dlpack_from_a_tensor_that_needs_a_gradient_is_refused():
+    torch = pytest.importorskip("torch")
+    with pytest.raises((BufferError, RuntimeError), match="detach"):
+        asarray(torch.ones(2, requires_grad=True))
