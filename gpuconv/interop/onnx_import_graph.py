@@ -124,15 +124,14 @@ class ImportedGraph:
     def _with_swish(self, nodes: list[NodeProto]) -> list[NodeProto]:
         """The nodes, with each x * sigmoid(x) merged into one, unless another node reads the sigmoid."""
         gates = {node.output[0]: node for node in nodes if node.op_type == "Sigmoid"}
-        found = {}
-        for node in nodes:
-            for x, gate in (node.input, reversed(node.input)) if node.op_type == "Mul" else ():
-                if gate in gates and gates[gate].input[0] == x:
-                    readers = sum(gate in other.input for other in nodes)
-                    if readers == 1:
-                        found[node.output[0]] = self.onnx.helper.make_node("Swish", [x], list(node.output), node.name)
-                        found[gate] = None
-        made = [found.get(node.output[0], node) for node in nodes]
+        replaced: dict[str, NodeProto | None] = {}  # by the output's name; None: the node is left out
+        for node in (node for node in nodes if node.op_type == "Mul"):
+            for x, gate in (node.input, reversed(node.input)):
+                is_swish = gate in gates and gates[gate].input[0] == x
+                if is_swish and sum(gate in other.input for other in nodes) == 1:
+                    replaced[node.output[0]] = self.onnx.helper.make_node("Swish", [x], list(node.output), node.name)
+                    replaced[gate] = None
+        made = [replaced.get(node.output[0], node) for node in nodes]
         return [node for node in made if node is not None]
 
     def _only_name(self, what: str, names: list[str]) -> str:

@@ -15,6 +15,7 @@ from gpuconv.layers.base import Layer
 from gpuconv.layers.sequential import Sequential
 from gpuconv.layers.state import named_layers
 from gpuconv.losses import Loss
+from gpuconv.plots.colors import scale_of
 from gpuconv.types import Array, Record
 
 KINDS = ("activations", "gradients", "filters")
@@ -93,10 +94,9 @@ def pack(head: Record, volumes: Iterable[Volume], images: Iterable[np.ndarray] =
     image. Slices of one layer share a scale, slightly below the largest magnitude."""
     layers, data = [], []
     for volume in volumes:
-        values = np.nan_to_num(volume.slices)
-        magnitudes = np.abs(values)
-        scale = (float(np.quantile(magnitudes, 0.995)) or float(magnitudes.max()) or 1.0) if values.size else 1.0
-        data.append(np.rint(np.clip(values / scale, -1, 1) * 127).astype(np.int8).tobytes())
+        scale = scale_of(volume.slices)
+        signed = np.clip(np.nan_to_num(volume.slices) / scale, -1, 1)
+        data.append(np.rint(signed * 127).astype(np.int8).tobytes())
         entry = {"layer": volume.layer, "shape": volume.shape, "size": volume.slices.shape, "scale": scale}
         layers.append(entry | {"step": volume.step})
     shapes = []
@@ -123,11 +123,6 @@ def best_classes(probabilities: np.ndarray) -> list[list[float]]:
     """The five best classes, best first: [class, probability]."""
     order = np.argsort(-probabilities, kind="stable")[:5]
     return [[int(index), float(probabilities[index])] for index in order]
-
-
-def softmax(scores: np.ndarray) -> np.ndarray:
-    powers = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    return powers / powers.sum(axis=-1, keepdims=True)
 
 
 def _square(filters: np.ndarray) -> np.ndarray:

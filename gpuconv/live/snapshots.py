@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from gpuconv import backends, summary
+from gpuconv import backends, ops, summary
 from gpuconv.live import pictures
 from gpuconv.live.request_parsing import write_net
 from gpuconv.live.segment import DataSplits, Segment
@@ -74,7 +74,7 @@ def picture(segment: Segment, kind: str, image: np.ndarray, truth: int | None, h
     size. truth: its class, if known."""
     x = normalize_images(segment, image[None])
     volumes, scores = pictures.activations(segment.net, x)
-    probabilities = pictures.softmax(scores[0].astype(np.float64))
+    probabilities = ops.softmax(scores.astype(np.float64))[0]
     if kind == "gradients":
         label = int(probabilities.argmax()) if truth is None else truth
         volumes = pictures.gradients(segment.net, x, label, segment.trainer.loss)
@@ -88,9 +88,8 @@ def examples(segment: Segment, sets: DataSplits) -> bytes:
     """Of the first test images some right and some wrong ones, with their five best scores, and how many are right."""
     images = np.asarray(sets.test.first(EXAMPLES))
     labels = sets.test.labels[: len(images)]
-    probabilities = pictures.softmax(
-        backends.to_numpy(segment.net.infer(normalize_images(segment, images))).astype(np.float64)
-    )
+    scores = segment.net.infer(normalize_images(segment, images))
+    probabilities = ops.softmax(backends.to_numpy(scores).astype(np.float64))
     right = probabilities.argmax(axis=1) == labels
     shown = [*np.flatnonzero(right)[:SHOWN], *np.flatnonzero(~right)[:SHOWN]]
     answers = [

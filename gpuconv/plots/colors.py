@@ -8,10 +8,12 @@ DECADES = 6  # orders of magnitude above and below a bound that the colors disti
 
 
 def scale_of(values: np.ndarray) -> float:
-    """The magnitude that is drawn in full color: slightly below the largest, so that one outlier does not darken the
-    rest."""
+    """The magnitude that is drawn in full color: slightly below the largest finite one, so that one outlier does not
+    darken the rest; 1 if all are 0."""
     magnitudes = np.abs(values[np.isfinite(values)])
-    return float(np.quantile(magnitudes, 0.995)) or 1.0 if magnitudes.size else 1.0
+    if not magnitudes.size:
+        return 1.0
+    return float(np.quantile(magnitudes, 0.995)) or float(magnitudes.max()) or 1.0
 
 
 def signed_colors(values: np.ndarray, bound: float) -> np.ndarray:

@@ -27,5 +27,6 @@ def empty_volume(like: Tensor, *shape: int) -> Tensor:
     return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=torch.channels_last)
 
 
-def window_count(size: int, kernel: int, stride: int, padded: int, dilation: int = 1) -> int:
-    return (size + padded - dilation * (kernel - 1) - 1) // stride + 1
+def window_count(size: int, kernel: int, stride: int, both_paddings: int, dilation: int = 1) -> int:
+    """The number of windows along an axis. both_paddings: the sum of the padding on its two sides."""
+    return (size + both_paddings - dilation * (kernel - 1) - 1) // stride + 1

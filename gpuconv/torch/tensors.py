@@ -39,7 +39,8 @@ Context = Any  # what PyTorch passes from forward to backward; we add attributes
 
 
 def run(op: Callable[..., Any], *tensors: Tensor | None, **options: Any) -> Any:  # noqa: ANN401 - a tensor or several
-    """Run one of our ops on tensors in our layout; returned arrays become tensors that share their memory."""
+    """Run one of our ops on tensors in our layout. Returned arrays become tensors, which share their memory except on
+    "emulated"."""
     with _current_stream(tensors[0]):
         result = op(*(None if each is None else _array(each) for each in tensors), **options)
         return tuple(map(_tensor, result)) if isinstance(result, tuple) else _tensor(result)
