@@ -10,8 +10,9 @@ from gpuconv.data import Loader
 from gpuconv.parallel import NCCL, ParallelError, Ranks
 from gpuconv.training import Trainer, flat_sums
 from tests import standin
-from tests.parallel.test_nccl import counterpart
+from tests.parallel.runs import BYTES_PER_STEP
 from tests.parallel.thread_ranks import ThreadRanks, on_ranks
+from tests.standin.nccl import counterpart
 from tests.training import toy_run
 
 RANDOM = np.random.default_rng(0)
@@ -109,7 +110,7 @@ def expect_the_bits_of_one_gpu(graph):
     alone, _ = trained(NCCL(messages=Ranks()), 2, graph)
     for weights, sent in on_ranks(2, lambda ranks: trained(ranks, 2, graph)):
         assert toy_run.same_arrays(weights, alone)
-        assert sent == 6 * (4 * (411 + 8) + 4 * 8)  # 6 steps: parameters and running statistics, and four float64 sums
+        assert sent == 6 * BYTES_PER_STEP
 
 
 def without_waiting(patch):

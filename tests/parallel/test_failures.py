@@ -9,7 +9,7 @@ import pytest
 
 from gpuconv import checkpoint
 from tests.parallel import mpiexec
-from tests.parallel.test_ranks import PROGRAM, TINY, files, run_program
+from tests.parallel.runs import PROGRAM, TINY, files, run_program
 
 pytestmark = pytest.mark.slow
 
@@ -17,7 +17,7 @@ RANK_1 = r"ParallelError: rank 1 \(process \d+ on [^)]+\)"
 MESSAGES = {  # the fault of rank 1 and what is printed
     "fails": f"{RANK_1} failed: OSError: the disk is on fire",
     "hangs": f"{RANK_1} did not answer within 3 s",
-    "sleeps": f"{RANK_1} did not answer within 3 s",
+    "is suspended": f"{RANK_1} did not answer within 3 s",
     "dies": r"PID \d+ RUNNING AT",  # mpiexec ends the others
 }
 

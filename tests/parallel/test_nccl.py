@@ -15,7 +15,9 @@ from gpuconv.parallel.nccl import GRACE
 from gpuconv.training import DivergedError, Trainer, UncapturedWarning
 from gpuconv.training.sharding import Sharding
 from tests import standin
+from tests.parallel.runs import BYTES_PER_STEP
 from tests.parallel.thread_ranks import along_a_tree, on_ranks
+from tests.standin.nccl import counterpart
 from tests.training import toy_run
 
 SCHEDULES = pytest.mark.parametrize("schedule", ["early", "late"])
@@ -80,16 +82,10 @@ def test_two_gpus_have_the_bits_of_one(schedule):
     for weights, losses, sent in on_two_gpus:
         assert toy_run.same_arrays(weights, on_one_gpu[0])
         assert losses == on_one_gpu[1]
-        assert sent == 6 * (4 * (411 + 8) + 4 * 8)
+        assert sent == 6 * BYTES_PER_STEP
     # One step ran launch by launch, then one was captured; each has a call there and one back for both dtypes.
     assert [call.captured for call in calls[0]] == [False] * 4 + [True] * 4
     assert [call.words for call in calls[1]] == [counterpart(call.words) for call in calls[0]]
-
-
-def counterpart(words):
-    """The words of rank 1's call for these of rank 0's."""
-    send, receive = (text.split(": ")[1] for text in words)
-    return f"send to 0: {receive}", f"recv from 0: {send}"
 
 
 @SCHEDULES

@@ -15,6 +15,7 @@ from gpuconv.parallel import NCCL, Ranks
 from gpuconv.training import LossScale, Trainer
 from gpuconv.training.optimizer_shards import OptimizerShards
 from tests import standin
+from tests.parallel.runs import files
 from tests.parallel.thread_ranks import messages_alone, on_ranks
 from tests.training import toy_run
 
@@ -131,10 +132,6 @@ def trained(ranks=None, folder=None, *, stop=0, resume=False, shard=True):
     options = dict(metrics_every=2, checkpoint_every=2, progress=False, resume=resume, callbacks=callbacks)
     trainer.fit(loader, epochs=3, validation=held_out, run_dir=folder, **options)
     return bits(trainer)
-
-
-def files(folder):
-    return [(folder / name).read_bytes() for name in ("last.safetensors", "best.safetensors", "metrics.jsonl")]
 
 
 def test_checkpoints_are_complete_and_resume_on_any_number_of_ranks(tmp_path):

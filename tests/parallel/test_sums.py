@@ -1,7 +1,6 @@
 """Sums over ranks, which are threads here: the order of additions, and the bytes that each rank sends."""
 
 import queue
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import pairwise
@@ -9,8 +8,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from gpuconv import asarray, backends, parallel, to_numpy
-from gpuconv.parallel import MPI, ParallelError, Ranks
+from gpuconv import asarray, backends, to_numpy
+from gpuconv.parallel import MPI
 from tests.parallel.thread_ranks import along_a_tree
 
 
@@ -96,53 +95,3 @@ def test_each_rank_collects_the_stretches_of_all(device):
             np.testing.assert_array_equal(result[: ends[-1]], values[: ends[-1]])
         if size in (2, 4):
             assert sum(sent for _, sent in results) == 4 * ends[-1] * (size - 1)
-
-
-def test_a_single_rank_exchanges_with_itself():
-    alone = parallel.ranks(None)
-    assert (alone.rank, alone.size) == (0, 1)
-    assert (alone.broadcast(3), alone.gather(3), alone.on_rank_0(lambda: 4)) == (3, [3], 4)
-
-
-def test_a_rank_that_differs_is_named():
-    class ThirdDiffers(Ranks):
-        size = 3
-
-        def gather(self, facts):
-            return [{"settings": {"lr": 1}}, {"settings": {"lr": 1}}, {"settings": {"lr": 2}}]
-
-    def differences(there, here):
-        return [f"lr is {there['lr']} there and {here['lr']} here"] if there != here else []
-
-    with pytest.raises(ParallelError, match=r"^rank 2 has other settings than rank 0: lr is 2 on rank 2 and 1 on"):
-        ThirdDiffers().expect_same({}, differences)
-
-
-def test_bad_values_of_parallel_are_refused(monkeypatch):
-    with pytest.raises(ValueError, match="mpi"):
-        parallel.ranks("smoke signals")
-    for wrong in (0, -1.0):
-        with pytest.raises(ValueError, match="time_limit must"):
-            MPI(wrong)
-    monkeypatch.setitem(sys.modules, "mpi4py", None)
-    with pytest.raises(ImportError, match=r"needs mpi4py and an MPI library .*: pip install 'gpuconv\[mpi\]'"):
-        MPI()
-
-
-def test_mpiexec_without_mpi4py_starts_no_run(monkeypatch, capsys, tmp_path):
-    from gpuconv.cli import main
-
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PMI_SIZE", "2")
-    monkeypatch.setitem(sys.modules, "mpi4py", None)
-    assert main(["train", "--device", "numpy"]) == 2
-    assert "pip install 'gpuconv[mpi]'" in capsys.readouterr().err
-    assert not [*tmp_path.iterdir()]
-
-
-def test_the_ranks_that_do_not_answer_are_named():
-    ranks = MPI.__new__(MPI)
-    ranks.rank, ranks.size, ranks.time_limit, ranks._processes = 0, 4, 5.0, [*"abcd"]
-    assert ranks._timeout_message({1, 3}) == "rank 2 (c) did not answer within 5 s"
-    assert ranks._timeout_message({1}) == "rank 2 (c) and rank 3 (d) did not answer within 5 s"
-    assert "are out of step" in ranks._timeout_message({1, 2, 3})

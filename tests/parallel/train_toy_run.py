@@ -17,7 +17,7 @@ from gpuconv.parallel import MPI
 from gpuconv.training import Trainer, flat_sums
 from tests.training import toy_run
 
-TIME_LIMIT = {"hangs": 3.0, "sleeps": 3.0}  # seconds; others get more, as they may compile kernels
+TIME_LIMIT = {"hangs": 3.0, "is suspended": 3.0}  # seconds; others get more, as they may compile kernels
 
 
 class AfterStep:
@@ -61,7 +61,7 @@ FAULTS = {  # what the last rank does after step 4
     "interrupted": on_last_rank(send_signal(signal.SIGTERM)),
     "fails": on_last_rank(fail),
     "hangs": on_last_rank(lambda trainer: time.sleep(600)),
-    "sleeps": on_last_rank(send_signal(signal.SIGSTOP)),
+    "is suspended": on_last_rank(send_signal(signal.SIGSTOP)),
     "dies": on_last_rank(send_signal(signal.SIGKILL)),
 }
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 
 from gpuconv import models
 from gpuconv.layers import BatchNorm, Branches, Conv2D, Flatten, GroupNorm, Input, Linear, ReLU, Residual, Sequential
 from gpuconv.profiling import work
-from gpuconv.profiling.work import Work
+from gpuconv.profiling.work import Ceilings, Work, convolution
+from gpuconv.verify.conv_problems import conv
 
 
 def test_a_frozen_weight_has_no_weight_gradient_product():
@@ -56,3 +58,20 @@ def test_every_named_net_has_work_for_all_its_layers():
         for layer in leaves:
             for direction in ("forward", "backward"):
                 assert math.isfinite(work.of_layer(layer, direction, 1).bytes)
+
+
+def test_the_floor_of_work_is_the_longer_of_its_times_for_arithmetic_and_bytes():
+    ceilings = Ceilings(10.0, {"float32": 100.0})
+    assert Work(1000, 50).floor(ceilings, "float32") == 10
+    assert Work(1000, 500).floor(ceilings, "float32") == 50
+    assert Work(1000, 50).floor(ceilings, "float16") == 5  # without a known rate only the bytes count
+    assert Work(1, 2) + Work(3, 4) == Work(4, 6)
+
+
+def test_the_work_of_a_convolution_equals_that_counted_by_hand():
+    problem = conv(2, 5, 6, 4, 6, (3, 2), stride=(2, 1), padding=((1, 0), (0, 1)), groups=2)
+    recorded = convolution(problem, itemsize=2)
+    y_size = np.prod(problem.y_shape)
+    assert recorded == Work(2 * y_size * 3 * 2 * 2, 2 * (2 * 5 * 6 * 4 + 6 * 3 * 2 * 2 + y_size))
+    with pytest.raises(ValueError, match="fprop, dgrad or wgrad"):
+        convolution(problem, itemsize=2, direction="forward")

@@ -208,3 +208,9 @@ def module(machine: Machine) -> types.SimpleNamespace:
     names: dict[str, int | Callable[..., Any] | bool | type] = dict(CODES)
     names |= {"available": True, "NCCL_SUM": 0, "groupStart": group_start, "groupEnd": group_end}
     return types.SimpleNamespace(**names, get_unique_id=get_unique_id, NcclCommunicator=NcclCommunicator)
+
+
+def counterpart(words):
+    """The words of rank 1's call that answers a call of rank 0, which sends to rank 1 and receives from it."""
+    send, receive = (text.split(": ")[1] for text in words)
+    return f"send to 0: {receive}", f"recv from 0: {send}"

@@ -1,4 +1,4 @@
-"""The tools of the benchmark and the profile: timer, launch counter, work of an operation, ceilings."""
+"""The timers of the CPU and of a GPU: bursts of calls, and marks."""
 
 from __future__ import annotations
 
@@ -9,11 +9,7 @@ import types
 import numpy as np
 import pytest
 
-import gpuconv as gc
-from gpuconv.profiling import launches, peaks
 from gpuconv.profiling.timer import MAX_SAMPLES, CpuTimer, CudaTimer, open_timer
-from gpuconv.profiling.work import Ceilings, Work, convolution
-from gpuconv.verify.conv_problems import conv
 
 
 def test_the_cpu_timer_times_every_call_except_the_first():
@@ -128,73 +124,3 @@ def test_marks_of_the_cpu_measure_the_time_between_them():
 def test_the_emulated_device_has_no_timer():
     with pytest.raises(ValueError, match="says nothing about their speed"):
         open_timer("emulated")
-
-
-def test_launches_are_counted_by_kernel():
-    x = gc.asarray(np.ones((2, 4, 4, 3), np.float32), "emulated")
-    with launches.record_launches() as recorded:
-        y = gc.ops.relu(x)
-        gc.ops.relu_backward(y, y)
-        gc.ops.relu(x)
-    gc.ops.relu(x)  # after the context, so not counted
-    rows = launches.table(recorded)
-    assert [(row["kernel"], row["launches"]) for row in rows] == [("relu_forward", 2), ("relu_backward", 1)]
-    assert (rows[0]["file"], rows[0]["algorithm"]) == ("activation.cu", None)
-    assert rows[0]["macros"]["DTYPE"] == "float32"
-    assert rows[0]["blocks"] * rows[0]["threads"] >= 96 / 4
-    assert "registers" not in rows[0]
-
-
-def test_launches_can_be_listed_without_running_anything():
-    x = gc.asarray(-np.ones(8, np.float32), "emulated")
-    with launches.record_launches(execute=False) as recorded:
-        y = gc.ops.relu(x)
-    assert [launch.kernel.name for launch in recorded] == ["relu_forward"]
-    assert np.isnan(np.asarray(y)).all()  # poison: nothing was written
-
-
-def test_a_kernels_registers_spills_and_occupancy_are_listed():
-    pytest.importorskip("cuda.core")
-    x = gc.asarray(np.ones(64, np.float32), "emulated")
-    with launches.record_launches() as recorded:
-        gc.ops.relu(x)
-    (row,) = launches.table(recorded, "sm_90a")
-    assert 0 < row["registers"] <= 255
-    assert row["spilled"] == 0
-    assert 0 < row["occupancy"] <= 1
-
-
-def test_the_floor_of_work_is_the_longer_of_its_times_for_arithmetic_and_bytes():
-    ceilings = Ceilings(10.0, {"float32": 100.0})
-    assert Work(1000, 50).floor(ceilings, "float32") == 10
-    assert Work(1000, 500).floor(ceilings, "float32") == 50
-    assert Work(1000, 50).floor(ceilings, "float16") == 5  # without a known rate only the bytes count
-    assert Work(1, 2) + Work(3, 4) == Work(4, 6)
-
-
-def test_the_work_of_a_convolution_equals_that_counted_by_hand():
-    problem = conv(2, 5, 6, 4, 6, (3, 2), stride=(2, 1), padding=((1, 0), (0, 1)), groups=2)
-    recorded = convolution(problem, itemsize=2)
-    y_size = np.prod(problem.y_shape)
-    assert recorded == Work(2 * y_size * 3 * 2 * 2, 2 * (2 * 5 * 6 * 4 + 6 * 3 * 2 * 2 + y_size))
-    with pytest.raises(ValueError, match="fprop, dgrad or wgrad"):
-        convolution(problem, itemsize=2, direction="forward")
-
-
-def test_the_ceilings_are_the_best_measurements(monkeypatch):
-    timed = [("copy", "a", 8.0, 2.0), ("copy", "b", 8.0, 1.0), ("float32", "a", 100.0, 4.0)]
-    monkeypatch.setattr(peaks, "_on_cpu", lambda: iter(timed))
-    monkeypatch.setattr(
-        peaks, "open_timer", lambda _: types.SimpleNamespace(burst=lambda seconds, _: {"wall": [seconds] * 3})
-    )
-    ceilings, rows = peaks.measure("numpy")
-    assert ceilings == Ceilings(8.0, {"float32": 25.0})
-    assert [row["rate"] for row in rows] == [4.0, 8.0, 25.0]
-
-
-@pytest.mark.slow
-def test_ceilings_are_measured_on_this_machine():
-    ceilings, rows = peaks.measure("numpy", seconds=0.0)
-    assert 1e8 < ceilings.copy < 1e13
-    assert 1e9 < ceilings.matrix["float64"] < ceilings.matrix["float32"] * 1.5
-    assert all(len(row["samples"]["wall"]) == 3 for row in rows)
