@@ -12,7 +12,7 @@ from typing import Any
 
 from gpuconv.backends.cuda.gemm import prover
 from tests import standin
-from tests.standin import made_up
+from tests.standin import made_up_times
 
 
 def main(words: list[str]) -> None:
@@ -21,7 +21,10 @@ def main(words: list[str]) -> None:
     # The prover starts a child process with -c CODE; the child must have these GPUs, too.
     prover.command = [sys.executable, "-m", "tests.standin", *prover.command[2:]]
     gpus = os.environ.get("GPUCONV_STANDIN_GPUS", "90").split(",")
-    with standin.installed(gpus, schedule=os.environ.get("GPUCONV_STANDIN_SCHEDULE", "late")), made_up.times():
+    with (
+        standin.installed(gpus, schedule=os.environ.get("GPUCONV_STANDIN_SCHEDULE", "late")),
+        made_up_times.installed(),
+    ):
         sys.argv = ["-c" if option == "-c" else program, *arguments]
         if option == "-c":
             names: dict[str, Any] = {"__name__": "__main__"}

@@ -13,7 +13,7 @@ from gpuconv import lab, ops
 from gpuconv.profiling import peaks
 from gpuconv.profiling.work import Ceilings, Work
 from tests import standin
-from tests.standin import machine, made_up
+from tests.standin import machine, made_up_times
 
 pytestmark = pytest.mark.usefixtures("untimed")
 
@@ -47,7 +47,7 @@ def test_the_ceilings_of_the_second_gpu_are_measured_on_it(schedule, monkeypatch
         used.append(source.device.id)
         yield "copy", "cuda", 128.0, lambda _: target.fill(1)
 
-    with standin.installed(("90", "90"), schedule=schedule), made_up.times():
+    with standin.installed(("90", "90"), schedule=schedule), made_up_times.installed():
         monkeypatch.setattr(peaks, "_on_gpu", on_gpu)
         peaks.measure("cuda:1")
     assert used == [1]
@@ -55,10 +55,12 @@ def test_the_ceilings_of_the_second_gpu_are_measured_on_it(schedule, monkeypatch
 
 def test_the_benchmark_times_on_the_second_gpu(schedule, tmp_path):
     entry = Entry("memory", "relu", "small", "float32", (1, 2, 2, 8), Work(0.0, 256.0))
-    with standin.installed(("90", "90"), schedule=schedule) as machine, made_up.times():
+    with standin.installed(("90", "90"), schedule=schedule) as machine, made_up_times.installed():
         record = Record(tmp_path / "record.json", {"entries": [], "not reached": []})
         ceilings = Ceilings(1e9, {})
-        (timed,) = bench_run([entry], record, "cuda:1", made_up.Timer("cuda:1"), ceilings, make_sides=sides_of_gpuconv)
+        (timed,) = bench_run(
+            [entry], record, "cuda:1", made_up_times.Timer("cuda:1"), ceilings, make_sides=sides_of_gpuconv
+        )
     assert [(side["name"], side["status"]) for side in timed["sides"]] == [("gpuconv", "timed"), ("copy", "timed")]
     assert {device for _, device in machine.launches} == {1}
 

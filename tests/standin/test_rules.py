@@ -1,4 +1,4 @@
-"""The stand-in detects violations of CUDA's rules: each kind of fault is planted, and correct code runs."""
+"""The stand-in finds violations of CUDA's rules: each test breaks one of them, or shows that correct code runs."""
 
 from __future__ import annotations
 
@@ -149,6 +149,25 @@ def test_work_on_the_legacy_stream_invalidates_the_capture_of_a_blocking_one(mac
         a.fill(1)
     with pytest.raises(CUDARuntimeError, match="Invalidated"):
         stream.end_capture()
+
+
+def test_a_branch_that_no_stream_waits_for_makes_a_capture_invalid(machine):
+    cp = cupy()
+    origin, branch = cp.cuda.Stream(non_blocking=True), cp.cuda.Stream(non_blocking=True)
+    a = cp.zeros(4)
+    cp.cuda.Device().synchronize()
+    with origin:
+        origin.begin_capture()
+        branch.wait_event(origin.record())
+        with branch:
+            a.fill(1)
+        with pytest.raises(CUDARuntimeError, match="StreamCaptureUnjoined"):
+            origin.end_capture()
+
+
+def test_the_legacy_stream_cannot_be_captured(machine):
+    with pytest.raises(RuntimeError, match="default"):
+        cupy().cuda.get_current_stream().begin_capture()
 
 
 def test_a_graph_writes_to_the_addresses_of_its_capture(late):

@@ -16,7 +16,7 @@ from gpuconv.inspect.profile import profile
 from gpuconv.notices import Notice
 from gpuconv.profiling import launches
 from tests import standin
-from tests.standin import made_up, modules, streams
+from tests.standin import made_up_times, modules, streams
 from tests.training import toy_run
 
 pytestmark = pytest.mark.usefixtures("untimed")
@@ -111,7 +111,7 @@ def test_the_tuners_trials_do_not_count_as_launches(timed):
 
 @pytest.mark.slow
 def test_a_profile_on_a_gpu_does_not_show_the_launches_of_the_tuner(timed):
-    with standin.installed(("90",)), made_up.times():
+    with standin.installed(("90",)), made_up_times.installed():
         net = toy_run.net().to("cuda:0")
         while_tuning, tuned = profile(net, 4, steps=1), profile(net, 4, steps=1)
 

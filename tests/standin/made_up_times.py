@@ -36,7 +36,8 @@ def _ceilings() -> Iterator[tuple[str, str, float, Any]]:
 
 
 @contextlib.contextmanager
-def times() -> Iterator[None]:
+def installed() -> Iterator[None]:
+    """Within this context timers and ceilings of a GPU have made-up times."""
     from gpuconv.profiling import peaks, timer
 
     before = timer.CudaTimer, peaks._on_gpu
