@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gpuconv.names import one_line
 from gpuconv.system import files
 from gpuconv.text import parse_numbers
+from gpuconv.text.plain_text import one_line
 
 EPILOG = """examples:
   python -m bench steps && python -m bench ops         # measure, most important first

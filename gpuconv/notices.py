@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TextIO
 
-from gpuconv.names import printable
+from gpuconv.text.plain_text import printable
 
 
 class Notice(RuntimeWarning):

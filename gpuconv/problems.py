@@ -9,69 +9,19 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from types import ModuleType
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from gpuconv.arguments import integer, pair
 from gpuconv.names import lookup
-from gpuconv.types import ArrayT, Options, Padding, PaddingPairs, Pair, Size
+from gpuconv.types import Options, Padding, PaddingPairs, Pair, Size
 from gpuconv.window_sizes import NO_PADDING, expect_memory, output_hw, padding_pairs
 
 FITS = {name: name for name in ("floor", "exact", "cover")}
-
-
-@dataclass(frozen=True)
-class Activation:
-    """An activation that other ops can apply: the op of this name with its defaults.
-
-    saves_input: whether its backward reads its input rather than its output. jumps: the inputs at which its derivative
-    jumps. steepest: an upper bound of its slope; the default is GELU's and holds for all but hard_swish. options: the
-    op's keyword arguments besides `out`, with their defaults.
-    """
-
-    name: str
-    saves_input: bool = False
-    jumps: tuple[float, ...] = ()
-    steepest: float = 1.13
-    options: Mapping[str, float | str] = field(default_factory=dict, hash=False)
-
-    @property
-    def struct(self) -> str:
-        """Its name in kernels/activation.cuh."""
-        return "".join(part.title() for part in self.name.split("_"))
-
-    def apply(self, ops: ModuleType, x: ArrayT, out: ArrayT | None = None) -> ArrayT:
-        """Its output. ops: the module with the op and its backward."""
-        return getattr(ops, self.name)(x, **self.options, out=out)
-
-    def apply_backward(self, ops: ModuleType, dy: ArrayT, x: ArrayT) -> ArrayT:
-        """The gradient of its input x. ops: as for `apply`."""
-        return self.gradient(ops, dy, x if self.saves_input else self.apply(ops, x))
-
-    def gradient(self, ops: ModuleType, dy: ArrayT, saved: ArrayT) -> ArrayT:
-        """The gradient of its input. The arguments are those of its backward op."""
-        return getattr(ops, f"{self.name}_backward")(dy, saved, **self.options)
-
-
-ACTIVATIONS = {
-    each.name: each
-    for each in (
-        Activation("relu", jumps=(0,)),
-        Activation("relu6", jumps=(0, 6)),
-        Activation("leaky_relu", jumps=(0,), options={"negative_slope": 0.01}),
-        Activation("elu", options={"alpha": 1.0}),
-        Activation("sigmoid"),
-        Activation("tanh"),
-        Activation("gelu", saves_input=True, options={"approximate": "none"}),
-        Activation("silu", saves_input=True),
-        Activation("hard_swish", saves_input=True, jumps=(-3, 3), steepest=1.5),
-    )
-}
 DIRECTIONS = ("fprop", "dgrad", "wgrad")
-MOST_FEW_CHANNELS = 4  # input channels for which the algorithms for few channels apply
+MOST_FEW_CHANNELS = 4  # the most input channels for which the algorithms for few channels apply
 
 _cached = functools.lru_cache(maxsize=4096)
 
@@ -81,11 +31,11 @@ class Epilogue:
     """What a convolution or a linear layer does to its accumulators before it stores them. Gradient ops take the pool
     and the mask of the forward pass; they need no activation, because the mask says where gradients pass.
 
-    activation: one of `ACTIVATIONS`, or None. pool: 2 for max pooling of 2 x 2 windows at stride 2, 1 for none. masked:
-    whether the forward pass also stores a mask of where gradients pass, which gradient ops read; see
-    `gpuconv.ops.conv2d_relu`. moments: also compute each filter's statistics. saves_input: also store the activation's
-    input. norm_sums: only for dgrad of a convolution whose input a batch norm computed: also compute the sums that the
-    norm's backward pass needs; `activation` is then the one that followed the norm.
+    activation: one of `gpuconv.activations.ACTIVATIONS`, or None. pool: 2 for max pooling of 2 x 2 windows at stride 2,
+    1 for none. masked: whether the forward pass also stores a mask of where gradients pass, which gradient ops read;
+    see `gpuconv.ops.conv2d_relu`. moments: also compute each filter's statistics. saves_input: also store the
+    activation's input. norm_sums: only for dgrad of a convolution whose input a batch norm computed: also compute the
+    sums that the norm's backward pass needs; `activation` is then the one that followed the norm.
     """
 
     activation: str | None = None
@@ -115,21 +65,6 @@ class Epilogue:
 
 _epilogue = _cached(Epilogue)
 PLAIN = Epilogue.of()  # the accumulators are stored unchanged
-
-
-@dataclass(frozen=True, eq=False)  # compared and hashed by identity
-class BatchAugmentation:
-    """How `gpuconv.ops.load_batch` changes the images; colors: its brightness, contrast, saturation and hue."""
-
-    flip: bool | str
-    shift: int
-    border: str
-    cutout: int
-    resized_crop: float
-    colors: tuple[float, float, float, float]
-
-
-batch_augmentation = _cached(BatchAugmentation)
 
 
 @dataclass(frozen=True, eq=False)  # compared and hashed by identity

@@ -11,8 +11,8 @@ from gpuconv.layers.base import expect_built
 from gpuconv.layers.branches import Merging
 from gpuconv.layers.fused import Fused
 from gpuconv.layers.sequential import runs_of
-from gpuconv.names import display_width
 from gpuconv.text import html
+from gpuconv.text.plain_text import display_width
 from gpuconv.text.text_table import align_columns
 
 

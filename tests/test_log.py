@@ -6,8 +6,8 @@ import ast
 import logging
 from pathlib import Path
 
-from gpuconv.names import printable
 from gpuconv.system import console
+from gpuconv.text.plain_text import printable
 from tests.training import toy_run
 
 ROOT = Path(__file__).parents[1]

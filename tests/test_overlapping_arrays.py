@@ -9,9 +9,9 @@ import pytest
 
 import gpuconv as gc
 from gpuconv import ops, verify
+from gpuconv.activations import ACTIVATIONS
 from gpuconv.backends import cpu
 from gpuconv.ops import OPS, overlap
-from gpuconv.problems import ACTIVATIONS
 from tests.devices import kernel_devices
 from tests.example_calls import RESULTS, array_names, calls, copied, each_array, outputs
 

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpuconv import ops, problems
-from gpuconv.problems import ACTIVATIONS, PLAIN, Conv2dProblem, Epilogue, LinearProblem, Pool2dProblem
+from gpuconv.activations import ACTIVATIONS
+from gpuconv.problems import PLAIN, Conv2dProblem, Epilogue, LinearProblem, Pool2dProblem
 from tests.refused import refused
 
 # --- convolutions ------------------------------------------------------------------------------
@@ -266,7 +267,7 @@ def test_the_same_flags_are_the_same_epilogue():
 
 
 def test_named_activations_are_ops():
-    for name, suffix in itertools.product(problems.ACTIVATIONS, ("", "_backward")):
+    for name, suffix in itertools.product(ACTIVATIONS, ("", "_backward")):
         assert callable(getattr(ops, name + suffix))
 
 

@@ -1,4 +1,4 @@
-"""Names in terminal columns, where some letters are two columns wide."""
+"""Text on a terminal, where some letters are two columns wide."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import numpy as np
 from gpuconv.cli import evaluate, predict, profile
 from gpuconv.inspect.profile import Profile, Row
 from gpuconv.layers import Conv2D, Input, Sequential
-from gpuconv.names import display_width, padded
 from gpuconv.profiling.work import Work
 from gpuconv.summary import summary
+from gpuconv.text.plain_text import display_width, padded
 from gpuconv.text.text_table import align_columns
 
 CAT, DOG = "\u732b", "\uff24og"  # a wide letter; a full-width one and two narrow ones

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from gpuconv.devices import Device, DeviceError
 from gpuconv.dtypes import as_dtype
-from gpuconv.names import one_line
 from gpuconv.problems import PLAIN, Conv2dProblem, Epilogue
+from gpuconv.text.plain_text import one_line
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike

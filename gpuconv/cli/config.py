@@ -6,8 +6,9 @@ import argparse
 import tomllib
 
 from gpuconv.cli import shared_options
-from gpuconv.names import lookup, printable
+from gpuconv.names import lookup
 from gpuconv.system import files
+from gpuconv.text.plain_text import printable
 from gpuconv.types import Record
 
 MAX_BYTES = 1 << 20  # bytes; a settings file has a few hundred

@@ -17,8 +17,8 @@ from gpuconv.cli.run_data import load_data, make_loader, warn_of_other_data, war
 from gpuconv.cli.run_settings import read_loss, read_tta
 from gpuconv.cli.runs import Run, add_which, expect_normalization, newest_run, open_run
 from gpuconv.cli.shared_options import add_options
-from gpuconv.names import display_width, padded, printable
 from gpuconv.system.console import is_quiet
+from gpuconv.text.plain_text import display_width, padded, printable
 
 if TYPE_CHECKING:
     from gpuconv.data import Dataset, Samples

@@ -17,8 +17,9 @@ from gpuconv.cli.errors import UserError, user_errors
 from gpuconv.cli.nets import add_file
 from gpuconv.cli.option_types import count
 from gpuconv.cli.runs import Run, add_which, expect_normalization, open_run
-from gpuconv.names import lookup, printable
+from gpuconv.names import lookup
 from gpuconv.text import parse_numbers
+from gpuconv.text.plain_text import printable
 from gpuconv.types import Array
 
 if TYPE_CHECKING:

@@ -18,8 +18,8 @@ from gpuconv.backends.cuda.emulator import EmulatorError, cxx
 from gpuconv.backends.cuda.runtime import nvrtc
 from gpuconv.cli import json_output
 from gpuconv.devices import KINDS
-from gpuconv.names import one_line
 from gpuconv.system import trust
+from gpuconv.text.plain_text import one_line
 from gpuconv.version import __version__
 
 EXAMPLES = ["gpuconv info"]

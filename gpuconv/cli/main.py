@@ -16,10 +16,11 @@ from typing import NoReturn
 from gpuconv.backends import DeviceError
 from gpuconv.cli import json_output, process
 from gpuconv.cli.errors import UserError
-from gpuconv.names import canonical, printable
+from gpuconv.names import canonical
 from gpuconv.notices import on_stderr
 from gpuconv.system.console import log_on_stderr, quiet
 from gpuconv.system.files import describe_error
+from gpuconv.text.plain_text import printable
 from gpuconv.version import __version__
 
 COMMANDS = {

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from gpuconv.names import printable
 from gpuconv.system.console import is_quiet
+from gpuconv.text.plain_text import printable
 
 
 def print_line(name: str, text: object) -> None:

@@ -17,7 +17,7 @@ from gpuconv.cli.errors import UserError, user_errors
 from gpuconv.cli.nets import add_file
 from gpuconv.cli.output_lines import print_line
 from gpuconv.cli.runs import Run, add_which, expect_normalization, newest_run, open_run
-from gpuconv.names import display_width, padded, printable
+from gpuconv.text.plain_text import display_width, padded, printable
 from gpuconv.types import Array
 
 EXAMPLES = [

@@ -16,9 +16,9 @@ from gpuconv.cli.option_types import count
 from gpuconv.cli.output_lines import print_line
 from gpuconv.cli.shared_options import add_step_options
 from gpuconv.devices import Device
-from gpuconv.names import padded
 from gpuconv.system import files
 from gpuconv.system.console import is_quiet
+from gpuconv.text.plain_text import padded
 from gpuconv.types import Record
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuconv.names import printable
+from gpuconv.text.plain_text import printable
 
 
 class UnsafePickleError(pickle.UnpicklingError):

@@ -17,7 +17,7 @@ import numpy as np
 from gpuconv.interop.onnx_library import METADATA, TO_NCHW, Attributes, onnx
 from gpuconv.layers import Flatten, Input, Layer, Residual, Sequential
 from gpuconv.layers.saving import take_notes
-from gpuconv.names import one_line
+from gpuconv.text.plain_text import one_line
 from gpuconv.types import Shape
 
 if TYPE_CHECKING:

@@ -6,10 +6,10 @@ from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar
 
 from gpuconv import arguments, ops
+from gpuconv.activations import ACTIVATIONS
 from gpuconv.layers.base import Layer
 from gpuconv.names import lookup
 from gpuconv.ops.activation import GELU_FORMS
-from gpuconv.problems import ACTIVATIONS
 from gpuconv.types import Array, Options, Shape
 
 

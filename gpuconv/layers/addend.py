@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gpuconv import ops
-from gpuconv.problems import ACTIVATIONS
+from gpuconv.activations import ACTIVATIONS
 from gpuconv.types import Array, Options
 
 

@@ -17,7 +17,7 @@ from starlette.routing import Route
 from gpuconv.live import request_parsing
 from gpuconv.live.security import Guard
 from gpuconv.live.session import Session
-from gpuconv.names import one_line
+from gpuconv.text.plain_text import one_line
 
 STATIC = Path(__file__).parent / "static"
 KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}

@@ -6,13 +6,13 @@ import numpy as np
 
 from gpuconv.arguments import BORDERS, INT32, batch_range, flag, flip_value, integer, number, seed_value, step_integer
 from gpuconv.backends import backend_of
+from gpuconv.batch_augmentation import batch_augmentation
 from gpuconv.dtypes import as_dtype
 from gpuconv.names import canonical
 from gpuconv.ops.check_cache import remembered
 from gpuconv.ops.expect import expect_float, expect_out, expect_shape
 from gpuconv.ops.overlap import copy_if_overlapping
 from gpuconv.ops.registry import op
-from gpuconv.problems import batch_augmentation
 from gpuconv.types import Array, ArrayT, Scalar
 
 __all__ = ["load_batch", "mix_batch"]

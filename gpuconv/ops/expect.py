@@ -11,11 +11,12 @@ from itertools import combinations
 import numpy as np
 
 from gpuconv import algorithms
+from gpuconv.activations import ACTIVATIONS
 from gpuconv.arguments import flag, integer
 from gpuconv.dtypes import FLOAT_NAMES, is_float
 from gpuconv.names import lookup
 from gpuconv.ops.overlap import Written, disjoint, overlap, written
-from gpuconv.problems import ACTIVATIONS, Conv2dProblem, Epilogue
+from gpuconv.problems import Conv2dProblem, Epilogue
 from gpuconv.types import Array
 from gpuconv.window_sizes import expect_memory
 

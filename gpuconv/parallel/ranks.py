@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import ParamSpec, TypeVar, cast
 
 from gpuconv import backends
-from gpuconv.names import one_line
+from gpuconv.text.plain_text import one_line
 from gpuconv.types import Array, Record
 
 T = TypeVar("T")

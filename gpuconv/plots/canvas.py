@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpuconv.names import one_line
 from gpuconv.system.files import describe_error
+from gpuconv.text.plain_text import one_line
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
-from gpuconv.names import one_line, printable
+from gpuconv.text.plain_text import one_line, printable
 
 if TYPE_CHECKING:
     from tqdm import tqdm

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gpuconv.names import display_width, padded
+from gpuconv.text.plain_text import display_width, padded
 
 
 def align_columns(rows: Sequence[Sequence[str]], sides: str = "") -> str:

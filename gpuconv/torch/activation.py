@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gpuconv import ops, problems
+from gpuconv import activations, ops
 from gpuconv.torch.operators import operator
 from gpuconv.torch.tensors import Context, nchw, nhwc, run
 from gpuconv.types import Array
@@ -38,7 +38,7 @@ def _activation(name: str) -> Callable[[Tensor], Tensor]:
         return _elementwise(getattr(ops, f"{name}_backward"), dy, kept)
 
     def keep(ctx: Context, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.save_for_backward(inputs[0] if problems.ACTIVATIONS[name].saves_input else output)
+        ctx.save_for_backward(inputs[0] if activations.ACTIVATIONS[name].saves_input else output)
 
     forward.register_autograd(lambda ctx, dy: backward(dy, *ctx.saved_tensors), setup_context=keep)
     return forward

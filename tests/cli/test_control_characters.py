@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gpuconv.cli import main
-from gpuconv.names import printable
+from gpuconv.text.plain_text import printable
 
 Image = pytest.importorskip("PIL.Image")
 

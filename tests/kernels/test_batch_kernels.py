@@ -8,8 +8,8 @@ import pytest
 from gpuconv import asarray, ops, to_numpy
 from gpuconv.backends.cuda import emulator
 from gpuconv.backends.cuda.ops.batch import load_batch, mix_batch
+from gpuconv.batch_augmentation import batch_augmentation
 from gpuconv.dtypes import as_dtype
-from gpuconv.problems import batch_augmentation
 from tests.kernels.agreement import FLOATS
 
 AUGMENTATIONS = {

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 
 from gpuconv import asarray, ops, to_numpy
+from gpuconv.activations import ACTIVATIONS
 from gpuconv.backends.cuda import emulator
 from gpuconv.backends.reference.conv import gradient_before_mask
 from gpuconv.dtypes import as_dtype
-from gpuconv.problems import ACTIVATIONS, Conv2dProblem
+from gpuconv.problems import Conv2dProblem
 from gpuconv.verify.rules.base import as_float64
 from tests.kernels.agreement import FLOATS, accumulation, assert_same_bits, expected, on_device, random, thread_orders
 from tests.kernels.column_shapes import SHAPES, SINGLE_NUMBERS, all_axes_but_the_last, shapes_and_dtypes

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from gpuconv import algorithms, asarray, ops, to_numpy
+from gpuconv.activations import ACTIVATIONS
 from gpuconv.algorithms import ALGORITHMS, find, serving
 from gpuconv.backends.cuda import emulator
 from gpuconv.backends.cuda.gemm import launch
 from gpuconv.backends.cuda.runtime.capability import capability_named
 from gpuconv.dtypes import as_dtype
-from gpuconv.problems import ACTIVATIONS
 from gpuconv.profiling import launches
 from gpuconv.verify.conv_problems import conv, random_arrays, random_convolutions
 from gpuconv.verify.oracle import expected_results

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from gpuconv import asarray, ops, to_numpy
+from gpuconv.activations import ACTIVATIONS
 from gpuconv.algorithms import UnservedError, serving
 from gpuconv.backends.cuda import emulator
 from gpuconv.backends.cuda.ops import norm
 from gpuconv.dtypes import accumulation_dtype, as_dtype
-from gpuconv.problems import ACTIVATIONS, Conv2dProblem
+from gpuconv.problems import Conv2dProblem
 from gpuconv.profiling import launches
 from gpuconv.verify.conv_problems import conv, random_arrays
 from gpuconv.verify.oracle import expected_results

@@ -3,10 +3,11 @@ further ones. These tests limit the grid to two blocks, or to one."""
 
 import pytest
 
-from gpuconv import problems, verify
+from gpuconv import verify
+from gpuconv.activations import ACTIVATIONS
 from gpuconv.backends.cuda.runtime import outputs, rows
 
-ELEMENTWISE = [op for name in problems.ACTIVATIONS for op in (name, f"{name}_backward")] + ["add", "copy", "scale"]
+ELEMENTWISE = [op for name in ACTIVATIONS for op in (name, f"{name}_backward")] + ["add", "copy", "scale"]
 FLAT = [
     *ELEMENTWISE,
     *("dropout", "dropout_backward", "random_uniform", "random_normal", "random_permutation"),

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from gpuconv.activations import ACTIVATIONS
 from gpuconv.backends.cpu import activation as activations
 from gpuconv.backends.cpu.correlate import correlate, correlate_both, correlate_gradient, suits_row_reuse
 from gpuconv.backends.cpu.im2col import Windows, windows_of
@@ -22,7 +23,7 @@ from gpuconv.backends.cpu.pool import max_pool2d
 from gpuconv.backends.cpu.precision import buffer, factors, store, sum_rows, widen
 from gpuconv.backends.cpu.select import keep
 from gpuconv.dtypes import accumulation_dtype
-from gpuconv.problems import ACTIVATIONS, PLAIN, Conv2dProblem, Pool2dProblem
+from gpuconv.problems import PLAIN, Conv2dProblem, Pool2dProblem
 
 # Limits for computing dw from the windows of dy, measured:
 MOST_CELLS = 4 / 3  # cells in a map of x for each one in y

@@ -16,6 +16,7 @@ from functools import partial
 
 import numpy as np
 
+from gpuconv.activations import ACTIVATIONS
 from gpuconv.backends.cpu import activation as activations
 from gpuconv.backends.cpu.block_gemm import Matrix, Taps
 from gpuconv.backends.cpu.im2col import Im2colView, Windows
@@ -24,7 +25,6 @@ from gpuconv.backends.cpu.precision import widen
 from gpuconv.backends.cpu.row_reuse import RowReuse, one_row_filters
 from gpuconv.backends.cpu.wide_filters import fold_filters, group_outputs, group_width, widen_filters
 from gpuconv.dtypes import accumulation_dtype
-from gpuconv.problems import ACTIVATIONS
 
 # Bytes of windows that a core copies for one product, as measured: few enough to stay in its cache until the product,
 # and many times the bytes of the weights, which every product reads again. With few weights, products are so short that

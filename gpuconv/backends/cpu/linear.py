@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from gpuconv.activations import ACTIVATIONS
 from gpuconv.backends.cpu import activation as activations
 from gpuconv.backends.cpu.parallel import matmul
 from gpuconv.backends.cpu.precision import buffer, factors, store, sum_rows, widen
 from gpuconv.dtypes import accumulation_dtype
-from gpuconv.problems import ACTIVATIONS
 
 
 def linear(x, w, bias, problem, epilogue, *, algo, tf32, out):

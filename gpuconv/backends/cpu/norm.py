@@ -9,11 +9,11 @@ from functools import partial
 
 import numpy as np
 
+from gpuconv.activations import ACTIVATIONS
 from gpuconv.backends.cpu import activation as activations
 from gpuconv.backends.cpu.arithmetic import add
 from gpuconv.backends.cpu.conv import conv2d, conv2d_dgrad, conv2d_relu, gradient_before_mask
 from gpuconv.backends.cpu.precision import buffer, side_by_side, store, sum_rows, widen
-from gpuconv.problems import ACTIVATIONS
 
 
 @np.errstate(all="ignore")  # infinities and NaN are results here, as on a GPU, not warnings

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from gpuconv.devices import Device, DeviceError
-from gpuconv.names import one_line
+from gpuconv.text.plain_text import one_line
 from gpuconv.types import Array
 
 if TYPE_CHECKING:

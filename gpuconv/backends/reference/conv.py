@@ -13,11 +13,12 @@ import math
 
 import numpy as np
 
+from gpuconv.activations import ACTIVATIONS
 from gpuconv.backends.reference import activation as activations
 from gpuconv.backends.reference.pool import max_pool2d
 from gpuconv.backends.reference.precision import factors, round_to, wide
 from gpuconv.backends.reference.windows import Windows
-from gpuconv.problems import ACTIVATIONS, PLAIN, Conv2dProblem, Pool2dProblem
+from gpuconv.problems import PLAIN, Conv2dProblem, Pool2dProblem
 
 
 def conv2d(x, w, bias, problem, epilogue, *, algo, tf32, out):

@@ -1,9 +1,9 @@
 """Fully connected layers."""
 
+from gpuconv.activations import ACTIVATIONS
 from gpuconv.backends.reference import activation as activations
 from gpuconv.backends.reference.conv import bias_grad
 from gpuconv.backends.reference.precision import factors, round_to, wide
-from gpuconv.problems import ACTIVATIONS
 
 
 def linear(x, w, bias, problem, epilogue, *, algo, tf32, out):

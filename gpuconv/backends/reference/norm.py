@@ -5,10 +5,10 @@ import math
 
 import numpy as np
 
+from gpuconv.activations import ACTIVATIONS
 from gpuconv.backends.reference import activation as activations
 from gpuconv.backends.reference.conv import conv2d, conv2d_dgrad, conv2d_relu, gradient_before_mask
 from gpuconv.backends.reference.precision import round_to, wide
-from gpuconv.problems import ACTIVATIONS
 
 
 def batch_norm(x, gamma, beta, running_mean, running_var, *, training, momentum, eps, activation, addend, out):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Unpack
 
+from gpuconv.activations import ACTIVATIONS
 from gpuconv.backends import backend_of
 from gpuconv.names import canonical
 from gpuconv.ops.check_cache import remembered
@@ -11,7 +12,7 @@ from gpuconv.ops.conv.expect import forward_problem
 from gpuconv.ops.expect import expect_conv_algorithm, expect_out
 from gpuconv.ops.overlap import copy_if_overlapping
 from gpuconv.ops.registry import op
-from gpuconv.problems import ACTIVATIONS, Conv2dProblem, Epilogue
+from gpuconv.problems import Conv2dProblem, Epilogue
 from gpuconv.types import Array, ArrayT, Padding, Size, Window
 
 _SAVE_INPUT = [name for name, activation in ACTIVATIONS.items() if activation.saves_input]

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from gpuconv import problems
+from gpuconv.activations import ACTIVATIONS
 from gpuconv.problems import Conv2dProblem
 from gpuconv.verify.cases.case import Arguments, Case, Make, normal
 from gpuconv.verify.cases.norms import norm, norm_backward
 from gpuconv.verify.conv_problems import ODD, REAL, TINY, conv
 
-SAVE_INPUT = [name for name, activation in problems.ACTIVATIONS.items() if activation.saves_input]
+SAVE_INPUT = [name for name, activation in ACTIVATIONS.items() if activation.saves_input]
 FEW_CHANNELS = "few_channels-256x64"  # the algorithm for inputs of few channels; it does not compute in float64
 FILTERS_OF_FEW_CHANNELS = "mma-64x32"  # computes the filter gradient of such inputs on tensor cores
 
@@ -43,7 +43,7 @@ def _random_convolution(rng: np.random.Generator) -> Conv2dProblem:
 
 def convolution_cases(count: int, rng: np.random.Generator) -> Iterator[Case]:
     tiers = {"tiny": TINY, "odd": ODD, "real": REAL, "random": [_random_convolution(rng) for _ in range(count)]}
-    activations = [None, *problems.ACTIVATIONS]
+    activations = [None, *ACTIVATIONS]
     for tier, listed in tiers.items():
         for index, problem in enumerate(listed):
             bias, activation = index % 2 == 0, activations[index % len(activations)]

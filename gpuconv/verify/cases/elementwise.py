@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from gpuconv import problems
+from gpuconv.activations import ACTIVATIONS
 from gpuconv.types import Options, Shape
 from gpuconv.verify.cases.case import Arguments, Case, Make, normal, normal_arrays, size_text, text_of
 
@@ -21,7 +21,7 @@ def elementwise_cases(count: int, rng: np.random.Generator) -> Iterator[Case]:
     drawn = [tuple(int(v) for v in rng.integers(1, 12, int(rng.integers(1, 5)))) for _ in range(count)]
     for tier, listed in (_SHAPES | {"random": drawn}).items():
         for shape in listed:
-            for op in problems.ACTIVATIONS:
+            for op in ACTIVATIONS:
                 variants: list[Options] = [{}]
                 variants = [{"approximate": "none"}, {"approximate": "tanh"}] if op == "gelu" else variants
                 for options in variants:
@@ -70,7 +70,7 @@ def _gradient(op: str, shape: Shape, options: Options) -> Make:
         x.reshape(-1)[1::5] = 0  # the point where relu's slope changes
         return [
             normal(rng, shape, dtype),
-            x if problems.ACTIVATIONS[op].saves_input else getattr(ops, op)(x, **options),
+            x if ACTIVATIONS[op].saves_input else getattr(ops, op)(x, **options),
         ], options
 
     return make

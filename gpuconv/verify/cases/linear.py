@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from gpuconv import problems
+from gpuconv.activations import ACTIVATIONS
 from gpuconv.verify.cases.case import Case, normal_arrays
 from gpuconv.verify.cases.matrices import matrix_sizes
 
@@ -23,6 +23,6 @@ def linear_cases(count: int, rng: np.random.Generator) -> Iterator[Case]:
             yield Case("linear_dgrad", tier, in_tf32, normal_arrays((n, k), (k, c), tf32=True), ("float32",))
             yield Case("linear_wgrad", tier, in_tf32, normal_arrays((n, k), (n, c), tf32=True), ("float32",))
         yield Case("bias_grad", tier, name, normal_arrays((n, 1, 1, k)))
-        for activation in problems.ACTIVATIONS if index == 1 else ["gelu"]:
+        for activation in ACTIVATIONS if index == 1 else ["gelu"]:
             after = normal_arrays((n, k), (n, k), activation=activation)
             yield Case("bias_grad", tier, f"{name} {activation}", after)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from gpuconv import problems
+from gpuconv.activations import ACTIVATIONS
 from gpuconv.dtypes import accumulation_dtype
 from gpuconv.types import Options
 from gpuconv.verify.cases.case import Arguments, Case, Make, normal, size_text
@@ -38,7 +38,7 @@ def batch_norm_cases(count: int, rng: np.random.Generator) -> Iterator[Case]:
         forward, backward = size_text((n, 2, 1, c)), size_text((n, 1, 2, c))
         yield Case("batch_norm", tier, forward, norm(n, c, training=index % 3 != 2))
         yield Case("batch_norm_backward", tier, backward, norm_backward(n, c, training=index % 3 != 2))
-        activation = list(problems.ACTIVATIONS)[(index + n) % len(problems.ACTIVATIONS)]
+        activation = list(ACTIVATIONS)[(index + n) % len(ACTIVATIONS)]
         training = index % 3 != 1
         yield Case("batch_norm", tier, f"{forward} {activation}", norm(n, c, training, activation))
         yield Case("batch_norm_backward", tier, f"{backward} {activation}", norm_backward(n, c, training, activation))
@@ -90,7 +90,7 @@ def _backward_input(activation: str | None, z: np.ndarray) -> np.ndarray:
     """What the activation's backward takes. z: the activation's input."""
     from gpuconv import ops
 
-    found = problems.ACTIVATIONS[activation or "relu"]
+    found = ACTIVATIONS[activation or "relu"]
     return z if found.saves_input else found.apply(ops, z)
 
 

@@ -7,9 +7,10 @@ import math
 import numpy as np
 
 from gpuconv import ops
+from gpuconv.activations import ACTIVATIONS
 from gpuconv.backends.reference.conv import gradient_before_mask
 from gpuconv.dtypes import accumulation_dtype
-from gpuconv.problems import ACTIVATIONS, Conv2dProblem
+from gpuconv.problems import Conv2dProblem
 from gpuconv.types import Options
 from gpuconv.verify.bounds import UNIT_ROUNDOFF, Bound, accumulation, rounding, sum_bound
 from gpuconv.verify.compare import Expected

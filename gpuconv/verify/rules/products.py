@@ -8,8 +8,8 @@ from collections.abc import Callable
 import numpy as np
 
 from gpuconv import ops
+from gpuconv.activations import ACTIVATIONS
 from gpuconv.dtypes import accumulation_dtype
-from gpuconv.problems import ACTIVATIONS
 from gpuconv.types import Options
 from gpuconv.verify.bounds import Bound, accumulation, rounding, sum_bound
 from gpuconv.verify.compare import Expected

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from gpuconv import problems
+from gpuconv import activations, problems
 from gpuconv.algorithms import arithmetic_of
 from gpuconv.problems import Conv2dProblem, Epilogue
 
 # The names of the activations' structs in kernels/activation.cuh
-ACTIVATIONS = {None: "Identity"} | {name: each.struct for name, each in problems.ACTIVATIONS.items()}
+ACTIVATIONS = {None: "Identity"} | {name: each.struct for name, each in activations.ACTIVATIONS.items()}
 
 
 @dataclass(frozen=True, eq=False)

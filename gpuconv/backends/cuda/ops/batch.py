@@ -13,8 +13,8 @@ from gpuconv.backends.cuda.runtime.kernel import load
 from gpuconv.backends.cuda.runtime.new_arrays import empty
 from gpuconv.backends.cuda.runtime.outputs import THREADS, buffer, ceil_div, contiguous, device_scalar, store
 from gpuconv.backends.cuda.runtime.structs import FAST_DIVMOD, fast_divmod, struct
+from gpuconv.batch_augmentation import BatchAugmentation
 from gpuconv.dtypes import as_dtype
-from gpuconv.problems import BatchAugmentation
 from gpuconv.types import Array, ArrayT, Scalar
 
 _ELEMENTS = 4096  # numbers of one sample per thread block

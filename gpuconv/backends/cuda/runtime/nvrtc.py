@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 
 from gpuconv.backends.cuda import cache
-from gpuconv.names import one_line
+from gpuconv.text.plain_text import one_line
 
 ARCHITECTURES = ("sm_80", "sm_86", "sm_89", "sm_90a", "sm_100a", "sm_120")  # every kernel must compile for these
 
