@@ -46,6 +46,33 @@ def test_a_continued_table_row_is_found():
     assert broken_rows(page) == ["| a cell that"]
 
 
+NAMED_FILE = re.compile(r"`((?:bench|ci|examples|gpuconv|kernels|tests|tools)/[\w./-]*)`")
+PLACEHOLDERS = {  # kernels/README.md lists the files of any op
+    "gpuconv/ops/op.py",
+    "gpuconv/backends/reference/op.py",
+    "gpuconv/backends/cpu/op.py",
+    "gpuconv/backends/cuda/ops/op.py",
+    "kernels/op.cu",
+    "tests/kernels/test_op_kernels.py",
+}
+
+
+def missing_files(page, text):
+    """The files that a page names and that do not exist; the package installs `kernels` as `gpuconv/kernels`."""
+    named = {name.replace("gpuconv/kernels/", "kernels/") for name in NAMED_FILE.findall(text)} - PLACEHOLDERS
+    return sorted(name for name in named if not ((ROOT / name).exists() or (page.parent / name).exists()))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_the_files_that_a_page_names_exist(page):
+    assert missing_files(page, page.read_text(encoding="utf-8")) == []
+
+
+def test_a_missing_file_is_found():
+    page = "`tests/test_docs.py`, `tests/gone.py`, `gpuconv/ops/`, `kernels/op.cu`"
+    assert missing_files(ROOT / "README.md", page) == ["tests/gone.py"]
+
+
 @pytest.mark.slow
 def test_the_code_in_nets_md_runs_unchanged(tmp_path, monkeypatch, capsys):
     """Each block runs by itself, with a net with a residual block, its twin in PyTorch, and pictures in files."""

@@ -1,12 +1,16 @@
-"""Predictions of a net: batches, and images that are refused."""
+"""`net.predict`: batches, images in every form and of any float dtype, the best classes, and what is refused."""
 
 from functools import partial
 
 import numpy as np
 import pytest
+from PIL import Image
 
+import gpuconv as gc
 from gpuconv import ops
-from gpuconv.layers import Input, Linear, Sequential
+from gpuconv.dtypes import as_dtype
+from gpuconv.layers import Conv2D, Flatten, Input, Linear, ReLU, Sequential
+from tests import small_nets
 from tests.layers.net_with_shortcut import images, net_of
 
 
@@ -56,3 +60,171 @@ def test_a_file_is_refused_by_a_net_that_takes_no_images():
     for given in ("digit.png", ["digit.png"], [np.zeros(10, np.float32), "digit.png"]):
         with pytest.raises(ValueError, match=r"takes inputs of shape \(10,\), received the image file 'digit.png'"):
             net.predict(given)
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """(net, test set)"""
+    return small_nets.trained_on_digits()
+
+
+@pytest.fixture
+def small_net():
+    return small_nets.untrained()
+
+
+def test_predict_accepts_images_in_every_form(trained, tmp_path):
+    net, test = trained
+    images = test.images[:5]
+    scores = net.predict(images)
+    normalized = net.normalization(images)
+    np.testing.assert_array_equal(net.predict(normalized), scores)
+    for dtype in ("float16", "float64"):
+        np.testing.assert_allclose(net.predict(normalized.astype(dtype)), scores, rtol=0.02, atol=0.02)
+    np.testing.assert_allclose(net.predict(images.astype("f8"), normalize=True), scores, rtol=1e-4, atol=1e-4)
+    np.testing.assert_array_equal(net.predict(list(images)), scores)
+    np.testing.assert_array_equal(net.predict(images[..., 0]), scores)  # gray images without their axis
+    for one in (images[0], images[0, ..., 0]):
+        np.testing.assert_allclose(net.predict(one), scores[0], rtol=1e-5, atol=1e-5)
+    files = [tmp_path / f"{number}.png" for number in range(5)]
+    for file, image in zip(files, images):
+        Image.fromarray(image[..., 0]).save(file)
+    np.testing.assert_array_equal(net.predict(files), scores)
+    np.testing.assert_allclose(net.predict(str(files[0])), scores[0], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(net.predict(Image.open(files[1])), scores[1], rtol=1e-5, atol=1e-5)
+    assert net.predict([]).shape == (0, 10)
+
+
+def test_predict_names_the_best_classes(trained):
+    net, test = trained
+    net.classes = [f"digit {number}" for number in range(10)]
+    best = net.predict(test.images[:4], top=3)
+    chances = net.predict(test.images[:4], softmax=True)
+    assert [len(one) for one in best] == [3] * 4
+    for image, named in zip(chances, best):
+        assert named[0] == (f"digit {image.argmax()}", float(image.max()))
+        assert named == sorted(named, key=lambda pair: -pair[1])
+    assert net.predict(test.images[0], top=1)[0][0] == best[0][0][0]
+
+
+def test_predict_refuses_images_that_differ_from_training(trained, small_net):
+    net, test = trained
+    for floats in (test.images.astype("f4"), test.images / np.float32(255)):
+        with pytest.raises(ValueError, match=r"do not look normalized.*give uint8.*normalize=True.*normalize=False"):
+            net.predict(floats)
+        assert net.predict(floats, normalize=False).shape == (len(test.images), 10)
+    with pytest.raises(ValueError, match="the normalization of these images is unknown"):
+        small_net.predict(np.zeros((2, 4, 4, 3), np.uint8))
+    with pytest.raises(TypeError, match="images must be uint8 or floats, received int64"):
+        small_net.predict(np.zeros((2, 4, 4, 3), np.int64))
+    with pytest.raises(TypeError, match="a list of files or arrays, received int"):
+        small_net.predict(3)
+    with pytest.raises(ValueError, match="top"):
+        small_net.predict(np.zeros((2, 4, 4, 3), np.float32), top=0)
+
+
+def test_a_new_head_is_trained_with_the_normalization_of_the_pretrained_layers(trained):
+    net, test = trained
+    for new in (gc.Sequential([*net[:-1], Linear(2)]), gc.Sequential([net[:-1], Linear(2)])):
+        assert new.normalization is not None
+        images = test.images // 2
+        gc.Trainer(new).fit((images, np.arange(len(images)) % 2), epochs=1, progress=False)
+        np.testing.assert_array_equal(new.normalization.mean, net.normalization.mean)
+        assert new.classes == ["0", "1"]
+    assert net[1:].normalization is None
+    assert net[:2].normalization is net.normalization
+
+
+@pytest.mark.parametrize("precision", ["float32", "tf32", "float16", "bfloat16", "float64"])
+def test_predict_accepts_any_float_dtype(precision):
+    # Every dtype below represents these numbers exactly.
+    images = np.random.default_rng(0).normal(size=(6, 4, 4, 3)).astype(as_dtype("bfloat16")).astype(np.float64)
+    labels = np.arange(6) % 5
+    net = gc.Sequential([Input((4, 4, 3)), Conv2D(2, 3), ReLU(), Flatten(), Linear(5)], precision=precision)
+    expected = None
+    for dtype in ("bfloat16", "float16", "float32", "float64", ">f4", ">f8"):
+        cast = images.astype(as_dtype("bfloat16") if dtype == "bfloat16" else dtype)
+        twin = net.copy()
+        history = gc.Trainer(twin, lr=0.1).fit((cast, labels), epochs=1, progress=False)
+        results = [history[0]["train_loss"], gc.evaluate(twin, (cast, labels)).loss, net.predict(cast)]
+        results.append(net.activations(cast)["fc1"])
+        expected = expected or results
+        for result, value in zip(results, expected):
+            np.testing.assert_array_equal(result, value, err_msg=dtype)
+
+
+def test_predict_accepts_lists_of_every_kind(trained, tmp_path):
+    net, test = trained
+    scores = net.predict(test.images[:3])
+    for number in range(3):
+        Image.fromarray(test.images[number, ..., 0]).save(tmp_path / f"{number}.png")
+    files = sorted(tmp_path.glob("*.png"))
+    for kind in (iter(files), np.array([str(file) for file in files]), np.array(files), tuple(files)):
+        np.testing.assert_array_equal(net.predict(kind), scores)
+    np.testing.assert_array_equal(net.predict(image for image in test.images[:3]), scores)
+    np.testing.assert_array_equal(net.predict([files[0], *test.images[1:3]]), scores)
+    np.testing.assert_array_equal(net.activations(iter(files))["fc1"], scores)
+    assert net.activations(test.images[0])["fc1"].shape == (10,)
+    for wrong, message in (
+        (
+            [test.images[0], test.images[1, :5]],
+            r"the same shape and dtype, received uint8 \(8, 8, 1\), uint8 \(5, 8, 1\)",
+        ),
+        ((test.images, test.labels), r"received uint8 \(360, 8, 8, 1\), int64 \(360,\)"),
+        (test, r"received Dataset; its images are \.images"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=message):
+            net.predict(wrong)
+
+
+def test_predict_takes_channels_first_from_pytorch_only(small_net):
+    images = np.random.default_rng(0).normal(size=(2, 3, 4, 4)).astype(np.float32)
+    small_net.normalization = gc.data.Normalization([100, 100, 100], [50, 50, 50])
+    for classify in (small_net.predict, small_net.activations):
+        for channels_first in (images, (50 * images + 100).clip(0, 255).astype(np.uint8)):
+            with pytest.raises(ValueError, match=r"channels last, \(N, H, W, C\).*x.transpose\(0, 2, 3, 1\)"):
+                classify(channels_first)
+        with pytest.raises(ValueError, match=r"x.transpose\(1, 2, 0\)"):
+            classify(images[0])
+        with pytest.raises(ValueError, match=r"received 5 x 4 x 4\nin "):
+            classify(-np.ones((2, 5, 4, 4), np.float32))
+    torch = pytest.importorskip("torch")
+    expected = small_net.predict(images.transpose(0, 2, 3, 1))
+    np.testing.assert_array_equal(small_net.predict(torch.from_numpy(images)), expected)
+    np.testing.assert_array_equal(small_net.predict(torch.from_numpy(images).requires_grad_()), expected)
+    np.testing.assert_allclose(small_net.predict(torch.from_numpy(images).bfloat16()), expected, atol=0.05)
+
+
+def test_classes_and_normalization_are_checked_when_they_are_set(small_net):
+    for wrong, error, message in (
+        (["cat"], ValueError, "the net has 5 scores, received 1 names of classes"),
+        ("abcde", TypeError, r"classes are a list of names, such as .*received str 'abcde'"),
+        (range(5), TypeError, r"classes are names, such as .*received int 0; \[str\(name\)"),
+        ({"a": 0}, TypeError, "received dict"),
+        (5, TypeError, "received int 5"),
+    ):
+        with pytest.raises(error, match=message):
+            small_net.classes = wrong
+    assert small_net.classes is None
+    small_net.classes = np.array(list("abcde"))
+    assert small_net.classes == list("abcde")
+    Normalization = gc.data.Normalization
+    for wrong, error, message in (
+        ((0.5, 0.5), TypeError, r"a gpuconv.data.Normalization\(mean, std\).*received tuple"),
+        (Normalization([1], [1]), ValueError, r"mean must be of shape \(3,\).*received \(1,\)"),
+        (Normalization([1, 2, 3], [1]), ValueError, r"std must be of shape \(3,\).*received \(1,\)"),
+    ):
+        with pytest.raises(error, match=message):
+            small_net.normalization = wrong
+    assert small_net.normalization is None
+    small_net.normalization = Normalization(np.ones((4, 4, 3)), [1, 2, 3])
+    unbuilt = gc.Sequential([Linear(3)])
+    unbuilt.classes = ["a", "b"]
+    unbuilt.build((2,))
+    with pytest.raises(ValueError, match="the net has 3 scores, received 2 names"):
+        unbuilt.predict(np.ones((1, 2), np.float32), top=1)
+
+
+def test_a_call_with_uint8_images_points_to_predict(small_net):
+    with pytest.raises(TypeError, match=r"computes with floats, received uint8; net\.predict\(images\)"):
+        small_net(np.zeros((1, 4, 4, 3), np.uint8))
