@@ -1,4 +1,4 @@
-"""NVRTC: every architecture compiles on a machine without a GPU, with line numbers and without spills."""
+"""NVRTC: kernels compile for every architecture on a machine without a GPU; cache keys, versions and errors."""
 
 import importlib.metadata
 import re
@@ -116,6 +116,7 @@ def test_nvrtc_is_not_loaded_for_a_cached_kernel():
     assert output.split() == [str(first.path), "False"]
 
 
+# Each case: its name, the versions of the installed packages, and the version of NVRTC that follows from them.
 PACKAGED = [
     ("13", {"cuda-bindings": "13.0.3", "nvidia-cuda-nvrtc": "13.0.88"}, "NVRTC 13.0"),
     ("12", {"cuda-bindings": "12.9.4", "nvidia-cuda-nvrtc-cu12": "12.8.93"}, "NVRTC 12.8"),
@@ -171,6 +172,18 @@ def test_a_compile_error_points_into_the_cu_file(tmp_path):
     message = r'bad\.cu does not compile for sm_80[\s\S]*bad\.cu\(3\): error.*"missing"'
     with pytest.raises(nvrtc.CompileError, match=message):
         compiled("sm_80", module)
+
+
+def test_the_known_architectures_are_those_nvrtc_supports(monkeypatch):
+    known = nvrtc.known_architectures()
+    assert {*nvrtc.ARCHITECTURES, "sm_87", "sm_90", "sm_103a", "sm_121", "sm_121a"} <= set(known)
+    assert not {"sm_80a", "sm_90f"} & set(known)
+
+    def missing():
+        raise nvrtc.CompileError("NVRTC cannot be loaded")
+
+    monkeypatch.setattr(nvrtc, "toolkit", missing)
+    assert nvrtc.known_architectures.__wrapped__() == nvrtc.ARCHITECTURES
 
 
 @pytest.mark.parametrize(

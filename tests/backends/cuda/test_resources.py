@@ -1,24 +1,18 @@
-"""The arithmetic of the kernel report, and that the launchers load only listed variants."""
+"""The report on compiled kernels: occupancy, the limits of chips, and which variants it covers."""
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import math
 import subprocess
 
 import pytest
 
-from gpuconv import ops, verify
-from gpuconv.algorithms import UnservedError
 from gpuconv.backends.cuda.analysis import resources
 from gpuconv.backends.cuda.analysis.resources import CHIPS, Line, chip_of, occupancy
-from gpuconv.backends.cuda.analysis.variants import LABEL_DTYPES, MACROS, Variant, kernels, representatives, variants
+from gpuconv.backends.cuda.analysis.variants import Variant, representatives, variants
 from gpuconv.backends.cuda.emulator import EmulatorError, cxx
-from gpuconv.backends.cuda.runtime import kernel, nvrtc, source
-from gpuconv.verify.run import to_device
-
-# --- occupancy ---------------------------------------------------------------------------------
+from gpuconv.backends.cuda.runtime import nvrtc
 
 
 @pytest.mark.parametrize(
@@ -104,19 +98,6 @@ def test_every_architecture_has_chip_limits():
     assert occupancy("sm_999", 32, 0, 128) is None
 
 
-def test_the_known_architectures_are_those_nvrtc_supports(monkeypatch):
-    pytest.importorskip("cuda.bindings", reason="NVRTC is not installed")
-    known = nvrtc.known_architectures()
-    assert {*nvrtc.ARCHITECTURES, "sm_87", "sm_90", "sm_103a", "sm_121", "sm_121a"} <= set(known)
-    assert not {"sm_80a", "sm_90f"} & set(known)
-
-    def missing():
-        raise nvrtc.CompileError("NVRTC cannot be loaded")
-
-    monkeypatch.setattr(nvrtc, "toolkit", missing)
-    assert nvrtc.known_architectures.__wrapped__() == nvrtc.ARCHITECTURES
-
-
 def test_ptxas_output_is_parsed():
     log = """ptxas info    : Compiling entry function 'first' for 'sm_80'
 ptxas info    : Function properties for first
@@ -147,7 +128,7 @@ def test_the_report_lists_a_kernel_that_does_not_compile(monkeypatch):
 
 def test_the_report_covers_all_variants_on_the_main_architectures():
     chosen = list(variants())
-    few = representatives(chosen)
+    few = representatives(chosen)  # without TAP_TABLE 0, for example, which only filters of more than 72 taps use
     listed_few, listed_all = ({(v.file, dict(v.defines).get("DTYPE")) for v in some} for some in (few, chosen))
     assert listed_few == listed_all
     listed = resources.jobs(chosen, nvrtc.ARCHITECTURES, False)
@@ -157,7 +138,6 @@ def test_the_report_covers_all_variants_on_the_main_architectures():
             expected = [variant for variant in expected if "wgmma" not in variant.file]
         assert [variant for variant, listed_arch in listed if listed_arch == arch] == expected
     assert len(resources.jobs(chosen, ["sm_90a"], True)) == len(chosen)
-    # Filters of more than 72 taps (9 x 9, say) use TAP_TABLE 0: rare, so only the fully covered architectures list it.
     assert len(listed) <= 2300, "continuous integration compiles them all on one core, some three a second"
 
 
@@ -168,78 +148,3 @@ def test_several_processes_give_the_same_report_as_one(monkeypatch, tmp_path):
     in_parallel = list(resources.report(listed, 2))
     assert len(in_parallel) == len(listed) == len(list(tmp_path.iterdir())) > 1  # compiled there, and found again here
     assert in_parallel == list(resources.report(listed))
-
-
-# --- the list of variants ----------------------------------------------------------------------
-
-
-def test_every_file_is_listed():
-    assert set(MACROS) == {path.name for path in source.directory().glob("*.cu")}
-
-
-def test_every_listed_variant_defines_kernels():
-    for variant in {v.file: v for v in variants()}.values():
-        assert kernels(variant)
-
-
-def listed_for(file, defines):
-    """The macros of the listed variant that stands for one with these: of several alike, the one that needs most
-    resources."""
-    if defines.get("DTYPE") == "bfloat16" and ("mma" in file or "few_channels" in file):  # float16 stands for both
-        defines |= {"DTYPE": "float16"}
-    masked = file.startswith("conv2d") and "MASK" in defines
-    if masked:  # the mask with most bits
-        defines |= {"MASK": "4"}
-    if masked and "MOMENTS" not in defines:  # without moments, the mask of a ReLU
-        defines |= {"ACTIVATION": "Relu"}
-    elif defines.get("ACTIVATION", "Identity") != "Identity":  # the activation with most arithmetic
-        defines |= {"ACTIVATION": "Gelu"}
-        if file.startswith("conv2d_fprop") and "depthwise" not in file:  # which stores the activation's input too
-            defines |= {"SAVES_INPUT": "1"}
-    if "NORM_SUMS" in defines:  # also if there is no activation below
-        defines |= {"ACTIVATION": "Gelu"}
-    if "TF32" in defines and file in ("conv2d_fprop.cu", "conv2d_dgrad.cu", "conv2d_wgrad.cu"):
-        plain = {
-            name: value
-            for name, value in defines.items()
-            if name not in ("MASK", "MOMENTS", "NORM_SUMS", "SAVES_INPUT")
-        }
-        return plain | dict(ACTIVATION="Identity", VECTOR_C="4", VECTOR_K="4")
-    written = defines.keys() & {"MASK", "MOMENTS"} or defines.get("ACTIVATION") == "Gelu"
-    mixes_no_widths = written or "mma" in file
-    if "VECTOR_C" in defines and mixes_no_widths:  # the listed variant has only wide or only single accesses
-        defines |= dict.fromkeys(("VECTOR_C", "VECTOR_K"), max(defines["VECTOR_C"], defines["VECTOR_K"]))
-    if file == "conv2d_fprop_few_channels.cu" and written:
-        defines |= {"VECTOR_C": "1", "VECTOR_K": "8" if "16" in defines["DTYPE"] else "4"}
-    return defines
-
-
-@pytest.mark.kernels
-def test_the_launchers_load_only_listed_variants(monkeypatch):
-    """The report omits no kernel that runs, except variants that lie between two listed ones."""
-    loaded = set()
-
-    def recording(launched, *_, **__):  # nothing has to be compiled or run
-        name = launched.module.path.name
-        loaded.add((name, frozenset(listed_for(name, dict(launched.module.defines)).items())))
-
-    monkeypatch.setattr(kernel.Kernel, "__call__", recording)
-    for case in verify.cases(("tiny", "odd", "real")):
-        for dtype in case.dtypes:
-            arrays, options = case.arguments(dtype, 0)
-            on_device = [to_device(array, "emulated") for array in arrays]
-            options = {name: to_device(value, "emulated") for name, value in options.items()}
-            getattr(ops, case.op)(*on_device, **options)
-            if (
-                case.op in ("conv2d", "conv2d_dgrad", "conv2d_wgrad")
-                and dtype == "float16"
-                and options.get("algo", "auto") == "auto"
-            ):
-                for algo in ("wgmma-128x128", "wgmma-2x128x128", "wgmma-128x2x192"):  # no choices of "auto"
-                    with contextlib.suppress(UnservedError):
-                        getattr(ops, case.op)(*on_device, **options | {"algo": algo})
-    listed = {(variant.file, frozenset(variant.defines)) for variant in variants()}
-    assert {file for file, _ in loaded} == set(MACROS)
-    assert loaded <= listed, f"not listed: {sorted(map(str, loaded - listed))}"
-    # Labels may have any integer dtype; only the usual ones are listed.
-    assert dict(next(d for f, d in loaded if f == "svm_hinge.cu"))["LABEL"] in LABEL_DTYPES

@@ -1,4 +1,4 @@
-"""Verdicts about unproved algorithms: what they depend on, which are kept, and proofs in this process."""
+"""Verdicts about unproved algorithms: what they depend on, which are kept, and how often a proof is asked for."""
 
 from __future__ import annotations
 
@@ -19,10 +19,6 @@ from gpuconv.backends.cuda.gemm.verdicts import UnprovedError, UnprovedWarning
 from gpuconv.backends.cuda.ops.conv import product_of
 from gpuconv.backends.cuda.runtime import kernel, nvrtc, source
 from gpuconv.problems import PLAIN, Conv2dProblem, Epilogue
-from gpuconv.verify.guards import ZONE, Guards
-from gpuconv.verify.prover_child import answer_about
-from tests import standin
-from tests.standin import proving
 from tests.standin.proving import NAME, new_family
 
 FLOAT32 = np.dtype(np.float32)
@@ -197,105 +193,3 @@ def test_candidates_are_timed_in_the_order_of_their_estimates_after_the_cost_mod
     (candidate,) = [candidate for candidate in others if candidate.algorithm.name == NAME]
     assert others[-1] is not candidate
     assert candidate.proof.endswith("good")
-
-
-# --- proofs in this process ---------------------------------------------------------------------
-
-
-def proved(direction, epilogue=PLAIN, algorithm="simt-32x32", dtype=FLOAT32, vectors=(4, 4), tf32=False):
-    subject = product_of(direction, PROBLEM, epilogue, dtype, tf32, *vectors)
-    gpu, answers = tuner.gpu_or_emulated("emulated"), []
-    candidate = plan(subject, algorithm)
-    reference = verdicts._reference(subject, candidate, gpu)
-    answer_about(
-        json.loads(json.dumps(verdicts._question(subject, PROBLEM, candidate, reference, gpu))), answers.append
-    )
-    *before, answer = answers
-    assert before == [{"prepared": True}]
-    assert answer["of"] == verdicts.fingerprint_of(subject, candidate, gpu)
-    return answer
-
-
-@pytest.mark.slow
-def test_right_algorithms_are_proved_with_every_direction_alignment_and_epilogue():
-    for direction in ("fprop", "dgrad", "wgrad"):
-        assert proved(direction)["status"] == PROVED, direction
-        assert proved(direction, vectors=(1, 1))["status"] == PROVED, f"unaligned {direction}"
-    epilogues = [
-        Epilogue.of("relu", 2, True),
-        Epilogue.of("relu", 1, True),
-        Epilogue.of("gelu"),
-        Epilogue.of("gelu", saves_input=True),
-        Epilogue.of(moments=True),
-        Epilogue.of(None, 2, True, True),
-    ]
-    for epilogue in epilogues:
-        assert proved("fprop", epilogue)["status"] == PROVED, epilogue
-    assert proved("wgrad", algorithm="mma-64x64", tf32=True)["status"] == PROVED
-    assert (
-        proved("dgrad", algorithm="mma-64x64", dtype=gc.dtypes.as_dtype("bfloat16"), vectors=(8, 1))["status"] == PROVED
-    )
-
-
-@pytest.mark.kernels
-def test_a_small_problem_takes_less_than_0_3_seconds_once_kernels_are_compiled():
-    for direction in ("fprop", "dgrad", "wgrad"):
-        assert min(proved(direction)["seconds"] for _ in range(4)) <= 0.3
-
-
-@pytest.mark.kernels
-@pytest.mark.parametrize("direction", ["fprop", "dgrad", "wgrad"])
-@pytest.mark.parametrize(
-    "fault",
-    ["a wrong value", "a slightly wrong value", "an unwritten value", "other bits", "a changed input", "raises"],
-)
-def test_the_proof_refutes_a_kernel_with_a_fault(fault, direction):
-    with proving.planted(fault, "simt-32x32"):
-        answer = proved(direction)
-    assert answer["status"] == REFUTED
-    assert proving.FAULTS[fault] in answer["reason"]
-
-
-@pytest.mark.kernels
-@pytest.mark.parametrize("direction", ["fprop", "dgrad"])
-def test_a_fault_in_slices_alone_is_refuted(direction):
-    with proving.planted("a wrong value in a slice", "simt-32x32"):
-        answer = proved(direction)
-    assert answer["status"] == REFUTED
-    assert "is 1000" in answer["reason"]
-
-
-@pytest.mark.kernels
-def test_a_lack_of_memory_refutes_nothing():
-    with proving.planted("lacks memory", "simt-32x32"):
-        answer = proved("fprop")
-    assert (answer["status"], answer["reason"]) == (UNABLE, "MemoryError: Out of memory allocating 3 GB")
-
-
-@pytest.mark.parametrize("schedule", ["early", "late"])
-def test_guards_tell_of_writes_out_of_bounds_and_arrays_begin_as_nans(schedule):
-    with standin.installed(schedule=schedule):
-        import cupy
-
-        guards = Guards()
-        x, y = cupy.empty((5,), np.float32), cupy.empty((3, 100), np.float32)
-        assert np.isnan(y.get()).all()
-        assert guards.damage() == ""
-        mark = guards.mark()
-        z = cupy.empty((2,), np.float64)
-        for array, offset, text in (
-            (x, -8, "wrote 4 bytes out of bounds, 5 bytes before an array of 20 bytes"),
-            (y, 1200 + ZONE - 4, f"wrote 4 bytes out of bounds, {ZONE - 3} bytes after an array of 1200 bytes"),
-            (z, 16, "wrote 4 bytes out of bounds, 1 bytes after an array of 16 bytes"),
-        ):
-            beyond = cupy.cuda.MemoryPointer(array.data.mem, ZONE + offset)
-            word = cupy.ndarray((1,), np.uint32, beyond)
-            before = int(word.get()[0])
-            word.fill(7)
-            assert guards.damage() == text
-            word.fill(before)
-            assert guards.damage() == ""
-        word.fill(7)
-        guards.release(mark)
-        assert guards.damage() == ""
-        cupy.cuda.set_allocator(None)

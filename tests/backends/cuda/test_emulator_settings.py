@@ -1,0 +1,47 @@
+"""The emulator's settings: in the program, and by environment variables."""
+
+import sys
+
+import pytest
+
+from gpuconv.backends import DeviceError, resolve
+from gpuconv.backends.cuda import emulator
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        ("SEED", "x", "GPUCONV_EMULATOR_SEED is 'x': expected a whole number"),
+        ("SEED", str(2**64), "seed must be from 0"),
+        ("SANITIZE", "all", "GPUCONV_EMULATOR_SANITIZE is 'all': sanitize must be one of"),
+        ("WORKERS", "0", "GPUCONV_EMULATOR_WORKERS is '0': workers must be at least 1"),
+    ],
+)
+def test_invalid_environment_variables_are_refused(variable, value, message, monkeypatch):
+    monkeypatch.setattr(sys.modules[emulator.settings.__module__], "_current", None)
+    monkeypatch.setenv(f"GPUCONV_EMULATOR_{variable}", value)
+    with pytest.raises(DeviceError, match=message):
+        resolve("emulated")
+
+
+def test_environment_variables_set_the_emulator(monkeypatch):
+    monkeypatch.setattr(sys.modules[emulator.settings.__module__], "_current", None)
+    for name, value in (("SEED", "7"), ("WORKERS", "3"), ("SANITIZE", "checked")):
+        monkeypatch.setenv(f"GPUCONV_EMULATOR_{name}", value)
+    assert emulator.settings() == emulator.Settings(7, "checked", 3)
+
+
+def test_configure_changes_settings_within_a_block_and_refuses_wrong_ones():
+    assert emulator.settings().workers >= 1
+    before = emulator.settings()
+    with emulator.configure(seed=3, sanitize="checked") as chosen:
+        assert emulator.settings() is chosen
+        assert (chosen.seed, chosen.sanitize, chosen.workers) == (3, "checked", before.workers)
+    assert emulator.settings() == before
+    with pytest.raises(ValueError, match="sanitize must be one of none, checked, address, received 'all'"):
+        emulator.configure(sanitize="all")
+    with pytest.raises(ValueError, match="seed must be"):
+        emulator.configure(seed=-1)
+    with pytest.raises(ValueError, match="workers must be at least 1"):
+        emulator.configure(workers=0)
+    assert emulator.settings() == before

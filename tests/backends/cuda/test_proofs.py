@@ -1,0 +1,90 @@
+"""Proofs made in this process instead of a child: right kernels are proved, those with a planted fault refuted."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+import gpuconv as gc
+from gpuconv.backends.cuda.gemm import tuner, verdicts
+from gpuconv.backends.cuda.gemm.plan import plan
+from gpuconv.backends.cuda.gemm.prover import PROVED, REFUTED, UNABLE
+from gpuconv.backends.cuda.ops.conv import product_of
+from gpuconv.problems import PLAIN, Conv2dProblem, Epilogue
+from gpuconv.verify.prover_child import answer_about
+from tests.standin import proving
+
+FLOAT32 = np.dtype(np.float32)
+PROBLEM = Conv2dProblem.of((2, 6, 7, 8), (12, 3, 3, 8))
+
+
+def proved(direction, epilogue=PLAIN, algorithm="simt-32x32", dtype=FLOAT32, vectors=(4, 4), tf32=False):
+    subject = product_of(direction, PROBLEM, epilogue, dtype, tf32, *vectors)
+    gpu, answers = tuner.gpu_or_emulated("emulated"), []
+    candidate = plan(subject, algorithm)
+    reference = verdicts._reference(subject, candidate, gpu)
+    answer_about(
+        json.loads(json.dumps(verdicts._question(subject, PROBLEM, candidate, reference, gpu))), answers.append
+    )
+    *before, answer = answers
+    assert before == [{"prepared": True}]
+    assert answer["of"] == verdicts.fingerprint_of(subject, candidate, gpu)
+    return answer
+
+
+@pytest.mark.slow
+def test_right_algorithms_are_proved_with_every_direction_alignment_and_epilogue():
+    for direction in ("fprop", "dgrad", "wgrad"):
+        assert proved(direction)["status"] == PROVED, direction
+        assert proved(direction, vectors=(1, 1))["status"] == PROVED, f"unaligned {direction}"
+    epilogues = [
+        Epilogue.of("relu", 2, True),
+        Epilogue.of("relu", 1, True),
+        Epilogue.of("gelu"),
+        Epilogue.of("gelu", saves_input=True),
+        Epilogue.of(moments=True),
+        Epilogue.of(None, 2, True, True),
+    ]
+    for epilogue in epilogues:
+        assert proved("fprop", epilogue)["status"] == PROVED, epilogue
+    assert proved("wgrad", algorithm="mma-64x64", tf32=True)["status"] == PROVED
+    assert (
+        proved("dgrad", algorithm="mma-64x64", dtype=gc.dtypes.as_dtype("bfloat16"), vectors=(8, 1))["status"] == PROVED
+    )
+
+
+@pytest.mark.kernels
+def test_a_small_problem_takes_less_than_0_3_seconds_once_kernels_are_compiled():
+    for direction in ("fprop", "dgrad", "wgrad"):
+        assert min(proved(direction)["seconds"] for _ in range(4)) <= 0.3
+
+
+@pytest.mark.kernels
+@pytest.mark.parametrize("direction", ["fprop", "dgrad", "wgrad"])
+@pytest.mark.parametrize(
+    "fault",
+    ["a wrong value", "a slightly wrong value", "an unwritten value", "other bits", "a changed input", "raises"],
+)
+def test_the_proof_refutes_a_kernel_with_a_fault(fault, direction):
+    with proving.planted(fault, "simt-32x32"):
+        answer = proved(direction)
+    assert answer["status"] == REFUTED
+    assert proving.FAULTS[fault] in answer["reason"]
+
+
+@pytest.mark.kernels
+@pytest.mark.parametrize("direction", ["fprop", "dgrad"])
+def test_a_fault_in_slices_alone_is_refuted(direction):
+    with proving.planted("a wrong value in a slice", "simt-32x32"):
+        answer = proved(direction)
+    assert answer["status"] == REFUTED
+    assert "is 1000" in answer["reason"]
+
+
+@pytest.mark.kernels
+def test_a_lack_of_memory_refutes_nothing():
+    with proving.planted("lacks memory", "simt-32x32"):
+        answer = proved("fprop")
+    assert (answer["status"], answer["reason"]) == (UNABLE, "MemoryError: Out of memory allocating 3 GB")
