@@ -7,25 +7,8 @@ import pytest
 pytest.importorskip("starlette")
 
 import gpuconv as gc
-from gpuconv.layers import Flatten, Input, Linear, Sequential
 from gpuconv.live import DataSplits, Session
-from gpuconv.training import optimizers
-
-LINEAR = [Flatten(), Linear(10)]
-
-
-def recipe_of(layers, **changes):
-    net = Sequential([Input((8, 8, 1)), *layers], initialize=False)
-    return {
-        "net": net.config(),
-        "precision": "float32",
-        "optimizer": optimizers.get("sgd", lr=0.05, momentum=0.9).config(),
-        "loss": "SoftmaxCrossEntropy(label_smoothing=0.0)",
-        "schedule": "constant",
-        "seed": 0,
-        "epochs": 2000,
-        "train": {"batch_size": 40, "augmentation": "none"},
-    } | changes
+from tests.live.sessions import LINEAR, recipe_of
 
 
 @pytest.fixture(scope="session")
@@ -58,7 +41,3 @@ def _no_pictures_of_curves(monkeypatch):
     from gpuconv.training.callbacks import Curves
 
     monkeypatch.setattr(Curves, "_draw", lambda *_, **__: None)
-
-
-def do(session, name, **arguments):
-    return session.ask(name, **arguments).result(30)

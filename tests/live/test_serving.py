@@ -24,7 +24,7 @@ from gpuconv.layers import BatchNorm, Conv2D, Flatten, Linear, ReLU
 from gpuconv.live import setting_changes
 from gpuconv.live.app import application
 from gpuconv.live.server import listening_socket
-from tests.live.conftest import do
+from tests.live.sessions import do
 
 pytestmark = pytest.mark.slow
 NET = [Conv2D(32, 3, padding=1), BatchNorm(), ReLU(), Conv2D(32, 3, padding=1), ReLU(), Flatten(), Linear(10)]
@@ -92,7 +92,7 @@ def test_ten_snapshots_a_second_cost_at_most_a_twentieth_of_the_steps(open_sessi
         session_share = (session.spent - spent) / (session.worked - worked)
         print(f"{100 * session_share:.2f} % of {session.trainer.steps - steps} steps, events {counts}")
         assert session_share <= 0.05
-        # An idle machine gives 60; `test_session.py` counts them exactly, by a simulated clock.
+        # An idle machine gives 60; `test_budget.py` counts them exactly, by a simulated clock.
         assert counts["state"] >= 30 * core_share
         assert counts["picture"] >= 3 * core_share
 

@@ -1,0 +1,74 @@
+"""Snapshots of a run: they change no bit of it, and a failing one does not end it."""
+
+from __future__ import annotations
+
+import itertools
+import time
+
+import numpy as np
+
+from gpuconv.live import attribution, pictures, snapshots
+from gpuconv.live.budget import Budget, Limits
+from tests.live.sessions import CONV, HubWithClient, do, wait_for, weights_of
+
+
+def test_watching_a_run_does_not_change_its_bits(open_session):
+    """Snapshots, gradients, maps and explanations are computed between two steps."""
+    alone = open_session(CONV, changes={"epochs": 8})
+    wait_for(alone, lambda: alone.phase == "finished")
+    watched = open_session(CONV, start=False, changes={"epochs": 8})
+    watched.view.hub = HubWithClient()
+    watched.view.budget = Budget({name: Limits(0.0, 1.0) for name in watched.view.budget.limits})
+    watched.start()
+    maps = itertools.cycle(attribution.KINDS)
+    while watched.phase != "finished":
+        for kind in pictures.KINDS:
+            do(watched, "look", kind=kind, test=3, map=next(maps))
+        assert do(watched, "explain", layer="conv1", at=[1, 2, 0])["error"] < 1e-4
+    assert weights_of(watched) == weights_of(alone)
+    assert {
+        "state",
+        "curves",
+        "picture",
+        "examples",
+        "scales",
+        "confusion",
+        "net",
+        "log",
+        "map",
+    } <= watched.hub.put_names
+
+
+def test_a_picture_that_fails_is_reported_once_and_training_continues(open_session, monkeypatch):
+
+    def broken(*_):
+        raise ValueError("no picture")
+
+    monkeypatch.setattr(snapshots, "picture", broken)
+    session = open_session()
+    for _ in range(5):
+        do(session, "look", kind="filters")
+    steps = session.trainer.steps
+    wait_for(session, lambda: session.trainer.steps > steps + 5)
+    assert [line for line in session.view.log if "cannot show" in line] == ["cannot show picture: no picture"]
+
+
+def test_an_image_of_a_single_gray_is_shown(open_session):
+    session = open_session(CONV)
+    for gray in range(0, 256, 5):
+        do(session, "look", image=np.full((8, 8, 1), gray, np.uint8))
+    assert not [line for line in session.view.log if "cannot show" in line]
+
+
+def test_a_pause_refreshes_all_pictures(open_session):
+    session = open_session(start=False)
+    session.view.budget = Budget({name: Limits(1000.0, 1.0) for name in session.view.budget.limits})
+    session.start()
+    while session.trainer.steps < 3:
+        time.sleep(0.005)
+    before = {name: session.hub.get(name)[0] for name in ("picture", "examples", "curves")}
+    do(session, "pause")
+    end = time.monotonic() + 20
+    while any(session.hub.get(name)[0] <= number for name, number in before.items()):
+        assert time.monotonic() < end
+        time.sleep(0.005)
