@@ -34,7 +34,7 @@ def test_defaults_are_the_documented_ones():
     expect_defaults(DEFAULTS)
 
 
-def test_records_are_immutable():
+def test_dataclasses_are_immutable():
     for name, flags in dataclass_flags(["data.augment:Augmentation", "data.image:Picture"]):
         assert flags == IMMUTABLE_VALUE, name
     for name, flags in dataclass_flags(

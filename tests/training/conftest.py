@@ -2,7 +2,8 @@
 
 import pytest
 
-from gpuconv.training import Callback, RunDirectory, checkpoint
+from gpuconv import checkpoint
+from gpuconv.training import Callback, RunDirectory
 from tests.training import toy_run
 
 

@@ -4,7 +4,8 @@ import os
 
 import pytest
 
-from gpuconv.training import Callback, CheckpointError, checkpoint
+from gpuconv import checkpoint
+from gpuconv.training import Callback, CheckpointError
 from tests.training import toy_run
 
 

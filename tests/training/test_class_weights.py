@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 import gpuconv as gc
-from gpuconv import losses, to_numpy
+from gpuconv import checkpoint, losses, to_numpy
 from gpuconv.losses import SoftmaxCrossEntropy
-from gpuconv.training import Trainer, checkpoint, evaluate
+from gpuconv.training import Trainer, evaluate
 from tests.training import toy_run
 
 

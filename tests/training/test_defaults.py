@@ -69,7 +69,7 @@ def test_defaults_are_the_documented_ones():
     expect_defaults(DEFAULTS)
 
 
-def test_records_are_immutable_and_optimizers_compare_by_identity():
+def test_schedules_and_settings_are_immutable_and_optimizers_compare_by_identity():
     kinds = ("Constant", "Step", "MultiStep", "Exponential", "Polynomial", "Linear", "Cosine", "OneCycle", "Warmup")
     schedules = [f"training.schedules:{name}" for name in kinds]
     for name, flags in dataclass_flags(
@@ -87,7 +87,7 @@ def test_records_are_immutable_and_optimizers_compare_by_identity():
         assert kind.__hash__ is object.__hash__, kind
 
 
-def test_settings_are_keyword_only():
+def test_settings_of_optimizers_and_loss_scales_are_keyword_only():
     for kind in (*optimizers.OPTIMIZERS.values(), LossScale):
         with pytest.raises(TypeError, match="positional"):
             kind(0.1)

@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from gpuconv.training import DivergedError, checkpoint
+from gpuconv import checkpoint
+from gpuconv.training import DivergedError
 from tests.training import toy_run
 
 

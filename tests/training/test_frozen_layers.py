@@ -2,7 +2,8 @@
 
 import pytest
 
-from gpuconv.training import Callback, CheckpointError, checkpoint
+from gpuconv import checkpoint
+from gpuconv.training import Callback, CheckpointError
 from tests.training import toy_run
 
 

@@ -5,7 +5,8 @@ import threading
 
 import pytest
 
-from gpuconv.training import Callback, checkpoint
+from gpuconv import checkpoint
+from gpuconv.training import Callback
 from gpuconv.training.interrupts import SIGNALS, Interrupts
 from tests.training import toy_run
 

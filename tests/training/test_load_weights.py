@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from gpuconv.training import CheckpointError, RunDirectory, checkpoint, load_net, load_weights
+from gpuconv import checkpoint
+from gpuconv.training import CheckpointError, RunDirectory, load_net, load_weights
 from tests.training import toy_run
 
 

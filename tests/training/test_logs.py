@@ -26,7 +26,7 @@ def test_logs_are_rewritten_at_the_start_and_then_grow(tmp_path):
     assert json.loads(lines.path.read_text().splitlines()[0]) == records[0]
 
 
-def test_the_logs_are_also_names_of_callbacks():
+def test_the_module_callbacks_also_has_the_logs():
     assert (callbacks.CSVLog, callbacks.JSONLog) == (CSVLog, JSONLog)
 
 

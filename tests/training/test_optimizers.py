@@ -264,8 +264,9 @@ def test_every_setting_changes_the_second_step():
     def stepped(name, **settings):
         params = {"w": np.array([[1.0, -2.0], [0.5, 3.0]])}
         optimizer = optimizers.get(name, lr=0.1, **settings)
-        for size in (1.0, 3.0):
-            optimizer.step(params, {"w": size * np.array([[0.3, -0.2], [0.1, 0.4]])})
+        # Lion takes the sign of a mean of both gradients, so some signs differ; Muon takes only their directions.
+        for grad in ([[0.3, -0.2], [0.1, 0.4]], [[-0.9, -0.5], [0.7, -1.2]]):
+            optimizer.step(params, {"w": np.array(grad)})
         return params["w"]
 
     settings = {
@@ -274,9 +275,11 @@ def test_every_setting_changes_the_second_step():
         "rmsprop": {"alpha": 0.5, "eps": 1.0},
         "adam": {"beta1": 0.5, "beta2": 0.5, "eps": 1.0},
         "adamw": {"beta1": 0.5, "beta2": 0.5, "eps": 1.0},
-        "lion": {},
+        "lion": {"beta1": 0.999, "beta2": 0.5},
+        "muon": {"momentum": 0.5, "nesterov": False, "newton_schulz": 1},
     }
     for name, changes in settings.items():
-        for setting, value in (changes | {"weight_decay": 0.5}).items():
+        weight_decay = {} if name == "muon" else {"weight_decay": 0.5}  # Muon takes none
+        for setting, value in (changes | weight_decay).items():
             assert np.abs(stepped(name, **{setting: value}) - stepped(name)).max() > 1e-3, (name, setting)
     assert np.abs(stepped("sgd", momentum=0.5, nesterov=True) - stepped("sgd", momentum=0.5)).max() > 1e-3

@@ -5,7 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from gpuconv.training import CheckpointError, SettingsError, Trainer, checkpoint
+from gpuconv import checkpoint
+from gpuconv.training import CheckpointError, SettingsError, Trainer
 from tests.training import toy_run
 
 

@@ -6,7 +6,8 @@ import math
 
 import pytest
 
-from gpuconv.training import CheckpointError, RunDirectory, SettingsError, checkpoint, compare_settings, load_net
+from gpuconv import checkpoint
+from gpuconv.training import CheckpointError, RunDirectory, SettingsError, compare_settings, load_net
 from tests.training import toy_run
 from tests.training.nested_values import changed
 

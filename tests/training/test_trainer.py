@@ -19,7 +19,7 @@ def test_a_net_overfits_20_samples():
 
 @pytest.mark.parametrize("optimizer", ["sgd:momentum=0.9,nesterov=true", "adagrad", "rmsprop", "adam", "adamw", "lion"])
 @pytest.mark.parametrize("loss", ["softmax", "svm"])
-def test_every_optimizer_and_loss_learns(optimizer, loss):
+def test_optimizers_learn_with_softmax_and_svm(optimizer, loss):
     history = toy_run.fit(toy_run.trainer(optimizer=optimizer, lr=0.03, loss=loss), epochs=4)
     assert history[-1]["train_loss"] < 0.7 * history[0]["train_loss"]
 

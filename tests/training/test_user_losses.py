@@ -29,7 +29,7 @@ def softmax(scores, labels, kind=np.float64):
     return kind(loss), shares / len(labels)
 
 
-def test_a_loss_may_return_any_number_and_any_float_gradient():
+def test_a_loss_may_return_any_kind_of_number_and_a_float64_gradient():
     expected = fit(loss="softmax").history
     for kind in (np.float64, np.float32, float, np.float16, lambda x: np.array([x]), lambda x: np.array(x, np.float64)):
         history = fit(loss=lambda scores, labels, kind=kind: softmax(scores, labels, kind)).history

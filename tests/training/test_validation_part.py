@@ -7,8 +7,9 @@ import json
 import numpy as np
 import pytest
 
+from gpuconv import checkpoint
 from gpuconv.data import Augmentation, Loader, Normalization
-from gpuconv.training import Callback, SettingsError, Trainer, checkpoint, evaluate
+from gpuconv.training import Callback, SettingsError, Trainer, evaluate
 from tests.training import toy_run
 
 DATA = toy_run.images(60)

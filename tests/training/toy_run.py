@@ -91,6 +91,7 @@ def contents(directory):
 
 
 def bits(trainer):
+    """The bytes of all arrays that the trainer's net would save."""
     return b"".join(value.tobytes() for value in weights(trainer).values())
 
 

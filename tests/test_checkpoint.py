@@ -11,10 +11,10 @@ import struct
 import numpy as np
 import pytest
 
+from gpuconv import checkpoint
 from gpuconv.checkpoint import Checkpoint, CheckpointError, load, save, write_atomically
 from gpuconv.dtypes import as_dtype
 from gpuconv.system import files
-from gpuconv.training import checkpoint as checkpoints
 
 STATE = {"epoch": 3, "nested": {"list": [1, 2.5, None], "text": "ä"}, "third": 1 / 3}
 
@@ -204,15 +204,15 @@ def test_the_nesting_of_json_stays_below_the_recursion_limit():
     for levels, fits in ((99, True), (101, False)):
         text = '{"a":' * levels + "1" + "}" * levels
         if fits:
-            assert checkpoints.parse(text)
+            assert checkpoint.parse(text)
         else:
             with pytest.raises(ValueError, match="nested too deeply"):
-                checkpoints.parse(text)
+                checkpoint.parse(text)
 
 
 def test_a_long_value_is_cut_in_a_message():
-    assert checkpoints.short_json("x" * 78) == f'"{"x" * 78}"'  # 80 characters with its quotes
-    assert checkpoints.short_json("x" * 79) == f'"{"x" * 76}...'
+    assert checkpoint.short_json("x" * 78) == f'"{"x" * 78}"'  # 80 characters with its quotes
+    assert checkpoint.short_json("x" * 79) == f'"{"x" * 76}...'
 
 
 def test_a_header_of_other_types_is_refused(tmp_path):
@@ -238,7 +238,7 @@ def test_bare_weights_are_refused_as_a_checkpoint(tmp_path):
 
 
 def test_another_format_is_named(path, monkeypatch):
-    monkeypatch.setattr(checkpoints, "FORMAT", 99)
+    monkeypatch.setattr(checkpoint, "FORMAT", 99)
     save(path, Checkpoint(some_arrays(), STATE))
     monkeypatch.undo()
     with pytest.raises(CheckpointError, match="has checkpoint format 99, this version of gpuconv reads 1"):
@@ -342,3 +342,9 @@ def test_the_folder_is_synced_after_the_file_got_its_name(path, monkeypatch):
     monkeypatch.setattr(os, "fsync", watch)
     save(path, Checkpoint({"x": np.ones(3)}))
     assert synced[-1:] == [path.read_bytes()]
+
+
+def test_the_former_module_name_is_the_same_module():
+    from gpuconv.training import checkpoint as former
+
+    assert former is checkpoint

@@ -1,132 +1,19 @@
-"""The live page in Debian's Chromium: what a person sees and does there."""
+"""What the page shows of a net: its activations, gradients, explanations, maps and scores."""
 
 from __future__ import annotations
 
-import contextlib
 import io
-import os
 import re
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import numpy as np
-import pytest
 
 import gpuconv as gc
+from tests.live.browser.page import MARKS, draw, eventually, screenshot, step, text, wait_for_accuracy, wait_until
 
-pytest.importorskip("starlette")
-from gpuconv.live.server import listening_socket
+pytestmark = MARKS
 
-playwright = pytest.importorskip("playwright.sync_api")
-
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not Path("/usr/bin/chromium").exists(), reason="needs Debian's chromium"),
-    pytest.mark.filterwarnings("default"),
-]
-SCREENSHOTS = os.environ.get("GPUCONV_SCREENSHOTS")  # a folder to keep them in
-WAIT = 60_000  # milliseconds
 SEVEN = [(60, 50), (165, 50), (100, 185)]
 ONE = [(112, 30), (112, 190)]
-
-
-@pytest.fixture
-def address(tmp_path):
-    """The page of a new `gpuconv live`. Requested before `open_page`, so that the pages are closed first."""
-    with serving([sys.executable, "-m", "gpuconv", "live", "--port", "0", "--device", "numpy"], tmp_path) as address:
-        yield address
-
-
-@contextlib.contextmanager
-def serving(command, folder):
-    """The address of a server that runs within this context."""
-    with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
-        try:
-            assert server.stdout is not None
-            yield next(line.split()[1] for line in server.stdout if line.startswith("page"))
-        finally:
-            server.send_signal(signal.SIGINT)
-            assert server.wait(30) == 130
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def open_page(browser, address):
-    """Opens pages; fails if one logged an error in its console or sent a request to another host."""
-    wrong: list[str] = []
-    contexts = []
-
-    def make(**options):
-        context = browser.new_context(viewport={"width": 1400, "height": 1000}, **options)
-        contexts.append(context)
-        page = context.new_page()
-        page.set_default_timeout(WAIT)
-        refused = re.compile("status of 400")  # errors that the test provokes; the page shows them
-        page.on(
-            "console", lambda m: m.type in ("error", "warning") and not refused.search(m.text) and wrong.append(m.text)
-        )
-        page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.on("request", lambda r: r.url.startswith((address, "data:", "blob:")) or wrong.append(r.url))
-        page.goto(address)
-        return page
-
-    yield make
-    for context in contexts:
-        context.close()
-    assert wrong == []
-
-
-def screenshot(page, name, tmp_path):
-    folder = Path(SCREENSHOTS or tmp_path)
-    page.screenshot(path=folder / f"{name}.png", full_page=True)
-    assert (folder / f"{name}.png").stat().st_size > 10_000
-
-
-def text(page, selector):
-    return page.locator(selector).inner_text()
-
-
-def step(page):
-    return int(text(page, "#step"))
-
-
-def wait_until(page, expression):
-    """Playwright's own wait evaluates text in the page, which the page's content security policy forbids."""
-    eventually(page, lambda: page.evaluate(expression), expression)
-
-
-def eventually(page, condition, what=""):
-    end = time.monotonic() + WAIT / 1000
-    while not condition():
-        assert time.monotonic() < end, what
-        page.wait_for_timeout(50)
-
-
-def wait_for_accuracy(page, accuracy):
-    wait_until(page, f"Number(document.querySelector('[data-part=test]')?.dataset.accuracy) > {accuracy}")
-
-
-def draw(page, points):
-    page.click("#clear")
-    page.locator("#pad").scroll_into_view_if_needed()
-    box = page.locator("#pad").bounding_box()
-    scale = box["width"] / 224
-    positions = [(box["x"] + x * scale, box["y"] + y * scale) for x, y in points]
-    page.mouse.move(*positions[0])
-    page.mouse.down()
-    for point in positions[1:]:
-        page.mouse.move(*point, steps=12)
-    page.mouse.up()
 
 
 def test_a_net_trains_and_is_inspected(open_page, tmp_path):
@@ -252,35 +139,6 @@ def test_what_is_shown_changes_as_the_net_learns(open_page):
     assert "right" in examples(page)
 
 
-def test_an_optimizer_and_a_checkpoint_can_be_changed_while_the_net_trains(open_page, tmp_path):
-    page = open_page()
-    wait_for_accuracy(page, 0.5)
-    assert page.locator("#load").is_disabled()
-    page.click("#save")
-    wait_until(page, "document.querySelectorAll('#saved option').length === 1")
-    saved_step = step(page)
-
-    page.select_option("[name=optimizer]", "adam")
-    page.fill("[name=lr]", "0.002")
-    page.click("#settings button")
-    wait_until(page, "document.getElementById('log').textContent.includes('on: optimizer adam, lr 0.002')")
-    wait_until(page, "document.querySelector('[name=momentum]').disabled")  # Adam has no momentum setting
-    wait_until(page, f"Number(document.getElementById('step').textContent) > {saved_step + 50}")
-    assert text(page, "#phase") == "training"
-    assert page.input_value("[name=optimizer]") == "adam"
-
-    page.select_option("#saved", "1")
-    page.click("#load")
-    wait_until(page, "document.getElementById('phase').textContent === 'paused'")
-    wait_until(page, "document.getElementById('log').textContent.includes('went to checkpoint 1, step ')")
-    loaded_step = int(re.search(r"went to checkpoint 1, step (\d+)", text(page, "#log"))[1])
-    wait_until(page, f"Number(document.getElementById('step').textContent) === {loaded_step}")
-    assert loaded_step <= saved_step + 5
-    wait_until(page, "document.querySelector('[name=optimizer]').value !== 'adam'")
-    page.click("#toggle")
-    wait_until(page, f"Number(document.getElementById('step').textContent) > {loaded_step + 20}")
-
-
 def test_a_click_explains_a_layer_inside_others(open_page, tmp_path):
     net = """[
   {"layer": "Residual", "body":
@@ -345,63 +203,3 @@ def test_a_dropped_image_goes_through_the_net(open_page, tmp_path):
     page.set_input_files("#file", {"name": "x.png", "mimeType": "image/png", "buffer": b"no image"})
     page.wait_for_selector("#error:not([hidden])")
     assert "cannot read this file as an image" in text(page, "#error")
-
-
-def test_the_page_fits_a_phone_in_light_and_dark_and_works_from_the_keyboard(open_page, tmp_path):
-    for scheme in ("light", "dark"):
-        page = open_page(color_scheme=scheme)
-        wait_for_accuracy(page, 0.5)
-        for width in (360, 768, 1400):
-            page.set_viewport_size({"width": width, "height": 900})
-            page.wait_for_timeout(150)
-            assert page.evaluate("document.documentElement.scrollWidth") <= width
-            screenshot(page, f"{scheme}-{width}", tmp_path)
-        unnamed = page.evaluate(
-            """[...document.querySelectorAll('button, input, select, textarea, canvas, [tabindex]')].filter(one =>
-            !(one.ariaLabel || one.textContent.trim() || one.closest('label') || one.ariaHidden === 'true' ||
-              document.querySelector(`label[for="${one.id}"]`) || one.closest('[role=listitem], button')))
-            .map(one => one.outerHTML)"""
-        )
-        assert unnamed == []
-    page.locator("h1").click()
-    page.keyboard.press("p")
-    wait_until(page, "document.getElementById('phase').textContent === 'paused'")
-    paused_step = step(page)
-    page.keyboard.press("s")
-    wait_until(page, f"Number(document.getElementById('step').textContent) === {paused_step + 1}")
-    page.focus("#pad")
-    for _ in range(5):
-        page.keyboard.press("Shift+ArrowDown")
-    wait_until(page, "document.getElementById('shown').textContent === 'your drawing'")
-
-
-def test_two_browsers_show_the_same_run_and_training_continues_without_any(open_page, tmp_path):
-    one, other = open_page(), open_page()
-    wait_for_accuracy(one, 0.2)
-    other.click("#toggle")
-    wait_until(one, "document.getElementById('phase').textContent === 'paused'")
-    one.click("#toggle")
-    wait_until(other, "document.getElementById('phase').textContent === 'training'")
-    step_at_close = step(one)
-    one.context.close()
-    other.context.close()
-    again = open_page()
-    wait_until(again, f"Number(document.getElementById('step').textContent) > {step_at_close + 20}")
-
-
-def test_a_page_reconnects_after_the_server_restarts(browser, tmp_path):
-    with listening_socket("127.0.0.1", 0) as listening:
-        port = listening.getsockname()[1]
-    command = [sys.executable, "-m", "gpuconv", "live", "--port", str(port), "--device", "numpy"]
-    page = browser.new_page()
-    try:
-        with serving(command, tmp_path):
-            page.goto(f"http://127.0.0.1:{port}")
-            wait_for_accuracy(page, 0.1)
-        wait_until(page, "document.getElementById('phase').textContent.includes('does not answer; trying again')")
-        with serving([*command, "runs/live-digits-digits-net-1"], tmp_path):
-            wait_until(page, "document.getElementById('phase').textContent === 'paused'")
-            page.click("#toggle")
-            wait_until(page, "document.getElementById('phase').textContent === 'training'")
-    finally:
-        page.close()

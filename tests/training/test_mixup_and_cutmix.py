@@ -51,8 +51,10 @@ def user_loss(scores, labels):
 
 
 def test_a_user_defined_loss_trains_on_mixed_batches():
-    net = toy_run.net()
-    assert Trainer(net, "sgd", lr=0.1, loss=user_loss).fit(loader(), epochs=1, progress=False) is not None
+    user_defined, built_in = (Trainer(toy_run.net(), "sgd", lr=0.1, loss=loss) for loss in (user_loss, "softmax"))
+    for trainer in (user_defined, built_in):
+        trainer.fit(loader(), epochs=1, progress=False)
+    assert toy_run.same_arrays(toy_run.weights(user_defined), toy_run.weights(built_in))
 
 
 @pytest.mark.parametrize(
