@@ -42,6 +42,7 @@ def test_former_names_still_work():
     assert importlib.import_module("gpuconv.layers.onto") is input_gradient
     assert batch_parts.place_of is batch_parts.part_in_elements
     assert batch_parts.Together is batch_parts.PartStates
+    assert batch_parts.sums_over_parts is batch_parts.sum_function
     assert oracle.expect is oracle.expected_results
     assert Trainer.diverged is Trainer.divergence_message
     assert Upsample.means is Upsample.pool_options

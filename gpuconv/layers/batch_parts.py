@@ -29,8 +29,8 @@ __all__ = [
     "part_in_elements",
     "part_of_batch",
     "run_net",
+    "sum_function",
     "summed_over_parts",
-    "sums_over_parts",
     "takes_all_parts",
 ]
 
@@ -90,9 +90,12 @@ def summed_over_parts(total: Sum) -> Iterator[None]:
         _sum.reset(token)
 
 
-def sums_over_parts() -> Sum | None:
+def sum_function() -> Sum | None:
     """The function of the surrounding `summed_over_parts`, or None outside of it."""
     return _sum.get()
+
+
+sums_over_parts = sum_function  # the former name
 
 
 class PartStates:
@@ -100,7 +103,6 @@ class PartStates:
     gradients, activations and running statistics. The first part uses the net's own. count: the number of parts."""
 
     def __init__(self, net: AnyLayer, count: int) -> None:
-        self._net = net
         self._others = [{layer: _OwnState.of(layer) for layer in net.walk()} for _ in range(count - 1)]
         self.parts: list[Part] = []
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 from gpuconv.layers.activation import Activation
 from gpuconv.layers.addend import Addend
@@ -14,6 +14,7 @@ from gpuconv.layers.input_gradient import Onto
 from gpuconv.layers.layer_call import adds_input_grad, call, reads_slices, shows_gradients, takes_addend
 from gpuconv.layers.residual import Residual
 from gpuconv.layers.rewrite import FUSED
+from gpuconv.layers.sequential import Sequential
 from gpuconv.types import Array
 
 
@@ -27,7 +28,7 @@ class ResidualNorm(Fused):
         block, *others = layers
         return (
             type(block) is Residual
-            and takes_addend(cast(Any, block.rows[0])[-1])
+            and takes_addend(_body_of(block)[-1])
             and not any(layer.has_hooks for layer in block.walk())
             and len(others) <= 1
             and all(is_plain(layer) and cast(Activation, layer).keeps_output for layer in others)
@@ -48,7 +49,7 @@ class ResidualNorm(Fused):
         """The last layer of the body. It adds the shortcut and applies the activation, so its forward hooks receive the
         output of the whole block."""
         body, _ = self._rows
-        return cast(Layer, body.layers[-1])
+        return body.layers[-1]
 
     @property
     def adds_to_sum(self) -> bool:
@@ -65,10 +66,10 @@ class ResidualNorm(Fused):
         return shortcut is None and self.activation is not None and adds_input_grad(body)
 
     @property
-    def _rows(self) -> tuple[Any, Any]:
+    def _rows(self) -> tuple[Sequential, Sequential | None]:
         """The body, and the shortcut or None."""
-        body, shortcut = cast(Residual, self.layers[0]).rows
-        return body, shortcut
+        block = cast(Residual, self.layers[0])
+        return _body_of(block), block.rows[1]
 
     def forward(self, x: Array, training: bool = False, *, out: Array | None = None) -> Array:
         y, addend = self._joined("forward", x, training, **({} if out is None else {"out": out}))
@@ -107,3 +108,7 @@ class ResidualNorm(Fused):
 
 
 FUSED.append(ResidualNorm)
+
+
+def _body_of(block: Residual) -> Sequential:
+    return cast(Sequential, block.rows[0])

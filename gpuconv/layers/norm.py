@@ -11,7 +11,7 @@ from gpuconv.initializers import ones, zeros
 from gpuconv.layers import sync_batch_norm
 from gpuconv.layers.addend import Addend
 from gpuconv.layers.base import Layer
-from gpuconv.layers.batch_parts import PerPart, sums_over_parts
+from gpuconv.layers.batch_parts import PerPart, sum_function
 from gpuconv.layers.variables import Variable
 from gpuconv.types import Array, Options, Shape
 
@@ -57,7 +57,7 @@ class BatchNorm(Layer):
     def forward(
         self, x: Array, training: bool = False, *, out: Array | None = None, addend: Addend | None = None
     ) -> Array:
-        if addend is None and training and (total := sums_over_parts()):
+        if addend is None and training and (total := sum_function()):
             parts = x if isinstance(x, PerPart) else [x]
             found, statistics = sync_batch_norm.forward(parts, self.vectors, self.momentum, self.eps, total)
             self.stash(parts, statistics, total)

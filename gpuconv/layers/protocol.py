@@ -1,4 +1,4 @@
-"""The part of a layer that the files which `base.py` imports use. `base.Layer` has all of it."""
+"""The members of a layer that the files below `base.py` use, which cannot import `base.Layer`; it has all of them."""
 
 from __future__ import annotations
 

@@ -292,7 +292,9 @@ class Sequential(Layer):
         Returns: (N, *output volume), or for one image its output volume, on the device of the images.
 
         Raises:
-            ValueError: The normalization is unknown, or floats cannot have been normalized.
+            TypeError: The images are neither arrays of uint8 or floats nor files.
+            ValueError: The images have another shape than the net takes, their normalization is unknown, or floats
+                cannot have been normalized.
         """
         from gpuconv.layers.predict import predict
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -22,7 +21,8 @@ from gpuconv.types import Array, Record
 class LossScale:
     """The scale of a run; the defaults are those of PyTorch's GradScaler.
 
-    `array` is the state of `ops.update_loss_scale` on the device; `factor`, its first number, is the scale.
+    After `build`, `array` is the state of `ops.update_loss_scale` on the device; `factor`, its first number, is the
+    scale.
 
     Args:
         start: The initial scale.
@@ -36,8 +36,8 @@ class LossScale:
     backoff: float = 0.5
     interval: int = 2000
 
-    array: Any = field(default=None, init=False, repr=False)
-    factor: Any = field(default=None, init=False, repr=False)
+    array: Array = field(default=None, init=False, repr=False)  # type: ignore[assignment]
+    factor: Array = field(default=None, init=False, repr=False)  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
         positive("start", self.start)
