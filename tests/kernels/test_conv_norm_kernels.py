@@ -49,7 +49,7 @@ def test_statistics_of_every_algorithm_agree_with_the_oracle(device, monkeypatch
 
 
 def test_the_variance_is_right_despite_a_large_bias(device):
-    """The mean is a thousand times the deviation: sums of squares would lose the variance."""
+    """The mean is more than a thousand times the deviation: sums of squares would lose the variance."""
     case = conv(4, 8, 8, 4, 8, (1, 1))
     arrays = conv_norm_arrays(case, "float32")
     arrays[2] = np.full(8, 5000, np.float32)
