@@ -86,29 +86,32 @@ def test_images_with_changed_bytes_are_read_or_refused(tmp_path, format):
     assert memory < 1200
 
 
+def chunk(name, data):
+    """A part of a PNG file."""
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
 def png(width, height, color, pixels=b""):
     """A PNG file of 8 bits per channel. color: PNG's type of color. pixels: the compressed rows."""
-
-    def chunk(name, data):
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
     header = struct.pack(">IIBBBBB", width, height, 8, color, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
 
 
 def zeros(count):
+    """Zeros, compressed; their count is rounded down to whole MiB."""
     packer = zlib.compressobj(9)
     return b"".join(packer.compress(bytes(1 << 20)) for _ in range(count >> 20)) + packer.flush()
 
 
 def gif(width, height, frame_width, frame_height):
+    """A GIF file whose screen and only frame have these sizes."""
     head = b"GIF89a" + struct.pack("<HHBBB", width, height, 0x80, 0, 0) + bytes(6)
     return head + b"," + struct.pack("<HHHHB", 0, 0, frame_width, frame_height, 0) + b"\x02\x02\x44\x01\x00;"
 
 
 def test_decompression_bombs_are_refused(tmp_path):
-    """Small files that would become large pictures."""
-    row = 1 + 4 * 12_000
+    """Small files that would become large pictures, or a small picture with a long text."""
+    row, picture = 1 + 4 * 12_000, png(1, 1, 0, zlib.compress(bytes(2)))
     bombs = {
         "rgba": png(12_000, 12_000, 6, zeros(row * 12_000)),
         "wide": png(2**31 - 1, 1, 0),
@@ -117,10 +120,7 @@ def test_decompression_bombs_are_refused(tmp_path):
         "gif-frame": gif(1, 1, 65_535, 65_535),
         "bmp": b"BM" + struct.pack("<IIIIiiHHIIIIII", 54, 0, 54, 40, 60_000, 60_000, 1, 24, 0, 0, 0, 0, 0, 0),
         "ppm": b"P6 60000 60000 255\n",
-        "text": png(1, 1, 0, zlib.compress(bytes(2)))[:33]
-        + struct.pack(">I", 0)
-        + b"zTXt"
-        + struct.pack(">I", zlib.crc32(b"zTXt")),
+        "text": picture[:33] + chunk(b"zTXt", b"Comment\0\0" + zeros(1 << 28)) + picture[33:],
     }
     for name, content in bombs.items():
         assert len(content) < 1 << 20

@@ -84,7 +84,7 @@ def test_convolutions_fused_with_batch_norm_give_the_same_results(device):
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_convolutions_fused_with_a_pool_and_batch_norm_give_the_same_results(device):
-    """The first layers are as in airbench94. There are maps of odd sizes, groups, and a pool that nothing follows."""
+    """The first layers are as in airbench94. Maps have odd sizes, a layer has groups, and the last pool has no norm."""
 
     def net():
         layers = [

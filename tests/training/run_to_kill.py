@@ -1,4 +1,6 @@
-"""Train the toy net in a run directory and die at a given point: python run_to_kill.py DIR WHAT NUMBER [resume].
+"""Trains the toy net in a run directory and dies at a given point.
+
+    python -m tests.training.run_to_kill DIR WHAT NUMBER [resume]
 
 WHAT is "step" (die after NUMBER steps), "sync" (die in call NUMBER of fsync on a file, with half of its bytes on the
 disk) or "never". The process dies by SIGKILL, so that nothing is cleaned up.

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from gpuconv import losses
-from gpuconv.layers import Conv2D, Dropout, Flatten, Input, Linear, Sequential
+from gpuconv.layers import Flatten, Input, Linear, Sequential
 from gpuconv.training import LossScale, Trainer
 from tests.training import toy_run
 
 
 def trainer_without_norm(device="numpy", **options):
-    layers = [Input((6, 5, 1)), Conv2D(4, 3, padding=1), Flatten(), Dropout(0.4), Linear(3)]
-    return Trainer(Sequential(layers, seed=1).to(device), "sgd", lr=0.1, momentum=0.9, schedule="one-cycle", **options)
+    net = toy_run.net_without_norm(device)
+    return Trainer(net, "sgd", lr=0.1, momentum=0.9, schedule="one-cycle", **options)
 
 
 def loader(batch_size, device="numpy", **options):

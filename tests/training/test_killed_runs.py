@@ -48,7 +48,12 @@ def test_a_run_killed_at_random_steps_resumes_with_the_same_bits(tmp_path, unint
 @pytest.mark.slow
 @pytest.mark.parametrize("syncs", [(2, 3), (7, 4), (9, 6)], ids="sync {0[0]}, then {0[1]}".format)
 def test_a_run_killed_while_writing_resumes_with_the_same_bits(tmp_path, uninterrupted, syncs):
-    """syncs: in which call of fsync the first process is killed, and in which the second, which resumes the run."""
+    """syncs: in which call of fsync the first process is killed, and in which the second, which resumes the run.
+
+    The first process writes, in this order: 1 run.json, 2 config.toml, 3 last.safetensors, 4 metrics.jsonl,
+    5 metrics.csv, 6 last.safetensors at step 3, 7 best.safetensors and 8 last.safetensors at step 5, 9
+    last.safetensors at step 6.
+    """
     for number, sync in enumerate(syncs):
         assert run(tmp_path / "run", kill_at=("sync", sync), resume=number > 0) == -signal.SIGKILL
     assert run(tmp_path / "run", resume=True) == 0

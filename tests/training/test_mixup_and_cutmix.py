@@ -6,7 +6,7 @@ import pytest
 from gpuconv import losses, to_numpy
 from gpuconv.cli import main
 from gpuconv.data import Augmentation, Dataset, Loader, Normalization, digits
-from gpuconv.layers import Conv2D, Flatten, Input, Linear, Sequential
+from gpuconv.layers import Flatten, Input, Linear, Sequential
 from gpuconv.training import Trainer, evaluate
 from gpuconv.training.data_checks import DataError
 from tests.training import toy_run
@@ -30,10 +30,6 @@ def test_digits_are_learned_from_mixed_images(augmentation):
     assert trainer.history[-1]["validation_accuracy"] > 0.7
     # Mixed targets have an entropy, below which the loss cannot fall.
     assert trainer.history[-1]["train_loss"] > 1.1 * trainer.history[-1]["validation_loss"]
-
-
-def without_norm(device):
-    return Sequential([Input((6, 5, 1)), Conv2D(4, 3, padding=1), Flatten(), Linear(3)], seed=1).to(device)
 
 
 def test_a_resumed_run_has_the_same_bits(tmp_path):
@@ -83,7 +79,7 @@ def test_mixed_batches_may_be_cut_and_accumulated(augmentation, options):
         ("batches", "numpy", batches),
         ("emulated", "emulated", loader(augmentation=augmentation, drop_last=True, device="emulated")),
     ):
-        trainer = Trainer(without_norm(device), "sgd", lr=0.1, **options)
+        trainer = Trainer(toy_run.net_without_norm(device), "sgd", lr=0.1, **options)
         trainer.fit(train, epochs=1, progress=False)
         weights[name] = {key: to_numpy(value) for key, value in trainer.net.params().items()}
     assert toy_run.same_arrays(weights["loader"], weights["batches"])

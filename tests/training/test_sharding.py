@@ -11,7 +11,7 @@ from gpuconv.layers.batch_parts import Part, part_of_batch
 from gpuconv.training import DataError, SettingsError, Trainer
 from gpuconv.training.running_metrics import Totals
 from gpuconv.training.sharding import Sharding, shard_bounds
-from tests.training.toy_run import StopAt, fit, images, loader, net, same_arrays, trainer, weights
+from tests.training.toy_run import StopAt, fit, images, loader, net, net_without_norm, same_arrays, trainer, weights
 
 SHARDS = 4
 
@@ -21,8 +21,7 @@ def batches(count=21, batch_size=8, **options):  # the last batch has 5 images: 
 
 
 def trainer_without_norm(**options):
-    layers = [Input((6, 5, 1)), Conv2D(4, 3, padding=1), Flatten(), Dropout(0.4), Linear(3)]
-    return Trainer(Sequential(layers, seed=1), "sgd", lr=0.1, **options)
+    return Trainer(net_without_norm(), "sgd", lr=0.1, **options)
 
 
 def test_shards_differ_by_at_most_one_sample_and_cover_the_batch():

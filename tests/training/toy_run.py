@@ -26,6 +26,12 @@ def net(seed=0, filters=4):
     )
 
 
+def net_without_norm(device="numpy"):
+    """A net whose gradients do not depend on how a batch is cut, as it has no batch norm."""
+    layers = [Input((6, 5, 1)), Conv2D(4, 3, padding=1), Flatten(), Dropout(0.4), Linear(3)]
+    return Sequential(layers, seed=1, device=device)
+
+
 def loader(data=None, batch_size=5, seed=3, dtype="float32", device="numpy"):
     data = data or images()
     return Loader(
