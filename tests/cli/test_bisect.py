@@ -172,7 +172,7 @@ def test_repeated_gradients_of_a_float16_run_are_divided_by_the_loss_scale(work)
         assert np.linalg.norm(values) == pytest.approx(digest.norm, rel=1e-4), digest.name
 
 
-COPY_TO_16_BITS = "copy.at[j] = round_to<GRAD>(values[0]);"  # of sgd_step; float32 parameters have no such copy
+COPY_TO_16_BITS = "copy.at[j] = round_to<GRAD>(values[0]);"  # of sgd_step; in float32 its result is not stored
 
 
 def write_sgd_step(line):

@@ -1,4 +1,4 @@
-"""Class and file names with terminal control characters, as each command prints them and as pictures show them."""
+"""Class and file names with terminal control characters, as commands print them and as pictures show them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def work(tmp_path, monkeypatch):
 
 
 @pytest.mark.usefixtures("pictures")
-def test_no_command_prints_terminal_control_characters(work, capsys, monkeypatch):
+def test_commands_and_pictures_show_no_terminal_control_characters(work, capsys, monkeypatch):
     drawn = []
 
     def record_texts(figure, path):

@@ -1,4 +1,4 @@
-"""How a run ends: by a signal, with a failing callback, and with which exit status."""
+"""How runs and commands end: by a signal, with a failing callback, and with which exit status."""
 
 from __future__ import annotations
 

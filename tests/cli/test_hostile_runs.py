@@ -1,4 +1,5 @@
-"""Every command refuses damaged or crafted run folders in one line, or gives the result of the undamaged folder.
+"""Damaged or crafted run folders are refused in one line by train --resume, evaluate, predict and summary, or give the
+result of the undamaged folder.
 
 There is never a traceback, and never a silently different result.
 """

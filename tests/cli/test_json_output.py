@@ -44,7 +44,7 @@ def test_the_documents_of_train_evaluate_and_predict_hold_their_results(work, ca
     assert stdout_of(capsys, "evaluate", "run", "--device", "numpy", "--quiet").startswith("class ")
 
 
-def test_the_documents_of_the_other_commands_hold_their_results(capsys):
+def test_the_documents_of_further_commands_hold_their_results(capsys):
     nets = document_of(capsys, "summary")["nets"]
     assert nets[0]["name"] == "seed-net"
     summary = document_of(capsys, "summary", "--model", "seed-net")

@@ -1,4 +1,4 @@
-"""Runs whose nets have layers from a user's file, in every command that reads a run."""
+"""Runs whose nets have layers from a user's file, in commands that read a run."""
 
 import os
 import sys

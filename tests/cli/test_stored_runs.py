@@ -220,7 +220,7 @@ WRONG = [  # an entry of run.json and of the checkpoint's state, its new value, 
 ]
 
 
-def test_an_invalid_entry_gives_an_error_of_one_line_in_every_command(work, capsys):
+def test_an_invalid_entry_gives_an_error_of_one_line(work, capsys):
     run = RunDirectory(work / "run")
     content, loaded = json.loads(run.settings_file.read_text()), checkpoint.load(run.last)
     valid = run.last.read_bytes()
@@ -285,7 +285,7 @@ def test_weights_of_nan_and_scores_that_overflow_are_refused(work, capsys):
         assert "scores of x.png are not finite" in on_numpy(capsys, "predict", "x.png", "--run-dir", "run", status=2)
 
 
-def test_a_missing_checkpoint_is_reported_by_every_command(work, capsys):
+def test_a_missing_checkpoint_is_reported(work, capsys):
     run = RunDirectory(work / "run")
     run.last.unlink()
     before = {path: path.read_bytes() for path in run.path.iterdir()}

@@ -17,7 +17,7 @@ from gpuconv.training import Trainer
 from tests.cli.small_run import CHOSEN, DATA, TINY_RUN, train
 
 
-def test_train_passes_its_options_on_and_prints_each_step(passed_to, drawn, tmp_path, monkeypatch, capsys):
+def test_train_passes_its_options_on_and_prints_its_progress(passed_to, drawn, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["train", *CHOSEN, "--tta", "mirror", "--run-dir", "run", "--checkpoint-every", "2"]) == 0
     output = capsys.readouterr().out.splitlines()
