@@ -13,7 +13,7 @@ from gpuconv.dtypes import as_dtype
 from gpuconv.layers import BatchNorm, Dropout, Flatten, Input, Linear, Sequential
 from gpuconv.training import SGD
 from gpuconv.training.running_metrics import Totals
-from tests.example_calls import RESULTS, array_names, calls, each_array, outputs
+from tests.ops.example_calls import RESULTS, array_names, calls, each_array, outputs
 
 UNSUPPORTED = {
     "the other byte order": (

@@ -3,7 +3,7 @@
 import numpy as np
 
 from gpuconv import ops
-from tests.refusals.arrays import X
+from tests.ops.refusals.arrays import X
 
 REFUSALS = [
     (ops.dropout, [X], {"p": 1.0, "seed": 0}, ValueError, "p must lie in [0.0, 1.0), received 1.0"),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gpuconv import ops, verify
-from tests.example_calls import calls, copied
+from tests.ops.example_calls import calls, copied
 
 INTEGER_TYPES = {"int", "int | None", "Size", "Size | None", "Padding", "Sequence[int]"}
 INTEGER_SCALARS = {"step", "offset", "start"}  # each a number, or an array of one element

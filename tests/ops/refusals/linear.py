@@ -1,7 +1,7 @@
 """Refused calls of linear layers, and their errors."""
 
 from gpuconv import ops
-from tests.refusals.arrays import ROWS, WEIGHT, X, zeros
+from tests.ops.refusals.arrays import ROWS, WEIGHT, X, zeros
 
 REFUSALS = [
     (ops.linear, [ROWS, zeros(4, 2)], {}, ValueError, "w reads 2 features, so x must have 2 columns, received 3"),

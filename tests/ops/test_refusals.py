@@ -1,4 +1,4 @@
-"""What every op refuses, with the type and message of each error; `tests/refusals` has the calls."""
+"""What every op refuses, with the type and message of each error; `tests/ops/refusals` has the calls."""
 
 import importlib
 import re
@@ -9,10 +9,10 @@ import pytest
 import gpuconv as gc
 from gpuconv import ops
 from gpuconv.backends import cpu
-from tests.refusals.arrays import F32
+from tests.ops.refusals.arrays import F32
 
 FAMILIES = sorted({op.family for op in ops.OPS.values()})
-REFUSALS = [case for family in FAMILIES for case in importlib.import_module(f"tests.refusals.{family}").REFUSALS]
+REFUSALS = [case for family in FAMILIES for case in importlib.import_module(f"tests.ops.refusals.{family}").REFUSALS]
 IDS = [
     f"{op.__name__}-{words if len(words) < 90 else words[:45] + ' ... ' + words[-40:]}"
     for op, _, _, _, words in REFUSALS

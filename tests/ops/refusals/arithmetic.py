@@ -3,7 +3,7 @@
 import numpy as np
 
 from gpuconv import ops
-from tests.refusals.arrays import X
+from tests.ops.refusals.arrays import X
 
 REFUSALS = [
     (

@@ -3,7 +3,7 @@
 import numpy as np
 
 from gpuconv import ops
-from tests.refusals.arrays import VECTOR
+from tests.ops.refusals.arrays import VECTOR
 
 REFUSALS = [
     (ops.random_uniform, [np.zeros(3, np.int64)], {"seed": 0}, TypeError, "y must be a float array"),

@@ -3,7 +3,7 @@
 import numpy as np
 
 from gpuconv import ops
-from tests.refusals.arrays import F32, LABELS, PARAMS, zeros
+from tests.ops.refusals.arrays import F32, LABELS, PARAMS, zeros
 
 REFUSALS = [
     (

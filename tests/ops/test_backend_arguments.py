@@ -6,7 +6,7 @@ import pytest
 from gpuconv import ops
 from gpuconv.backends import cpu
 from gpuconv.problems import Conv2dProblem, Epilogue, Pool2dProblem
-from tests.refusals.arrays import PARAMS, W, X, Y, zeros
+from tests.ops.refusals.arrays import PARAMS, W, X, Y, zeros
 
 
 @pytest.fixture

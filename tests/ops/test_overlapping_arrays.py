@@ -13,7 +13,7 @@ from gpuconv.activations import ACTIVATIONS
 from gpuconv.backends import cpu
 from gpuconv.ops import OPS, overlap
 from tests.devices import kernel_devices
-from tests.example_calls import RESULTS, array_names, calls, copied, each_array, outputs
+from tests.ops.example_calls import RESULTS, array_names, calls, copied, each_array, outputs
 
 ARBITRARY_BYTE = 60  # a float of such bytes is a normal number
 IN_PLACE = {  # ops whose `out` may be an input itself, without a copy

@@ -3,7 +3,7 @@
 import numpy as np
 
 from gpuconv import ops
-from tests.refusals.arrays import F32, LABELS, LOGITS, zeros
+from tests.ops.refusals.arrays import F32, LABELS, LOGITS, zeros
 
 REFUSALS = [
     (

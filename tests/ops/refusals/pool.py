@@ -3,7 +3,7 @@
 import numpy as np
 
 from gpuconv import ops
-from tests.refusals.arrays import ARGMAX, POOL, POOL_BACKWARD, X, zeros
+from tests.ops.refusals.arrays import ARGMAX, POOL, POOL_BACKWARD, X, zeros
 
 REFUSALS = [
     (ops.max_pool2d, [zeros(5, 7, 4)], POOL, ValueError, "x must have the axes (N, H, W, C), received shape (5, 7, 4)"),

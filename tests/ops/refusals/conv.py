@@ -3,7 +3,7 @@
 import numpy as np
 
 from gpuconv import ops
-from tests.refusals.arrays import IMAGES, W, X, Y, layout, zeros
+from tests.ops.refusals.arrays import IMAGES, W, X, Y, layout, zeros
 
 REFUSALS = [
     (ops.conv2d, [IMAGES, W], {}, TypeError, "x must be a float array"),

@@ -1,6 +1,5 @@
-"""Dispatch: which backend handles a call, what is refused before it reaches a backend, how ops are declared."""
+"""Which backend handles a call of an op, and what is refused before the call reaches a backend."""
 
-import inspect
 import re
 import types
 
@@ -9,8 +8,6 @@ import pytest
 
 from gpuconv import devices, ops
 from gpuconv.backends import cpu, dispatch
-from gpuconv.backends.cuda.runtime import source
-from gpuconv.ops import OPS
 from gpuconv.problems import Pool2dProblem
 from tests.python_process import python
 
@@ -135,45 +132,3 @@ def test_a_wrong_out_is_refused_before_anything_is_written():
         with pytest.raises(error, match="out must have"):
             ops.relu(X, out=out)
         assert (out == 7).all()
-
-
-# --- how ops are declared ----------------------------------------------------------------------
-
-
-def test_every_op_is_public():
-    assert ops.__all__ == list(OPS)
-    for name, listed in OPS.items():
-        assert getattr(ops, name) is listed.function
-        assert listed.function.__name__ == name
-
-
-@pytest.mark.parametrize("op", OPS)
-def test_an_ops_docstring_says_what_it_does_and_lists_its_arguments_in_order(op):
-    function = getattr(ops, op)
-    summary, _, rest = inspect.getdoc(function).partition("\n\n")
-    assert summary
-    listed = rest.partition("Args:\n")[2].partition("\n\n")[0]
-    assert re.findall(r"^    (\w+): .", listed, re.M) == [*inspect.signature(function).parameters]
-
-
-@pytest.mark.parametrize("op", OPS)
-def test_arrays_come_first_and_other_arguments_are_keyword_only(op):
-    """An array that is left out then shifts no other argument. The kernel_size of a pool may be positional, as in
-    PyTorch, because a pool has no array that could be left out."""
-    positional = OPS[op].arrays + (("kernel_size",) if op in ("max_pool2d", "avg_pool2d") else ())
-    for parameter in inspect.signature(getattr(ops, op)).parameters.values():
-        assert parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY), parameter.name
-        assert parameter.name in positional or parameter.kind is parameter.KEYWORD_ONLY, parameter.name
-        if parameter.default is None and parameter.name in positional:
-            assert "None" in parameter.annotation, parameter.name
-
-
-@pytest.mark.parametrize("op", OPS)
-def test_the_arrays_that_an_op_changes_are_listed_in_the_order_of_its_arguments(op):
-    arrays = OPS[op].arrays
-    assert list(OPS[op].changes) == [name for name in arrays if name in OPS[op].changes]
-
-
-@pytest.mark.parametrize("op", OPS)
-def test_an_ops_kernel_file_exists(op):
-    assert (source.directory() / OPS[op].kernel).is_file()

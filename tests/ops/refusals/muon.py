@@ -3,7 +3,7 @@
 import numpy as np
 
 from gpuconv import ops
-from tests.refusals.arrays import PARAMS, zeros
+from tests.ops.refusals.arrays import PARAMS, zeros
 
 REFUSALS = [
     (ops.muon_step, [PARAMS, PARAMS, PARAMS], {"lr": 1}, ValueError, "rank 2 or more, received params[1] of (5,)"),

@@ -3,7 +3,7 @@
 import numpy as np
 
 from gpuconv import ops
-from tests.refusals.arrays import zeros
+from tests.ops.refusals.arrays import zeros
 
 REFUSALS = [
     (

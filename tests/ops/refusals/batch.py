@@ -3,7 +3,7 @@
 import numpy as np
 
 from gpuconv import ops
-from tests.refusals.arrays import IMAGES, INDICES, LABELS, VECTOR, X, zeros
+from tests.ops.refusals.arrays import IMAGES, INDICES, LABELS, VECTOR, X, zeros
 
 REFUSALS = [
     (
