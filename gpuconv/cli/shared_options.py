@@ -30,7 +30,11 @@ OPTIONS: dict[str, tuple[Callable[[str], int | float | str], str, str]] = {
         "a net by name, such as digits-net or tiny-vgg (`gpuconv summary` lists them), or "
         "FILE.py:FUNCTION, called with the input shape and the number of classes",
     ),
-    "weights": (str, "FILE_OR_RUN", "initial weights from a run, a checkpoint or a saved net with the same shapes"),
+    "weights": (
+        str,
+        "FILE_OR_RUN",
+        "initial weights from a run, a checkpoint or a saved net whose layers have the same names and shapes",
+    ),
     "seed": (count(0), "N", "seeds everything random: weights, order, augmentation (default: 0)"),
     "epochs": (count(1), "N", "passes over the training images"),
     "batch_size": (count(1), "N", "images a step"),

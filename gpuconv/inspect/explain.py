@@ -67,8 +67,9 @@ class Explanation:
         total: The oracle's value, in float64.
         bias: The term added to the sum; 0 without a bias.
         window: The inputs that are read, (R, S, C) or (features,), with 0 in the padding of a convolution and -inf in
-            that of a max pool; backward, the gradients of all outputs.
-        weight: Their factors, of the window's shape, or None.
+            that of a max pool; backward, the gradients of all outputs. For a residual block or branches, (branches,):
+            what each adds, or the value of the one that is concatenated there.
+        weight: Their factors, of the window's shape; None if the value is no weighted sum.
         terms: The products of the largest magnitude; for a max pool, the winner first.
         direction: "forward" or "backward".
         computed: The value and error of each backend.
