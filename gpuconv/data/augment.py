@@ -82,8 +82,11 @@ class Augmentation:
                 "resized-crop:0.08" or "none".
 
         Raises:
+            TypeError: `text` is not text.
             ValueError: Any other text.
         """
+        if not isinstance(text, str):
+            raise TypeError(f"an augmentation is described by text, received {type(text).__name__}")
         if text.strip().lower() == "none":
             return cls()
         options: Options = {}

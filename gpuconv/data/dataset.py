@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gpuconv import random
+from gpuconv.arguments import number
 from gpuconv.backends import to_numpy
 
 
@@ -22,7 +24,7 @@ class Dataset:
     classes: the names of the classes. name: the name of the set. spec: the text from which `gpuconv.data.load` loads
     it, if there is one.
 
-    Raises TypeError for other dtypes and ValueError for other shapes, labels out of range and an empty set.
+    Raises TypeError for other types and dtypes, and ValueError for other shapes, labels out of range and an empty set.
     """
 
     images: NDArray[np.uint8]
@@ -33,6 +35,8 @@ class Dataset:
 
     def __post_init__(self) -> None:
         images, labels = (to_numpy(getattr(self, part), f"{part} of {self.name!r}") for part in ("images", "labels"))
+        if not isinstance(self.classes, Iterable):
+            raise TypeError(f"classes of {self.name!r} must be names, received {self.classes!r}")
         classes = tuple(map(str, self.classes))
         if images.dtype != np.uint8:
             raise TypeError(f"images of {self.name!r} must be uint8 in 0..255, received {images.dtype.name}")
@@ -137,7 +141,7 @@ def class_indices(data: Classified, classes: Sequence[str]) -> NDArray[np.int64]
 
 def fraction_mask(labels: NDArray[np.int64], fraction: float, seed: int, part: str) -> NDArray[np.bool_]:
     """A mask of images that has `fraction` of every class; see `Dataset.split`."""
-    if not 0 < fraction < 1:
+    if not 0 < number("fraction", fraction, -math.inf) < 1:
         raise ValueError(f"fraction must be between 0 and 1, received {fraction}")
     second = np.zeros(len(labels), bool)
     for label in range(int(labels.max(initial=-1)) + 1):

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gpuconv.arguments import flag, integer, number, pair
 from gpuconv.data.dataset import Dataset, class_indices
 from gpuconv.data.image import read_image
 from gpuconv.data.listing import list_images
@@ -44,10 +45,11 @@ def load(
     .heif, .jfif, .jpe and .pbm. stream: leave the images in their files and read each when its batch needs it
     (`FolderSamples`), so that they need not fit into memory.
 
-    Raises as `load_all` does, and ValueError unless 0 < test < 1, and if no class has two images, one for training and
-    one for testing.
+    Raises as `load_all` does, TypeError for an argument of another type, and ValueError unless 0 < test < 1, and if no
+    class has two images, one for training and one for testing.
     """
     split = canonical("split", split, SPLITS)
+    test, seed = number("test", test, -math.inf), integer("seed", seed, -(2**63), 2**64 - 1)
     if test == 1:
         raise ValueError(f"test=1 keeps all of {os.fspath(directory)} for testing, and none for training")
     if not 0 < test < 1:
@@ -90,6 +92,7 @@ def _read(
     first_version: bool = False,
 ) -> tuple[Any, list[list[str]]]:
     """The data set, and for each class the names of its files, relative to `directory`."""
+    size, stream = None if size is None else pair("size", size, 1), flag("stream", stream)
     root = Path(os.path.expanduser(directory))
     classes = list_images(root)
     if first_version:
@@ -156,7 +159,7 @@ class FolderSamples(Samples):
 
     def read(self, indices: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         images = np.empty((len(indices), *self.image_shape), np.uint8)
-        for number, index in enumerate(indices):
+        for at, index in enumerate(indices):
             try:
                 image = read_image(self.paths[index], size=self.size, channels=self.image_shape[-1])
             except ValueError as error:
@@ -166,7 +169,7 @@ class FolderSamples(Samples):
                     f"images must have one size: {self.first_path} has {_size(self.image_shape)}, {self.paths[index]} "
                     f"has {_size(image.shape)}; give size= (in text: folder:DIR,size=32x32) to resize them"
                 )
-            images[number] = image
+            images[at] = image
         return images, self.labels[indices]
 
     def checksum(self) -> str:

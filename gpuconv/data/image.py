@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuconv.arguments import pair
+from gpuconv.arguments import integer, pair
 from gpuconv.system import files
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def read_image(
             `size` is not accepted.
         ImportError: Pillow is not installed.
     """
-    if channels not in _MODES:
+    if integer("channels", channels, 1) not in _MODES:
         raise ValueError(f"channels must be 1 (gray) or 3 (color), received {channels}")
     if size is not None:
         height, width = size = pair("size", size, 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -49,9 +49,12 @@ class Loader:
         drop_last: Whether a short last batch is left out.
 
     Raises:
+        TypeError: An argument has another type; `Samples` need a `StreamLoader`.
         ValueError: With drop_last no batch is left, the normalization or the augmentation does not fit the images, or
             mixup or cutmix would mix labels other than the numbers of known classes.
     """
+
+    _takes: ClassVar[type] = Dataset
 
     def __init__(
         self,
@@ -66,8 +69,21 @@ class Loader:
         shuffle: bool = True,
         drop_last: bool = False,
     ) -> None:
+        if not isinstance(dataset, self._takes):
+            accepted, received = self._takes.__name__, type(dataset).__name__
+            raise TypeError(f"a {type(self).__name__} takes a gpuconv.data.{accepted}, received {received}")
         self.dataset: Any = dataset
         self.batch_size = integer("batch_size", batch_size, 1)
+        if not isinstance(augmentation, Augmentation | None):
+            raise TypeError(
+                f"augmentation must be a gpuconv.data.Augmentation, received {augmentation!r}; "
+                "Augmentation.parse(text) makes one"
+            )
+        if dataset.raw and not isinstance(normalization, Normalization):
+            raise TypeError(
+                "normalization of uint8 images must be a gpuconv.data.Normalization, received "
+                f"{type(normalization).__name__}; Normalization.from_dataset(train) makes one"
+            )
         self.augmentation = augmentation or Augmentation()
         self.seed = seed_value("seed", seed)
         self.device = backends.resolve(device)

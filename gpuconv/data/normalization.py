@@ -64,7 +64,16 @@ class Normalization:
             kind: "channel" subtracts each channel's mean, "image" the mean image; both divide by each channel's
                 standard deviation around the subtracted values (by 1 for a constant channel). The sums are exact
                 integers, so every machine gets the same numbers.
+
+        Raises:
+            TypeError: `dataset` is no data set.
+            ValueError: Another `kind`, or images that are not uint8.
         """
+        if not hasattr(dataset, "measured"):
+            raise TypeError(
+                f"dataset must be a gpuconv.data.Dataset or Samples, received {type(dataset).__name__}; from_images "
+                "takes images"
+            )
         return cls.from_images(dataset.measured(), kind)
 
     @classmethod
@@ -77,6 +86,7 @@ class Normalization:
     @classmethod
     def from_images(cls, images: NDArray[np.uint8], kind: str = "channel") -> Normalization:
         """As `Normalization.from_dataset`, for uint8 `images` (N, H, W, C). Raises ValueError for other images."""
+        images = to_numpy(images, "images")
         if images.dtype != np.uint8 or images.ndim != 4 or not images.size:
             raise ValueError(
                 f"a normalization is computed from uint8 images (N, H, W, C), received {images.dtype.name} of shape "

@@ -30,8 +30,11 @@ class StreamLoader(Loader):
         options: As in `Loader`.
 
     Raises:
+        TypeError: As in `Loader`.
         ValueError: As in `Loader`, or float images with a normalization or augmentation.
     """
+
+    _takes = Samples
 
     def __init__(
         self,
@@ -42,10 +45,10 @@ class StreamLoader(Loader):
         workers: int | None = None,
         **options: Any,
     ) -> None:
+        super().__init__(dataset, batch_size, normalization=normalization, **options)
         default = min(dataset.workers, 8, os.cpu_count() or 1)
         self._given = {} if workers is None else {"workers": integer("workers", workers, 1)}
         self.workers = self._given.get("workers", default)
-        super().__init__(dataset, batch_size, normalization=normalization, **options)
         if dataset.dtype != np.uint8 and (normalization is not None or str(self.augmentation) != "none"):
             raise ValueError(
                 f"images of {dataset.name!r} are floats, taken as they are; normalization and augmentation are for "

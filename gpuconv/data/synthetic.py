@@ -16,8 +16,12 @@ def load(
 
     Each class has a random picture; each image is the mean of its class's picture and random noise. So a net can learn
     the classes, and the test images are unseen. Image i has class i % classes.
+
+    Raises TypeError and ValueError for arguments of other types and ranges.
     """
     n, classes = integer("n", n, 1), integer("classes", classes, 1)
+    if not hasattr(size, "__len__"):
+        raise TypeError(f"size must be (H, W, C), received {size}")
     if len(size) != 3:
         raise ValueError(f"size must be (H, W, C), received {size}")
     for axis, side in zip("HWC", size):
