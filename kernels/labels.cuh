@@ -3,6 +3,10 @@
 
 #include "types.cuh"
 
+constexpr int64 IGNORE_NOTHING = -9223372036854775807LL - 1;  // in place of an ignored label; labels may have this value
+
+__device__ __forceinline__ bool is_ignored(int64 label, int64 ignored) { return label == ignored && ignored != IGNORE_NOTHING; }
+
 template <class T> constexpr bool IS_FLOAT = false;
 template <> constexpr bool IS_FLOAT<float16> = true;
 template <> constexpr bool IS_FLOAT<bfloat16> = true;

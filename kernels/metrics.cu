@@ -44,7 +44,7 @@ __device__ int64 right_answer(const T* labels, int64 row, int32 classes) {
 template <class T>
 __device__ bool is_counted(const T* labels, int64 row, int64 ignored) {
     if constexpr (IS_FLOAT<T>) return true;
-    else return !labels || labels[row] != ignored;
+    else return !labels || !is_ignored(labels[row], ignored);
 }
 
 extern "C" __global__ void __launch_bounds__(256, 1)

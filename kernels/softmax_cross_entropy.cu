@@ -24,7 +24,7 @@ struct RowTarget {  // a label: 1 for its class, 0 for others
     const int32 classes;
     __device__ RowTarget(const T* labels, int64 row, int64 n, int32 classes)
         : label(row < n ? int64(labels[row]) : 0), classes(classes) {}
-    __device__ bool is_counted(int64 ignored) const { return label != ignored; }
+    __device__ bool is_counted(int64 ignored) const { return !is_ignored(label, ignored); }
     __device__ bool valid() const { return 0 <= label && label < classes; }
     __device__ Real of(int32 c) const { return c == label ? Real(1) : Real(0); }
     __device__ Real label_weight(const Real* weight) const { return weight ? weight[label] : Real(1); }

@@ -134,6 +134,21 @@ def test_an_ignored_row_may_hold_nan_and_another_wrong_label_makes_nan(device, r
     assert np.isfinite(gradient[[0, 2, 4]]).all()
 
 
+@pytest.mark.parametrize(
+    ("label", "ignore_index"),
+    [(np.iinfo(np.int64).min, None), (np.iinfo(np.uint64).max, -1)],
+    ids=["the least int64", "the largest uint64, read as -1"],
+)
+def test_an_extreme_wrong_label_is_not_ignored(device, rng, monkeypatch, label, ignore_index):
+    monkeypatch.setattr(loss, "_refuse_wrong_labels", lambda labels, classes, ignored=None: None)
+    scores, labels = scores_and_labels(rng, (3, 7), "float32")
+    labels = labels.astype(np.asarray(label).dtype)
+    labels[1] = label
+    value, gradient = on_device("softmax_cross_entropy", device, scores, labels, ignore_index=ignore_index)
+    assert np.isnan(value)
+    assert np.isnan(gradient[1]).all()
+
+
 @pytest.mark.parametrize("name", ["mean_squared_error", "huber_loss", "binary_cross_entropy"])
 def test_elementwise_losses_agree_with_the_oracle_over_many_blocks(device, rng, name, monkeypatch):
     """`gpuconv verify` checks the bounds. This test has many blocks, every thread order, and outputs in views."""

@@ -15,7 +15,7 @@ from gpuconv.backends.cuda.runtime.outputs import THREADS, buffer, contiguous, d
 from gpuconv.dtypes import accumulation_dtype
 from gpuconv.types import Array, ArrayT, Scalar
 
-_IGNORE_NOTHING = -(2**63)  # ignore nothing: no label has this value
+_IGNORE_NOTHING = -(2**63)  # IGNORE_NOTHING of kernels/labels.cuh; an ignore_index is larger
 
 
 def softmax_cross_entropy(
@@ -30,10 +30,18 @@ def softmax_cross_entropy(
 ) -> tuple[ArrayT, ArrayT]:
     logits, labels, weight = contiguous(logits, labels, weight)
     _refuse_wrong_labels(labels, logits.shape[1], ignore_index)
-    ignored = _IGNORE_NOTHING if ignore_index is None else ignore_index
+    ignored = _ignored_label(labels.dtype, ignore_index)
     divides = labels.ndim == 1 and not (weight is None and ignore_index is None)
     divisor = _label_weights(logits, labels, weight, ignored) if divides else None
     return _loss("softmax_cross_entropy", logits, labels, label_smoothing, grad_scale, out, weight, divisor, ignored)
+
+
+def _ignored_label(dtype: np.dtype, ignore_index: int | None) -> int:
+    """The label that a kernel ignores. dtype: that of the labels, which kernels read as int64: a large uint64 is equal
+    to a negative number."""
+    if ignore_index is None or (ignore_index < 0 and dtype.kind == "u"):
+        return _IGNORE_NOTHING
+    return ignore_index
 
 
 def _label_weights(logits: Array, labels: Array, weight: Array | None, ignored: int) -> Array:
@@ -116,8 +124,8 @@ def add_metrics(
     totals: Array, loss: Array, scores: Array, labels: Array | None, weight: Array | None, *, ignore_index: int | None
 ) -> None:
     scores, labels, weight = contiguous(scores, labels, weight)
-    defines = {"DTYPE": scores.dtype, "LABEL": np.dtype(np.int64) if labels is None else labels.dtype}
-    ignored = _IGNORE_NOTHING if ignore_index is None else ignore_index
-    load("metrics.cu", defines).kernel("metrics_add")(
+    label_dtype = np.dtype(np.int64) if labels is None else labels.dtype
+    ignored = _ignored_label(label_dtype, ignore_index)
+    load("metrics.cu", {"DTYPE": scores.dtype, "LABEL": label_dtype}).kernel("metrics_add")(
         1, THREADS, totals, loss, scores, labels, len(scores), scores.shape[-1], ignored, weight, len(totals)
     )
