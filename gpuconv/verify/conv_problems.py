@@ -1,4 +1,4 @@
-"""Named convolutions, shared by the tests of every backend and by `gpuconv verify`.
+"""Lists of convolutions, shared by the tests of every backend and by `gpuconv verify`.
 
 TINY  a few values, small enough to check by hand
 ODD   stress index arithmetic: prime sizes, uneven padding, strides larger than the filter, dilation, groups, depthwise,

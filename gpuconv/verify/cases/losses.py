@@ -55,7 +55,9 @@ def _targets(shape: Shape, options: Options, weights: bool = False) -> Make:
     def make(rng: np.random.Generator, dtype: np.dtype) -> Arguments:
         wide = accumulation_dtype(dtype)
         arrays = [3 * normal(rng, shape, dtype), rng.random(shape).astype(wide)]
-        return arrays + [rng.uniform(0, 3, shape[-1]).astype(wide)] * weights, options
+        if weights:
+            arrays.append(rng.uniform(0, 3, shape[-1]).astype(wide))
+        return arrays, options
 
     return make
 
@@ -100,6 +102,7 @@ def _metrics(n: int, classes: int, loss: float | None = None, weights: bool = Fa
         scores = rng.integers(-3, 4, (n, classes)).astype(dtype)
         drawn = normal(rng, (), wide) if loss is None else np.array(loss, wide)
         weight = [np.abs(normal(rng, classes, wide))] if weights else []
-        return [normal(rng, 4 + weights, np.float64), drawn, scores, rng.integers(0, classes, n), *weight], options
+        totals = normal(rng, 5 if weights else 4, np.float64)
+        return [totals, drawn, scores, rng.integers(0, classes, n), *weight], options
 
     return make

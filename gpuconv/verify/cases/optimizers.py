@@ -95,7 +95,9 @@ def _parameters(
 
         wide = accumulation_dtype(dtype) if masters else dtype
         params, grads = lists(2, dtype)
-        state = [[np.abs(array) for array in arrays] for arrays in lists(states, wide)] or [None][: op == "sgd_step"]
+        state: list[list[np.ndarray] | None] = [[np.abs(array) for array in arrays] for arrays in lists(states, wide)]
+        if op == "sgd_step" and not states:
+            state = [None]  # no velocities
         scaling = None if unscale is None else np.array([1 / unscale, unscale, 5.0, 2.0])
         averages = None if ema is None else lists(1, wide)[0]
         given = options if averages is None else options | dict(ema=ema)

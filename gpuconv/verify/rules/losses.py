@@ -75,4 +75,5 @@ def elementwise_loss(op: str, arrays: Arrays, options: Options, dtype: np.dtype)
 def metrics(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> list[Expected]:
     totals, loss, scores, *others = arrays
     ops.add_metrics(totals, loss, scores, *others, **options)
-    return [Expected("totals", totals, accumulation(np.float64, 2 + len(scores) * (len(totals) > 4), totals))]
+    length = 2 + (len(scores) if len(totals) == 5 else 0)  # five totals: the weights of the rows are summed
+    return [Expected("totals", totals, accumulation(np.float64, length, totals))]

@@ -27,25 +27,24 @@ def batch_norm(op: str, arrays: Arrays, options: Options, dtype: np.dtype, x_bou
     before = running_mean.copy(), running_var.copy()
     plain = options | {"activation": None, "addend": None}
     y, mean, inv_std = ops.batch_norm(x, gamma, beta, running_mean, running_var, **plain)
-    rows = math.prod(x.shape[:-1]) if options["training"] else 1
-    acc = accumulation_dtype(dtype)
-    mean_bound = _mean_bound(acc, rows, np.abs(x).reshape(-1, x.shape[-1]).mean(0), mean)
-    if not options["training"]:
-        mean_bound = 0 * mean_bound
-    x_error = np.broadcast_to(x_bound, x.shape).reshape(-1, x.shape[-1])
-    mean_bound = mean_bound + x_error.mean(0) * bool(options["training"])
+    training, acc = options["training"], accumulation_dtype(dtype)
+    rows = math.prod(x.shape[:-1]) if training else 1
+    mean_bound = mean_square_error = np.zeros(x.shape[-1])  # the running statistics have no error
+    if training:
+        x_error = np.broadcast_to(x_bound, x.shape).reshape(-1, x.shape[-1])
+        mean_bound = _mean_bound(acc, rows, np.abs(x).reshape(-1, x.shape[-1]).mean(0), mean) + x_error.mean(0)
+        mean_square_error = (x_error**2).mean(0)
     variance = 1 / inv_std**2
     variance_bound = _variance_bound(acc, rows, variance, mean_bound)
-    mean_square_error = (x_error**2).mean(0) * bool(options["training"])
     # By the Cauchy-Schwarz inequality.
     variance_bound = variance_bound + 2 * np.sqrt(variance * mean_square_error) + mean_square_error
     # 1 / sqrt would halve the variance's relative error, so this bound has a margin.
     inv_std_bound = inv_std * (variance_bound / variance + 8 * UNIT_ROUNDOFF[acc.name])
-    normal = np.abs(x - mean)
+    deviation = np.abs(x - mean)
     y_bound = np.abs(gamma) * (
-        inv_std * (mean_bound + x_bound + accumulation(acc, 2, np.abs(x) + np.abs(mean))) + normal * inv_std_bound
+        inv_std * (mean_bound + x_bound + accumulation(acc, 2, np.abs(x) + np.abs(mean))) + deviation * inv_std_bound
     )
-    y_bound = y_bound + accumulation(acc, 4, np.abs(gamma) * normal * inv_std + np.abs(beta)) + rounding(dtype, y)
+    y_bound = y_bound + accumulation(acc, 4, np.abs(gamma) * deviation * inv_std + np.abs(beta)) + rounding(dtype, y)
     if options.get("addend") is not None:
         y = y + as_float64(options["addend"])
         y_bound = y_bound + accumulation(acc, 1, y) + rounding(dtype, y)
@@ -54,7 +53,7 @@ def batch_norm(op: str, arrays: Arrays, options: Options, dtype: np.dtype, x_bou
         y = ACTIVATIONS[options["activation"]].apply(ops, y)
         y_bound = y_bound + rounding(dtype, y)
     running_bounds: tuple[Bound, Bound] = (0.0, 0.0)  # inference leaves the running statistics unchanged
-    if options["training"]:
+    if training:
         unbiased = rows / (rows - 1)
         running_bounds = (
             mean_bound + accumulation(acc, 4, np.abs(before[0]) + np.abs(mean)),
@@ -119,12 +118,14 @@ def batch_norm_backward(op: str, arrays: Arrays, options: Options, dtype: np.dty
     dy, dy_bound = _input_gradient(dy, x, gamma, mean, inv_std, options, dtype)
     slope = ACTIVATIONS[options["activation"]].steepest if options.get("activation") else 1.0
     dy_bound = dy_bound + slope * dy_bound_before
-    normal = (np.abs(x) + np.abs(mean)) * inv_std  # the terms of xhat before they cancel
+    xhat_terms = (np.abs(x) + np.abs(mean)) * inv_std  # before they cancel
     axes = tuple(range(x.ndim - 1))
     dbeta_bound = sum_bound(acc, rows, np.abs(dy).sum(axes)) + dy_bound.sum(axes)
-    dgamma_bound = sum_bound(acc, rows + 4, (np.abs(dy) * normal).sum(axes)) + (dy_bound * normal).sum(axes)
-    inside = np.abs(dy) + (np.abs(dbeta) + normal * np.abs(dgamma)) / rows if options["training"] else np.abs(dy)
-    sums = (dbeta_bound + normal * dgamma_bound) / rows if options["training"] else 0.0
+    dgamma_bound = sum_bound(acc, rows + 4, (np.abs(dy) * xhat_terms).sum(axes)) + (dy_bound * xhat_terms).sum(axes)
+    inside, sums = np.abs(dy), 0.0
+    if options["training"]:
+        inside = inside + (np.abs(dbeta) + xhat_terms * np.abs(dgamma)) / rows
+        sums = (dbeta_bound + xhat_terms * dgamma_bound) / rows
     dx_bound = np.abs(gamma) * inv_std * (accumulation(acc, 10, inside) + sums + dy_bound) + rounding(dtype, dx)
     return [
         Expected("dx", dx, dx_bound),
@@ -186,16 +187,16 @@ def group_norm(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> li
     y, mean, inv_std = ops.group_norm(*arrays, **options)
     z, acc = _grouped(x, mean), accumulation_dtype(dtype)
     count = z.shape[1] * z.shape[3]
-    mean_bound = accumulation(acc, count, np.abs(z).mean((1, 3)) + np.abs(mean)) + rounding(acc, mean)
+    mean_bound = _mean_bound(acc, count, np.abs(z).mean((1, 3)), mean)
     variance = 1 / inv_std**2
-    variance_bound = accumulation(acc, count + 4, variance) + mean_bound**2 + 4 * mean_bound * np.sqrt(variance)
+    variance_bound = _variance_bound(acc, count, variance, mean_bound)
     inv_std_bound = inv_std * (variance_bound / variance + 8 * UNIT_ROUNDOFF[acc.name])
     center, root, center_bound, root_bound = (
         _spread(np.asarray(each), x) for each in (mean, inv_std, mean_bound, inv_std_bound)
     )
-    normal = np.abs(x - center)
-    y_bound = root * (center_bound + accumulation(acc, 2, np.abs(x) + np.abs(center))) + normal * root_bound
-    y_bound = np.abs(gamma) * y_bound + accumulation(acc, 4, np.abs(gamma) * normal * root + np.abs(beta))
+    deviation = np.abs(x - center)
+    y_bound = root * (center_bound + accumulation(acc, 2, np.abs(x) + np.abs(center))) + deviation * root_bound
+    y_bound = np.abs(gamma) * y_bound + accumulation(acc, 4, np.abs(gamma) * deviation * root + np.abs(beta))
     return [
         Expected("y", y, y_bound + rounding(dtype, y)),
         Expected("mean", mean, mean_bound),
@@ -207,14 +208,14 @@ def group_norm_backward(op: str, arrays: Arrays, options: Options, dtype: np.dty
     dy, x, gamma, mean, inv_std = arrays
     dx, dgamma, dbeta = map(np.asarray, ops.group_norm_backward(*arrays, **options))
     rows, acc, axes = math.prod(x.shape[:-1]), accumulation_dtype(dtype), tuple(range(x.ndim - 1))
-    normal = (np.abs(x) + np.abs(_spread(mean, x))) * _spread(inv_std, x)  # the terms of xhat before they cancel
+    xhat_terms = (np.abs(x) + np.abs(_spread(mean, x))) * _spread(inv_std, x)  # before they cancel
     g = np.abs(dy * gamma)
     count = math.prod(_grouped(x, mean).shape[1::2])
     inside = g + _spread(_grouped(g, mean).mean((1, 3)), x)
-    inside = inside + normal * _spread(_grouped(g * normal, mean).mean((1, 3)), x)
+    inside = inside + xhat_terms * _spread(_grouped(g * xhat_terms, mean).mean((1, 3)), x)
     return [
         Expected("dx", dx, _spread(inv_std, x) * accumulation(acc, count + 12, inside) + rounding(dtype, dx)),
-        Expected("dgamma", dgamma, sum_bound(acc, rows + 4, (np.abs(dy) * normal).sum(axes))),
+        Expected("dgamma", dgamma, sum_bound(acc, rows + 4, (np.abs(dy) * xhat_terms).sum(axes))),
         Expected("dbeta", dbeta, sum_bound(acc, rows, np.abs(dy).sum(axes))),
     ]
 
