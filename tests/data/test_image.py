@@ -1,18 +1,16 @@
-"""One image file: every bit depth, color mode and orientation, and files that are refused before decoding."""
+"""One image file: its color modes, transparency and orientation, and files that are refused before decoding."""
 
 import os
 import socket
-import struct
 import sys
-from enum import IntEnum
 
 import numpy as np
 import pytest
 
-from gpuconv.data import image
 from gpuconv.data import image as images
 from gpuconv.data.image import Picture, read_image
 from tests.data.pixels import picture
+from tests.data.tiff_files import Tag, tiff
 
 Image = pytest.importorskip("PIL.Image")
 
@@ -103,101 +101,6 @@ def test_bad_arguments_and_missing_files_are_refused(tmp_path):
         read_image(tmp_path / "a.png", size=(0, 3))
     with pytest.raises(ValueError, match=r"size must be at most 67,108,864 pixels, received 8193x8192"):
         read_image(tmp_path / "a.png", size=(8193, 8192))
-
-
-class Tag(IntEnum):
-    """The numbers of TIFF's tags."""
-
-    WIDTH = 256
-    HEIGHT = 257
-    BITS_PER_SAMPLE = 258
-    COMPRESSION = 259
-    PHOTOMETRIC = 262
-    STRIP_OFFSETS = 273
-    SAMPLES_PER_PIXEL = 277
-    ROWS_PER_STRIP = 278
-    STRIP_BYTE_COUNTS = 279
-    TILE_WIDTH = 322
-    TILE_HEIGHT = 323
-    TILE_OFFSETS = 324
-    TILE_BYTE_COUNTS = 325
-    EXTRA_SAMPLES = 338
-    SAMPLE_FORMAT = 339
-
-
-def tiff(path, data, *, bits, width, height=1, photometric=1, extra=(), order="<"):
-    """A TIFF file of one uncompressed strip, written by hand. extra: further tags and their values."""
-    tags = {
-        Tag.WIDTH: width,
-        Tag.HEIGHT: height,
-        Tag.BITS_PER_SAMPLE: bits,
-        Tag.COMPRESSION: 1,
-        Tag.PHOTOMETRIC: photometric,
-        Tag.STRIP_OFFSETS: 8,
-        Tag.SAMPLES_PER_PIXEL: 1,
-        Tag.ROWS_PER_STRIP: height,
-        Tag.STRIP_BYTE_COUNTS: len(data),
-    } | dict(extra)
-    fields = b"".join(struct.pack(f"{order}HHII", tag, 4, 1, value) for tag, value in sorted(tags.items()))
-    head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}I", 8 + len(data))
-    path.write_bytes(head + data + struct.pack(f"{order}H", len(tags)) + fields + bytes(4))
-    return path
-
-
-def packed_bits(values, bits):
-    """Values of the given number of bits, packed one after another, the last byte padded with zeros."""
-    text = "".join(f"{value:0{bits}b}" for value in values)
-    text += "0" * (-len(text) % 8)
-    return bytes(int(text[start : start + 8], 2) for start in range(0, len(text), 8))
-
-
-@pytest.mark.parametrize("order", ["<", ">"], ids=["little-endian", "big-endian"])
-@pytest.mark.parametrize("photometric", [0, 1], ids=["white-is-zero", "black-is-zero"])
-@pytest.mark.parametrize("bits", [1, 2, 4, 8, 12, 16])
-def test_a_gray_tiff_of_every_depth_is_scaled_to_8_bits(tmp_path, bits, photometric, order):
-    """The smallest value becomes black and the largest white, or the reverse. The byte order matters at 16 bits."""
-    white = 2**bits - 1
-    values = [0, white, white // 2, 1, white - 1]
-    data = np.array(values, f"{order}u2").tobytes() if bits == 16 else packed_bits(values, bits)
-    path = tiff(tmp_path / "a.tif", data, bits=bits, width=5, photometric=photometric, order=order)
-    gray = np.array(values) if photometric else white - np.array(values)
-    expected = np.rint(gray * 255 / white)
-    assert read_image(path, channels=1).ravel().tolist() == expected.tolist()
-
-
-def test_a_tiff_variant_that_pillow_cannot_read_is_refused(tmp_path):
-    path = tiff(tmp_path / "a.tif", packed_bits([1, 2], 10), bits=10, width=2)
-    with pytest.raises(ValueError, match=r"a\.tif as an image: .* TIFF.*, or in a variant that Pillow does not read"):
-        read_image(path)
-
-
-@pytest.mark.parametrize("bits", [8, 16])
-def test_signed_values_are_refused(tmp_path, bits):
-    path = tiff(tmp_path / "a.tif", bytes(4), bits=bits, width=2, extra={Tag.SAMPLE_FORMAT: 2})
-    with pytest.raises(
-        ValueError, match=r"a\.tif .* range of its values is unknown .*; accepted are unsigned integers"
-    ):
-        read_image(path)
-
-
-@pytest.mark.parametrize(
-    ("kind", "expected"),
-    [(0, [128, 0, 64]), (1, [255, 255, 64]), (2, [191, 255, 64])],
-    ids=["unspecified", "multiplied", "alpha"],
-)
-def test_the_second_channel_of_a_gray_tiff_is_read_by_its_tag(tmp_path, kind, expected):
-    """The tag ExtraSamples gives its meaning; white shows through alpha, and half of a gray of 128 is 64."""
-    data = bytes([128, 128, 0, 0, 64, 255])
-    extra = {Tag.SAMPLES_PER_PIXEL: 2, Tag.EXTRA_SAMPLES: kind}
-    path = tiff(tmp_path / "a.tif", data, bits=8, width=3, extra=extra)
-    bits_of_one_channel = struct.pack("<HHII", Tag.BITS_PER_SAMPLE, 4, 1, 8)
-    bits_of_both_channels = struct.pack("<HHIHH", Tag.BITS_PER_SAMPLE, 3, 2, 8, 8)
-    path.write_bytes(path.read_bytes().replace(bits_of_one_channel, bits_of_both_channels))
-    if kind != 2 and int(Image.__version__.partition(".")[0]) < 13:
-        with pytest.raises(ValueError, match="in a variant that Pillow does not read"):
-            read_image(path, channels=1)
-    else:
-        assert read_image(path, channels=1).ravel().tolist() == expected
 
 
 def test_colors_that_cannot_be_converted_are_refused(tmp_path):
@@ -333,4 +236,4 @@ def test_without_pillow_the_error_says_what_to_install(monkeypatch, tmp_path):
 
 
 def test_an_error_without_a_message_is_named_by_its_type():
-    assert (image._cause(ValueError()), image._cause(ValueError("why"))) == ("ValueError", "why")
+    assert (images._cause(ValueError()), images._cause(ValueError("why"))) == ("ValueError", "why")

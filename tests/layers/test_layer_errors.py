@@ -1,4 +1,4 @@
-"""Errors name the layer in which they arise."""
+"""What errors of nets name: the layer, the shapes, and what to do."""
 
 import numpy as np
 import pytest

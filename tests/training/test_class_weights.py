@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import gpuconv as gc
-from gpuconv import checkpoint, losses, to_numpy
+from gpuconv import checkpoint, to_numpy
 from gpuconv.losses import SoftmaxCrossEntropy
 from gpuconv.training import Trainer, evaluate
 from tests.training import toy_run
@@ -14,10 +14,10 @@ from tests.training import toy_run
 
 @pytest.mark.parametrize("ignore_index", [None, 1])
 def test_a_loss_with_class_weights_is_one_mean_over_all_weights(ignore_index):
-    """For any batch size the loss equals PyTorch's cross_entropy of all images at once; the accuracy counts images."""
+    """The loss is the weighted mean over all images, as in PyTorch, for any batch size; the accuracy counts images."""
     net, data = toy_run.net(), toy_run.images(22)
     weight = np.array([1, 5, 0.25], np.float32)
-    loss = losses.SoftmaxCrossEntropy(weight=weight, ignore_index=ignore_index)
+    loss = SoftmaxCrossEntropy(weight=weight, ignore_index=ignore_index)
     in_one_batch, in_small_batches = (
         evaluate(net, toy_run.held_out().over(data, batch_size=size), loss=loss) for size in (22, 4)
     )
@@ -33,7 +33,7 @@ def test_a_loss_with_class_weights_is_one_mean_over_all_weights(ignore_index):
 
 def test_an_epoch_with_class_weights_resumes_with_its_sums(tmp_path):
     def run(name, stop=None, **options):
-        trainer = toy_run.trainer(lr=1e-30, loss=losses.SoftmaxCrossEntropy(weight=(1, 5, 0.25)))
+        trainer = toy_run.trainer(lr=1e-30, loss=SoftmaxCrossEntropy(weight=(1, 5, 0.25)))
         toy_run.fit(trainer, run_dir=tmp_path / name, callbacks=[toy_run.StopAt(stop)], epochs=1, **options)
         return trainer
 
@@ -64,7 +64,7 @@ def test_a_checkpoint_with_class_weights_but_no_sum_of_them_is_resumed(tmp_path)
 def test_captured_steps_with_class_weights_have_the_bits_of_uncaptured_ones():
     results = []
     for graph in (True, False):
-        loss = losses.SoftmaxCrossEntropy(0.1, weight=[1, 2, 0.5], ignore_index=2)
+        loss = SoftmaxCrossEntropy(0.1, weight=[1, 2, 0.5], ignore_index=2)
         trainer = Trainer(toy_run.net().to("emulated"), "sgd", lr=0.1, loss=loss, graph=graph)
         with warnings.catch_warnings():
             warnings.simplefilter("error", gc.training.UncapturedWarning)
@@ -75,7 +75,7 @@ def test_captured_steps_with_class_weights_have_the_bits_of_uncaptured_ones():
 
 
 def test_ignored_labels_count_in_no_metric():
-    trainer = Trainer(toy_run.net(), loss=losses.SoftmaxCrossEntropy(ignore_index=9))
+    trainer = Trainer(toy_run.net(), loss=SoftmaxCrossEntropy(ignore_index=9))
     data = toy_run.images(22)
     x = (data.images / 128 - 1).astype(np.float32)
     labels = np.where(np.arange(22) % 2, data.labels, 9)
@@ -91,7 +91,7 @@ def test_ignored_labels_count_in_no_metric():
 
 
 def test_a_batch_of_ignored_labels_changes_nothing_and_is_recorded():
-    trainer = Trainer(toy_run.net(), loss=losses.SoftmaxCrossEntropy(ignore_index=9), momentum=0)
+    trainer = Trainer(toy_run.net(), loss=SoftmaxCrossEntropy(ignore_index=9), momentum=0)
     x = (toy_run.images(8).images / 128 - 1).astype(np.float32)
     before = np.array(trainer.net[1]["weight"])
     trainer.fit((x, np.full(8, 9)), epochs=1, batch_size=8, progress=False, metrics_every=1)

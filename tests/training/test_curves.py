@@ -19,13 +19,11 @@ def test_curves_are_drawn_if_matplotlib_is_installed(tmp_path):
 
 @pytest.mark.usefixtures("pictures")
 def test_missing_matplotlib_is_logged_once(tmp_path, monkeypatch, caplog):
-    from gpuconv import plots
-
     def missing(*_):
         raise plots.PlotError("pictures need matplotlib")
 
     monkeypatch.setattr(plots, "curves", missing)
-    toy_run.fit(toy_run.trainer(), callbacks=[callbacks.Curves(tmp_path / "curves.png", seconds=0)])
+    toy_run.fit(toy_run.trainer(), callbacks=[Curves(tmp_path / "curves.png", seconds=0)])
     assert caplog.messages == ["no curves.png: pictures need matplotlib"]
 
 
@@ -36,14 +34,12 @@ def test_missing_matplotlib_is_logged_once(tmp_path, monkeypatch, caplog):
     ids=lambda error: type(error).__name__,
 )
 def test_curves_that_cannot_be_drawn_are_logged_once_and_do_not_end_the_run(error, tmp_path, monkeypatch, caplog):
-    from gpuconv import plots
-
     def broken(*_):
         raise error
 
     monkeypatch.setattr(plots, "curves", broken)
     trainer = toy_run.trainer()
-    toy_run.fit(trainer, callbacks=[callbacks.Curves(tmp_path / "curves.png", seconds=0)])
+    toy_run.fit(trainer, callbacks=[Curves(tmp_path / "curves.png", seconds=0)])
     assert trainer.stop_reason == "finished"
     assert caplog.text.count("no curves.png: ") == 1
 
@@ -58,7 +54,7 @@ def test_curves_are_drawn_again_once_they_can_be(tmp_path, caplog):
         def on_stop(self, trainer, reason):
             picture.rmdir()
 
-    toy_run.fit(toy_run.trainer(), callbacks=[Clear(), callbacks.Curves(picture, seconds=0)])
+    toy_run.fit(toy_run.trainer(), callbacks=[Clear(), Curves(picture, seconds=0)])
     assert "no curves.png" in caplog.text
     assert picture.read_bytes().startswith(b"\x89PNG")
 

@@ -5,6 +5,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from gpuconv import models
+from gpuconv.data import synthetic
 from gpuconv.training import SGD, SettingsError, Trainer
 from tests.training import toy_run
 
@@ -26,16 +28,11 @@ def test_the_schedule_sets_the_size_of_the_step():
 
 
 def test_a_trainer_knows_its_rate_before_its_first_run():
-    from gpuconv import models
-    from gpuconv.training import Trainer
-
     for text in ("constant", "linear", "cosine", "one-cycle"):
         assert Trainer(models.build("seed-net", (8, 8, 3)), lr=0.5, schedule=text).lr == 0.5
 
 
 def test_every_schedule_has_a_rate_before_the_first_run():
-    from tests.training import toy_run
-
     texts = ("step:1", "multi-step:1,2", "linear:2", "exponential:0.9", "polynomial", "cosine,warmup:5", "one-cycle")
     for schedule in (*texts, lambda step, total: 0.5):
         assert 0 <= toy_run.trainer(schedule=schedule).lr <= 0.01
@@ -44,10 +41,6 @@ def test_every_schedule_has_a_rate_before_the_first_run():
 
 
 def test_a_one_cycle_run_of_one_step_changes_the_weights():
-    from gpuconv import models
-    from gpuconv.data import synthetic
-    from gpuconv.training import Trainer
-
     trainer = Trainer(models.build("seed-net", (8, 8, 3)), lr=0.1, schedule="one-cycle")
     before = trainer.net["conv1"]["weight"].copy()
     trainer.fit(synthetic.load(32, size=(8, 8, 3))[0], epochs=1, batch_size=32, progress=False)
