@@ -45,6 +45,7 @@ CHECKED = {
 
 
 def launch(kernel, **settings):
+    """What a kernel of bulk_copies.cu computes, and the right result."""
     x = np.arange(N, dtype=np.float32)
     y = emulator.empty(N)
     with emulator.configure(**settings):
@@ -80,8 +81,7 @@ SHAPE = (5, 6, 40)  # h, w, c
 
 
 def box_of(box, at, swizzle=0, shift=0, **settings):
-    """A numbered array, the bytes of its box in shared memory after a load, and an array of zeros after the box was
-    stored to it."""
+    """A numbered array, its box in shared memory after a load, and an array of zeros after the box was stored to it."""
     x = np.arange(1, np.prod(SHAPE) + 1, dtype=np.uint16).reshape(SHAPE)
     source, copy = emulator.asarray(x), emulator.asarray(np.zeros(SHAPE, np.uint16))
     lines = emulator.empty(int(np.prod(box)), np.uint16)

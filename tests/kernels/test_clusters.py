@@ -62,6 +62,7 @@ CHECKED = {
 
 
 def launch(kernel, tiles=TILES, **settings):
+    """The sums of the tiles that each pair of blocks loads, by a kernel of clusters.cu and by NumPy."""
     x = np.random.default_rng(0).integers(-9, 9, (2 * PAIRS * tiles, 32)).astype(np.float32)
     y, on_device = emulator.empty((2 * PAIRS, 64)), emulator.asarray(x)
     with emulator.configure(**settings):
@@ -111,6 +112,7 @@ def test_every_fault_has_a_kernel():
 
 
 def summed_by_warpgroups(kernel, tiles=TILES, **settings):
+    """As `launch`, for a kernel whose warpgroups add up the tiles."""
     x = np.random.default_rng(0).integers(-9, 9, (16 * PAIRS * tiles, 32)).astype(np.float32)
     y, on_device = emulator.empty((2 * PAIRS, 512)), emulator.asarray(x)
     with emulator.configure(**settings):
@@ -148,6 +150,7 @@ def test_an_arrival_before_the_other_block_initialized_its_mbarrier_is_reported(
 
 
 def exchanged(kernel, size, grid, threads, **settings):
+    """What the blocks of clusters of `size` compute from what others wrote, and the right result."""
     blocks = grid[0] * grid[1]
     x = np.random.default_rng(0).standard_normal((blocks, threads)).astype(np.float32)
     y = emulator.empty((blocks, threads))
@@ -195,6 +198,7 @@ def test_shared_variables_have_the_same_addresses_in_all_blocks():
 
 
 def ranks_in_order(seed):
+    """The ranks of a cluster's eight blocks in the order in which they ran."""
     order = emulator.empty(8, np.int32)
     with emulator.configure(seed=seed):
         load(FILE, {"SIZE": 2}).kernel("ranks_in_order")(8, 1, order, emulator.zeros(1, np.int32))

@@ -17,7 +17,15 @@ from gpuconv.profiling import launches
 from gpuconv.verify.conv_problems import conv, random_arrays, random_convolutions
 from gpuconv.verify.oracle import expected_results
 from tests.kernels.agreement import assert_same_bits, on_device
-from tests.kernels.convolutions import DIRECTIONS, arguments, assert_right, directions, force_algorithm, problem
+from tests.kernels.convolutions import (
+    DIRECTIONS,
+    arguments,
+    assert_right,
+    directions,
+    dtype_and_options,
+    force_algorithm,
+    problem,
+)
 from tests.tolerance import assert_within
 
 
@@ -65,8 +73,8 @@ OTHER_ARITHMETICS = [
 def test_every_algorithm_agrees_with_the_oracle_in_every_other_arithmetic(device, op, algo, arithmetic):
     if not find(algo, arithmetic).runs_on(capability_named(device)):
         pytest.skip(f"{algo} does not run on this GPU")
-    dtype, tf32 = ("float32", True) if arithmetic == "tf32" else (arithmetic, False)
-    assert_right(op, device, problem(16, 72), dtype, algo=algo, tf32=tf32)
+    dtype, tf32_option = dtype_and_options(arithmetic)
+    assert_right(op, device, problem(16, 72), dtype, algo=algo, **tf32_option)
 
 
 @pytest.mark.parametrize(("dtype", "tf32"), [("float16", False), ("bfloat16", False), ("float32", True)])

@@ -6,13 +6,13 @@ import pytest
 from gpuconv import verify
 from gpuconv.activations import ACTIVATIONS
 from gpuconv.backends.cuda.runtime import outputs, rows
+from gpuconv.profiling.launches import record_launches
 
-ELEMENTWISE = [op for name in ACTIVATIONS for op in (name, f"{name}_backward")] + ["add", "copy", "scale"]
+ELEMENTWISE = [op for name in ACTIVATIONS for op in (name, f"{name}_backward")] + ["add", "scale"]
 FLAT = [
     *ELEMENTWISE,
     *("dropout", "dropout_backward", "random_uniform", "random_normal", "random_permutation"),
     *("max_pool2d", "max_pool2d_backward", "avg_pool2d", "avg_pool2d_backward", "global_avg_pool2d_backward"),
-    *("conv2d", "conv2d_wgrad"),  # the reduction of splits
 ]
 CASES = verify.cases(("odd", "real"))
 
@@ -20,10 +20,12 @@ CASES = verify.cases(("odd", "real"))
 @pytest.mark.parametrize("op", FLAT)
 def test_few_blocks_do_the_work_of_many(device, op, monkeypatch):
     monkeypatch.setattr(outputs, "_MAX_BLOCKS", 2)
-    for case in CASES:
-        if case.op == op:
-            outcome = verify.run_case(case, "float32" if "float32" in case.dtypes else case.dtypes[0], device)
-            assert outcome.passed, f"{case.name}: {outcome.failure}"
+    with record_launches() as launches:
+        for case in CASES:
+            if case.op == op:
+                outcome = verify.run_case(case, "float32" if "float32" in case.dtypes else case.dtypes[0], device)
+                assert outcome.passed, f"{case.name}: {outcome.failure}"
+    assert 2 in {launch.grid for launch in launches}, "no launch reached the limit"
 
 
 def test_one_block_processes_all_rows(device, monkeypatch):

@@ -13,7 +13,7 @@ from gpuconv.devices import address
 PLANTED = Path(__file__).with_name("planted.cu")
 N = 128  # two blocks of 64 threads
 
-# Faults found by every run, and faults found only by a checked run.
+# Faults that every run names, and faults that only a checked run names with their line.
 ALWAYS = {
     "barrier_not_reached": r"divergent barrier.*63 of 64 threads are at a barrier.*1 of 64 threads exited: \(5, 0, 0\)",
     "two_barriers": r"divergent barrier: waits at planted\.cu:\d+ while others wait elsewhere",

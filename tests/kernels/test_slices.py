@@ -8,6 +8,7 @@ from gpuconv import ops
 from gpuconv.algorithms import serving
 from gpuconv.backends import asarray, empty, to_numpy
 from gpuconv.backends.cuda.runtime.capability import capability_named
+from tests.kernels.convolutions import dtype_and_options
 
 PIXELS = (2, 4, 4)
 SLICES = [  # the first channel of the slice, and the number of other channels; the last two allow no 16-byte moves
@@ -201,14 +202,14 @@ def test_copies_into_slices_of_channels_keep_the_others(device, dtype):
 
 @pytest.mark.parametrize("arithmetic", ["float16", "tf32", "float32"])
 def test_every_algorithm_reads_x_in_a_slice(device, rng, arithmetic):
-    dtype, tf32 = ("float32", True) if arithmetic == "tf32" else (arithmetic, False)
+    dtype, tf32_option = dtype_and_options(arithmetic)
     host = rng.normal(size=(2, 6, 6, 48)).astype(dtype)
     inside = asarray(host, device)[..., 16:32]
     dense = asarray(host[..., 16:32], device)
     w, bias, dy = (asarray(rng.normal(size=s).astype(dtype), device) for s in ((24, 3, 3, 16), 24, (2, 6, 6, 24)))
     for algorithm in serving(arithmetic):
         if algorithm.runs_on(capability_named(device)):
-            options = dict(padding=1, algo=algorithm.name, tf32=tf32)
+            options = dict(padding=1, algo=algorithm.name, **tf32_option)
             of_slice, of_dense = (
                 (ops.conv2d(x, w, bias, **options), ops.conv2d_wgrad(dy, x, kernel_size=3, **options))
                 for x in (inside, dense)

@@ -58,7 +58,7 @@ def run_op(op="conv2d", arrays=(X, W), **options):
 
 
 def chosen_without_kernels(fastest):
-    """A choice made without running kernels, and the plans that were timed for it."""
+    """The name of the algorithm that the tuner chooses, and how many runs it timed; no kernel runs."""
     product, run = Product("conv2d_fprop", 100, 100, 100, 1, np.dtype(np.float32)), []
 
     def seconds(call, count):
