@@ -14,8 +14,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # there is one worker for each core, wh
 
 import pytest
 
+from tests import blank_pictures as _pictures
 from tests import case_ids
-from tests import pictures as _pictures
 
 COMPILE_THE_RUNTIME = "from gpuconv.backends.cuda.emulator import native; native.runtime()"
 _compiling: list[subprocess.Popen] = []

@@ -7,7 +7,7 @@ import pytest
 from gpuconv.cli import main, pictures
 from gpuconv.data import Loader
 from gpuconv.training import Trainer, evaluate
-from tests import pictures as replaced_pictures
+from tests import blank_pictures
 from tests.cli.small_run import CHOSEN, train
 
 
@@ -79,6 +79,6 @@ def trained(tmp_path_factory):
 def drawn_run(tmp_path_factory):
     """A run with real pictures. Tests leave its files as they are, or copy it."""
     directory = tmp_path_factory.mktemp("drawn") / "run"
-    with replaced_pictures.drawn():
+    with blank_pictures.drawn():
         assert train("--epochs", 2, "--run-dir", directory) == 0
     return directory

@@ -1,5 +1,7 @@
 """The options of runs that take seconds, and functions that train with them and read the output."""
 
+import numpy as np
+
 from gpuconv.cli import main
 
 DATA = "synthetic:n=20,size=9x7x3,classes=4"
@@ -48,3 +50,10 @@ def train(*options):
 
 def last_line(capsys):
     return capsys.readouterr().out.rstrip("\n").rpartition("\n")[2]
+
+
+def weights(path):
+    """The arrays of a saved net, a checkpoint or a run."""
+    from gpuconv import load
+
+    return {name: np.array(value) for name, value in load(path).state_dict().items()}

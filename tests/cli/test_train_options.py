@@ -1,18 +1,17 @@
-"""Options of `gpuconv train` beyond the recipe's: a validation part, initial weights, settings files."""
+"""Options of `gpuconv train` beyond the recipe's: a validation part, stopping, averages, shards, initial weights."""
 
 from __future__ import annotations
 
 import json
 import math
 import re
-import sys
 
 import numpy as np
 import pytest
 
 from gpuconv.cli import main
 from tests.cli.command import output_of
-from tests.cli.small_run import TINY_DATA, TINY_RUN
+from tests.cli.small_run import TINY_DATA, TINY_RUN, weights
 
 pytest.importorskip("safetensors")
 pytest.importorskip("tqdm")
@@ -148,12 +147,6 @@ def test_batch_norm_over_all_ranks_is_stored_with_the_run(work, capsys):
 # --- initial weights -----------------------------------------------------------------------------
 
 
-def weights(path):
-    from gpuconv import load
-
-    return {name: np.array(value) for name, value in load(path).state_dict().items()}
-
-
 @pytest.mark.slow
 def test_training_starts_from_the_weights_of_a_run_a_checkpoint_or_a_saved_net(work, capsys):
     from gpuconv import load
@@ -184,152 +177,3 @@ def test_training_starts_from_the_weights_of_a_run_a_checkpoint_or_a_saved_net(w
     )
     assert "is not part of this net" in err or "is missing" in err or "has shape" in err
     assert not (work / "not").exists()
-
-
-# --- settings files ------------------------------------------------------------------------------
-
-
-def test_a_run_writes_a_settings_file_that_reproduces_it(work, capsys):
-    output_of(
-        capsys, "train", *TINY_RUN, "--epochs", 2, "--validation", 0.25, "--seed", 3, "--lr", 0.02, "--run-dir", "one"
-    )
-    output_of(capsys, "train", "--config", "one/config.toml", "--device", "numpy", "--run-dir", "two")
-    for name in ("metrics.jsonl", "metrics.csv", "last.safetensors", "run.json", "config.toml"):
-        assert (work / "one" / name).read_bytes() == (work / "two" / name).read_bytes(), name
-    out = output_of(capsys, "train", "--config", "one/config.toml", "--epochs", 1, "--run-dir", "three")
-    assert "recipe     1 epochs" in out
-    out = output_of(capsys, "train", "--config", "one/config.toml", "--optimizer", "adam:lr=0.25", "--run-dir", "four")
-    assert "adam:lr=0.25 lr 0.25" in out
-    assert "test accuracy" in output_of(capsys, "train", "--resume", "one", "--config", "one/config.toml")
-    assert "--seed is 3 there, 4 here" in output_of(
-        capsys, "train", "--resume", "one", "--config", "one/config.toml", "--seed", 4, status=2
-    )
-
-
-def test_every_text_is_read_back_from_the_settings_file(work):
-    from gpuconv.cli import config, run_settings
-    from gpuconv.training import config_file
-
-    for path in ('a "b" \\ c', "\x7f\t\x01", "caf\udce9", "\U0001f600 é", "#=[x]", "'''"):
-        settings = run_settings.to_store(
-            run_settings.with_recipe({"data": f"cifar10:/{path}", "lr": 1e-05, "weights": f"/{path}"})
-        )
-        (work / "c.toml").write_bytes(
-            config_file.text({"options": {"command": settings}}).encode("utf-8", "surrogateescape")
-        )
-        assert config.read("c.toml") == settings
-
-
-def test_a_settings_file_is_checked_before_anything_is_created(work, capsys):
-    for text, message in (
-        ("epoch = 3", "unknown setting 'epoch'; did you mean 'epochs'?"),
-        ("Batch-Size = 2\nbatch_sise = 3", "unknown setting 'batch_sise'; did you mean 'batch_size'?"),
-        ("epochs = '3'", "epochs must be a number, received '3'"),
-        ("epochs = true", "received True"),
-        ("epochs = 1.5", "epochs: expected a whole number of at least 1, received '1.5'"),
-        ("lr = -1", "lr: expected a number above 0"),
-        ("lr = nan", "lr: expected a number above 0"),
-        ("model = 3", "model must be text, received 3"),
-        ("[train]\nlr = 1", "unknown setting 'train'"),
-        ("lr = [1]", "lr must be a number, received [1]"),
-        ("lr = ", "c.toml is not valid TOML: Invalid value"),
-        (f"epochs = {'9' * 5000}", "c.toml is not valid TOML: Exceeds the limit"),
-        ("batch-size = 1\nbatch_size = 2", "c.toml: batch_size is given twice"),
-        ("lr = 1\nlr = 2", "Cannot overwrite a value"),
-        ("model = 'tiny-vg'", "did you mean 'tiny-vgg'?"),
-        ("recipe = 'digit-net'", "did you mean 'digits-net'"),
-        ("\xff" * 3, "c.toml is not valid TOML"),
-    ):
-        (work / "c.toml").write_bytes(text.encode("latin1"))
-        err = output_of(capsys, "train", "--config", "c.toml", "--run-dir", "run", status=2)
-        assert message in err, (text, err)
-    for path, message in (("none.toml", "No such file"), (".", "is not a regular file")):
-        assert message in output_of(capsys, "train", "--config", path, "--run-dir", "run", status=2)
-    assert [path.name for path in work.iterdir()] == ["c.toml"]
-    (work / "c.toml").write_text(f'recipe = "default"\nmodel = "seed-net"\ndata = "{TINY_DATA}"\nepochs = 1\n')
-    assert "recipe     1 epochs, batches of 64" in output_of(capsys, "train", "--config", "c.toml", "--run-dir", "run")
-
-
-# --- nets in files -------------------------------------------------------------------------------
-
-NET = """
-from gpuconv.layers import Conv2D, Flatten, GlobalAvgPool2D, Linear, ReLU, Sequential, Input
-
-def build(input_shape, classes, seed=0):
-    return Sequential([Input(input_shape), Conv2D(3, 3, padding=1), ReLU(), Flatten(), Linear(classes)], seed=seed)
-
-def layers(shape, count):
-    return [Conv2D(3, 3, padding=1), ReLU(), Flatten(), Linear(count)]
-
-def fixed():
-    return build((9, 7, 3), 4)
-
-def broken(input_shape, classes):
-    return 1 / 0
-
-def nothing(input_shape, classes):
-    return None
-
-def maps():
-    return Sequential([Input((4, 4, 3)), Conv2D(3, 3)])
-
-def larger():
-    return Sequential([Input((3, 3, 3), larger=True), Conv2D(4, 3), GlobalAvgPool2D(), Flatten()])
-"""
-
-
-@pytest.fixture
-def my_net(work, request):
-    name = f"my_net_{len(request.node.name)}_{abs(hash(request.node.name))}"  # unique: modules are imported only once
-    (work / f"{name}.py").write_text(NET)
-    yield f"{name}.py"
-    sys.modules.pop(name, None)
-    sys.path[:] = [folder for folder in sys.path if folder != str(work)]
-
-
-def test_a_net_from_a_function_in_a_file_is_trained_evaluated_and_resumed(work, my_net, capsys):
-    options = [*TINY_RUN, "--epochs", 1, "--seed", 2]
-    for name in ("build", "layers"):
-        output_of(capsys, "train", *options, "--model", f"{my_net}:{name}", "--run-dir", name)
-    for name, value in weights("build").items():
-        np.testing.assert_array_equal(weights("layers")[name], value)
-    for name in ("fixed", "larger"):
-        output_of(capsys, "train", *options, "--model", f"{my_net}:{name}", "--run-dir", name)
-    assert "test accuracy" in output_of(capsys, "evaluate", "build", "--device", "numpy")
-    err = output_of(capsys, "train", "--resume", "build", status=2)
-    assert f"is run only if you name it: --model {work}/{my_net}:build" in err
-    assert "test accuracy" in output_of(capsys, "train", "--resume", "build", "--model", f"{my_net}:build")
-    output_of(capsys, "train", *options, "--model", f"{my_net}:build")
-    assert (work / "runs" / f"synthetic-{my_net[:-3]}-1").is_dir()
-    assert "conv1" in output_of(capsys, "summary", "--model", f"{my_net}:build", "--input", "9x7x3", "--classes", 4)
-    assert "conv1" in output_of(capsys, "summary", "--model", f"{my_net}:fixed")
-
-
-def test_a_file_without_a_usable_net_gives_an_error_of_one_line(work, my_net, capsys):
-    (work / "wrong_syntax.py").write_text("def build(:")
-    (work / "json.py").write_text("")
-    for model, message in (
-        (f"{my_net}:broken", r"broken failed: ZeroDivisionError: division by zero \(line 14; --debug shows more\)"),
-        (f"{my_net}:nothing", "must return a net, or a list of layers; it returned NoneType"),
-        (f"{my_net}:biuld", "unknown function of .* 'biuld'; did you mean 'build'"),
-        ("none.py:build", "none.py: no such file"),
-        ("wrong_syntax.py:build", "cannot be imported: SyntaxError"),
-        ("json.py:build", "another module is named 'json'"),
-    ):
-        err = output_of(
-            capsys, "train", "--data", TINY_DATA, "--model", model, "--device", "numpy", "--run-dir", "run", status=2
-        )
-        assert re.search(message, err), err
-    other = ["--data", TINY_DATA.replace("classes=4", "classes=5"), "--model", f"{my_net}:fixed", "--run-dir", "run"]
-    assert "must give 5 scores, one for each class, but gives (4,)" in output_of(capsys, "train", *other, status=2)
-    other = ["--data", TINY_DATA.replace("9x7x3", "9x8x3"), "--model", f"{my_net}:fixed", "--run-dir", "run"]
-    assert "the net takes volumes of 9 x 7 x 3" in output_of(capsys, "train", *other, status=2)
-    output = output_of(capsys, "summary", "--model", f"{my_net}:fixed", "--input", "8x8x3", status=2)
-    assert "fixed makes a net for 9 x 7 x 3, whatever --input is; received 8 x 8 x 3" in output
-    for command in ("summary", "profile", "prove"):
-        output = output_of(capsys, command, "--model", f"{my_net}:build", status=2)
-        assert "give its parameters defaults (gpuconv summary also takes --input and --classes)" in output, command
-    for command in ("profile", "prove"):
-        output = output_of(capsys, command, "--model", f"{my_net}:maps", status=2)
-        assert "maps must give scores, one for each class, but gives (2, 2, 3)" in output, command
-    assert not (work / "run").exists()
