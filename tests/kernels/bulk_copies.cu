@@ -1,4 +1,4 @@
-// Bulk copies and stmatrix, correct and with one fault a kernel; for test_bulk_copies.py. Blocks of 128 threads.
+// Bulk copies and stmatrix, correct and with one fault a kernel; for test_bulk_copies.py.
 #include "bulk_copy.cuh"
 #include "stmatrix.cuh"
 
@@ -7,7 +7,7 @@ enum Fault {
     OVERWRITES_SOURCE, ENDS_TOO_EARLY, LOAD_NOT_WAITED_FOR, MISALIGNED_SOURCE, PAST_THE_ARRAY
 };
 
-// y = 2 x: TILES tiles of 128 numbers a block, two stages.
+// y = 2 x: TILES tiles of 128 numbers a block of 128 threads, two stages.
 template <Fault FAULT>
 __device__ void doubles(float* y, const float* x) {
     constexpr int TILES = 4, TILE = 128, BYTES = TILE * sizeof(float);
@@ -96,6 +96,13 @@ extern "C" __global__ void __launch_bounds__(32) two_coordinates(const uint16* x
     }
 }
 
+// The fault: the box does not fit into the last 1024 bytes of shared memory.
+extern "C" __global__ void __launch_bounds__(32) past_shared_memory(const uint16* x, const __grid_constant__ TensorMap map, int bytes) {
+    extern __shared__ __align__(1024) unsigned char memory[];
+    if (threadIdx.x == 0) tensor_store(map, memory + bytes - 1024, {0, 0, 0});
+}
+
+// y: four 8 x 8 matrices of 16-bit numbers, stored directly and transposed. fragments: each lane's part of them.
 extern "C" __global__ void __launch_bounds__(32) matrices(uint32* y, const uint32* fragments) {
     __shared__ alignas(16) uint32 rows[2][32][4];
     const int lane = threadIdx.x;

@@ -1,4 +1,5 @@
-// Clusters of two blocks, correct and with one fault a kernel; for test_clusters.py. Blocks of 96 threads.
+// Clusters of blocks, correct and with one fault a kernel; for test_clusters.py, which looks up the lines that end in `// begin`,
+// `// end`, `// copier` and `// adder`.
 // The kernels' calls have their own lines, or NVRTC 12.0 would crash (kernels/README.md).
 #include "add_tile.cuh"
 #include "bulk_copy.cuh"
@@ -10,8 +11,9 @@ enum Fault {
     EXPECTS_MORE, NO_PROXY_FENCE, LOAD_NOT_WAITED_FOR, PEER_EXITS, OVERLAPS
 };
 
-// y[i] of both blocks: the sum over `tiles` tiles of 64 numbers, which are two rows of x. Warp 0 copies: each block loads a half of the tile
-// into both blocks. The other warps add. NONE and WRITES_AND_FENCES are correct. Most faults are in block 1 of the cluster alone.
+// Clusters of two blocks of 96 threads. y[i] of both blocks: the sum over `tiles` tiles of 64 numbers, which are two rows of x. Warp 0
+// copies: each block loads a half of the tile into both blocks. The other warps add. NONE and WRITES_AND_FENCES are correct. Most
+// faults are in block 1 of the cluster alone.
 template <Fault FAULT>
 __device__ void sums(float* y, const TensorMap& map, int tiles) {
     constexpr int STAGES = 2, HALF = 32, BYTES = 2 * HALF * sizeof(float);
@@ -61,7 +63,7 @@ __device__ void sums(float* y, const TensorMap& map, int tiles) {
             if (FAULT == WAITS_ONLY_FOR_ITSELF || (FAULT == FREES_PEER_TOO_EARLY && faulty)) continue;
             if (FAULT == ARRIVES_NOWHERE && faulty && t == 1) continue;
             Mbarrier* where = FAULT == WRONG_PLACE && faulty ? &full[s] : &freed[s];
-            mbarrier_arrive_in(where, FAULT == ARRIVES_OUTSIDE && faulty ? 2 : peer);  // free
+            mbarrier_arrive_in(where, FAULT == ARRIVES_OUTSIDE && faulty ? 2 : peer);
             if (FAULT == ARRIVES_TWICE && faulty) mbarrier_arrive_in(&freed[s], peer);
         }
         y[64 * blockIdx.x + i] = sum;
@@ -255,7 +257,7 @@ extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(14) waits
     y[threadIdx.x] = 1;
 }
 
-// order: the ranks of the blocks, in the order in which they run.
+// order: the ranks of the blocks, in the order in which they run. begun: how many have begun; 0 at first.
 extern "C" __global__ void __cluster_dims__(8, 1, 1) __launch_bounds__(1) ranks_in_order(int32* order, int32* begun) {
     atomicExch(&order[atomicAdd(begun, 1)], int32(cluster_rank()));
     cluster_sync();

@@ -53,6 +53,7 @@ extern "C" __global__ void without_a_lane(float32* sums) {
     sums[threadIdx.x] = own[0];
 }
 
+// Each lane writes and reads the word number lane * stride, for a test of bank conflicts.
 extern "C" __global__ void strided(float32* to, int32 stride) {
     __shared__ float32 words[32 * 33];
     volatile float32* word = &words[threadIdx.x * stride];

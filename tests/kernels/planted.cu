@@ -1,126 +1,126 @@
-// One fault a kernel. Where a single thread has the fault, it is thread (5, 0, 0) of block (1, 0, 0).
+// One fault a kernel, except in `correct`; for test_planted_faults.py. Where a single thread has the fault, it is thread (5, 0, 0) of
+// block (1, 0, 0). The test looks for the line that ends in `// fault`.
 #include "async_copy.cuh"
 #include "types.cuh"
 
 __device__ bool culprit() { return blockIdx.x == 1 && threadIdx.x == 5; }
-__device__ int place() { return blockIdx.x * blockDim.x + threadIdx.x; }
 
 extern "C" __global__ void correct(float* y, const float* x) {
     __shared__ alignas(16) float tile[64];
-    copy_async<4>(&tile[threadIdx.x], &x[place()]);
+    copy_async<4>(&tile[threadIdx.x], &x[global_thread()]);
     commit_copies();
     wait_for_copies<0>();
     __syncthreads();
-    y[place()] = tile[63 - threadIdx.x];
+    y[global_thread()] = tile[63 - threadIdx.x];
 }
 
 extern "C" __global__ void reads_past_the_end(float* y, const float* x) {
-    y[place()] = x[place() + (culprit() ? 64 : 0)];  // fault
+    y[global_thread()] = x[global_thread() + (culprit() ? 64 : 0)];  // fault
 }
 extern "C" __global__ void reads_before_the_start(float* y, const float* x) {
-    y[place()] = x[culprit() ? -1 : 0];  // fault
+    y[global_thread()] = x[culprit() ? -1 : 0];  // fault
 }
 extern "C" __global__ void writes_past_the_end(float* y, const float* x) {
-    y[place() + (culprit() ? 64 : 0)] = x[0];  // fault
+    y[global_thread() + (culprit() ? 64 : 0)] = x[0];  // fault
 }
 extern "C" __global__ void writes_nowhere(float* y, const float* x) {
-    y[culprit() ? 1ll << 40 : place()] = x[0];  // fault
+    y[culprit() ? 1ll << 40 : global_thread()] = x[0];  // fault
 }
 extern "C" __global__ void reads_a_null_pointer(float* y, const float* x) {
     const float* p = culprit() ? nullptr : x;
-    y[place()] = *p;  // fault
+    y[global_thread()] = *p;  // fault
 }
 extern "C" __global__ void reads_freed_memory(float* y, const unsigned long long* addresses) {
     const float* p = reinterpret_cast<const float*>(addresses[0]);
-    y[place()] = culprit() ? p[3] : 0;  // fault
+    y[global_thread()] = culprit() ? p[3] : 0;  // fault
 }
 extern "C" __global__ void writes_past_shared_memory(float* y, const float* x) {
     extern __shared__ float tile[];
     tile[threadIdx.x + (culprit() ? 59 : 0)] = x[0];  // fault
-    y[place()] = tile[threadIdx.x];
+    y[global_thread()] = tile[threadIdx.x];
 }
 extern "C" __global__ void indexes_past_a_local_array(float* y, const float* x) {
     float local[4] = {x[0], x[1], x[2], x[3]};
-    y[place()] = local[culprit() ? 4 : 0];  // fault
+    y[global_thread()] = local[culprit() ? 4 : 0];  // fault
 }
 extern "C" __global__ void reads_unwritten_shared_memory(float* y, const float* x) {
     __shared__ float tile[64];
-    if (!culprit()) tile[threadIdx.x] = x[place()];
-    y[place()] = tile[threadIdx.x];  // fault
+    if (!culprit()) tile[threadIdx.x] = x[global_thread()];
+    y[global_thread()] = tile[threadIdx.x];  // fault
 }
 extern "C" __global__ void misaligned_vector(float* y, const float* x) {
     const float4 four = *reinterpret_cast<const float4*>(x + (culprit() ? 1 : 4));  // fault
-    y[place()] = four.x + four.w;
+    y[global_thread()] = four.x + four.w;
 }
 extern "C" __global__ void copy_not_waited_for(float* y, const float* x) {
     __shared__ float tile[64];
-    copy_async<4>(&tile[threadIdx.x], &x[place()]);
+    copy_async<4>(&tile[threadIdx.x], &x[global_thread()]);
     commit_copies();
     if (!culprit()) wait_for_copies<0>();
-    y[place()] = tile[threadIdx.x];  // fault
+    y[global_thread()] = tile[threadIdx.x];  // fault
 }
 extern "C" __global__ void copy_not_committed(float* y, const float* x) {
     __shared__ float tile[64];
-    copy_async<4>(&tile[threadIdx.x], &x[place()]);
+    copy_async<4>(&tile[threadIdx.x], &x[global_thread()]);
     if (!culprit()) commit_copies();
     wait_for_copies<0>();
-    y[place()] = tile[threadIdx.x];  // fault
+    y[global_thread()] = tile[threadIdx.x];  // fault
 }
 extern "C" __global__ void misaligned_copy(float* y, const float* x) {
     __shared__ alignas(16) float tile[128];
     copy_async<8>(&tile[2 * threadIdx.x + (culprit() ? 1 : 0)], x);
-    y[place()] = 0;
+    y[global_thread()] = 0;
 }
 extern "C" __global__ void shared_race(float* y, const float* x) {
     __shared__ float tile[64];
-    tile[threadIdx.x] = x[place()];
+    tile[threadIdx.x] = x[global_thread()];
     __syncthreads();
     const float before = tile[threadIdx.x];
     if (culprit()) tile[0] = before;  // fault
-    y[place()] = before;
+    y[global_thread()] = before;
 }
 extern "C" __global__ void race_inside_a_warp(float* y, const float* x) {
     __shared__ float tile[64];
-    tile[threadIdx.x] = x[place()];
+    tile[threadIdx.x] = x[global_thread()];
     __syncwarp();
     float sum = tile[threadIdx.x ^ 1];  // no race: the warp is synchronized
     if (culprit()) sum += tile[threadIdx.x + 32];  // fault
     __syncthreads();
-    y[place()] = sum;
+    y[global_thread()] = sum;
 }
 extern "C" __global__ void race_between_blocks(float* y, const float* x) {
-    y[culprit() ? 5 : place()] = x[place()];  // fault
+    y[culprit() ? 5 : global_thread()] = x[global_thread()];  // fault
 }
 extern "C" __global__ void barrier_not_reached(float* y, const float* x) {
     if (culprit()) return;
     __syncthreads();  // fault
-    y[place()] = x[0];
+    y[global_thread()] = x[0];
 }
 extern "C" __global__ void two_barriers(float* y, const float* x) {
-    if (culprit()) __syncthreads();  // other
+    if (culprit()) __syncthreads();
     else __syncthreads();  // fault
-    y[place()] = x[0];
+    y[global_thread()] = x[0];
 }
 extern "C" __global__ void shuffle_not_reached(float* y, const float* x) {
     float sum = x[threadIdx.x];
     if (!culprit()) sum += __shfl_xor_sync(0xffffffff, sum, 1);  // fault
     __syncthreads();
-    y[place()] = sum;
+    y[global_thread()] = sum;
 }
 extern "C" __global__ void shuffle_from_an_idle_lane(float* y, const float* x) {
     float value = x[threadIdx.x];
     if (threadIdx.x % 32 < 16) value = __shfl_sync(0xffff, value, culprit() ? 16 : 0);  // fault
-    y[place()] = value;
+    y[global_thread()] = value;
 }
 extern "C" __global__ void shuffle_without_its_own_lane(float* y, const float* x) {
-    y[place()] = __shfl_sync(culprit() ? 1u : ~0u, x[0], 0);  // fault
+    y[global_thread()] = __shfl_sync(culprit() ? 1u : ~0u, x[0], 0);  // fault
 }
 extern "C" __global__ void failed_assertion(float* y, const float* x) {
     assert(!culprit());  // fault
-    y[place()] = x[0];
+    y[global_thread()] = x[0];
 }
 extern "C" __global__ void divides_by_zero(float* y, const float* x) {
-    y[place()] = 100 / (int(x[place()]) - 69);  // fault
+    y[global_thread()] = 100 / (int(x[global_thread()]) - 69);  // fault
 }
 __device__ int descend(volatile int* above, int levels) {
     volatile int here[1024];
@@ -129,5 +129,5 @@ __device__ int descend(volatile int* above, int levels) {
 }
 extern "C" __global__ void runs_over_its_stack(float* y, const float* x) {
     volatile int one[1] = {1};
-    y[place()] = x[0] + descend(one, culprit() ? 1000 : 1);
+    y[global_thread()] = x[0] + descend(one, culprit() ? 1000 : 1);
 }

@@ -152,6 +152,14 @@ def test_coordinates_for_another_number_of_dimensions_are_reported():
         load(FILE).kernel("two_coordinates")(1, 32, x, tensor_map(x, (1, 1, 8)))
 
 
+def test_a_copy_that_fails_halfway_leaves_nothing_for_the_next_launch():
+    x = emulator.asarray(np.zeros(SHAPE, np.uint16))
+    most = 227 * 1024
+    with pytest.raises(emulator.EmulatorError, match="out of bounds: an access to shared memory at address"):
+        load(FILE).kernel("past_shared_memory")(1, 32, x, tensor_map(x, SHAPE), most, shared=most)
+    np.testing.assert_array_equal(*launch("correct"))
+
+
 def test_a_tensor_map_beyond_a_limit_is_refused():
     x = emulator.asarray(np.zeros((4, 6, 40), np.float16))
     for box, swizzle, message in [

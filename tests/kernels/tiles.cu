@@ -1,6 +1,7 @@
 // Compares the tile iterators of tile_iterator.cuh with the matrices that they walk. For each chunk of each tile from `begin` on,
 // `found` receives its offset from the tensor's beginning according to the iterator, and `expected` the one according to Matrix::find;
-// -1 for a chunk of zeros. No element is read. One block; found, expected (tiles, passes, threads).
+// -1 for a chunk of zeros. No element is read. One block; found, expected (tiles, passes, threads). row, column: the phase of dgrad;
+// the other directions ignore it.
 #include "gemm_mma.cuh"
 
 #include "conv2d.cuh"

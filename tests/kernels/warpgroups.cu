@@ -1,4 +1,5 @@
-// A ring of stages between a producer and two consumer warpgroups, correct and with one fault a kernel; for test_warpgroups.py.
+// A ring of stages between a producer and two consumer warpgroups, correct and with one fault a kernel; for test_warpgroups.py, which
+// looks up the lines that end in `// producer` and `// consumer`.
 // The kernels' calls have their own lines, or NVRTC 12.0 would crash (kernels/README.md).
 #include "add_tile.cuh"
 #include "async_copy.cuh"
@@ -65,12 +66,12 @@ __device__ void ring(float* y, const float* x, int tiles) {
         if (FAULT != NO_WAIT_FOR_FULL || warpgroup != 2) mbarrier_wait(&full[s], t / STAGES % 2);  // consumer
         if (FAULT == ONE_LANE_LESS && threadIdx.x == 133) continue;
         if (FAULT != NO_WGMMA_FENCE) wgmma_fence();
-        if (FAULT == WRITTEN_AFTER_FENCE && threadIdx.x == 133) sums[1] += 1;  // fault
+        if (FAULT == WRITTEN_AFTER_FENCE && threadIdx.x == 133) sums[1] += 1;
         if (FAULT == TWO_PLACES && threadIdx.x == 133) add_tile(sums, stages[s]);
         else add_tile(sums, stages[s]);
         if (FAULT != NOT_COMMITTED) wgmma_commit();
-        if (FAULT == READ_TOO_EARLY && threadIdx.x == 133 && t == 1) y[0] = sums[2];  // fault
-        if (FAULT == WRITTEN_TOO_EARLY && threadIdx.x == 133 && t == 1) sums[2] = 0;  // fault
+        if (FAULT == READ_TOO_EARLY && threadIdx.x == 133 && t == 1) y[0] = sums[2];
+        if (FAULT == WRITTEN_TOO_EARLY && threadIdx.x == 133 && t == 1) sums[2] = 0;
         wgmma_wait<1>();
         if (FAULT == RELEASED_TOO_EARLY) {
             if (lane == 0) mbarrier_arrive(&empty[s]);

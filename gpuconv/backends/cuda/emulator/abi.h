@@ -18,7 +18,8 @@ struct dim3 {
 
 namespace gpuconv_emulator {
 
-// The values of CUDA's built-in variables. Each operating-system thread has one Context; a fiber switch rewrites `thread`.
+// The values of CUDA's built-in variables. `gpuconv_context` points to those of the running block; `thread` is rewritten whenever
+// another thread of the block runs.
 struct Context {
     uint3 thread{}, block{};
     dim3 block_size, grid_size;
@@ -48,7 +49,7 @@ struct Wgmma {
 };
 
 struct Lanes {  // what a warp-wide operation returns to each lane
-    uint64_t value;   // of the requested lane
+    uint64_t value;   // of the source lane; 0 unless the operation is a shuffle
     unsigned ballot;  // the lanes whose value was not zero
     unsigned active;  // the lanes that took part
 };
@@ -66,7 +67,7 @@ extern thread_local gpuconv_emulator::Context* gpuconv_context GPUCONV_TLS;
 
 // Waits for the whole block; returns the number of threads whose predicate is not 0.
 unsigned gpuconv_barrier(int predicate, gpuconv_emulator::Site site);
-// Waits for the lanes in `mask`, then returns the value of lane `source`.
+// Waits for the lanes in `mask`. source: the lane whose value a shuffle returns.
 gpuconv_emulator::Lanes gpuconv_warp(gpuconv_emulator::Collective operation, unsigned mask, uint64_t value,
                                      unsigned source, gpuconv_emulator::Site site);
 // Waits for all 32 lanes of the warp, then calls `work` once with the lanes' pointers before any lane continues.
@@ -77,7 +78,7 @@ void* gpuconv_dynamic_shared(size_t alignment);
 // The address of shared memory as instructions take it: 18 bits, counted from the beginning of the block's window.
 unsigned gpuconv_shared_address(const void* pointer);
 void* gpuconv_shared_pointer(unsigned address);
-// An asynchronous copy of `valid` bytes of `source`, then of zeros up to `bytes`. It takes effect at the wait.
+// Starts an asynchronous copy of `valid` bytes of `source`, then of zeros up to `bytes`.
 void gpuconv_copy_async(void* destination, const void* source, size_t bytes, size_t valid);
 void gpuconv_copy_commit();
 void gpuconv_copy_wait(int groups_that_may_be_pending);

@@ -19,17 +19,9 @@ constexpr unsigned kMbarrierLimit = (1u << 20) - 1;  // the largest number of ar
 
 struct Waiting {  // what a thread waits for
     struct Mbarrier* mbarrier;
-    unsigned number;     // the parity of the phase, or a named barrier
+    unsigned number;     // the parity of the phase, or the number of the named barrier
     bool polls, gave_up;  // whether it may return before the phase ends, and whether it did
     const Wgmma* wgmma;  // the wgmma that it issues
-};
-
-struct AsyncCopy {  // cp.async
-    char* destination;
-    const char* source;
-    size_t bytes, valid;
-    int group;
-    uintptr_t pc;
 };
 
 struct Mbarrier {
@@ -44,7 +36,8 @@ struct Mbarrier {
     uint32_t copies;     // the clock component of the bulk copies to it
     uint32_t loads;      // the last step of this component
     Site loaded;         // where the last bulk copy to it was started
-    Clock arriving, completed;
+    Clock arriving;   // what the threads that have arrived in this phase knew
+    Clock completed;  // the same for the last completed phase
 };
 
 // Pending asynchronous work, which takes effect at some later moment.
@@ -55,7 +48,7 @@ struct Effect {
     class Block* by;  // the issuing block
     int thread;       // the issuing thread
     Kind kind;
-    uint32_t group;
+    uint32_t group;   // of a bulk store
     Site site;
     std::function<void()> happen;
 };
@@ -66,8 +59,9 @@ struct BulkPiece {
 };
 
 struct BulkStores {  // of one thread
-    uint32_t issued = 0, groups = 0;
-    uint32_t clock = 0;  // their clock component
+    uint32_t issued = 0;  // the number of the last one
+    uint32_t groups = 0;  // that it has committed
+    uint32_t clock = 0;   // their clock component
     std::vector<std::pair<uint32_t, uint32_t>> open;  // not waited for: number, group
 };
 
@@ -100,13 +94,14 @@ struct Warpgroup {
     int arrived = 0;     // lanes that have reached `step`
     Step step{};
     unsigned number = 0;
-    Site site{};
+    Site site{};         // `step`, its argument, and where it is
     bool waits_for_registers = false;
 
-    bool fenced = false;
-    uint32_t issued = 0, finished = 0, groups = 0;
+    bool fenced = false;  // whether it has executed a wgmma_fence()
+    uint32_t issued = 0, finished = 0;  // the numbers of the last wgmma that was issued, and of the last that was waited for
+    uint32_t groups = 0;  // that it has committed
     uint32_t clock = 0;  // the clock component of its wgmma
-    unsigned registers = 0;
+    unsigned registers = 0;  // of each lane
     std::vector<PendingWgmma> pending;  // not computed yet
     std::vector<std::pair<uint32_t, uint32_t>> open;  // not waited for: number, group
     std::vector<Accumulators> accumulators;

@@ -1,5 +1,5 @@
-// Runs one block: its threads, its barriers, and what the running thread does. Members that other headers define are listed under
-// the header's name. cluster.h runs the blocks of a cluster in turns; an ordinary block is a cluster of its own.
+// Runs the threads of one block, and checks what the running thread accesses. Members that another header defines are listed under
+// its name. cluster.h runs the blocks of a cluster in turns; an ordinary block is a cluster of its own.
 //
 // A thread that never waits runs to its end on the previous thread's fiber, so an elementwise kernel never switches
 // fibers. A thread that waits keeps its fiber, and the next thread in the order runs.
@@ -18,7 +18,8 @@
 #include "fiber.h"
 #include "launch.h"
 #include "order.h"
-#include "shared.h"
+#include "positions.h"
+#include "shared_memory.h"
 #include "thread.h"
 #include "watch.h"
 
@@ -33,15 +34,14 @@ class Block : public Context {
 
     Checker& checker;  // the cluster's
 
-    // rank: the block's number in its cluster
+    // Prepares for a launch. rank: the block's number in its cluster.
     void begin(const Launch& request, unsigned rank) {
         launch = &request;
         this->rank = rank;
         block_size = {request.block[0], request.block[1], request.block[2]};
         grid_size = {request.grid[0], request.grid[1], request.grid[2]};
         count = int(block_size.x * block_size.y * block_size.z);
-        for (int i = 0; i < count; ++i)
-            threads[i].index = index_of(i, block_size);
+        for (int i = 0; i < count; ++i) threads[i].index = index_of(i, block_size);
     }
 
     // Prepares to run the block with this index, counted x first. serial: the block's number for the checker (ThreadTime::block).
@@ -64,7 +64,7 @@ class Block : public Context {
     // Empty, or a fault that shows when the block has ended.
     std::string close() {
         if (count_banks) BankCounts::instance().add(launch->kernel, banks);
-        const std::string fault = asynchronous ? end_asynchronous() : "";
+        const std::string fault = asynchronous ? unfinished_bulk_copy() : "";
         if (!fault.empty()) return fault;
         const std::string damage = shared_memory.damage();
         return damage.empty() ? "" : std::string("kernel ") + launch->kernel + ", block " + text(block) + ": " + damage;
@@ -72,67 +72,6 @@ class Block : public Context {
     bool can_run() const { return live > 0 && (ready > 0 || !paused); }
 
     // --- called by the running thread -----------------------------------------------------------
-
-    unsigned barrier(int predicate, Site site) {
-        if (arrived && (site.line != barrier_site.line || strcmp(site.file, barrier_site.file)))
-            fail("divergent barrier: waits at " + place(site) + " while others wait elsewhere" + describe(AT_BARRIER));
-        barrier_site = site;
-        if (arrived++ == 0) predicates = 0;
-        predicates += predicate != 0;
-        wait(AT_BARRIER, site);
-        return predicates_of_all;
-    }
-
-    void* shared(const void* key, const char* name, size_t bytes, size_t alignment) {
-        for (const SharedVariable& variable : shared_memory.variables)
-            if (variable.key == key) return variable.base;
-        if (shared_memory.static_bytes + bytes > kStaticCapacity)
-            fail("more than 48 KB of static shared memory (use extern __shared__): " + std::string(name));
-        if (shared_memory.static_bytes + bytes + launch->shared_bytes > kSharedCapacity)
-            fail("more than 227 KB of shared memory: " + std::string(name));
-        char* base = shared_memory.next_base(alignment);
-        declare_shared(key, name, base - shared_memory.window(), bytes);
-        return base;
-    }
-
-    void* dynamic_shared(size_t alignment) {
-        if (alignment > kWindow) fail("dynamic shared memory is aligned to 1024 bytes at most");
-        if (uintptr_t(shared_memory.dynamic_base) % alignment) move_dynamic_shared();
-        shared_memory.dynamic_given = true;
-        return shared_memory.dynamic_base;
-    }
-
-    unsigned shared_address(const void* pointer) {
-        if (!shared_memory.contains(uintptr_t(pointer)))
-            fail("shared_address() takes an address in shared memory, received one outside of it");
-        return unsigned(static_cast<const char*>(pointer) - shared_memory.window());
-    }
-    void* shared_pointer(unsigned address) {
-        if (address >= kSharedCapacity + 2 * kWindow)
-            fail("out of bounds: reads shared memory at address " + std::to_string(address) + ", past its end");
-        return shared_memory.window() + address;
-    }
-
-    void copy_async(void* destination, const void* source, size_t bytes, size_t valid, uintptr_t pc) {
-        if ((bytes != 4 && bytes != 8 && bytes != 16) || uintptr_t(destination) % bytes || uintptr_t(source) % bytes)
-            fail("an asynchronous copy moves 4, 8 or 16 bytes between addresses aligned to that number");
-        if (valid) access(source, valid, READ, pc);
-        access(destination, bytes, ASYNC, pc);
-        memset(destination, kPoison, bytes);
-        Thread& self = threads[running];
-        self.copies.push_back({static_cast<char*>(destination), static_cast<const char*>(source), bytes, valid,
-                               self.copy_groups, pc});
-    }
-    void copy_commit() { ++threads[running].copy_groups; }
-    void copy_wait(int pending) {
-        if (asynchronous) finish_copies_under_way();
-        Thread& self = threads[running];
-        size_t kept = 0;
-        for (const AsyncCopy& copy : self.copies)
-            if (copy.group < self.copy_groups - pending) finish(copy, now());
-            else self.copies[kept++] = copy;
-        self.copies.resize(kept);
-    }
 
     void fence() {  // __threadfence
         if (launch->checked) checker.fenced.push_back(serial);
@@ -151,35 +90,44 @@ class Block : public Context {
         if (Watch::instance().enabled) watch(uintptr_t(address), bytes, kind, pc);
     }
 
+    // shared_variables.h
+    void* shared(const void* key, const char* name, size_t bytes, size_t alignment);
+    void* dynamic_shared(size_t alignment);
+    unsigned shared_address(const void* pointer);
+    void* shared_pointer(unsigned address);
+    // barrier.h
+    unsigned barrier(int predicate, Site site);
     // warp.h
     Lanes warp(Collective operation, unsigned mask, uint64_t value, unsigned source, Site site);
     void together(void* data, void (*work)(void* const*), Site site);
+    // async_copy.h
+    void copy_async(void* destination, const void* source, size_t bytes, size_t valid, uintptr_t pc);
+    void copy_commit();
+    void copy_wait(int pending);
     // mbarrier.h
     void mbarrier_init(void* address, unsigned arrivals, Site site);
     void mbarrier_invalidate(void* address, Site site);
     void mbarrier_arrive(void* address, unsigned arrivals, unsigned bytes, Site site);
     void mbarrier_arrive_after_copies(void* address, Site site);
+    void mbarrier_arrive_in(void* mine, unsigned rank, Site site);
     bool mbarrier_wait(void* address, unsigned parity, bool once, Site site);
     void mbarrier_fence_init();
     void proxy_fence();
+    // named_barrier.h
     void named_barrier(unsigned number, unsigned arrivals, Site site);
     // bulk.h
-    void bulk_piece(void* shared, void* global, size_t bytes) {
-        asynchronous.pieces.push_back({static_cast<char*>(shared), static_cast<char*>(global), bytes});
-    }
+    void bulk_piece(void* shared, void* global, size_t bytes);
     void bulk_load(void* barrier, Site site);
     void bulk_multicast(void* barrier, unsigned ranks, Site site);
     void bulk_store(Site site);
     void bulk_commit();
     void bulk_wait(unsigned pending);
-    std::string end_asynchronous();
     // warpgroup.h
     void warpgroup(Step step, unsigned number, const Wgmma* wgmma, Site site);
     void touch_operand(const void* address, size_t bytes);
     // cluster.h
     unsigned cluster_rank() const { return rank; }
     void cluster_sync(Site site);
-    void mbarrier_arrive_in(void* mine, unsigned rank, Site site);
 
     void watch(uintptr_t address, size_t bytes, Kind kind, uintptr_t pc) {
         Watch::instance().record(std::string(launch->kernel) + "\t" + text(block) + "\t" + text(threads[running].index) + "\t" +
@@ -278,48 +226,7 @@ class Block : public Context {
         order.restart();
     }
 
-    bool release() {
-        if (arrived == count) {
-            memset(state, READY, count);
-            ready = count;
-            arrived = 0;
-            predicates_of_all = predicates;
-            ++barriers;
-            if (checker.clocks.active) synchronize_block();
-            order.shuffle();
-            if (launch->cluster > 1) let_others_run();
-            return true;
-        }
-        bool any = false;  // whether a warp continues, because the lanes that it waited for have exited
-        for (int first = 0; first < count; first += 32) any |= release_warp(first);
-        return any;
-    }
-
-    [[noreturn]] void fail_divergent() {
-        int first = 0;
-        while (state[first] == DONE) ++first;
-        const bool at_barrier = state[first] == AT_BARRIER;
-        fail(first, std::string("divergent ") + (at_barrier ? "barrier" : "warp operation") + ": waits at " +
-             place(threads[first].site) + " for threads that never come" + describe(AT_BARRIER) + describe(IN_WARP) +
-             describe(DONE));
-    }
-
-    // "; 40 of 64 threads are at a barrier: (0, 0, 0) at k.cu:7, ..."
-    std::string describe(State which) const {
-        std::string list;
-        int found = 0;
-        for (int i = 0; i < count; ++i) {
-            if (state[i] != which || found++ >= 4) continue;
-            list += (found == 1 ? " " : ", ") + text(threads[i].index);
-            if (which != DONE) list += " at " + place(threads[i].site);
-        }
-        if (!found) return {};
-        const char* what = which == DONE ? "exited:" : which == IN_WARP ? "are in a warp operation:" : "are at a barrier:";
-        return "; " + std::to_string(found) + " of " + std::to_string(count) + " threads " + what + list +
-               (found > 4 ? ", ..." : "");
-    }
-
-    // --- copies and clocks ----------------------------------------------------------------------
+    // --- clocks ---------------------------------------------------------------------------------
 
     ThreadTime now() const {
         const uint32_t step = checker.clocks.active ? checker.clocks.step(component()) : barriers + 1;
@@ -328,41 +235,27 @@ class Block : public Context {
     // The clock component of the running thread.
     int component() const { return first_thread() + running; }
     int first_thread() const { return rank ? int(checker.first_thread(rank)) : 0; }
-    void finish(const AsyncCopy& copy, const ThreadTime& when) {
-        memcpy(copy.destination, copy.source, copy.valid);
-        memset(copy.destination + copy.valid, 0, copy.bytes - copy.valid);
-        if (!launch->checked) return;
-        if (!checker.check(when, uintptr_t(copy.destination), copy.bytes, WRITE, copy.pc)) fail(checker.message);
-        if (Watch::instance().enabled) watch(uintptr_t(copy.destination), copy.bytes, WRITE, copy.pc);
-    }
+
+    // --- members that other headers define --------------------------------------------------------
+
     // Marks functions that are never inlined, so that kernels without asynchronous work do not pay for them.
 #define GPUCONV_RARE __attribute__((noinline, cold))
-    GPUCONV_RARE void synchronize_block() {
-        checker.clocks.synchronize(first_thread(), first_thread() + count, [](int) { return true; });
-    }
-    GPUCONV_RARE void synchronize_warp(int first, unsigned lanes) {
-        const int base = first_thread() + first;
-        checker.clocks.synchronize(base, base + std::min(32, count - first), [=](int i) { return lanes >> (i - base) & 1; });
-    }
-
-    // warp.h
-    bool release_warp(int first);
-    // cluster.h
-    friend class Cluster;
-    GPUCONV_RARE void pause();
-    GPUCONV_RARE void let_others_run();
-    GPUCONV_RARE void switch_to(Block& next);
-    Fiber& after_this_block();
-    [[noreturn]] void abandon(const std::string& fault);
+    // shared_variables.h
     void declare_shared(const void* key, const char* name, size_t offset, size_t bytes);
     void move_dynamic_shared();
-    Block& in_cluster(unsigned rank, const char* use, Site site);
-    std::string cluster_sync_lacks() const;
-    std::string ended_too_early();
-    std::string of_block() const { return checker.of_block(rank); }  // " of block (1, 0, 0)"; empty without clusters
-    // The same of another block; empty if it is this one.
-    std::string of_other_block(const Block& block) const { return &block == this ? "" : block.of_block(); }
-    // mbarrier.h
+    // barrier.h
+    bool release();
+    GPUCONV_RARE void synchronize_block();
+    [[noreturn]] void fail_divergent();
+    std::string describe(State which) const;
+    // warp.h
+    bool release_warp(int first);
+    void complete_warp(int first, int leader, unsigned present, unsigned ballot);
+    GPUCONV_RARE void synchronize_warp(int first, unsigned lanes);
+    // async_copy.h
+    void finish(const AsyncCopy& copy, const ThreadTime& when);
+    GPUCONV_RARE void finish_copies_under_way();
+    // effects.h
     void begin_asynchronous() {
         if (!asynchronous) start_asynchronous();
     }
@@ -370,8 +263,8 @@ class Block : public Context {
     void interleave();
     template <class Which>
     bool take_effect(Which which);
-    GPUCONV_RARE void finish_copies_under_way();
     GPUCONV_RARE bool give_up_polls();
+    // mbarrier.h
     Mbarrier& mbarrier(void* address, const char* use, Site site) { return mbarrier_of(*this, address, use, site); }
     Mbarrier& mbarrier_of(Block& owner, void* address, const char* use, Site site);
     void arrive(Mbarrier& barrier, unsigned arrivals, const std::string& who);
@@ -379,9 +272,9 @@ class Block : public Context {
     GPUCONV_RARE void check_no_mbarrier(const char* address, size_t bytes, uintptr_t pc);
     std::string missing(const Mbarrier& barrier) const;
     std::string name_of(const Mbarrier& barrier) const;
-    std::string waits_for(int thread) const;
     // bulk.h
     void load(Block& to, void* address, std::vector<BulkPiece> pieces, Site site);
+    std::string unfinished_bulk_copy();
     // warpgroup.h
     bool step_together(int group);
     void issue_wgmma(int group);
@@ -389,6 +282,21 @@ class Block : public Context {
     void wait_for_wgmma(int group, unsigned pending);
     bool change_registers(int group, unsigned number, bool more);
     GPUCONV_RARE void access_register(const char* address, size_t bytes, Kind kind, uintptr_t pc);
+    // cluster.h
+    friend class Cluster;
+    GPUCONV_RARE void pause();
+    GPUCONV_RARE void let_others_run();
+    GPUCONV_RARE void switch_to(Block& next);
+    Fiber& after_this_block();
+    [[noreturn]] void abandon(const std::string& fault);
+    Block& in_cluster(unsigned rank, const char* use, Site site);
+    std::string ended_too_early();
+    std::string of_block() const { return checker.of_block(rank); }  // " of block (1, 0, 0)"; empty without clusters
+    // The same of another block; empty if it is this one.
+    std::string of_other_block(const Block& block) const { return &block == this ? "" : block.of_block(); }
+    // deadlock.h
+    std::string waits_for(int thread) const;
+    std::string cluster_sync_lacks() const;
 
     // Whether an address needs no check: it belongs to the built-in variables, or to the kernel's constants and globals.
     bool is_unchecked(uintptr_t address) const {
@@ -400,18 +308,23 @@ class Block : public Context {
     const Launch* launch = nullptr;
     unsigned rank = 0;
     bool paused = false;  // whether only another block, or asynchronous work, can let a thread run
-    int count = 0, ready = 0, live = 0, arrived = 0, running = 0;
-    int predicates = 0, predicates_of_all = 0;
-    uint32_t serial = 0, barriers = 0;
+    int count = 0;    // threads of the block
+    int ready = 0;    // those that can run: FRESH or READY
+    int live = 0;     // those that have not ended
+    int arrived = 0;  // those that wait at the barrier
+    int running = 0;  // the number of the running thread
+    int predicates = 0, predicates_of_all = 0;  // how many are not 0, at the current barrier so far and at the last one
+    uint32_t serial = 0;    // ThreadTime::block
+    uint32_t barriers = 0;  // that the block has passed
     bool count_banks = false;
     Asynchronous asynchronous;
     Banks banks;
-    Site barrier_site{};
-    uint8_t state[kMaxThreads];
+    Site barrier_site{};  // where the threads that have arrived wait
+    uint8_t state[kMaxThreads];  // a State for each thread
     Order order;
     std::vector<Thread> threads;
     Fibers fibers;
-    Fiber* fiber = nullptr;
+    Fiber* fiber = nullptr;  // of the running thread
     SharedMemory shared_memory;
 };
 

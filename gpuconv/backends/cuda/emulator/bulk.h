@@ -4,9 +4,15 @@
 #pragma once
 
 #include "block.h"
+#include "effects.h"
 #include "mbarrier.h"
 
 namespace gpuconv_emulator {
+
+inline void Block::bulk_piece(void* shared, void* global, size_t bytes) {
+    begin_asynchronous();
+    asynchronous.pieces.push_back({static_cast<char*>(shared), static_cast<char*>(global), bytes});
+}
 
 inline void Block::bulk_load(void* address, Site site) {
     const std::vector<BulkPiece> pieces = std::exchange(asynchronous.pieces, {});
@@ -43,7 +49,7 @@ inline void Block::load(Block& to, void* address, std::vector<BulkPiece> pieces,
         if (launch->checked) {
             const ThreadTime when{to.serial, to.barriers, 0, barrier.copies, barrier.loads};
             const uintptr_t pc = checker.pc_of(site);
-            const size_t step = uintptr_t(piece.global) % 16 ? 1 : piece.bytes;  // a box may begin at any element of a row
+            const size_t step = uintptr_t(piece.global) % 16 ? 1 : piece.bytes;  // byte by byte, because a box may begin at any element of a row
             for (size_t i = 0; piece.global && i < piece.bytes; i += step) access(piece.global + i, step, READ, pc);
             const Clock& view = checker.clocks.of(component());
             if (!checker.check_async(when, view, uintptr_t(piece.shared), piece.bytes, true, pc, "a bulk copy")) fail(checker.message);
@@ -108,7 +114,7 @@ inline void Block::bulk_commit() {
 inline void Block::bulk_wait(unsigned pending) {
     interleave();
     BulkStores& own = asynchronous.stores[running];
-    const uint32_t finished = own.groups > pending ? own.groups - pending : 0;  // groups that must finish
+    const uint32_t finished = own.groups > pending ? own.groups - pending : 0;  // the number of groups that must finish
     take_effect([&](const Effect& effect) {
         return effect.kind == Effect::STORE && effect.thread == running && effect.group < finished;
     });
@@ -122,7 +128,7 @@ inline void Block::bulk_wait(unsigned pending) {
 }
 
 // Describes a bulk copy for whose end the block did not wait; empty if there is none.
-inline std::string Block::end_asynchronous() {
+inline std::string Block::unfinished_bulk_copy() {
     for (const auto& [thread, own] : asynchronous.stores)
         if (!own.open.empty()) {
             running = thread;

@@ -3,7 +3,8 @@
 // The compiler's -fsanitize=thread instrumentation calls a function before each access; instrumentation.h defines those
 // functions. Each word of the buffers and of shared memory has a Cell that remembers its last accesses.
 // Reported: accesses outside every buffer, misaligned ones, reads of shared memory that nothing wrote, reads of memory
-// that an asynchronous copy has yet to write, and races: two threads, one of them writing, with no barrier between.
+// that an asynchronous copy has yet to write, races (two threads access the same bytes, one of them writing, and nothing orders
+// them), and writes to shared memory that the async proxy uses without a fence between.
 #pragma once
 
 #include <sys/mman.h>
@@ -17,6 +18,7 @@
 
 #include "abi.h"
 #include "clocks.h"
+#include "positions.h"
 
 namespace gpuconv_emulator {
 
@@ -25,11 +27,11 @@ constexpr size_t kWord = 4;  // bytes per cell
 enum Kind : uint8_t { READ, WRITE, ATOMIC, ASYNC };
 
 struct ThreadTime {  // a thread, and a time in its run
-    uint32_t block = 0;  // the number of its cluster in the order of execution, from 1, times kMaxBlocks, plus its rank
-    uint32_t barriers = 0;
-    uint32_t warp_syncs = 0;
-    uint32_t thread = 0;  // its clock component; from kThreads on: that of asynchronous work
-    uint32_t step = 0;    // in the thread's clock
+    uint32_t block = 0;       // kMaxBlocks * (the number of its cluster, in the order in which they run, from 1) + its rank
+    uint32_t barriers = 0;    // that its block has passed
+    uint32_t warp_syncs = 0;  // warp operations that the thread has completed
+    uint32_t thread = 0;      // its clock component; from kThreads on: that of asynchronous work
+    uint32_t step = 0;        // in the thread's clock
 };
 
 struct Access : ThreadTime {
@@ -39,7 +41,7 @@ struct Access : ThreadTime {
 };
 
 struct Cell {
-    Access write, reads[2];
+    Access write, reads[2];   // the last ones; the reads are by two different threads
     uint32_t block;           // the block that accessed the word last
     uint8_t written, pending;  // masks of bytes: those that were written, and those that an asynchronous copy has yet to write
 };
@@ -56,17 +58,6 @@ struct Region {
     size_t cell_count() const { return (base + bytes - 1) / kWord - base / kWord + 1; }
 };
 
-inline std::string place(Site site) {
-    const char* slash = strrchr(site.file, '/');
-    return std::string(slash ? slash + 1 : site.file) + ":" + std::to_string(site.line);
-}
-inline uint3 index_of(int thread, dim3 size) {
-    return {thread % size.x, thread / size.x % size.y, thread / (size.x * size.y)};
-}
-inline std::string text(uint3 i) {
-    return "(" + std::to_string(i.x) + ", " + std::to_string(i.y) + ", " + std::to_string(i.z) + ")";
-}
-
 class Checker {
   public:
     ~Checker() { forget(); }
@@ -76,7 +67,7 @@ class Checker {
     std::vector<uint3> blocks;       // the indices of the cluster's blocks
     uintptr_t image_begin = 0, image_end = 0;  // the kernel's library: its code, constants and globals
     Clocks clocks;
-    std::vector<uint32_t> fenced;    // the blocks that called __threadfence: they order their writes themselves
+    std::vector<uint32_t> fenced;    // the blocks that called __threadfence: trusted to order their accesses before other blocks'
 
     // A number for a position in the source, which serves as a pc.
     uintptr_t pc_of(Site site) {
@@ -125,13 +116,14 @@ class Checker {
         const uintptr_t first = region->base / kWord;
         for (uintptr_t word = address / kWord; word * kWord < address + size; ++word) {
             Access access{now, word_bytes(address, size, word), kind == ATOMIC, pc};
-            if (!check(*region, region->cells[word - first], access, std::max(address, word * kWord), kind)) return false;
+            if (!check_word(*region, region->cells[word - first], access, std::max(address, word * kWord), kind)) return false;
         }
         return true;
     }
 
     // The same for asynchronous reads and writes through the async proxy. now: the work's clock component and step. view: what the
-    // threads that issued it know. A write takes effect later: until `settle`, nothing may read the bytes.
+    // threads that issued it know. who: the work, as a fault names it. A write takes effect later: until `settle`, nothing may read
+    // the bytes.
     bool check_async(const ThreadTime& now, const Clock& view, uintptr_t address, size_t size, bool writes, uintptr_t pc,
                      const std::string& who) {
         Region* region = find(address, size);
@@ -140,7 +132,7 @@ class Checker {
         for (uintptr_t word = address / kWord; word * kWord < address + size; ++word) {
             Access access{now, word_bytes(address, size, word), false, pc};
             Cell& cell = region->cells[word - region->base / kWord];
-            if (!check_async(*region, cell, access, view, std::max(address, word * kWord), writes, who)) return false;
+            if (!check_word_async(*region, cell, access, view, std::max(address, word * kWord), writes, who)) return false;
         }
         return true;
     }
@@ -158,13 +150,15 @@ class Checker {
     }
     static bool same_cluster(const ThreadTime& a, const ThreadTime& b) { return a.block / kMaxBlocks == b.block / kMaxBlocks; }
 
-    // Whether nothing orders `later`, an access by a thread, after `earlier`. wrote: whether `earlier` was a write.
+    // Whether two accesses might also happen in the other order. False if program order, a barrier, a warp operation or the clocks
+    // put `earlier` first. wrote: whether `earlier` was a write. `later` is by a thread; `earlier` may be asynchronous.
     bool unordered(const ThreadTime& earlier, const ThreadTime& later, bool wrote) const {
         if (earlier.block != later.block) return unordered_blocks(earlier, later, nullptr, wrote);
         if (earlier.thread == later.thread) return false;
         if (earlier.thread < kThreads) {
+            const bool same_warp = earlier.thread / 32 == later.thread / 32;
             if (earlier.barriers != later.barriers) return false;
-            if (earlier.thread / 32 == later.thread / 32 && earlier.warp_syncs < later.warp_syncs) return false;
+            if (same_warp && earlier.warp_syncs < later.warp_syncs) return false;
         }
         return !clocks.active || unordered_by_clocks(earlier, later);
     }
@@ -173,7 +167,7 @@ class Checker {
         return !clocks.ordered(earlier.thread, earlier.step, int(later.thread));
     }
 
-    // The same for two blocks. view: what the later one knows; null: the clock of its thread. Within a cluster, a write is
+    // The same for accesses by two blocks. view: what the later one knows; null: the clock of its thread. Within a cluster, a write is
     // visible to other blocks only after a cluster_sync().
     __attribute__((noinline, cold)) bool unordered_blocks(const ThreadTime& earlier, const ThreadTime& later, const Clock* view,
                                                           bool wrote) const {
@@ -211,16 +205,17 @@ class Checker {
     static constexpr uintptr_t kSites = ~uintptr_t(0) / 2 + 1;  // code lies below this address
 
     std::vector<Region> regions;  // by address
-    size_t recent = 0;
+    size_t recent = 0;            // the region found last
     std::vector<Site> sites;
 
+    // The mask of the bytes of a word that an access covers.
     static uint8_t word_bytes(uintptr_t address, size_t size, uintptr_t word) {
         const size_t begin = std::max(address, word * kWord) - word * kWord;
         const size_t end = std::min(address + size, (word + 1) * kWord) - word * kWord;
         return uint8_t(((1u << end) - 1) & ~((1u << begin) - 1));
     }
 
-    bool check(const Region& region, Cell& cell, const Access& access, uintptr_t address, Kind kind) {
+    bool check_word(const Region& region, Cell& cell, const Access& access, uintptr_t address, Kind kind) {
         if (cell.block != access.block && region.shared) cell = Cell{};
         cell.block = access.block;
         if (kind == READ || kind == ATOMIC) {
@@ -245,8 +240,8 @@ class Checker {
         return true;
     }
 
-    bool check_async(const Region& region, Cell& cell, const Access& access, const Clock& view, uintptr_t address, bool writes,
-                     const std::string& who) {
+    bool check_word_async(const Region& region, Cell& cell, const Access& access, const Clock& view, uintptr_t address, bool writes,
+                          const std::string& who) {
         if (cell.block != access.block && region.shared) cell = Cell{};
         cell.block = access.block;
         auto what = [&] { return who + (writes ? " writes " : " reads ") + name(region, address); };
@@ -254,19 +249,19 @@ class Checker {
             return fault(what() + ", which an asynchronous copy that was not waited for has yet to write", access.pc);
         if (region.shared && !writes && (access.bytes & ~cell.written))
             return fault(what() + ", which nothing wrote", access.pc);
+        // True if this access is ordered after `earlier`; else `message` describes the fault.
         auto follows = [&](const Access& earlier, bool wrote) {
             if (!(earlier.bytes & access.bytes)) return true;
             const char* did = wrote ? "wrote" : "read";
             if (earlier.block != access.block)
                 return !unordered_blocks(earlier, access, &view, wrote) ||
                        fault("race: " + what() + ", which another block " + did + " at " + place(earlier.pc), access.pc);
-            const bool by_thread = earlier.thread < kThreads;
-            if (by_thread && wrote && region.shared && clocks.ordered(earlier.thread, earlier.step, view) &&
-                !clocks.fenced(earlier.thread, earlier.step, view))
-                return fault(what() + ", which " + by(earlier) + " wrote at " + place(earlier.pc) +
-                             " with no fence_proxy_async() between", access.pc);
-            return clocks.ordered(earlier.thread, earlier.step, view) ||
-                   fault("race: " + what() + ", which " + by(earlier) + " " + did + " at " + place(earlier.pc) + between(earlier),
+            if (!clocks.ordered(earlier.thread, earlier.step, view))
+                return fault("race: " + what() + ", which " + by(earlier) + " " + did + " at " + place(earlier.pc) + between(earlier),
+                             access.pc);
+            const bool needs_fence = wrote && region.shared && earlier.thread < kThreads;
+            return !needs_fence || clocks.fenced(earlier.thread, earlier.step, view) ||
+                   fault(what() + ", which " + by(earlier) + " wrote at " + place(earlier.pc) + " with no fence_proxy_async() between",
                          access.pc);
         };
         if (is_another(cell.write, access) && !follows(cell.write, true)) return false;
@@ -299,19 +294,23 @@ class Checker {
         return name_of_thread(access.thread) + of_block(rank_of(access.thread));
     }
     std::string between(const Access& earlier) const {
-        return earlier.thread < kThreads                            ? " with no barrier between"
-               : clocks.finished(earlier.thread, earlier.step) ? " and whose end this thread does not know of"
-                                                                    : " and which is unfinished";
+        if (earlier.thread < kThreads) return " with no barrier between";
+        const bool finished = clocks.finished(earlier.thread, earlier.step);
+        return finished ? " and whose end this thread does not know of" : " and which is unfinished";
     }
 
     bool race(const Region& region, const Access& earlier, const char* did, const Access& later, bool writes,
               uintptr_t address) {
-        const bool known = same_cluster(earlier, later);
-        return fault(std::string("race: ") + (writes ? "writes " : "reads ") + name(region, address) + ", which " +
-                     (known                         ? by(earlier)
-                      : earlier.thread < kThreads ? name_of_thread(earlier.thread) + " of another block"
-                                                  : "something in another block") +
-                     " " + did + " at " + place(earlier.pc) + (known ? between(earlier) : ""), later.pc);
+        std::string other = "something in another block";  // asynchronous work of an earlier cluster, whose name is lost
+        std::string why;
+        if (same_cluster(earlier, later)) {
+            other = by(earlier);
+            why = between(earlier);
+        } else if (earlier.thread < kThreads) {
+            other = name_of_thread(earlier.thread) + " of another block";
+        }
+        return fault(std::string("race: ") + (writes ? "writes " : "reads ") + name(region, address) + ", which " + other + " " + did +
+                         " at " + place(earlier.pc) + why, later.pc);
     }
 
     Region* find(uintptr_t address, size_t size) {

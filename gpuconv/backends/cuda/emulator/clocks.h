@@ -17,6 +17,7 @@ constexpr int kMaxThreads = 1024;  // of a block
 constexpr uint32_t kMaxBlocks = 16;  // of a cluster
 constexpr uint32_t kThreads = kMaxBlocks * kMaxThreads;  // components from this number on are not threads
 
+// What a thread or a piece of asynchronous work knows: of each component, the last step that happened before.
 class Clock {
   public:
     uint32_t seen(size_t i) const { return i < generic.size() ? generic[i] : 0; }
@@ -26,6 +27,7 @@ class Clock {
         generic[i] = std::max(generic[i], step);
     }
     void fence() { join(async, generic); }
+    // Afterwards this clock also knows what `other` knows.
     void join(const Clock& other) {
         join(generic, other.generic);
         join(async, other.async);
@@ -35,6 +37,7 @@ class Clock {
         meet(generic, other.generic);
         meet(async, other.async);
     }
+    // Makes this step of the first `count` components known, without a fence.
     void assign(size_t count, uint32_t step) {
         generic.assign(count, step);
         async.assign(count, 0);
@@ -51,7 +54,7 @@ class Clock {
         for (size_t i = 0; i < into.size(); ++i) into[i] = std::min(into[i], other[i]);
     }
 
-    Steps generic, async;
+    Steps generic, async;  // known steps, and those of them that a proxy fence has covered
 };
 
 class Clocks {
@@ -61,11 +64,11 @@ class Clocks {
 
     void reset() {
         active = false;
-        others.clear();
+        works.clear();
         published = Clock();
     }
 
-    // Begins to count: until now only barriers of the whole block ordered its threads, so the time between two of them was a step.
+    // Begins to count. Until now the barriers of the whole block were the steps, and each thread knows all before the last barrier.
     void activate(int threads, uint32_t barriers) {
         active = true;
         clocks.resize(threads);
@@ -78,18 +81,19 @@ class Clocks {
     uint32_t step(int thread) const { return clocks[thread].seen(thread); }
     const Clock& of(int thread) const { return clocks[thread]; }
 
-    // Whether a thread, or the owner of a clock, knows of that step of the component `earlier`; `fenced`: by a proxy fence too.
-    bool ordered(uint32_t earlier, uint32_t step, int thread) const { return clocks[thread].seen(component(earlier)) >= step; }
-    bool ordered(uint32_t earlier, uint32_t step, const Clock& view) const { return view.seen(component(earlier)) >= step; }
-    bool fenced(uint32_t earlier, uint32_t step, const Clock& view) const { return view.fenced(component(earlier)) >= step; }
+    // Whether a thread, or whoever knows what is in `view`, knows of this step of a component.
+    bool ordered(uint32_t component, uint32_t step, int thread) const { return clocks[thread].seen(index(component)) >= step; }
+    bool ordered(uint32_t component, uint32_t step, const Clock& view) const { return view.seen(index(component)) >= step; }
+    // Whether a proxy fence has covered it, too.
+    bool fenced(uint32_t component, uint32_t step, const Clock& view) const { return view.fenced(index(component)) >= step; }
 
     void release(int thread, Clock& into) {
         into.join(clocks[thread]);
         advance(thread);
     }
     void acquire(int thread, const Clock& from) { clocks[thread].join(from); }
-    void learn(int thread, uint32_t earlier, uint32_t step) { clocks[thread].see(component(earlier), step); }
-    void learn(Clock& clock, uint32_t earlier, uint32_t step) const { clock.see(component(earlier), step); }
+    void learn(int thread, uint32_t component, uint32_t step) { clocks[thread].see(index(component), step); }
+    void learn(Clock& clock, uint32_t component, uint32_t step) const { clock.see(index(component), step); }
     void proxy_fence(int thread) {
         clocks[thread].fence();
         advance(thread);
@@ -107,7 +111,7 @@ class Clocks {
             }
     }
 
-    // All threads of all blocks synchronize.
+    // All threads of all blocks synchronize, and what they knew before is published.
     void publish() {
         published = of_any(0, int(clocks.size()));
         synchronize(0, int(clocks.size()), [](int) { return true; });
@@ -121,25 +125,25 @@ class Clocks {
 
     // Adds a component for asynchronous work. Its number is used like a thread's.
     uint32_t add(const std::string& name) {
-        others.push_back({name, 0});
-        return uint32_t(kThreads + others.size() - 1);
+        works.push_back({name, 0});
+        return uint32_t(kThreads + works.size() - 1);
     }
-    const std::string& name(uint32_t other) const { return others[other - kThreads].name; }
-    void finish(uint32_t other, uint32_t step) { others[other - kThreads].finished = step; }
-    bool finished(uint32_t other, uint32_t step) const { return others[other - kThreads].finished >= step; }
+    const std::string& name(uint32_t component) const { return works[component - kThreads].name; }
+    // Says that the work has ended up to this step.
+    void finish(uint32_t component, uint32_t step) { works[component - kThreads].finished = step; }
+    bool finished(uint32_t component, uint32_t step) const { return works[component - kThreads].finished >= step; }
 
   private:
-    struct Other {
+    struct Work {
         std::string name;
         uint32_t finished;
     };
-    size_t component(uint32_t thread) const {
-        return thread < kThreads ? thread : clocks.size() + thread - kThreads;
-    }
+    // The index of a component in a Clock: threads first, then asynchronous work.
+    size_t index(uint32_t component) const { return component < kThreads ? component : clocks.size() + component - kThreads; }
     void advance(int thread) { clocks[thread].see(thread, step(thread) + 1); }
 
-    std::vector<Clock> clocks;
-    std::vector<Other> others;
+    std::vector<Clock> clocks;  // of the threads
+    std::vector<Work> works;
 };
 
 }  // namespace gpuconv_emulator

@@ -1,8 +1,8 @@
-// Runs the blocks of a cluster in turns, on one operating-system thread, and defines the operations that reach other blocks. An
-// ordinary launch has clusters of one block.
+// Runs the blocks of a cluster in turns, on one operating-system thread. An ordinary launch has clusters of one block.
 //
 // A block runs until none of its threads can continue; then a fiber of another block continues. With a seed it may also stop
-// earlier. When no block can continue, asynchronous work takes effect; if there is none, the launch fails.
+// earlier. When no block can continue, one piece of asynchronous work takes effect; if there is none, waits that only poll return;
+// if there are none either, the launch fails.
 #pragma once
 
 #include <memory>
@@ -11,7 +11,7 @@
 
 #include "block.h"
 #include "bulk.h"
-#include "mbarrier.h"
+#include "effects.h"
 
 namespace gpuconv_emulator {
 
@@ -97,29 +97,7 @@ class Cluster {
         return any;
     }
 
-    [[noreturn]] void fail_deadlocked() {
-        std::string what;
-        Block* block = nullptr;
-        int thread = 0;
-        for (Block* each : blocks) {
-            int kinds = 0;
-            for (int group = 0; group * kWarpgroup < each->count; ++group) {
-                std::map<std::string, std::vector<int>> alike;
-                for (int i = group * kWarpgroup; i < std::min(each->count, (group + 1) * kWarpgroup); ++i)
-                    alike[each->waits_for(i)].push_back(i);
-                for (const auto& [reason, which] : alike) {
-                    if (!block && each->state[which[0]] != DONE) block = each, thread = which[0];
-                    if (++kinds > 12) continue;
-                    what += (blocks.size() > 1 ? "; block " + text(each->block) + ", warpgroup " : "; warpgroup ") +
-                            std::to_string(group) + ": " + std::to_string(which.size()) +
-                            (which.size() == 1 ? " thread, " : " threads, first ") + text(each->threads[which[0]].index) + ", " +
-                            reason;
-                }
-            }
-            if (kinds > 12) what += "; and " + std::to_string(kinds - 12) + " more";
-        }
-        block->fail(thread, "deadlock" + what);
-    }
+    [[noreturn]] void fail_deadlocked();  // deadlock.h
 
     const Launch* launch = nullptr;
     uint32_t serial = 0;  // of the first block
@@ -163,22 +141,7 @@ inline void Block::abandon(const std::string& fault) {
     __builtin_unreachable();
 }
 
-// --- what blocks share ------------------------------------------------------------------------------
-
-// Adds a shared variable to each block: all have the same layout.
-inline void Block::declare_shared(const void* key, const char* name, size_t offset, size_t bytes) {
-    for (Block* each : cluster.blocks) {
-        each->shared_memory.static_bytes += bytes;
-        each->shared_memory.add(key, name, each->shared_memory.window() + offset, bytes);
-    }
-}
-
-// Moves the dynamic memory of each block to the alignment of the window.
-inline void Block::move_dynamic_shared() {
-    for (const Block* each : cluster.blocks)
-        if (each->shared_memory.dynamic_given) fail("two declarations of dynamic shared memory with different alignments");
-    for (Block* each : cluster.blocks) each->shared_memory.move_dynamic();
-}
+// --- cluster_sync() and the end of a block ------------------------------------------------------------
 
 inline void Block::cluster_sync(Site site) {
     interleave();
@@ -192,32 +155,12 @@ inline void Block::cluster_sync(Site site) {
     }
 }
 
-// "which lacks 128 of 256 threads"
-inline std::string Block::cluster_sync_lacks() const {
-    const unsigned all = cluster.threads();
-    return "which lacks " + std::to_string(all - cluster.synced) + " of " + std::to_string(all) + " threads";
-}
-
 // The block with this rank. use: the operation, as an error names it.
 inline Block& Block::in_cluster(unsigned rank, const char* use, Site site) {
     if (rank >= cluster.blocks.size())
         fail(std::string(use) + " block " + std::to_string(rank) + " of a cluster of " + std::to_string(cluster.blocks.size()) +
              " blocks, at " + place(site));
     return *cluster.blocks[rank];
-}
-
-inline void Block::mbarrier_arrive_in(void* mine, unsigned rank, Site site) {
-    interleave();
-    Block& there = in_cluster(rank, "arrives in", site);
-    char* address = there.shared_memory.window() + shared_address(mine);
-    Mbarrier& barrier = mbarrier_of(there, address, "arrives at", site);
-    if (launch->checked) {
-        const uint32_t step = checker.clocks.step(component());
-        if (&there != this)
-            there.asynchronous.remote_arrivals[uint32_t(component())] = {this, running, step, site, name_of(barrier)};
-        checker.clocks.release(component(), barrier.arriving);
-    }
-    arrive(barrier, 1, "at " + place(site));
 }
 
 // Describes a bulk copy to this block, or an arrival of another block here, that no thread of this block has waited for: in

@@ -10,7 +10,7 @@
 #include <cstdlib>
 #include <vector>
 
-#include "memory.h"
+#include "address_sanitizer.h"
 
 #if !(defined(__x86_64__) && defined(__ELF__)) && !defined(GPUCONV_UCONTEXT)
 #define GPUCONV_UCONTEXT 1
@@ -50,7 +50,7 @@ namespace gpuconv_emulator {
 
 class Fiber {
   public:
-    // Makes the fiber start in `entry`, on the stack that ends at `top`.
+    // Makes the fiber start in `entry`, on the stack from `base` to `top`.
     void restart(char* base, char* top, void (*entry)()) {
 #ifdef GPUCONV_UCONTEXT
         getcontext(&state);

@@ -7,13 +7,13 @@
 extern "C" {
 
 #define GPUCONV_HOOKS(n)                                                            \
-    void __tsan_read##n(void* p) { observe(p, n, READ, HERE); }                     \
-    void __tsan_write##n(void* p) { observe(p, n, WRITE, HERE); }                   \
-    void __tsan_read_write##n(void* p) { observe(p, n, READ, HERE), observe(p, n, WRITE, HERE); }
+    void __tsan_read##n(void* p) { observe(p, n, READ, CALLER_PC); }                     \
+    void __tsan_write##n(void* p) { observe(p, n, WRITE, CALLER_PC); }                   \
+    void __tsan_read_write##n(void* p) { observe(p, n, READ, CALLER_PC), observe(p, n, WRITE, CALLER_PC); }
 #define GPUCONV_UNALIGNED_HOOKS(n)                                                  \
-    void __tsan_unaligned_read##n(void* p) { observe(p, n, READ, HERE); }           \
-    void __tsan_unaligned_write##n(void* p) { observe(p, n, WRITE, HERE); }         \
-    void __tsan_unaligned_read_write##n(void* p) { observe(p, n, READ, HERE), observe(p, n, WRITE, HERE); }
+    void __tsan_unaligned_read##n(void* p) { observe(p, n, READ, CALLER_PC); }           \
+    void __tsan_unaligned_write##n(void* p) { observe(p, n, WRITE, CALLER_PC); }         \
+    void __tsan_unaligned_read_write##n(void* p) { observe(p, n, READ, CALLER_PC), observe(p, n, WRITE, CALLER_PC); }
 GPUCONV_HOOKS(1)
 GPUCONV_HOOKS(2)
 GPUCONV_HOOKS(4)
@@ -23,20 +23,20 @@ GPUCONV_UNALIGNED_HOOKS(2)
 GPUCONV_UNALIGNED_HOOKS(4)
 GPUCONV_UNALIGNED_HOOKS(8)
 GPUCONV_UNALIGNED_HOOKS(16)
-void __tsan_read_range(void* p, size_t n) { observe(p, n, READ, HERE); }
-void __tsan_write_range(void* p, size_t n) { observe(p, n, WRITE, HERE); }
+void __tsan_read_range(void* p, size_t n) { observe(p, n, READ, CALLER_PC); }
+void __tsan_write_range(void* p, size_t n) { observe(p, n, WRITE, CALLER_PC); }
 void* __tsan_memcpy(void* to, const void* from, size_t n) {
-    observe(from, n, READ, HERE);
-    observe(to, n, WRITE, HERE);
+    observe(from, n, READ, CALLER_PC);
+    observe(to, n, WRITE, CALLER_PC);
     return memcpy(to, from, n);
 }
 void* __tsan_memmove(void* to, const void* from, size_t n) {
-    observe(from, n, READ, HERE);
-    observe(to, n, WRITE, HERE);
+    observe(from, n, READ, CALLER_PC);
+    observe(to, n, WRITE, CALLER_PC);
     return memmove(to, from, n);
 }
 void* __tsan_memset(void* to, int value, size_t n) {
-    observe(to, n, WRITE, HERE);
+    observe(to, n, WRITE, CALLER_PC);
     return memset(to, value, n);
 }
 void __tsan_init() {}

@@ -10,9 +10,10 @@ struct Launch {
     void (*entry)(void**);
     void** arguments;
     const char* kernel;
-    unsigned grid[3], block[3], cluster;
+    unsigned grid[3], block[3];
+    unsigned cluster;  // blocks of a cluster
     size_t shared_bytes;
-    uint64_t seed;  // 0 runs blocks and threads in their order, else a random order; that of the threads changes at each barrier
+    uint64_t seed;  // 0: blocks and threads run in their order; else in a random one, drawn again for the threads at each barrier
     int workers;
     int checked;
     int region_count;

@@ -1,82 +1,27 @@
-// mbarriers, proxy fences, named barriers, and the moment at which asynchronous work takes effect. Part of Block (block.h).
+// mbarriers and proxy fences (kernels/mbarrier.cuh). Part of Block (block.h).
 #pragma once
 
 #include "block.h"
+#include "effects.h"
 
 namespace gpuconv_emulator {
-
-void Block::start_asynchronous() {
-    asynchronous.used = true;
-    if (launch->checked && !checker.clocks.active)
-        checker.clocks.activate(int(checker.first_thread(launch->cluster - 1)) + count, barriers);
-    asynchronous.warpgroups.resize(count / kWarpgroup);
-    asynchronous.waiting.resize(count);
-    const unsigned registers = std::min(65536u / unsigned(count), 255u) / 8 * 8;
-    for (size_t i = 0; i < asynchronous.warpgroups.size(); ++i) {
-        asynchronous.warpgroups[i].registers = registers;
-        if (launch->checked)
-            asynchronous.warpgroups[i].clock = checker.clocks.add("a wgmma of warpgroup " + std::to_string(i) + of_block());
-    }
-}
-
-// --- effects of asynchronous work ---------------------------------------------------------------
-
-// With a seed, lets pending work take effect, and lets another thread run, each at random.
-inline void Block::interleave() {
-    begin_asynchronous();
-    if (launch->seed == 0) return;
-    if (launch->cluster > 1) let_others_run();
-    auto& under_way = asynchronous;
-    while (order.random.draw() % 4 == 0) {
-        const size_t groups = under_way.warpgroups.size(), choices = under_way.effects.size() + groups;
-        if (choices == 0) break;
-        const size_t chosen = order.random.draw() % choices;
-        if (chosen < groups) finish_wgmma(int(chosen));
-        else {
-            size_t i = groups;
-            take_effect([&](const Effect&) { return i++ == chosen; });
-        }
-    }
-    if (order.random.draw() % 4) return;
-    ++ready;
-    wait(READY, threads[running].site);
-}
-
-// Lets the pending work that `which` selects take effect. False if there is none.
-template <class Which>
-bool Block::take_effect(Which which) {
-    std::vector<Effect> chosen, kept;
-    for (Effect& effect : asynchronous.effects) (which(effect) ? chosen : kept).push_back(std::move(effect));
-    asynchronous.effects = std::move(kept);
-    for (Effect& effect : chosen) effect.happen();
-    return !chosen.empty();
-}
-
-void Block::finish_copies_under_way() {
-    take_effect([&](const Effect& effect) { return effect.thread == running && effect.kind == Effect::COPIES; });
-}
-
-// Lets polls return before their phase has ended. False if there are none, or too many were in vain.
-bool Block::give_up_polls() {
-    if (!asynchronous || ++asynchronous.idle_polls > 1000) return false;
-    bool any = false;
-    for (int i = 0; i < count; ++i)
-        if (state[i] == AT_MBARRIER && asynchronous.waiting[i].polls) {
-            asynchronous.waiting[i].gave_up = any = true;
-            wake(i);
-        }
-    return any;
-}
-
-// --- mbarriers ----------------------------------------------------------------------------------
 
 // "shared full + 8 bytes", and its block if that is another one
 inline std::string Block::name_of(const Mbarrier& barrier) const {
     return barrier.block->shared_memory.name_of(barrier.address) + of_other_block(*barrier.block);
 }
 
-// The mbarrier at an address in the shared memory of `owner`. Fails if it is not initialized, was invalidated or overwritten or, in
-// a checked run, if nothing orders the running thread after its initialization.
+// ", which lacks 1 of 2 arrivals and 512 bytes"
+inline std::string Block::missing(const Mbarrier& barrier) const {
+    std::string lacks;
+    if (barrier.arrivals) lacks = std::to_string(barrier.arrivals) + " of " + std::to_string(barrier.expected) + " arrivals";
+    if (barrier.bytes > 0) lacks += (lacks.empty() ? "" : " and ") + std::to_string(barrier.bytes) + " bytes";
+    const std::string excess = barrier.bytes < 0 ? ", which received " + std::to_string(-barrier.bytes) + " bytes too many" : "";
+    return (lacks.empty() ? "" : ", which lacks " + lacks) + excess;
+}
+
+// The mbarrier at an address in the shared memory of `owner`. Fails if `owner` has ended, if the mbarrier is not initialized, was
+// invalidated or overwritten or, in a checked run, if nothing orders the running thread after its initialization.
 inline Mbarrier& Block::mbarrier_of(Block& owner, void* address, const char* use, Site site) {
     begin_asynchronous();
     auto wrong = [&](const std::string& why) {
@@ -191,6 +136,21 @@ inline void Block::mbarrier_arrive_after_copies(void* address, Site site) {
     }});
 }
 
+// Arrives at the mbarrier at the address `mine` in the shared memory of another block of the cluster.
+inline void Block::mbarrier_arrive_in(void* mine, unsigned rank, Site site) {
+    interleave();
+    Block& there = in_cluster(rank, "arrives in", site);
+    char* address = there.shared_memory.window() + shared_address(mine);
+    Mbarrier& barrier = mbarrier_of(there, address, "arrives at", site);
+    if (launch->checked) {
+        const uint32_t step = checker.clocks.step(component());
+        if (&there != this)
+            there.asynchronous.remote_arrivals[uint32_t(component())] = {this, running, step, site, name_of(barrier)};
+        checker.clocks.release(component(), barrier.arriving);
+    }
+    arrive(barrier, 1, "at " + place(site));
+}
+
 inline bool Block::mbarrier_wait(void* address, unsigned parity, bool once, Site site) {
     interleave();
     Mbarrier& barrier = mbarrier(address, "waits for", site);
@@ -225,70 +185,6 @@ void Block::check_no_mbarrier(const char* address, size_t bytes, uintptr_t pc) {
         if (barrier.valid)
             fail("accesses the mbarrier " + shared_memory.name_of(barrier.address) + " of " + place(barrier.initialized) +
                  " as if it were plain memory, at " + checker.place(pc));
-    }
-}
-
-// bar.sync: waits until `arrivals` threads have arrived at the barrier with this number.
-inline void Block::named_barrier(unsigned number, unsigned arrivals, Site site) {
-    interleave();
-    if (number == 0 || number > 15) fail("the number of a named barrier is 1 to 15, received " + std::to_string(number) + ", at " + place(site));
-    if (arrivals == 0 || arrivals % 32 || arrivals > unsigned(count))
-        fail("a named barrier is for whole warps of the block, received " + std::to_string(arrivals) + " threads, at " + place(site));
-    NamedBarrier& barrier = asynchronous.named[number];
-    if (barrier.arrived && barrier.threads != arrivals)
-        fail("named barrier " + std::to_string(number) + " is for " + std::to_string(barrier.threads) + " threads elsewhere and for " +
-             std::to_string(arrivals) + " here, at " + place(site));
-    barrier.threads = arrivals;
-    asynchronous.waiting[running].number = number;
-    if (++barrier.arrived < arrivals) return wait(AT_NAMED_BARRIER, site);
-    barrier.arrived = 0;
-    auto takes_part = [&](int i) { return i == running || (state[i] == AT_NAMED_BARRIER && asynchronous.waiting[i].number == number); };
-    const int base = first_thread();
-    if (launch->checked) checker.clocks.synchronize(base, base + count, [=](int i) { return takes_part(i - base); });
-    for (int i = 0; i < count; ++i)
-        if (i != running && takes_part(i)) wake(i);
-    order.shuffle();
-}
-
-// --- the report of a deadlock -------------------------------------------------------------------
-
-// ", which lacks 1 of 2 arrivals and 512 bytes"
-inline std::string Block::missing(const Mbarrier& barrier) const {
-    std::string lacks;
-    if (barrier.arrivals) lacks = std::to_string(barrier.arrivals) + " of " + std::to_string(barrier.expected) + " arrivals";
-    if (barrier.bytes > 0) lacks += (lacks.empty() ? "" : " and ") + std::to_string(barrier.bytes) + " bytes";
-    const std::string excess = barrier.bytes < 0 ? ", which received " + std::to_string(-barrier.bytes) + " bytes too many" : "";
-    return (lacks.empty() ? "" : ", which lacks " + lacks) + excess;
-}
-
-// "wait at k.cu:7 for the end of phase 2 (parity 0) of the mbarrier ..."
-inline std::string Block::waits_for(int thread) const {
-    const Waiting& self = asynchronous.waiting[thread];
-    const std::string at = " at " + place(threads[thread].site);
-    switch (state[thread]) {
-        case AT_MBARRIER: {
-            const Mbarrier& barrier = *self.mbarrier;
-            return "wait" + at + " for the end of phase " + std::to_string(barrier.phase) + " (parity " +
-                   std::to_string(self.number) + ") of the mbarrier " + shared_memory.name_of(barrier.address) + missing(barrier);
-        }
-        case AT_NAMED_BARRIER: {
-            const NamedBarrier& barrier = asynchronous.named[self.number];
-            return "wait" + at + " at named barrier " + std::to_string(self.number) + ", which lacks " +
-                   std::to_string(barrier.threads - barrier.arrived) + " of " + std::to_string(barrier.threads) + " threads";
-        }
-        case IN_WARPGROUP: {
-            const Warpgroup& group = asynchronous.warpgroups[thread / kWarpgroup];
-            if (group.waits_for_registers)
-                return "wait" + at + " for " + std::to_string((group.number - group.registers) * kWarpgroup) +
-                       " registers (" + std::to_string(group.number) + " a thread in place of " + std::to_string(group.registers) +
-                       "), and the block has " + std::to_string(asynchronous.free_registers) + " free";
-            return "wait" + at + " for all 128 lanes of the warpgroup, of which " + std::to_string(kWarpgroup - group.arrived) +
-                   " never come";
-        }
-        case AT_CLUSTER_SYNC: return "wait" + at + " at a cluster_sync(), " + cluster_sync_lacks();
-        case AT_BARRIER: return "wait" + at + " at a barrier of the block";
-        case IN_WARP: return "wait" + at + " in a warp operation";
-        default: return "have exited";
     }
 }
 

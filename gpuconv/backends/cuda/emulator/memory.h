@@ -1,8 +1,6 @@
 // The device's memory: buffers between guards.
 #pragma once
 
-#include <dlfcn.h>
-
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
@@ -10,24 +8,12 @@
 #include <mutex>
 #include <string>
 
+#include "address_sanitizer.h"
+
 namespace gpuconv_emulator {
 
 constexpr size_t kAlignment = 256;  // of cudaMalloc
 constexpr unsigned char kGuard = 0xfd;
-
-// AddressSanitizer's functions; null if the process does not run under it.
-struct AddressSanitizer {
-    using OnDeath = void (*)(void (*)());
-    OnDeath on_death = OnDeath(dlsym(RTLD_DEFAULT, "__sanitizer_set_death_callback"));
-    using Mark = void (*)(const volatile void*, size_t);
-    Mark poison = Mark(dlsym(RTLD_DEFAULT, "__asan_poison_memory_region"));
-    Mark unpoison = Mark(dlsym(RTLD_DEFAULT, "__asan_unpoison_memory_region"));
-
-    static const AddressSanitizer& instance() {
-        static const AddressSanitizer found;
-        return found;
-    }
-};
 
 class Memory {
   public:

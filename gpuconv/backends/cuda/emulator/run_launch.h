@@ -1,5 +1,5 @@
-// Runs a launch: its clusters one after another, on one or several threads of the CPU. Returns the fault of the first cluster in
-// this order that has one.
+// Runs a launch: one or several threads of the CPU take its clusters in order. The result is the fault of the first cluster in this
+// order that has one.
 #pragma once
 
 #include <atomic>
@@ -8,6 +8,7 @@
 #include <thread>
 #include <vector>
 
+#include "address_sanitizer.h"
 #include "block.h"
 #include "cluster_pool.h"
 #include "signals.h"

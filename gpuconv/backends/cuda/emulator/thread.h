@@ -1,16 +1,25 @@
-// A thread of a block: its state, where it waits, and what it passes to warp operations.
+// A thread of a block: its state, where it waits, what it passes to warp operations, and its pending cp.async.
 #pragma once
 
+#include <cstddef>
+#include <cstdint>
 #include <vector>
 
 #include "abi.h"
-#include "asynchronous.h"
 #include "fiber.h"
 
 namespace gpuconv_emulator {
 
 enum State : uint8_t {
     FRESH, READY, RUNNING, AT_BARRIER, IN_WARP, AT_MBARRIER, AT_NAMED_BARRIER, AT_CLUSTER_SYNC, IN_WARPGROUP, DONE
+};
+
+struct AsyncCopy {  // cp.async
+    char* destination;
+    const char* source;
+    size_t bytes, valid;  // after `valid` bytes of the source come zeros
+    int group;            // the thread's copy_groups at its start
+    uintptr_t pc;
 };
 
 struct Thread {
@@ -22,9 +31,9 @@ struct Thread {
     uint64_t value;  // what the lane passes to the warp operation; for TOGETHER the address of its data
     void (*work)(void* const*);  // for TOGETHER: the function, which takes these addresses
     Lanes lanes;  // what the warp operation returned
-    uint32_t warp_syncs;
-    int copy_groups;
-    std::vector<AsyncCopy> copies;
+    uint32_t warp_syncs;  // warp operations that it has completed
+    int copy_groups;      // that it has committed
+    std::vector<AsyncCopy> copies;  // not waited for
 };
 
 }  // namespace gpuconv_emulator

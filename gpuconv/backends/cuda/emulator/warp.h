@@ -1,4 +1,5 @@
-// Operations of a warp: synchronization, shuffles, votes, and functions called once for all lanes. Part of Block (block.h).
+// Operations of a warp: synchronization (its clocks too), shuffles, votes, and functions called once for all lanes. Part of Block
+// (block.h).
 #pragma once
 
 #include "block.h"
@@ -36,16 +37,16 @@ inline void Block::together(void* data, void (*work)(void* const*), Site site) {
     warp(TOGETHER, ~0u, uint64_t(data), ~0u, site);
 }
 
-// Releases the lanes of a warp that wait for each other, if all of them have arrived.
+// Completes the operations of a warp for which all lanes have arrived, and releases these lanes. False if there are none.
 inline bool Block::release_warp(int first) {
     bool any = false;
     const int lanes = std::min(32, count - first);
     unsigned incomplete = 0;  // lanes that wait for others that have not arrived
     for (int lane = 0; lane < lanes; ++lane) {
         if (state[first + lane] != IN_WARP || (incomplete >> lane & 1)) continue;
-        bool alike = true;
         const Thread& leader = threads[first + lane];
         unsigned present = 0, expected = 0, ballot = 0;
+        bool alike = true;  // whether all lanes of the leader's mask that are in a warp operation are in the leader's
         for (int other = 0; other < lanes; ++other) {
             if (!(leader.mask >> other & 1) || state[first + other] == DONE) continue;
             const Thread& peer = threads[first + other];
@@ -53,42 +54,54 @@ inline bool Block::release_warp(int first) {
             if (state[first + other] != IN_WARP) continue;
             if (peer.operation != leader.operation || peer.mask != leader.mask || peer.site.line != leader.site.line) {
                 alike = false;
-                if (!(peer.mask >> lane & 1)) continue;  // it waits for other lanes
-                fail(first + lane, "divergent warp operation: lane " + std::to_string(lane) + " is at " +
-                                       place(leader.site) + ", lane " + std::to_string(other) + " at " +
-                                       place(peer.site));
+                const bool waits_for_leader = peer.mask >> lane & 1;
+                if (!waits_for_leader) continue;
+                fail(first + lane, "divergent warp operation: lane " + std::to_string(lane) + " is at " + place(leader.site) + ", lane " +
+                                       std::to_string(other) + " at " + place(peer.site));
             }
             present |= 1u << other;
             if (peer.value) ballot |= 1u << other;
         }
-        if (present != expected) {
-            if (alike) incomplete |= present;
-            continue;
+        if (present == expected) {
+            complete_warp(first, lane, present, ballot);
+            any = true;
+        } else if (alike) {
+            incomplete |= present;
         }
-        for (int other = 0; other < lanes; ++other) {
-            if (!(present >> other & 1)) continue;
-            Thread& peer = threads[first + other];
-            if (peer.operation == SHUFFLE && !(present >> peer.source & 1))
-                fail(first + other, "a shuffle at " + place(peer.site) + " reads lane " + std::to_string(peer.source) +
-                     ", which does not take part");
-            peer.lanes = {peer.operation == SHUFFLE ? threads[first + peer.source].value : 0, ballot, present};
-        }
-        if (leader.operation == TOGETHER) {
-            void* data[32];
-            for (int other = 0; other < 32; ++other) data[other] = reinterpret_cast<void*>(threads[first + other].value);
-            leader.work(data);
-        }
-        for (int other = 0; other < lanes; ++other)
-            if (present >> other & 1) {
-                state[first + other] = READY;
-                ++threads[first + other].warp_syncs;
-                ++ready;
-            }
-        order.restart();
-        if (checker.clocks.active) synchronize_warp(first, present);
-        any = true;
     }
     return any;
+}
+
+// Gives each lane of `present` its result, and releases it. leader: one of these lanes.
+inline void Block::complete_warp(int first, int leader, unsigned present, unsigned ballot) {
+    const int lanes = std::min(32, count - first);
+    for (int lane = 0; lane < lanes; ++lane) {
+        if (!(present >> lane & 1)) continue;
+        Thread& each = threads[first + lane];
+        if (each.operation == SHUFFLE && !(present >> each.source & 1))
+            fail(first + lane, "a shuffle at " + place(each.site) + " reads lane " + std::to_string(each.source) +
+                                   ", which does not take part");
+        each.lanes = {each.operation == SHUFFLE ? threads[first + each.source].value : 0, ballot, present};
+    }
+    if (threads[first + leader].operation == TOGETHER) {
+        void* data[32];
+        for (int lane = 0; lane < 32; ++lane) data[lane] = reinterpret_cast<void*>(threads[first + lane].value);
+        threads[first + leader].work(data);
+    }
+    for (int lane = 0; lane < lanes; ++lane)
+        if (present >> lane & 1) {
+            state[first + lane] = READY;
+            ++threads[first + lane].warp_syncs;
+            ++ready;
+        }
+    order.restart();
+    if (checker.clocks.active) synchronize_warp(first, present);
+}
+
+// Updates the clocks of the lanes that have synchronized. lanes: their mask.
+void Block::synchronize_warp(int first, unsigned lanes) {
+    const int base = first_thread() + first;
+    checker.clocks.synchronize(base, base + std::min(32, count - first), [=](int i) { return lanes >> (i - base) & 1; });
 }
 
 }  // namespace gpuconv_emulator

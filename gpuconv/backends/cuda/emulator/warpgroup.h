@@ -5,7 +5,7 @@
 #pragma once
 
 #include "block.h"
-#include "mbarrier.h"
+#include "effects.h"
 
 namespace gpuconv_emulator {
 
@@ -183,7 +183,7 @@ void Block::access_register(const char* address, size_t bytes, Kind kind, uintpt
         if (address < sums.registers[lane] + sums.bytes && sums.registers[lane] < address + bytes)
             fail(std::string(kind == READ ? "reads" : "writes") + " accumulators of a wgmma that was not waited for, issued at " +
                  place(sums.site) + ", at " + checker.place(pc));
-    constexpr size_t kMost = 4096;
+    constexpr size_t kMost = 4096;  // accesses that are remembered for a lane
     auto& accesses = own.accesses[lane];
     if (accesses.size() == kMost) accesses.erase(accesses.begin(), accesses.begin() + kMost / 2);
     accesses.push_back({address, bytes, pc, kind != READ});

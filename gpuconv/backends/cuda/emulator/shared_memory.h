@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "address_sanitizer.h"
 #include "checker.h"
 #include "memory.h"
 
@@ -15,7 +16,7 @@ constexpr size_t kSharedCapacity = 232448;  // 227 KB, the limit of a block on s
 constexpr size_t kStaticCapacity = 48 * 1024;
 constexpr size_t kSharedGuard = 64;
 constexpr int kPoison = 0xff;  // a NaN in every floating-point type
-constexpr uintptr_t kWindow = 1024;  // the alignment of the shared window
+constexpr uintptr_t kWindowAlignment = 1024;  // of the window, so the most that dynamic memory can have
 
 struct SharedVariable {
     const void* key;
@@ -43,10 +44,10 @@ class SharedMemory {
         // Dynamic memory is aligned to 256 bytes and no more; `move_dynamic` moves it for a declaration that requests more.
         add_dynamic(window() + kAlignment, dynamic_bytes);
         dynamic_given = false;
-        end = window() + 2 * kWindow + dynamic_bytes;
+        end = window() + 2 * kWindowAlignment + dynamic_bytes;
     }
 
-    char* window() const { return const_cast<char*>(arena.data()) + kWindow - uintptr_t(arena.data()) % kWindow; }
+    char* window() const { return const_cast<char*>(arena.data()) + kWindowAlignment - uintptr_t(arena.data()) % kWindowAlignment; }
     bool contains(uintptr_t address) const { return address - uintptr_t(window()) < kArena; }
 
     // The address of the next variable. A checked kernel receives no better alignment than it requested.
@@ -73,7 +74,7 @@ class SharedMemory {
         const size_t bytes = variables.front().bytes;
         if (checked) checker.remove(uintptr_t(dynamic_base));
         variables.erase(variables.begin());
-        add_dynamic(window() + kWindow, bytes);
+        add_dynamic(window() + kWindowAlignment, bytes);
     }
 
     // "shared full + 8 bytes"; empty for another address
