@@ -17,7 +17,7 @@ import pytest
 from tests import blank_pictures as _pictures
 from tests import case_ids
 
-COMPILE_THE_RUNTIME = "from gpuconv.backends.cuda.emulator import native; native.runtime()"
+COMPILE_THE_RUNTIME = "from gpuconv.backends.cuda.emulator.runtime import runtime; runtime()"
 _compiling: list[subprocess.Popen] = []
 
 
@@ -50,8 +50,8 @@ _used_before = pytest.StashKey[bool]()  # the mutation run uses the device befor
 
 
 def _emulated_device_is_used():
-    native = sys.modules.get("gpuconv.backends.cuda.emulator.native")
-    return bool(native and native.runtime.cache_info().currsize)
+    module = sys.modules.get("gpuconv.backends.cuda.emulator.runtime")
+    return bool(module and module.runtime.cache_info().currsize)
 
 
 def pytest_make_parametrize_id(val, argname):

@@ -34,7 +34,7 @@ def files_in_table(title):
 
 TO_A_KERNEL = files_in_table("The `x` of a convolution enters")
 CHECKS = ["ops/conv/conv2d.py", "ops/conv/expect.py", "ops/expect.py"]  # of the first call with these shapes
-EMULATED = "backends/cuda/emulator/native.py"
+EMULATED = "backends/cuda/emulator/library.py"
 
 
 def file_of(frame):

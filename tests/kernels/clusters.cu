@@ -1,5 +1,5 @@
-// Clusters of blocks, correct and with one fault a kernel; for test_clusters.py, which looks up the lines that end in `// begin`,
-// `// end`, `// copier` and `// adder`.
+// Clusters of blocks, correct and with one fault a kernel; for ci/gate/hopper_kernels/cluster.py and for test_clusters.py, which
+// looks up the lines that end in `// begin`, `// end`, `// copier` and `// adder`.
 // The kernels' calls have their own lines, or NVRTC 12.0 would crash (kernels/README.md).
 #include "add_tile.cuh"
 #include "bulk_copy.cuh"

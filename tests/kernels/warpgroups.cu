@@ -1,5 +1,5 @@
-// A ring of stages between a producer and two consumer warpgroups, correct and with one fault a kernel; for test_warpgroups.py, which
-// looks up the lines that end in `// producer` and `// consumer`.
+// A ring of stages between a producer and two consumer warpgroups, correct and with one fault a kernel; for
+// ci/gate/hopper_kernels/ring.py and for test_warpgroups.py, which looks up the lines that end in `// producer` and `// consumer`.
 // The kernels' calls have their own lines, or NVRTC 12.0 would crash (kernels/README.md).
 #include "add_tile.cuh"
 #include "async_copy.cuh"

@@ -1,5 +1,5 @@
-// The wrappers of wgmma.cuh without a main loop, for test_wgmma.py: one warpgroup computes a product of (64, DEPTH) by
-// (DEPTH, COLUMNS). Macros: DTYPE, COLUMNS.
+// The wrappers of wgmma.cuh without a main loop, for test_wgmma.py and ci/gate/hopper_kernels/warpgroup.py: one
+// warpgroup computes a product of (64, DEPTH) by (DEPTH, COLUMNS). Macros: DTYPE, COLUMNS.
 #include "mbarrier.cuh"
 #include "wgmma.cuh"
 

@@ -31,7 +31,7 @@ def compile_cubin(name: str, text: str, defines: Mapping[str, str], arch: str):
 @functools.cache
 def _library(name: str, text: str, defines: tuple[tuple[str, str], ...]) -> tuple[Any, Any]:
     from gpuconv.backends.cuda import emulator
-    from gpuconv.backends.cuda.emulator.native import EmulatedLibrary
+    from gpuconv.backends.cuda.emulator.library import EmulatedLibrary
     from gpuconv.backends.cuda.runtime import source
 
     signatures = source.signatures(text, dict(defines))

@@ -13,8 +13,8 @@ REPOSITORY = Path(__file__).parents[2]
 STORES = "tests/kernels/test_bulk_copies.py::test_matrices_are_stored_directly_and_transposed"
 STARTS_PYTEST_AFTER_KERNELS = """
 import pytest
-from gpuconv.backends.cuda.emulator import native
-native.runtime()
+from gpuconv.backends.cuda.emulator.runtime import runtime
+runtime()
 raise SystemExit(pytest.main(["-q", "--collect-only", "-p", "no:cacheprovider", "tests/tools/test_python_faults.py"]))
 """
 

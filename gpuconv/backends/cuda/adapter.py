@@ -24,13 +24,13 @@ class EmulatedDevice:
 
     def __init__(self) -> None:
         from gpuconv.backends.cuda import emulator
-        from gpuconv.backends.cuda.emulator import native
+        from gpuconv.backends.cuda.emulator.runtime import runtime
 
         try:
             emulator.settings()
         except ValueError as error:
             raise DeviceError(str(error)) from error
-        native.runtime()
+        runtime()
         self._arrays = emulator
 
     def from_host(self, x: np.ndarray) -> Array:
@@ -46,7 +46,7 @@ class EmulatedDevice:
         return self._arrays.zeros(shape, dtype)
 
     def synchronize(self) -> None:
-        self._arrays.queue.forbid("synchronize")
+        self._arrays.capture.forbid("synchronize")
 
     def recorder(self) -> EmulatedRecorder:
         from gpuconv.backends.cuda.runtime.graph import EmulatedRecorder

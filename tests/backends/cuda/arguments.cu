@@ -1,4 +1,4 @@
-// Every kind of parameter that a launch can pass, for test_kernel.py.
+// Every kind of parameter that a launch can pass, for test_kernel.py and tests/standin/test_launch.py.
 #include "types.cuh"
 
 extern "C" __global__ void fill(float* y, float value, int n) {

@@ -45,5 +45,8 @@ load({str(planted)!r}).kernel(sys.argv[1])(2, 64, y, x, shared=256)
 
 
 def test_address_sanitizer_needs_its_own_process():
-    with emulator.configure(sanitize="address"), pytest.raises(emulator.EmulatorError, match="LD_PRELOAD"):
+    names_both = pytest.raises(
+        emulator.EmulatorError, match=r"LD_PRELOAD=\S+ ASAN_OPTIONS=detect_leaks=0:detect_stack_use_after_return=0$"
+    )
+    with emulator.configure(sanitize="address"), names_both:
         load(Path(__file__).with_name("features.cu")).kernel("indices")(1, 1, emulator.empty(4, np.int32))

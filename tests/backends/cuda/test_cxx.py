@@ -11,7 +11,8 @@ import pytest
 
 from gpuconv.backends import DeviceError, resolve
 from gpuconv.backends.cuda import emulator
-from gpuconv.backends.cuda.emulator import cxx, native
+from gpuconv.backends.cuda.emulator import cxx
+from gpuconv.backends.cuda.emulator.runtime import runtime
 from gpuconv.backends.cuda.runtime.kernel import load
 from gpuconv.system import locks
 
@@ -19,7 +20,7 @@ from gpuconv.system import locks
 @pytest.fixture
 def forget_compiler():
     """Search for the compiler again, in this test and in the next."""
-    cached = cxx.find, cxx.version, native.runtime
+    cached = cxx.find, cxx.version, runtime
     for function in cached:
         function.cache_clear()
     yield

@@ -47,6 +47,11 @@ def test_a_watch_refuses_what_it_could_not_report():
     with emulator.watch_writes(y) as seen:
         with pytest.raises(RuntimeError, match="watch one view at a time"), emulator.watch_writes(x):
             pass
+        with (
+            pytest.raises(ValueError, match=r"a contiguous view, received shape \(2,\)"),
+            emulator.watch_writes(x[::2]),
+        ):
+            pass
         unchecked = pytest.raises(emulator.EmulatorError, match='sanitize="checked", received "none"')
         with unchecked, emulator.configure(sanitize="none"):
             ops.relu(x, out=y)

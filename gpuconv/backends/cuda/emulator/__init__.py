@@ -4,11 +4,12 @@ It needs only a C++ compiler. `configure` chooses the order in which threads run
 """
 
 from gpuconv.backends.cuda.emulator.array import EmulatedArray, asarray, empty, zeros
+from gpuconv.backends.cuda.emulator.banks import bank_conflicts
+from gpuconv.backends.cuda.emulator.capture import HostAccessError, device_only, host_reads, record_launches
 from gpuconv.backends.cuda.emulator.cxx import address_environment
 from gpuconv.backends.cuda.emulator.errors import EmulatorError
-from gpuconv.backends.cuda.emulator.native import ArgumentBytes, Touched, Writer, bank_conflicts, watch_writes
-from gpuconv.backends.cuda.emulator.queue import HostAccessError, device_only, host_reads, record_launches
 from gpuconv.backends.cuda.emulator.settings import Settings, configure, settings
+from gpuconv.backends.cuda.emulator.watch import ArgumentBytes, Touched, Writer, watch_writes
 
 recorded, watched = record_launches, watch_writes  # the former names
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import DTypeLike
 
-from gpuconv.backends.cuda.emulator.queue import forbid
+from gpuconv.backends.cuda.emulator.capture import forbid
 from gpuconv.dtypes import as_numeric
 
 POISON_INTEGER, POISON_FLOAT = 0xCD, 0xFF  # 0xff...ff is a NaN in every floating-point dtype
@@ -124,7 +124,7 @@ def _emulated(result: object) -> object:
 
 
 def _allocate(shape: int | Sequence[int], dtype: DTypeLike, poison: int | None) -> EmulatedArray:
-    from gpuconv.backends.cuda.emulator.native import runtime
+    from gpuconv.backends.cuda.emulator.runtime import runtime
 
     dtype = as_numeric("an array", dtype)
     shape = (shape,) if isinstance(shape, int) else tuple(shape)

@@ -194,7 +194,7 @@ class Checker {
         const Region* region = at_or_below(address);
         return region ? std::pair(title(*region), size_t(address - region->base)) : std::pair(std::string("?"), size_t(0));
     }
-    std::string place(uintptr_t pc) const {  // native.py turns an address into file:line
+    std::string place(uintptr_t pc) const {  // source_lines.py turns an address into file:line
         if (pc >= kSites) return gpuconv_emulator::place(sites[pc - kSites]);
         char text[32];
         snprintf(text, sizeof text, "{pc %zx}", size_t(pc - image_begin));

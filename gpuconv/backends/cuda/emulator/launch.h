@@ -1,4 +1,4 @@
-// A launch as Python requests it (native.py).
+// A launch as Python requests it (runtime.py).
 #pragma once
 
 #include <cstddef>

@@ -1,4 +1,4 @@
-// The functions that Python calls (native.py).
+// The functions that Python calls (runtime.py).
 #pragma once
 
 #include "run_launch.h"

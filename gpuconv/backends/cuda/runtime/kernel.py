@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import numpy as np
 
 from gpuconv.backends.cuda import emulator
-from gpuconv.backends.cuda.emulator.queue import submit
+from gpuconv.backends.cuda.emulator.capture import submit
 from gpuconv.backends.cuda.runtime import source
 from gpuconv.backends.cuda.runtime.limits import MAX_BLOCK, MAX_GRID, MAX_SHARED, MAX_THREADS, SHARED_WITHOUT_OPT_IN
 from gpuconv.devices import KIND_OF_TYPE, Device, device_of
@@ -32,7 +32,7 @@ from gpuconv.types import Array
 if TYPE_CHECKING:
     import cupy
 
-    from gpuconv.backends.cuda.emulator.native import EmulatedLibrary
+    from gpuconv.backends.cuda.emulator.library import EmulatedLibrary
 
 
 Extent = int | tuple[int, ...]
@@ -62,7 +62,7 @@ class Module:
 
     @functools.cache  # noqa: B019 - modules live as long as the process
     def _emulated(self, sanitize: str) -> EmulatedLibrary:
-        from gpuconv.backends.cuda.emulator.native import EmulatedLibrary
+        from gpuconv.backends.cuda.emulator.library import EmulatedLibrary
 
         text = source.for_host(self.text, list(self.signatures))
         return EmulatedLibrary(self.path.stem, text, self.defines, sanitize)
