@@ -22,7 +22,7 @@ from numpy.typing import DTypeLike
 from gpuconv import backends, ops
 from gpuconv.algorithms import ALGORITHMS, Algorithm, UnservedError, arithmetic_of
 from gpuconv.backends.cuda.analysis.variants import kernels, variants
-from gpuconv.backends.cuda.runtime import kernel, source
+from gpuconv.backends.cuda.runtime import replaced_files, source
 from gpuconv.devices import Device
 from gpuconv.dtypes import as_dtype
 from gpuconv.names import canonical, lookup
@@ -100,7 +100,7 @@ def check(
     path = Path(path)
     dtypes = served_dtypes(op, (dtypes,) if isinstance(dtypes, str) else tuple(dtypes), algo)
     check_signatures(path, op, algo)
-    with kernel.replace_files({shipped_file(op, algo): path.resolve()}):
+    with replaced_files.replace_files({shipped_file(op, algo): path.resolve()}):
         yield from verify(cases_of(op, algo), dtypes, device)
 
 
@@ -203,7 +203,7 @@ def compare(
             continue
         for _ in range(repeats):
             for side, files in sides.items():
-                with kernel.replace_files(files):
+                with replaced_files.replace_files(files):
                     samples[side] += timer.burst(run, _SECONDS)["warm"]
         yield Timing(case, *_summary(samples["yours"]), *_summary(samples["shipped"]))
 

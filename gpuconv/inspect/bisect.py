@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpuconv import algorithms, plots
-from gpuconv.backends.cuda.runtime import kernel
+from gpuconv.backends.cuda.runtime import replaced_files
 from gpuconv.devices import KINDS, Device
 from gpuconv.dtypes import PRECISIONS
 from gpuconv.layers import Layer
@@ -217,7 +217,7 @@ def bisect(
     found: list[tuple[int, _FirstViolation]] = []
     for side, files in enumerate(({}, dict(kernels or {}))):
         try:
-            with kernel.replace_files(files):
+            with replaced_files.replace_files(files):
                 judges[side](data, **fit)
         except _FirstViolation as one:
             found.append((side, one))
@@ -229,7 +229,7 @@ def bisect(
             outcome.shares.setdefault(name, {})[letter] = share
     if found:
         side, first = min(found, key=lambda each: each[1].step)
-        with kernel.replace_files(dict(kernels or {}) if side == 0 else {}):
+        with replaced_files.replace_files(dict(kernels or {}) if side == 0 else {}):
             outcome.violation = _violation(side, first, judges[1 - side].trainer.net)
     return outcome
 

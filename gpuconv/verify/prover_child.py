@@ -17,7 +17,7 @@ from gpuconv.backends.cuda.gemm import prover, tuner
 from gpuconv.backends.cuda.gemm.plan import plan
 from gpuconv.backends.cuda.gemm.verdicts import allow_unproved, fingerprint_of
 from gpuconv.backends.cuda.runtime.capability import capability_named
-from gpuconv.backends.cuda.runtime.kernel import replace_files
+from gpuconv.backends.cuda.runtime.replaced_files import replace_files
 from gpuconv.system.child_process import answer_writer
 from gpuconv.types import Record
 from gpuconv.verify.algorithm_check import Proof, Question, RefutedError

@@ -133,6 +133,13 @@ def test_the_loops_that_multiply_and_copy_are_found_inside_those_over_tiles():
     assert machine_code.main_loop(code, ("LDG",)) == MainLoop(3, 0)
 
 
+def test_a_part_that_multiplies_counts_although_a_branch_can_skip_it():
+    opcodes = ("LDG.E", "BRA", "FADD", "HGMMA.64x128x16", "BRA", "FADD", "BRA")
+    branch_targets = {1: 4, 4: 6, 6: 0}
+    code = [Instruction(opcode, branch_targets.get(at)) for at, opcode in enumerate(opcodes)]
+    assert machine_code.main_loop(code) == MainLoop(6, 1)
+
+
 @pytest.mark.kernels
 @pytest.mark.parametrize("algo", WGMMA_NAMES)
 def test_the_table_names_the_parts_of_every_direction(algo):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from gpuconv import lab
-from gpuconv.backends.cuda.runtime import kernel
+from gpuconv.backends.cuda.runtime import replaced_files
 from gpuconv.cli import main, train
 from gpuconv.cli.bisect_repeat import Repetition
 from gpuconv.cli.main import parsers
@@ -189,7 +189,7 @@ def test_a_run_with_a_users_kernel_is_repeated_only_with_that_kernel(work, capsy
     write_sgd_step(WRONG_ELEMENT)
     options = ["--optimizer", "sgd", "--device", "emulated", "--digests", "--quiet"]
     assert main(["train", *TINY, "--run-dir", "right", *options]) == 0
-    with kernel.replace_files({lab.shipped_file("sgd_step", None): Path("my.cu").resolve()}):
+    with replaced_files.replace_files({lab.shipped_file("sgd_step", None): Path("my.cu").resolve()}):
         assert main(["train", *TINY, "--run-dir", "wrong", *options]) == 0
     capsys.readouterr()
     assert main(["bisect", "right", "wrong"]) == 1
@@ -197,7 +197,7 @@ def test_a_run_with_a_users_kernel_is_repeated_only_with_that_kernel(work, capsy
     assert "differ first at step 1: conv1.weight after the update" in output
     assert "the element is not known: wrong, repeated, is another run from step 1 on: update of conv1.weight" in output
     values = Repetition("right", 1).values(("update", "conv1.weight", 0))
-    with kernel.replace_files({lab.shipped_file("sgd_step", None): Path("my.cu").resolve()}):
+    with replaced_files.replace_files({lab.shipped_file("sgd_step", None): Path("my.cu").resolve()}):
         element = Element.of(values, Repetition("wrong", 1).values(("update", "conv1.weight", 0)))
     assert (element.at, element.differing) == ((0, 0, 0, 1), 1)
 

@@ -8,7 +8,7 @@ import pytest
 
 from gpuconv import lab, verify
 from gpuconv.backends import cpu
-from gpuconv.backends.cuda.runtime import kernel
+from gpuconv.backends.cuda.runtime import replaced_files
 from gpuconv.cli import main
 from tests.cli.prepared_rows import FAIL, HEAD, PASS, RIGHT, WRONG
 
@@ -39,7 +39,7 @@ def test_a_wrong_kernel_is_reported_with_its_smallest_failing_case(capsys, tmp_p
     text, line = lab.template("scale"), "factor_at : factor) / denominator);"
     assert line in text
     wrong.write_text(text.replace(line, line.replace(");", ") + Real(1);")))
-    with kernel.replace_files({"arithmetic.cu": wrong}):
+    with replaced_files.replace_files({"arithmetic.cu": wrong}):
         assert main([*TINY, "--op", "scale", "--op", "add", "--dtype", "float32"]) == 1
     output = capsys.readouterr().out
     pattern = r"^scale +float32 .* FAIL\n +smallest failing case \(tiny\): 1\n +result\[0\] is .*, expected "

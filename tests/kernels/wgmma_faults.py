@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import pytest
 
 from gpuconv.backends.cuda import emulator
-from gpuconv.backends.cuda.runtime import kernel, source
+from gpuconv.backends.cuda.runtime import replaced_files, source
 from gpuconv.problems import Conv2dProblem
 from tests.kernels.convolutions import assert_right, assert_wgrad_right
 from tests.kernels.fault_messages import pattern
@@ -108,7 +108,7 @@ def planted(folder, kernel_file, *edits):
         shipped = (folder / file).read_text(encoding="utf-8")
         assert shipped.count(before) == 1
         (folder / file).write_text(shipped.replace(before, after), encoding="utf-8")
-    with kernel.replace_files({kernel_file: folder / kernel_file}):
+    with replaced_files.replace_files({kernel_file: folder / kernel_file}):
         yield
 
 

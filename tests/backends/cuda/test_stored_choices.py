@@ -13,7 +13,7 @@ import pytest
 
 from gpuconv.backends.cuda.gemm import plan, tuner
 from gpuconv.backends.cuda.gemm.product import Product
-from gpuconv.backends.cuda.runtime import kernel, source
+from gpuconv.backends.cuda.runtime import replaced_files, source
 from gpuconv.system import locks
 from tests.backends.cuda.stand_in_gpu import (
     CONV2D,
@@ -110,7 +110,7 @@ def test_an_edited_kernel_is_timed_again(use_gpu, tmp_path):
     run_op()
     edited = tmp_path / "conv2d_fprop.cu"
     edited.write_text(source.resolve("conv2d_fprop.cu").read_text() + "\n// edited\n")
-    with kernel.replace_files({"conv2d_fprop.cu": edited}):
+    with replaced_files.replace_files({"conv2d_fprop.cu": edited}):
         later = use_gpu(StandInGpu(durations("simt-32x32")), forget=True)
         assert run_op()[0][-1] == "simt-32x32"
         assert set(later.timed) == set(NAMES)

@@ -17,7 +17,7 @@ from gpuconv.backends.cuda.gemm.product import Product
 from gpuconv.backends.cuda.gemm.prover import PROVED, REFUTED, UNABLE, Answer
 from gpuconv.backends.cuda.gemm.verdicts import UnprovedError, UnprovedWarning
 from gpuconv.backends.cuda.ops.conv import product_of
-from gpuconv.backends.cuda.runtime import kernel, nvrtc, source
+from gpuconv.backends.cuda.runtime import nvrtc, replaced_files, source
 from gpuconv.problems import PLAIN, Conv2dProblem, Epilogue
 from tests.standin.proving import NAME, new_family
 
@@ -118,7 +118,7 @@ def test_a_verdict_depends_on_machine_code_geometry_launcher_driver_and_gpu(stan
     keys["epilogue"] = verdicts.fingerprint_of(product(epilogue=Epilogue.of("relu")), candidate, MACHINE)
     edited = tmp_path / "conv2d_fprop.cu"
     edited.write_text(source.resolve("conv2d_fprop.cu").read_text() + "\n// edited\n")
-    with kernel.replace_files({"conv2d_fprop.cu": edited}):
+    with replaced_files.replace_files({"conv2d_fprop.cu": edited}):
         keys["machine code"] = verdicts.fingerprint_of(product(), candidate, MACHINE)
     with monkeypatch.context() as patch:
         patch.setattr(verdicts, "_launcher", lambda: "another version")
@@ -130,7 +130,7 @@ def test_kernels_that_a_user_puts_in_place_of_shipped_ones_are_proved_anew(stand
     verdict()
     edited = tmp_path / "conv2d_fprop.cu"
     edited.write_text(source.resolve("conv2d_fprop.cu").read_text() + "\n// edited\n")
-    with kernel.replace_files({"conv2d_fprop.cu": edited}):
+    with replaced_files.replace_files({"conv2d_fprop.cu": edited}):
         assert verdict(ask=False) is None
         verdict()
     assert [question["files"] for question in stand_in.questions] == [{}, {"conv2d_fprop.cu": str(edited)}]

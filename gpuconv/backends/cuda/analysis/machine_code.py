@@ -79,7 +79,7 @@ def _target(opcode: str, operands: str, labels: dict[str, int]) -> int | None:
     return labels.get(named[1]) if named else None
 
 
-PRODUCTS = ("HMMA", "HGMMA")
+PRODUCTS = ("HMMA", "HGMMA")  # the opcodes of multiplications on tensor cores
 
 
 def main_loop(instructions: list[Instruction], counted: tuple[str, ...] = PRODUCTS) -> MainLoop | None:
@@ -104,7 +104,7 @@ def main_loop(instructions: list[Instruction], counted: tuple[str, ...] = PRODUC
         if target is not None and at < target <= end:
             part = [each.opcode for each in instructions[at + 1 : target]]
             adds = any(opcode.startswith("FADD") for opcode in part)
-            if adds and not any(opcode.startswith(("HMMA", "LDGSTS")) for opcode in part):
+            if adds and not any(opcode.startswith((*PRODUCTS, "LDGSTS")) for opcode in part):
                 skipped.update(range(at + 1, target))
     body = [each for at, each in enumerate(instructions[begin : end + 1], begin) if at not in skipped]
     return MainLoop(len(body), _count(body, PRODUCTS))

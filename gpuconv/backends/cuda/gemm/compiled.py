@@ -6,18 +6,21 @@ import copy
 
 from gpuconv.backends.cuda.gemm.plan import Plan
 from gpuconv.backends.cuda.gemm.product import ACTIVATIONS, Product
-from gpuconv.backends.cuda.runtime.kernel import Kernel, load, until_replaced
+from gpuconv.backends.cuda.runtime.kernel import Kernel, load
+from gpuconv.backends.cuda.runtime.replaced_files import until_replaced
 from gpuconv.devices import Device
 
 
 @until_replaced
 def kernel_of(product: Product, plan: Plan) -> Kernel:
+    """The kernel that a plan launches, with the plan's proof. With split-K it applies no activation: the reduction
+    does."""
     algorithm, activation = plan.algorithm, product.activation if plan.split_k == 1 else None
     macros = {"DTYPE": product.dtype, "ACTIVATION": ACTIVATIONS[activation], **product.macros}
     macros |= algorithm.defines(product.arithmetic)
     kernel = load(algorithm.file(product.kernel), macros).kernel(f"{product.kernel}_{algorithm.family}")
     if plan.proof:
-        kernel = copy.copy(kernel)
+        kernel = copy.copy(kernel)  # other plans share the kernel
         kernel.proof = plan.proof
     return kernel
 

@@ -101,14 +101,14 @@ def plan(product: Product, algo: str = AUTO, capability: int = NEWEST) -> Plan:
 
 @functools.lru_cache(maxsize=1024)
 def candidates(product: Product, capability: int = NEWEST) -> tuple[Plan, ...]:
-    """A product's plans, one for each algorithm that needs no proof, fastest estimate first; the first is that of
-    `plan`."""
+    """A product's plans, one for each algorithm that this GPU runs and that needs no proof, fastest estimate first; the
+    first is that of `plan`."""
     return _plans_of(product, _supported(product, capability, proved=True))
 
 
 @functools.lru_cache(maxsize=1024)
 def unproved_plans(product: Product, capability: int = NEWEST) -> tuple[Plan, ...]:
-    """A product's plans, one for each algorithm that a GPU has to prove first, fastest estimate first."""
+    """A product's plans, one for each algorithm that this GPU runs but has to prove first, fastest estimate first."""
     return _plans_of(product, _supported(product, capability, proved=False))
 
 
@@ -159,8 +159,9 @@ def _plans(product: Product, algorithm: Algorithm) -> Iterator[Plan]:
         per_split = max(1, ceil_div(ceil_div(product.k, splits), algorithm.block_k)) * algorithm.block_k
         split_k = max(1, ceil_div(product.k, per_split))  # a depth of 0, of an empty batch, gives zeros
         blocks = _blocks(algorithm, across, tiles, split_k)
-        turns = tiles if few_channels else ceil_div(tiles, blocks) * blocks
-        cost = _main_loop_cost(product, algorithm, turns * split_k, per_split)
+        # Including the idle blocks of the last turn, if a block computes several tiles.
+        tile_slots = tiles if few_channels else ceil_div(tiles, blocks) * blocks
+        cost = _main_loop_cost(product, algorithm, tile_slots * split_k, per_split)
         if split_k > 1:
             moved = partials_bytes(product, split_k) / _MULTIPROCESSORS
             cost += _MULTIPLY_ADDS_PER_CLOCK * (_SECOND_LAUNCH_CLOCKS + moved / _BYTES_PER_CLOCK)
@@ -187,7 +188,7 @@ def _blocks(algorithm: Algorithm, across: int, tiles: int, split_k: int) -> int:
 
 
 def _main_loop_cost(product: Product, algorithm: Algorithm, blocks: int, depth: int) -> float:
-    """The cost of a launch of `blocks` blocks of this depth, without the reduction.
+    """The cost of a launch of `blocks` blocks, each for one tile of this depth, without the reduction.
 
     The busiest multiprocessor counts. On tensor cores with more than one wave of blocks, the mean counts, because a
     multiprocessor that finishes takes the next block while others work.

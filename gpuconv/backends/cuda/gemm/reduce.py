@@ -28,10 +28,12 @@ def reduce_splits(
 
     secondary: a second output, whose partial sums follow the first's.
     """
-    (split_k, pitch), columns = partials.shape, out.shape[-1] if bias is None else bias.size
+    split_k, pitch = partials.shape
+    columns = out.shape[-1] if bias is None else bias.size
     flat, out_pitch = rows_of(out)
     gap = out_pitch - out.shape[-1]
-    second_size, wide = 0 if secondary is None else secondary.size, 16 // partials.dtype.itemsize
+    second_size = 0 if secondary is None else secondary.size
+    wide = 16 // partials.dtype.itemsize  # partial sums in 16 bytes
     whole_packs = not (pitch % wide or out.size % wide or second_size % wide or (gap and math.gcd(columns, gap) % wide))
     wide_moves = whole_packs and is_aligned(wide * out.dtype.itemsize, out, secondary)
     defines = {"DTYPE": out.dtype, "ACTIVATION": ACTIVATIONS[activation], "WIDTH": wide if wide_moves else 1}

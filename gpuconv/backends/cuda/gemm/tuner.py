@@ -33,7 +33,7 @@ from gpuconv.backends.cuda.gemm.plan import LARGEST_WORKSPACE, Plan, candidates,
 from gpuconv.backends.cuda.gemm.product import Product
 from gpuconv.backends.cuda.runtime import attached_tools
 from gpuconv.backends.cuda.runtime.capability import capability_named, capability_of
-from gpuconv.backends.cuda.runtime.kernel import text_of, when_replaced
+from gpuconv.backends.cuda.runtime.replaced_files import text_of, when_replaced
 from gpuconv.backends.cuda.runtime.rows import rows_of
 from gpuconv.devices import Device
 from gpuconv.names import lookup

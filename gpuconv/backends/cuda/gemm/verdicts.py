@@ -27,7 +27,7 @@ from gpuconv.backends.cuda.gemm.plan import Plan, candidates, unproved_plans
 from gpuconv.backends.cuda.gemm.product import Product
 from gpuconv.backends.cuda.runtime import nvrtc
 from gpuconv.backends.cuda.runtime.capability import capability_named
-from gpuconv.backends.cuda.runtime.kernel import replacements, text_of, until_replaced
+from gpuconv.backends.cuda.runtime.replaced_files import replacements, text_of, until_replaced
 from gpuconv.notices import Notice
 from gpuconv.problems import Conv2dProblem
 from gpuconv.types import Record

@@ -11,18 +11,17 @@ type, None is a null pointer, and a launch of no blocks is skipped.
 
 from __future__ import annotations
 
-import contextlib
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gpuconv.backends.cuda import emulator
 from gpuconv.backends.cuda.emulator.capture import submit
-from gpuconv.backends.cuda.runtime import source
+from gpuconv.backends.cuda.runtime import replaced_files, source
 from gpuconv.backends.cuda.runtime.limits import MAX_BLOCK, MAX_GRID, MAX_SHARED, MAX_THREADS, SHARED_WITHOUT_OPT_IN
 from gpuconv.devices import KIND_OF_TYPE, Device, device_of
 from gpuconv.dtypes import as_numeric
@@ -38,8 +37,6 @@ if TYPE_CHECKING:
 Extent = int | tuple[int, ...]
 Extent3 = tuple[int, int, int]
 Runner = Callable[[Extent3, Extent3, list[object], int], None]
-
-Prepare = TypeVar("Prepare", bound=Callable[..., Any])
 
 _NULL = np.uintp(0)  # a pointer
 
@@ -243,10 +240,12 @@ class Kernel:
 
 
 def _extent(what: str, extent: Extent, limits: Extent3, kernel: str) -> Extent3:
-    x, y, z = (extent, 1, 1) if isinstance(extent, int) else (*extent, 1, 1)[:3]
-    if 0 <= x <= limits[0] and 0 <= y <= limits[1] and 0 <= z <= limits[2]:
+    """An extent along x, y and z, given one to three numbers."""
+    numbers = (extent,) if isinstance(extent, (int, np.integer)) else tuple(extent)
+    x, y, z = (*numbers, 1, 1, 1)[:3]
+    if 1 <= len(numbers) <= 3 and 0 <= x <= limits[0] and 0 <= y <= limits[1] and 0 <= z <= limits[2]:
         return x, y, z
-    raise ValueError(f"{kernel}: a {what} has at most {limits}, received {extent}")
+    raise ValueError(f"{kernel}: a {what} is one to three numbers from 0 to {limits}, received {extent}")
 
 
 def _usual_array(parameter: source.Parameter) -> tuple[np.dtype | None, int]:
@@ -310,75 +309,14 @@ def _check_struct(what: str, value: object) -> np.void:
 
 
 @functools.lru_cache(maxsize=4096)
-def _load(file: Path | _Edition, defines: tuple[tuple[str, object], ...]) -> Module:
+def _load(file: Path | replaced_files.Edition, defines: tuple[tuple[str, object], ...]) -> Module:
     return Module(file if isinstance(file, Path) else file.path, {name: str(value) for name, value in defines})
-
-
-_drops: list[Callable[[], object]] = []  # each drops a cache of what was derived from kernel files
-
-
-def when_replaced(drop: Callable[[], object]) -> None:
-    """Have `drop` called when kernel files are replaced, see `replace_files`."""
-    _drops.append(drop)
-
-
-def until_replaced(prepare: Prepare) -> Prepare:
-    """Caches a function whose results depend on kernel files, until these are replaced (`replace_files`)."""
-    cached = functools.lru_cache(maxsize=4096)(prepare)
-    when_replaced(cached.cache_clear)
-    return cached  # type: ignore[return-value]
-
-
-def forget() -> None:
-    """Drop what was derived from kernel files, except the loaded modules."""
-    for drop in _drops:
-        drop()
 
 
 def unload() -> None:
     """Drop the compiled modules too, because a user's file or one of its headers may have changed."""
-    forget()
+    replaced_files.forget()
     _load.cache_clear()
-
-
-@until_replaced
-def _resolve(file: str | Path) -> Path | _Edition:
-    return _replaced.get(str(file)) or source.resolve(file)
-
-
-class _Edition(NamedTuple):
-    """A user's file with its current text, because it may be edited between two uses."""
-
-    path: Path
-    text: str
-
-
-_replaced: dict[str, _Edition] = {}
-
-
-@contextlib.contextmanager
-def replace_files(files: Mapping[str, Path]) -> Iterator[None]:
-    """A context in which the launchers use these .cu files (paths) in place of shipped ones (names)."""
-    before = dict(_replaced)
-    _replaced.update({name: _Edition(path := source.resolve(at), source.flatten(path)) for name, at in files.items()})
-    forget()
-    try:
-        yield
-    finally:
-        _replaced.clear()
-        _replaced.update(before)
-        forget()
-
-
-def replacements() -> dict[str, str]:
-    """The paths of the files that currently replace shipped ones, by the shipped files' names."""
-    return {name: str(edition.path) for name, edition in _replaced.items()}
-
-
-def text_of(file: str | Path) -> str:
-    """The flat text that `load` of this file compiles."""
-    found = _resolve(file)
-    return source.flatten(found) if isinstance(found, Path) else found.text
 
 
 def load(file: str | Path, defines: Mapping[str, object] | None = None) -> Module:
@@ -388,4 +326,4 @@ def load(file: str | Path, defines: Mapping[str, object] | None = None) -> Modul
     module, so that each kernel is compiled only once for a device. Raises ValueError if the file or one of its headers
     is missing, or if a kernel's signature cannot be read.
     """
-    return _load(_resolve(file), tuple(defines.items()) if defines else ())
+    return _load(replaced_files.resolve(file), tuple(defines.items()) if defines else ())

@@ -16,7 +16,7 @@ from gpuconv.types import Array, ArrayT
 
 def empty(shape: int | Sequence[int], dtype: DTypeLike, *, like: ArrayT) -> ArrayT:
     """A new array on the device of `like`, unwritten (poisoned on the emulated device)."""
-    maker: Any = emulator if isinstance(like, np.ndarray) else sys.modules["cupy"]  # `_array_module`, inlined
+    maker: Any = emulator if isinstance(like, np.ndarray) else sys.modules["cupy"]  # `_array_module`, inlined for speed
     return maker.empty(shape, dtype)
 
 

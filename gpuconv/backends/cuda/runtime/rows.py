@@ -33,12 +33,9 @@ def rows_to_sum(array: Array, count: int = 0) -> tuple[Any, int]:
     allows wide packs, so that it gives the same bits as a contiguous array. count: another number that a wide pack's
     width must divide."""
     flat, pitch = rows_of(array)
-    dense = array.shape[-1]
-    if (
-        pitch != dense
-        and count % (16 // array.itemsize) == 0
-        and pack_width(flat.dtype, flat, count=math.gcd(dense, pitch)) == 1
-    ):
+    dense, wide = array.shape[-1], 16 // array.itemsize
+    copy_is_wide = dense % wide == 0 and count % wide == 0
+    if pitch != dense and copy_is_wide and pack_width(flat.dtype, flat, count=pitch) == 1:
         return copied_rows(array), dense
     return flat, pitch
 
