@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from gpuconv import backends
-from gpuconv.arguments import flag, integer
+from gpuconv.arguments import flag, integer, seed_value
 from gpuconv.dtypes import as_precision, converted
 from gpuconv.layers.config import constructor_call, encode, expect_rebuildable, lists_to_tuples, make, settings
 from gpuconv.layers.hooks import Handle, Hook
@@ -211,28 +211,30 @@ class Layer(Stateful["Layer"]):
             initialize: False allocates nothing, which is enough for a `summary`.
 
         Raises:
-            ValueError: A shape does not fit; the message names the layer's path, and nothing has changed.
-            TypeError: A layer cannot be rebuilt from its config; nothing has changed.
+            ValueError: A shape does not fit, and the message names the layer's path; or another argument is out of its
+                range, or a kept value out of that of its new dtype. Nothing has changed then.
+            TypeError: A layer cannot be rebuilt from its config, or an argument has another type. Nothing has changed
+                then.
         """
-        initialize = flag("initialize", initialize)
+        initialize, seed = flag("initialize", initialize), seed_value("seed", seed)
         shape = tuple(integer(f"input_shape[{axis}]", size, 1) for axis, size in enumerate(input_shape))
+        kept = [layer for layer in self.walk() if vars(layer).get("arrays")]  # `place` refuses a layer without it
+        if kept and dtype is None and precision is None:
+            precision = kept[0].precision
+        net_dtype, tf32 = as_precision(dtype, precision)
+        device = backends.resolve(device or (kept[0].device if kept else "numpy"))
         for layer in self.walk():
             expect_rebuildable(layer)
         before = [(layer, dict(vars(layer))) for layer in self.walk()]
         try:
             self.place("", shape)
+            if any((layer.device, layer.dtype, layer.tf32) != (device, net_dtype, tf32) for layer in kept):
+                self.to(device, dtype, precision=precision)
         except Exception:
             for layer, attributes in before:
                 vars(layer).clear()
                 vars(layer).update(attributes)
             raise
-        kept = [layer for layer in self.walk() if layer.arrays]
-        if kept and dtype is None and precision is None:
-            precision = kept[0].precision
-        net_dtype, tf32 = as_precision(dtype, precision)
-        device = backends.resolve(device or (kept[0].device if kept else "numpy"))
-        if any((layer.device, layer.dtype, layer.tf32) != (device, net_dtype, tf32) for layer in kept):
-            self.to(device, dtype, precision=precision)
         self.compute_in(net_dtype, tf32, device if kept or initialize else None)
         if initialize:
             self._draw(seed)

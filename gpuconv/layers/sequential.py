@@ -223,8 +223,8 @@ class Sequential(Layer):
     def reset(
         self, *, seed: int = 0, dtype: DTypeLike | None = None, device: str = "numpy", precision: str | None = None
     ) -> None:
-        self.seed = arguments.seed_value("seed", seed)
         super().reset(seed=seed, dtype=dtype, device=device, precision=precision)
+        self.seed = arguments.seed_value("seed", seed)
 
     def config(self) -> Record:
         """As `Layer.config`, with the net's precision unless that is float32."""

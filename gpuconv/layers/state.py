@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from gpuconv import backends
-from gpuconv.arguments import flag
+from gpuconv.arguments import flag, seed_value
 from gpuconv.dtypes import as_precision, converted
 from gpuconv.layers.shapes import volume_size
 from gpuconv.layers.variables import Variable
@@ -148,7 +148,10 @@ class Stateful(Generic[LayerT]):
             seed: From 0 to 2^64 - 1.
             dtype, precision: As in `gpuconv.layers.Layer.to`.
             device: Where the values live.
+
+        Raises ValueError or TypeError for a wrong argument; nothing has changed then.
         """
+        seed = seed_value("seed", seed)
         self.compute_in(*as_precision(dtype, precision), backends.resolve(device))
         for layer in self.walk():
             layer.arrays.clear()

@@ -1,6 +1,7 @@
 """Options of layers and nets that are refused."""
 
 import re
+from functools import partial
 
 import numpy as np
 import pytest
@@ -66,6 +67,45 @@ from gpuconv.layers import (
 def test_bad_options_are_refused_with_a_clear_error(make, shape, error, message):
     with pytest.raises(error, match=message):
         make().build(shape)
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"seed": -1}, ValueError),
+        ({"seed": "one"}, TypeError),
+        ({"device": "nowhere"}, ValueError),
+        ({"dtype": "int8"}, TypeError),
+        ({"precision": "int8"}, ValueError),
+        ({"dtype": "float32", "precision": "float32"}, ValueError),
+    ],
+)
+@pytest.mark.parametrize("make", [lambda: Conv2D(2, 3), lambda: Sequential([Conv2D(2, 3)])], ids=["layer", "net"])
+def test_a_wrong_option_of_build_or_reset_changes_nothing(make, options, error):
+    layer = make()
+    with pytest.raises(error):
+        layer.build((4, 4, 1), **options)
+    assert not layer.built
+    assert not layer.variables
+    layer.build((4, 4, 1))
+    before = {name: array.copy() for name, array in layer.state_dict().items()}
+    for call in (partial(layer.build, (4, 4, 1)), layer.reset):
+        with pytest.raises(error):
+            call(**options)
+        assert layer.state_dict().keys() == before.keys()
+        assert all((layer[name] == array).all() for name, array in before.items())
+
+
+def test_a_kept_value_outside_of_the_new_dtype_changes_nothing():
+    conv = Conv2D(2, 3)
+    conv.build((4, 4, 1))
+    conv["weight"][...] = 1e30
+    net = Sequential([conv, ReLU()], share=True)
+    with pytest.raises(ValueError, match="out of the range of float16"):
+        net.build((4, 4, 1), dtype="float16")
+    assert not net.built
+    assert not net["relu1"].built
+    assert conv["weight"].dtype == np.float32
 
 
 def test_flags_must_be_true_or_false():
