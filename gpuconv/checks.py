@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gpuconv import backends, losses, ops, random
+from gpuconv import arguments, backends, losses, ops, random
 from gpuconv.layers import Conv2D, Dropout, Layer, Linear, Sequential
 from gpuconv.losses import Loss, SoftmaxCrossEntropy, SVMHinge
 from gpuconv.metrics import class_of
@@ -104,14 +104,18 @@ def gradient_check(
         input_shape: The shape of one volume, without N; by default the layer's. For another shape than the layer is
             built for, the copy has newly drawn weights.
         training: Whether forward runs as in training, with batch statistics and dropout.
-        samples: The number of elements to check in each array, None for all.
+        samples: The number of elements to check in each array, at least 1; None for all.
         tolerance: The largest error that passes.
         step: h.
         seed: Draws the random volumes, the factors of f and the elements to check. Newly drawn weights, such as those
             of a layer that is not built, depend on the layer's own seed, or on 0 if it has none.
 
-    Raises ValueError if the layer is not built and `input_shape` is not given.
+    Raises ValueError if the layer is not built and `input_shape` is not given, and ValueError or TypeError for a wrong
+    argument.
     """
+    training = arguments.flag("training", training)
+    samples = None if samples is None else arguments.integer("samples", samples, 1)
+    tolerance, step = arguments.number("tolerance", tolerance, 0.0), arguments.positive("step", step)
     twin = _float64_copy(layer, input_shape)
     host = _normal((2, *(twin.input_shape or ())), seed, 0) if x is None else backends.to_numpy(x).astype(np.float64)
     x = backends.asarray(host.copy(), layer.device)
@@ -305,11 +309,12 @@ def overfits(
     the loss is not finite.
 
     Args:
-        steps: The largest number of steps.
+        steps: The largest number of steps, at least 1.
         lr: Adam's learning rate.
 
     Other arguments as in `sanity`.
     """
+    steps = arguments.integer("steps", steps, 1)
     twin = _without_dropout(net)
     compute = losses.get(loss)
     m, v = ([backends.zeros(p.shape, p.dtype, net.device) for p in twin.params().values()] for _ in range(2))

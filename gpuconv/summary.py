@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from gpuconv.arguments import integer
 from gpuconv.layers import Layer
 from gpuconv.layers.base import expect_built
 from gpuconv.layers.branches import Merging
@@ -40,9 +41,10 @@ class Row:
 
 def rows(net: Layer, batch_size: int = 128, device: str | None = None) -> list[Row]:
     """A row for each layer of a built net, in forward order; a residual block or branches have a row for the op that
-    joins them, before the rows of their layers. device: by default the net's. Raises RuntimeError for a net that is not
-    built."""
+    joins them, before the rows of their layers. batch_size: at least 1. device: by default the net's. Raises
+    RuntimeError for a net that is not built."""
     expect_built(net)
+    batch_size = integer("batch_size", batch_size, 1)
     shown = (layer for layer in net.walk() if isinstance(layer, Merging) or not layer.children())
     # The first layer of a fused one gets the algorithms of the fused one.
     runs_as = {id(layer.layers[0]): layer for layer in net.walk() if isinstance(layer, Fused)}

@@ -137,6 +137,22 @@ def test_smoothed_labels_have_a_minimum_loss_above_zero():
     assert checks._loss_of_perfect_scores(plain, 4) == checks._loss_of_perfect_scores(losses.get("svm"), 4) == 0
 
 
+def test_wrong_options_of_checks_are_refused():
+    net = Sequential([Input((4,)), Linear(3)])
+    x, labels = np.ones((2, 4), np.float32), np.array([0, 1])
+    for call, error, message in (
+        (lambda: checks.gradient_check(net, samples=0), ValueError, "samples must be at least 1, received 0"),
+        (lambda: checks.gradient_check(net, samples="all"), TypeError, "samples must be an integer, received 'all'"),
+        (lambda: checks.gradient_check(net, step=0), ValueError, "step must be above 0, received 0"),
+        (lambda: checks.gradient_check(net, tolerance=-1), ValueError, "tolerance must lie in"),
+        (lambda: checks.gradient_check(net, training="no"), TypeError, "training must be True or False, received 'no'"),
+        (lambda: checks.overfits(net, x, labels, steps=0), ValueError, "steps must be at least 1, received 0"),
+        (lambda: checks.overfits(net, x, labels, steps="all"), TypeError, "steps must be an integer, received 'all'"),
+    ):
+        with pytest.raises(error, match=message):
+            call()
+
+
 def test_a_net_with_a_single_score_is_refused():
     net = models.build("seed-net", (8, 8, 3), 1)
     for loss in ("softmax", "svm"):

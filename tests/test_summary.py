@@ -67,6 +67,15 @@ def test_the_branches_that_are_copied_are_named():
     ]
 
 
+def test_a_batch_has_at_least_one_image():
+    net = Sequential([Input((4, 4, 1)), Conv2D(2, 3)])
+    for table in (rows, summary):
+        with pytest.raises(ValueError, match="batch_size must be at least 1, received 0"):
+            table(net, batch_size=0)
+        with pytest.raises(TypeError, match="batch_size must be an integer, received 'all'"):
+            table(net, batch_size="all")
+
+
 def test_a_net_that_was_not_built_has_no_rows():
     with pytest.raises(RuntimeError, match="no shapes yet"):
         rows(Sequential([Linear(3)]))

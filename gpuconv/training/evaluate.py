@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpuconv import backends, losses
+from gpuconv.arguments import flag
 from gpuconv.data import Normalization
 from gpuconv.layers import Layer
 from gpuconv.layers.base import expect_built
@@ -76,9 +77,13 @@ def evaluate(
 
     Raises:
         ValueError: There are no images, or the loss, a metric or `tta` does not fit the net or the data.
-        TypeError: The data are of an unknown kind, or the normalization of uint8 images is unknown.
+        TypeError: The data are of an unknown kind, the normalization of uint8 images is unknown, or an argument has
+            another type.
     """
     expect_built(net)
+    confusion = flag("confusion", confusion)
+    if ranks is not None and not isinstance(ranks, Ranks):
+        raise TypeError(f"ranks is a gpuconv.parallel.Ranks, received {type(ranks).__name__}")
     criterion, tta = losses.get(loss), canonical("test-time augmentation", tta, TTA)
     losses.expect_net(criterion, net.output_shape or ())
     loader = fit_loaders.held_out("data", data, net, normalization, batch_size)

@@ -16,6 +16,7 @@ from gpuconv.data.samples import Samples
 from gpuconv.data.sources import Epochs, length_of
 from gpuconv.data.stream_loader import StreamLoader
 from gpuconv.layers.base import Layer
+from gpuconv.layers.image_notes import expect_normalization
 from gpuconv.training.data_checks import batches_own_data, expect
 from gpuconv.types import Record
 
@@ -41,6 +42,10 @@ def loaders(
     and ValueError if the first one has another number of batches than `steps_per_epoch`, or for a fraction as
     "validation" that is not between 0 and 1.
     """
+    if normalization is not None:
+        expect_normalization(normalization, net.input_shape)
+    if steps_per_epoch is not None:
+        steps_per_epoch = integer("steps_per_epoch", steps_per_epoch, 1)
     made: Loaders = {}
     fraction = data.get("validation") if is_fraction(data.get("validation")) else None
     data = with_split_off(data, net, seed)
@@ -94,6 +99,8 @@ def with_split_off(data: DataSets, net: Layer, seed: int) -> DataSets:
 
 def held_out(name: str, data: object, net: Layer, normalization: Normalization | None, batch_size: int) -> Epochs:
     """A loader of held-out data: not shuffled, and normalized by `normalization`, by default as in training."""
+    if normalization is not None:
+        expect_normalization(normalization, net.input_shape)
     normalize = partial(as_in_training, name, normalization or getattr(net, "normalization", None))
     found = loader(name, data, net, normalize, batch_size=integer("batch_size", batch_size, 1))
     expect(name, found, net, None)

@@ -50,6 +50,8 @@ class TrainingStep:
         shard_optimizer: bool = False,
     ) -> None:
         dtype, _ = as_precision(precision=precision or net.precision)
+        if loss_scale is not None and not isinstance(loss_scale, LossScale):
+            raise TypeError(f"loss_scale is a gpuconv.training.LossScale, received {type(loss_scale).__name__}")
         if loss_scale is not None and dtype != np.float16:
             raise ValueError(f"a loss scale is for float16, the precision is {precision or net.precision}")
         self.optimizer = optimizer

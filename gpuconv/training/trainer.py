@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
 from gpuconv import parallel as parallelism
-from gpuconv.arguments import integer, seed_value
+from gpuconv.arguments import flag, integer, seed_value
 from gpuconv.checkpoint import Checkpoint, as_json
 from gpuconv.data import Loader, Normalization
 from gpuconv.devices import Device
@@ -130,6 +130,8 @@ class Trainer(RunState):
         **optimizer_settings: Unpack[OptimizerSettings],
     ) -> None:
         expect_built(net)
+        graph = None if graph is None else flag("graph", graph)
+        fuse = None if fuse is None else flag("fuse", fuse)
         ranks = parallelism.ranks(parallel)
         with ranks.reporting_errors():
             ranks.begin(net.device)
@@ -237,6 +239,7 @@ class Trainer(RunState):
         """
         integer("metrics_every", metrics_every, 1)
         epochs = integer("epochs", epochs, 0)
+        resume, progress = flag("resume", resume), flag("progress", progress)
         if checkpoint_every is not None:
             integer("checkpoint_every", checkpoint_every, 1)
         if resume and run_dir is None:
@@ -246,8 +249,10 @@ class Trainer(RunState):
             validation = None
         if self.plateau:
             self.plateau.expect_watched(validation is not None)
-        if test_at_end is None:
-            test_at_end = fit_loaders.is_fraction(validation)
+        if settings is not None and not isinstance(settings, dict):
+            raise TypeError(f"settings are a dictionary of JSON values by name, received {type(settings).__name__}")
+        splits_off = fit_loaders.is_fraction(validation)
+        test_at_end = splits_off if test_at_end is None else flag("test_at_end", test_at_end)
         for name, part in {"validation": validation, "test": None if test_at_end else test}.items():
             if epochs > 1:
                 data_checks.expect_repeatable(name, part)
@@ -338,4 +343,4 @@ class Trainer(RunState):
 
     def _options(self, settings: Record | None) -> Record:
         """The given settings, with the metadata of the net's images, which `gpuconv.load` needs."""
-        return settings if settings and not isinstance(settings, dict) else notes(self.net) | (settings or {})
+        return notes(self.net) | (settings or {})

@@ -39,6 +39,17 @@ def test_evaluation_changes_nothing():
     assert toy_run.same_arrays(net.state_dict(), before)
 
 
+def test_wrong_options_are_refused():
+    data = toy_run.images()
+    for options, message in (
+        ({"confusion": "no"}, "confusion must be True or False, received 'no'"),
+        ({"normalization": 3}, r"normalization is a gpuconv.data.Normalization\(mean, std\).* received int"),
+        ({"ranks": 3}, "ranks is a gpuconv.parallel.Ranks, received int"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            evaluate(toy_run.net(), data, **options)
+
+
 def test_evaluating_on_no_images_is_an_error():
     class Empty:
         def epoch(self, epoch):

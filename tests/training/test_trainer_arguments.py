@@ -33,6 +33,13 @@ def more_classes():
         ({"resume": True}, ValueError, "resume=True needs run_dir"),
         ({"validation": "digits"}, TypeError, r"validation must be \(images, labels\), .*; received str"),
         ({"train": toy_run.UserLoader, "validation": toy_run.images()}, TypeError, "give validation as a Loader too"),
+        ({"test_at_end": "no"}, TypeError, "test_at_end must be True or False, received 'no'"),
+        ({"resume": "no"}, TypeError, "resume must be True or False, received 'no'"),
+        ({"progress": "no"}, TypeError, "progress must be True or False, received 'no'"),
+        ({"steps_per_epoch": "no"}, TypeError, "steps_per_epoch must be an integer, received 'no'"),
+        ({"steps_per_epoch": 0}, ValueError, "steps_per_epoch must be at least 1, received 0"),
+        ({"normalization": 3}, TypeError, r"normalization is a gpuconv.data.Normalization\(mean, std\).* received int"),
+        ({"settings": [1]}, TypeError, "settings are a dictionary of JSON values by name, received list"),
     ],
 )
 def test_bad_arguments_are_refused_before_anything_is_made(tmp_path, options, error, message):
@@ -45,6 +52,17 @@ def test_bad_arguments_are_refused_before_anything_is_made(tmp_path, options, er
     assert trainer.steps == 0
     assert toy_run.same_arrays(trainer.net.state_dict(), before)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["fuse", "graph"])
+def test_flags_of_a_trainer_must_be_true_or_false(name):
+    with pytest.raises(TypeError, match=f"{name} must be True or False, received 'no'"):
+        toy_run.trainer(**{name: "no"})
+
+
+def test_a_loss_scale_is_an_object():
+    with pytest.raises(TypeError, match=r"loss_scale is a gpuconv.training.LossScale, received float"):
+        toy_run.trainer(precision="float16", loss_scale=2.0)
 
 
 def test_unknown_names_are_refused():
