@@ -27,7 +27,7 @@ def random_uniform(
         high: The upper bound, at least low.
         seed: The seed of the random numbers: a 64-bit integer, at least 0.
         stream: What the numbers are for, the third word of the counter: a 32-bit integer.
-        substream: A further split, the fourth word.
+        substream: Distinguishes the uses of one stream, the fourth word: a 32-bit integer.
         offset: Where in the stream to begin, in blocks of four numbers.
 
     Returns:
@@ -64,7 +64,7 @@ def random_normal(
         std: The standard deviation, at least 0.
         seed: The seed of the random numbers: a 64-bit integer, at least 0.
         stream: What the numbers are for, the third word of the counter: a 32-bit integer.
-        substream: A further split, the fourth word.
+        substream: Distinguishes the uses of one stream, the fourth word: a 32-bit integer.
         offset: Where in the stream to begin, in blocks of four numbers.
 
     Returns:

@@ -26,8 +26,8 @@ from gpuconv.types import Array, ArrayT
 def group_norm(
     x: ArrayT, gamma: Array, beta: Array, *, groups: int, eps: float = 1e-5, out: ArrayT | None = None
 ) -> tuple[ArrayT, ArrayT, ArrayT]:
-    """y = gamma * (x - mean) * inv_std + beta, with the mean and variance of each image's groups of channels, over all
-    axes but the first (Wu and He 2018). For a matrix and one group this is layer normalization (Ba et al. 2016).
+    """y = gamma * (x - mean) * inv_std + beta, with the mean and variance over each group of channels of each image
+    (Wu and He 2018). For a matrix and one group this is layer normalization (Ba et al. 2016).
 
     Args:
         x: (N, ..., C), of rank 2 or more, any float dtype.

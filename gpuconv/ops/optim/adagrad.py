@@ -35,8 +35,8 @@ def adagrad_step(
         masters: Arrays in the accumulation dtype, float32 for a 16-bit parameter. The formula updates these, and the
             parameters are then rounded from them. A parameter may be its own master. None updates the parameters
             themselves.
-        scaling: The array that update_loss_scale changed, or None. The gradients are multiplied by scaling[1]
-            first; if that is 0, nothing changes, not even the averages.
+        scaling: The array that update_loss_scale or clip_norm changed, or None. The gradients are multiplied by
+            scaling[1] first; if that is 0, nothing changes, not even the averages.
         averages: Changed in place to ema * average + (1 - ema) * param, of the masters if there are any; each has the
             shape and dtype of the array that it averages.
         lr: The learning rate, at least 0; may be an array of one element on the device.

@@ -1,4 +1,4 @@
-"""Batches of a data set, and the counters of a run."""
+"""Batches of a data set, the order of its images, and the counters of a run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Elementwise ops, random numbers and dropout."""
+"""Elementwise ops, dropout, random numbers and digests."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gpuconv.backends.cuda.runtime.limits import WARP
 from gpuconv.backends.cuda.runtime.new_arrays import empty
 from gpuconv.backends.cuda.runtime.outputs import THREADS, ceil_div, pack_width
 from gpuconv.backends.cuda.runtime.structs import struct
@@ -67,7 +68,7 @@ def distribute(rows: int, channels: int, width: int, most_steps: int | None) -> 
     chunk = max(2 * _GROUP, even_share) if most_steps is None else min(max(_GROUP, even_share), most_steps)
     chunk = ceil_div(chunk, _GROUP) * _GROUP
     columns = struct(_COLUMNS, rows * channels, stride // width, chunk, channels, tile, rows_a_step)
-    threads = ceil_div(ceil_div(rows_a_step * tile, width), 32) * 32
+    threads = ceil_div(ceil_div(rows_a_step * tile, width), WARP) * WARP
     return Columns(columns, (max(1, ceil_div(steps, chunk)), tiles), threads)
 
 

@@ -15,8 +15,8 @@ from gpuconv.problems import Conv2dProblem
 # bits. The sum of two coordinates must fit in 32 bits.
 _MOST_PIXELS, _LONGEST_SIDE = 2**31 - 2**16, 2**29
 
-# Limits of the tap table in kernels/tap_iterator.cuh: taps (8 of its 80 entries lie past the end); rows plus columns
-# of a filter, one bit each; elements from the first tap to the last.
+# Limits of the tap table in kernels/tap_iterator.cuh: taps (its further entries are for reads past the last tap); rows
+# plus columns of a filter, one bit each; elements from the first tap to the last.
 _MOST_TAPS, _MOST_TAP_BITS, _FURTHEST_TAP = 72, 31, 2**31 - 1
 
 _SIZES = ("n", "h", "w", "c", "p", "q", "k", "r", "s", "all_channels", "all_filters", "top", "left")

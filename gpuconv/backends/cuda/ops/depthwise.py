@@ -12,6 +12,7 @@ from gpuconv.backends.cuda.gemm.product import ACTIVATIONS
 from gpuconv.backends.cuda.gemm.reduce import reduce_splits
 from gpuconv.backends.cuda.ops.conv_struct import packed
 from gpuconv.backends.cuda.runtime.kernel import Kernel, load
+from gpuconv.backends.cuda.runtime.limits import WARP
 from gpuconv.backends.cuda.runtime.new_arrays import empty
 from gpuconv.backends.cuda.runtime.outputs import THREADS, ceil_div, pack_width
 from gpuconv.backends.cuda.runtime.rows import rows_of
@@ -36,7 +37,7 @@ def _kernel(direction: str, width: int, dtype: np.dtype, *, tf32: bool, **macros
 def _launch_rows(kernel: Kernel, rows: int, items: int, *arguments: object) -> None:
     """Launch a thread for each item of every row."""
     across = ceil_div(items, THREADS)
-    kernel(rows * across, THREADS if across > 1 else ceil_div(items, 32) * 32, *arguments, across)
+    kernel(rows * across, THREADS if across > 1 else ceil_div(items, WARP) * WARP, *arguments, across)
 
 
 def fprop(
@@ -81,7 +82,7 @@ def wgrad(
         return
     width = _width(problem, (pitch, x_pitch), dy, x)
     packs, taps = k // width, problem.r * problem.s
-    lanes = min(32, 1 << (packs - 1).bit_length())
+    lanes = min(WARP, 1 << (packs - 1).bit_length())
     tiles = ceil_div(packs, lanes) * ceil_div(taps, THREADS // lanes)
     workspace = LARGEST_WORKSPACE // (dw.size * accumulation_dtype(dtype).itemsize)
     rows = max(1, ceil_div(n * p, max(1, min(ceil_div(_BLOCKS, tiles), workspace))))

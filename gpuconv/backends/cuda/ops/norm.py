@@ -11,6 +11,7 @@ from gpuconv.backends.cuda.ops.column_reduce import MAP_STEPS, Columns, distribu
 from gpuconv.backends.cuda.ops.conv import conv2d_dgrad_sums, conv2d_moments
 from gpuconv.backends.cuda.ops.conv_struct import expect_within_limits
 from gpuconv.backends.cuda.runtime.kernel import Module, load
+from gpuconv.backends.cuda.runtime.limits import WARP
 from gpuconv.backends.cuda.runtime.new_arrays import empty
 from gpuconv.backends.cuda.runtime.outputs import THREADS, buffer, ceil_div, contiguous, pack_width, put_back, store
 from gpuconv.backends.cuda.runtime.replaced_files import until_replaced
@@ -351,10 +352,10 @@ def group_norm_backward(
 
 
 def _threads_of_groups(x: Array, groups: int) -> tuple[int, tuple[int, int, int, int]]:
-    """The threads of a block: a power of two from 32 to THREADS, if possible one for every four numbers of the block's
-    group. And the kernels' arguments pixels, channels, groups and columns."""
+    """The threads of a block: a power of two from a warp to THREADS, if possible one for every four numbers of the
+    block's group. And the kernels' arguments pixels, channels, groups and columns."""
     pixels, channels = math.prod(x.shape[1:-1]), x.shape[-1]
     width = channels // groups
-    threads = min(THREADS, max(32, 1 << (ceil_div(pixels * width, 4) - 1).bit_length()))
+    threads = min(THREADS, max(WARP, 1 << (ceil_div(pixels * width, 4) - 1).bit_length()))
     columns = min(threads, 1 << (width - 1).bit_length())
     return threads, (pixels, channels, groups, columns)

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from gpuconv.backends.cuda.runtime.kernel import Module, load
+from gpuconv.backends.cuda.runtime.limits import WARP
 from gpuconv.backends.cuda.runtime.new_arrays import empty
 from gpuconv.backends.cuda.runtime.outputs import (
     THREADS,
@@ -105,7 +106,8 @@ def avg_pool2d_backward(dy: ArrayT, problem: Pool2dProblem, *, count_include_pad
 
 
 def _global_pool_module(dtype: np.dtype, channels: int) -> tuple[Module, int]:
-    columns = min(32, 1 << (channels - 1).bit_length())
+    """The module, and how many channels a block of the forward kernel takes: a power of two, at most a warp."""
+    columns = min(WARP, 1 << (channels - 1).bit_length())
     return load("global_avg_pool2d.cu", {"DTYPE": dtype, "COLUMNS": columns}), columns
 
 
