@@ -13,7 +13,7 @@ __device__ __forceinline__ DTYPE normalized(DTYPE x, accumulator<DTYPE> mean, ac
     return round_to<DTYPE>((load(x) - mean) * scale + beta);
 }
 
-// The gradient of the activation's input. dy: the gradient of its output. scale and beta are used only with an activation.
+// The gradient of the activation's input. dy: the gradient of its output. Without an activation only dy is used.
 __device__ __forceinline__ accumulator<DTYPE>
 activation_backward(DTYPE dy, DTYPE x, accumulator<DTYPE> mean, accumulator<DTYPE> scale, accumulator<DTYPE> beta) {
     if constexpr (!ACTIVE) return load(dy);

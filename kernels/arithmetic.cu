@@ -2,14 +2,15 @@
 //
 //   add_forward, add_rows       y = a + b
 //   copy_rows                   y = x
-//   scale_forward, scale_rows   y = x * (factor / divisor), 0 where the divisor is 0; each is a number, or read from device memory
+//   scale_forward, scale_rows   y = x * (factor / divisor), or x * 0 if the divisor is 0
 //
+// factor and divisor are numbers, or are read from device memory (factor_at, divisor_at) when the kernel runs.
 // _forward takes arrays of any shape as one row. _rows takes rows along the last axis, with any distance from one row to the next,
 // as in slices of channels; for a vector that is added to every row the distance is 0. WIDTH then divides the rows' length and
 // distances. The output may be an input. A thread moves WIDTH numbers at a time.
 //
 // Macros: DTYPE float32, float64, float16, bfloat16; WIDTH 16 / sizeof(DTYPE) where all arrays are aligned to 16 bytes, else 1.
-// Limits: none. Floor: 3 (add) or 2 (others) * sizeof(DTYPE) bytes and one FLOP per number.
+// Limits: none. Floor: per number 3 (add) or 2 (others) * sizeof(DTYPE) bytes and, except in a copy, one FLOP.
 
 #include "types.cuh"
 

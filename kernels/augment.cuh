@@ -24,6 +24,7 @@ struct Crop {
     static __device__ Crop draw(float smallest, int32 height, int32 width, uint64 block, uint64 seed) {
         Crop crop = {0, 0, height, width, int64(1) << 32, int64(1) << 32};
         if (smallest == 0) return crop;
+        // If no attempt fits into the image: a central crop, one side at most 4/3 of the other one, rounded.
         crop.rows = min(int64(height), (8 * int64(width) + 3) / 6);
         crop.columns = min(int64(width), (8 * int64(height) + 3) / 6);
         crop.top = (height - crop.rows) / 2;

@@ -5,7 +5,7 @@
 // the columns do not fit into a block, they are divided into tiles, one for each block along grid y. The steps are divided into
 // chunks, one for each block along grid x. The division, and so the bits, depend only on the shape.
 //
-//   walk(columns, body)            calls body for every pack of the block, with GROUP loads in flight
+//   walk<GROUP>(columns, body)     calls body for every pack of the block, with GROUP loads in flight
 //   column_reduce(...)             walks, then adds the block's rows pairwise in shared memory: a State for each chunk and column
 //   column_finish(...)             a second launch, if there are several chunks: adds their States in a fixed order
 //   merge_tiles(...)               a launch before column_finish, if a convolution has written too many States

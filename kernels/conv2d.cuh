@@ -4,8 +4,8 @@
 #include "convolution.cuh"
 #include "gemm.cuh"
 
-// Thread blocks that a multiprocessor must be able to hold: one fewer if numbers move one by one, and one fewer if iterators search
-// (search_iterator.cuh), because both take more registers.
+// Thread blocks that a multiprocessor must be able to hold: MIN_BLOCKS, less one if numbers move one by one, and less one if
+// iterators search (search_iterator.cuh), because both take more registers; but at least 1.
 constexpr int FEWER_BLOCKS = int(VECTOR_C == 1 || VECTOR_K == 1) + int(!TAP_TABLE);
 constexpr int RESIDENT_BLOCKS = MIN_BLOCKS > FEWER_BLOCKS ? MIN_BLOCKS - FEWER_BLOCKS : 1;
 
@@ -52,9 +52,9 @@ struct InputWindows {
     }
     __device__ __forceinline__ Column column(int32 tap) const {
         const bool inside = tap < conv.r * conv.s * conv.c;
-        int32 s = conv.channels.divide(tap);
+        int32 channel = tap, s = conv.channels.divide(channel);  // divide leaves the remainder in its argument
         const int32 r = conv.taps_across.divide(s);
-        return {inside ? r * conv.dilation_h : OUTSIDE, s * conv.dilation_w, tap};
+        return {inside ? r * conv.dilation_h : OUTSIDE, s * conv.dilation_w, channel};
     }
     __device__ __forceinline__ bool find(const Line& line, const Column& column, const DTYPE*& from) const {
         const int32 h = line.h + column.h, w = line.w + column.w;
@@ -120,14 +120,15 @@ struct GradientWindows {
 
     __device__ __forceinline__ Line line(int32 pixel) const {
         const bool inside = pixel < conv.n * int32(conv.phase_hw.divisor);
-        const int32 n = conv.phase_hw.divide(pixel), h = conv.phase_width.divide(pixel);
-        return {n * (conv.p * conv.q), inside ? phase.h.window + h : OUTSIDE, phase.w.window + pixel};
+        int32 w = pixel;
+        const int32 n = conv.phase_hw.divide(w), h = conv.phase_width.divide(w);
+        return {n * (conv.p * conv.q), inside ? phase.h.window + h : OUTSIDE, phase.w.window + w};
     }
     __device__ __forceinline__ Column column(int32 tap) const {
         const bool inside = tap < phase.depth(conv);
-        int32 s = conv.filters.divide(tap);
+        int32 filter = tap, s = conv.filters.divide(filter);
         const int32 r = phase.across(conv).divide(s);
-        return {inside ? r * conv.window_step_h : -OUTSIDE, s * conv.window_step_w, tap};
+        return {inside ? r * conv.window_step_h : -OUTSIDE, s * conv.window_step_w, filter};
     }
     __device__ __forceinline__ bool find(const Line& line, const Column& column, const DTYPE*& from) const {
         const int32 p = line.p - column.p, q = line.q - column.q;
@@ -200,9 +201,9 @@ struct TransposedFilters : Plain {
 
     __device__ __forceinline__ Line line(int32 tap) const {
         const bool inside = tap < lines;
-        int32 s = conv.filters.divide(tap);
+        int32 filter = tap, s = conv.filters.divide(filter);
         const int32 r = phase.across(conv).divide(s);
-        return inside ? tap * all_taps() + tap_index(r, s) : OUTSIDE;
+        return inside ? filter * all_taps() + tap_index(r, s) : OUTSIDE;
     }
 
     // For Walk::TAPS (tap_iterator.cuh):

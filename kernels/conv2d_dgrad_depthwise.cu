@@ -20,7 +20,7 @@ conv2d_dgrad_depthwise(DTYPE* dx, const DTYPE* dy, const DTYPE* w, const Convolu
     const int32 n = row / conv.h, packs = conv.all_channels / WIDTH, stride_w = int32(conv.stride_w.divisor);
     const int32 channel = item % packs * WIDTH, at = item / packs % stride_w, first = item / packs / stride_w * OUTPUTS;
     int32 down = row % conv.h;
-    const int32 i = conv.stride_h.divide(down);  // the row's index in its phase
+    const int32 i = conv.stride_h.divide(down);  // the row's index in its phase, whose first row stays in `down`
     if (at + first * stride_w >= conv.w) return;
     const Phase phase(conv, down, at);
 

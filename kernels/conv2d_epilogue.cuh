@@ -12,11 +12,12 @@
 #define SAVES_INPUT 0
 #endif
 
-// fprop's epilogue with a mask: stores y and the mask. The maximum of WINDOW neighboring rows is one row of y.
+// fprop's epilogue with a mask: stores y and the mask. A row of y is the maximum of WINDOW neighboring rows, after the activation
+// and rounded as in y. `y` applies the activation again, which changes nothing.
 struct MaskedEpilogue {
     static constexpr int ROWS = WINDOW;
 
-    Epilogue y;  // with the ReLU as activation, or none
+    Epilogue y;  // its activation is a ReLU, or none if only a pool follows
     Mask mask;
 
     template <int VECTOR, int N>
@@ -38,6 +39,7 @@ struct MaskedEpilogue {
         }
         y.store<VECTOR>(row, column, best);
         constexpr int COUNT = N * MASK;
+        // A lane with half a byte takes the other half, of the next four columns, from its neighbor.
         if constexpr (COUNT == 4) bits |= __shfl_xor_sync(0xffffffffu, bits, 1) << 4;
         if (row < 0 || (COUNT == 4 && column % 8 != 0)) return;
         uint8* at = mask.bytes + (int64(row) * mask.pitch + column * MASK / 8);

@@ -47,7 +47,7 @@ class Patch {
         pitch = (lead + across * conv.c + CHUNK - 1) / CHUNK * CHUNK;
     }
 
-    // Starts to copy to `cells` what the windows of BLOCK_M pixels read.
+    // Copies to `cells` what the windows of BLOCK_M pixels read; by cp.async if the lines of x are aligned.
     __device__ __forceinline__ void fetch(DTYPE* cells, const DTYPE* x) const {
         const Pixel last(conv, min(pixel + BLOCK_M, conv.n * conv.p * conv.q) - 1);
         const int32 lines = below(last) + (conv.r - 1) * conv.dilation_h + 1, line_of_x = conv.w * conv.c;

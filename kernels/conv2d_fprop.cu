@@ -7,24 +7,27 @@
 // taps (r, s, c). grid (tiles x groups, splits): split i sums `depth_per_split` taps from i * depth_per_split. With several
 // splits the sums go to partials (splits, N, P, Q, K), bias is null, and gemm_reduce.cu adds them up.
 //
-// MASK 1 with ACTIVATION Relu: also writes the ReLU's mask (mask.cuh). MASK 4: y (N, P / 2, Q / 2, K) is the maximum of 2 x 2
-// windows of the output, after the ReLU with ACTIVATION Relu, else with Identity; conv.p and conv.q are even, since rows and
-// columns that a flooring pool drops are not computed. The four pixels of a window are neighboring rows, held by one thread.
+// MASK 1, with ACTIVATION Relu: also writes the ReLU's mask (mask.cuh). MASK 4, with ACTIVATION Relu or Identity: y (N, P / 2,
+// Q / 2, K) is the maximum over each 2 x 2 window of act(...), and its mask is written too; conv.p and conv.q are even, because
+// rows and columns that a flooring pool drops are not computed. The four pixels of a window are neighboring rows of the
+// product, held by one thread.
 // MOMENTS 1: also writes the moments of every filter of y over each tile of pixels, for the batch norm that follows.
 // SAVES_INPUT 1: also writes the activation's input; y is computed from its rounded numbers.
 // MASK, MOMENTS and SAVES_INPUT exclude several splits.
 //
 // Macros: those of gemm.cuh; MASK, MOMENTS, SAVES_INPUT; ACTIVATION Identity, Relu, ...; VECTOR_C, VECTOR_K: channels and filters
-// that move at once, 16 / sizeof(DTYPE) where that divides a group's channels (filters) and x, w (y) are aligned to 16 bytes, else
-// 1; MIN_BLOCKS: thread blocks that a multiprocessor must be able to hold. Limits: those of convolution.cuh.
-// Floor: x, w and y once; 2 R S C / groups FLOPs per output. With the pool, four times the FLOPs and sizeof(DTYPE) + 1/2 bytes per
-// output, where separate kernels move 14 sizeof(DTYPE) bytes and an index.
+// that move at once, 16 / sizeof(DTYPE) where that divides a group's channels (filters) and x's (y's) pitch, and x and w (y) are
+// aligned to 16 bytes, else 1; MIN_BLOCKS: thread blocks that a multiprocessor must be able to hold. Variants that need more
+// registers require fewer: RESIDENT_BLOCKS (conv2d.cuh) and RESIDENT below. Limits: those of convolution.cuh.
+// Floor: x, w and y once; 2 R S C / groups FLOPs per output. With MASK 4, per number of y four times the FLOPs, and besides x and w
+// sizeof(DTYPE) + 1/2 bytes: y and the mask. Separate kernels move 17 sizeof(DTYPE) bytes and an index: the convolution writes
+// 4 numbers, the ReLU reads and writes them, and the pool reads them and writes 1.
 
 #include "gemm_simt.cuh"
 
 #include "conv2d_fprop.cuh"
 
-// Moments also take registers.
+// One block fewer where moments take registers too.
 constexpr int RESIDENT = MOMENTS && RESIDENT_BLOCKS > 1 ? RESIDENT_BLOCKS - 1 : RESIDENT_BLOCKS;
 
 extern "C" __global__ void __launch_bounds__((BLOCK_M / THREAD_M) * (BLOCK_N / THREAD_N), RESIDENT)

@@ -4,7 +4,7 @@
 //                                                 * w[k, r, s])
 //
 // x (N, H, W, C), w (K, R, S, 1), y (N, P, Q, K), K = C m. grid: blocks_across blocks for each row (n, p) of y. Their threads
-// cover (q / 4, packs of channels), channels innermost; a thread computes four pixels. Taps are added in row-major order.
+// cover (q / 4, packs of filters), filters innermost; a thread computes four pixels. Taps are added in row-major order.
 //
 // Macros: DTYPE; TF32, if defined; ACTIVATION; WIDTH 1 or, with m = 1, 16 / sizeof(DTYPE). Limits: those of convolution.cuh.
 // Floor: x, w and y once; 2 R S FLOPs per output.

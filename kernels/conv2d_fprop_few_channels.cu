@@ -15,7 +15,7 @@
 
 #include "conv2d_epilogue.cuh"
 
-// Storing single numbers takes more registers.
+// One block fewer where single numbers are stored, which takes more registers.
 constexpr int RESIDENT = VECTOR_K == 1 && MIN_BLOCKS > 1 ? MIN_BLOCKS - 1 : MIN_BLOCKS;
 
 extern "C" __global__ void __launch_bounds__((BLOCK_M / THREAD_M) * (BLOCK_N / THREAD_N), RESIDENT)

@@ -2,10 +2,11 @@
 //
 // Formula, layouts and macros are those of conv2d_fprop.cu, the main loop that of gemm_wgmma.cuh. The CLUSTER blocks of a cluster
 // compute tiles that lie one below the other, so they need the same filters: each block loads a share of a tile of them for all
-// (multicast_iterator.cuh). If the tiles down are no multiple of CLUSTER, the last blocks have no rows: they multiply zeros, and
-// store nothing but moments of no values.
+// (multicast_iterator.cuh). If the number of tiles down is not a multiple of CLUSTER, the last blocks have no rows: they multiply
+// zeros and store no output. With MOMENTS they store moments whose count is 0.
 //
-// Grid: (clusters x CLUSTER, splits). The scheduler counts a cluster's tiles as one. filters: the tensor map of w. VECTOR_C and VECTOR_K are 8.
+// Grid: (clusters x CLUSTER, splits). The scheduler counts a cluster's tiles as one. filters: the tensor map of w. VECTOR_C and
+// VECTOR_K are 8.
 
 #include "gemm_wgmma.cuh"
 

@@ -2,8 +2,8 @@
 //
 // Formula, layouts, splits and macros are those of conv2d_wgrad.cu, the main loop that of gemm_wgmma.cuh. The CLUSTER blocks of a
 // cluster compute tiles that lie side by side, so they need the same part of dy: each block loads a share of it for all
-// (multicast_iterator.cuh). The threads that multiply the tiles of the first columns also sum db from dy. If the tiles across are no
-// multiple of CLUSTER, the last blocks have no columns: they multiply zeros and store nothing.
+// (multicast_iterator.cuh). The threads that multiply the tiles of the first columns also sum db from dy. If the number of tiles
+// across is not a multiple of CLUSTER, the last blocks have no columns: they multiply zeros and store nothing.
 //
 // Grid: (clusters x CLUSTER, splits). The scheduler counts a cluster's tiles as one. gradients: the tensor map of dy. VECTOR_C and
 // VECTOR_K are 8.
@@ -13,7 +13,8 @@
 #include "filter_gradient.cuh"
 #include "multicast_iterator.cuh"
 
-// This block's part of the tiles of its cluster, which lie side by side. tile: the scheduler counts one for each cluster.
+// This block's part of the tiles of its cluster, which lie side by side. tile: the cluster's index; the scheduler counts
+// these tiles as one.
 __device__ __forceinline__ FilterGradient
 gradient_of_cluster(DTYPE* dw, DTYPE* db, Real* partials, const Convolution& conv, const TileScheduler& scheduler, int32 accumulate,
                     int32 tile) {

@@ -30,7 +30,7 @@ struct Convolution {
     // elements from one pixel to the next, of y or dy, and of x: all_filters and all_channels, or more in a slice of a wider
     // volume's channels
     int32 y_pitch, x_pitch;
-    int32 unused;  // puts the next argument at a multiple of 8 bytes; elsewhere conv2d_dgrad_wgmma spills with NORM_SUMS
+    int32 unused;  // pads to a multiple of 8 bytes, for the argument after it: without it conv2d_dgrad_wgmma spills with NORM_SUMS
 };
 
 constexpr int WINDOW = MASK == 4 ? 4 : 1;  // pixels of the convolution for one of y

@@ -6,8 +6,8 @@
 // a wider volume's channels, `x_gap` or `y_gap` other elements follow each row of its `length` elements in memory. offset_at: the
 // offset in device memory, or null for `offset`.
 //
-// Macros: DTYPE; VECTOR: 4 if x and y are aligned to 4 * sizeof(DTYPE) bytes and n, `first`, and with a gap also `length` and the
-// gaps are multiples of 4; else 1.
+// Macros: DTYPE; VECTOR: 4 if x and y are aligned to 4 * sizeof(DTYPE) bytes, and n and `first` (with a gap also `length` and the
+// gaps) are multiples of 4; else 1.
 // Limits: none.
 // Floor: 2 sizeof(DTYPE) bytes and some 15 integer instructions (10 Philox rounds) per element.
 

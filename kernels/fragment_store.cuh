@@ -44,7 +44,10 @@ struct FragmentStore {
     }
 
   private:
-    // The position of a sum among its warp's 16 x 32.
+    // The position of a sum among its warp's 16 x 32. A row of 32 sums occupies all banks once, as eight chunks of four sums. The
+    // chunks of rows 0, 1, 2 and 3 are permuted by xor with 0, 3, 4 and 7, those of later rows likewise. So no access has a bank
+    // conflict: 16 lanes store two sums each, in two neighboring chunks of four rows; or 8 lanes store or read four sums each, in
+    // all chunks of one row or in every second chunk of two rows.
     static __device__ __forceinline__ int swizzle(int row, int column) {
         return row * 32 + ((column / 4 ^ (row % 4 * 2 + row % 2)) * 4 + column % 4);
     }

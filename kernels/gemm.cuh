@@ -15,9 +15,10 @@
 //
 // A main loop has a `TileIterator`, which moves tiles of an operand into shared memory, a thread's `Accumulators`, and `product`,
 // which multiplies the tiles: gemm_simt.cuh by scalar multiply-adds, gemm_mma.cuh on tensor cores. The kernels of one direction
-// share their text and include different main loops.
+// share their text and include different main loops. In gemm_wgmma.cuh a `Copier` and `Accumulators::multiply`, of different
+// warpgroups, take the place of `product`.
 //
-// Every output sums its depth in order, so its bits do not depend on the tile.
+// Every output sums its part of the depth in order, so its bits do not depend on the tile.
 //
 // Macros: DTYPE; TF32: if defined, float32 factors are rounded to TF32; BLOCK_M, BLOCK_N, THREAD_M, THREAD_N; TAP_TABLE 0 for
 // filters with more taps than the tile iterators' tables hold (tap_iterator.cuh).
@@ -39,8 +40,8 @@ constexpr int THREADS_M = BLOCK_M / THREAD_M, THREADS_N = BLOCK_N / THREAD_N, TH
 enum class Walk { STRAIGHT, TAPS, PIXELS, SEARCH };
 
 // How blocks divide the product: blockIdx.x is the tile, counted across, then down, then over groups; blockIdx.y is the split of
-// the depth. Neighboring blocks share rows, which belong to the larger operand. Blocks that compute several tiles take every
-// gridDim.x-th.
+// the depth. Neighboring blocks share rows, which in fprop and dgrad belong to the larger operand. Blocks that compute several
+// tiles take every gridDim.x-th.
 struct TileScheduler {
     FastDivmod across, down;
     int32 depth_per_split;  // a multiple of a step
@@ -53,7 +54,7 @@ struct Block {
 
     __device__ __forceinline__ Block(const TileScheduler& scheduler, int32 depth, int32 tile = int32(blockIdx.x)) {
         column = tile;
-        row = scheduler.across.divide(column);
+        row = scheduler.across.divide(column);  // divide leaves the remainder in its argument
         group = scheduler.down.divide(row);
         row *= BLOCK_M;
         column *= BLOCK_N;

@@ -10,7 +10,7 @@
 #include "mma_tile.cuh"
 #include "tile_iterator.cuh"
 
-constexpr int WARP_M = 8 * THREAD_M, WARP_N = 4 * THREAD_N;  // of 8 groups of lanes down and 4 lanes across
+constexpr int WARP_M = 8 * THREAD_M, WARP_N = 4 * THREAD_N;  // a warp has 8 lanes down and 4 across
 constexpr int WARPS_N = BLOCK_N / WARP_N;
 static_assert(BLOCK_M % WARP_M == 0 && BLOCK_N % WARP_N == 0, "warps divide the tile");
 static_assert((WARP_M == 32 || WARP_M == 64) && WARP_N == 32, "powers of two, for Tile::fragments");
@@ -101,21 +101,21 @@ product(AccumulatorsOf<typename A::Tile, typename B::Tile> accumulators, A& a, B
     b.seek(depth);
 #pragma unroll
     for (int stage = 0; stage < STAGES - 1; ++stage) {
-        if (A::FILLS_AHEAD || B::FILLS_AHEAD) __syncthreads();
+        if (A::FILLS_AHEAD || B::FILLS_AHEAD) __syncthreads();  // the table that seek or advance filled is complete
         if (depth < block.end) {
             fetch(tiles + stage * STAGE_BYTES);
             put(tiles + stage * STAGE_BYTES);
         }
         commit_copies();
     }
-    // Unrolled, so that each stage has a constant address. Iterators that search need the registers that this takes.
+    // Unrolled, so that each stage has a constant address; but not with iterators that search, which need the registers.
     constexpr int UNROLLED = A::SEARCHES || B::SEARCHES ? 1 : STAGES;
     for (int32 begin = block.begin;;)
 #pragma unroll UNROLLED
         for (int stage = 0; stage < STAGES; ++stage) {
             if (begin >= block.end) return accumulators;
             wait_for_copies<STAGES - 2>();
-            __syncthreads();  // the next tiles have arrived, and the previous ones are free
+            __syncthreads();  // the next tiles have arrived, the previous ones are free, and a table filled ahead is complete
             unsigned char* const free = tiles + (stage + STAGES - 1) % STAGES * STAGE_BYTES;
             const unsigned char* ready = tiles + stage * STAGE_BYTES;
             const bool more = depth < block.end;

@@ -8,7 +8,7 @@
 // which divide the splits among them; the first group adds the groups' sums in order. The number of groups depends only on the
 // number of splits, so the same shapes give the same bits on every device.
 //
-// Macros: DTYPE; ACTIVATION; WIDTH: 16 bytes of accumulators where sizes, arrays and the gap allow, else 1. Limits: none.
+// Macros: DTYPE; ACTIVATION; WIDTH: 16 / sizeof(accumulator) where sizes, alignment and the gap allow, else 1. Limits: none.
 // Floor: splits * sizeof(accumulator) + sizeof(DTYPE) bytes and splits FLOPs per output.
 
 #include "activation.cuh"

@@ -2,11 +2,11 @@
 //
 // A block computes every gridDim.x-th tile of the product. Dynamic shared memory holds a ring of STAGES pairs of tiles of the
 // operands, 64 deep. One warpgroup copies tiles into the ring by cp.async (tile_iterator.cuh), and goes on to the next tile of the
-// product while the others still multiply or store. These divide the rows of the tile among them, and compute all of its columns, in
-// products of 64 rows (wgmma.cuh). mbarriers tell when a stage is filled and when it is free (wgmma_tile.cuh).
+// product while the others still multiply or store. The others divide the rows of the tile among them, and compute all of its
+// columns, in products of 64 rows (wgmma.cuh). mbarriers tell when a stage is filled and when it is free (wgmma_tile.cuh).
 //
-// Macros: those of gemm.cuh, where BLOCK_M / THREAD_M * BLOCK_N / THREAD_N is 128 for each warpgroup that multiplies; STAGES. A block
-// has THREADS + 128 threads.
+// Macros: those of gemm.cuh, where BLOCK_M / THREAD_M * BLOCK_N / THREAD_N is 128 for each warpgroup that multiplies; STAGES. A
+// block has THREADS + 128 threads.
 #pragma once
 
 #include "wgmma_tile.cuh"
@@ -43,6 +43,7 @@ class Copier {
         a.seek(block.begin);
         b.seek(block.begin);
         for (int32 depth = block.begin; depth < block.end;) {
+            // An iterator that fills a table ahead did so in seek or advance: now all copiers may read it.
             if (IteratorA::FILLS_AHEAD || IteratorB::FILLS_AHEAD) sync_copiers();
             unsigned char *tile_a = filling.tiles(), *tile_b = tile_a + IteratorA::Tile::BYTES;
             filling.wait_until_free();

@@ -3,9 +3,9 @@
 
 #include "types.cuh"
 
-// Whether all other blocks of the launch have called this; the same in every thread. In that block all threads then read what
-// each block's thread 0 wrote before the call; past the L1 cache, by __ldcg. done: zero before and after the launch. All threads
-// of each block call it once.
+// Whether all other blocks of the launch have called this; the same in every thread of a block. Where it is true, all threads may
+// read what thread 0 of each block wrote before its call, but only past the L1 cache, by __ldcg. done: zero before and after the
+// launch. All threads of each block call this once.
 __device__ __forceinline__ bool is_last_block(uint32* done) {
     __shared__ bool is_last;
     if (threadIdx.x == 0) {

@@ -1,14 +1,15 @@
 // A batch from a uint8 data set in device memory: gather by the shuffled order, augmentation and normalization in one pass.
 //
-//   x[n, h, w, c] = (float32(pixel) - mean) * (1 / std); 0 where cutout covers the pixel or a shift without `reflect` moved it in
+//   x[n, h, w, c] = (float32(pixel) - mean) * (1 / std), or 0 where cutout covers the pixel, or where a shift without `reflect`
+//                   moves it in from outside the image
 //   y[n]          = labels[indices[start + n]]
 //
 // images (M, H, W, C) uint8; x (N, H, W, C) DTYPE. The four words of Philox block (AUGMENT, offset + n) give the flip, both
-// shifts and the cutout's center, as backends/reference/batch.py states; an alternating flip uses the image's own block. The
-// arithmetic is the reference's, and so are the bits. mean and std have one number per channel, or one per element of an image.
-// offset and start are numbers, or are read from device memory when the kernel runs, so that a captured step goes through its
-// epoch. A position past the indices, or an index outside the data set, makes its sample NaN and its label -1, because reporting an
-// error would require a synchronization. `blocks` blocks of 256 threads share the elements of a sample.
+// shifts and the cutout's center, as backends/reference/batch.py states; an alternating flip is drawn from the block at the
+// image's index. The arithmetic is the reference's, and so are the bits. mean and std have one number per channel, or one per
+// element of an image. offset and start are numbers, or are read from device memory when the kernel runs, so that a captured step
+// goes through its epoch. A position past the indices, or an index outside the data set, makes its sample NaN and its label -1,
+// because reporting an error would require a synchronization. `blocks` blocks of 256 threads share the elements of a sample.
 //
 // Macros: DTYPE; FULL: 1 with crops and colors (augment.cuh), 0 without. Contrast needs the mean of a whole image, which each of
 // its thread blocks computes. Limits: fewer than 2^31 elements per sample. Floor: per element 1 byte read, sizeof(DTYPE) written.
@@ -17,18 +18,25 @@
 #include "fast_divmod.cuh"
 
 struct Batch {
-    int64 images, indices;  // how many of each
+    int64 images, indices;  // their numbers
     int32 height;
     FastDivmod width, channels;
-    int32 mean_each, std_each;  // whether there is one for each element
-    int32 flip, shift, reflect, cutout, blocks;  // blocks per sample
-    float smallest;                              // smallest share of the area in a crop; 0: no crop
-    float low[4], range[4];  // factors of brightness, contrast, saturation (1 and 0: unchanged), then the rotation of the hue
+    int32 mean_each, std_each;  // whether there is one for each element, not for each channel
+    int32 flip;                 // a Flip, or 0 for none
+    int32 shift;                // the most pixels that an image is shifted, in either direction
+    int32 reflect;              // whether a shift mirrors the image at its edges, instead of moving in zeros
+    int32 cutout;               // the side of the square of zeros; 0: none
+    int32 blocks;               // thread blocks per sample
+    float smallest;             // the smallest share of the image's area that a crop may have; 0: no crop
+    // Factors of brightness, contrast and saturation, and the rotation of the hue, as a part of a circle. Each is low + range * u
+    // with u random in [0, 1); low 1 and range 0 leave brightness, contrast and saturation unchanged, 0 and 0 the hue.
+    float low[4], range[4];
 };
 
 enum Flip : int32 { RANDOM = 1, ALTERNATING = 2 };
 
-// Mirrors a position outside the image, by less than its size, at the first or the last position.
+// A position outside the image, mirrored at the first or the last one; a position inside is unchanged. It may lie outside by less
+// than `size`.
 __device__ __forceinline__ int32 reflected(int32 position, int32 size) { return size - 1 - abs(size - 1 - abs(position)); }
 
 __device__ __forceinline__ int32 shift_of(uint32 word, int32 shift) {
@@ -72,7 +80,7 @@ load_batch(DTYPE* x, int64* y, const uint8* images, const int64* labels, const i
     if (valid && (batch.low[1] != 1 || batch.range[1] != 0)) picture.mean = picture.mean_gray(batch.height, scratch);
 #endif
     for (int32 e = part * blockDim.x + threadIdx.x; e < size; e += batch.blocks * blockDim.x) {
-        int32 c = e, w = batch.channels.divide(c);
+        int32 c = e, w = batch.channels.divide(c);  // divide leaves the remainder in its argument: c, then w
         const int32 h = batch.width.divide(w);
         int32 row = h + dy, column = w + dx;
         if (batch.reflect) {

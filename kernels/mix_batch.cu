@@ -18,7 +18,9 @@
 struct Mix {
     int32 height;
     FastDivmod width, channels;
-    int32 lambdas, classes, cut, blocks;  // thread blocks per image
+    int32 lambdas, classes;  // their numbers
+    int32 cut;               // 1: cut a rectangle; 0: mix all pixels
+    int32 blocks;            // thread blocks per image
 };
 
 // The positions along an axis that the rectangle covers.
@@ -61,7 +63,7 @@ mix_batch(DTYPE* y, float* targets, const DTYPE* x, const int64* labels, const f
     for (int32 e = part * blockDim.x + threadIdx.x; e < size; e += mix.blocks * blockDim.x) {
         const DTYPE own = x[n * size + e];
         if (mix.cut) {
-            int32 c = e, w = mix.channels.divide(c);
+            int32 c = e, w = mix.channels.divide(c);  // divide leaves the remainder in its argument: c, then w
             const int32 h = mix.width.divide(w);
             y[n * size + e] = rows.has(h) && columns.has(w) ? x[before * size + e] : own;
         } else {

@@ -14,7 +14,8 @@
 
 constexpr uint32 EVERY_BLOCK = (1 << CLUSTER) - 1;  // of the cluster
 
-// This block's part of the tiles of its cluster, which lie one below the other. tile: the scheduler counts one for each cluster.
+// This block's part of the tiles of its cluster, which lie one below the other. tile: the cluster's index; the scheduler counts
+// these tiles as one.
 __device__ __forceinline__ Block block_of_cluster(const TileScheduler& scheduler, int32 depth, int32 tile) {
     Block block(scheduler, depth, tile);
     block.row = block.row * CLUSTER + int32(cluster_rank()) * BLOCK_M;

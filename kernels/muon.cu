@@ -4,10 +4,11 @@
 //   muon_normalize   factors = x / (|x| + eps), |x| the root of the sum of squares
 //   muon_apply       p = p * sqrt(rows) / |p| - lr * factors;  where |p| is 0: p - lr * factors
 //
-// matrices: a table in device memory with the addresses of each parameter, its gradient and its velocity. x (batch, lines, width)
-// of accumulators holds the parameters' matrices, transposed if rows > columns, so that lines <= width; factors (batch, lines,
-// width), which the products multiply, may be x itself. A block takes up to 8192 numbers of one matrix. A norm is the sum of the
-// blocks' partial sums in order; every block that needs it adds them up. lr, scaling, masters and averages as in optimizer.cu.
+// matrices: a table in device memory with the addresses of each parameter, its gradient, velocity, 16-bit copy and average. x
+// (batch, lines, width), of accumulators, holds a direction for each parameter, transposed if rows > columns, so that
+// lines <= width; factors (batch, lines, width), which the products multiply, may be x itself. A block takes up to 8192 numbers of
+// one matrix. Every block that needs a norm adds up the partial sums of that matrix in the order of the blocks. lr, scaling,
+// masters and averages as in optimizer.cu.
 // Half precision is computed in float32 and rounded once.
 //
 // Macros: DTYPE and GRAD of optimizer.cu; FACTOR: the dtype of what is multiplied, the accumulator's or bfloat16. Limits: none.

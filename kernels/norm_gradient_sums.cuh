@@ -5,7 +5,7 @@
 
 using Real = accumulator<DTYPE>;
 
-// The sums of dy and of its product with the centered x.
+// The sums of dy and of its product with x: batch norm centers x first, group norm normalizes it.
 struct alignas(2 * sizeof(Real)) Sums {
     using Value = Sums;
     Real dy, product;

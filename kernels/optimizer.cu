@@ -17,8 +17,8 @@
 // when the kernel runs, so that a captured step sees the current values. 16-bit parameters and state are computed in float32
 // and rounded once.
 //
-// scaling: null, or the array that loss_scale.cu wrote: gradients are multiplied by scaling[1] first; if that is 0 nothing changes.
-// The scaling[3] skipped steps do not count as steps.
+// scaling: null, or the array that loss_scale.cu or clip.cu wrote: gradients are multiplied by scaling[1] first; if that is 0
+// nothing changes. The scaling[3] skipped steps do not count as steps.
 //
 // Macros: DTYPE, of parameters and state; GRAD, of copies and gradients: DTYPE, or with masters a 16-bit type. Limits: none.
 // Floor, in sizeof(DTYPE) bytes per number, read and written: sgd 3, with velocity 5, adagrad, rmsprop and lion 5, adam 7, an

@@ -1,4 +1,4 @@
-// Uniform, normal and shuffled numbers from Philox, bit for bit those of gpuconv/random.py.
+// Uniform and normal numbers and permutations from Philox, bit for bit those of gpuconv/random.py.
 //
 //   random_uniform      y[i] = low + range * (word_i >> 8) * 2^-24
 //   random_normal       y[i] = mean + std * inverse_normal_cdf((word_i + 0.5) * 2^-32), AS 241 with our own logarithm

@@ -11,14 +11,13 @@ class WalkIterator<Walk::STRAIGHT, Matrix, SIDE, VECTOR, COLUMNS_ARE_DEPTH, SUMS
     friend Mover;
     using Mover::PASSES, Mover::line, Mover::chunk, Mover::LINES_A_PASS;
 
-    // Sources. If columns are the depth: those of each pass, in a tile at depth 0; else that of the first pass, in the next tile to
-    // fetch. `end`: the depth from which there are no more elements.
-    static constexpr int KEPT = COLUMNS_ARE_DEPTH ? PASSES : 1;
+    static constexpr int KEPT = COLUMNS_ARE_DEPTH ? PASSES : 1;  // pointers
 
     const Matrix& matrix;
     int32 side;
+    // If columns are the depth, the chunk of each pass in a tile at depth 0; else the chunk of the first pass in the next tile.
     const DTYPE* from[KEPT];
-    int32 end[KEPT];
+    int32 end[KEPT];  // the depth from which a pass finds no more elements
 
   public:
     __device__ __forceinline__ WalkIterator(const Matrix& matrix, int32 side) : matrix(matrix), side(side) {}

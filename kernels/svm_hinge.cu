@@ -26,7 +26,7 @@ svm_hinge(Real* loss, DTYPE* dscores, Real* partials, uint32* counter, const DTY
         of_row.each([&](int32 c, Real score) {
             if (c == label) return;
             const Real margin = score - right + Real(delta);
-            if (!(margin <= 0)) margins += margin;  // NaN counts
+            if (!(margin <= 0)) margins += margin;  // NaN too, so the loss shows it
             positive += margin > 0;
             dscores[row * classes + c] = round_to<DTYPE>((margin > 0 ? valid : 0 * valid) / Real(n) * factor);
         });

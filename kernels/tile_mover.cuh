@@ -5,6 +5,7 @@
 #include "async_copy.cuh"
 #include "column_sums.cuh"
 #include "gemm.cuh"
+#include "tile_chunks.cuh"
 
 // The source of a chunk. If not found, the chunk is zeros and `from` is any address.
 struct Source {

@@ -27,7 +27,7 @@ __device__ __forceinline__ int copier() { return int(threadIdx.x) - THREADS; }
 __device__ __forceinline__ void sync_copiers() { warps_sync<2>(COPIERS); }
 constexpr bool STORES_LATER = false;
 
-// Holds the ring, then for each warp a buffer through which it stores its sums, then sums of columns.
+// Holds the ring, then for each warp with sums a buffer through which it stores them, then sums of columns.
 __device__ __forceinline__ unsigned char* shared_memory() {
     extern __shared__ __align__(1024) unsigned char memory[];
     return memory;
@@ -88,8 +88,8 @@ struct Ring {
             if (threadIdx.x % 128 == 0) mbarrier_arrive(&freed()[stage]);
         }
     }
-    // In a cluster: one copier of each block says how many bytes the blocks together load into its stage, and the loads report theirs
-    // to `loaded`.
+    // In a cluster: one copier of each block says how many bytes the blocks together load into its stage, and the loads report
+    // theirs to `loaded`.
     __device__ __forceinline__ void expect(uint32 bytes) const { mbarrier_arrive_expecting(&filled()[stage], bytes); }
     __device__ __forceinline__ Mbarrier* loaded() const { return &filled()[stage]; }
     __device__ __forceinline__ void next() {

@@ -72,7 +72,7 @@ FAULTS_OF_GRADIENTS = {
     "columns of the first phase": (DGRAD, WINDOWS, "phase.w.pixel + w", "w", VALUES, 1),
     "taps of the first phase": (DGRAD, WINDOWS, "conv.s + phase.w.tap", "conv.s", VALUES, 1),
     "taps next to each other": (DGRAD, WINDOWS, "r * conv.tap_step_h", "r", VALUES, 1),
-    "windows of the first phase": (DGRAD, WINDOWS, "phase.w.window + pixel", "pixel", VALUES, 1),
+    "windows of the first phase": (DGRAD, WINDOWS, "phase.w.window + w", "w", VALUES, 1),
     "windows next to each other": (DGRAD, WINDOWS, "-(r * conv.window_step_h", "-(r", OUTSIDE, 1),
     "one row of phases": (
         DGRAD,
