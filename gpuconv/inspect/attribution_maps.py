@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from gpuconv import arguments, backends
-from gpuconv.inspect.explain import chosen_score, layer_of
+from gpuconv.inspect.explain import chosen_score, expect_one_image, layer_of
 from gpuconv.inspect.terms import as_float64
 from gpuconv.layers.sequential import Sequential
 from gpuconv.names import lookup
@@ -26,9 +26,11 @@ def saliency(net: Sequential, x: Array, *, target: int | None = None) -> np.ndar
         target: The class, by default the best.
 
     Raises:
+        TypeError: `net` is not a net, or x not an array.
+        RuntimeError: The net has no shapes yet.
         ValueError: An unknown class, or x is not a batch of one image.
     """
-    _expect_one(x)
+    _expect_one_map(net, x)
     twin = net.twin()  # gradients accumulate in the copy
     scores = twin.forward(x)
     return as_float64(twin.backward(_gradient(net, scores, target)))[0]
@@ -63,7 +65,7 @@ def occlusion_stages(
 
     Each batch also evaluates the image without a square again, because the net may be trained between two batches.
     """
-    _expect_one(x)
+    _expect_one_map(net, x)
     h, w = x.shape[1:3]
     side = arguments.integer("size", max(1, min(h, w) // 8) if size is None else size, 1, min(h, w))
     step = arguments.integer("stride", max(1, side // 4) if stride is None else stride, 1, side)
@@ -95,9 +97,10 @@ def grad_cam(net: Sequential, x: Array, *, layer: str | None = None, target: int
     Other arguments as in `saliency`.
 
     Raises:
-        ValueError: As in `saliency`, or an unknown layer, or one without positions.
+        TypeError, RuntimeError, ValueError: As in `saliency`; ValueError also for a layer that is unknown or has no
+            positions.
     """
-    _expect_one(x)
+    _expect_one_map(net, x)
     name = _last_map(net) if layer is None else layer
     chosen = layer_of(net, name)
     if len(chosen.output_shape or ()) != 3:
@@ -128,8 +131,9 @@ def _gradient(net: Sequential, scores: Array, target: int | None) -> Array:
     return backends.asarray(chosen_score(scores, target), net.device, scores.dtype)
 
 
-def _expect_one(x: Array) -> None:
-    if len(x.shape) != 4 or x.shape[0] != 1:
+def _expect_one_map(net: object, x: Array) -> None:
+    expect_one_image(net, x)
+    if len(x.shape) != 4:
         raise ValueError(f"x must be a batch of one image, (1, H, W, C), received shape {tuple(x.shape)}")
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpuconv import algorithms, plots
+from gpuconv import algorithms, arguments, plots
 from gpuconv.backends.cuda.runtime import replaced_files
 from gpuconv.devices import KINDS, Device
 from gpuconv.dtypes import PRECISIONS
@@ -209,8 +209,12 @@ def bisect(
         fit: Further arguments of `Trainer.fit`, such as batch_size.
 
     Raises:
-        ValueError: The nets differ.
+        TypeError: `a` or `b` is not a Trainer, or steps not an integer.
+        ValueError: The nets differ, or there is no step.
     """
+    if wrong := [each for each in (a, b) if not isinstance(each, Trainer)]:
+        raise TypeError(f"a and b must be Trainers, received {type(wrong[0]).__name__}")
+    steps = arguments.integer("steps", steps, 1)
     if _settings_without_algorithms(a.net) != _settings_without_algorithms(b.net):
         raise ValueError("the two nets have different layers; bisect compares one net on two sides")
     judges = _Judge(a, steps), _Judge(b, steps)

@@ -3,7 +3,7 @@ sum as computed by the oracle, NumPy and the device, and the thread that compute
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -28,7 +28,7 @@ from gpuconv.inspect.terms import (
     expect_explainable,
     window_of_output,
 )
-from gpuconv.layers.base import Layer, descendants
+from gpuconv.layers.base import Layer, descendants, expect_built
 from gpuconv.layers.branches import Merging
 from gpuconv.layers.sequential import Sequential
 from gpuconv.names import lookup
@@ -149,19 +149,23 @@ def explain(
         at: The index of an activation, (y, x, channel) or (feature,).
         most: The number of terms to list.
         backward: Whether to explain the gradient of the layer's input at this index instead.
-        target: The class whose score is differentiated, by default the best.
+        target: With `backward`, the class whose score is differentiated, by default the best.
         locate: Whether to find the thread that computed the value, by running the layer's algorithm on the emulated
             device. Only for nets on that device or on a CUDA device.
 
     Raises:
-        ValueError: An unknown layer or class, an index outside the layer's volume, more than one image, or a layer that
-            is a Sequential, fused, or a user's own.
+        TypeError: An argument has another type.
+        RuntimeError: The net has no shapes yet.
+        ValueError: An unknown layer or class, a class without `backward`, an index outside the layer's volume, more
+            than one image, or a layer that is a Sequential, fused, or a user's own.
     """
+    expect_one_image(net, x)
     arguments.integer("most", most, 1)
+    backward, locate = arguments.flag("backward", backward), arguments.flag("locate", locate)
+    if target is not None and not backward:
+        raise ValueError(f"target is for backward=True, as an activation has no class; received {target!r}")
     chosen = layer_of(net, layer)
     expect_explainable(net, chosen)
-    if x.shape[0] != 1:
-        raise ValueError(f"one value is explained for a batch of one image, received {x.shape[0]}")
     branch = None
     # inside: the index in the output of the branch. written: the index in the result of the call that wrote the value.
     # Both differ from place only for a concatenation.
@@ -201,6 +205,16 @@ def explain(
         locate_threads(chosen, calls, offset, net.device, backward) if locate else None,
         branch,
     )
+
+
+def expect_one_image(net: object, x: Array) -> None:
+    """Raise TypeError or RuntimeError as `expect_built` does, TypeError unless x is an array, and ValueError unless it
+    is a batch of one image."""
+    expect_built(net)
+    backends.device_of(x, "x")
+    expected = (1, *(net.input_shape or ()))  # type: ignore[attr-defined]
+    if len(x.shape) != len(expected) or x.shape[0] != 1:
+        raise ValueError(f"x must be a batch of one image, such as {expected}, received shape {tuple(x.shape)}")
 
 
 def layer_of(net: Sequential, name: str) -> Layer:
@@ -262,8 +276,11 @@ def chosen_score(scores: Array, target: int | None) -> np.ndarray:
     unknown class."""
     found = as_float64(scores)
     count = found.size
-    if target is not None and (type(target) is not int or not 0 <= target < count):
-        raise ValueError(f"target is the number of a class from 0 to {count - 1}, received {target!r}")
+    if target is not None:
+        try:
+            arguments.integer("target", target, 0, count - 1)
+        except (TypeError, ValueError):
+            raise ValueError(f"target is the number of a class from 0 to {count - 1}, received {target!r}") from None
     one = np.zeros(found.shape)
     one.reshape(-1)[int(found.argmax()) if target is None else target] = 1
     return one
@@ -303,10 +320,12 @@ def _senders(layer: Layer, x: np.ndarray, dy: np.ndarray, at: Index) -> Parts:
 
 
 def _expect_place(at: Sequence[int], shape: tuple[int, ...], layer: str) -> tuple[int, ...]:
-    place = tuple(at)
-    fits = len(place) == len(shape) and all(type(i) is int and 0 <= i < size for i, size in zip(place, shape))
-    if not fits:
+    try:
+        return tuple(arguments.integer("at", index, 0, size - 1) for index, size in zip(at, shape, strict=True))
+    except (TypeError, ValueError):
         size = " x ".join(map(str, shape))
         numbers = "1 whole number" if len(shape) == 1 else f"{len(shape)} whole numbers"
-        raise ValueError(f"a position in {layer} is given by {numbers} from 0 inside {size}, received {[*place]}")
-    return place
+        received = [*at] if isinstance(at, Iterable) else at
+        raise ValueError(
+            f"a position in {layer} is given by {numbers} from 0 inside {size}, received {received}"
+        ) from None

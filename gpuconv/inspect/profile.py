@@ -21,6 +21,7 @@ from gpuconv.arguments import integer
 from gpuconv.backends.cuda.runtime import nvrtc
 from gpuconv.devices import Device
 from gpuconv.layers import Flatten, Input, Layer, Sequential
+from gpuconv.layers.base import expect_built
 from gpuconv.layers.layer_call import listen
 from gpuconv.layers.sequential import runs_of
 from gpuconv.profiling import launches, work
@@ -138,7 +139,7 @@ def profile(
 
     fuse: as in `Trainer`. steps: the number of timed steps, after two untimed ones. arch: for the emulated device, the
     architecture for which kernels are compiled to get registers and occupancy. On the emulated device nothing is run or
-    timed. Raises RuntimeError if the net has no shapes yet.
+    timed. Raises TypeError for anything but a net, and RuntimeError if it has no shapes yet.
     """
     step = ProfiledStep(net, integer("batch_size", batch_size, 1), fuse)
     emulated = Device.named(net.device).kind == "emulated"
@@ -161,13 +162,13 @@ class ProfiledStep:
     """A `Trainer`'s step, with each part in a span."""
 
     def __init__(self, net: Sequential, batch_size: int, fuse: bool | None) -> None:
-        if net.input_shape is None or net.output_shape is None:
-            raise RuntimeError("the net has no shapes yet: begin it with Input(...) or call build(input_shape)")
+        expect_built(net)
+        input_shape, output_shape = net.input_shape or (), net.output_shape or ()
         rng = np.random.default_rng(0)
-        self.net, self.batch_size, self.classes = net, batch_size, net.output_shape[-1]
+        self.net, self.batch_size, self.classes = net, batch_size, output_shape[-1]
         scale = LossScale(start=1.0) if net.precision == "float16" else None  # no update is skipped
         self.trainer = Trainer(net, "sgd", lr=1e-6, momentum=0.9, loss_scale=scale, fuse=fuse)
-        images = rng.standard_normal((batch_size, *net.input_shape), np.float32).astype(net.dtype)
+        images = rng.standard_normal((batch_size, *input_shape), np.float32).astype(net.dtype)
         self.x = backends.asarray(images, net.device)
         self.y = backends.asarray(rng.integers(0, self.classes, batch_size), net.device)
         # Backward skips the gradient of the images in the first trained layer.

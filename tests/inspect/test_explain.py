@@ -73,7 +73,7 @@ def test_unknown_layers_positions_outside_and_invalid_arguments_are_refused(net,
     ]:
         with pytest.raises(ValueError, match=message):
             explain(net, x, layer, at)
-    with pytest.raises(ValueError, match="one image, received 2"):
+    with pytest.raises(ValueError, match=r"batch of one image, such as \(1, .*, received shape \(2, "):
         explain(net, np.concatenate([x, x]), "fc", (0,))
     with pytest.raises(ValueError, match="most must be"):
         explain(net, x, "fc", (0,), most=0)
