@@ -59,15 +59,15 @@ def run_op(op="conv2d", arrays=(X, W), **options):
 
 def chosen_without_kernels(fastest):
     """The name of the algorithm that the tuner chooses, and how many runs it timed; no kernel runs."""
-    product, run = Product("conv2d_fprop", 100, 100, 100, 1, np.dtype(np.float32)), []
+    product, timed = Product("conv2d_fprop", 100, 100, 100, 1, np.dtype(np.float32)), []
 
     def seconds(call, count):
         call()
-        return 1e-5 if run[-1].algorithm.name == fastest else 3e-5
+        return 1e-5 if timed[-1].algorithm.name == fastest else 3e-5
 
     gpu = StandInGpu({})
     gpu.seconds = seconds
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tuner, "gpu_of", lambda array: gpu)
         patch.setattr(tuner, "capability_of", lambda array: plan.NEWEST)
-        return tuner.choose(product, "auto", None, run.append).algorithm.name, len(run)
+        return tuner.choose(product, "auto", None, timed.append).algorithm.name, len(timed)

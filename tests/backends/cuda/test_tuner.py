@@ -54,7 +54,7 @@ def test_candidates_that_fail_while_they_are_timed_are_left_out(use_gpu, monkeyp
 
 
 @pytest.mark.kernels
-def test_tf32_chooses_among_the_tf32_algorithms(use_gpu, tmp_path):
+def test_tf32_chooses_among_the_tf32_algorithms(use_gpu):
     only = [algorithm.name for algorithm in serving("tf32")]
     gpu = use_gpu(StandInGpu(dict.fromkeys(only, 1e-5)))
     assert run_op(tf32=True)[0][-1] in only
@@ -164,7 +164,7 @@ def test_tuning_can_be_switched_off(use_gpu, monkeypatch, tmp_path):
         run_op(padding=1)
 
 
-def test_the_emulated_device_uses_the_cost_models_choice(tmp_path, monkeypatch):
+def test_the_emulated_device_uses_the_cost_models_choice(monkeypatch):
     monkeypatch.setattr(tuner, "candidates", None)
     x = asarray(X, "emulated")
     assert tuner.gpu_of(x) is None
