@@ -1,4 +1,5 @@
-// Bulk copies and stmatrix, correct and with one fault a kernel; for test_bulk_copies.py and tests/standin/test_tensor_maps.py.
+// Bulk copies and stmatrix, correct and with one fault a kernel; for test_bulk_copies.py, test_stmatrix.py, test_tensor_maps.py
+// and tests/standin/test_tensor_maps.py.
 #include "bulk_copy.cuh"
 #include "stmatrix.cuh"
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).parents[2]
-STORES = "tests/kernels/test_bulk_copies.py::test_matrices_are_stored_directly_and_transposed"
+STORES = "tests/kernels/test_stmatrix.py::test_matrices_are_stored_directly_and_transposed"
 STARTS_PYTEST_AFTER_KERNELS = """
 import pytest
 from gpuconv.backends.cuda.emulator.runtime import runtime

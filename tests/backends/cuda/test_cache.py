@@ -1,36 +1,18 @@
-"""The cache of compiled kernels: what makes a new entry, and which failures and attacks it withstands."""
+"""The cache of compiled kernels: its folder, what makes a new entry, and damaged or read-only entries."""
 
-import grp
 import importlib
 import os
-import pwd
-import shutil
-import subprocess
 import sys
 import tempfile
 import warnings
-from contextlib import nullcontext
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from gpuconv.backends.cuda import cache, emulator
+from gpuconv.backends.cuda import cache
 from gpuconv.backends.cuda.cache import Cache
-from gpuconv.backends.cuda.runtime.kernel import Module
 from gpuconv.system import files
-
-
-class Filler:
-    """Writes `content` and counts its calls."""
-
-    def __init__(self, content="made"):
-        self.content, self.calls = content, 0
-
-    def __call__(self, folder):
-        self.calls += 1
-        (folder / "a").write_text(self.content)
-        (folder / "b").write_bytes(b"\0\1")
+from tests.backends.cuda.cache_filler import Filler
 
 
 def test_an_entry_is_filled_once(tmp_path):
@@ -145,120 +127,6 @@ def test_the_warning_shows_no_line_of_our_source(unwritable):
     assert message.count("\n") == 1
 
 
-def give_away(path, monkeypatch):
-    """Pretend that the file belongs to another user."""
-    if os.getuid() == 0:
-        os.chown(path, 4321, 4321, follow_symlinks=False)
-    else:
-        another = os.getuid() + 1
-        monkeypatch.setattr(os, "getuid", lambda: another)
-
-
-@pytest.mark.parametrize("part", ["entry", "a", "b", "digest"])
-@pytest.mark.parametrize("intruder", ["others-write", "group-writes", "another-owner"])
-def test_an_entry_that_others_could_have_written_is_rebuilt(tmp_path, monkeypatch, part, intruder):
-    store = Cache(tmp_path)
-    entry = store.entry("k", ["x"], Filler("planted"))
-    path = entry if part == "entry" else entry / part
-    match intruder:
-        case "others-write":
-            path.chmod(path.stat().st_mode | 0o002)
-        case "group-writes":
-            monkeypatch.setattr(grp, "getgrgid", lambda number: grp.struct_group(("users", "x", number, ["alice"])))
-            path.chmod(path.stat().st_mode | 0o020)
-        case "another-owner":
-            if os.getuid():
-                pytest.skip("only root can give a file away")
-            give_away(path, monkeypatch)
-    assert store.find("k", ["x"]) is None
-    assert (store.entry("k", ["x"], Filler("ours")) / "a").read_text() == "ours"
-
-
-@pytest.mark.parametrize("where", ["root", "above"])
-@pytest.mark.parametrize("intruder", ["others-write", "another-owner"])
-def test_a_cache_that_others_could_write_to_is_not_used(tmp_path, monkeypatch, where, intruder):
-    root = tmp_path / "above" / "root"
-    Cache(root).entry("k", ["x"], Filler("planted"))
-    path = root if where == "root" else root.parent
-    if intruder == "others-write":
-        path.chmod(0o777)
-    else:
-        give_away(path, monkeypatch)
-    store = Cache(root)
-    assert store.find("k", ["x"]) is None
-    with pytest.warns(RuntimeWarning, match=f"({path}|belongs to user).*compiled again"):
-        entry = store.entry("k", ["x"], Filler("ours"))
-    assert (entry / "a").read_text() == "ours"
-    assert not entry.is_relative_to(tmp_path)
-
-
-@pytest.mark.slow
-def test_a_planted_library_is_not_loaded(tmp_path, monkeypatch):
-    """The library of another kernel, with a correct digest, in a cache that anyone can write to."""
-    (tmp_path / "scale.cu").write_text(SOURCE)
-    entries = {}
-    monkeypatch.setenv("GPUCONV_CACHE_DIR", str(tmp_path / "cache"))
-    for factor in (7, 3):
-        (tmp_path / "factor.cuh").write_text(f"#define FACTOR {factor}\n")
-        assert scaled(tmp_path / "scale.cu") == factor
-        (entries[factor],) = set((tmp_path / "cache").glob("scale*")) - set(entries.values())
-    for mode, expected in ((0o755, 7), (0o777, 3)):
-        root = tmp_path / f"{mode:o}"
-        shutil.copytree(entries[7], root / entries[3].name)
-        root.chmod(mode)
-        monkeypatch.setenv("GPUCONV_CACHE_DIR", str(root))
-        warned = pytest.warns(RuntimeWarning, match=rf"others can write {root}\)") if expected == 3 else nullcontext()
-        with warned:
-            assert scaled(tmp_path / "scale.cu") == expected
-
-
-def test_links_in_the_cache_are_not_followed(tmp_path):
-    store = Cache(tmp_path / "cache")
-    entry = store.entry("k", ["x"], Filler("planted"))
-    (tmp_path / "elsewhere").mkdir()
-    moved = entry.rename(tmp_path / "elsewhere" / "entry")
-    entry.symlink_to(moved)
-    assert store.find("k", ["x"]) is None
-    entry.unlink()
-    shutil.copytree(moved, entry)
-    assert store.find("k", ["x"])
-    (entry / "a").unlink()
-    (entry / "a").symlink_to(moved / "a")
-    assert store.find("k", ["x"]) is None
-
-
-def test_a_cache_below_a_sticky_folder_such_as_tmp_is_used(tmp_path):
-    (tmp_path / "tmp").mkdir()
-    (tmp_path / "tmp").chmod(0o1777)
-    store = Cache(tmp_path / "tmp" / "mine")
-    assert store.entry("k", ["x"], Filler()) == store.find("k", ["x"])
-
-
-def test_only_the_owner_can_write_new_entries_whatever_the_umask(tmp_path):
-    before = os.umask(0)
-    try:
-        entry = Cache(tmp_path / "new" / "cache").entry("k", ["x"], Filler())
-    finally:
-        os.umask(before)
-    modes = {path.stat().st_mode & 0o777 for path in (entry, entry.parent, entry.parent.parent)}
-    assert modes == {0o755}
-    assert {path.stat().st_mode & 0o777 for path in entry.iterdir()} == {0o644}
-
-
-def test_a_group_that_holds_only_the_user_is_trusted(tmp_path, monkeypatch):
-    """Ubuntu gives each user a group of the same name and umask 002, so new folders have mode 775."""
-    store = Cache(tmp_path / "cache")
-    store.entry("k", ["x"], Filler())
-    (tmp_path / "cache").chmod(0o775)
-    monkeypatch.setattr(pwd, "getpwuid", lambda number: pwd.struct_passwd(("me", "x", number, 9, "", "/", "")))
-    for name, members, used in (("me", [], True), ("me", ["me"], True), ("me", ["eve"], False), ("users", [], False)):
-        monkeypatch.setattr(grp, "getgrgid", lambda n, g=name, m=members: grp.struct_group((g, "x", n, m)))
-        assert bool(store.find("k", ["x"])) == used, (name, members)
-    monkeypatch.setattr(grp, "getgrgid", lambda number: grp.struct_group(("me", "x", number, [])))
-    monkeypatch.setattr(os, "listxattr", lambda path: ["system.posix_acl_access"], raising=False)
-    assert store.find("k", ["x"]) is None
-
-
 def test_the_cache_folder_follows_the_environment(monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.delenv("GPUCONV_CACHE_DIR", raising=False)
@@ -297,60 +165,3 @@ def test_the_cache_of_a_user_without_a_home_is_in_the_temporary_folder(monkeypat
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(Path, "home", no_home)
     assert cache.directory() == Path(tempfile.gettempdir(), f"gpuconv-{os.getuid()}")
-
-
-SOURCE = '#include "factor.cuh"\nextern "C" __global__ void scale(float* y) { y[threadIdx.x] *= FACTOR; }\n'
-
-
-def scaled(path):
-    y = emulator.asarray(np.ones(3, np.float32))
-    Module(path, {}).kernel("scale")(1, 3, y)
-    return y[0]
-
-
-def test_an_edited_header_triggers_a_new_compile(tmp_path, monkeypatch):
-    monkeypatch.setenv("GPUCONV_CACHE_DIR", str(tmp_path / "cache"))
-    (tmp_path / "scale.cu").write_text(SOURCE)
-    (tmp_path / "factor.cuh").write_text('#include "inner.cuh"\n')
-    for factor in (2, 5, 2):
-        (tmp_path / "inner.cuh").write_text(f"#define FACTOR {factor}\n")
-        assert scaled(tmp_path / "scale.cu") == factor
-    assert len([path for path in (tmp_path / "cache").iterdir() if path.name.startswith("scale")]) == 2
-
-
-def test_a_corrupt_library_is_recompiled_and_not_loaded(tmp_path, monkeypatch):
-    monkeypatch.setenv("GPUCONV_CACHE_DIR", str(tmp_path / "cache"))
-    (tmp_path / "scale.cu").write_text(SOURCE)
-    (tmp_path / "factor.cuh").write_text("#define FACTOR 3\n")
-    assert scaled(tmp_path / "scale.cu") == 3
-    (library,) = (tmp_path / "cache").glob("scale*/library.so")
-    intact = library.read_bytes()
-    library.unlink()  # the loaded file is unchanged; a new one takes its name
-    library.write_bytes(intact[: len(intact) // 2])
-    assert scaled(tmp_path / "scale.cu") == 3
-    assert library.stat().st_size > len(intact) // 2
-
-
-@pytest.mark.slow
-def test_three_processes_may_fill_the_cache_at_once(tmp_path):
-    (tmp_path / "scale.cu").write_text(SOURCE)
-    (tmp_path / "factor.cuh").write_text("#define FACTOR 7\n")
-    program = (
-        "import sys; from pathlib import Path; import numpy as np\n"
-        "from gpuconv.backends.cuda import emulator\n"
-        "from gpuconv.backends.cuda.runtime import kernel\n"
-        "y = emulator.asarray(np.ones(3, np.float32))\n"
-        "kernel.Module(Path(sys.argv[1]), {}).kernel('scale')(1, 3, y)\n"
-        "print(float(y[0]))"
-    )
-    environment = os.environ | {"GPUCONV_CACHE_DIR": str(tmp_path / "cache")}
-    command = [sys.executable, "-c", program, str(tmp_path / "scale.cu")]
-    running = [
-        subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for _ in range(3)
-    ]
-    for process in running:
-        out, err = process.communicate(timeout=120)
-        assert out.strip() == "7.0", err
-        assert process.returncode == 0
-    assert sorted(path.name.split("-")[0] for path in Path(tmp_path / "cache").iterdir()) == ["runtime", "scale"]
