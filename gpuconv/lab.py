@@ -21,6 +21,7 @@ from numpy.typing import DTypeLike
 
 from gpuconv import backends, ops
 from gpuconv.algorithms import ALGORITHMS, Algorithm, UnservedError, arithmetic_of
+from gpuconv.arguments import integer
 from gpuconv.backends.cuda.analysis.variants import kernels, variants
 from gpuconv.backends.cuda.runtime import replaced_files, source
 from gpuconv.devices import Device
@@ -186,8 +187,7 @@ def compare(
     Other arguments as in `check`. Raises ValueError for fewer repeats, for a device that runs no kernels, and for the
     emulated device, whose speed means nothing.
     """
-    if repeats < 2:
-        raise ValueError(f"repeats must be at least 2, received {repeats}")
+    repeats = integer("repeats", repeats, 2)
     device = backends.resolve(device)
     _expect_kernels(device)
     timer = open_timer(device)

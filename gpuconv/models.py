@@ -310,12 +310,15 @@ def whiten(net: Sequential, images: object, *, eps: float = 5e-4) -> None:
     Args:
         net: Built; its first convolution has 2 * R * S * C filters.
         images: (N, H, W, C) normalized floats, from which the patches are taken (5000 suffice).
-        eps: Added to each eigenvalue.
+        eps: Added to each eigenvalue, at least 0.
 
     Raises:
-        ValueError: The net has no convolution, or its first one has another number of filters or several groups.
+        TypeError: eps is not a number.
+        ValueError: The net has no convolution, its first one has another number of filters or several groups, or eps
+            is negative.
         RuntimeError: The convolution has no weights yet.
     """
+    eps = arguments.number("eps", eps, 0.0)
     conv = next((layer for layer in net.walk() if isinstance(layer, Conv2D)), None)
     if conv is None:
         raise ValueError("whitening initializes a convolution, and the net has none")

@@ -182,5 +182,14 @@ def test_bad_input_is_refused(tmp_path, capsys):
     assert "no.cu: no such file" in output
 
 
+def test_times_need_two_turns_of_each_file(my_pool):
+    for repeats, error, message in (
+        (1, ValueError, "repeats must be at least 2, received 1"),
+        ("six", TypeError, "repeats must be an integer, received 'six'"),
+    ):
+        with pytest.raises(error, match=message):
+            next(lab.compare(my_pool, "max_pool2d", "cuda", "float32", repeats=repeats))
+
+
 def _unknown_op(name, near):
     return f"unknown op {name!r}; did you mean {near!r}? (known: {', '.join(ops.__all__)})\n"

@@ -84,6 +84,15 @@ def test_bad_requests_are_refused(name, options, message):
         models.build(name, **options)
 
 
+def test_whitening_refuses_a_wrong_eps():
+    net = models.airbench94()
+    before = net["conv1.weight"].copy()
+    for eps, error, message in ((-1.0, ValueError, "eps must lie in"), ("small", TypeError, "eps must be a number")):
+        with pytest.raises(error, match=message):
+            models.whiten(net, np.zeros((1, 32, 32, 3), np.float32), eps=eps)
+    assert (net["conv1.weight"] == before).all()
+
+
 @pytest.mark.slow
 def test_whitening_filters_make_patches_white():
     rng = np.random.default_rng(3)

@@ -14,6 +14,7 @@ from gpuconv.data.stream_loader import StreamLoader
 from gpuconv.devices import Device
 from gpuconv.layers import BatchNorm, Input, Layer, Sequential
 from gpuconv.losses import SoftmaxCrossEntropy, SVMHinge
+from gpuconv.types import Shape
 
 
 class DataError(ValueError):
@@ -28,12 +29,7 @@ def expect(name: str, loader: object, net: Layer, loss: object, shards: int = 1,
     if not batches_own_data(loader):
         return
     data, outputs = loader.dataset, net.output_shape or ()
-    first = net[0] if isinstance(net, Sequential) else net
-    if isinstance(first, Input):
-        try:
-            first.expect(data.image_shape)
-        except ValueError as error:
-            raise DataError(f"{name} does not fit: {error} from {data.name!r}") from None
+    expect_shape(name, data.image_shape, net, f" from {data.name!r}")
     if loader.dtype != net.dtype:
         raise DataError(
             f"{name} gives {loader.dtype.name} batches, and the net computes in {net.dtype.name}: make the loader with "
@@ -80,6 +76,17 @@ def expect(name: str, loader: object, net: Layer, loss: object, shards: int = 1,
                 f"{layer.path} needs statistics of more than one value, and the {which} has one image: choose "
                 f"another batch size than {loader.batch_size} for {len(data)} images, or drop that batch (drop_last)"
             )
+
+
+def expect_shape(name: str, shape: Shape, net: Layer, origin: str = "") -> None:
+    """Raise DataError if a net that begins with `Input` does not take images of this shape. origin: ends the
+    message."""
+    first = net[0] if isinstance(net, Sequential) else net
+    if isinstance(first, Input):
+        try:
+            first.expect(shape)
+        except ValueError as error:
+            raise DataError(f"{name} does not fit: {error}{origin}") from None
 
 
 def _expect_mixable(name: str, loader: Loader | StreamLoader, net: Layer, loss: object) -> None:

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 
 from gpuconv import backends
+from gpuconv.arguments import integer
+from gpuconv.training import data_checks
 from gpuconv.training.callback_base import Callback
 from gpuconv.training.image_activations import picture
 from gpuconv.training.run_state import RunState
@@ -39,7 +41,7 @@ class TensorBoard(Callback):
 
     path: a folder, by default "tensorboard" in the run directory. Event files are added to it; when a run is resumed,
     TensorBoard drops the steps after the checkpoint. image: uint8 (H, W, C) of the net's size. truth: its class. Raises
-    ImportError without tensorboardX.
+    ImportError without tensorboardX, and TypeError for anything else as image or truth.
     """
 
     only_on_rank_0 = True
@@ -47,15 +49,23 @@ class TensorBoard(Callback):
     def __init__(
         self, path: str | os.PathLike[str] | None = None, *, image: np.ndarray | None = None, truth: int | None = None
     ) -> None:
-        self.path, self.image, self.truth = path, image, truth
+        if image is not None and not (isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3):
+            is_array = isinstance(image, np.ndarray)
+            received = f"{image.dtype.name} of shape {image.shape}" if is_array else type(image).__name__
+            raise TypeError(f"image must be a uint8 array (H, W, C), received {received}")
+        self.path, self.image = path, image
+        self.truth = None if truth is None else integer("truth", truth, 0)
         self._library = library()
         self._last_error = ""
 
     def on_start(self, trainer: RunState) -> None:
-        """Open the event file. Raises ValueError if neither a path nor a run directory is given."""
+        """Open the event file. Raises ValueError if neither a path nor a run directory is given, and if the net does
+        not take the image."""
         path = self.path or (trainer.run and trainer.run.tensorboard)
         if not path:
             raise ValueError("TensorBoard() writes into the run directory, and the run has none: give it a path")
+        if self.image is not None:
+            data_checks.expect_shape("image", self.image.shape, trainer.net)
         self._events = _Events(os.fspath(path), trainer.steps)
         # hparams declares the metric by its name and ignores the value.
         for summary in self._library.summary.hparams(_flat(trainer.fit_settings), {"epoch/train_loss": 0.0}):

@@ -64,6 +64,30 @@ def test_the_records_of_a_run_are_read_back(tmp_path):
     assert b"optimizer.lr" in events.summary_metadata["_hparams_/session_start_info"].plugin_data.content
 
 
+def test_a_wrong_image_is_refused_before_the_run_begins(tmp_path):
+    image = toy_run.images().images[0]
+    for options, error, message in (
+        ({"image": "digit.png"}, TypeError, r"image must be a uint8 array \(H, W, C\), received str"),
+        (
+            {"image": image / 255},
+            TypeError,
+            r"image must be a uint8 array \(H, W, C\), received float64 of shape \(6, 5, 1\)",
+        ),
+        ({"image": image[..., 0]}, TypeError, r"received uint8 of shape \(6, 5\)"),
+        ({"image": image, "truth": "seven"}, TypeError, "truth must be an integer, received 'seven'"),
+        (
+            {"image": image[1:]},
+            ValueError,
+            "image does not fit: the net takes volumes of 6 x 5 x 1 .* received 5 x 5 x 1",
+        ),
+    ):
+        trainer = toy_run.trainer()
+        with pytest.raises(error, match=message):
+            toy_run.fit(trainer, callbacks=[TensorBoard(tmp_path / "events", **options)])
+        assert trainer.steps == 0
+        assert not (tmp_path / "events").exists()
+
+
 def test_updates_are_recorded_in_epochs_of_one_step_too(tmp_path):
     trainer, weights = toy_run.trainer(), Weights()
     first = backends.to_numpy(trainer.net.params()["fc1.weight"]).copy()
