@@ -103,7 +103,17 @@ def test_commands_run_under_the_options_of_python(flags, env, tmp_path):
         ({}, "font.family: no-such-font\nsavefig.dpi: 9\nsavefig.format: bmp\n", None),
         ({}, "axes.prop_cycle: 7\nfont.size: -3\n", None),
     ],
-    ids=["notebook", "backend", "no-display", "none-set", "no-config", "wrong-lines", "no-latex", "fonts", "sizes"],
+    ids=[
+        "notebook",
+        "unknown-backend",
+        "no-display",
+        "no-backend-set",
+        "no-config-folder",
+        "wrong-lines",
+        "no-latex",
+        "unknown-font",
+        "wrong-sizes",
+    ],
 )
 def test_failing_pictures_do_not_end_a_run(env, matplotlibrc, drawn, tmp_path):
     pytest.importorskip("matplotlib")

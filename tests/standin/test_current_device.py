@@ -14,10 +14,9 @@ X = RANDOM.standard_normal((2, 4, 4, 3)).astype(np.float32)
 ROWS, WEIGHT, DY = (RANDOM.standard_normal(shape).astype(np.float32) for shape in ((5, 3), (4, 3), (5, 4)))
 
 
-@pytest.fixture(params=["early", "late"])
-def two_gpus(request, monkeypatch):
-    monkeypatch.setenv("GPUCONV_AUTOTUNE", "0")
-    with standin.installed(("90", "90"), schedule=request.param):
+@pytest.fixture
+def two_gpus(schedule, untimed):
+    with standin.installed(("90", "90"), schedule=schedule):
         import cupy
 
         yield cupy.cuda

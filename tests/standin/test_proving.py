@@ -24,7 +24,6 @@ from tests.standin.proving import NAME, command, new_family
 
 X, W, B = (np.random.default_rng(3).standard_normal(s).astype(np.float32) for s in ((2, 6, 7, 8), (12, 3, 3, 8), (12,)))
 DY = np.random.default_rng(4).standard_normal((2, 4, 5, 12)).astype(np.float32)
-SCHEDULES = ["early", "late"]
 
 
 @pytest.fixture
@@ -98,7 +97,6 @@ def test_a_proved_algorithm_is_chosen_and_its_proof_is_reported_and_stored(on_gp
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("fault", proving.FAULTS)
 def test_an_algorithm_with_a_fault_is_not_chosen_and_does_no_harm_to_this_process(on_gpu, tmp_path, fault, schedule):
     on_gpu(schedule, fault)
@@ -123,7 +121,6 @@ def test_an_algorithm_with_a_fault_is_not_chosen_and_does_no_harm_to_this_proces
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("schedule", SCHEDULES)
 def test_every_direction_epilogue_and_output_is_proved(on_gpu, schedule):
     on_gpu(schedule)
     for op, arrays, options in (

@@ -15,9 +15,9 @@ from tests.standin.machine import Clock, CUDADriverError, CUDARuntimeError
 X = np.random.default_rng(0).normal(size=(4, 8)).astype(np.float32)
 
 
-@pytest.fixture(params=["early", "late"])
-def machine(request):
-    with standin.installed(("90", "90"), schedule=request.param) as machine:
+@pytest.fixture
+def machine(schedule):
+    with standin.installed(("90", "90"), schedule=schedule) as machine:
         yield machine
 
 
