@@ -60,6 +60,13 @@ def test_a_callable_is_returned_unchanged():
         (lambda: losses.get("svm")(SCORES, LABELS.astype(float)), TypeError, "labels must be integers"),
         (lambda: losses.get("softmax")(SCORES, np.array([0, 3])), ValueError, "label"),
         (lambda: losses.get("softmax")(SCORES[:0], LABELS[:0]), ValueError, "at least one sample"),
+        (lambda: losses.SoftmaxCrossEntropy(weight=[1, -1]), ValueError, r"weight\[1\] must lie in \[0.0, inf\)"),
+        (lambda: losses.SoftmaxCrossEntropy(weight=[1, "x"]), TypeError, r"weight\[1\] must be a number, received 'x'"),
+        (lambda: losses.SoftmaxCrossEntropy(weight="1/x"), ValueError, "'x'"),
+        (lambda: losses.SoftmaxCrossEntropy(weight=[]), ValueError, "weight must hold a number for each class"),
+        (lambda: losses.SoftmaxCrossEntropy(ignore_index=0.5), TypeError, "ignore_index must be an integer"),
+        (lambda: losses.Huber(0), ValueError, "delta must be above 0, received 0"),
+        (lambda: losses.BinaryCrossEntropy(np.nan), ValueError, "pos_weight must lie in"),
     ],
 )
 def test_bad_arguments_of_losses_are_refused(make, error, message):
@@ -107,20 +114,3 @@ def test_a_stored_description_gives_the_loss_again():
     assert loss == losses.SoftmaxCrossEntropy(weight=[1, 2, 0.5], ignore_index=2)
     assert config_file._short_form(name, loss) == "softmax:weight=1.0/2.0/0.5,ignore_index=2"
     assert run_settings.read_loss("bce:pos_weight=2")[1] == losses.BinaryCrossEntropy(2.0)
-
-
-@pytest.mark.parametrize(
-    ("make", "error", "message"),
-    [
-        (lambda: losses.SoftmaxCrossEntropy(weight=[1, -1]), ValueError, r"weight\[1\] must lie in \[0.0, inf\)"),
-        (lambda: losses.SoftmaxCrossEntropy(weight=[1, "x"]), TypeError, r"weight\[1\] must be a number, received 'x'"),
-        (lambda: losses.SoftmaxCrossEntropy(weight="1/x"), ValueError, "'x'"),
-        (lambda: losses.SoftmaxCrossEntropy(weight=[]), ValueError, "weight must hold a number for each class"),
-        (lambda: losses.SoftmaxCrossEntropy(ignore_index=0.5), TypeError, "ignore_index must be an integer"),
-        (lambda: losses.Huber(0), ValueError, "delta must be above 0, received 0"),
-        (lambda: losses.BinaryCrossEntropy(np.nan), ValueError, "pos_weight must lie in"),
-    ],
-)
-def test_bad_options_are_refused(make, error, message):
-    with pytest.raises(error, match=message):
-        make()

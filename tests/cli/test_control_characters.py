@@ -6,19 +6,11 @@ import numpy as np
 import pytest
 
 from gpuconv.cli import main
-from gpuconv.text.plain_text import printable
 
 Image = pytest.importorskip("PIL.Image")
 
 # Red, carriage return, new line, tab, bell, clear screen, text from right to left, line separator.
 ODD = "\x1b[31m\r\n\t\x07\x9b2J\u202egnp\u2028"
-SHOWN = r"\x1b[31m\r\n\t\x07\x9b2J\u202egnp\u2028"
-
-
-def test_control_characters_are_escaped():
-    assert printable(ODD) == SHOWN
-    assert printable("Gr\u00fc\u00dfe \U0001f431 a b") == "Gr\u00fc\u00dfe \U0001f431 a b"
-    assert printable("\udcff") == r"\udcff"  # a byte that is not valid UTF-8
 
 
 @pytest.fixture

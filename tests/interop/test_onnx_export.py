@@ -8,8 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from gpuconv import backends, data, interop, layers, models, ops
-from gpuconv.cli import main
+from gpuconv import backends, data, interop, layers, models
 from gpuconv.interop import onnx_export_layers
 from gpuconv.layers import LAYERS, Conv2D, Flatten, Input, Linear, MaxPool2D, Sequential
 from tests.interop.onnx_rows import ROWS, SHAPE, built, expect_close
@@ -136,17 +135,3 @@ def test_nets_without_an_onnx_form_and_invalid_options_are_refused(tmp_path, mon
     with pytest.raises(ImportError, match=r"ONNX files need the onnx package: .*'gpuconv\[onnx\]'"):
         interop.to_onnx(net, path)
     assert not path.exists()
-
-
-def test_the_export_command_writes_a_model(tmp_path, capsys, monkeypatch):
-    net = built([Conv2D(4, 3), Flatten(), Linear(5)])
-    net.normalization = data.Normalization([90, 100, 110, 120], [50, 60, 70, 80])
-    net.save(tmp_path / "net.safetensors")
-    arguments = ["export", str(tmp_path / "net.safetensors"), str(tmp_path / "net.onnx")]
-    assert main([*arguments, "--normalization", "--softmax", "--layout", "NHWC"]) == 0
-    images = np.random.default_rng(0).integers(0, 256, (2, *SHAPE), dtype=np.uint8)
-    (scores,) = runtime.InferenceSession(str(tmp_path / "net.onnx")).run(None, {"input": images})
-    expect_close(scores, ops.softmax(net.predict(images)))
-    monkeypatch.setitem(sys.modules, "onnx", None)
-    assert main(arguments) == 2
-    assert "gpuconv: error: ONNX files need the onnx package" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Text on a terminal, where some letters are two columns wide."""
+"""Tables on terminals, where some letters are two columns wide."""
 
 from __future__ import annotations
 
@@ -9,25 +9,10 @@ from gpuconv.inspect.profile import Profile, Row
 from gpuconv.layers import Conv2D, Input, Sequential
 from gpuconv.profiling.work import Work
 from gpuconv.summary import summary
-from gpuconv.text.plain_text import display_width, padded
+from gpuconv.text.plain_text import display_width
 from gpuconv.text.text_table import align_columns
 
 CAT, DOG = "\u732b", "\uff24og"  # a wide letter; a full-width one and two narrow ones
-
-
-def test_the_width_of_text_counts_wide_letters_twice():
-    for text, width in (
-        ("", 0),
-        ("cat", 3),
-        (CAT, 2),
-        (DOG, 4),
-        ("\U0001f431!", 3),
-        ("e\u0301", 1),
-        ("\xfc", 1),
-        ("\u200d", 0),
-    ):
-        assert display_width(text) == width, text
-    assert (padded(CAT, 4), padded(CAT, 4, ">"), padded("cat", 2)) == (f"{CAT}  ", f"  {CAT}", "cat")
 
 
 def test_wide_letters_keep_the_columns_of_tables():

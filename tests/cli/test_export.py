@@ -1,0 +1,30 @@
+"""gpuconv export: the ONNX file that it writes, and what it needs."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+
+from gpuconv import data, ops
+from gpuconv.cli import main
+from gpuconv.layers import Conv2D, Flatten, Linear
+from tests.interop.onnx_rows import SHAPE, built, expect_close
+
+pytest.importorskip("onnx")
+runtime = pytest.importorskip("onnxruntime")
+
+
+def test_the_export_command_writes_a_model(tmp_path, capsys, monkeypatch):
+    net = built([Conv2D(4, 3), Flatten(), Linear(5)])
+    net.normalization = data.Normalization([90, 100, 110, 120], [50, 60, 70, 80])
+    net.save(tmp_path / "net.safetensors")
+    arguments = ["export", str(tmp_path / "net.safetensors"), str(tmp_path / "net.onnx")]
+    assert main([*arguments, "--normalization", "--softmax", "--layout", "NHWC"]) == 0
+    images = np.random.default_rng(0).integers(0, 256, (2, *SHAPE), dtype=np.uint8)
+    (scores,) = runtime.InferenceSession(str(tmp_path / "net.onnx")).run(None, {"input": images})
+    expect_close(scores, ops.softmax(net.predict(images)))
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    assert main(arguments) == 2
+    assert "gpuconv: error: ONNX files need the onnx package" in capsys.readouterr().err

@@ -1,0 +1,30 @@
+"""Names that are looked up in tables."""
+
+from __future__ import annotations
+
+import pytest
+
+from gpuconv.names import canonical, lookup
+
+TABLE = {"one-cycle": 1, "leaky_relu": 2, "cosine": 3}
+
+
+@pytest.mark.parametrize("name", ["one-cycle", "one_cycle", "One-Cycle", "ONE_CYCLE"])
+def test_upper_and_lower_case_and_dashes_and_underscores_are_the_same(name):
+    assert lookup("schedule", name, TABLE) == 1
+    assert canonical("schedule", name, TABLE) == "one-cycle"
+
+
+def test_an_unknown_name_gives_the_nearest_and_all_known_ones():
+    with pytest.raises(
+        ValueError, match=r"^unknown schedule 'cosin'; did you mean 'cosine'\? \(known: one-cycle, leaky_r"
+    ):
+        lookup("schedule", "cosin", TABLE)
+    with pytest.raises(ValueError, match=r"^unknown schedule 'xyz' \(known: one-cycle, leaky_relu, cosine\)$"):
+        canonical("schedule", "xyz", TABLE)
+
+
+def test_a_name_that_is_no_text_is_refused():
+    for name in (None, 3, ["cosine"]):
+        with pytest.raises(TypeError, match=f"^the schedule is chosen by name, received {type(name).__name__}: "):
+            lookup("schedule", name, TABLE)
