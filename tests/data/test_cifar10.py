@@ -160,6 +160,10 @@ def test_pickles_with_one_changed_byte_are_read_or_raise_a_value_error_that_name
         ({"data": PIXELS, "labels": [11] * COUNT}, r"labels in \[0, 10\), found 11"),
         ({"data": PIXELS, "labels": [-1] * COUNT}, "found -1"),
     ],
+    ids=[
+        *("list", "empty dict", "list as data", "int64 data", "missing image"),
+        *("no labels", "missing label", "float labels", "label 11", "label -1"),
+    ],
 )
 def test_pickles_of_other_objects_are_refused(short_files, tmp_path, content, message):
     write_python(tmp_path)

@@ -199,6 +199,10 @@ def test_an_error_in_the_thread_is_raised_at_its_batch(dataset, monkeypatch):
         ({"dtype": "int32"}, TypeError, "float32"),
         ({"device": "numpi"}, ValueError, "did you mean 'numpy'"),
     ],
+    ids=[
+        *("batch_size 0", "batch_size 2.5", "seed -1", "batch_size beyond the images", "channels of the mean"),
+        *("size of the mean image", "shift", "dtype", "device"),
+    ],
 )
 def test_bad_arguments_are_refused(dataset, bad, error, message):
     with pytest.raises(error, match=message):

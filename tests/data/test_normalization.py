@@ -51,6 +51,7 @@ def test_the_error_for_an_unknown_kind_suggests_the_nearest_name():
         ([0], np.ones((2, 2)), "shape"),
         ([1e39], [1], "finite"),
     ],
+    ids=["std 0", "mean NaN", "mean a number", "std of two axes", "mean beyond float32"],
 )
 def test_bad_normalizations_are_refused(mean, std, message):
     with pytest.raises(ValueError, match=message):

@@ -20,6 +20,7 @@ from tests.layers.net_with_shortcut import images, net_of
         (lambda: [layer := ReLU(), layer], ValueError, "occurs twice"),
         (lambda: [Input((4, 4, 1)), Input((4, 3, 1))], ValueError, "takes volumes of 4 x 3 x 1"),
     ],
+    ids=["empty", "text as a layer", "equal names", "a layer twice", "inputs of two shapes"],
 )
 def test_lists_that_make_no_net_are_refused(layers, error, message):
     with pytest.raises(error, match=message):

@@ -188,7 +188,7 @@ def finish(server, run):
     server.stdout.close()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
 def test_a_signal_saves_the_current_step(tmp_path, number):
     """It does so even if the reader of the standard output is gone."""
     reading, writing = os.pipe()
