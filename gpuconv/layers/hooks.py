@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Self
 
 from gpuconv.layers.protocol import AnyLayer
@@ -11,20 +12,20 @@ Hook = Callable[[Any, Any, Any], object]  # called with (layer, x, y) or (layer,
 
 
 class Handle:
-    """A registered hook; `remove` unregisters it. direction: "forward" or "backward". Raises TypeError for a hook that
-    cannot be called."""
+    """A registered hook; `remove` ends this registration. direction: "forward" or "backward". Raises TypeError for a
+    hook that cannot be called."""
 
     def __init__(self, layer: AnyLayer, direction: str, hook: Hook) -> None:
         if not callable(hook):
             arguments = "layer, x, y" if direction == "forward" else "layer, dx, dy"
             raise TypeError(f"a hook is a function of ({arguments}), received {type(hook).__name__}")
-        self._of, self._hook = (layer, direction), hook
-        vars(layer)["hooks"] = {**layer.hooks, direction: (*layer.hooks.get(direction, ()), hook)}
+        self._of, self._entry = (layer, direction), partial(hook)  # a new object, even if the hook is registered twice
+        vars(layer)["hooks"] = {**layer.hooks, direction: (*layer.hooks.get(direction, ()), self._entry)}
 
     def remove(self) -> None:
         layer, direction = self._of
         hooks = {**layer.hooks}
-        if left := tuple(hook for hook in hooks.pop(direction, ()) if hook is not self._hook):
+        if left := tuple(entry for entry in hooks.pop(direction, ()) if entry is not self._entry):
             hooks[direction] = left
         vars(layer)["hooks"] = hooks
 

@@ -58,6 +58,24 @@ def test_hooks_are_called_in_a_fused_net_and_not_in_a_copy(net, x):
     assert len(seen) == count + 1
 
 
+def test_each_handle_removes_only_its_own_hook(net, x):
+    calls = []
+
+    def hook(layer, x, y):
+        calls.append(layer.name)
+
+    first, second = net["conv1"].register_forward_hook(hook), net["conv1"].register_forward_hook(hook)
+    for remaining in (2, 1, 1):
+        net(x)
+        assert len(calls) == remaining
+        calls.clear()
+        first.remove()  # a second time it does nothing
+    second.remove()
+    net(x)
+    assert not calls
+    assert not net["conv1"].has_hooks
+
+
 def test_listeners_see_every_layer_by_path_and_can_be_removed():
     calls = []
 

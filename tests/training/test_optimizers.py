@@ -185,6 +185,16 @@ def test_bad_settings_are_refused(make, message):
         make()
 
 
+def test_other_things_than_text_are_refused():
+    for make, message in (
+        (lambda: optimizers.get(3), "an optimizer is a name, a short form or an object, received int"),
+        (lambda: optimizers.get(SGD), "an optimizer is a name, a short form or an object, received type"),
+        (lambda: optimizers.Groups(groups=3), "groups are text like 'filters -> muon:lr=0.02; .*', received int"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            make()
+
+
 def test_settings_that_float32_cannot_hold_are_refused_before_the_first_step():
     for make in (
         lambda: SGD(lr=1e39),

@@ -31,12 +31,14 @@ def get(optimizer: str | Optimizer, **settings: Any) -> Optimizer:
     parameters ("filters -> muon:lr=0.02; * -> sgd:lr=0.05", see `Groups`). An optimizer is returned as it is.
 
     settings: arguments of its class, which override the short form. Raises ValueError for an unknown name (the nearest
-    known one is named) or an unknown setting.
+    known one is named) or an unknown setting, and TypeError for anything else.
     """
     if isinstance(optimizer, Optimizer):
         if settings:
             raise ValueError(f"settings {sorted(settings)} were given with an optimizer that is already built")
         return optimizer
+    if not isinstance(optimizer, str):
+        raise TypeError(f"an optimizer is a name, a short form or an object, received {type(optimizer).__name__}")
     if optimizer == Groups.name:  # the name in its `config`
         return Groups(**settings)
     if "->" in optimizer:

@@ -56,6 +56,7 @@ class Groups(Optimizer):
         groups: Selectors and optimizers, as the module's docstring describes them.
 
     Raises:
+        TypeError: groups is not text.
         ValueError: A group cannot be read, or weight_decay or decay is given here instead of in a group's optimizer.
     """
 
@@ -70,6 +71,9 @@ class Groups(Optimizer):
         super().__post_init__()
         if self.weight_decay or self.decay != "all":
             raise ValueError("weight_decay and decay are settings of each group's optimizer; write them there")
+        if not isinstance(self.groups, str):
+            received = type(self.groups).__name__
+            raise TypeError(f"groups are text like 'filters -> muon:lr=0.02; * -> sgd:lr=0.05', received {received}")
         self.parts = [Group.parse(text) for text in self.groups.split(";")]
 
     def build(self, params: Arrays, masters: Mapping[str, np.ndarray] | None = None) -> None:
