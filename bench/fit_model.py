@@ -20,7 +20,7 @@ from gpuconv.algorithms import find
 from gpuconv.backends.cuda.analysis import predict_time
 from gpuconv.backends.cuda.analysis.predict_time import TERMS, Gpu, Model, Terms
 from gpuconv.backends.cuda.runtime import nvrtc
-from gpuconv.backends.cuda.runtime.outputs import ceil_div
+from gpuconv.backends.cuda.runtime.grids import ceil_div
 from gpuconv.checkpoint import write_atomically
 from gpuconv.problems import DIRECTIONS
 

@@ -5,7 +5,7 @@ import pytest
 
 from gpuconv import asarray
 from gpuconv.backends.cuda.ops import column_reduce
-from gpuconv.backends.cuda.runtime.outputs import THREADS
+from gpuconv.backends.cuda.runtime.grids import THREADS
 
 
 def elements_of(columns, width):

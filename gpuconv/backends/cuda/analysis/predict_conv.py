@@ -12,7 +12,8 @@ from gpuconv.backends.cuda.analysis import predict_time, predict_wgmma
 from gpuconv.backends.cuda.analysis.predict_time import GPUS, Gpu, Model, Prediction
 from gpuconv.backends.cuda.analysis.resources import Line
 from gpuconv.backends.cuda.ops.conv import plans
-from gpuconv.backends.cuda.runtime.outputs import ceil_div, pack_width
+from gpuconv.backends.cuda.runtime.grids import ceil_div
+from gpuconv.backends.cuda.runtime.outputs import pack_width
 from gpuconv.dtypes import accumulation_dtype, as_dtype
 from gpuconv.problems import PLAIN, Conv2dProblem
 

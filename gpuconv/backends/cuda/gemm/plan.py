@@ -17,8 +17,8 @@ import numpy as np
 
 from gpuconv.algorithms import AUTO, FEW_CHANNELS, NEWEST, Algorithm, UnservedError, find, serving
 from gpuconv.backends.cuda.gemm.product import Product
+from gpuconv.backends.cuda.runtime.grids import ceil_div
 from gpuconv.backends.cuda.runtime.limits import MAX_GRID, SCHEDULERS
-from gpuconv.backends.cuda.runtime.outputs import ceil_div
 from gpuconv.backends.cuda.runtime.structs import FAST_DIVMOD, fast_divmod, struct
 from gpuconv.dtypes import accumulation_dtype
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 
 from gpuconv.backends.cuda.gemm.product import ACTIVATIONS
+from gpuconv.backends.cuda.runtime.grids import ceil_div
 from gpuconv.backends.cuda.runtime.kernel import load
-from gpuconv.backends.cuda.runtime.outputs import ceil_div, is_aligned
+from gpuconv.backends.cuda.runtime.outputs import is_aligned
 from gpuconv.backends.cuda.runtime.rows import rows_of
 from gpuconv.types import Array
 

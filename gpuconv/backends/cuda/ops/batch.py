@@ -9,9 +9,11 @@ from numpy.typing import DTypeLike
 
 from gpuconv.arguments import batch_indices, expect_within
 from gpuconv.backends.cuda import emulator
+from gpuconv.backends.cuda.runtime.grids import THREADS, ceil_div
 from gpuconv.backends.cuda.runtime.kernel import load
 from gpuconv.backends.cuda.runtime.new_arrays import empty
-from gpuconv.backends.cuda.runtime.outputs import THREADS, buffer, ceil_div, contiguous, device_scalar, store
+from gpuconv.backends.cuda.runtime.outputs import buffer, contiguous, store
+from gpuconv.backends.cuda.runtime.scalars import device_scalar
 from gpuconv.backends.cuda.runtime.structs import FAST_DIVMOD, fast_divmod, struct
 from gpuconv.batch_augmentation import BatchAugmentation
 from gpuconv.dtypes import as_dtype

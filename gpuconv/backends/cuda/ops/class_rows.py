@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from gpuconv.backends.cuda.runtime.grids import THREADS, ceil_div
 from gpuconv.backends.cuda.runtime.kernel import Module, load
 from gpuconv.backends.cuda.runtime.limits import WARP
-from gpuconv.backends.cuda.runtime.outputs import THREADS, ceil_div
 from gpuconv.dtypes import is_float
 from gpuconv.types import Array
 

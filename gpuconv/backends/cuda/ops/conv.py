@@ -17,17 +17,10 @@ from gpuconv.backends.cuda.ops import depthwise
 from gpuconv.backends.cuda.ops.column_reduce import distribute, finish_grid, partials, width_of
 from gpuconv.backends.cuda.ops.conv_struct import expect_within_limits, fits_tap_table, packed
 from gpuconv.backends.cuda.ops.pool import launch_over_packs
+from gpuconv.backends.cuda.runtime.grids import THREADS
 from gpuconv.backends.cuda.runtime.kernel import load
 from gpuconv.backends.cuda.runtime.new_arrays import empty
-from gpuconv.backends.cuda.runtime.outputs import (
-    THREADS,
-    buffer,
-    contiguous,
-    contiguous_copy,
-    pack_width,
-    pitch_of,
-    store,
-)
+from gpuconv.backends.cuda.runtime.outputs import buffer, contiguous, contiguous_copy, pack_width, pitch_of, store
 from gpuconv.backends.cuda.runtime.rows import copied_rows, rows_of, rows_to_sum
 from gpuconv.few_channels import few_channels_smem_bytes
 from gpuconv.problems import DIRECTIONS, PLAIN, Conv2dProblem, Epilogue, Pool2dProblem

@@ -6,7 +6,7 @@ import functools
 
 import numpy as np
 
-from gpuconv.backends.cuda.runtime.outputs import ceil_div
+from gpuconv.backends.cuda.runtime.grids import ceil_div
 from gpuconv.backends.cuda.runtime.structs import FAST_DIVMOD, fast_divmod, struct
 from gpuconv.few_channels import patch_lines
 from gpuconv.problems import Conv2dProblem

@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from gpuconv.backends.cuda.ops.counters import counters
+from gpuconv.backends.cuda.runtime.grids import THREADS, ceil_div
 from gpuconv.backends.cuda.runtime.kernel import load
 from gpuconv.backends.cuda.runtime.new_arrays import empty
-from gpuconv.backends.cuda.runtime.outputs import KINDS, THREADS, buffer, ceil_div, contiguous, store
+from gpuconv.backends.cuda.runtime.outputs import buffer, contiguous, store
+from gpuconv.backends.cuda.runtime.scalars import KINDS
 from gpuconv.types import ArrayT
 
 _SUMS = 4  # 8-byte numbers in the kernel's `struct Sums`

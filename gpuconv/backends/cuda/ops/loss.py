@@ -9,9 +9,11 @@ from gpuconv.arguments import expect_within
 from gpuconv.backends.cuda import emulator
 from gpuconv.backends.cuda.ops.class_rows import row_blocks, row_module
 from gpuconv.backends.cuda.ops.counters import counters
+from gpuconv.backends.cuda.runtime.grids import THREADS
 from gpuconv.backends.cuda.runtime.kernel import Kernel, load
 from gpuconv.backends.cuda.runtime.new_arrays import empty
-from gpuconv.backends.cuda.runtime.outputs import THREADS, buffer, contiguous, device_scalar, store
+from gpuconv.backends.cuda.runtime.outputs import buffer, contiguous, store
+from gpuconv.backends.cuda.runtime.scalars import device_scalar
 from gpuconv.dtypes import accumulation_dtype
 from gpuconv.types import Array, ArrayT, Scalar
 

@@ -14,9 +14,10 @@ from gpuconv.algorithms import AUTO
 from gpuconv.backends.cuda.gemm.launch import compute
 from gpuconv.backends.cuda.gemm.product import Product
 from gpuconv.backends.cuda.ops.optim import rate_of
+from gpuconv.backends.cuda.runtime.grids import THREADS, ceil_div
 from gpuconv.backends.cuda.runtime.kernel import load
 from gpuconv.backends.cuda.runtime.new_arrays import asarray, empty
-from gpuconv.backends.cuda.runtime.outputs import THREADS, ceil_div, contiguous, pack_width, put_back
+from gpuconv.backends.cuda.runtime.outputs import contiguous, pack_width, put_back
 from gpuconv.backends.cuda.runtime.parallel_streams import run_parallel
 from gpuconv.backends.cuda.runtime.structs import struct
 from gpuconv.devices import address, device_of

@@ -10,10 +10,11 @@ from gpuconv.backends.cuda.gemm.product import ACTIVATIONS
 from gpuconv.backends.cuda.ops.column_reduce import MAP_STEPS, Columns, distribute, finish_grid, partials, width_of
 from gpuconv.backends.cuda.ops.conv import conv2d_dgrad_sums, conv2d_moments
 from gpuconv.backends.cuda.ops.conv_struct import expect_within_limits
+from gpuconv.backends.cuda.runtime.grids import THREADS, ceil_div
 from gpuconv.backends.cuda.runtime.kernel import Module, load
 from gpuconv.backends.cuda.runtime.limits import WARP
 from gpuconv.backends.cuda.runtime.new_arrays import empty
-from gpuconv.backends.cuda.runtime.outputs import THREADS, buffer, ceil_div, contiguous, pack_width, put_back, store
+from gpuconv.backends.cuda.runtime.outputs import buffer, contiguous, pack_width, put_back, store
 from gpuconv.backends.cuda.runtime.replaced_files import until_replaced
 from gpuconv.backends.cuda.runtime.rows import rows_of, rows_to_sum
 from gpuconv.dtypes import accumulation_dtype

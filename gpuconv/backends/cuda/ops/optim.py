@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 
 from gpuconv.backends.cuda.ops.counters import counters
+from gpuconv.backends.cuda.runtime.grids import THREADS
 from gpuconv.backends.cuda.runtime.kernel import load
 from gpuconv.backends.cuda.runtime.new_arrays import asarray, empty, zeros
-from gpuconv.backends.cuda.runtime.outputs import KINDS, THREADS, contiguous, device_scalar, put_back
+from gpuconv.backends.cuda.runtime.outputs import contiguous, put_back
+from gpuconv.backends.cuda.runtime.scalars import KINDS, device_scalar
 from gpuconv.devices import address, device_of
 from gpuconv.list_cache import ListCache
 from gpuconv.types import Array, Scalar

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 
+from gpuconv.backends.cuda.runtime.grids import THREADS, ceil_div, flat_grid
 from gpuconv.backends.cuda.runtime.kernel import load
-from gpuconv.backends.cuda.runtime.outputs import THREADS, buffer, ceil_div, flat_grid, store
+from gpuconv.backends.cuda.runtime.outputs import buffer, store
 from gpuconv.types import ArrayT
 
 

@@ -1,4 +1,4 @@
-"""Helpers of the launchers: contiguous inputs, outputs, and grids for kernels over a flat range."""
+"""Arrays as kernels take them: contiguous inputs, outputs, their alignment, and the pitch of their rows."""
 
 from __future__ import annotations
 
@@ -8,23 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
-from gpuconv.backends.cuda.runtime.limits import MAX_GRID
 from gpuconv.backends.cuda.runtime.new_arrays import empty
-from gpuconv.types import Array, ArrayT, Scalar
-
-THREADS = 256  # threads of a block, for kernels over a flat range
-KINDS = ("float16", "bfloat16", "float32", "float64")  # dtypes, in the order of the kernels' parameter or member `kind`
-_MAX_BLOCKS = MAX_GRID[0]
-
-
-def ceil_div(a: int, b: int) -> int:
-    """a / b, rounded up."""
-    return -(-a // b)
-
-
-def flat_grid(work: int) -> int:
-    """The blocks that give each of `work` items a thread, up to the largest grid; kernels loop over further items."""
-    return min(ceil_div(work, THREADS), _MAX_BLOCKS)
+from gpuconv.types import Array, ArrayT
 
 
 def contiguous(*arrays: Any) -> tuple[Any, ...]:
@@ -70,19 +55,6 @@ def pack_width(dtype: np.dtype, *arrays: Array | None, count: int = 0) -> int:
     `count`. None counts as aligned."""
     width = 16 // dtype.itemsize
     return width if count % width == 0 and is_aligned(16, *arrays) else 1
-
-
-def device_scalar(value: Scalar, dtype: DTypeLike) -> tuple[Array | None, Any]:
-    """A scalar that may be in device memory, as two kernel parameters: (array or None, number).
-
-    The kernel reads the array, if there is one, when it runs, so each replay of a captured step sees the current value.
-    Raises TypeError for an array of another dtype.
-    """
-    if isinstance(value, (int, float, np.generic)):
-        return None, value
-    if value.dtype != np.dtype(dtype):
-        raise TypeError(f"a scalar in device memory must be {np.dtype(dtype).name} here, received {value.dtype.name}")
-    return value, 0
 
 
 def buffer(

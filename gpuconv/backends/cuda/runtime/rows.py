@@ -6,10 +6,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from gpuconv.backends.cuda.runtime.grids import THREADS, ceil_div
 from gpuconv.backends.cuda.runtime.kernel import load
 from gpuconv.backends.cuda.runtime.limits import MAX_GRID
 from gpuconv.backends.cuda.runtime.new_arrays import empty, span
-from gpuconv.backends.cuda.runtime.outputs import THREADS, ceil_div, contiguous_copy, pack_width, pitch_of
+from gpuconv.backends.cuda.runtime.outputs import contiguous_copy, pack_width, pitch_of
 from gpuconv.types import Array, ArrayT
 
 _MOST_ROWS = MAX_GRID[1]  # blocks along the rows; a block takes further rows in turn
