@@ -1,17 +1,14 @@
-"""Output in notebooks: histories as HTML, figures as pictures, and bars even though stderr is not a terminal."""
+"""Output in notebooks: histories and tables as HTML, and figures as pictures."""
 
 from __future__ import annotations
 
 import copy
 import json
-import sys
-import types
 from xml.etree import ElementTree
 
 import pytest
 
 from gpuconv import plots
-from gpuconv.system import console
 from gpuconv.text import html
 from gpuconv.training.history import History
 from tests.training import toy_run
@@ -71,31 +68,6 @@ def test_numbers_are_right_aligned_with_their_heading():
     tree = parsed(html.table(["layer", "output", "parameters", "error", "total"], rows))
     sides = [[cell.get("style") for cell in row] for row in tree.iter("tr")]
     assert sides == [[f"text-align:{side}" for side in ("left", "left", "right", "right", "left")]] * 4
-
-
-@pytest.fixture
-def notebook(monkeypatch):
-    shell = type("ZMQInteractiveShell", (), {})()
-    monkeypatch.setitem(sys.modules, "IPython", types.SimpleNamespace(get_ipython=lambda: shell))
-
-
-def test_bars_are_shown_in_a_notebook(notebook, monkeypatch, capsys):
-    assert console.in_notebook()
-    with console.progress_bar(total=3, disable=None, leave=False) as bar:
-        assert not bar.disable
-    assert "0/3" in capsys.readouterr().out  # notebooks show stderr on red, and the lines of epochs are on stdout
-    assert console.progress_bar(total=3, disable=True).disable
-    module = types.ModuleType("tqdm.notebook")
-    module.tqdm = lambda **options: options
-    monkeypatch.setitem(sys.modules, "tqdm.notebook", module)
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: name == "ipywidgets")
-    assert console.progress_bar(total=3, disable=None) == {"total": 3, "disable": False}
-
-
-def test_outside_notebooks_bars_are_shown_only_on_terminals(monkeypatch):
-    monkeypatch.setitem(sys.modules, "IPython", types.SimpleNamespace(get_ipython=lambda: None))
-    assert not console.in_notebook()
-    assert console.progress_bar(total=3, disable=None).disable  # stderr is captured
 
 
 def test_a_figure_has_a_png_display():

@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from gpuconv import algorithms, ops
+from gpuconv import algorithms, checkpoint, ops
 from gpuconv.backends import cpu
 from gpuconv.layers import Conv2D, Flatten, Input, Layer, Linear, ReLU, Sequential
-from gpuconv.training import Callback, RunDirectory, Trainer, checkpoint, load_net
+from gpuconv.training import Callback, RunDirectory, Trainer, load_net
 from tests.training import toy_run
 
 RENAMED = {"first-256x64": "few_channels-256x64", "first-256x32": "few_channels-256x32"}

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gpuconv import losses, models
+from gpuconv import checkpoint, losses, models
 from gpuconv.cli import main
 from gpuconv.layers import LAYERS
-from gpuconv.training import checkpoint, schedules
+from gpuconv.training import schedules
 from gpuconv.training.optimizers import OPTIMIZERS
 from tests.fixtures.runs import library, make
 

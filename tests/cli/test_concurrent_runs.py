@@ -7,11 +7,12 @@ import re
 
 import pytest
 
+from gpuconv import checkpoint
 from gpuconv.cli import main
 from gpuconv.notices import Notice
 from gpuconv.system import locks
 from gpuconv.system.locks import LockFile
-from gpuconv.training import Callback, CheckpointError, checkpoint
+from gpuconv.training import Callback, CheckpointError
 from tests.cli.processes import gpuconv
 from tests.cli.small_run import SMALL_BATCHES
 from tests.training import toy_run

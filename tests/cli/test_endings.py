@@ -1,4 +1,4 @@
-"""How runs and commands end: by a signal, with a failing callback, and with which exit status."""
+"""How commands end: by a signal, although a callback fails, and with which exit status."""
 
 from __future__ import annotations
 
@@ -15,60 +15,14 @@ from pathlib import Path
 
 import pytest
 
+from gpuconv import checkpoint
 from gpuconv.cli import main, process
-from gpuconv.notices import Notice
 from gpuconv.system.console import SIGNALS
-from gpuconv.training import Callback, CheckpointError, callbacks, checkpoint
-from gpuconv.training.interrupts import Interrupts
+from gpuconv.training import callbacks
 from tests.cli.processes import ending_of, gpuconv, wait_for
-from tests.cli.small_run import SMALL_BATCHES, TINY_RUN, train
-from tests.training import toy_run
+from tests.cli.small_run import SMALL_BATCHES
 
 LONG = ["--epochs", "4000"]  # ended by a signal
-
-
-def test_further_signals_go_to_the_previous_handler_even_during_the_first(monkeypatch):
-    """The second may come while the first is being handled, or while the handlers are being set."""
-    from gpuconv.training import interrupts as module
-
-    aborted = []
-    before = {number: signal.signal(number, lambda received, frame: aborted.append(received)) for number in SIGNALS}
-    try:
-        monkeypatch.setattr(module, "say_in_handler", lambda text: signal.raise_signal(signal.SIGTERM))
-        with Interrupts("never") as interrupts:
-            signal.raise_signal(signal.SIGINT)
-            assert aborted == [signal.SIGTERM]
-            signal.raise_signal(signal.SIGINT)
-            assert aborted == [signal.SIGTERM, signal.SIGINT]
-            assert interrupts.requested == signal.SIGINT
-            interrupts.serve()
-        assert aborted == [signal.SIGTERM, signal.SIGINT]
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def test_an_ignored_hangup_stays_ignored():
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        with Interrupts("never") as interrupts:
-            signal.raise_signal(signal.SIGHUP)
-        assert interrupts.requested is None
-    finally:
-        signal.signal(signal.SIGHUP, before)
-
-
-def test_a_signal_after_the_last_step_is_not_lost(tmp_path):
-    class SignalAtTheEnd(Callback):
-        def on_stop(self, trainer, reason):
-            signal.raise_signal(signal.SIGINT)
-
-    trainer = toy_run.trainer()
-    with pytest.raises(KeyboardInterrupt):
-        toy_run.fit(trainer, run_dir=tmp_path / "run", callbacks=[SignalAtTheEnd()])
-    assert trainer.stop_reason == "finished"
-    assert checkpoint.load(tmp_path / "run" / "last.safetensors").state["epoch"] == 3
-    assert not (tmp_path / "run" / "run.lock").exists()
 
 
 @pytest.mark.slow
@@ -86,22 +40,6 @@ def test_a_run_without_a_reader_saves_its_step_on_a_signal(tmp_path, number):
     assert state["epoch"] * 16 + state["batch"] > 0
     assert not (tmp_path / "run" / "run.lock").exists()
     assert (tmp_path / "run" / "metrics.csv").read_text().count("\n") == state["epoch"] + 1
-
-
-@pytest.mark.slow
-def test_an_interrupted_run_is_resumed_and_gives_the_same_bytes(tmp_path):
-    run = tmp_path / "my run"
-    process = gpuconv("train", *TINY_RUN, "--epochs", 60, "--run-dir", run)
-    wait_for(run / "metrics.jsonl")
-    process.send_signal(signal.SIGINT)
-    _, output = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert f"gpuconv train --resume '{run}'" in output
-    assert "Traceback" not in output
-    assert main(["train", "--resume", str(run), "--device", "numpy"]) == 0
-    assert train("--epochs", 60, "--run-dir", tmp_path / "uninterrupted") == 0
-    resumed, uninterrupted = (folder / "last.safetensors" for folder in (run, tmp_path / "uninterrupted"))
-    assert resumed.read_bytes() == uninterrupted.read_bytes()
 
 
 @pytest.mark.slow
@@ -171,42 +109,6 @@ def test_a_lost_terminal_saves_the_run(tmp_path):
     checkpoint.load(tmp_path / "run" / "last.safetensors")
 
 
-def test_a_callback_that_fails_at_the_end_does_not_stop_the_others(tmp_path):
-    reasons = []
-
-    class FailingCallback(Callback):
-        def on_stop(self, trainer, reason):
-            raise RuntimeError("broken")
-
-    class NextCallback(Callback):
-        def on_stop(self, trainer, reason):
-            reasons.append(reason)
-
-    with pytest.warns(Notice, match="FailingCallback failed at the end of the run: RuntimeError: broken"):
-        toy_run.fit(toy_run.trainer(), run_dir=tmp_path / "run", callbacks=[FailingCallback(), NextCallback()])
-    assert reasons == ["finished"]
-
-
-def test_a_run_that_cannot_be_saved_at_its_end_raises_after_all_callbacks_ran(tmp_path, monkeypatch):
-    reasons = []
-
-    class StopWhenSavingFails(Callback):
-        def on_step(self, trainer, record):
-            if trainer.steps == 2:
-                monkeypatch.setattr(callbacks, "save", refuse)
-                trainer.stop("for now")
-
-        def on_stop(self, trainer, reason):
-            reasons.append(reason)
-
-    def refuse(*_):
-        raise CheckpointError("cannot write last.safetensors: No space left on device")
-
-    with pytest.raises(CheckpointError, match="No space left"):
-        toy_run.fit(toy_run.trainer(), run_dir=tmp_path / "run", callbacks=[StopWhenSavingFails()])
-    assert reasons == ["for now"]
-
-
 @pytest.mark.parametrize("broken", ["Curves", "Progress", "JSONLog"])
 def test_the_test_accuracy_is_printed_although_a_callback_fails_at_the_end(tmp_path, monkeypatch, capsys, broken):
     def fail(*_):
@@ -233,18 +135,6 @@ def test_a_command_is_ended_at_once_by_a_signal(number):
 
 def test_a_command_within_another_program_keeps_its_status(capsys):
     assert [process.end(status) for status in (0, 3)] == [0, 3]
-
-
-def test_a_second_signal_kills_a_process_that_had_no_handler_for_it():
-    child = os.fork()
-    if not child:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        with Interrupts("never"):
-            for _ in range(2):
-                signal.raise_signal(signal.SIGTERM)
-        os._exit(99)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
 
 
 def test_ctrl_c_while_numpy_is_imported_ends_a_command_quietly(tmp_path):

@@ -15,8 +15,9 @@ import struct
 import numpy as np
 import pytest
 
+from gpuconv import checkpoint
 from gpuconv.cli import main
-from gpuconv.training import RunDirectory, checkpoint
+from gpuconv.training import RunDirectory
 
 pytestmark = pytest.mark.slow
 

@@ -7,11 +7,11 @@ import argparse
 import numpy as np
 import pytest
 
-from gpuconv import models, to_numpy
+from gpuconv import checkpoint, models, to_numpy
 from gpuconv.cli import main, recipes, run_settings, shared_options
 from gpuconv.data import Augmentation, Loader, Normalization, load
 from gpuconv.layers import GELU, BatchNorm, Conv2D, Flatten, Input, Linear, MaxPool2D, Scale, Sequential
-from gpuconv.training import Trainer, checkpoint
+from gpuconv.training import Trainer
 
 # The smallest images that the net takes; four classes, so that chance is 25 %.
 SIZE = "25x25x3,classes=4"

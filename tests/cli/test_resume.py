@@ -1,15 +1,17 @@
-"""gpuconv train --resume: stored settings, settings that differ, and a run that is finished already."""
+"""gpuconv train --resume: stored settings, settings that differ, a finished run, and the bytes after an interrupt."""
 
 from __future__ import annotations
 
 import json
 import re
 import shutil
+import signal
 
 import pytest
 
 from gpuconv.cli import main, runs
-from tests.cli.small_run import last_line, train
+from tests.cli.processes import gpuconv, wait_for
+from tests.cli.small_run import TINY_RUN, last_line, train
 
 
 def test_resume_refuses_other_settings_and_names_them(drawn_run, capsys):
@@ -84,3 +86,19 @@ def test_a_resumed_run_whitens_its_filters_only_if_it_has_no_checkpoint(tmp_path
     assert seen == [(7, 9, 7, 3)]
     assert train("--epochs", 1, "--run-dir", tmp_path / "plain") == 0
     assert len(seen) == 1
+
+
+@pytest.mark.slow
+def test_an_interrupted_run_is_resumed_and_gives_the_same_bytes(tmp_path):
+    run = tmp_path / "my run"
+    process = gpuconv("train", *TINY_RUN, "--epochs", 60, "--run-dir", run)
+    wait_for(run / "metrics.jsonl")
+    process.send_signal(signal.SIGINT)
+    _, output = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert f"gpuconv train --resume '{run}'" in output
+    assert "Traceback" not in output
+    assert main(["train", "--resume", str(run), "--device", "numpy"]) == 0
+    assert train("--epochs", 60, "--run-dir", tmp_path / "uninterrupted") == 0
+    resumed, uninterrupted = (folder / "last.safetensors" for folder in (run, tmp_path / "uninterrupted"))
+    assert resumed.read_bytes() == uninterrupted.read_bytes()

@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from gpuconv import checkpoint
 from gpuconv.cli import main, run_settings, runs
 from gpuconv.cli.errors import UserError
 from gpuconv.data import Dataset, cifar10, from_spec
 from gpuconv.layers import Input, Linear, Sequential
-from gpuconv.training import RunDirectory, checkpoint
+from gpuconv.training import RunDirectory
 from tests.cli.command import on_numpy
 from tests.training.nested_values import changed
 
@@ -157,27 +158,6 @@ def test_a_class_that_was_added_or_renamed_is_refused(work, capsys):
             photo(work / "photos" / name / "1.png", 2)
         on_numpy(capsys, "train", "--resume", "run", "--data", "folder:photos", status=2)
         assert difference in on_numpy(capsys, "evaluate", "run", "--data", "folder:photos", status=2)
-
-
-def test_options_missing_from_new_data_are_taken_from_the_run(work, monkeypatch):
-    folder = work.resolve()
-    monkeypatch.chdir(folder)
-    for new, stored, expected in [
-        ("folder:x", "folder:/y,size=8x8,test=0.5,split=order", "folder:{}/x,split=order,size=8x8,test=0.5"),
-        ("Folder:x,size=4x4", "folder:/y,size=8x8,split=name", "folder:{}/x,split=name,size=4x4"),
-        ("folder:x,SPLIT=order", "digits", "folder:{}/x,split=order"),
-        ("folder:/a,b=1/x", "", "folder:/a,b=1/x,split=name"),
-        ("cifar10:x", "cifar10:/y", "cifar10:{}/x"),
-        ("digits", "folder:/y,size=8x8", "digits"),
-        ("synthetic:n=3", "synthetic:n=4", "synthetic:n=3"),
-    ]:
-        spec = expected.format(folder)
-        assert from_spec.absolute_spec(new, stored) == spec
-        assert from_spec.absolute_spec(spec) == spec
-    assert from_spec.absolute_spec("folder:~/x") == f"folder:{from_spec._absolute('~')}/x,split=name"
-    assert from_spec.from_run("folder:x,size=3x3") == "folder:x,size=3x3,split=order"
-    assert from_spec.from_run("folder:x,split=name") == "folder:x,split=name"
-    assert from_spec.from_run("cifar10:x") == "cifar10:x"
 
 
 def test_a_run_of_version_0_1_0_keeps_its_split(work, capsys):

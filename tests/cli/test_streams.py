@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import os
 import pty
@@ -13,11 +12,11 @@ import time
 
 import pytest
 
+from gpuconv import checkpoint
 from gpuconv.cli import main, process
 from gpuconv.cli.check import report
 from gpuconv.cli.output_lines import print_line
 from gpuconv.system.console import say
-from gpuconv.training import checkpoint
 from tests.cli.processes import ending_of
 from tests.cli.small_run import SMALL_BATCHES
 from tests.training import toy_run
@@ -180,29 +179,6 @@ def test_characters_that_a_stream_cannot_encode_are_replaced_or_escaped(tmp_path
 
     assert ending_of(lambda: print("\u2588"), 0, with_an_error_handler_of_the_user) == (0, "")
     assert (tmp_path / "out").read_text() == "&#9608;\n"
-
-
-def test_writing_into_a_full_closed_or_missing_stderr_neither_blocks_nor_raises(monkeypatch):
-    from gpuconv.system.console import say, say_in_handler
-
-    read, write = os.pipe()
-    os.set_blocking(write, False)
-    with contextlib.suppress(BlockingIOError):
-        for _ in range(1000):
-            os.write(write, b"x" * 65536)  # until the pipe is full
-    os.set_blocking(write, True)
-    with open(write, "w") as full:
-        monkeypatch.setattr(sys, "stderr", full)
-        say_in_handler("nobody")
-        os.close(read)
-        say_in_handler("nobody")
-        say("nobody")
-        monkeypatch.setattr(sys, "stderr", None)
-        say_in_handler("nobody")
-        say("nobody")
-        monkeypatch.undo()
-        with open(os.devnull, "w") as nowhere:
-            os.dup2(nowhere.fileno(), write)  # takes the data that `full` still holds
 
 
 @pytest.mark.slow

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from gpuconv.data import folder, load, synthetic
+from gpuconv.data import folder, from_spec, load, synthetic
 from gpuconv.data.from_spec import absolute_spec, is_test_set, is_whole, load_test
 
 
@@ -117,3 +117,24 @@ def test_the_option_test_1_makes_a_folder_a_test_set():
         "folder:": False,
     }
     assert {text: is_test_set(text) for text in texts} == texts
+
+
+def test_options_missing_from_new_data_are_taken_from_the_run(tmp_path, monkeypatch):
+    current = tmp_path.resolve()
+    monkeypatch.chdir(current)
+    for new, stored, expected in [
+        ("folder:x", "folder:/y,size=8x8,test=0.5,split=order", "folder:{}/x,split=order,size=8x8,test=0.5"),
+        ("Folder:x,size=4x4", "folder:/y,size=8x8,split=name", "folder:{}/x,split=name,size=4x4"),
+        ("folder:x,SPLIT=order", "digits", "folder:{}/x,split=order"),
+        ("folder:/a,b=1/x", "", "folder:/a,b=1/x,split=name"),
+        ("cifar10:x", "cifar10:/y", "cifar10:{}/x"),
+        ("digits", "folder:/y,size=8x8", "digits"),
+        ("synthetic:n=3", "synthetic:n=4", "synthetic:n=3"),
+    ]:
+        spec = expected.format(current)
+        assert from_spec.absolute_spec(new, stored) == spec
+        assert from_spec.absolute_spec(spec) == spec
+    assert from_spec.absolute_spec("folder:~/x") == f"folder:{from_spec._absolute('~')}/x,split=name"
+    assert from_spec.from_run("folder:x,size=3x3") == "folder:x,size=3x3,split=order"
+    assert from_spec.from_run("folder:x,split=name") == "folder:x,split=name"
+    assert from_spec.from_run("cifar10:x") == "cifar10:x"

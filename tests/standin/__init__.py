@@ -11,7 +11,7 @@ gives the same numbers with both. The stand-in enforces these rules, and test_ru
 - legacy, blocking and non-blocking streams wait for one another as in the CUDA Programming Guide, "Default Stream";
 - what CUDA forbids during a capture is refused or invalidates the capture; a graph keeps no array alive;
 - a pool reuses a freed block at once, poisoned, for the stream that allocated it, and for no other stream;
-- a kernel has the shared memory and the instructions of its GPU's architecture;
+- a kernel runs only on GPUs of the architecture that it was compiled for, within their shared memory;
 - events measure the GPU's time: the machine states how long kernels and copies take, one after another on a stream.
 """
 

@@ -6,7 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from gpuconv.training import Callback, EarlyStopping, Trainer, callback_base
+from gpuconv.notices import Notice
+from gpuconv.training import Callback, CheckpointError, EarlyStopping, Trainer, callback_base, callbacks
 from gpuconv.training.callbacks import Checkpoints, Curves, Progress
 from gpuconv.training.logs import Log
 from gpuconv.training.rundir import RunDirectory
@@ -178,3 +179,39 @@ def test_an_object_without_any_hook_is_refused_as_a_callback():
     ):
         with pytest.raises(TypeError, match=message):
             toy_run.fit(toy_run.trainer(), callbacks=wrong)
+
+
+def test_a_callback_that_fails_at_the_end_does_not_stop_the_others(tmp_path):
+    reasons = []
+
+    class FailingCallback(Callback):
+        def on_stop(self, trainer, reason):
+            raise RuntimeError("broken")
+
+    class NextCallback(Callback):
+        def on_stop(self, trainer, reason):
+            reasons.append(reason)
+
+    with pytest.warns(Notice, match="FailingCallback failed at the end of the run: RuntimeError: broken"):
+        toy_run.fit(toy_run.trainer(), run_dir=tmp_path / "run", callbacks=[FailingCallback(), NextCallback()])
+    assert reasons == ["finished"]
+
+
+def test_a_run_that_cannot_be_saved_at_its_end_raises_after_all_callbacks_ran(tmp_path, monkeypatch):
+    reasons = []
+
+    class StopWhenSavingFails(Callback):
+        def on_step(self, trainer, record):
+            if trainer.steps == 2:
+                monkeypatch.setattr(callbacks, "save", refuse)
+                trainer.stop("for now")
+
+        def on_stop(self, trainer, reason):
+            reasons.append(reason)
+
+    def refuse(*_):
+        raise CheckpointError("cannot write last.safetensors: No space left on device")
+
+    with pytest.raises(CheckpointError, match="No space left"):
+        toy_run.fit(toy_run.trainer(), run_dir=tmp_path / "run", callbacks=[StopWhenSavingFails()])
+    assert reasons == ["for now"]

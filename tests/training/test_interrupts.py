@@ -1,5 +1,6 @@
 """Signals: the first ends the run after its step, the second at once; the handlers are restored."""
 
+import os
 import signal
 import threading
 
@@ -73,3 +74,59 @@ def test_training_in_another_thread_installs_no_signal_handlers():
     thread.start()
     thread.join()
     assert seen == [(None, signal.default_int_handler)]
+
+
+def test_further_signals_go_to_the_previous_handler_even_during_the_first(monkeypatch):
+    """The second may come while the first is being handled, or while the handlers are being set."""
+    from gpuconv.training import interrupts as module
+
+    aborted = []
+    before = {number: signal.signal(number, lambda received, frame: aborted.append(received)) for number in SIGNALS}
+    try:
+        monkeypatch.setattr(module, "say_in_handler", lambda text: signal.raise_signal(signal.SIGTERM))
+        with Interrupts("never") as interrupts:
+            signal.raise_signal(signal.SIGINT)
+            assert aborted == [signal.SIGTERM]
+            signal.raise_signal(signal.SIGINT)
+            assert aborted == [signal.SIGTERM, signal.SIGINT]
+            assert interrupts.requested == signal.SIGINT
+            interrupts.serve()
+        assert aborted == [signal.SIGTERM, signal.SIGINT]
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def test_an_ignored_hangup_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Interrupts("never") as interrupts:
+            signal.raise_signal(signal.SIGHUP)
+        assert interrupts.requested is None
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_signal_after_the_last_step_is_not_lost(tmp_path):
+    class SignalAtTheEnd(Callback):
+        def on_stop(self, trainer, reason):
+            signal.raise_signal(signal.SIGINT)
+
+    trainer = toy_run.trainer()
+    with pytest.raises(KeyboardInterrupt):
+        toy_run.fit(trainer, run_dir=tmp_path / "run", callbacks=[SignalAtTheEnd()])
+    assert trainer.stop_reason == "finished"
+    assert checkpoint.load(tmp_path / "run" / "last.safetensors").state["epoch"] == 3
+    assert not (tmp_path / "run" / "run.lock").exists()
+
+
+def test_a_second_signal_kills_a_process_that_had_no_handler_for_it():
+    child = os.fork()
+    if not child:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        with Interrupts("never"):
+            for _ in range(2):
+                signal.raise_signal(signal.SIGTERM)
+        os._exit(99)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
