@@ -19,6 +19,7 @@ import numpy as np
 from gpuconv import backends
 from gpuconv.dtypes import as_dtype
 from gpuconv.layers import BatchNorm, Conv2D, ConvTranspose2D, Flatten, GroupNorm, Layer, LayerNorm, Linear
+from gpuconv.layers.base import expect_built
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -92,8 +93,10 @@ def from_torch(state: object, net: Layer, *, strict: bool = True) -> dict[str, n
         ValueError: The state does not fit the net; the message names each missing or unexpected key and each wrong
             shape. Also for a net that groups flattened features, which PyTorch orders differently.
         TypeError: `state` is neither a module nor a state dict.
+        RuntimeError: The net has no shapes yet.
     """
     state = _state_of(state, net)
+    expect_built(net)
     parts, groups = _parts(net), _groups(state)
     problems = [f"unexpected {prefix}" for prefix in list(groups)[len(parts) :]]
     problems += [f"nothing left for {part.layer.path}" for part in parts[len(groups) :]]
@@ -155,8 +158,11 @@ def to_torch(net: Layer, like: Mapping[str, object] | None = None, *, tensors: b
         tensors: Whether to return PyTorch tensors, which needs PyTorch, instead of NumPy arrays.
 
     Raises:
+        TypeError: `net` is not a net.
+        RuntimeError: The net has no shapes yet.
         ValueError: `like` has another architecture, as in `from_torch`.
     """
+    expect_built(net)
     if like is not None:
         like = _state_of(like, net)
         from_torch(like, net)  # only for its checks

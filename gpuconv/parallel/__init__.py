@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gpuconv import backends
+from gpuconv.arguments import positive
 from gpuconv.devices import Device
 from gpuconv.names import lookup
 from gpuconv.parallel import mpi, tcp
@@ -36,11 +37,11 @@ def launched_ranks(device: str, time_limit: float) -> Ranks:
         device: The name of the net's device, "auto" included.
         time_limit: The seconds that another rank may take to answer, above 0.
 
-    Raises ValueError for ranks on the CPU that were not started by mpiexec.
+    Raises ValueError for an unknown device, another time limit, and ranks on the CPU that were not started by mpiexec.
     """
+    named, time_limit = Device.named(device), positive("time_limit", time_limit)
     if not is_launched():
         return Ranks()
-    named = Device.named(device)
     if (Device.named(backends.resolve(device)) if named.kind == "auto" else named).on_gpu:
         return NCCL(time_limit)
     if not mpi.is_launched():

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gpuconv.arguments import integer
 from gpuconv.plots.canvas import FAINT, GOOD, INK, MUTED, TIMES, WARM, draw_text, enlarge, new_figure, show
 from gpuconv.plots.colors import scale_of, signed_colors
 from gpuconv.types import Array
@@ -43,11 +44,16 @@ def activations(
         title: Above the picture; "" for none.
 
     Raises:
-        ValueError: The numbers of scores and of names differ, or the image or a volume has another shape.
+        TypeError: An argument has another type.
+        ValueError: `truth` or `rows` is out of range, the numbers of scores and of names differ, or the image or a
+            volume has another shape.
     """
     scores = np.asarray(scores, np.float64).ravel()
     if len(scores) != len(classes):
         raise ValueError(f"{len(scores)} scores but {len(classes)} class names")
+    integer("rows", rows, 1)
+    if truth is not None:
+        integer("truth", truth, 0, len(classes) - 1)
     stacks = [(name, _as_volume(volume)) for name, volume in volumes]
     shown = max([1, *(min(rows, volume.shape[2]) for _, volume in stacks)])
 
@@ -115,6 +121,8 @@ def _as_volume(volume: Array) -> np.ndarray:
 
 def _as_image(image: np.ndarray) -> np.ndarray:
     image = np.atleast_3d(np.asarray(image))
+    if image.dtype.kind not in "biuf":
+        raise TypeError(f"an image is an array of numbers, received {image.dtype}")
     if image.ndim != 3 or not image.shape[2]:
         raise ValueError(f"an image is (H, W) or (H, W, C), received shape {image.shape}")
     image = image / 255 if image.dtype == np.uint8 else np.clip(image, 0, 1)

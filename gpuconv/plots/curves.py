@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gpuconv.arguments import positive
 from gpuconv.plots.canvas import COLD, GOOD, INK, MUTED, WARM, draw_text, new_figure, style_axes
 
 if TYPE_CHECKING:
@@ -24,10 +25,16 @@ def curves(history: Sequence[Mapping[str, Any]], *, title: str = "") -> Figure:
         title: Above the curves; "" for none.
 
     Raises:
-        ValueError: An empty history.
+        TypeError: A record is not a mapping.
+        ValueError: An empty history, or a record without "epoch".
     """
     if not history:
         raise ValueError("curves need at least one epoch, received an empty history")
+    for record in history:
+        if not isinstance(record, Mapping):
+            raise TypeError(f"a history is a list of dictionaries, received {type(record).__name__}")
+        if "epoch" not in record:
+            raise ValueError(f"each record needs its epoch, received {', '.join(map(str, record))}")
     figure = new_figure(1500, 620)
     if title:
         draw_text(figure, 0.045, 0.94, title, max_width=1365, color=INK, fontsize=11, weight="bold", va="center")
@@ -54,15 +61,23 @@ def rates(
     leaves the picture at the top.
 
     Args:
-        rates, losses, smoothed: (steps,) each.
-        suggestion: A rate to mark.
+        rates, losses, smoothed: (steps,) each; rates above 0.
+        suggestion: A rate to mark, above 0.
         title: Above the curve; "" for none.
 
     Raises:
-        ValueError: There is no step.
+        TypeError: The suggestion is not a number.
+        ValueError: There is no step, the lengths differ, or a rate or the suggestion is not above 0.
     """
     if not len(rates):
         raise ValueError("a picture of rates needs at least one step, received none")
+    if len({len(rates), len(losses), len(smoothed)}) > 1:
+        lengths = f"{len(rates)}, {len(losses)} and {len(smoothed)}"
+        raise ValueError(f"rates, losses and smoothed must be of one length, received {lengths}")
+    if np.min(rates) <= 0:
+        raise ValueError(f"rates must be above 0, received {np.min(rates)}")
+    if suggestion is not None:
+        positive("suggestion", suggestion)
     figure = new_figure(1100, 640)
     draw_text(
         figure,

@@ -37,7 +37,7 @@ def differences(
     steps = sorted({step for row in rows.values() for step in row})
     if not steps:
         raise ValueError("a picture of differences needs at least one step, received none")
-    if first and first[0] not in rows.get(first[1], {}):
+    if first is not None and first not in [(step, tensor) for tensor, row in rows.items() for step in row]:
         raise ValueError(f"first must be a step of a tensor among the rows, received {first}")
     across = min(len(steps), 600)
     column = {step: at * across // len(steps) for at, step in enumerate(steps)}

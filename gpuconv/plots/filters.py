@@ -24,13 +24,15 @@ def filters(weight: np.ndarray, *, title: str = "") -> Figure:
 
     Raises:
         TypeError: weight is not an array.
-        ValueError: weight has another rank.
+        ValueError: weight has another rank, or is empty.
     """
     if not hasattr(weight, "shape"):
         raise TypeError(f"filters are an array, such as net['conv1.weight'], received {type(weight).__name__}")
     weight = np.asarray(weight, np.float32)
     if weight.ndim != 4:
         raise ValueError(f"filters are (K, R, S, C), received shape {weight.shape}")
+    if not weight.size:
+        raise ValueError(f"filters are (K, R, S, C), none of these 0, received shape {weight.shape}")
     bound = scale_of(weight)
     colored = weight.shape[3] == 3
     tiles = weight / (2 * bound) + 0.5 if colored else signed_colors(np.moveaxis(weight, 3, 1), bound)

@@ -33,8 +33,10 @@ def draw(path: str | os.PathLike[str], make: Callable[[], Figure]) -> None:
 def save(figure: Figure, path: str | os.PathLike[str]) -> Path:
     """Write a `figure` as the PNG file `path`, atomically. Returns the path.
 
-    Raises as `target` does, and OSError, naming the path, if it cannot be written.
+    Raises as `target` does, TypeError for anything but a figure, and OSError, naming the path, if it cannot be written.
     """
+    if not hasattr(figure, "savefig"):
+        raise TypeError(f"figure must be matplotlib's, received {type(figure).__name__}")
     path = target(path)
     with files.replacing(path) as file:
         figure.savefig(file, format="png", dpi=DPI, facecolor=figure.get_facecolor())

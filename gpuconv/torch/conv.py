@@ -45,6 +45,8 @@ def conv2d(
     """
     stride, dilation = pair("stride", stride, 1), pair("dilation", dilation, 1)
     expect_axes(4, x=x, w=w)
+    if bias is not None:
+        expect_axes(1, bias=bias)
     groups = integer("groups", groups, 1)
     (top, bottom), (left, right) = padding_pairs(padding, (int(w.shape[2]), int(w.shape[3])), stride, dilation)
     return torch.ops.gpuconv.conv2d(x, w, bias, stride, [top, bottom, left, right], dilation, groups)

@@ -8,7 +8,7 @@ from torch import Tensor
 def expect_axes(count: int, **tensors: object) -> None:
     for name, tensor in tensors.items():
         if not isinstance(tensor, Tensor) or tensor.ndim != count:
-            raise wrong_tensor_error(name, f"with {count} axes", tensor)
+            raise wrong_tensor_error(name, f"with {count} {'axis' if count == 1 else 'axes'}", tensor)
 
 
 def wrong_tensor_error(name: str, accepted: str, received: object) -> Exception:

@@ -29,6 +29,8 @@ def linear(x: Tensor, w: Tensor, bias: Tensor | None = None) -> Tensor:
         TypeError, ValueError: An argument is not a tensor, or its shape, dtype or device does not fit.
     """
     expect_axes(2, w=w)
+    if bias is not None:
+        expect_axes(1, bias=bias)
     if not isinstance(x, Tensor) or not x.ndim:
         raise wrong_tensor_error("x", "(..., in_features)", x)
     return torch.ops.gpuconv.linear(x.reshape(math.prod(x.shape[:-1]), x.shape[-1]), w, bias).reshape(

@@ -84,6 +84,15 @@ def test_the_reverse_round_trip_gives_the_same_bits_for_a_residual_net():
         np.testing.assert_array_equal(target.state_dict()[key], value)
 
 
+def test_a_net_without_shapes_and_anything_but_a_net_is_refused():
+    unbuilt = Sequential([Linear(2)])
+    for use in (interop.to_torch, lambda net: interop.from_torch({}, net)):
+        with pytest.raises(RuntimeError, match=r"no shapes yet: begin it with Input\(...\)"):
+            use(unbuilt)
+        with pytest.raises(TypeError, match=r"net .*received .*int"):
+            use(5)
+
+
 def test_the_returned_state_is_a_copy():
     ours = net()
     interop.to_torch(ours)["fc2.weight"][...] = 9

@@ -24,3 +24,12 @@ def test_a_rank_that_differs_is_named():
 
     with pytest.raises(ParallelError, match=r"^rank 2 has other settings than rank 0: lr is 2 on rank 2 and 1 on"):
         ThirdDiffers().expect_same({}, differences)
+
+
+def test_wrong_arguments_are_refused_by_a_single_process_too(monkeypatch):
+    for name in ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MPI_LOCALNRANKS"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(ValueError, match="unknown device 'nmpy'; did you mean 'numpy'"):
+        parallel.launched_ranks("nmpy", 300.0)
+    with pytest.raises(ValueError, match=r"time_limit must lie in \[0.0, inf\), received -1"):
+        parallel.launched_ranks("numpy", -1)

@@ -1,0 +1,70 @@
+"""Wrong arguments of pictures are refused by name, not by an error of NumPy or matplotlib."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from gpuconv import plots
+
+pytest.importorskip("matplotlib")
+
+SCORES = np.full(3, 1 / 3)
+VOLUMES = [("conv1", np.zeros((4, 4, 2)))]
+TENSOR = ("outputs", "conv1")
+
+
+IMAGE = np.zeros((4, 4))
+
+
+def activations(image=IMAGE, **options):
+    return plots.activations(image, VOLUMES, SCORES, "abc", **options)
+
+
+CALLS = {
+    "activations, image": (lambda: activations("x"), TypeError, "an image is an array of numbers, received .*U1"),
+    "activations, truth": (lambda: activations(truth=3), ValueError, "truth must be at most 2, received 3"),
+    "activations, negative truth": (lambda: activations(truth=-1), ValueError, "truth must be at least 0, received -1"),
+    "activations, rows": (lambda: activations(rows=0), ValueError, "rows must be at least 1, received 0"),
+    "curves, record": (lambda: plots.curves([5]), TypeError, "a history is a list of dictionaries, received int"),
+    "curves, no epoch": (
+        lambda: plots.curves([{"train_loss": 1.0}]),
+        ValueError,
+        "each record needs its epoch, received train_loss",
+    ),
+    "rates, lengths": (
+        lambda: plots.rates([0.1, 1.0], [2.0], [2.0, 1.0]),
+        ValueError,
+        r"rates, losses and smoothed must be of one length, received 2, 1 and 2",
+    ),
+    "rates, negative": (
+        lambda: plots.rates([-0.1, 1.0], [2.0, 1.0], [2.0, 1.0]),
+        ValueError,
+        "rates must be above 0, received -0.1",
+    ),
+    "rates, suggestion": (
+        lambda: plots.rates([0.1, 1.0], [2.0, 1.0], [2.0, 1.0], "x"),
+        TypeError,
+        "suggestion must be a number, received 'x'",
+    ),
+    "filters, empty": (
+        lambda: plots.filters(np.zeros((0, 3, 3, 1))),
+        ValueError,
+        r"filters are \(K, R, S, C\), none of these 0, received shape \(0, 3, 3, 1\)",
+    ),
+    "differences, first": (
+        lambda: plots.differences({TENSOR: {1: 0.5}}, first=5),
+        ValueError,
+        "first must be a step of a tensor among the rows, received 5",
+    ),
+    "save": (lambda: plots.save(5, "x.png"), TypeError, "figure must be matplotlib's, received int"),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_wrong_argument_is_refused(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    call, error, message = CALLS[name]
+    with pytest.raises(error, match=message):
+        call()
+    assert not list(tmp_path.iterdir())
