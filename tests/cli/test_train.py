@@ -17,13 +17,22 @@ from gpuconv.training import Trainer
 from tests.cli.small_run import CHOSEN, DATA, TINY_RUN, train
 
 
-def test_train_passes_its_options_on_and_prints_its_progress(passed_to, drawn, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
+@pytest.fixture
+def averaged_run(passed_to, drawn, work, capsys):
+    """The lines of a run in the folder `run`, which is tested by an average over mirrored views."""
     assert main(["train", *CHOSEN, "--tta", "mirror", "--run-dir", "run", "--checkpoint-every", "2"]) == 0
-    output = capsys.readouterr().out.splitlines()
-    epochs_at = next(number for number, line in enumerate(output) if line.startswith("epoch 1/2"))
+    return capsys.readouterr().out.splitlines()
+
+
+def first_epoch(output):
+    """The number of the first epoch's line."""
+    return next(number for number, line in enumerate(output) if line.startswith("epoch 1/2"))
+
+
+def test_train_prints_its_settings_epochs_files_and_result(averaged_run):
+    epochs_at = first_epoch(averaged_run)
     net = models.build("seed-net", (9, 7, 3), 4)
-    assert output[:epochs_at] == [
+    assert averaged_run[:epochs_at] == [
         "data       synthetic: 20 images to train on, 4 to test on, 9x7x3, 4 classes",
         "device     numpy (as you asked)",
         f"model      seed-net: {sum(value.size for value in net.params().values()):,} parameters",
@@ -32,10 +41,10 @@ def test_train_passes_its_options_on_and_prints_its_progress(passed_to, drawn, t
         "run        run",
         "",
     ]
-    assert output[epochs_at + 1].startswith("epoch 2/2")
-    plain = output[epochs_at + 1].rpartition("accuracy ")[2].split("%")[0]
-    averaged = output[-1].removeprefix("test accuracy ")
-    assert output[epochs_at + 2 :] == [
+    assert averaged_run[epochs_at + 1].startswith("epoch 2/2")
+    plain = averaged_run[epochs_at + 1].rpartition("accuracy ")[2].split("%")[0]
+    averaged = averaged_run[-1].removeprefix("test accuracy ")
+    assert averaged_run[epochs_at + 2 :] == [
         "",
         "checkpoint run/last.safetensors",
         "metrics    run/metrics.jsonl, metrics.csv",
@@ -47,8 +56,10 @@ def test_train_passes_its_options_on_and_prints_its_progress(passed_to, drawn, t
         f"test accuracy {averaged}",
     ]
 
+
+@pytest.mark.usefixtures("averaged_run")
+def test_train_passes_its_options_on(passed_to):
     train, test = load(DATA)
-    normalization = Normalization.from_dataset(train)
     (((trained, optimizer), training),) = passed_to["Trainer"]
     assert optimizer == "adam:beta1=0.5"
     assert {name: training[name] for name in ("lr", "schedule", "seed", "precision", "graph")} == {
@@ -63,14 +74,23 @@ def test_train_passes_its_options_on_and_prints_its_progress(passed_to, drawn, t
     np.testing.assert_array_equal(trained_on.images, train.images)
     np.testing.assert_array_equal(tested_on.images, test.images)
     for options in (loading, test_loading):
-        np.testing.assert_array_equal(options.pop("normalization").mean, normalization.mean)
+        np.testing.assert_array_equal(options.pop("normalization").mean, Normalization.from_dataset(train).mean)
     assert (batch_size, str(loading.pop("augmentation"))) == (7, "flip,shift:1")
     assert loading == {"seed": 3, "device": "numpy", "dtype": np.float32}
     assert (test_batch_size, test_loading) == (7, {"shuffle": False, "device": "numpy", "dtype": np.float32})
     (((_,), fitting),) = passed_to["fit"]
-    stored = fitting.pop("settings")
+    del fitting["settings"]
     assert isinstance(fitting.pop("test"), Loader)
     assert fitting == {"epochs": 2, "run_dir": "run", "resume": False, "checkpoint_every": 2, "callbacks": []}
+    (((evaluated, loader), options),) = passed_to["evaluate"]
+    assert evaluated is trained
+    assert (loader.dataset.name, options) == (test.name, {"loss": training["loss"], "tta": "mirror"})
+
+
+@pytest.mark.usefixtures("averaged_run")
+def test_train_stores_its_options_and_what_predictions_need():
+    normalization = Normalization.from_dataset(load(DATA)[0])
+    stored = json.loads(Path("run/run.json").read_text())["settings"]["options"]
     assert stored["command"] == {
         "data": DATA,
         "model": "seed-net",
@@ -87,16 +107,18 @@ def test_train_passes_its_options_on_and_prints_its_progress(passed_to, drawn, t
         "precision": "float32",
         "test": "",
     }
-    stored = json.loads(Path("run/run.json").read_text())["settings"]["options"]
     assert {name: stored[name] for name in ("classes", "mean", "std", "input_shape")} == {
         "classes": [f"class {label}" for label in range(4)],
         "mean": normalization.mean.tolist(),
         "std": normalization.std.tolist(),
         "input_shape": [9, 7, 3],
     }
-    (((evaluated, loader), options),) = passed_to["evaluate"]
-    assert evaluated is trained
-    assert (loader.dataset.name, options) == (test.name, {"loss": training["loss"], "tta": "mirror"})
+
+
+@pytest.mark.usefixtures("averaged_run")
+def test_train_draws_the_filters_and_the_activations_of_a_test_image(passed_to, drawn):
+    _, test = load(DATA)
+    (((trained, _), _),) = passed_to["Trainer"]
     (_, filters_file, (filters_net,), _), (_, activations_file, arguments, options) = drawn
     activations_net, image, _, classes = arguments
     assert (filters_file, activations_file) == ("filters.png", "activations.png")
@@ -105,19 +127,23 @@ def test_train_passes_its_options_on_and_prints_its_progress(passed_to, drawn, t
     assert (classes, options["truth"]) == (test.classes, test.labels[0])
     assert options["title"] == "seed-net looks at a test image of synthetic"
 
-    # Without averaging, in another folder.
+
+@pytest.mark.usefixtures("drawn", "work")
+def test_without_averaging_the_net_is_not_evaluated_again(passed_to, capsys):
     assert main(["train", *CHOSEN, "--no-graph"]) == 0
-    without_averaging = capsys.readouterr().out.splitlines()
-    assert without_averaging[4:6] == ["run        runs/synthetic-seed-net-1", ""]
-    assert not any(line.startswith("averaging") for line in without_averaging)
+    output = capsys.readouterr().out.splitlines()
+    assert output[4:6] == ["run        runs/synthetic-seed-net-1", ""]
+    assert not any(line.startswith("averaging") for line in output)
     assert passed_to["Trainer"][-1][1]["graph"] is False
-    assert len(passed_to["evaluate"]) == 1
-    # Resumed: the same output except for the lines about the run.
+    assert passed_to["evaluate"] == []
+
+
+def test_a_resumed_run_prints_what_the_first_run_printed(averaged_run, passed_to, capsys):
     assert main(["train", "--resume", "run", "--device", "numpy"]) == 0
-    resumed = capsys.readouterr().out.splitlines()
-    assert resumed[: epochs_at - 2] == output[: epochs_at - 2]
-    assert resumed[epochs_at - 2 : epochs_at] == ["run        run (continued)", ""]
-    assert resumed[-9:] == output[-9:]
+    resumed, run_at = capsys.readouterr().out.splitlines(), first_epoch(averaged_run) - 2
+    assert resumed[:run_at] == averaged_run[:run_at]
+    assert resumed[run_at : run_at + 2] == ["run        run (continued)", ""]
+    assert resumed[-9:] == averaged_run[-9:]
     assert passed_to["fit"][-1][1]["resume"] is True
 
 
