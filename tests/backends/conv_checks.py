@@ -40,6 +40,7 @@ def by_definition(case, dtype):
 
 
 def check_by_definition(case, dtype=np.float64):
+    """Every direction of a case agrees with the definition, within the bound of its sums."""
     arrays = random_arrays(case, dtype)
     expected, magnitude = by_definition(case, dtype)
     for direction, actual in (*directions(case, *arrays).items(), *both_gradients(case, *arrays).items()):

@@ -10,7 +10,7 @@ from gpuconv.backends.cuda import emulator
 from gpuconv.backends.cuda.ops.batch import load_batch, mix_batch
 from gpuconv.batch_augmentation import batch_augmentation
 from gpuconv.dtypes import as_dtype
-from tests.kernels.agreement import FLOATS
+from tests.kernels.agreement import FLOATS, ORACLE
 
 AUGMENTATIONS = {
     "none": {},
@@ -44,7 +44,7 @@ def batch(device, rng, size, shape, pixelwise=False, **options):
 def test_batches_have_the_oracles_bits(device, shape, dtype, augmentation):
     options = augmentation | dict(dtype=dtype, seed=5, offset=123, pixelwise=shape[2] == 3)
     x, labels = batch(device, np.random.default_rng(1), 9, shape, **options)
-    x_expected, labels_expected = batch("numpy", np.random.default_rng(1), 9, shape, **options)
+    x_expected, labels_expected = batch(ORACLE, np.random.default_rng(1), 9, shape, **options)
     np.testing.assert_array_equal(x.astype(np.float64), x_expected.astype(np.float64))
     np.testing.assert_array_equal(labels, labels_expected)
     assert x.dtype == as_dtype(dtype)

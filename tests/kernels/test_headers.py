@@ -22,7 +22,7 @@ def header(file: str) -> str:
 
 @pytest.mark.parametrize("file", MACROS)
 def test_a_header_has_macros_limits_and_floor(file):
-    """Facts about a tensor-core convolution are in the header of its SIMT counterpart."""
+    """A tensor-core kernel names its SIMT counterpart, whose header has what both have in common."""
     text = header(file)
     simt = re.sub("_(wg)?mma(_cluster)?", "", file)
     if simt != file:

@@ -8,6 +8,7 @@ from gpuconv.backends.cuda.ops import muon
 from gpuconv.newton_schulz import PRECISIONS
 from gpuconv.profiling.launches import record_launches
 from gpuconv.verify.bounds import accumulation, rounding
+from tests.kernels.agreement import ORACLE
 
 # Matrices of several tiles, matrices whose products have a split depth, and the filters of a convolution.
 SHAPES = [(130, 70), (130, 70), (5, 9100), (5, 9100), (9, 2, 2, 4)]
@@ -135,7 +136,7 @@ def test_tensor_cores_multiply_and_round_as_the_oracle(device, rng, shape, preci
 def test_five_steps_in_bfloat16_bring_the_singular_values_near_one_as_by_the_oracle(device, rng, shape):
     on_host = [[rng.standard_normal(shape).astype(np.float32)] for _ in range(3)]
     directions = []
-    for arrays in (on_device(on_host, device), on_device(on_host, "numpy")):
+    for arrays in (on_device(on_host, device), on_device(on_host, ORACLE)):
         (param,), _, _ = arrays
         before = to_numpy(param).copy()
         ops.muon_step(*arrays, lr=1.0, momentum=0.6, precision="bfloat16")

@@ -12,7 +12,7 @@ from gpuconv.backends.cuda.ops import optim
 from gpuconv.dtypes import as_dtype
 from gpuconv.profiling.launches import record_launches
 from gpuconv.verify.rules.base import as_float64
-from tests.kernels.agreement import FLOATS, random, thread_orders
+from tests.kernels.agreement import FLOATS, ORACLE, random, thread_orders
 from tests.tolerance import assert_within, elementwise_bound
 
 # Each rule: the op, how many state arrays a parameter has, the options.
@@ -157,7 +157,7 @@ def test_views_and_several_dtypes_in_one_call_agree_with_the_oracle(device, rng)
     before = [[random(rng, (3, width), dtype) for dtype, width in widths.items()] for _ in range(3)]
     on_device = copied_to(device, before)
     step("momentum", [[a[:, ::2] for a in arrays] for arrays in on_device], [0.1, 0.2, 0.3])
-    oracle = copied_to("numpy", before)
+    oracle = copied_to(ORACLE, before)
     step("momentum", [[a[:, ::2] for a in arrays] for arrays in oracle], [0.1, 0.2, 0.3])
     for a, b in zip(chain(*on_device), chain(*oracle)):
         rtol = 1e-2 if b.dtype.itemsize == 2 else 1e-5

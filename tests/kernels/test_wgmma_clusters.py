@@ -20,7 +20,7 @@ from gpuconv.dtypes import as_dtype
 from gpuconv.profiling import launches
 from gpuconv.verify.conv_problems import conv
 from tests import standin
-from tests.kernels.agreement import assert_same_bits, on_device
+from tests.kernels.agreement import ORACLE, assert_same_bits, on_device
 from tests.kernels.convolutions import arguments, assert_right, force_algorithm
 from tests.kernels.wgmma_tiers import cases_for, failure
 
@@ -175,7 +175,7 @@ def test_the_gradient_of_the_bias_is_summed_beside_the_products(monkeypatch, cas
     (dy, x), options = arguments("conv2d_wgrad", case, "bfloat16")
     before = {name: np.full(shape, 3, BFLOAT16) for name, shape in (("out", case.w_shape), ("db", (case.k,)))}
     found = {}
-    for seed, device in enumerate(("emulated", "numpy")):
+    for seed, device in enumerate(("emulated", ORACLE)):
         outputs = {name: asarray(each.copy(), device) for name, each in before.items()}
         with emulator.configure(sanitize="checked", seed=splits + seed):
             inputs = [asarray(each, device) for each in (dy, x)]
@@ -184,7 +184,7 @@ def test_the_gradient_of_the_bias_is_summed_beside_the_products(monkeypatch, cas
     exact = dy.astype(np.float64).sum((0, 1, 2)) + (3 if accumulate else 0)
     magnitude = np.abs(dy.astype(np.float64)).sum((0, 1, 2)) + 3
     np.testing.assert_array_less(np.abs(found["emulated"]["db"] - exact), 2**-8 * np.abs(exact) + 2**-20 * magnitude)
-    np.testing.assert_allclose(found["emulated"]["out"], found["numpy"]["out"], rtol=2**-6, atol=0.5)
+    np.testing.assert_allclose(found["emulated"]["out"], found[ORACLE]["out"], rtol=2**-6, atol=0.5)
 
 
 def test_a_slice_of_dy_gives_the_bits_of_a_dense_one(monkeypatch):

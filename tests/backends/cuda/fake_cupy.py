@@ -21,7 +21,9 @@ class Launch(NamedTuple):
 
 
 class FakeCupy(ModuleType):
-    """One GPU of compute capability 9.0 that records its launches; with `fail`, no GPU."""
+    """GPUs of compute capability 9.0, which record their launches.
+
+    count: the number of GPUs. driver: the version of CUDA that the driver supports. fail: no GPU can be used."""
 
     def __init__(self, count=1, driver=13000, fail=False):
         super().__init__("cupy")

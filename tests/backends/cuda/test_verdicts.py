@@ -45,12 +45,14 @@ def stand_in(monkeypatch, tmp_path):
 
 
 def verdict(ask=True, subject=None, gpu=MACHINE):
+    """The verdict about the only unproved candidate for a product."""
     subject = subject or product()
     (candidate,) = unproved_plans(subject)
     return verdicts.verdict(subject, candidate, gpu, ask=ask)
 
 
 def another_process():
+    """Forgets the verdicts in memory: a new process knows only those on disk."""
     verdicts._verdict_holder.cache_clear()
 
 
