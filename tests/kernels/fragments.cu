@@ -1,4 +1,5 @@
-// The wrappers of mma.cuh by themselves, for test_mma.py: one warp, operands from global memory or through shared memory.
+// The wrappers of mma.cuh by themselves, for test_mma.py and test_bank_conflicts.py: one warp, operands from global memory or
+// through shared memory.
 #include "mma.cuh"
 
 constexpr int PER = 4 / sizeof(DTYPE), DEPTH = 8 * PER;  // PER: the numbers in a 32-bit register

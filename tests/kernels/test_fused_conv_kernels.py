@@ -13,8 +13,9 @@ from gpuconv.dtypes import accumulation_dtype, as_dtype
 from gpuconv.problems import Conv2dProblem
 from gpuconv.profiling import launches
 from gpuconv.verify.conv_problems import conv, random_arrays
+from gpuconv.verify.oracle import expected_results
 from tests.kernels.agreement import FLOATS, assert_same_bits, on_device
-from tests.kernels.convolutions import force_algorithm, problem
+from tests.kernels.convolutions import arguments, dtype_and_options, force_algorithm, problem
 from tests.tolerance import assert_within, sum_bound
 
 pools = pytest.mark.parametrize("pool", [1, 2])
@@ -273,3 +274,25 @@ def test_db_accumulates_with_dw(device, monkeypatch, splits):
     bound = sum_bound(np.float32, dy.size // case.k + 1, ops.bias_grad(np.abs(wide)) + np.abs(before))
     assert_within(to_numpy(db)[::2], ops.bias_grad(wide) + before, bound)
     np.testing.assert_array_equal(to_numpy(db)[1::2], before)
+
+
+@pytest.mark.parametrize("op", ["conv2d_dgrad", "conv2d_wgrad"])
+@pytest.mark.parametrize("arithmetic", ["bfloat16", "tf32"])
+def test_gradients_on_tensor_cores_go_through_a_mask(device, rng, op, arithmetic):
+    """dy counts as zero where its mask bit is not set, in one group and in three."""
+    dtype, tf32_option = dtype_and_options(arithmetic)
+    for case in (
+        problem(24, 40),
+        problem(8, 16, groups=3),
+        conv(2, 11, 9, 24, 16, (3, 4), stride=(2, 3), padding=((2, 0), (1, 3)), dilation=(1, 2)),
+        conv(2, 7, 9, 8, 12, 3, padding=1),
+    ):
+        (dy, other), window = arguments(op, case, dtype)
+        keeps = rng.integers(0, 2, dy.shape).astype(bool)
+        (expected,) = expected_results(op, [np.where(keeps, dy, np.zeros_like(dy)), other], window | tf32_option)
+        by_group = keeps.reshape(*dy.shape[:3], case.groups, -1)
+        mask = asarray(np.packbits(by_group, axis=-1, bitorder="little").reshape(*dy.shape[:3], -1), device)
+        for checks in (dict(), dict(sanitize="checked", seed=5)):
+            with emulator.configure(**checks):
+                gradient = on_device(op, device, dy, other, **window, mask=mask, algo="mma-64x64", **tf32_option)
+                assert_within(gradient, expected.value, expected.bound, f"{op} {case}")

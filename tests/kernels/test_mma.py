@@ -1,4 +1,4 @@
-"""The wrappers in mma.cuh: products, conversions and loads of fragments, and how the emulator counts bank conflicts."""
+"""The wrappers in mma.cuh: products, conversions and loads of fragments."""
 
 from __future__ import annotations
 
@@ -64,13 +64,3 @@ def test_all_lanes_must_participate():
     sums = asarray(np.zeros(32, np.float32), "emulated")
     with pytest.raises(emulator.EmulatorError, match=r"takes all 32 lanes of a warp|divergent warp operation"):
         fragments("without_a_lane", "float16")(1, 32, sums)
-
-
-@pytest.mark.parametrize(("stride", "conflicts"), [(1, 0), (2, 2), (8, 14), (32, 62), (33, 0)])
-def test_planted_bank_conflicts_are_counted(stride, conflicts):
-    """A warp stores and loads a word per lane, `stride` words apart. Every pass of an access but one is a conflict."""
-    result = asarray(np.zeros(32, np.float32), "emulated")
-    with emulator.bank_conflicts() as counts:
-        fragments("strided", "float16")(1, 32, result, stride)
-    assert counts("strided") == (2, conflicts)
-    assert counts("product") == (0, 0)

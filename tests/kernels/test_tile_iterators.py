@@ -18,10 +18,8 @@ from gpuconv.dtypes import as_dtype
 from gpuconv.problems import Conv2dProblem
 from gpuconv.profiling import launches
 from gpuconv.verify.conv_problems import conv
-from gpuconv.verify.oracle import expected_results
-from tests.kernels.agreement import assert_same_bits, on_device
+from tests.kernels.agreement import assert_same_bits
 from tests.kernels.convolutions import arguments, assert_right, directions, dtype_and_options
-from tests.tolerance import assert_within
 
 PAD = ((1, 1), (1, 1))
 FEW = conv(2, 7, 9, 8, 8, (3, 3), padding=PAD)  # four taps a tile
@@ -183,29 +181,3 @@ def test_iterators_have_no_memory_errors_in_any_order(device, op):
                 assert_right(op, device, case, "bfloat16", algo="mma-64x64")
     arrays, window = arguments(op, STRIDED, "bfloat16")
     assert_same_bits(op, device, *arrays, **window, algo="mma-128x64")
-
-
-@pytest.mark.parametrize("op", ["conv2d_dgrad", "conv2d_wgrad"])
-@pytest.mark.parametrize("arithmetic", ["bfloat16", "tf32"])
-def test_gradients_go_through_a_mask(device, rng, op, arithmetic):
-    """dy counts as zero where its mask bit is not set, in one group and in three."""
-    dtype, tf32_option = dtype_and_options(arithmetic)
-    grouped = conv(2, 9, 11, 24, 48, (3, 2), padding=TWENTY_FOUR.padding, dilation=(2, 1), groups=3)
-    for case in (TWENTY_FOUR, STRIDED, grouped, conv(2, 7, 9, 8, 12, 3, padding=PAD)):
-        (dy, other), window = arguments(op, case, dtype)
-        keeps = rng.integers(0, 2, dy.shape).astype(bool)
-        (expected,) = expected_results(op, [np.where(keeps, dy, np.zeros_like(dy)), other], window | tf32_option)
-        by_group = keeps.reshape(*dy.shape[:3], case.groups, -1)
-        mask = asarray(np.packbits(by_group, axis=-1, bitorder="little").reshape(*dy.shape[:3], -1), device)
-        for checks in (dict(), dict(sanitize="checked", seed=5)):
-            with emulator.configure(**checks):
-                gradient = on_device(op, device, dy, other, **window, mask=mask, algo="mma-64x64", **tf32_option)
-                assert_within(gradient, expected.value, expected.bound, f"{op} {case}")
-
-
-def test_a_conditional_copy_writes_data_or_zeros(device, rng):
-    x, exists = rng.standard_normal(256).astype(np.float32), rng.integers(0, 2, 64).astype(np.int32)
-    run = tiles("mma-64x64", "float16").kernel("copy_or_zeros")
-    y = asarray(np.full(256, 7, np.float32), device)
-    run(1, 64, y, asarray(x, device), asarray(exists, device), shared=1024)
-    np.testing.assert_array_equal(to_numpy(y), x * np.repeat(exists, 4))
