@@ -5,7 +5,7 @@ import pytest
 
 from gpuconv import asarray, ops, to_numpy
 from gpuconv.backends.cuda.ops import class_rows, loss
-from gpuconv.backends.cuda.ops.counters import counters
+from gpuconv.backends.cuda.ops.block_counters import block_counters
 from gpuconv.dtypes import as_dtype
 from gpuconv.verify.bounds import UNIT_ROUNDOFF
 from gpuconv.verify.rules.base import as_float64
@@ -185,7 +185,7 @@ def test_the_block_counter_is_reset_to_zero(device, rng, name):
     scores, labels = (asarray(a, device) for a in scores_and_labels(rng, (1111, 3), "float32"))
     values = {float(to_numpy(getattr(ops, name)(scores, labels)[0])) for _ in range(3)}
     assert len(values) == 1
-    np.testing.assert_array_equal(to_numpy(counters(scores)), 0)
+    np.testing.assert_array_equal(to_numpy(block_counters(scores)), 0)
 
 
 @both_losses

@@ -102,11 +102,11 @@ def replaced(modules: dict[str, Any]) -> Iterator[None]:
 def clear_caches() -> None:
     """Clear gpuconv's caches that depend on the machine."""
     from gpuconv.backends.cuda.gemm import tuner
-    from gpuconv.backends.cuda.ops import counters
+    from gpuconv.backends.cuda.ops import block_counters
     from gpuconv.backends.cuda.runtime import capability, graph, kernel, parallel_streams, replaced_files, tensor_map
 
     of_streams: tuple[Any, ...] = (parallel_streams._stream, graph._capture_stream)
-    of_devices: tuple[Any, ...] = (capability._capability, tuner._gpu, counters._new)
+    of_devices: tuple[Any, ...] = (capability._capability, tuner._gpu, block_counters._new)
     for cache in (*of_streams, *of_devices, kernel._load, tensor_map._encoded):
         cache.cache_clear()
     replaced_files.forget()

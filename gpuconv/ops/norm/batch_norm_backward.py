@@ -28,7 +28,9 @@ from gpuconv.ops.registry import op
 from gpuconv.problems import PLAIN, Conv2dProblem, Epilogue
 from gpuconv.types import Array, ArrayT, Padding, Size, Window
 
-_CONV_DEFAULTS = 1, 0, 1, "floor", "auto", False  # batch_norm_backward's stride, padding, dilation, fit, algo, tf32
+# The options of batch_norm_backward that belong to the convolution with the filters w, and their defaults.
+_CONV_OPTIONS = ("stride", "padding", "dilation", "fit", "algo", "tf32")
+_CONV_DEFAULTS = (1, 0, 1, "floor", "auto", False)
 
 
 @op("batch_norm.cu")
@@ -116,6 +118,7 @@ def batch_norm_backward(
         optional=dict(beta=beta, saved=saved, mask=mask, w=w, out=out, dgamma=dgamma, dbeta=dbeta),
     )
     conv: tuple[Conv2dProblem, Epilogue, str, bool] | None = None
+    conv_options = stride, padding, dilation, fit, algo, tf32
     if w is not None:
         conv = _check_next_conv(
             dy,
@@ -131,8 +134,10 @@ def batch_norm_backward(
             groups=groups,
             fit=fit,
         )
-    elif (stride, padding, dilation, fit, algo, tf32) != _CONV_DEFAULTS:
-        raise ValueError("stride, padding, dilation, fit, algo and tf32 belong to a convolution: give its w too")
+    elif conv_options != _CONV_DEFAULTS:
+        named = zip(_CONV_OPTIONS, conv_options, _CONV_DEFAULTS)
+        changed = ", ".join(f"{name}={value!r}" for name, value, default in named if value != default)
+        raise ValueError(f"{changed} needs w, the filters of the convolution that read the norm's output")
     elif mask is None and groups != 1:
         raise ValueError(f"groups={groups} needs w, or the mask of a convolution's pool; received neither")
     if mask is not None or input_shape is not None:

@@ -95,7 +95,7 @@ REFUSALS = [
         [X, X, *[VECTOR] * 3],
         {"stride": 2},
         ValueError,
-        "stride, padding, dilation, fit, algo and tf32 belong to a convolution: give its w too",
+        "stride=2 needs w, the filters of the convolution that read the norm's output",
     ),
     (
         ops.batch_norm_backward,

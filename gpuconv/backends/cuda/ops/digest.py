@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gpuconv.backends.cuda.ops.counters import counters
+from gpuconv.backends.cuda.ops.block_counters import block_counters
 from gpuconv.backends.cuda.runtime.grids import THREADS, ceil_div
 from gpuconv.backends.cuda.runtime.kernel import load
 from gpuconv.backends.cuda.runtime.new_arrays import empty
@@ -23,5 +23,5 @@ def digest(x: ArrayT, before: ArrayT | None, *, out: ArrayT | None) -> ArrayT:
     blocks = min(max(1, ceil_div(x.nbytes, _BYTES)), _MOST_BLOCKS)
     partials = empty((blocks, _SUMS), np.float64, like=x)
     run = load("digest.cu").kernel("tensor_digest")
-    run(blocks, THREADS, result, partials, counters(x), x, before, x.size, KINDS.index(x.dtype.name))
+    run(blocks, THREADS, result, partials, block_counters(x), x, before, x.size, KINDS.index(x.dtype.name))
     return store(result, out)

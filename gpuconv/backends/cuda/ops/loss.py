@@ -7,8 +7,8 @@ import numpy as np
 
 from gpuconv.arguments import expect_within
 from gpuconv.backends.cuda import emulator
+from gpuconv.backends.cuda.ops.block_counters import block_counters
 from gpuconv.backends.cuda.ops.class_rows import row_blocks, row_module
-from gpuconv.backends.cuda.ops.counters import counters
 from gpuconv.backends.cuda.runtime.grids import THREADS
 from gpuconv.backends.cuda.runtime.kernel import Kernel, load
 from gpuconv.backends.cuda.runtime.new_arrays import empty
@@ -53,7 +53,7 @@ def _label_weights(logits: Array, labels: Array, weight: Array | None, ignored: 
     blocks = row_blocks(rows, 1)
     partials, total = empty((blocks,), dtype, like=logits), empty((), dtype, like=logits)
     module.kernel("label_weights")(
-        blocks, THREADS, total, partials, counters(logits), labels, rows, classes, weight, ignored
+        blocks, THREADS, total, partials, block_counters(logits), labels, rows, classes, weight, ignored
     )
     return total
 
@@ -112,7 +112,7 @@ def _launch(
     loss = empty((), accumulation_dtype(scores.dtype), like=scores)
     gradient = buffer(out, scores.shape, scores.dtype, like=scores)
     partials = empty((blocks,), loss.dtype, like=scores)
-    kernel(blocks, THREADS, loss, gradient, partials, counters(scores), scores, targets, *arguments)
+    kernel(blocks, THREADS, loss, gradient, partials, block_counters(scores), scores, targets, *arguments)
     return loss, store(gradient, out)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gpuconv.backends.cuda.ops.counters import counters
+from gpuconv.backends.cuda.ops.block_counters import block_counters
 from gpuconv.backends.cuda.runtime.grids import THREADS
 from gpuconv.backends.cuda.runtime.kernel import load
 from gpuconv.backends.cuda.runtime.new_arrays import asarray, empty, zeros
@@ -142,7 +142,7 @@ def clip_norm(clipped: Array, grads: Sequence[Array], scaling: Array | None, *, 
     extents, blocks, _kept = _extents_to_read(grads, clipped)
     partials = empty((blocks,), np.float64, like=clipped)
     run = load("clip.cu").kernel("clip_norm_factor")
-    run(blocks, THREADS, clipped, scaling, partials, counters(clipped), extents, max_norm)
+    run(blocks, THREADS, clipped, scaling, partials, block_counters(clipped), extents, max_norm)
 
 
 def clip_values(grads: Sequence[Array], scaling: Array | None, *, clip_value: float) -> None:
@@ -158,7 +158,7 @@ def clip_values(grads: Sequence[Array], scaling: Array | None, *, clip_value: fl
 def update_loss_scale(scaling: Array, grads: Sequence[Array], *, growth: float, backoff: float, interval: int) -> None:
     extents, blocks, _kept = _extents_to_read(grads, scaling)
     run = load("loss_scale.cu").kernel("loss_scale_update")
-    run(blocks, THREADS, scaling, counters(scaling), extents, growth, backoff, float(interval))
+    run(blocks, THREADS, scaling, block_counters(scaling), extents, growth, backoff, float(interval))
 
 
 def _extents_to_read(grads: Sequence[Array], like: Array) -> tuple[Array, int, Sequence[Array]]:

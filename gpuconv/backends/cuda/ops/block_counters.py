@@ -13,7 +13,7 @@ from gpuconv.devices import Device, device_of
 from gpuconv.types import Array
 
 
-def counters(like: Array) -> Array:
+def block_counters(like: Array) -> Array:
     """(2,) uint32, zero. Each launch leaves them at zero, so the launches on one stream share them."""
     if isinstance(like, np.ndarray):
         return _new("emulated", threading.get_ident())
