@@ -118,7 +118,6 @@ def batch_norm_backward(
         optional=dict(beta=beta, saved=saved, mask=mask, w=w, out=out, dgamma=dgamma, dbeta=dbeta),
     )
     conv: tuple[Conv2dProblem, Epilogue, str, bool] | None = None
-    conv_options = stride, padding, dilation, fit, algo, tf32
     if w is not None:
         conv = _check_next_conv(
             dy,
@@ -134,8 +133,8 @@ def batch_norm_backward(
             groups=groups,
             fit=fit,
         )
-    elif conv_options != _CONV_DEFAULTS:
-        named = zip(_CONV_OPTIONS, conv_options, _CONV_DEFAULTS)
+    elif (stride, padding, dilation, fit, algo, tf32) != _CONV_DEFAULTS:
+        named = zip(_CONV_OPTIONS, (stride, padding, dilation, fit, algo, tf32), _CONV_DEFAULTS)
         changed = ", ".join(f"{name}={value!r}" for name, value, default in named if value != default)
         raise ValueError(f"{changed} needs w, the filters of the convolution that read the norm's output")
     elif mask is None and groups != 1:

@@ -34,9 +34,12 @@ def rows_to_sum(array: Array, count: int = 0) -> tuple[Any, int]:
     allows wide packs, so that it gives the same bits as a contiguous array. count: another number that a wide pack's
     width must divide."""
     flat, pitch = rows_of(array)
-    dense, wide = array.shape[-1], 16 // array.itemsize
+    dense = array.shape[-1]
+    if pitch == dense:
+        return flat, pitch
+    wide = 16 // array.itemsize
     copy_is_wide = dense % wide == 0 and count % wide == 0
-    if pitch != dense and copy_is_wide and pack_width(flat.dtype, flat, count=pitch) == 1:
+    if copy_is_wide and pack_width(flat.dtype, flat, count=pitch) == 1:
         return copied_rows(array), dense
     return flat, pitch
 
