@@ -71,6 +71,11 @@ extern "C" __global__ void misaligned_copy(float* y, const float* x) {
     copy_async<8>(&tile[2 * threadIdx.x + (culprit() ? 1 : 0)], x);
     y[global_thread()] = 0;
 }
+extern "C" __global__ void copy_of_too_many_bytes(float* y, const float* x) {
+    __shared__ float tile[64];
+    copy_async<4>(&tile[threadIdx.x], x, culprit() ? 8 : 4);
+    y[global_thread()] = 0;
+}
 extern "C" __global__ void shared_race(float* y, const float* x) {
     __shared__ float tile[64];
     tile[threadIdx.x] = x[global_thread()];

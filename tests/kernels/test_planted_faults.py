@@ -23,6 +23,7 @@ ALWAYS = {
     "failed_assertion": r"assertion failed: !culprit\(\)",
     "divides_by_zero": r"an integer (is )?divided by zero",
     "runs_over_its_stack": r"stack overflow",
+    "copy_of_too_many_bytes": r"an asynchronous copy of 4 bytes takes 0 to 4 from its source, received 8",
     "misaligned_copy": r"an asynchronous copy moves 4, 8 or 16 bytes between addresses aligned to that number",
 }
 CHECKED = {

@@ -10,6 +10,9 @@ namespace gpuconv_emulator {
 inline void Block::copy_async(void* destination, const void* source, size_t bytes, size_t valid, uintptr_t pc) {
     if ((bytes != 4 && bytes != 8 && bytes != 16) || uintptr_t(destination) % bytes || uintptr_t(source) % bytes)
         fail("an asynchronous copy moves 4, 8 or 16 bytes between addresses aligned to that number");
+    if (valid > bytes)
+        fail("an asynchronous copy of " + std::to_string(bytes) + " bytes takes 0 to " + std::to_string(bytes) +
+             " from its source, received " + std::to_string(int64_t(valid)));
     if (valid) access(source, valid, READ, pc);
     access(destination, bytes, ASYNC, pc);
     memset(destination, kPoison, bytes);

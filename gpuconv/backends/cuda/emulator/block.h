@@ -44,7 +44,7 @@ class Block : public Context {
         for (int i = 0; i < count; ++i) threads[i].index = index_of(i, block_size);
     }
 
-    // Prepares to run the block with this index, counted x first. serial: the block's number for the checker (ThreadTime::block).
+    // Prepares to run the block with this number, counted x first. serial: another number, for the checker (ThreadTime::block).
     void open(uint64_t number, uint32_t serial) {
         block = {unsigned(number % grid_size.x), unsigned(number / grid_size.x % grid_size.y),
                  unsigned(number / grid_size.x / grid_size.y)};
@@ -267,7 +267,7 @@ class Block : public Context {
     // mbarrier.h
     Mbarrier& mbarrier(void* address, const char* use, Site site) { return mbarrier_of(*this, address, use, site); }
     Mbarrier& mbarrier_of(Block& owner, void* address, const char* use, Site site);
-    void arrive(Mbarrier& barrier, unsigned arrivals, const std::string& who);
+    void arrive(Mbarrier& barrier, unsigned arrivals, const std::string& origin);
     void complete(Mbarrier& barrier);
     GPUCONV_RARE void check_no_mbarrier(const char* address, size_t bytes, uintptr_t pc);
     std::string missing(const Mbarrier& barrier) const;
@@ -278,6 +278,8 @@ class Block : public Context {
     // warpgroup.h
     bool step_together(int group);
     void issue_wgmma(int group);
+    void check_accumulators(int group, const Accumulators* sums);
+    Accumulators& take_accumulators(int group);
     void finish_wgmma(int group);
     void wait_for_wgmma(int group, unsigned pending);
     bool change_registers(int group, unsigned number, bool more);

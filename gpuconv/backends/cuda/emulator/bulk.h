@@ -49,7 +49,8 @@ inline void Block::load(Block& to, void* address, std::vector<BulkPiece> pieces,
         if (launch->checked) {
             const ThreadTime when{to.serial, to.barriers, 0, barrier.copies, barrier.loads};
             const uintptr_t pc = checker.pc_of(site);
-            const size_t step = uintptr_t(piece.global) % 16 ? 1 : piece.bytes;  // byte by byte, because a box may begin at any element of a row
+            // A box may begin at any element of a row: its bytes are then read one by one.
+            const size_t step = uintptr_t(piece.global) % 16 ? 1 : piece.bytes;
             for (size_t i = 0; piece.global && i < piece.bytes; i += step) access(piece.global + i, step, READ, pc);
             const Clock& view = checker.clocks.of(component());
             if (!checker.check_async(when, view, uintptr_t(piece.shared), piece.bytes, true, pc, "a bulk copy")) fail(checker.message);

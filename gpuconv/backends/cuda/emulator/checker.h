@@ -26,7 +26,7 @@ constexpr size_t kWord = 4;  // bytes per cell
 
 enum Kind : uint8_t { READ, WRITE, ATOMIC, ASYNC };
 
-struct ThreadTime {  // a thread, and a time in its run
+struct ThreadTime {  // a thread or a piece of asynchronous work, and a time in its run
     uint32_t block = 0;       // kMaxBlocks * (the number of its cluster, in the order in which they run, from 1) + its rank
     uint32_t barriers = 0;    // that its block has passed
     uint32_t warp_syncs = 0;  // warp operations that the thread has completed
@@ -299,7 +299,7 @@ class Checker {
         return finished ? " and whose end this thread does not know of" : " and which is unfinished";
     }
 
-    bool race(const Region& region, const Access& earlier, const char* did, const Access& later, bool writes,
+    __attribute__((noinline, cold)) bool race(const Region& region, const Access& earlier, const char* did, const Access& later, bool writes,
               uintptr_t address) {
         std::string other = "something in another block";  // asynchronous work of an earlier cluster, whose name is lost
         std::string why;

@@ -5,13 +5,14 @@
 
 namespace gpuconv_emulator {
 
+// The block uses mbarriers, warpgroups or asynchronous work for the first time.
 void Block::start_asynchronous() {
     asynchronous.used = true;
     if (launch->checked && !checker.clocks.active)
         checker.clocks.activate(int(checker.first_thread(launch->cluster - 1)) + count, barriers);
     asynchronous.warpgroups.resize(count / kWarpgroup);
     asynchronous.waiting.resize(count);
-    const unsigned registers = std::min(65536u / unsigned(count), 255u) / 8 * 8;
+    const unsigned registers = std::min(65536u / unsigned(count), 255u) / 8 * 8;  // of each thread: its share, in units of 8
     for (size_t i = 0; i < asynchronous.warpgroups.size(); ++i) {
         asynchronous.warpgroups[i].registers = registers;
         if (launch->checked)
@@ -36,7 +37,7 @@ inline void Block::interleave() {
         }
     }
     if (order.random.draw() % 4) return;
-    ++ready;
+    ++ready;  // this thread may run again at once
     wait(READY, threads[running].site);
 }
 

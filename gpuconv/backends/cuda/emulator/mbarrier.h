@@ -83,11 +83,12 @@ inline void Block::mbarrier_arrive(void* address, unsigned arrivals, unsigned by
     arrive(barrier, arrivals, "at " + place(site));
 }
 
-inline void Block::arrive(Mbarrier& barrier, unsigned arrivals, const std::string& who) {
+// origin: how a fault says where the arrivals come from, such as "at k.cu:7".
+inline void Block::arrive(Mbarrier& barrier, unsigned arrivals, const std::string& origin) {
     barrier.block->asynchronous.idle_polls = 0;
     if (arrivals > barrier.arrivals)
         fail("arrives at the mbarrier " + name_of(barrier) + " more often than phase " + std::to_string(barrier.phase) +
-             " expects: " + std::to_string(barrier.expected) + " arrivals" + missing(barrier) + ", " + who);
+             " expects: " + std::to_string(barrier.expected) + " arrivals" + missing(barrier) + ", " + origin);
     barrier.arrivals -= arrivals;
     complete(barrier);
 }
@@ -177,6 +178,7 @@ inline void Block::proxy_fence() {
     if (launch->checked) checker.clocks.proxy_fence(component());
 }
 
+// Fails if an ordinary access touches an mbarrier.
 void Block::check_no_mbarrier(const char* address, size_t bytes, uintptr_t pc) {
     auto next = asynchronous.mbarriers.upper_bound(uintptr_t(address) + bytes - 1);
     while (next != asynchronous.mbarriers.begin()) {

@@ -9,7 +9,8 @@ namespace gpuconv_emulator {
 // Waits until `arrivals` threads have arrived at the barrier with this number.
 inline void Block::named_barrier(unsigned number, unsigned arrivals, Site site) {
     interleave();
-    if (number == 0 || number > 15) fail("the number of a named barrier is 1 to 15, received " + std::to_string(number) + ", at " + place(site));
+    if (number == 0 || number > 15)
+        fail("the number of a named barrier is 1 to 15, received " + std::to_string(number) + ", at " + place(site));
     if (arrivals == 0 || arrivals % 32 || arrivals > unsigned(count))
         fail("a named barrier is for whole warps of the block, received " + std::to_string(arrivals) + " threads, at " + place(site));
     NamedBarrier& barrier = asynchronous.named[number];

@@ -10,7 +10,7 @@
 
 namespace gpuconv_emulator {
 
-enum State : uint8_t {
+enum State : uint8_t {  // FRESH: it has not begun. READY: it waits for nothing but its turn.
     FRESH, READY, RUNNING, AT_BARRIER, IN_WARP, AT_MBARRIER, AT_NAMED_BARRIER, AT_CLUSTER_SYNC, IN_WARPGROUP, DONE
 };
 

@@ -60,42 +60,15 @@ inline void Block::issue_wgmma(int group) {
     Warpgroup& own = asynchronous.warpgroups[group];
     const int first = group * kWarpgroup;
     const Wgmma& leader = *asynchronous.waiting[first].wgmma;
-    const std::string at = " at " + place(own.site);
-    if (!own.fenced) fail("a wgmma" + at + " with no wgmma_fence() before it: it does not see the registers");
-
-    Accumulators* sums = nullptr;
-    for (Accumulators& each : own.accumulators)
-        if (each.registers[0] == leader.sums && each.bytes == leader.sum_bytes) sums = &each;
-    for (int lane = 0; lane < kWarpgroup; ++lane) {
-        const Wgmma& wgmma = *asynchronous.waiting[first + lane].wgmma;
-        char* registers = static_cast<char*>(wgmma.sums);
-        for (const Accumulators& each : own.accumulators)
-            if (registers < each.registers[lane] + each.bytes && each.registers[lane] < registers + wgmma.sum_bytes &&
-                (&each != sums || registers != each.registers[lane]))
-                fail(first + lane, "a wgmma" + at + " writes accumulators that overlap those of an unfinished one of another shape, at " +
-                                       place(each.site));
-        for (const RegisterAccess& access : own.accesses[lane])
-            if (registers < access.address + access.bytes && access.address < registers + wgmma.sum_bytes)
-                fail(first + lane, "a wgmma" + at + " uses accumulators that this thread " + (access.write ? "wrote" : "read") + " at " +
-                                       checker.place(access.pc) + " with no wgmma_fence() between");
-    }
-    if (!sums) {
-        own.accumulators.push_back({{}, leader.sum_bytes, std::vector<char>(leader.sum_bytes * kWarpgroup), 0, own.site});
-        sums = &own.accumulators.back();
-        for (int lane = 0; lane < kWarpgroup; ++lane) {
-            char* registers = static_cast<char*>(asynchronous.waiting[first + lane].wgmma->sums);
-            sums->registers.push_back(registers);
-            memcpy(&sums->numbers[lane * sums->bytes], registers, sums->bytes);
-            memset(registers, kPoison, sums->bytes);
-        }
-    }
-    sums->last = ++own.issued;
-    sums->site = own.site;
+    if (!own.fenced) fail("a wgmma at " + place(own.site) + " with no wgmma_fence() before it: it does not see the registers");
+    Accumulators& sums = take_accumulators(group);
+    sums.last = ++own.issued;
+    sums.site = own.site;
     PendingWgmma pending{own.issued, own.groups, own.site, {}, leader.operand_bytes, {}, leader.multiply};
     for (int lane = 0; lane < kWarpgroup; ++lane) {
         const char* operands = static_cast<const char*>(asynchronous.waiting[first + lane].wgmma->operands);
         pending.operands.insert(pending.operands.end(), operands, operands + leader.operand_bytes);
-        pending.sums.push_back(&sums->numbers[lane * sums->bytes]);
+        pending.sums.push_back(&sums.numbers[lane * sums.bytes]);
     }
     own.pending.push_back(std::move(pending));
     own.open.push_back({own.issued, own.groups});
@@ -110,6 +83,52 @@ inline void Block::issue_wgmma(int group) {
     });
 }
 
+// The accumulators of the wgmma that is being issued: those of an unfinished one with the same registers, else new ones.
+inline Accumulators& Block::take_accumulators(int group) {
+    Warpgroup& own = asynchronous.warpgroups[group];
+    const int first = group * kWarpgroup;
+    const Wgmma& leader = *asynchronous.waiting[first].wgmma;
+    Accumulators* sums = nullptr;
+    for (Accumulators& each : own.accumulators)
+        if (each.registers[0] == leader.sums && each.bytes == leader.sum_bytes) sums = &each;
+    check_accumulators(group, sums);
+    if (sums) return *sums;
+    own.accumulators.push_back({{}, leader.sum_bytes, std::vector<char>(leader.sum_bytes * kWarpgroup), 0, own.site});
+    sums = &own.accumulators.back();
+    for (int lane = 0; lane < kWarpgroup; ++lane) {
+        char* registers = static_cast<char*>(asynchronous.waiting[first + lane].wgmma->sums);
+        sums->registers.push_back(registers);
+        memcpy(&sums->numbers[lane * sums->bytes], registers, sums->bytes);
+        memset(registers, kPoison, sums->bytes);
+    }
+    return *sums;
+}
+
+// Fails if a lane's accumulators overlap those of an unfinished wgmma, other than `sums`, or were touched since the last fence.
+inline void Block::check_accumulators(int group, const Accumulators* sums) {
+    const Warpgroup& own = asynchronous.warpgroups[group];
+    const int first = group * kWarpgroup;
+    const std::string at = "a wgmma at " + place(own.site);
+    for (int lane = 0; lane < kWarpgroup; ++lane) {
+        const Wgmma& wgmma = *asynchronous.waiting[first + lane].wgmma;
+        const char* registers = static_cast<const char*>(wgmma.sums);
+        auto overlap = [&](const char* begin, size_t bytes) {
+            return registers < begin + bytes && begin < registers + wgmma.sum_bytes;
+        };
+        for (const Accumulators& each : own.accumulators) {
+            const bool same = &each == sums && registers == each.registers[lane];
+            if (overlap(each.registers[lane], each.bytes) && !same)
+                fail(first + lane, at + " writes accumulators that overlap those of an unfinished one of another shape, at " +
+                                       place(each.site));
+        }
+        for (const RegisterAccess& access : own.accesses[lane])
+            if (overlap(access.address, access.bytes))
+                fail(first + lane, at + " uses accumulators that this thread " + (access.write ? "wrote" : "read") + " at " +
+                                       checker.place(access.pc) + " with no wgmma_fence() between");
+    }
+}
+
+// Records that the wgmma that is being issued reads these bytes of shared memory.
 inline void Block::touch_operand(const void* address, size_t bytes) {
     const Warpgroup& own = asynchronous.warpgroups[asynchronous.group];
     const ThreadTime when{serial, barriers, 0, own.clock, own.issued};

@@ -234,8 +234,8 @@ def _parameter(declaration: str) -> Parameter:
 
 
 def for_host(text: str, kernels: list[str]) -> str:
-    """The text as the emulator compiles it: shared variables lie in the block's arena, and each kernel has an entry
-    function."""
+    """The text as the emulator compiles it: shared variables are requested from its runtime, and each kernel has an
+    entry function."""
     entries = "".join(f"\nGPUCONV_ENTRY({name})" for name in kernels)
     return f'#include "device.h"\n{_SHARED.sub(_shared_on_host, blank_comments(text))}{entries}\n'
 
