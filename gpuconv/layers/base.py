@@ -28,7 +28,7 @@ from gpuconv.layers.hooks import Handle, Hook
 from gpuconv.layers.layer_call import call, listen, run
 from gpuconv.layers.registry import LAYERS, name_of
 from gpuconv.layers.shapes import expect_axes, volume_size
-from gpuconv.layers.state import Frozen, Stateful, Unmatched, descendants, named_layers
+from gpuconv.layers.state import Frozen, Stateful, Unmatched, descendants, named_layers, restored_on_error
 from gpuconv.layers.variables import Variable, weight_and_bias
 from gpuconv.types import Array, Options, Record, Shape
 
@@ -225,16 +225,10 @@ class Layer(Stateful["Layer"]):
         device = backends.resolve(device or (kept[0].device if kept else "numpy"))
         for layer in self.walk():
             expect_rebuildable(layer)
-        before = [(layer, dict(vars(layer))) for layer in self.walk()]
-        try:
+        with restored_on_error(self):
             self.place("", shape)
             if any((layer.device, layer.dtype, layer.tf32) != (device, net_dtype, tf32) for layer in kept):
                 self.to(device, dtype, precision=precision)
-        except Exception:
-            for layer, attributes in before:
-                vars(layer).clear()
-                vars(layer).update(attributes)
-            raise
         self.compute_in(net_dtype, tf32, device if kept or initialize else None)
         if initialize:
             self._draw(seed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Generic, NamedTuple, TypeVar, cast
 
 import numpy as np
@@ -282,6 +283,22 @@ class Stateful(Generic[LayerT]):
         for key, array in own.items():
             backends.assign(array, values[key])
         return unmatched
+
+
+@contextmanager
+def restored_on_error(net: Stateful[Any]) -> Iterator[None]:
+    """A context that gives every layer of a net its attributes back if it raises: arrays, gradients, precision, ..."""
+    before = [
+        (layer, {name: dict(value) if type(value) is dict else value for name, value in vars(layer).items()})
+        for layer in net.walk()
+    ]
+    try:
+        yield
+    except BaseException:
+        for layer, attributes in before:
+            vars(layer).clear()
+            vars(layer).update(attributes)
+        raise
 
 
 def named_layers(layer: Stateful[LayerT]) -> dict[str, LayerT]:

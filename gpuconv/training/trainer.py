@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
@@ -16,6 +16,7 @@ from gpuconv.devices import Device
 from gpuconv.layers import Layer
 from gpuconv.layers.base import expect_built
 from gpuconv.layers.saving import notes
+from gpuconv.layers.state import restored_on_error
 from gpuconv.metrics import named
 from gpuconv.names import canonical
 from gpuconv.parallel import Ranks, report_errors
@@ -102,6 +103,7 @@ class Trainer(RunState):
 
     Raises:
         TypeError, ValueError: A setting has another type, is out of its range, or cannot be combined with another one.
+            The net is as it was.
     """
 
     def __init__(
@@ -155,24 +157,25 @@ class Trainer(RunState):
         limit = Clip.of(clip)
         adapted.expect_clip(own, limit)
         adapted.expect_update(own, ema)
-        super().__init__(
-            net,
-            own,
-            loss,
-            schedule=factor,
-            plateau=watched,
-            seed=seed_value("seed", seed),
-            precision=precision,
-            loss_scale=loss_scale,
-            clip=limit,
-            accumulate=integer("accumulate", accumulate, 1),
-            ema=None if ema is None else decay_value(ema),
-            fuse=fuse,
-            shards=None if shards is None else shard_count(shards),
-            ranks=ranks,
-            sync_batch_norm=expect_synchronizable(sync_batch_norm, fuse, net),
-            shard_optimizer=expect_shardable(shard_optimizer, own),
-        )
+        with restored_on_error(net):
+            super().__init__(
+                net,
+                own,
+                loss,
+                schedule=factor,
+                plateau=watched,
+                seed=seed_value("seed", seed),
+                precision=precision,
+                loss_scale=loss_scale,
+                clip=limit,
+                accumulate=integer("accumulate", accumulate, 1),
+                ema=None if ema is None else decay_value(ema),
+                fuse=fuse,
+                shards=None if shards is None else shard_count(shards),
+                ranks=ranks,
+                sync_batch_norm=expect_synchronizable(sync_batch_norm, fuse, net),
+                shard_optimizer=expect_shardable(shard_optimizer, own),
+            )
 
     @report_errors
     def fit(
@@ -272,17 +275,31 @@ class Trainer(RunState):
         sets = {name: loaders[name] for name in ("validation", "test")}
         held_out = HeldOut(self.metrics, sets, ("test",) if test_at_end else ())
         self.epochs, self.batches = epochs, math.ceil(data_checks.expect_length(loader) / self.accumulate)
-        fit_loaders.set_image_notes(self.net, loader, known)
-        self.optimizer.match(self.net.params())  # layers may have been frozen since it was built
-        self.optimizer.begin(self.total_steps, self.batches)
-        self.fit_settings = as_json(
-            self.settings()
-            | {name: fit_loaders.describe(each, name in held_out.at_end) for name, each in loaders.items()}
-            | {"metrics_every": metrics_every, "options": self._options(settings)}
-        )
-        self._expect_alike()
-        self._run(loader, held_out, checked, run_dir, resume, metrics_every, checkpoint_every, progress)
+        with self._image_notes(loader, known):
+            self.optimizer.match(self.net.params())  # layers may have been frozen since it was built
+            self.optimizer.begin(self.total_steps, self.batches)
+            self.fit_settings = as_json(
+                self.settings()
+                | {name: fit_loaders.describe(each, name in held_out.at_end) for name, each in loaders.items()}
+                | {"metrics_every": metrics_every, "options": self._options(settings)}
+            )
+            self._expect_alike()
+            self._run(loader, held_out, checked, run_dir, resume, metrics_every, checkpoint_every, progress)
         return self.history
+
+    @contextlib.contextmanager
+    def _image_notes(self, loader: Epochs, known: Normalization | None) -> Iterator[None]:
+        """A context in which the net has the normalization and the classes of the training data. It keeps them, unless
+        an error ends the context before the first step."""
+        before, steps = {name: getattr(self.net, name, None) for name in ("normalization", "classes")}, self.steps
+        fit_loaders.set_image_notes(self.net, loader, known)
+        try:
+            yield
+        except BaseException:
+            if self.steps == steps:
+                for name, value in before.items():
+                    setattr(self.net, name, value)
+            raise
 
     def _run(
         self,

@@ -53,6 +53,22 @@ def test_a_net_is_converted_to_the_precision_and_masters_start_from_its_weights(
     assert (trainer.loss_scale is not None) == (precision == "float16")
 
 
+def test_a_refused_trainer_leaves_the_net_as_it_was():
+    net = toy_run.net()
+    before = {name: value.copy() for name, value in net.state_dict().items()}
+    gradient = net["conv1"].gradient("weight")
+    for options, message in (
+        ({"optimizer": "muon"}, "muon takes filters and matrices"),
+        ({"optimizer": "filters -> sgd:lr=0.1"}, "is in no group"),
+        ({"lr": 1e300}, "lr must be a number that float32 can hold"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Trainer(net, precision="float16", **options)
+        assert net.precision == "float32"
+        assert toy_run.same_arrays(net.state_dict(), before)
+        assert net["conv1"].gradient("weight") is gradient
+
+
 @every_precision
 def test_a_resumed_run_has_the_same_bits(tmp_path, precision):
     """The run stops in the middle of an epoch; in float16 it has then skipped steps, and the scale has grown."""

@@ -65,6 +65,23 @@ def test_a_loss_scale_is_an_object():
         toy_run.trainer(precision="float16", loss_scale=2.0)
 
 
+def test_a_run_that_does_not_begin_keeps_the_normalization_and_the_classes(tmp_path):
+    toy_run.fit(toy_run.trainer(), epochs=1, run_dir=tmp_path / "run")
+    trainer = toy_run.trainer()
+    with pytest.raises(FileExistsError, match="already holds a run"):
+        toy_run.fit(trainer, run_dir=tmp_path / "run")
+    assert trainer.net.normalization is None
+    assert trainer.net.classes is None
+    toy_run.fit(trainer, epochs=1)
+    normalization, classes = trainer.net.normalization, trainer.net.classes
+    assert normalization is not None
+    assert classes is not None
+    with pytest.raises(FileExistsError, match="already holds a run"):
+        toy_run.fit(trainer, epochs=2, run_dir=tmp_path / "run")
+    assert trainer.net.normalization is normalization
+    assert trainer.net.classes == classes
+
+
 def test_unknown_names_are_refused():
     for options in ({"optimizer": "adm"}, {"loss": "softmx"}, {"schedule": "cosin"}):
         with pytest.raises(ValueError, match="did you mean"):
