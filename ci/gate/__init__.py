@@ -1,6 +1,7 @@
 """The GPU gate: checks that need a GPU, for a machine that is available for thirty minutes. `python -m ci.gate --help`.
 
 results     the result of a check: its status, reason and verdicts
+verdict     the answer to a question, and how a child reports it
 commands    children with time limits
 run_parts   runs parts: their checks one after another, each with a time limit
 tree        the copy of the repository that the checks run in

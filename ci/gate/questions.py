@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from ci.gate.commands import Gate
 from ci.gate.experiments import QUESTIONS
-from ci.gate.results import check_result, read_verdict
+from ci.gate.results import check_result
 from ci.gate.run_parts import Body, Found
+from ci.gate.verdict import read_verdict
 
 _SETTINGS = {"choices": {"GPUCONV_AUTOTUNE": "1"}}  # overrides the gate's own
 

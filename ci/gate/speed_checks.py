@@ -17,8 +17,9 @@ from typing import Any
 
 from ci.gate.bench_command import bench, entries_of
 from ci.gate.commands import Gate
-from ci.gate.results import FailedError, LateError, NotReachedError, Verdict, check_result, join_names
+from ci.gate.results import FailedError, LateError, NotReachedError, check_result, join_names
 from ci.gate.run_parts import Body, Found
+from ci.gate.verdict import Verdict
 from gpuconv.system import files
 
 KERNELS = ("--op", "fprop", "--op", "dgrad", "--op", "wgrad", "--shape", "vgg", "--dtype", "bfloat16")

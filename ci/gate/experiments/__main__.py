@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from ci.gate.experiments import QUESTIONS, UnknownError, ask
-from ci.gate.results import Verdict, verdict_line
+from ci.gate.verdict import Verdict, verdict_line
 
 
 def main() -> None:

@@ -9,8 +9,9 @@ import pytest
 from ci.gate import questions
 from ci.gate.commands import Done
 from ci.gate.experiments import QUESTIONS, training
-from ci.gate.results import FailedError, NotReachedError, Verdict, check_result, read_verdict, verdict_line
+from ci.gate.results import FailedError, NotReachedError, check_result
 from ci.gate.tree import ROOT
+from ci.gate.verdict import Verdict, read_verdict, verdict_line
 
 QUESTION = "Is it so?"
 

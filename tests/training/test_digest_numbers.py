@@ -1,4 +1,4 @@
-"""The sum, norm and hash of a tensor: right in every dtype, for any number, and read on the device."""
+"""The sum, norm and hash in the digest of a tensor: right in every dtype, for any number, and read on the device."""
 
 from __future__ import annotations
 
