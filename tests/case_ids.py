@@ -32,14 +32,18 @@ def identify(value, name: str) -> str | None:
 def _text(value, name: str = "") -> str:
     if isinstance(value, (tuple, list, dict)) and not value:
         return f"no {name}".strip()
-    if isinstance(value, (tuple, list)) and all(type(entry) is int for entry in value):
-        return "x".join(map(str, value)) if len(value) > 1 else f"{name}={value[0]}"
+    if isinstance(value, (tuple, list)) and len(value) == 1 and type(value[0]) is int:
+        return f"{name}={value[0]}" if name else str(value[0])
+    if isinstance(value, tuple) and all(type(entry) is int for entry in value):
+        return "x".join(map(str, value))
     if isinstance(value, (tuple, list)):
         return ",".join(map(_text, value))[:LONGEST]
     if isinstance(value, dict):
         return ",".join(f"{key}={_text(entry)}" for key, entry in value.items())[:LONGEST]
     if isinstance(value, np.ndarray):
         return f"{value.dtype} array of {'x'.join(map(str, value.shape)) or 'no axes'}"
+    if isinstance(value, str) and value.replace(".", "").isdecimal():
+        return repr(value)  # "2" is not the number 2
     text = str(value)
     return type(value).__name__ if " at 0x" in text else text[:LONGEST]
 

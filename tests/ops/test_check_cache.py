@@ -39,7 +39,7 @@ def test_equal_options_of_different_types_are_different_options():
     assert [check(option=value) for value in values] == list(range(1, len(values) + 1))
 
 
-@pytest.mark.parametrize("value", [0.5, np.int64(1), [1, 2], (1, [2]), (1, (2, np.int64(3))), np.zeros(2)])
+@pytest.mark.parametrize("value", [0.5, np.int64(1), [1, 2], (1, [2]), (1, (2, np.int64(3))), np.zeros(2)], ids=repr)
 def test_values_whose_equality_is_unreliable_are_checked_each_time(value):
     check, _ = counted_check()
     assert [check(option=value) for _ in range(3)] == [1, 2, 3]
