@@ -1,6 +1,6 @@
 """Faults to plant in the convolution kernels of wgmma, and what the emulated device's checker says of each.
 
-The tests in test_faults_in_wgmma_fprop.py, _gradients.py and _clusters.py plant them, one at a time.
+The tests in test_faults_in_wgmma_*.py plant them, one at a time.
 """
 
 from __future__ import annotations
