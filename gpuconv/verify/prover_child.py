@@ -20,7 +20,8 @@ from gpuconv.backends.cuda.runtime.capability import capability_named
 from gpuconv.backends.cuda.runtime.replaced_files import replace_files
 from gpuconv.system.child_process import answer_writer
 from gpuconv.types import Record
-from gpuconv.verify.algorithm_check import Proof, Question, RefutedError
+from gpuconv.verify.algorithm_check import Proof, RefutedError
+from gpuconv.verify.algorithm_run import Question
 
 _QUESTION_LIMIT = 60.0  # seconds for a question; the process that asks gives up earlier
 _OUT_OF_MEMORY = ("cudaErrorMemoryAllocation", "CUDA_ERROR_OUT_OF_MEMORY")  # part of CuPy's error messages

@@ -16,7 +16,8 @@ from gpuconv.backends.cuda.gemm.plan import plan, unproved_plans
 from gpuconv.backends.cuda.gemm.verdicts import allow_unproved
 from gpuconv.backends.cuda.runtime import nvrtc
 from gpuconv.profiling import launches
-from gpuconv.verify.algorithm_check import Form, Proof, run_on_device
+from gpuconv.verify.algorithm_check import Proof
+from gpuconv.verify.algorithm_run import Form, run_on_device
 
 pytest.importorskip("cuda.core", reason="NVRTC is not installed")
 

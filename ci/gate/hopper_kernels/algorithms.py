@@ -19,7 +19,7 @@ from gpuconv.backends.cuda.runtime.kernel import Module
 from gpuconv.backends.cuda.runtime.outputs import pack_width
 from gpuconv.dtypes import as_dtype
 from gpuconv.problems import PLAIN, Conv2dProblem, Epilogue
-from gpuconv.verify.algorithm_check import Form, Inputs, Question, run, run_on_device
+from gpuconv.verify.algorithm_run import Form, Inputs, Question, run, run_on_device
 from gpuconv.verify.conv_problems import conv
 
 DIRECTIONS = ("fprop", "dgrad", "wgrad")

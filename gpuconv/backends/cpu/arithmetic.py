@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from gpuconv.backends.cpu.elementwise import elementwise, result_array, value_of
+from gpuconv.backends.cpu.elementwise import elementwise, result_array
 from gpuconv.backends.cpu.parallel import in_parts
+from gpuconv.backends.cpu.scalars import value_of
 
 
 def add(a, b, *, out):

@@ -7,7 +7,7 @@ import numpy as np
 from gpuconv import random
 from gpuconv.arguments import batch_indices, expect_within
 from gpuconv.backends.cpu.augment import crop_and_recolor
-from gpuconv.backends.cpu.elementwise import value_of
+from gpuconv.backends.cpu.scalars import value_of
 from gpuconv.dtypes import accumulation_dtype
 
 

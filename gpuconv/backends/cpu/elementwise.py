@@ -39,11 +39,6 @@ def result_array(x: np.ndarray, out: np.ndarray | None) -> np.ndarray:
     return np.empty(x.shape, x.dtype) if out is None else out
 
 
-def value_of(scalar):
-    """A number, extracted from a one-element array if necessary."""
-    return scalar.item() if isinstance(scalar, np.ndarray) else scalar
-
-
 def update(formula: Callable[..., None], *updated: np.ndarray, given: np.ndarray) -> None:
     """Call formula(*updated, given) on blocks of the arrays; it changes those of `updated` in place."""
     _visit_blocks(formula, [*updated, given], [_UPDATE] * len(updated) + [_READ])

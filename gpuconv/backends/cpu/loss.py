@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from gpuconv.arguments import expect_within
-from gpuconv.backends.cpu.elementwise import value_of
 from gpuconv.backends.cpu.precision import store, widen
+from gpuconv.backends.cpu.scalars import value_of
 
 
 @np.errstate(all="ignore")  # scores of +inf or NaN give a loss of NaN, as on a GPU

@@ -6,10 +6,10 @@ import math
 
 import numpy as np
 
-from gpuconv.backends.cpu.elementwise import value_of
 from gpuconv.backends.cpu.optim import move_averages
 from gpuconv.backends.cpu.parallel import matmul
 from gpuconv.backends.cpu.precision import factors, store, widen
+from gpuconv.backends.cpu.scalars import value_of
 from gpuconv.dtypes import as_dtype
 from gpuconv.newton_schulz import EPS, NEWTON_SCHULZ
 

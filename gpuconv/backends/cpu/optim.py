@@ -9,8 +9,9 @@ from functools import partial
 
 import numpy as np
 
-from gpuconv.backends.cpu.elementwise import update, value_of
+from gpuconv.backends.cpu.elementwise import update
 from gpuconv.backends.cpu.precision import store
+from gpuconv.backends.cpu.scalars import value_of
 
 
 def sgd_step(params, grads, velocities, masters, scaling, averages, *, lr, momentum, nesterov, weight_decay, ema):
