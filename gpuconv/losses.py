@@ -134,7 +134,10 @@ def _numbers(name: str, given: object) -> tuple[float, ...] | None:
     if given is None:
         return None
     if isinstance(given, str):
-        given = [parse_numbers.real(part) for part in given.split("/")]
+        try:
+            given = [parse_numbers.real(part) for part in given.split("/")]
+        except ValueError:
+            raise ValueError(f"{name} is written like '1/2/0.5', received {given!r}") from None
     elif isinstance(given, np.ndarray) and given.ndim == 1:
         given = given.tolist()
     listed = given if isinstance(given, (list, tuple)) else [given]

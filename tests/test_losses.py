@@ -62,7 +62,7 @@ def test_a_callable_is_returned_unchanged():
         (lambda: losses.get("softmax")(SCORES[:0], LABELS[:0]), ValueError, "at least one sample"),
         (lambda: losses.SoftmaxCrossEntropy(weight=[1, -1]), ValueError, r"weight\[1\] must lie in \[0.0, inf\)"),
         (lambda: losses.SoftmaxCrossEntropy(weight=[1, "x"]), TypeError, r"weight\[1\] must be a number, received 'x'"),
-        (lambda: losses.SoftmaxCrossEntropy(weight="1/x"), ValueError, "'x'"),
+        (lambda: losses.SoftmaxCrossEntropy(weight="1/x"), ValueError, "is written like '1/2/0.5', received '1/x'"),
         (lambda: losses.SoftmaxCrossEntropy(weight=[]), ValueError, "weight must hold a number for each class"),
         (lambda: losses.SoftmaxCrossEntropy(ignore_index=0.5), TypeError, "ignore_index must be an integer"),
         (lambda: losses.Huber(0), ValueError, "delta must be above 0, received 0"),
@@ -114,3 +114,9 @@ def test_a_stored_description_gives_the_loss_again():
     assert loss == losses.SoftmaxCrossEntropy(weight=[1, 2, 0.5], ignore_index=2)
     assert config_file._short_form(name, loss) == "softmax:weight=1.0/2.0/0.5,ignore_index=2"
     assert run_settings.read_loss("bce:pos_weight=2")[1] == losses.BinaryCrossEntropy(2.0)
+
+
+def test_weights_in_text_that_are_no_numbers_are_named():
+    for name, make in (("weight", losses.SoftmaxCrossEntropy), ("pos_weight", losses.BinaryCrossEntropy)):
+        with pytest.raises(ValueError, match=f"{name} is written like '1/2/0.5', received '1/b'"):
+            make(**{name: "1/b"})

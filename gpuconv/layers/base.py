@@ -12,7 +12,7 @@ from __future__ import annotations
 import copy
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import KW_ONLY, dataclass
 from types import MappingProxyType
 from typing import Any, ClassVar, Self
@@ -66,6 +66,7 @@ class Layer(Stateful["Layer"]):
             inside. It can be set at any time, see `freeze`.
 
     Raises:
+        TypeError: A setting of another type.
         ValueError: A setting that cannot be used; raised when the layer is created, or built if the check needs the
             input's shape.
     """
@@ -95,6 +96,8 @@ class Layer(Stateful["Layer"]):
         cls.is_foreign = not cls.__module__.startswith("gpuconv.")
 
     def __post_init__(self) -> None:
+        if self.name is not None and not isinstance(self.name, str):
+            raise TypeError(f"a layer's name must be text, received {self.name!r}")
         if self.name is not None and (not self.name or "." in self.name):
             raise ValueError(f"a layer's name must not be empty or contain a dot, received {self.name!r}")
         for name, value in self.hyperparameters().items():
@@ -217,7 +220,11 @@ class Layer(Stateful["Layer"]):
                 then.
         """
         initialize, seed = flag("initialize", initialize), seed_value("seed", seed)
+        if isinstance(input_shape, str) or not isinstance(input_shape, Iterable):
+            raise TypeError(f"input_shape must be a shape without N, such as (32, 32, 3), received {input_shape!r}")
         shape = tuple(integer(f"input_shape[{axis}]", size, 1) for axis, size in enumerate(input_shape))
+        if not shape:
+            raise ValueError("input_shape must have at least one axis, received ()")
         kept = [layer for layer in self.walk() if vars(layer).get("arrays")]  # `place` refuses a layer without it
         if kept and dtype is None and precision is None:
             precision = kept[0].precision

@@ -9,8 +9,9 @@ from gpuconv import algorithms, arguments, backends, ops
 from gpuconv.layers.base import Layer
 from gpuconv.layers.input_gradient import Onto
 from gpuconv.layers.shapes import expect_axes, volume_size
-from gpuconv.layers.variables import weight_and_bias
-from gpuconv.problems import PLAIN, Conv2dProblem, Epilogue
+from gpuconv.layers.variables import expect_initializers, weight_and_bias
+from gpuconv.names import lookup
+from gpuconv.problems import FITS, PLAIN, Conv2dProblem, Epilogue
 from gpuconv.types import Array, Options, Padding, Shape, Size
 from gpuconv.window_sizes import padding_pairs
 
@@ -60,6 +61,8 @@ class Conv2D(Layer):
             arguments.pair(name, getattr(self, name), 1) for name in ("kernel_size", "stride", "dilation")
         )
         padding_pairs(self.padding, kernel_size, stride, dilation)
+        lookup("fit", self.fit, FITS)
+        expect_initializers(self)
         self.algo = algorithms.full_name(self.algo)
 
     def plan(self, input_shape: Shape) -> Shape:

@@ -8,8 +8,10 @@ from itertools import pairwise
 from gpuconv import arguments, ops
 from gpuconv.layers.base import Layer
 from gpuconv.layers.shapes import expect_axes
-from gpuconv.problems import Pool2dProblem
+from gpuconv.names import lookup
+from gpuconv.problems import FITS, Pool2dProblem
 from gpuconv.types import Array, Options, Padding, Shape, Size
+from gpuconv.window_sizes import padding_pairs
 
 
 @dataclass(eq=False, repr=False)
@@ -31,6 +33,13 @@ class Pool2D(Layer, base=True):
     stride: Size | None = None
     padding: Padding = 0
     fit: str = "floor"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        kernel_size = arguments.pair("kernel_size", self.kernel_size, 1)
+        stride = kernel_size if self.stride is None else arguments.pair("stride", self.stride, 1)
+        padding_pairs(self.padding, kernel_size, stride)
+        lookup("fit", self.fit, FITS)
 
     def plan(self, input_shape: Shape) -> Shape:
         expect_axes(input_shape, "H W C")

@@ -57,6 +57,12 @@ class Weighted(Protocol):
     bias_init: str | Mapping[str, object]
 
 
+def expect_initializers(layer: Weighted) -> None:
+    """Raise ValueError or TypeError if `weight_init` or `bias_init` names no initializer."""
+    initializers.get(layer.weight_init)
+    initializers.get(layer.bias_init)
+
+
 def weight_and_bias(layer: Weighted, weight_shape: Shape, groups: int = 1) -> dict[str, Variable]:
     """The variables of a layer with `weight_init`, `bias` and `bias_init`; the weight's first axis is the output.
     groups: those of a convolution, which the weight's initializer takes."""

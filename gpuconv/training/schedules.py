@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, SupportsFloat
@@ -71,6 +71,8 @@ class MultiStep(Schedule):
     gamma: float = 0.1
 
     def __post_init__(self) -> None:
+        if not isinstance(self.milestones, Iterable):
+            raise TypeError(f"milestones are one or more rising numbers of epochs, received {self.milestones!r}")
         object.__setattr__(self, "milestones", tuple(number("a milestone", at, 0) for at in self.milestones))
         number("gamma", self.gamma, 0)
         if list(self.milestones) != sorted(self.milestones) or not self.milestones:
@@ -192,6 +194,8 @@ class Warmup(Schedule):
 
     def __post_init__(self) -> None:
         number("the length of a warm-up", self.length, 0)
+        if not isinstance(self.then, Schedule):
+            raise TypeError(f"a warm-up precedes a schedule, received {type(self.then).__name__} {self.then!r}")
 
     def __call__(self, step: int, total: int, epoch: int = 1) -> float:
         steps = self.length * epoch

@@ -196,6 +196,13 @@ def test_schedules_agree_with_pytorch(total):
         assert ours == pytest.approx(theirs(make), rel=1e-12, abs=1e-15), text
 
 
+def test_parts_of_a_schedule_have_the_right_type():
+    with pytest.raises(TypeError, match="milestones are one or more rising numbers of epochs, received 3"):
+        MultiStep(3)
+    with pytest.raises(TypeError, match="a warm-up precedes a schedule, received str 'cosine'"):
+        Warmup(5, "cosine")
+
+
 def test_milestones_must_be_numbers_of_at_least_zero():
     assert MultiStep([3, 6]).milestones == (3, 6)
     for wrong in ((-1,), (3, "x"), (3, float("nan"))):
