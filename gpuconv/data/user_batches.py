@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from gpuconv import backends
+from gpuconv.arguments import integer
 from gpuconv.data.expect import as_targets, expect_finite, expect_image_dtype, laid_out
 from gpuconv.data.loader import Batch
 from gpuconv.data.normalization import Normalization
@@ -34,7 +35,8 @@ class Batches:
         normalize: Returns the normalization of uint8 images, given the images of the first batch; None for floats.
 
     Raises:
-        ValueError: The source gave no batch.
+        TypeError: An argument, or an array of the first batch, has another type.
+        ValueError: The source gave no batch, the first one does not fit, or the device or the length is not accepted.
     """
 
     def __init__(
@@ -48,8 +50,14 @@ class Batches:
         dtype: DTypeLike,
         normalize: Callable[[np.ndarray], Normalization | None] = Normalization.measured,
     ) -> None:
-        self.name, self.shape, self.length = name, shape, length
-        self.device, self.dtype = device, as_dtype(dtype)
+        if not (hasattr(source, "__iter__") or hasattr(source, "__getitem__") or callable(source)):
+            received = type(source).__name__
+            raise TypeError(
+                f"{name} must be an iterable of batches, or a function that returns one, received {received}"
+            )
+        self.name, self.shape = name, shape
+        self.length = None if length is None else integer("length", length, 0)
+        self.device, self.dtype = backends.resolve(device), as_dtype(dtype)
         self.once = hasattr(source, "__next__")
         self._source = source
         self._taken = 0

@@ -7,6 +7,7 @@ import secrets
 import socket
 from collections.abc import Callable
 
+from gpuconv.arguments import integer
 from gpuconv.live.security import is_loopback
 from gpuconv.live.segment import DataSplits, Sets
 from gpuconv.live.session import Session
@@ -45,9 +46,13 @@ def serve(
         ready: Called with the page's address.
 
     Raises:
+        TypeError, ValueError: `session` or `port` is not accepted.
         ImportError: starlette or uvicorn is missing.
         OSError: It cannot listen on the address, for example because the port is taken.
     """
+    if not isinstance(session, Session) and not callable(session):
+        raise TypeError(f"session must be a Session, or a function that makes one, received {type(session).__name__}")
+    port = integer("port", port, 0, 65535)
     expect_installed()
     from gpuconv.live.server import listening_socket, run
     from gpuconv.training.interrupts import Interrupts

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gpuconv import data
-from gpuconv.data import Augmentation, Dataset, Loader, Normalization, StreamLoader
+from gpuconv.data import Augmentation, Batches, Dataset, Loader, Normalization, StreamLoader
 from gpuconv.data.samples import ArraySamples
 
 IMAGES = np.arange(6 * 8 * 8, dtype=np.uint8).reshape(6, 8, 8, 1)
@@ -49,6 +49,13 @@ def test_one_number_is_the_height_and_the_width_of_a_folders_images(tmp_path):
     assert ",size=3x3," in train.spec
 
 
+BATCH = IMAGES, np.arange(6)
+
+
+def batches(source=(BATCH,), length=None, device="numpy"):
+    return Batches(source, "six", (8, 8, 1), length=length, device=device, dtype="float32")
+
+
 CALLS = {
     "load, spec": (lambda: data.load(5), "a data set is described by text, received int"),
     "load, test": (lambda: data.load("digits", 5), "test must be text, received int"),
@@ -77,6 +84,11 @@ CALLS = {
         lambda: StreamLoader(STREAMED, 2),
         "normalization of uint8 images must be a gpuconv.data.Normalization, received NoneType",
     ),
+    "Batches, length": (lambda: batches(length="2"), "length must be an integer, received '2'"),
+    "Batches, source": (
+        lambda: batches(5),
+        "six must be an iterable of batches, or a function that returns one, received int",
+    ),
     "Loader, augmentation": (
         lambda: Loader(IN_MEMORY, 2, normalization=NORMALIZATION, augmentation="flip"),
         r"augmentation must be a gpuconv.data.Augmentation, received 'flip'; Augmentation.parse\(text\) makes one",
@@ -89,6 +101,11 @@ def test_an_argument_of_a_wrong_type_is_refused(name):
     call, message = CALLS[name]
     with pytest.raises(TypeError, match=message):
         call()
+
+
+def test_an_unknown_device_of_batches_is_refused():
+    with pytest.raises(ValueError, match="unknown device 'nmpy'; did you mean 'numpy'"):
+        batches(device="nmpy")
 
 
 def test_images_whose_normalization_cannot_be_computed_are_refused():

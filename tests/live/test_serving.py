@@ -221,6 +221,22 @@ def test_the_error_for_a_port_in_use_says_what_to_do(capsys, tmp_path, monkeypat
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize(
+    ("session", "port", "error", "message"),
+    [
+        (5, 0, TypeError, "session must be a Session, or a function that makes one, received int"),
+        (list, 99999, ValueError, "port must be at most 65535, received 99999"),
+        (list, "8600", TypeError, "port must be an integer, received '8600'"),
+    ],
+    ids=["session", "port above 65535", "port as text"],
+)
+def test_a_wrong_argument_of_serve_is_refused(session, port, error, message):
+    from gpuconv import live
+
+    with pytest.raises(error, match=message):
+        live.serve(session, port=port)
+
+
 def test_the_address_for_other_machines_has_this_hosts_name_and_the_token(open_session, monkeypatch):
     from gpuconv import live
     from gpuconv.live import server
