@@ -5,7 +5,7 @@ import pytest
 
 from gpuconv import verify
 from gpuconv.activations import ACTIVATIONS
-from gpuconv.backends.cuda.runtime import outputs, rows
+from gpuconv.backends.cuda.runtime import grids, rows
 from gpuconv.profiling.launches import record_launches
 
 ELEMENTWISE = [op for name in ACTIVATIONS for op in (name, f"{name}_backward")] + ["add", "scale"]
@@ -19,7 +19,7 @@ CASES = verify.cases(("odd", "real"))
 
 @pytest.mark.parametrize("op", FLAT)
 def test_few_blocks_do_the_work_of_many(device, op, monkeypatch):
-    monkeypatch.setattr(outputs, "_MAX_BLOCKS", 2)
+    monkeypatch.setattr(grids, "_MAX_BLOCKS", 2)
     with record_launches() as launches:
         for case in CASES:
             if case.op == op:
