@@ -1,5 +1,5 @@
-// For the tests of addresses past 2^31 in test_conv_kernels.py. Each kernel but the last writes where a matrix of conv2d.cuh finds
-// elements, as offsets from the tensor's beginning; -1 where there is none. No element is read.
+// For test_conv_addresses.py. Each kernel but the last writes where a matrix of conv2d.cuh finds elements, as offsets from the
+// tensor's beginning; -1 where there is none. No element is read.
 #include "conv2d.cuh"
 
 template <class Matrix>

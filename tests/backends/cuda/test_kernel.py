@@ -85,13 +85,15 @@ def test_arguments_that_do_not_match_are_refused():
         ({"y": emulator.zeros(4, np.float64)}, TypeError, r"y \(float\*\) takes an array of float32, received float64"),
         ({"y": emulator.zeros(8)[::2]}, ValueError, r"takes a C-contiguous array, received strides \(8,\)"),
         ({"y": np.zeros(4, np.float32)}, TypeError, "runs on arrays of a CUDA or the emulated device, received NumPy"),
-        ({"block": 2000}, ValueError, r"a block is one to three numbers from 0 to \(1024, 1024, 64\), received 2000"),
+        ({"block": 2000}, ValueError, r"a block is one to three integers from 0 to \(1024, 1024, 64\), received 2000"),
         ({"block": (32, 64)}, ValueError, "runs with 1 to 1024 threads per block"),
         ({"block": 0}, ValueError, "runs with 1 to 1024 threads per block"),
-        ({"grid": (1, 70000)}, ValueError, r"numbers from 0 to \(2147483647, 65535, 65535\), received \(1, 70000\)"),
-        ({"grid": -1}, ValueError, "a grid is one to three numbers from 0 to"),
-        ({"grid": (1, 1, 1, 2)}, ValueError, r"a grid is one to three numbers from 0 to .*, received \(1, 1, 1, 2\)"),
-        ({"grid": ()}, ValueError, r"a grid is one to three numbers from 0 to .*, received \(\)"),
+        ({"grid": (1, 70000)}, ValueError, r"integers from 0 to \(2147483647, 65535, 65535\), received \(1, 70000\)"),
+        ({"grid": -1}, ValueError, "a grid is one to three integers from 0 to"),
+        ({"grid": (1, 1, 1, 2)}, ValueError, r"a grid is one to three integers from 0 to .*, received \(1, 1, 1, 2\)"),
+        ({"grid": 1.5}, ValueError, r"a grid is one to three integers from 0 to .*, received 1\.5"),
+        ({"grid": (1, 1.5)}, ValueError, r"a grid is one to three integers from 0 to .*, received \(1, 1\.5\)"),
+        ({"grid": ()}, ValueError, r"a grid is one to three integers from 0 to .*, received \(\)"),
         ({"name": "bounded", "block": 65}, ValueError, "bounded runs with 1 to 64 threads per block"),
         ({"name": "fil"}, ValueError, "unknown kernel of arguments.cu 'fil'; did you mean 'fill'"),
     ):
@@ -130,7 +132,7 @@ def test_an_array_unaligned_for_a_vector_type_is_refused():
     x = emulator.zeros(12)
     kernel("by_vector")(1, 1, x[4:])
     assert np.asarray(x).tolist() == [0] * 4 + [1, 2, 3, 4] + [0] * 4
-    with pytest.raises(ValueError, match=r"x \(float4\*\) takes an array aligned to 16 bytes"):
+    with pytest.raises(ValueError, match=r"x \(float4\*\) takes .* 16 bytes, received one that begins 4 bytes after"):
         kernel("by_vector")(1, 1, x[1:])
     assert is_aligned(16, x[4:], None)
     assert not is_aligned(16, x, x[1:])

@@ -50,8 +50,9 @@ class EmulatedLibrary:
         shared: int,
         cluster: int,
     ) -> None:
-        """Run a kernel to its end. arguments: contiguous arrays, NumPy scalars, or None for a null pointer. cluster:
-        the number of blocks in a cluster; the grid's x is a multiple of it. Raises EmulatorError for a fault."""
+        """Run a kernel to its end. entry: its address, from `entry`. arguments: contiguous arrays, NumPy scalars, or
+        None for a null pointer; names: those of the parameters. shared: bytes of dynamic shared memory. cluster: the
+        number of blocks in a cluster; the grid's x is a multiple of it. Raises EmulatorError for a fault."""
         chosen = settings()
         if watch.active and not self.checked:
             raise EmulatorError(f'a watch needs sanitize="checked", received "{chosen.sanitize}"')

@@ -82,7 +82,7 @@ class _Watch:
                 self.seen.append(Writer(words[0], block, thread, int(words[3]), with_lines(words[4], library)))
 
 
-active: _Watch | None = None
+active: _Watch | None = None  # the watch of this process
 
 
 @contextlib.contextmanager

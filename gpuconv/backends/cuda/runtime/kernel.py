@@ -240,12 +240,13 @@ class Kernel:
 
 
 def _extent(what: str, extent: Extent, limits: Extent3, kernel: str) -> Extent3:
-    """An extent along x, y and z, given one to three numbers."""
-    numbers = (extent,) if isinstance(extent, (int, np.integer)) else tuple(extent)
-    x, y, z = (*numbers, 1, 1, 1)[:3]
-    if 1 <= len(numbers) <= 3 and 0 <= x <= limits[0] and 0 <= y <= limits[1] and 0 <= z <= limits[2]:
+    """An extent along x, y and z, given one to three integers."""
+    given = extent if isinstance(extent, tuple) else (extent,)
+    integers = all(isinstance(each, (int, np.integer)) for each in given)
+    if integers and 1 <= len(given) <= 3 and all(0 <= each <= limit for each, limit in zip(given, limits)):
+        x, y, z = (*given, 1, 1)[:3]
         return x, y, z
-    raise ValueError(f"{kernel}: a {what} is one to three numbers from 0 to {limits}, received {extent}")
+    raise ValueError(f"{kernel}: a {what} is one to three integers from 0 to {limits}, received {extent}")
 
 
 def _usual_array(parameter: source.Parameter) -> tuple[np.dtype | None, int]:
@@ -285,7 +286,10 @@ def _check_array(what: str, dtype: np.dtype | None, alignment: int, array: Array
     address = array.ctypes.data if isinstance(array, np.ndarray) else array.data.ptr
     needed = max(alignment, min(16, array.dtype.itemsize))
     if array.size and address % needed:
-        raise ValueError(f"{what} takes an array aligned to {needed} bytes")
+        raise ValueError(
+            f"{what} takes an array aligned to {needed} bytes, received one that begins {address % needed} bytes after "
+            "such an address"
+        )
     return array
 
 
