@@ -42,6 +42,8 @@ def _random_convolution(rng: np.random.Generator) -> Conv2dProblem:
 
 
 def convolution_cases(count: int, rng: np.random.Generator) -> Iterator[Case]:
+    """An option's value, and whether a problem has a case with it, follow from the problem's index: all combinations
+    would be too many cases."""
     tiers = {"tiny": TINY, "odd": ODD, "real": REAL, "random": [_random_convolution(rng) for _ in range(count)]}
     activations = [None, *ACTIVATIONS]
     for tier, listed in tiers.items():
@@ -51,9 +53,9 @@ def convolution_cases(count: int, rng: np.random.Generator) -> Iterator[Case]:
             yield Case("conv2d_dgrad", tier, str(problem), _dgrad(problem))
             yield Case("conv2d_wgrad", tier, str(problem), _wgrad(problem))
             if problem.n * problem.p * problem.q > 1:
-                name = f"{problem} norm {activation}"
-                made = _conv_norm(problem, bias, activation, addend=index % 4 == 1)
-                yield Case("conv2d_batch_norm", tier, f"{name}, addend" if index % 4 == 1 else name, made)
+                addend = index % 4 == 1
+                name = f"{problem} norm {activation}{', addend' if addend else ''}"
+                yield Case("conv2d_batch_norm", tier, name, _conv_norm(problem, bias, activation, addend))
             if index % 2 == 0 or index % 7 == 1:
                 name = f"below {problem} {activation}"
                 yield Case("batch_norm_backward", tier, name, _norm_below(problem, index % 3 != 2, activation))

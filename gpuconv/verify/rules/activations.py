@@ -25,6 +25,8 @@ def activation(magnitude: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Rul
 
 
 def activation_backward(magnitude: Callable[[np.ndarray], np.ndarray]) -> Rule:
+    """dx = dy * f', computed with a few roundings whose errors are relative to dy * magnitude(saved)."""
+
     def rule(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> list[Expected]:
         dy, saved = arrays
         dx = getattr(ops, op)(dy, saved, **options)
