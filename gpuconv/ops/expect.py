@@ -133,7 +133,8 @@ def expect_bias_gradient(db: Array | None, filters: int, channels: int, dtype: n
 def expect_accumulate(accumulate: bool, option: str = "accumulate", **outs: Array | None) -> None:
     missing = [name for name, out in outs.items() if out is None]
     if flag(option, accumulate) and missing:
-        raise ValueError(f"{option}=True adds to {' and '.join(missing)}, which was not given")
+        verb = "was" if len(missing) == 1 else "were"
+        raise ValueError(f"{option}=True adds to {' and '.join(missing)}, which {verb} not given")
 
 
 def expect_writable(**arrays: Array | None) -> None:

@@ -57,6 +57,13 @@ REFUSALS = [
     ),
     (
         ops.batch_norm_backward,
+        [X, X, *[VECTOR] * 3],
+        {"accumulate": True},
+        ValueError,
+        "accumulate=True adds to dgamma and dbeta, which were not given",
+    ),
+    (
+        ops.batch_norm_backward,
         [X[:1], X, *[VECTOR] * 3],
         {},
         ValueError,
