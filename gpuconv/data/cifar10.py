@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from gpuconv.arguments import flag
 from gpuconv.data.dataset import Dataset
 from gpuconv.data.pickles import ArrayState, ArrayUnpickler, UnsafePickleError
 from gpuconv.system.shell import command
@@ -64,9 +65,9 @@ def download(directory: str | os.PathLike[str], *, progress: bool = True) -> Pat
     """Download the binary version (170 MB) into `directory`, unpack it, and return the folder of the batch files.
 
     If all files exist with the right sizes, nothing is downloaded. An interrupted download continues where it stopped.
-    progress: show a bar. Raises as `fetch_archive` does.
+    progress: show a bar. Raises as `fetch_archive` does, and TypeError unless `progress` is a bool.
     """
-    return _download(Path(os.path.expanduser(directory)), URL, SHA256, SIZE, progress)
+    return _download(Path(os.path.expanduser(directory)), URL, SHA256, SIZE, flag("progress", progress))
 
 
 def _download(directory: Path, url: str, sha256: str, size: int, progress: bool) -> Path:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gpuconv.arguments import flag
 from gpuconv.interop.onnx_export_graph import ExportedGraph
 from gpuconv.interop.onnx_export_layers import FORMS
 from gpuconv.layers import Layer, Sequential
@@ -48,7 +49,7 @@ def to_onnx(
         dtype: "float32" or "float16"; by default float16 for a float16 net, else float32.
 
     Raises:
-        TypeError: A layer has no ONNX form.
+        TypeError: A layer has no ONNX form, or an argument another type.
         ValueError: The net is not built or lacks the requested normalization, the layout or dtype is unknown, or a
             layer has no ONNX form for images of any size.
         ImportError: The onnx package is missing.
@@ -63,6 +64,7 @@ def model(net: Sequential, layout: str, normalization: bool, softmax: bool, dtyp
         raise TypeError(f"to_onnx takes a net, received {type(net).__name__}")
     if not net.built or any(name not in layer.arrays for layer in net.walk() for name in layer.variables):
         raise ValueError("the net has no weights yet: begin it with Input(...) or call build(input_shape)")
+    normalization, softmax = flag("normalization", normalization), flag("softmax", softmax)
     if normalization and getattr(net, "normalization", None) is None:
         raise ValueError("normalization=True needs net.normalization, and the net was not trained on uint8 images")
     layout = lookup("layout", layout, LAYOUTS)

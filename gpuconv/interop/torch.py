@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpuconv import backends
+from gpuconv.arguments import flag
 from gpuconv.dtypes import as_dtype
 from gpuconv.layers import BatchNorm, Conv2D, ConvTranspose2D, Flatten, GroupNorm, Layer, LayerNorm, Linear
 from gpuconv.layers.base import expect_built
@@ -92,10 +93,10 @@ def from_torch(state: object, net: Layer, *, strict: bool = True) -> dict[str, n
     Raises:
         ValueError: The state does not fit the net; the message names each missing or unexpected key and each wrong
             shape. Also for a net that groups flattened features, which PyTorch orders differently.
-        TypeError: `state` is neither a module nor a state dict.
+        TypeError: `state` is neither a module nor a state dict, or `strict` not a bool.
         RuntimeError: The net has no shapes yet.
     """
-    state = _state_of(state, net)
+    state, strict = _state_of(state, net), flag("strict", strict)
     expect_built(net)
     parts, groups = _parts(net), _groups(state)
     problems = [f"unexpected {prefix}" for prefix in list(groups)[len(parts) :]]
@@ -158,11 +159,12 @@ def to_torch(net: Layer, like: Mapping[str, object] | None = None, *, tensors: b
         tensors: Whether to return PyTorch tensors, which needs PyTorch, instead of NumPy arrays.
 
     Raises:
-        TypeError: `net` is not a net.
+        TypeError: `net` is not a net, or `tensors` not a bool.
         RuntimeError: The net has no shapes yet.
         ValueError: `like` has another architecture, as in `from_torch`.
     """
     expect_built(net)
+    tensors = flag("tensors", tensors)
     if like is not None:
         like = _state_of(like, net)
         from_torch(like, net)  # only for its checks

@@ -124,6 +124,7 @@ def test_nets_without_an_onnx_form_and_invalid_options_are_refused(tmp_path, mon
         (Sequential([Linear(2)]), {}, "the net has no weights yet"),
         (Sequential([Input((3,)), Linear(2)], initialize=False), {}, "the net has no weights yet"),
         (net, dict(normalization=True), "normalization=True needs net.normalization"),
+        (net, dict(softmax="no"), "softmax must be True or False, received 'no'"),
         (net, dict(layout="HWC"), "unknown layout 'HWC'"),
         (net, dict(dtype="bfloat16"), "unknown dtype 'bfloat16'"),
         (open_cover, {}, "pool1: fit='cover' has no ONNX form"),

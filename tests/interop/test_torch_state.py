@@ -93,6 +93,13 @@ def test_a_net_without_shapes_and_anything_but_a_net_is_refused():
             use(5)
 
 
+def test_text_is_not_taken_for_true():
+    with pytest.raises(TypeError, match="strict must be True or False, received 'no'"):
+        interop.from_torch({}, net(), strict="no")
+    with pytest.raises(TypeError, match="tensors must be True or False, received 'no'"):
+        interop.to_torch(net(), tensors="no")
+
+
 def test_the_returned_state_is_a_copy():
     ours = net()
     interop.to_torch(ours)["fc2.weight"][...] = 9
