@@ -194,7 +194,7 @@ struct Unpool {
 };
 
 // dx = scale * (dy - shift - (x - mean) * slope); without batch statistics scale * dy, and x may be null.
-struct InputGradient {
+struct NormInputGradient {
     DTYPE* dx;
     const DTYPE* dy;
     const DTYPE* x;
@@ -244,12 +244,12 @@ struct InputGradient {
 };
 
 __device__ __forceinline__ void
-input_gradient(DTYPE* dx, const Unpool& unpool, const DTYPE* dy, const DTYPE* x, const Real* gamma, const Real* beta,
+norm_input_gradient(DTYPE* dx, const Unpool& unpool, const DTYPE* dy, const DTYPE* x, const Real* gamma, const Real* beta,
                const Real* mean, const Real* inv_std, const Sums* sums, int64 rows, bool statistics, const Columns& columns,
                int64 dy_pitch, int64 x_pitch) {
     const PitchedPacks dy_packs(columns, dy_pitch), x_packs(columns, x_pitch);
     const NormActivation activation(columns, gamma, beta, mean, inv_std);
-    InputGradient map{dx, dy, x, statistics, dy_packs, x_packs, unpool, activation, {}, {}, {}};
+    NormInputGradient map{dx, dy, x, statistics, dy_packs, x_packs, unpool, activation, {}, {}, {}};
     int32 column[WIDTH];
     Position(columns).find_columns(column, columns.channels);
     if (Position(columns).inside)
@@ -269,7 +269,7 @@ batch_norm_backward_dx(DTYPE* dx, const DTYPE* dy, const DTYPE* x, const Real* g
                        const Real* inv_std, const Sums* sums, int64 rows, bool statistics, Columns columns,
                        int64 dy_pitch, int64 x_pitch) {
     if constexpr (MASK == 0)
-        input_gradient(dx, {}, dy, x, gamma, beta, mean, inv_std, sums, rows, statistics, columns, dy_pitch, x_pitch);
+        norm_input_gradient(dx, {}, dy, x, gamma, beta, mean, inv_std, sums, rows, statistics, columns, dy_pitch, x_pitch);
 }
 
 extern "C" __global__ void __launch_bounds__(256, 2)
@@ -279,5 +279,5 @@ batch_norm_backward_dx_unpooled(DTYPE* dx, const DTYPE* dy, const DTYPE* x, cons
                                 int32 q, int32 filters) {
     const Unpool unpool{mask, dy_pitch, h, w, p, q, columns.channels, filters};
     if constexpr (MASK > 0)
-        input_gradient(dx, unpool, dy, x, gamma, beta, mean, inv_std, sums, rows, statistics, columns, dy_pitch, x_pitch);
+        norm_input_gradient(dx, unpool, dy, x, gamma, beta, mean, inv_std, sums, rows, statistics, columns, dy_pitch, x_pitch);
 }

@@ -8,10 +8,6 @@
 
 #include "mean_over_blocks.cuh"
 
-__device__ __forceinline__ Real not_a_number() { return Real(__int_as_float(0x7fc00000)); }
-
-__device__ __forceinline__ Real infinity() { return Real(__int_as_float(0x7f800000)); }
-
 class ClassRow {
   public:
     // x: the row, or null if the sub-warp has none; it then has no classes, but takes part in warp operations.

@@ -90,7 +90,7 @@ load_batch(DTYPE* x, int64* y, const uint8* images, const int64* labels, const i
         const bool cut = h >= top && h < top + batch.cutout && w >= left && w < left + batch.cutout;
         float value = 0;
         if (!valid) {
-            value = __int_as_float(0x7fc00000);  // NaN
+            value = not_a_number();
         } else if (!cut && 0 <= row && row < batch.height && 0 <= column && column < width) {
             const int32 source = flipped ? width - 1 - column : column;
 #if FULL

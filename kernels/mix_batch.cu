@@ -57,7 +57,7 @@ mix_batch(DTYPE* y, float* targets, const DTYPE* x, const int64* labels, const f
         const bool valid = 0 <= own && own < mix.classes && 0 <= other && other < mix.classes;
         for (int32 c = threadIdx.x; c < mix.classes; c += blockDim.x) {
             const float target = (c == own ? lambda : 0.0f) + (c == other ? rest : 0.0f);
-            targets[n * mix.classes + c] = valid ? target : __int_as_float(0x7fc00000);  // NaN
+            targets[n * mix.classes + c] = valid ? target : not_a_number();
         }
     }
     for (int32 e = part * blockDim.x + threadIdx.x; e < size; e += mix.blocks * blockDim.x) {

@@ -1,10 +1,12 @@
 // Reductions over a warp and over a block, in a fixed order: the same inputs give the same bits.
 //
 //   Sum<T>, Max<T>: an operation with its identity.
-//   reduce_warp(value, op)            every lane of a full warp gets the result
+//   reduce_warp(value, op)            every lane of a full warp receives the result
 //   reduce_block(value, op, scratch)  every thread of the block receives it; blockDim.x a multiple of 32 and one-dimensional,
 //                                     scratch: 32 elements of shared memory
 #pragma once
+
+#include "types.cuh"
 
 template <class T>
 struct Sum {
@@ -15,7 +17,7 @@ struct Sum {
 // The larger of two numbers; for a number and a NaN, the number.
 template <class T>
 struct Max {
-    static __device__ T identity() { return T(__int_as_float(0xff800000)); }
+    static __device__ T identity() { return T(-infinity()); }
     __device__ T operator()(T a, T b) const { return fmax(a, b); }
 };
 

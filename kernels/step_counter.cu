@@ -16,7 +16,7 @@ step_counter_advance(int64* counter, DTYPE* lr, const DTYPE* rates, int64 count,
     const int64 row = counter[0];
     const bool known = 0 <= row && row < count;
     for (int64 i = threadIdx.x; i < width; i += blockDim.x)
-        lr[i] = known ? rates[row * width + i] : DTYPE(__int_as_float(0x7fc00000));  // NaN
+        lr[i] = known ? rates[row * width + i] : DTYPE(not_a_number());
     __syncthreads();
     if (threadIdx.x == 0) {
         counter[0] = row + 1;
