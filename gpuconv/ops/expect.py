@@ -144,7 +144,7 @@ def expect_writable(**arrays: Array | None) -> None:
             raise _read_only(name)
 
 
-def expect_apart(**outputs: Array | None) -> Written:
+def expect_disjoint(**outputs: Array | None) -> Written:
     """No two outputs share memory (None is skipped). Returns them with their address ranges."""
     found = written(outputs.values())
     if not disjoint(found):

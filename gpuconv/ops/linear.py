@@ -8,9 +8,9 @@ from gpuconv.ops.expect import (
     expect_accumulate,
     expect_activation,
     expect_algorithm,
-    expect_apart,
     expect_bias,
     expect_bias_gradient,
+    expect_disjoint,
     expect_float,
     expect_out,
     expect_same_dtype,
@@ -133,7 +133,7 @@ def linear_wgrad(
     """
     backend = backend_of(dy=dy, x=x, optional=dict(out=out, db=db))
     problem, algo, tf32 = _check_linear_wgrad(dy, x, out, db, algo=algo, tf32=tf32, accumulate=accumulate)
-    outputs = expect_apart(out=out, db=db)
+    outputs = expect_disjoint(out=out, db=db)
     dy, x = copy_if_overlapping(outputs, dy, x)
     return backend.linear.linear_wgrad(dy, x, problem, algo=algo, tf32=tf32, out=out, db=db, accumulate=accumulate)
 

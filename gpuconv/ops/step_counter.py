@@ -6,7 +6,7 @@ import numpy as np
 
 from gpuconv.arguments import integer
 from gpuconv.backends import backend_of
-from gpuconv.ops.expect import expect_apart, expect_writable
+from gpuconv.ops.expect import expect_disjoint, expect_writable
 from gpuconv.ops.overlap import copy_if_overlapping
 from gpuconv.ops.registry import op
 from gpuconv.types import Array, ArrayT
@@ -40,7 +40,7 @@ def advance_step_counter(counters: Array, lr: Array, rates: Array, *, batch_size
         raise ValueError(f"rates must be rows like lr, (T, L) and (L,), received {rates.shape} and {lr.shape}")
     batch_size = integer("batch_size", batch_size, 0)
     expect_writable(counters=counters, lr=lr)
-    expect_apart(counters=counters, lr=lr)
+    expect_disjoint(counters=counters, lr=lr)
     (rates,) = copy_if_overlapping([counters, lr], rates)
     backend.step_counter.advance_step_counter(counters, lr, rates, batch_size=batch_size)
 

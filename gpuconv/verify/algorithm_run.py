@@ -87,7 +87,7 @@ class Inputs:
         depth = question.product.k
         self._scale = 2.0 ** -max(0, math.ceil(math.log2(max(depth, 1) / _LARGEST_SUM)))
         # The largest whole number. Sums of products use at most half of the exact range; the rest is for what is added.
-        self._whole = 2 if 8 * depth < EXACT else 1
+        self._largest_whole = 2 if 8 * depth < EXACT else 1
         every: dict[str, dict[str, tuple[tuple[int, ...], bool]]] = {
             "fprop": {"x": (problem.x_shape, channels), "w": (problem.w_shape, False), "bias": ((problem.k,), False)},
             "dgrad": {"dy": (problem.y_shape, filters), "w": (problem.w_shape, channels)},
@@ -106,11 +106,11 @@ class Inputs:
         """(wider volume, slice of its channels with the numbers of `of`). The volume has 32 bytes of channels more than
         `of`, which hold zeros: half of them on each side, or one more on the left if results are not aligned."""
         width = 16 // of.dtype.itemsize
-        whole = backends.zeros((*of.shape[:-1], of.shape[-1] + 2 * width), of.dtype, self._question.device)
+        volume = backends.zeros((*of.shape[:-1], of.shape[-1] + 2 * width), of.dtype, self._question.device)
         begin = width + self._shifts_out
-        part = whole[..., begin : begin + of.shape[-1]]
+        part = volume[..., begin : begin + of.shape[-1]]
         backends.assign(part, of)
-        return whole, part
+        return volume, part
 
     @property
     def _shifts_out(self) -> bool:
@@ -142,7 +142,7 @@ class Inputs:
     def _numbers(self, seed: int, count: int) -> Array:
         rng = np.random.default_rng(seed)
         if self._kind == "whole":
-            host = rng.integers(-self._whole, self._whole + 1, count).astype(np.float64)
+            host = rng.integers(-self._largest_whole, self._largest_whole + 1, count).astype(np.float64)
         else:
             host = rng.standard_normal(count) * (self._scale if seed == 0 else 1)
             host = round_tf32(host.astype(np.float32)) if self._question.tf32 else host
@@ -157,7 +157,7 @@ def run(question: Question, algo: str, inputs: Inputs, form: Form, epilogue: Epi
 
 
 def run_on_device(question: Question, algo: str, inputs: Inputs, form: Form, epilogue: Epilogue) -> Options:
-    """The results of one call, on the device, by name. In place of a slice it has the whole wider volume."""
+    """The results of one call, on the device, by name. In place of a slice there is its wider volume."""
     problem, given, wide = question.problem, inputs.arrays, {}
     named: Options = dict(algo=algo, tf32=question.tf32)
     dy = inputs.sliced(given["dy"])[1] if form.sliced and "dy" in given else given.get("dy")

@@ -9,9 +9,9 @@ from gpuconv.ops.check_cache import remembered
 from gpuconv.ops.conv.expect import forward_epilogue
 from gpuconv.ops.expect import (
     expect_accumulate,
-    expect_apart,
     expect_bias_gradient,
     expect_conv_algorithm,
+    expect_disjoint,
     expect_float,
     expect_out,
     expect_same_dtype,
@@ -91,7 +91,7 @@ def conv2d_backward(
         accumulate=accumulate,
         **window,
     )
-    outputs = expect_apart(out=out, dw=dw, db=db)
+    outputs = expect_disjoint(out=out, dw=dw, db=db)
     dy, x, w, mask = copy_if_overlapping(outputs, dy, x, w, mask)
     return backend.conv.conv2d_backward(
         dy,

@@ -10,9 +10,9 @@ from gpuconv.ops.check_cache import remembered
 from gpuconv.ops.conv.expect import forward_epilogue
 from gpuconv.ops.expect import (
     expect_accumulate,
-    expect_apart,
     expect_bias_gradient,
     expect_conv_algorithm,
+    expect_disjoint,
     expect_float,
     expect_out,
     expect_same_dtype,
@@ -77,7 +77,7 @@ def conv2d_wgrad(
     problem, forward, algo, tf32 = _check_conv2d_wgrad(
         dy, x, mask, out, db, kernel_size=kernel_size, pool=pool, algo=algo, tf32=tf32, accumulate=accumulate, **window
     )
-    outputs = expect_apart(out=out, db=db)
+    outputs = expect_disjoint(out=out, db=db)
     dy, x, mask = copy_if_overlapping(outputs, dy, x, mask)
     return backend.conv.conv2d_wgrad(
         dy, x, problem, forward, mask=mask, algo=algo, tf32=tf32, out=out, db=db, accumulate=accumulate

@@ -7,7 +7,7 @@ import math
 from gpuconv.arguments import flag, number
 from gpuconv.backends import backend_of
 from gpuconv.ops.check_cache import remembered
-from gpuconv.ops.expect import expect_activation, expect_any_float, expect_apart, expect_out, expect_writable
+from gpuconv.ops.expect import expect_activation, expect_any_float, expect_disjoint, expect_out, expect_writable
 from gpuconv.ops.norm.expect import expect_addend, expect_channel_vectors
 from gpuconv.ops.overlap import copy_if_overlapping
 from gpuconv.ops.registry import op
@@ -70,7 +70,7 @@ def batch_norm(
     activation = expect_activation(activation)
     if training:
         expect_writable(running_mean=running_mean, running_var=running_var)
-        outputs = expect_apart(running_mean=running_mean, running_var=running_var, out=out)
+        outputs = expect_disjoint(running_mean=running_mean, running_var=running_var, out=out)
         x, gamma, beta = copy_if_overlapping(outputs, x, gamma, beta, in_place=out)
         addend = addend if addend is None else copy_if_overlapping(outputs, addend)[0]
     else:

@@ -12,8 +12,8 @@ from gpuconv.ops.expect import (
     expect_accumulate,
     expect_activation,
     expect_any_float,
-    expect_apart,
     expect_conv_algorithm,
+    expect_disjoint,
     expect_float,
     expect_mask,
     expect_out,
@@ -155,7 +155,7 @@ def batch_norm_backward(
         needs_beta=saved is None,
         accumulate=accumulate,
     )
-    outputs = expect_apart(out=out, dgamma=dgamma, dbeta=dbeta)
+    outputs = expect_disjoint(out=out, dgamma=dgamma, dbeta=dbeta)
     dy, x, gamma, mean, inv_std, beta, mask, w = copy_if_overlapping(
         outputs, dy, x, gamma, mean, inv_std, beta, mask, w, in_place=out if mask is None else None
     )

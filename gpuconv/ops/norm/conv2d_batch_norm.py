@@ -9,7 +9,7 @@ from gpuconv.arguments import number
 from gpuconv.backends import backend_of
 from gpuconv.ops.check_cache import remembered
 from gpuconv.ops.conv.expect import forward_problem
-from gpuconv.ops.expect import expect_activation, expect_apart, expect_conv_algorithm, expect_out, expect_writable
+from gpuconv.ops.expect import expect_activation, expect_conv_algorithm, expect_disjoint, expect_out, expect_writable
 from gpuconv.ops.norm.expect import expect_addend, expect_channel_vectors
 from gpuconv.ops.overlap import copy_if_overlapping
 from gpuconv.ops.registry import op
@@ -105,7 +105,7 @@ def conv2d_batch_norm(
     )
     momentum, eps = number("momentum", momentum, 0.0, 1.0), number("eps", eps, 0.0, used_with=[x])
     activation = expect_activation(activation)
-    outputs = expect_apart(running_mean=running_mean, running_var=running_var, out=out)
+    outputs = expect_disjoint(running_mean=running_mean, running_var=running_var, out=out)
     x, w, bias, gamma, beta, addend = copy_if_overlapping(outputs, x, w, bias, gamma, beta, addend)
     return backend.norm.conv2d_batch_norm(
         x,

@@ -10,7 +10,7 @@ from gpuconv.ops.check_cache import remembered
 from gpuconv.ops.expect import (
     expect_accumulate,
     expect_any_float,
-    expect_apart,
+    expect_disjoint,
     expect_out,
     expect_same_dtype,
     expect_shape,
@@ -100,7 +100,7 @@ def group_norm_backward(
         dy=dy, x=x, gamma=gamma, mean=mean, inv_std=inv_std, optional=dict(out=out, dgamma=dgamma, dbeta=dbeta)
     )
     _check_group_norm_backward(dy, x, gamma, mean, inv_std, out, dgamma, dbeta, accumulate=accumulate)
-    outputs = expect_apart(out=out, dgamma=dgamma, dbeta=dbeta)
+    outputs = expect_disjoint(out=out, dgamma=dgamma, dbeta=dbeta)
     dy, x, gamma, mean, inv_std = copy_if_overlapping(outputs, dy, x, gamma, mean, inv_std, in_place=out)
     return backend.norm.group_norm_backward(
         dy, x, gamma, mean, inv_std, out=out, dgamma=dgamma, dbeta=dbeta, accumulate=accumulate

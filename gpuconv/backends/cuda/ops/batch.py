@@ -60,7 +60,7 @@ def _packed(
     """Thread blocks for a sample, and the kernel's `struct Batch`."""
     images, height, width, channels = shape
     blocks = _blocks(height, width, channels)
-    if augmentation.colors[1]:  # contrast: each thread block reads the whole image
+    if augmentation.colors[1]:  # for contrast, each of several blocks would read the whole image
         blocks = 1
     divisors = fast_divmod(max(1, width)), fast_divmod(max(1, channels))
     flip, reflect = _FLIPS[augmentation.flip], augmentation.border == "reflect"
