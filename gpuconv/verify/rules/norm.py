@@ -123,7 +123,7 @@ def batch_norm_backward(op: str, arrays: Arrays, options: Options, dtype: np.dty
     dbeta_bound = sum_bound(acc, rows, np.abs(dy).sum(axes)) + dy_bound.sum(axes)
     dgamma_bound = sum_bound(acc, rows + 4, (np.abs(dy) * xhat_terms).sum(axes)) + (dy_bound * xhat_terms).sum(axes)
     inside, sums = np.abs(dy), 0.0
-    if options["training"]:
+    if options.get("training", True):
         inside = inside + (np.abs(dbeta) + xhat_terms * np.abs(dgamma)) / rows
         sums = (dbeta_bound + xhat_terms * dgamma_bound) / rows
     dx_bound = np.abs(gamma) * inv_std * (accumulation(acc, 10, inside) + sums + dy_bound) + rounding(dtype, dx)

@@ -76,7 +76,7 @@ def _averages(
     found = []
     for index, (average, old, param) in enumerate(zip(averages or (), before, of_params)):
         size = np.abs(old) + np.abs(param.value)
-        share = 1 - options["ema"]
+        share = 1 - options.get("ema", 0.999)
         error = share * param.bound + accumulation(state_dtype, 3, size) + rounding(state_dtype, average)
         found.append(Expected(f"average {index}", average, error))
     return found
@@ -134,9 +134,9 @@ def muon(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> list[Exp
     params, grads, velocities = ([a.copy() for a in group] for group in (masters or arrays[0], *arrays[1:3]))
     lr, momentum, nesterov = options["lr"], options.get("momentum", 0.0), options.get("nesterov", False)
     steps, precision = options.get("steps", 5), options.get("precision", "full")
-    decay = options.get("ema", 1.0)
+    ema = options.get("ema", 0.999)
     # The reference is called directly, because the op refuses lower precisions for float64 arrays.
-    muon_step(*arrays, lr=lr, momentum=momentum, nesterov=nesterov, steps=steps, precision=precision, ema=decay)
+    muon_step(*arrays, lr=lr, momentum=momentum, nesterov=nesterov, steps=steps, precision=precision, ema=ema)
     unscale = 1.0 if scaling is None else scaling[1]
     state_dtype = accumulation_dtype(np.dtype(dtype)) if masters else dtype  # the dtype of state and masters
     of_params: list[Expected] = []

@@ -107,7 +107,8 @@ def conv2d_relu(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> l
     if activation not in ("relu", None):
         bound = behind_activation(activation, before.bound, np.abs(before.value), y, dtype)
         return [Expected("y", y, bound), Expected("saved", before.value, before.bound)]
-    pool: Options = dict(kernel_size=options["pool"])
+    side = options.get("pool", 1)
+    pool: Options = dict(kernel_size=side)
     bound, _ = ops.max_pool2d(before.bound, **pool)
     largest, first = ops.max_pool2d(before.value, **pool)
     of_others = before.value.copy()
@@ -118,6 +119,6 @@ def conv2d_relu(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> l
         doubtful = (np.abs(largest) <= bound) | (doubtful & (largest > 0))
     n, p, q, k = y.shape
     groups = options.get("groups", 1)
-    bits = np.repeat(doubtful.reshape(n, p, q, groups, k // groups), options["pool"] ** 2, axis=-1)
+    bits = np.repeat(doubtful.reshape(n, p, q, groups, k // groups), side**2, axis=-1)
     doubtful_bytes = np.packbits(bits, -1, "little").reshape(mask.shape) > 0
     return [Expected("y", y, bound), Expected("mask", as_float64(mask), np.where(doubtful_bytes, 255.0, 0.0))]
