@@ -14,7 +14,7 @@ class Array:
 
 def cache_with(arrays, *context):
     cache = ListCache()
-    for _ in range(2):
+    for _ in range(2):  # a list is cached from its second use on
         cache.keep(arrays, "value", *context)
     return cache
 

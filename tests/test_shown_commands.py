@@ -102,7 +102,7 @@ def test_each_pattern_of_commands_not_run_matches_a_shown_command():
 
 
 @pytest.mark.slow
-def test_the_predictions_of_the_performance_page_run(capsys):
+def test_the_predictions_of_the_performance_page_run():
     page = (ROOT / "docs/performance-model.md").read_text(encoding="utf-8")
     lines = [line for line in re.findall(r"^python -m bench (predict .*)$", page, re.M) if "OUT" not in line]
     assert len(lines) == 5

@@ -133,7 +133,7 @@ def test_a_command_is_ended_at_once_by_a_signal(number):
     assert ending_of(lambda: signal.raise_signal(number)) == (128 + number, f"\ngpuconv: stopped by {number.name}\n")
 
 
-def test_a_command_within_another_program_keeps_its_status(capsys):
+def test_a_command_within_another_program_keeps_its_status():
     assert [process.end(status) for status in (0, 3)] == [0, 3]
 
 

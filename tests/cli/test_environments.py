@@ -266,6 +266,7 @@ def test_a_current_folder_that_was_removed_gives_no_traceback(tmp_path):
         command = ["bash", "-c", script, "bash", sys.executable, "-m", "gpuconv", *arguments]
         gone.mkdir(exist_ok=True)
         done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        # Python may print a traceback of its own if it cannot start there.
         assert "gpuconv" not in done.stderr or "Traceback" not in done.stderr, done.stderr
 
 

@@ -32,7 +32,7 @@ def bars(monkeypatch):
     return Bar.instances
 
 
-def test_verify_and_kernels_show_progress_bars(bars, monkeypatch, capsys):
+def test_verify_and_kernels_show_progress_bars(bars, monkeypatch):
     from gpuconv import verify
     from gpuconv.backends.cuda.analysis import resources
 

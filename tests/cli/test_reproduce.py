@@ -37,6 +37,9 @@ def test_every_precision_of_a_device_is_trained_from_every_seed(monkeypatch, cap
     assert trained == {(device, precision) for device in ("numpy", "emulated") for precision in PRECISIONS}
     assert {*reproduce.REFERENCE} == trained
     assert len(runs) == len({*runs}) == reproduce.SEEDS * len(rows)
+
+
+def test_an_unknown_device_is_refused():
     assert main(["reproduce", "--quick", "--device", "nowhere"]) == 2
 
 

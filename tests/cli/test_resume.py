@@ -24,6 +24,18 @@ def test_resume_refuses_other_settings_and_names_them(drawn_run, capsys):
     assert {path: path.read_bytes() for path in drawn_run.iterdir()} == before
 
 
+def test_resume_refuses_another_validation_part(tmp_path, capsys):
+    run = tmp_path / "run"
+    assert train("--epochs", 1, "--validation", 0.25, "--run-dir", run) == 0
+    assert main(["train", "--resume", str(run), "--validation", "0.5"]) == 2
+    assert "--validation is 0.25 there, 0.5 here" in capsys.readouterr().err
+
+
+def test_a_resumed_run_takes_no_recipe(capsys):
+    assert main(["train", "--resume", "somewhere", "--recipe", "airbench94"]) == 2
+    assert "leave --recipe out" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
@@ -50,15 +62,14 @@ def test_invalid_stored_settings_are_named(drawn_run, tmp_path, capsys, name, va
     assert {path: path.read_bytes() for path in run.iterdir()} == before
 
 
-def test_a_run_is_resumed_with_its_own_settings_and_another_checkpoint_interval(drawn_run, tmp_path):
+def test_another_spelling_of_the_model_and_another_checkpoint_interval_are_accepted(drawn_run, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(drawn_run, run)
-    content = json.loads((run / "run.json").read_text())
-    command = content["settings"]["options"]["command"]
     assert main(["train", "--resume", str(run), "--model", "Seed_Net", "--checkpoint-every", "2"]) == 0
-    settings = runs.settings_to_resume(str(run), {})
-    (run / "run.json").write_text(json.dumps(content).replace('"model": "seed-net"', '"model": "Seed_Net"'))
-    assert command["model"] == settings.model == "seed-net"
+    assert runs.settings_to_resume(str(run), {}).model == "seed-net"
+    content = json.loads((run / "run.json").read_text())
+    content["settings"]["options"]["command"]["model"] = "Seed_Net"
+    (run / "run.json").write_text(json.dumps(content))
     assert runs.settings_to_resume(str(run), {"model": "seed-net"}).model == "Seed_Net"
 
 

@@ -130,6 +130,12 @@ def test_evaluate_warns_of_changed_data_and_resume_refuses_it(work, capsys, chan
     assert {path: path.read_bytes() for path in (work / "run").iterdir()} == before
 
 
+def test_the_warning_of_changed_data_states_the_numbers_of_images(work, capsys):
+    photo(work / "photos" / "cats" / "more.png", 1000)
+    output = on_numpy(capsys, "evaluate", "run", "--data", "folder:photos")
+    assert "which had 33 images to train on and 7 to test on, here 34 and 7: " in output
+
+
 def test_evaluate_warns_if_test_images_were_trained_on(work, capsys):
     """The tested folder may be the training folder, or hold copies of its images."""
     shutil.copytree("photos", "copied")

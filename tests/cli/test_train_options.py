@@ -38,9 +38,6 @@ def test_with_a_validation_part_the_test_images_are_used_once_at_the_end(work, c
     assert "test accuracy" in output_of(capsys, "train", "--resume", "run")
     assert metrics(work / "run")[-1] == test
     assert (work / "run" / "last.safetensors").read_bytes() == before
-    assert "--validation is 0.25 there, 0.5 here" in output_of(
-        capsys, "train", "--resume", "run", "--validation", 0.5, status=2
-    )
     main(["evaluate", "run", "--device", "numpy"])
     out, err = capsys.readouterr()
     assert "warning" not in err  # the data is that of the run

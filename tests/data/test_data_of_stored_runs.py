@@ -25,6 +25,6 @@ def test_a_split_never_changes():
 
 
 def test_the_names_of_data_sets_and_synthetic_classes_never_change():
-    for part in (*synthetic.load(4, size=(1, 1, 1), classes=2), *digits.load()):
-        assert part.name in ("synthetic", "digits")
-    assert synthetic.load(4, size=(1, 1, 1), classes=2)[0].classes == ("class 0", "class 1")
+    generated = synthetic.load(4, size=(1, 1, 1), classes=2)
+    assert [part.name for part in (*generated, *digits.load())] == ["synthetic", "synthetic", "digits", "digits"]
+    assert [part.classes for part in generated] == [("class 0", "class 1")] * 2

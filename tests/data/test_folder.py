@@ -95,6 +95,12 @@ def test_images_are_resized_and_converted_to_gray(pets):
     assert train.image_shape == (3, 5, 1)
 
 
+def test_one_number_is_the_height_and_the_width_of_the_images(pets):
+    train, _ = folder.load(pets, size=3)
+    assert train.image_shape == (3, 3, 3)
+    assert ",size=3x3," in train.spec
+
+
 def test_all_images_must_have_one_size_unless_resized(pets):
     Image.fromarray(picture(6, 5, 0)).save(pets / "bee" / "wide.jpg")
     with pytest.raises(ValueError, match=r"6x4.*wide\.jpg has 6x5.*size="):

@@ -42,13 +42,6 @@ def test_an_option_of_a_folder_is_refused(tmp_path, options, message):
         pets(tmp_path, **options)
 
 
-def test_one_number_is_the_height_and_the_width_of_a_folders_images(tmp_path):
-    pytest.importorskip("PIL.Image")
-    train, _ = pets(tmp_path, size=3)
-    assert train.image_shape == (3, 3, 3)
-    assert ",size=3x3," in train.spec
-
-
 BATCH = IMAGES, np.arange(6)
 
 

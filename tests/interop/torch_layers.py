@@ -1,4 +1,4 @@
-"""Layers of ours that PyTorch has only as functions or with the channels last, as modules."""
+"""PyTorch modules that equal layers of ours for which PyTorch has only functions, or a module for channels last."""
 
 import pytest
 

@@ -29,7 +29,7 @@ def test_a_config_of_an_unknown_layer_or_option_is_refused():
         Layer.from_config({"out_channels": 3})
 
 
-def test_a_config_names_a_layer_that_can_run_and_all_that_it_needs():
+def test_a_config_of_a_base_class_or_without_a_needed_option_is_refused():
     for base in ("Layer", "Activation", "Merging", "Pool2D", "Fused", "FusedConv", "ImageNorm"):
         with pytest.raises(ValueError, match=f"unknown layer '{base}'"):
             Layer.from_config({"layer": base})

@@ -169,9 +169,12 @@ def test_a_fused_net_has_the_same_keys_and_arrays():
     assert fused.parameter_count == net.parameter_count
     other = odd_net(seed=5)
     fused.load_state_dict(other.state_dict())
+    np.testing.assert_array_equal(net["conv1"]["weight"], other["conv1"]["weight"])
+
+
+def test_a_fused_net_has_the_same_precision():
     tf32 = odd_net().to(precision="tf32")
     assert tf32.fuse().precision == tf32["conv1"].precision == "tf32"
-    np.testing.assert_array_equal(net["conv1"]["weight"], other["conv1"]["weight"])
 
 
 def test_a_fused_net_can_be_copied_fused_again_and_summarized():
@@ -183,6 +186,11 @@ def test_a_fused_net_can_be_copied_fused_again_and_summarized():
     np.testing.assert_allclose(twin.predict(x.astype(np.float64)), fused.predict(x), rtol=1e-4, atol=1e-5)
     assert kinds(fused.fuse()) == kinds(fused)
     assert summary(fused).splitlines()[-1] == summary(odd_net()).splitlines()[-1]
+
+
+def test_a_fused_net_refuses_backward_without_a_training_forward():
+    fused = odd_net().fuse()
+    fused.predict(np.zeros((2, 15, 13, 3), np.float32))
     with pytest.raises(RuntimeError, match="each forward serves one backward"):
         fused.backward(np.zeros((2, 3), np.float32))
 

@@ -7,7 +7,7 @@ from gpuconv.layers import Conv2D, Input, Layer, Linear, ReLU, Sequential
 from tests.layers.net_with_shortcut import net_of
 
 
-def test_names_count_by_kind_and_state_keys_are_paths():
+def test_names_are_numbered_by_kind_and_state_keys_are_paths():
     net = net_of()
     assert [name for name, _ in net.children()] == [
         "input",
@@ -48,7 +48,7 @@ def test_given_names_stay_and_automatic_ones_avoid_them():
     assert [name for name, _ in net.children()] == ["input", "fc2", "fc1", "head"]
 
 
-def test_two_layers_of_a_kind_without_numbers_get_different_names():
+def test_only_the_first_input_layer_has_a_name_without_a_number():
     net = Sequential([Input((4,)), Input((4,)), Input((4,), name="input3"), Input((4,))])
     assert [layer.name for layer in net] == ["input", "input2", "input3", "input4"]
     assert Layer.from_config(net.config()).config() == net.config()

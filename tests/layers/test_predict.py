@@ -46,8 +46,6 @@ def test_masked_and_invalid_arrays_are_refused_by_every_method_of_a_net():
                 method(wrong)
     with pytest.raises(TypeError, match=r"expected an array of NumPy or CuPy, received list"):
         net([x[0]])
-    assert net.predict(x[:0], top=2) == []
-    np.testing.assert_array_equal(net.predict(x.astype(x.dtype.newbyteorder())), net.predict(x))
 
 
 def test_predicting_no_images_gives_no_classes(net):
@@ -136,7 +134,7 @@ def test_a_new_head_is_trained_with_the_normalization_of_the_pretrained_layers(t
 
 
 @pytest.mark.parametrize("precision", ["float32", "tf32", "float16", "bfloat16", "float64"])
-def test_predict_accepts_any_float_dtype(precision):
+def test_training_evaluation_and_predict_accept_any_float_dtype(precision):
     # Every dtype below represents these numbers exactly.
     images = np.random.default_rng(0).normal(size=(6, 4, 4, 3)).astype(as_dtype("bfloat16")).astype(np.float64)
     labels = np.arange(6) % 5

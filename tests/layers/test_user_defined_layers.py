@@ -1,4 +1,4 @@
-"""User-defined layers: none replaces another, and one that cannot be saved is refused when it is built."""
+"""User-defined layers: how they are found by name, which are refused when they are built, and the errors of others."""
 
 import json
 import warnings
@@ -185,7 +185,7 @@ def test_a_layer_that_returns_no_array_is_named():
         net(np.ones((1, 3), np.float32))
 
 
-class UsesOldNames(ComputesInFloat64):
+class UsesOldNames(Layer):
     """Calls `stash` and `unstash` by the names they had before nets were saved with `save(path)`."""
 
     def forward(self, x, training=False):
@@ -221,7 +221,7 @@ def test_a_result_of_the_wrong_shape_names_the_layer():
         def backward(self, dy, *, input_grad=True):
             return dy
 
-    class HalvesTheGradient(Layer):
+    class DropsHalfOfTheGradient(Layer):
         def forward(self, x, training=False):
             return x
 
@@ -235,9 +235,9 @@ def test_a_result_of_the_wrong_shape_names_the_layer():
             ValueError, match=r"DropsARow.forward must return .*\(N, 4, 4, 1\), .*returned \(2, 3, 4, 1\)"
         ):
             forward(x)
-    net = Sequential([Input((4, 4, 1)), Conv2D(1, 1), HalvesTheGradient(), Flatten(), Linear(2)])
+    net = Sequential([Input((4, 4, 1)), Conv2D(1, 1), DropsHalfOfTheGradient(), Flatten(), Linear(2)])
     with pytest.raises(
-        ValueError, match=r"HalvesTheGradient.backward must return .*\(N, 4, 4, 1\), .*returned \(2, 4, 2, 1\)"
+        ValueError, match=r"DropsHalfOfTheGradient.backward must return .*\(N, 4, 4, 1\), .*returned \(2, 4, 2, 1\)"
     ):
         net.backward(net(x))
 

@@ -41,15 +41,16 @@ def test_an_occlusion_is_made_in_parts_between_steps(open_session):
     session.view.hub = HubWithClient()
     wait_for(session, lambda: session.trainer.steps > 2)
     do(session, "look", map="occlusion")
+    begun_at = session.trainer.steps
     assert session.view.attribution.unfinished
-    steps = session.trainer.steps
-    wait_for(session, lambda: session.trainer.steps > steps + 5)
+    wait_for(session, lambda: session.view.attribution._begun_after > begun_at)  # the next map has begun
+    assert "map" in session.view.hub.put_names
 
 
 def test_a_map_that_cannot_be_made_shows_its_error(open_session, monkeypatch):
     def refused(*_, **__):
         raise ValueError("no maps")
-        yield
+        yield  # makes this a generator, as `map_stages` is
 
     monkeypatch.setattr(attribution, "map_stages", refused)
     session = open_session()
@@ -58,5 +59,9 @@ def test_a_map_that_cannot_be_made_shows_its_error(open_session, monkeypatch):
     assert map_of(session)[0]["error"] == "no maps"
     steps = session.trainer.steps
     wait_for(session, lambda: session.trainer.steps > steps + 5)
+
+
+def test_an_unknown_map_is_refused(open_session):
+    session = open_session()
     with pytest.raises(ValueError, match="map must be one of none, saliency, occlusion, grad-cam, received 'heat'"):
         do(session, "look", map="heat")

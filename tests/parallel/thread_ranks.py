@@ -41,8 +41,8 @@ class ThreadRanks(Ranks):
 
     def collect(self, flat, ends):
         arrays = self.gather(np.array(gc.to_numpy(flat)))
-        stretches = [array[first:end] for array, first, end in zip(arrays, ends, ends[1:])]
-        gc.backends.assign(flat[: ends[-1]], np.concatenate(stretches))
+        sections = [array[first:end] for array, first, end in zip(arrays, ends, ends[1:])]
+        gc.backends.assign(flat[: ends[-1]], np.concatenate(sections))
 
     def fail(self, error):
         self.failed = error

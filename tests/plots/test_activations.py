@@ -101,7 +101,7 @@ def test_scores_are_the_best_five_sorted():
         "kind 6",
         "5.0 %",
     ]
-    drawn = [patch.get_width() for patch in bars.patches if patch.get_width() < 1]
+    drawn = [patch.get_width() for patch in bars.patches if patch.get_width() < 1]  # each lies on one of width 1
     assert drawn == sorted(drawn, reverse=True)
 
 
@@ -117,7 +117,7 @@ def test_all_scores_are_shown_if_there_are_fewer_than_five():
 
 
 @pytest.mark.parametrize("channels", [2, 4])
-def test_an_image_without_1_or_3_channels_is_drawn_as_their_mean(channels):
+def test_an_image_of_2_or_4_channels_is_drawn_as_the_mean_of_its_channels(channels):
     image = RNG.integers(0, 256, (9, 7, channels)).astype(np.uint8)
     drawn = panels(plots.activations(image, [], SCORES, CLASSES))["image"].images[0].get_array()
     np.testing.assert_allclose(drawn, np.repeat(image.mean(axis=2, keepdims=True) / 255, 3, axis=2), rtol=1e-12)

@@ -26,7 +26,8 @@ from typing import Any
 import numpy as np
 
 from tests.standin import arrays, driver, memory, modules, nccl, streams
-from tests.standin.machine import CUDARuntimeError, Machine, use
+from tests.standin.errors import CUDARuntimeError
+from tests.standin.machine import Machine, use
 
 
 def module(machine: Machine) -> types.ModuleType:

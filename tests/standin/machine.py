@@ -1,19 +1,15 @@
-"""The simulated machine: its GPUs, and queues of work that run as late as possible, or at once."""
+"""The simulated machine: its GPUs, its clock, and what a test can set and count."""
 
 from __future__ import annotations
 
 import contextlib
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
-PATIENCE = 5.0  # seconds to wait for another thread
-
-Work = Callable[[], None]
-Wait = tuple["Queue", int]  # a stream, and how many of its first pieces of work must have run
-Piece = tuple[list[Wait], Work]  # a piece of work, after those that it waits for
+from tests.standin.errors import CUDARuntimeError
+from tests.standin.queues import Queue
 
 # The most bytes of shared memory that a block may opt in to, by compute capability.
 SHARED_MEMORY = {
@@ -26,197 +22,6 @@ SHARED_MEMORY = {
     "100": 227 * 1024,
     "120": 99 * 1024,
 }
-
-
-class CUDARuntimeError(RuntimeError):
-    """The error that CuPy raises for a failed CUDA call; the message begins with the error's name."""
-
-
-class CUDADriverError(RuntimeError):
-    """The error that CuPy raises for a failed call of the CUDA driver."""
-
-
-class Capture:
-    """The work of a capture.
-
-    origin: the stream on which it began. branches: the streams that became part of it by waiting for one that was.
-    unjoined: the branches with work pushed since another stream last waited for them.
-    """
-
-    def __init__(self, origin: Queue) -> None:
-        self.origin = origin
-        self.branches: list[Queue] = []
-        self.unjoined: set[Queue] = set()
-        self._work: dict[Queue, list[Piece]] = {}
-        self._calls: list[Work] = []
-
-    def end(self, queue: Queue) -> int:
-        """The number of captured pieces of a stream's work."""
-        return len(self._work.get(queue, ()))
-
-    def append(self, queue: Queue, waits: list[Wait], work: Work) -> None:
-        self._work.setdefault(queue, []).append((waits, work))
-        self._calls.append(work)
-
-    def order(self, schedule: str) -> list[Work]:
-        """The order in which the graph runs. "early": that of the calls. "late": the work of a branch runs only when
-        other work waits for it."""
-        if schedule == "early":
-            return self._calls
-        ordered: list[Work] = []
-        done: Counter[Queue] = Counter()
-
-        def run(queue: Queue, end: int) -> None:
-            while done[queue] < end:
-                waits, work = self._work[queue][done[queue]]
-                done[queue] += 1
-                for other, needed in waits:
-                    run(other, needed)
-                ordered.append(work)
-
-        run(self.origin, self.end(self.origin))
-        return ordered
-
-
-class Queue:
-    """The work of one stream. kind: "legacy", "blocking" or "non-blocking"."""
-
-    def __init__(self, machine: Machine, device: int, kind: str) -> None:
-        self.machine, self.device, self.kind = machine, device, kind
-        self.captured: Capture | None = None  # during a capture
-        self.invalidated_by: str | None = None  # why the capture is invalid
-        self._work: list[Piece] = []
-        self._done = 0
-        self.busy_until = 0.0  # when its queued work ends, by the machine's clock
-        self.held = False  # while its work waits for another GPU
-        machine.queues.append(self)
-
-    @property
-    def end(self) -> int:
-        """The number of pieces of work queued, or captured, so far."""
-        return len(self._work) if self.captured is None else self.captured.end(self)
-
-    def push(self, work: Work, seconds: float = 0.0) -> None:
-        """Queue work that takes the given time, or record it during a capture."""
-        with self.machine.lock:
-            if self.captured is not None:
-                self._expect_valid()
-                self.captured.append(self, [], work)
-                if self is not self.captured.origin:
-                    self.captured.unjoined.add(self)
-                return
-            waits = self._implicit_waits()
-            self.busy_until = max(
-                self.machine.clock.perf_counter(), self.busy_until, *(queue.busy_until for queue, _ in waits)
-            )
-            self.busy_until += seconds
-            self._append(waits, work)
-
-    def wait(self, other: Queue, end: int) -> None:
-        """Work queued later runs after the first `end` pieces of work of another stream."""
-        with self.machine.lock:
-            if other.captured is not None:
-                self._wait_captured(other, end, other.captured)
-                return
-            self.busy_until = max(self.busy_until, other.busy_until)
-            self._append([(other, end)], lambda: None)
-
-    def _wait_captured(self, other: Queue, end: int, capture: Capture) -> None:
-        """A stream that waits for a captured stream becomes a branch of the capture. Before the capture ends, another
-        stream must wait for the branch."""
-        if self.captured is None:
-            self.captured = capture
-            capture.branches.append(self)
-        assert self.captured is capture, "a stream waits for another capture"
-        capture.append(self, [(other, end)], lambda: None)
-        capture.unjoined.discard(other)
-
-    def _append(self, waits: list[Wait], work: Work) -> None:
-        self._work.append((waits, work))
-        if self.machine.schedule == "early":
-            self.run(self.end)
-
-    def _implicit_waits(self) -> list[Wait]:
-        others = [queue for queue in self.machine.queues if queue.device == self.device and queue is not self]
-        if self.kind == "legacy":
-            blocking = [queue for queue in others if queue.kind == "blocking"]
-            for queue in blocking:
-                if queue.captured is not None:
-                    queue.invalidated_by = "cudaErrorStreamCaptureImplicit"
-                    raise CUDARuntimeError(queue.invalidated_by)
-            return [(queue, queue.end) for queue in blocking]
-        return [(queue, queue.end) for queue in others if queue.kind == "legacy" and self.kind == "blocking"]
-
-    def synchronize(self) -> None:
-        """Run all work; refused during a capture, which it invalidates."""
-        with self.machine.lock:
-            if self.captured is not None:
-                self.invalidated_by = "cudaErrorStreamCaptureUnsupported"
-                raise CUDARuntimeError(self.invalidated_by)
-            self.run(self.end)
-        self.machine.sleep_until(self.busy_until)
-
-    def run(self, end: int) -> None:
-        """Run the first `end` pieces of work, each after the work that it waits for."""
-        with self.machine.lock:
-            while True:
-                self._wait_while_held()
-                if self._done >= end:
-                    return
-                number = self._done
-                waits, work = self._work[number]
-                for queue, needed in waits:
-                    queue.run(needed)
-                if self._done != number:  # another thread ran this piece meanwhile
-                    continue
-                self._work[self._done] = ([], lambda: None)
-                self._done += 1
-                before, self.machine.thread.runs = getattr(self.machine.thread, "runs", None), self
-                try:
-                    work()
-                finally:
-                    self.machine.thread.runs = before
-
-    def _wait_while_held(self) -> None:
-        """Wait until no piece of this stream's work, in any thread, waits for another GPU."""
-        assert self.machine.changed.wait_for(lambda: not self.held, PATIENCE), "a stream's work does not end"
-
-    def hangs(self, end: int) -> bool:
-        """Whether the first `end` pieces of work wait for a GPU that hangs, this one or one that NCCL waits for."""
-        hung = self.machine.hung
-        remaining = [work for _, work in self._work[self._done : end]]
-        waits = (getattr(work, "waits_for", set)() & hung for work in remaining)
-        return bool(remaining) and (self.device in hung or any(waits))
-
-    def run_one(self) -> bool:
-        """Run the next piece of work, unless it waits for another stream. Returns whether a piece was run."""
-        with self.machine.lock:
-            if self._done == self.end or self.held:
-                return False
-            waits, _ = self._work[self._done]
-            if any(queue.held or queue._done < needed for queue, needed in waits):
-                return False
-            self.run(self._done + 1)
-            return True
-
-    def begin_capture(self) -> None:
-        if self.kind == "legacy":
-            raise RuntimeError("cannot capture on the default (legacy) stream")
-        self.captured, self.invalidated_by = Capture(self), None
-
-    def end_capture(self) -> list[Work]:
-        captured, self.captured = self.captured, None
-        assert captured is not None
-        for branch in captured.branches:
-            branch.captured = None
-        self._expect_valid()
-        if captured.unjoined:
-            raise CUDARuntimeError("cudaErrorStreamCaptureUnjoined")
-        return captured.order(self.machine.schedule)
-
-    def _expect_valid(self) -> None:
-        if self.invalidated_by:
-            raise CUDARuntimeError(f"cudaErrorStreamCaptureInvalidated, by {self.invalidated_by}")
 
 
 class Clock:

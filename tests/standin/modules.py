@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from tests.standin.arrays import array_at, ndarray
-from tests.standin.machine import SHARED_MEMORY, CUDADriverError, current
+from tests.standin.errors import CUDADriverError
+from tests.standin.machine import SHARED_MEMORY, current
 from tests.standin.streams import get_current_stream
 
 _DEFAULT_SHARED_MEMORY = 48 * 1024  # bytes that a block may have without opting in

@@ -16,7 +16,8 @@ import ml_dtypes
 import numpy as np
 
 from tests.standin.arrays import array_at
-from tests.standin.machine import PATIENCE, Machine, Queue, current
+from tests.standin.machine import Machine, current
+from tests.standin.queues import PATIENCE, Queue
 from tests.standin.streams import queue_at
 
 DTYPES = {

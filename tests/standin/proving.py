@@ -21,7 +21,7 @@ from gpuconv.backends.cuda.gemm import launch
 from gpuconv.verify.algorithm_check import RUNS
 from tests import standin
 from tests.algorithm_table import with_algorithm
-from tests.standin.machine import CUDARuntimeError
+from tests.standin.errors import CUDARuntimeError
 
 NAME = "new-32x32"
 

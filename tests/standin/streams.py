@@ -7,7 +7,8 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-from tests.standin.machine import Queue, Work, current
+from tests.standin.machine import current
+from tests.standin.queues import Queue, Work
 
 _addresses = itertools.count(0x1000, 8)
 _at: weakref.WeakValueDictionary[int, Stream] = weakref.WeakValueDictionary()  # the streams by their addresses

@@ -13,7 +13,7 @@ from gpuconv import backends, ops
 from gpuconv.backends.cuda.runtime import kernel
 from tests import standin
 from tests.standin import memory, streams
-from tests.standin.machine import CUDADriverError, CUDARuntimeError
+from tests.standin.errors import CUDADriverError, CUDARuntimeError
 
 X = np.random.default_rng(0).normal(size=(4, 8)).astype(np.float32)
 

@@ -10,6 +10,7 @@ from gpuconv.backends.cuda.ops import loss
 from gpuconv.backends.cuda.runtime import new_arrays
 from gpuconv.backends.cuda.runtime.kernel import load
 from tests import standin
+from tests.standin.errors import CUDADriverError
 
 ARGUMENTS = Path(__file__).parents[1] / "backends/cuda/arguments.cu"
 GEOMETRY = np.dtype([("n", np.int32), ("scale", np.float64), ("flag", np.uint8)], align=True)
@@ -75,7 +76,7 @@ def test_a_grid_that_is_no_multiple_of_the_cluster_is_refused_before_the_driver_
         assert not machine.launches
         paired((6, 2), 1, y, 1.5)
         assert y.get().tolist() == [1.5] * 12
-        with pytest.raises(standin.machine.CUDADriverError, match="CUDA_ERROR_INVALID_CLUSTER_SIZE"):
+        with pytest.raises(CUDADriverError, match="CUDA_ERROR_INVALID_CLUSTER_SIZE"):
             paired.module._on_gpu(0).get_function("paired")((3, 2, 1), (1, 1, 1), (y, np.float32(1.5)))
 
 

@@ -13,13 +13,14 @@ from gpuconv import lab, ops
 from gpuconv.profiling import peaks
 from gpuconv.profiling.work import Ceilings, Work
 from tests import standin
-from tests.standin import machine, made_up_times
+from tests.standin import made_up_times
+from tests.standin.machine import Clock
 
 pytestmark = pytest.mark.usefixtures("untimed")
 
 
 def test_the_lab_times_kernels_without_python_overhead(schedule, monkeypatch, tmp_path):
-    path, relu, clock = tmp_path / "my.cu", ops.relu, machine.Clock()
+    path, relu, clock = tmp_path / "my.cu", ops.relu, Clock()
     path.write_text(lab.template("relu"))
     tiny = lab.cases_of("relu", None, ("tiny",))[:1]
 

@@ -10,7 +10,8 @@ import pytest
 import gpuconv as gc
 from gpuconv import ops
 from tests import standin
-from tests.standin.machine import Clock, CUDADriverError, CUDARuntimeError
+from tests.standin.errors import CUDADriverError, CUDARuntimeError
+from tests.standin.machine import Clock
 
 X = np.random.default_rng(0).normal(size=(4, 8)).astype(np.float32)
 

@@ -129,7 +129,7 @@ def test_a_profile_on_a_gpu_does_not_show_the_launches_of_the_tuner(timed):
     ],
     ids=["ncu", "sanitizer"],
 )
-def test_under_a_profiling_tool_nothing_is_timed_and_a_message_says_so(timed, monkeypatch, capsys, variable, tool):
+def test_under_a_profiling_tool_nothing_is_timed_and_a_message_says_so(timed, monkeypatch, variable, tool):
     monkeypatch.delenv("GPUCONV_AUTOTUNE")
     monkeypatch.setenv(variable, "49152")
     caches = attached_tools.tool, tuner._tool_distorts_times

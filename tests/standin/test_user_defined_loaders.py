@@ -36,7 +36,7 @@ class ForeignTensor:
             stream.synchronize()
 
     def __dlpack_device__(self):
-        return 2, 0
+        return 2, 0  # kDLCUDA, GPU 0
 
     def standin_dlpack(self, stream):
         stream.wait_event(self._written)

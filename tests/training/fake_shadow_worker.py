@@ -7,10 +7,12 @@ from gpuconv.verify.call import Call
 
 
 class FakeWorker:
-    """A worker that answers at once, and says that each check took `cost` seconds."""
+    """A worker that answers at once, and says that its start took 0.3 seconds and each check `cost` seconds.
+
+    checked: the ops of the checked calls."""
 
     def __init__(self, cost=0.013):
-        self.cost, self.seconds, self.seen = cost, 0.3, []
+        self.cost, self.seconds, self.checked = cost, 0.3, []
         self.answers = [{"ready": True, "seconds": self.seconds}]
 
     def submit(self, path):
@@ -24,7 +26,7 @@ class FakeWorker:
             return answer
         call = Call.read(answer, checkpoint.load(answer))
         self.seconds += self.cost
-        self.seen.append(call.op)
+        self.checked.append(call.op)
         worst = call.compare()
         return {"share": worst.share, "text": worst.text, "seconds": self.seconds}
 

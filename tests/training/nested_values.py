@@ -4,7 +4,7 @@ import copy
 
 
 def changed(value, path, new):
-    """A copy with another value at a path such as "records.0.step"; without the entry where it is `...`."""
+    """A copy of `value` with `new` at a path such as "records.0.step"; if `new` is `...`, without the entry there."""
     value = copy.deepcopy(value)
     inner, *names = value, *path.split(".")
     for name in names[:-1]:

@@ -114,7 +114,7 @@ def test_a_resumed_run_skips_the_batches_it_already_used(tmp_path):
         fit(iter(everything[:8]), steps_per_epoch=5)
 
 
-def test_data_from_pytorch_trains_like_the_same_arrays(tmp_path):
+def test_data_from_pytorch_trains_like_the_same_arrays():
     torch = pytest.importorskip("torch")
     from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 

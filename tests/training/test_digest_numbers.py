@@ -66,11 +66,11 @@ def test_a_hash_names_its_kind_and_depends_on_every_bit():
 @pytest.mark.kernels
 def test_tensors_on_a_gpu_are_read_there(tmp_path, monkeypatch):
     """Only tables of results are copied to the host. The GPU is that of the stand-in for CuPy."""
-    copied, seen = [], []
+    copied, tensors_seen = [], []
 
     class Keeping(Digests):
         def seen(self, direction, name, tensor, scale):
-            seen.append((direction, name, np.array(backends.to_numpy(tensor)), scale))
+            tensors_seen.append((direction, name, np.array(backends.to_numpy(tensor)), scale))
 
     def to_numpy(array):
         copied.append(array.shape)
@@ -84,8 +84,8 @@ def test_tensors_on_a_gpu_are_read_there(tmp_path, monkeypatch):
         run.fit(data, epochs=1, batch_size=8, progress=False, callbacks=[Keeping(tmp_path / "digests.jsonl")])
     assert copied == [(64, 5)] * 2  # one for each step
     tensors = [digest for step in read(tmp_path / "digests.jsonl") for digest in step.tensors]
-    assert len(tensors) == len(seen)
-    for digest, (direction, name, values, scale) in zip(tensors, seen):
+    assert len(tensors) == len(tensors_seen)
+    for digest, (direction, name, values, scale) in zip(tensors, tensors_seen):
         assert (digest.direction, digest.name, digest.dtype) == (direction, name, values.dtype.name)
         upper, lower, total, squares, _ = ops.digest(values)
         if direction == "loss":
@@ -96,8 +96,9 @@ def test_tensors_on_a_gpu_are_read_there(tmp_path, monkeypatch):
         assert digest.norm == pytest.approx(np.sqrt(squares) / scale, rel=1e-8)
 
 
-def test_any_name_and_number_can_be_written(tmp_path):
-    """Names may contain format characters such as %. Numbers that are not finite, or too large, are stored as null."""
+def test_any_name_and_number_can_be_written():
+    """Names may contain format characters such as %. Numbers that are not finite, or too large, are stored as null.
+    `Digest.of` writes a digest as JSON and reads it back."""
     names = ["%", "%s", "%.9g", "100 %d", '"', "nan, inf"]
     for name in names:
         for value, norm in ((3.0, 3.0), (np.nan, None), (np.inf, None)):

@@ -185,7 +185,7 @@ def test_bad_settings_are_refused(make, message):
         make()
 
 
-def test_other_things_than_text_are_refused():
+def test_an_optimizer_or_groups_of_another_type_are_refused():
     for make, message in (
         (lambda: optimizers.get(3), "an optimizer is a name, a short form or an object, received int"),
         (lambda: optimizers.get(SGD), "an optimizer is a name, a short form or an object, received type"),
@@ -202,7 +202,7 @@ def test_settings_that_float32_cannot_hold_are_refused_before_the_first_step():
         lambda: Adam(lr=0.1, eps=1e39),
         lambda: AdamW(lr=0.1, weight_decay=1e39),
         lambda: Adam(lr=np.float64(1e300)),
-        lambda: optimizers.get("* -> sgd:lr=1e20", lr=1e20),
+        lambda: optimizers.get("* -> sgd:lr=1e20", lr=1e20),  # a factor on the rates of the groups
     ):
         for dtype in ("float32", "float16", "bfloat16"):
             with pytest.raises(ValueError, match="that float32 can hold"):

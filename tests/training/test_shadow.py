@@ -64,7 +64,7 @@ def test_the_budget_is_never_exceeded_and_nearly_used_up(device, monkeypatch):
     assert spent[-1][0] > 0.9 * spent[-1][1]
     checked = Counter({(row.op, row.layer, row.direction): row.checked for row in watcher.report()})
     assert max(checked.values()) - min(checked.values()) <= 1, checked  # the ops take turns
-    assert sum(checked.values()) == len(worker.seen) > 30
+    assert sum(checked.values()) == len(worker.checked) > 30
     assert all(row.worst <= 1 for row in watcher.report())
     assert worker.closed
 

@@ -9,7 +9,7 @@ import pytest
 
 
 @pytest.mark.slow
-def test_the_first_example_of_the_training_page_runs(capsys):
+def test_the_first_example_of_the_training_page_runs():
     text = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
     names = {}
     exec(re.search(r"```python\n(.*?)```", text, re.S)[1], names)

@@ -183,7 +183,7 @@ def test_a_click_explains_a_layer_inside_others(open_page, tmp_path):
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
 
 
-def test_a_dropped_image_goes_through_the_net(open_page, tmp_path):
+def test_a_dropped_image_goes_through_the_net(open_page):
     from PIL import Image
 
     page = open_page()

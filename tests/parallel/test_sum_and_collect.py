@@ -1,4 +1,4 @@
-"""Sums over ranks, which are threads here: the order of additions, and the bytes that each rank sends."""
+"""`sum` and `collect` over ranks, which are threads here: the results, and the bytes that each rank sends."""
 
 import queue
 from concurrent.futures import ThreadPoolExecutor
@@ -85,12 +85,13 @@ def collect(ends, ranks, flat):
 
 
 @pytest.mark.parametrize("device", ["numpy", "emulated"])
-def test_each_rank_collects_the_stretches_of_all(device):
-    """Ranks past the largest power of two have empty stretches."""
+def test_each_rank_collects_the_sections_of_all_ranks(device):
+    """Ranks past the largest power of two have empty sections."""
     for size, ends in {1: [0, 5], 2: [0, 3, 9], 3: [0, 4, 9, 9], 4: [0, 0, 7, 7, 9], 6: [0, 1, 2, 8, 9, 9, 9]}.items():
         values = np.arange(10, dtype=np.float32)
-        stretches = [np.where((values >= first) & (values < end), values, -0.0) for first, end in pairwise(ends)]
-        results = array_after([stretch.astype(np.float32) for stretch in stretches], partial(collect, ends), device)
+        # Value i stands at index i, and each rank has -1 outside of its own section.
+        arrays = [np.where((values >= first) & (values < end), values, -1) for first, end in pairwise(ends)]
+        results = array_after(arrays, partial(collect, ends), device)
         for result, _ in results:
             np.testing.assert_array_equal(result[: ends[-1]], values[: ends[-1]])
         if size in (2, 4):
