@@ -1,4 +1,4 @@
-"""The run directory of gpuconv train: what it holds, what is never overwritten, and which one is the default."""
+"""The run directory of gpuconv train: its name, what it holds, what is never overwritten, and the default one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import subprocess
 
 import pytest
 
-from gpuconv.cli import main
+from gpuconv.cli import main, run_settings
 from tests.cli.small_run import train
 
 
@@ -42,6 +42,14 @@ def test_a_run_is_never_overwritten(tmp_path, monkeypatch, capsys):
     assert train("--epochs", 1, "--run-dir", "runs/synthetic-seed-net-1") == 2
     assert "already holds a run" in capsys.readouterr().err
     assert (tmp_path / "runs/synthetic-seed-net-1/last.safetensors").read_bytes() == before
+
+
+def test_a_new_run_takes_the_first_free_number(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    chosen = run_settings.with_recipe({"data": "synthetic:n=8", "model": "seed-net"})
+    (tmp_path / "runs" / "synthetic-seed-net-2").mkdir(parents=True)
+    for number in (1, 3):
+        assert str(run_settings.new_directory(chosen)) == f"runs/synthetic-seed-net-{number}"
 
 
 def test_the_same_seed_leaves_the_same_bytes(tmp_path, drawn_run):

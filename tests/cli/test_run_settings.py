@@ -1,4 +1,4 @@
-"""The settings of a run: losses and rates in options, the default directory, checks, and the recipe in one line."""
+"""The settings of a run: losses and rates in options, checks, and the recipe in one line."""
 
 from __future__ import annotations
 
@@ -20,14 +20,6 @@ def test_a_loss_is_parsed_from_its_short_form():
             run_settings.read_loss(text)
     with pytest.raises(ValueError, match=r"'svm:x=1': .*x"):
         run_settings.read_loss("svm:x=1")
-
-
-def test_a_new_run_takes_the_first_free_number(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    chosen = run_settings.with_recipe({"data": "synthetic:n=8", "model": "seed-net"})
-    (tmp_path / "runs" / "synthetic-seed-net-2").mkdir(parents=True)
-    for number in (1, 3):
-        assert str(run_settings.new_directory(chosen)) == f"runs/synthetic-seed-net-{number}"
 
 
 def test_a_learning_rate_given_twice_must_be_the_same():

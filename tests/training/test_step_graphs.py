@@ -51,7 +51,7 @@ def assert_same(one, other):
     assert toy_run.same_arrays(state(one), state(other))
 
 
-def with_and_without_graph(run):
+def same_with_and_without_graph(run):
     """The trainers that run(graph=False) and run(graph=True) return; they must end with the same bits."""
     runs = [run(graph) for graph in (False, True)]
     assert_same(*runs)
@@ -62,7 +62,7 @@ def with_and_without_graph(run):
 @pytest.mark.parametrize("optimizer", ["sgd:momentum=0.9,nesterov=true", "adam"])
 @pytest.mark.parametrize(("batch_size", "metrics_every"), [(1, 50), (5, 3), (4, 1)])
 def test_replayed_steps_have_the_bits_of_uncaptured_ones(captures, device, optimizer, batch_size, metrics_every):
-    with_and_without_graph(
+    same_with_and_without_graph(
         lambda graph: fit(
             trainer(graph, optimizer, device),
             train=loader(batch_size=batch_size, device=device),
@@ -88,7 +88,7 @@ def test_replayed_steps_have_the_same_bits_in_every_precision(captures, device, 
         trained = trainer(graph, device=device, precision=precision, loss_scale=scale)
         return fit(trained, train=loader(device=device, dtype=trained.net.dtype))
 
-    runs = with_and_without_graph(run)
+    runs = same_with_and_without_graph(run)
     assert captures["replays"]
     if precision == "float16":
         scale, _, _, skipped = runs[0].loss_scale.read()
@@ -101,7 +101,7 @@ def test_replayed_steps_have_the_same_bits_in_every_precision(captures, device, 
 @devices
 def test_replayed_steps_have_the_same_bits_with_groups_and_their_schedules(captures, device):
     groups = "filters -> muon:lr=0.02; conv1.bias -> sgd:lr=0.05 @ linear:2; * -> sgd:lr=0.05"
-    with_and_without_graph(lambda graph: fit(trainer(graph, groups, device, lr=1.0), train=loader(device=device)))
+    same_with_and_without_graph(lambda graph: fit(trainer(graph, groups, device, lr=1.0), train=loader(device=device)))
     assert captures["replays"]
 
 
@@ -109,7 +109,7 @@ def test_replayed_steps_have_the_same_bits_with_groups_and_their_schedules(captu
 @pytest.mark.parametrize("augmentation", [Augmentation(mixup=0.4), Augmentation(cutmix=1, flip=True)], ids=str)
 def test_replayed_steps_have_the_same_bits_with_mixed_batches(captures, device, augmentation):
     plain = loader(batch_size=2, device=device)
-    with_and_without_graph(
+    same_with_and_without_graph(
         lambda graph: fit(trainer(graph, device=device), train=plain.over(plain.dataset, augmentation=augmentation))
     )
     assert captures["replays"]
@@ -119,7 +119,7 @@ def test_replayed_steps_have_the_same_bits_with_mixed_batches(captures, device, 
 @pytest.mark.parametrize("options", [{"clip": 0.1}, {"clip": "value:0.01"}, {"ema": 0.9}, {"accumulate": 3}], ids=str)
 def test_replayed_steps_have_the_same_bits_with_clipping_averages_and_accumulation(captures, device, options):
     batch_size = 1 if "accumulate" in options else 2  # so that the second epoch replays 8 steps at once
-    runs = with_and_without_graph(
+    runs = same_with_and_without_graph(
         lambda graph: fit(trainer(graph, device=device, **options), train=loader(batch_size=batch_size, device=device))
     )
     assert toy_run.same_arrays(*(trained.snapshot().tensors for trained in runs))
@@ -149,7 +149,7 @@ class DropMore(Callback):
 @pytest.mark.slow
 @pytest.mark.parametrize("callback", [Lower, AtEpochs, DropMore])
 def test_changes_by_a_callback_take_effect_in_replayed_steps(callback):
-    with_and_without_graph(
+    same_with_and_without_graph(
         lambda graph: fit(trainer(graph), callbacks=[callback()], validation=loader(9, 4, shuffle=False))
     )
 
@@ -174,7 +174,7 @@ def test_a_replaced_array_triggers_a_new_capture():
             layer = next(layer for layer in trainer.net.walk() if "weight" in layer.arrays)
             layer.arrays["weight"] = asarray(to_numpy(layer.arrays["weight"]) * 2, DEVICE)
 
-    with_and_without_graph(lambda graph: fit(trainer(graph, "sgd"), callbacks=[Replace()]))
+    same_with_and_without_graph(lambda graph: fit(trainer(graph, "sgd"), callbacks=[Replace()]))
 
 
 @pytest.mark.slow
