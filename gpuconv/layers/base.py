@@ -223,8 +223,6 @@ class Layer(Stateful["Layer"]):
         if isinstance(input_shape, str) or not isinstance(input_shape, Iterable):
             raise TypeError(f"input_shape must be a shape without N, such as (32, 32, 3), received {input_shape!r}")
         shape = tuple(integer(f"input_shape[{axis}]", size, 1) for axis, size in enumerate(input_shape))
-        if not shape:
-            raise ValueError("input_shape must have at least one axis, received ()")
         kept = [layer for layer in self.walk() if vars(layer).get("arrays")]  # `place` refuses a layer without it
         if kept and dtype is None and precision is None:
             precision = kept[0].precision

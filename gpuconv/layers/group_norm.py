@@ -7,6 +7,7 @@ from dataclasses import KW_ONLY, dataclass
 from gpuconv import arguments, ops
 from gpuconv.initializers import ones, zeros
 from gpuconv.layers.base import Layer
+from gpuconv.layers.shapes import per_channel
 from gpuconv.layers.variables import Variable
 from gpuconv.types import Array, Shape
 
@@ -26,7 +27,7 @@ class ImageNorm(Layer, base=True):
         arguments.number("eps", self.eps, 0.0)
 
     def plan(self, input_shape: Shape) -> Shape:
-        channels = input_shape[-1:]
+        channels = per_channel(input_shape)
         self.variables = {
             "weight": Variable(channels, ones, dtype="accumulation"),
             "bias": Variable(channels, zeros, dtype="accumulation"),
@@ -75,8 +76,9 @@ class GroupNorm(ImageNorm):
         arguments.integer("groups", self.groups, 1)
 
     def plan(self, input_shape: Shape) -> Shape:
-        if input_shape[-1] % self.groups:
-            raise ValueError(f"groups must divide the {input_shape[-1]} channels, received {self.groups}")
+        (channels,) = per_channel(input_shape)
+        if channels % self.groups:
+            raise ValueError(f"groups must divide the {channels} channels, received {self.groups}")
         return super().plan(input_shape)
 
     def _images(self, x: Array) -> tuple[Array, int]:

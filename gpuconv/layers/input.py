@@ -21,7 +21,7 @@ class Input(Layer):
 
     Raises:
         TypeError: shape is not a tuple of integers.
-        ValueError: A size is below 1, or there is none.
+        ValueError: A size is below 1.
     """
 
     stem = "input"
@@ -35,8 +35,6 @@ class Input(Layer):
         super().__post_init__()
         if not isinstance(self.shape, (tuple, list)):
             raise TypeError(f"shape must be that of one image, such as (32, 32, 3), received {self.shape!r}")
-        if not self.shape:
-            raise ValueError("shape must have at least one axis, received ()")
         self.shape = tuple(arguments.integer(f"shape[{axis}]", size, 1) for axis, size in enumerate(self.shape))
 
     def plan(self, input_shape: Shape) -> Shape:

@@ -12,6 +12,7 @@ from gpuconv.layers import sync_batch_norm
 from gpuconv.layers.addend import Addend
 from gpuconv.layers.base import Layer
 from gpuconv.layers.batch_parts import PerPart, sum_function
+from gpuconv.layers.shapes import per_channel
 from gpuconv.layers.variables import Variable
 from gpuconv.types import Array, Options, Shape
 
@@ -45,7 +46,7 @@ class BatchNorm(Layer):
         arguments.number("eps", self.eps, 0.0)
 
     def plan(self, input_shape: Shape) -> Shape:
-        channels = input_shape[-1:]
+        channels = per_channel(input_shape)
         self.variables = {
             "weight": Variable(channels, ones, dtype="accumulation"),
             "bias": Variable(channels, zeros, dtype="accumulation"),

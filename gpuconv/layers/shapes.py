@@ -17,6 +17,13 @@ def expect_axes(input_shape: Shape, axes: str) -> None:
         )
 
 
+def per_channel(input_shape: Shape) -> Shape:
+    """The shape (C,) of an array with one value for each channel. Raises ValueError for a volume without axes."""
+    if not input_shape:
+        raise ValueError("the input must have the axes (N, ..., C), received (N,)")
+    return input_shape[-1:]
+
+
 def volume_size(shape: Shape | None) -> int:
     """How many values a volume holds."""
     return math.prod(shape or ())

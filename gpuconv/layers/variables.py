@@ -58,9 +58,10 @@ class Weighted(Protocol):
 
 
 def expect_initializers(layer: Weighted) -> None:
-    """Raise ValueError or TypeError if `weight_init` or `bias_init` names no initializer."""
+    """Raise ValueError or TypeError if `weight_init` or, of a layer with a bias, `bias_init` names no initializer."""
     initializers.get(layer.weight_init)
-    initializers.get(layer.bias_init)
+    if layer.bias:
+        initializers.get(layer.bias_init)
 
 
 def weight_and_bias(layer: Weighted, weight_shape: Shape, groups: int = 1) -> dict[str, Variable]:

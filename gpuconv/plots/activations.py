@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpuconv.arguments import integer
+from gpuconv.dtypes import is_numeric
 from gpuconv.plots.canvas import FAINT, GOOD, INK, MUTED, TIMES, WARM, draw_text, enlarge, new_figure, show
 from gpuconv.plots.colors import scale_of, signed_colors
 from gpuconv.types import Array
@@ -121,7 +122,7 @@ def _as_volume(volume: Array) -> np.ndarray:
 
 def _as_image(image: np.ndarray) -> np.ndarray:
     image = np.atleast_3d(np.asarray(image))
-    if image.dtype.kind not in "biuf":
+    if not is_numeric(image.dtype) or image.dtype.kind == "c":
         raise TypeError(f"an image is an array of numbers, received {image.dtype}")
     if image.ndim != 3 or not image.shape[2]:
         raise ValueError(f"an image is (H, W) or (H, W, C), received shape {image.shape}")

@@ -186,7 +186,7 @@ class OneCycle(Schedule):
 class Warmup(Schedule):
     """Another schedule times a straight line that reaches 1 at the last step of the first `length` epochs.
 
-    The other schedule is not delayed, so its milestones do not move (Goyal et al. 2017).
+    The other schedule is not delayed, so its milestones do not move (Goyal et al. 2017). then: all that `get` takes.
     """
 
     length: float
@@ -194,8 +194,7 @@ class Warmup(Schedule):
 
     def __post_init__(self) -> None:
         number("the length of a warm-up", self.length, 0)
-        if not isinstance(self.then, Schedule):
-            raise TypeError(f"a warm-up precedes a schedule, received {type(self.then).__name__} {self.then!r}")
+        object.__setattr__(self, "then", get(self.then))
 
     def __call__(self, step: int, total: int, epoch: int = 1) -> float:
         steps = self.length * epoch

@@ -54,10 +54,11 @@ from gpuconv.layers import (
         (lambda: AvgPool2D(2, padding="all"), None, ValueError, "unknown padding 'all'"),
         (lambda: AvgPool2D(2, fit="flor"), None, ValueError, "did you mean 'floor'"),
         (lambda: ReLU(name=3), None, TypeError, "a layer's name must be text, received 3"),
-        (lambda: Input(()), None, ValueError, r"shape must have at least one axis, received \(\)"),
         (lambda: ReLU(), 3, TypeError, r"input_shape must be a shape without N, such as \(32, 32, 3\), received 3"),
         (lambda: ReLU(), "ab", TypeError, r"input_shape must be a shape without N, .*, received 'ab'"),
-        (lambda: GroupNorm(1), (), ValueError, r"input_shape must have at least one axis, received \(\)"),
+        (lambda: GroupNorm(1), (), ValueError, r"GroupNorm: the input must have the axes .*, received \(N,\)"),
+        (lambda: BatchNorm(), (), ValueError, r"BatchNorm: the input must have the axes .*, received \(N,\)"),
+        (lambda: LayerNorm(), (), ValueError, r"LayerNorm: the input must have the axes .*, received \(N,\)"),
         (lambda: Conv2D(4, 3), (5,), ValueError, "axes"),
         (lambda: Linear(4), (5, 5, 4), ValueError, "put Flatten"),
         (lambda: Linear(-4), None, ValueError, "out_features must be at least 1"),
@@ -119,6 +120,12 @@ def test_a_kept_value_outside_of_the_new_dtype_changes_nothing():
     assert not net.built
     assert not net["relu1"].built
     assert conv["weight"].dtype == np.float32
+
+
+def test_the_bias_needs_no_initializer_if_there_is_none():
+    for layer in (Conv2D(2, 3, bias=False, bias_init=None), ConvTranspose2D(2, 3, bias=False, bias_init=None)):
+        layer.build((4, 4, 1))
+        assert [*layer.variables] == ["weight"]
 
 
 def test_flags_must_be_true_or_false():

@@ -10,7 +10,7 @@ import pytest
 import gpuconv as gc
 from gpuconv import layers
 from gpuconv.layers import LAYERS, Conv2D, Flatten, Input, Layer, Linear, Sequential
-from gpuconv.training import compare_settings
+from gpuconv.training import Trainer, compare_settings
 
 
 def define(module, name="Swish", **attributes):
@@ -268,3 +268,21 @@ def test_a_user_defined_layer_works_in_a_net():
     twin = Layer.from_config(json.loads(json.dumps(net.config())))
     assert twin.forward(np.ones((1, 2), np.float32)).tolist() == [[2, 2]]
     assert twin.output_shape == (2,)
+
+
+def test_a_net_with_a_layer_of_ones_own_may_take_one_number_an_image():
+    class Powers(Layer):
+        def plan(self, input_shape):
+            return (*input_shape, 3)
+
+        def forward(self, x, training=False):
+            return np.stack([x, x**2, x**3], -1)
+
+        def backward(self, dy):
+            return dy.sum(-1)
+
+    x = np.linspace(-1, 1, 8, dtype=np.float32)
+    for net in (Sequential([Input(()), Powers(), Linear(2)]), Sequential([Powers(), Linear(2)])):
+        net.build(())
+        Trainer(net, "sgd", lr=0.1).fit([(x, (x > 0).astype(np.int64))], epochs=1, progress=False)
+        assert net(x).shape == (8, 2)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from gpuconv import plots
+from gpuconv.dtypes import as_dtype
 from gpuconv.plots import canvas
 from tests.plots.figures import CLASSES, SCORES, panels, words
 
@@ -121,6 +122,14 @@ def test_an_image_of_2_or_4_channels_is_drawn_as_the_mean_of_its_channels(channe
     image = RNG.integers(0, 256, (9, 7, channels)).astype(np.uint8)
     drawn = panels(plots.activations(image, [], SCORES, CLASSES))["image"].images[0].get_array()
     np.testing.assert_allclose(drawn, np.repeat(image.mean(axis=2, keepdims=True) / 255, 3, axis=2), rtol=1e-12)
+
+
+def test_an_image_may_have_any_dtype_of_numbers():
+    image = np.linspace(0, 1, 12).reshape(2, 2, 3)
+    for dtype in ("float16", "bfloat16", "float64", "bool"):
+        given = image.astype(as_dtype(dtype) if dtype != "bool" else bool)
+        drawn = panels(plots.activations(given, [], SCORES, CLASSES))["image"].images[0].get_array()
+        np.testing.assert_allclose(drawn, given.astype(float))
 
 
 def test_nan_and_infinite_values_can_be_drawn():

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from gpuconv import losses
+from gpuconv.data import Normalization
+from gpuconv.layers import Input, Linear, Sequential
 from gpuconv.training import evaluate
 from tests.training import toy_run
 
@@ -48,6 +50,18 @@ def test_wrong_options_are_refused():
     ):
         with pytest.raises(TypeError, match=message):
             evaluate(toy_run.net(), data, **options)
+
+
+def test_a_normalization_that_nothing_needs_may_have_any_shape():
+    net = Sequential([Input((12,)), Linear(3)])
+    batches = [(np.linspace(-2, 2, 48, dtype=np.float32).reshape(4, 12), np.arange(4) % 3)]
+    assert evaluate(net, batches, normalization=Normalization([99], [50])).loss == evaluate(net, batches).loss
+
+
+def test_a_normalization_must_fit_the_images():
+    data, wrong = toy_run.images(), Normalization([1.0] * 5, [1.0] * 5)
+    with pytest.raises(ValueError, match="normalization is for other images: mean has shape"):
+        evaluate(toy_run.net(), data, normalization=wrong)
 
 
 def test_evaluating_on_no_images_is_an_error():

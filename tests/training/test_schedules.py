@@ -199,8 +199,17 @@ def test_schedules_agree_with_pytorch(total):
 def test_parts_of_a_schedule_have_the_right_type():
     with pytest.raises(TypeError, match="milestones are one or more rising numbers of epochs, received 3"):
         MultiStep(3)
-    with pytest.raises(TypeError, match="a warm-up precedes a schedule, received str 'cosine'"):
-        Warmup(5, "cosine")
+    with pytest.raises(TypeError, match="or a function of the step; received 3"):
+        Warmup(5, 3)
+
+
+def test_a_warm_up_precedes_text_or_a_users_function_too():
+    def halved(step, total):
+        return 0.5
+
+    assert [Warmup(4, halved)(step, 10) for step in (0, 1, 3, 9)] == [0.125, 0.25, 0.5, 0.5]
+    assert str(Warmup(4, halved)) == "halved,warmup:4"
+    assert Warmup(4, "cosine") == schedules.get("cosine,warmup:4")
 
 
 def test_milestones_must_be_numbers_of_at_least_zero():
