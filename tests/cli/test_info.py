@@ -72,7 +72,7 @@ def test_only_cores_that_this_process_may_use_are_counted(monkeypatch):
     assert info._cores() == 1
 
 
-def test_info_names_devices_and_packages(capsys):
+def test_info_names_the_devices_and_packages_of_this_machine(capsys):
     assert main(["info"]) == 0
     output = capsys.readouterr().out
     assert re.search(r"^  numpy +ready: ", output, re.M)

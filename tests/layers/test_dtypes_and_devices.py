@@ -63,7 +63,7 @@ def test_dtype_takes_short_names_of_precisions():
         net.to(dtype="fp8")
 
 
-def test_short_names_of_precisions_and_of_the_cpu_are_accepted():
+def test_precision_takes_short_names_and_device_takes_cpu():
     for short_name, name in (("bf16", "bfloat16"), ("fp16", "float16"), ("fp32", "float32"), ("fp64", "float64")):
         assert gc.models.build("seed-net", (8, 8, 3), precision=short_name).precision == name
     assert gc.models.build("seed-net", (8, 8, 3), device="cpu").device == "numpy"

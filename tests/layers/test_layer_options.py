@@ -180,7 +180,7 @@ def test_layers_of_images_refuse_impossible_sizes_and_groups():
 
 
 @pytest.mark.parametrize("flag", ["no", 2, None])
-def test_a_flag_that_is_neither_true_nor_false_is_refused_by_a_net_and_by_a_layer(flag):
+def test_training_and_input_grad_must_be_true_or_false(flag):
     net = Sequential([Input((4,)), Linear(3)])
     x, dy = np.ones((2, 4), np.float32), np.ones((2, 3), np.float32)
     for run in (net, net.forward, net.layers[1]):

@@ -121,18 +121,6 @@ def test_predict_refuses_images_that_differ_from_training(trained, small_net):
         small_net.predict(np.zeros((2, 4, 4, 3), np.float32), top=0)
 
 
-def test_a_new_head_is_trained_with_the_normalization_of_the_pretrained_layers(trained):
-    net, test = trained
-    for new in (gc.Sequential([*net[:-1], Linear(2)]), gc.Sequential([net[:-1], Linear(2)])):
-        assert new.normalization is not None
-        images = test.images // 2
-        gc.Trainer(new).fit((images, np.arange(len(images)) % 2), epochs=1, progress=False)
-        np.testing.assert_array_equal(new.normalization.mean, net.normalization.mean)
-        assert new.classes == ["0", "1"]
-    assert net[1:].normalization is None
-    assert net[:2].normalization is net.normalization
-
-
 @pytest.mark.parametrize("precision", ["float32", "tf32", "float16", "bfloat16", "float64"])
 def test_training_evaluation_and_predict_accept_any_float_dtype(precision):
     # Every dtype below represents these numbers exactly.
@@ -191,36 +179,6 @@ def test_predict_takes_channels_first_from_pytorch_only(small_net):
     np.testing.assert_array_equal(small_net.predict(torch.from_numpy(images)), expected)
     np.testing.assert_array_equal(small_net.predict(torch.from_numpy(images).requires_grad_()), expected)
     np.testing.assert_allclose(small_net.predict(torch.from_numpy(images).bfloat16()), expected, atol=0.05)
-
-
-def test_classes_and_normalization_are_checked_when_they_are_set(small_net):
-    for wrong, error, message in (
-        (["cat"], ValueError, "the net has 5 scores, received 1 names of classes"),
-        ("abcde", TypeError, r"classes are a list of names, such as .*received str 'abcde'"),
-        (range(5), TypeError, r"classes are names, such as .*received int 0; \[str\(name\)"),
-        ({"a": 0}, TypeError, "received dict"),
-        (5, TypeError, "received int 5"),
-    ):
-        with pytest.raises(error, match=message):
-            small_net.classes = wrong
-    assert small_net.classes is None
-    small_net.classes = np.array(list("abcde"))
-    assert small_net.classes == list("abcde")
-    Normalization = gc.data.Normalization
-    for wrong, error, message in (
-        ((0.5, 0.5), TypeError, r"a gpuconv.data.Normalization\(mean, std\).*received tuple"),
-        (Normalization([1], [1]), ValueError, r"mean must be of shape \(3,\).*received \(1,\)"),
-        (Normalization([1, 2, 3], [1]), ValueError, r"std must be of shape \(3,\).*received \(1,\)"),
-    ):
-        with pytest.raises(error, match=message):
-            small_net.normalization = wrong
-    assert small_net.normalization is None
-    small_net.normalization = Normalization(np.ones((4, 4, 3)), [1, 2, 3])
-    unbuilt = gc.Sequential([Linear(3)])
-    unbuilt.classes = ["a", "b"]
-    unbuilt.build((2,))
-    with pytest.raises(ValueError, match="the net has 3 scores, received 2 names"):
-        unbuilt.predict(np.ones((1, 2), np.float32), top=1)
 
 
 def test_a_call_with_uint8_images_points_to_predict(small_net):

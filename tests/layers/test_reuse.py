@@ -6,6 +6,7 @@ import pytest
 import gpuconv as gc
 from gpuconv.layers import Conv2D, Flatten, Input, Linear, MaxPool2D, ReLU, Residual, Sequential
 from gpuconv.training import Trainer
+from tests import small_nets
 from tests.layers.small_net import data, net_of, same_values, values
 
 
@@ -22,6 +23,18 @@ def test_a_new_head_leaves_the_pretrained_layers_as_they_are_in_both_nets(option
     assert (new.device, new.precision) == (net.device, net.precision)
     assert new.output_shape == (3,)
     assert np.abs(gc.to_numpy(new["fc1"]["weight"]).astype("f4")).max() > 0
+
+
+def test_a_new_head_is_trained_with_the_normalization_of_the_pretrained_layers():
+    net, test = small_nets.trained_on_digits()
+    for new in (Sequential([*net[:-1], Linear(2)]), Sequential([net[:-1], Linear(2)])):
+        assert new.normalization is not None
+        images = test.images // 2
+        Trainer(new).fit((images, np.arange(len(images)) % 2), epochs=1, progress=False)
+        np.testing.assert_array_equal(new.normalization.mean, net.normalization.mean)
+        assert new.classes == ["0", "1"]
+    assert net[1:].normalization is None
+    assert net[:2].normalization is net.normalization
 
 
 def test_nets_share_a_layer_only_on_request():
