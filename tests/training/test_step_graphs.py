@@ -148,10 +148,11 @@ class DropMore(Callback):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("callback", [Lower, AtEpochs, DropMore])
-def test_changes_by_a_callback_take_effect_in_replayed_steps(callback):
+def test_changes_by_a_callback_take_effect_in_replayed_steps(captures, callback):
     same_with_and_without_graph(
         lambda graph: fit(trainer(graph), callbacks=[callback()], validation=loader(9, 4, shuffle=False))
     )
+    assert captures["replays"]
 
 
 @pytest.mark.parametrize("graph", [False, True])
@@ -168,13 +169,17 @@ def test_a_learning_rate_of_zero_takes_effect_at_the_next_step(graph):
 
 
 @pytest.mark.slow
-def test_a_replaced_array_triggers_a_new_capture():
+def test_a_replaced_array_triggers_a_new_capture(captures):
     class Replace(Callback):
         def on_epoch(self, trainer, record):
             layer = next(layer for layer in trainer.net.walk() if "weight" in layer.arrays)
             layer.arrays["weight"] = asarray(to_numpy(layer.arrays["weight"]) * 2, DEVICE)
 
+    same_with_and_without_graph(lambda graph: fit(trainer(graph, "sgd")))
+    without_replacement = len(captures["captured"])
+    captures["captured"].clear()
     same_with_and_without_graph(lambda graph: fit(trainer(graph, "sgd"), callbacks=[Replace()]))
+    assert len(captures["captured"]) > without_replacement
 
 
 @pytest.mark.slow
