@@ -48,6 +48,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     from gpuconv.data.dataset import class_indices
+    from gpuconv.layers import Input
     from gpuconv.training import evaluate
     from gpuconv.training.tta import TTA, expect_views
 
@@ -58,8 +59,8 @@ def run(options: argparse.Namespace) -> int:
     expect_normalization(trained)
     train, test = _images(trained, options.data, options.test)
     with user_errors():
-        if test.image_shape != trained.input_shape:
-            raise ValueError(f"the net takes images of {trained.input_shape}, received {test.image_shape}")
+        first = trained.net[0]
+        (first if isinstance(first, Input) else Input(trained.input_shape)).expect(test.image_shape)
         indices = class_indices(test, trained.classes)  # raises an error that names missing classes
         if (indices != np.arange(len(test.classes))).any():
             raise ValueError(

@@ -74,7 +74,7 @@ def test_evaluate_averages_over_views_on_request(drawn_run, capsys):
 
 def test_evaluate_refuses_other_images(drawn_run, capsys):
     assert main(["evaluate", str(drawn_run), "--data", "digits"]) == 2
-    assert "the net takes images of (9, 7, 3)" in capsys.readouterr().err
+    assert "the net takes volumes of 9 x 7 x 3 (height x width x depth), received 8 x 8 x 1" in capsys.readouterr().err
 
 
 def test_evaluate_prints_a_table_of_classes():

@@ -45,6 +45,15 @@ def test_python_runs_are_evaluated_at_their_last_and_best_checkpoint(run, capsys
     assert f"test accuracy {100 * best.accuracy:.2f}%" in on_numpy(capsys, "evaluate", folder, "--which", "best")
 
 
+def test_a_net_that_takes_larger_images_is_evaluated_on_them(tmp_path, capsys):
+    train, test = gc.data.load("digits")
+    body = [gc.layers.Conv2D(10, 3), gc.layers.GlobalAvgPool2D(), gc.layers.Flatten()]
+    net = gc.Sequential([gc.layers.Input((4, 4, 1), larger=True), *body])
+    gc.Trainer(net, "sgd", lr=0.1).fit(train, epochs=1, run_dir=tmp_path / "run", progress=False)
+    accuracy = 100 * gc.evaluate(net, test).accuracy
+    assert f"test accuracy {accuracy:.2f}%" in on_numpy(capsys, "evaluate", tmp_path / "run", "--data", "digits")
+
+
 def test_python_runs_predict_with_their_last_and_best_checkpoint(run, capsys, tmp_path):
     folder, net, test = run
     Image.fromarray(test.images[0, ..., 0]).save(tmp_path / "x.png")
