@@ -74,7 +74,7 @@ def test_repeated_steps_give_the_result_of_uncached_ones(schedule):
             decay = [0.0, 0.1, 0.2 if step < 3 else 0.4]
             for arrays in (host, device):
                 ops.sgd_step(*arrays, lr=0.1 / (step + 1), momentum=0.9, weight_decay=decay)
-            for expected, array in zip(host[0], device[0]):
+            for expected, array in zip(host[0], device[0], strict=True):
                 np.testing.assert_allclose(array.get(), expected, rtol=1e-6)
             if step == 5:  # gradients in other memory from here on
                 device[1] = [asarray(array, "cuda") for array in host[1]]

@@ -52,7 +52,7 @@ def test_values_and_gradients_equal_pytorchs(name, layout):
     tensors = [volume(*shape) for shape in shapes]
     memory_format = getattr(torch, layout)
     tensors = [tensor.to(memory_format=memory_format) if tensor.ndim == 4 else tensor for tensor in tensors]
-    for mine, theirs in zip(results(call, ours, tensors), results(call, functional, tensors)):
+    for mine, theirs in zip(results(call, ours, tensors), results(call, functional, tensors), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-10, atol=1e-10)
 
 
@@ -62,7 +62,7 @@ def test_ops_on_the_emulated_device_agree_with_pytorch(name):
     tensors = [volume(*shape, dtype=torch.float32) for shape in shapes]
     with ours.cpu_device("emulated"):
         emulated = results(call, ours, tensors)
-    for mine, theirs in zip(emulated, results(call, functional, tensors)):
+    for mine, theirs in zip(emulated, results(call, functional, tensors), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)
 
 
@@ -98,7 +98,7 @@ def test_compiled_nets_give_the_same_results(backend):
         net.zero_grad()
         called(x).square().sum().backward()
         outputs.append([net(x).detach(), *(value.grad.clone() for value in net.parameters())])
-    for expected, of_compiled in zip(*outputs):
+    for expected, of_compiled in zip(*outputs, strict=True):
         torch.testing.assert_close(of_compiled, expected)
 
 
@@ -113,10 +113,10 @@ def test_replaced_modules_keep_their_parameters_and_give_the_same_results():
     parameters = [*net.parameters()]
     assert ours.replace(net) is net
     assert [type(module) for module in net.modules()].count(ours.Conv2d) == 2
-    assert all(mine is theirs for mine, theirs in zip(net.parameters(), parameters))
+    assert all(mine is theirs for mine, theirs in zip(net.parameters(), parameters, strict=True))
     assert [*net.state_dict()] == names
     net(x).sum().backward()
-    for mine, theirs in zip([net(x), *(value.grad for value in net.parameters())], expected):
+    for mine, theirs in zip([net(x), *(value.grad for value in net.parameters())], expected, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
     assert ours.Conv2d(3, 4, 3)(x).shape == (2, 4, 3, 3)
 

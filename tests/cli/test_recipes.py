@@ -129,7 +129,7 @@ def test_the_emulated_device_gives_the_weights_and_losses_of_numpy():
     """Four steps in float64; most of them also train the bias of the whitening layer. Rounding errors of a step grow in
     the steps after it: the bound is 10^4 rounding errors of a tensor's largest number."""
     one, other = (train_narrow_net(device, "float64", 8, 4, epochs=2) for device in ("numpy", "emulated"))
-    for (name, expected), on_kernels in zip(one.net.state_dict().items(), other.net.state_dict().values()):
+    for (name, expected), on_kernels in zip(one.net.state_dict().items(), other.net.state_dict().values(), strict=True):
         bound = 1e4 * np.finfo(np.float64).eps * max(1.0, np.abs(expected).max())
         np.testing.assert_allclose(to_numpy(on_kernels), expected, rtol=0, atol=bound, err_msg=name)
     np.testing.assert_allclose(

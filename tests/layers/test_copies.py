@@ -89,7 +89,7 @@ def test_the_parts_of_a_run_can_be_copied(copied):
     train, _ = synthetic.load(16, size=(8, 8, 3))
     normalization = Normalization.from_dataset(train)
     loader = Loader(train, 8, normalization=normalization, augmentation=Augmentation.parse("flip,shift:1"))
-    for (x, y), (twin_x, twin_y) in zip(loader.epoch(1), copied(loader).epoch(1)):
+    for (x, y), (twin_x, twin_y) in zip(loader.epoch(1), copied(loader).epoch(1), strict=True):
         np.testing.assert_array_equal(x, twin_x)
         np.testing.assert_array_equal(y, twin_y)
     for setting in (schedules.get("one-cycle,warmup:2"), losses.get("softmax", label_smoothing=0.1), losses.get("svm")):

@@ -99,7 +99,7 @@ def test_predict_names_the_best_classes(trained):
     best = net.predict(test.images[:4], top=3)
     chances = net.predict(test.images[:4], softmax=True)
     assert [len(one) for one in best] == [3] * 4
-    for image, named in zip(chances, best):
+    for image, named in zip(chances, best, strict=True):
         assert named[0] == (f"digit {image.argmax()}", float(image.max()))
         assert named == sorted(named, key=lambda pair: -pair[1])
     assert net.predict(test.images[0], top=1)[0][0] == best[0][0][0]
@@ -135,7 +135,7 @@ def test_training_evaluation_and_predict_accept_any_float_dtype(precision):
         results = [history[0]["train_loss"], gc.evaluate(twin, (cast, labels)).loss, net.predict(cast)]
         results.append(net.activations(cast)["fc1"])
         expected = expected or results
-        for result, value in zip(results, expected):
+        for result, value in zip(results, expected, strict=True):
             np.testing.assert_array_equal(result, value, err_msg=dtype)
 
 

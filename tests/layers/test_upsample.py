@@ -40,7 +40,7 @@ def test_bilinear_upsampling_on_the_emulated_device_agrees_with_numpy():
             layer.build(x.shape[1:], device=device)
             y = layer(asarray(x, device))
             results[device] = [to_numpy(y), to_numpy(layer.backward(y))]
-        for one, other in zip(*results.values()):
+        for one, other in zip(*results.values(), strict=True):
             np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
 

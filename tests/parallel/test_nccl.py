@@ -94,7 +94,7 @@ def test_without_shards_the_gpus_all_reduce(schedule):
         for graph in (False, True):
             weights = [result[0] for result in on_ranks(2, partial(trained, shards=None, graph=graph))]
             assert toy_run.same_arrays(*weights)
-        for world, captured in zip(machine.nccl_worlds, (0, 2)):
+        for world, captured in zip(machine.nccl_worlds, (0, 2), strict=True):
             calls = world.calls[0]
             assert calls == world.calls[1]
             assert sum(call.captured for call in calls) == captured

@@ -112,7 +112,7 @@ def muon_on(device, capture):
 def updated_by_muon(capture=False):
     expected, _ = muon_on("emulated", capture)
     results, used = muon_on("cuda:0", capture)
-    for one, other in zip(results, expected):
+    for one, other in zip(results, expected, strict=True):
         np.testing.assert_array_equal(one, other)
     assert len(used) == 3
     for one, other in itertools.combinations(used.values(), 2):

@@ -31,7 +31,7 @@ def test_a_kernel_copies_the_same_boxes_as_on_the_emulated_device(swizzle):
     with standin.installed():
         on_gpu = boxes("cuda", swizzle)
     assert np.count_nonzero(expected[0]) == 4 * 2 * 32  # of 3 lines per image, one lies outside of X
-    for one, other in zip(on_gpu, expected):
+    for one, other in zip(on_gpu, expected, strict=True):
         np.testing.assert_array_equal(one, other)
 
 

@@ -85,7 +85,7 @@ def test_tensors_on_a_gpu_are_read_there(tmp_path, monkeypatch):
     assert copied == [(64, 5)] * 2  # one for each step
     tensors = [digest for step in read(tmp_path / "digests.jsonl") for digest in step.tensors]
     assert len(tensors) == len(tensors_seen)
-    for digest, (direction, name, values, scale) in zip(tensors, tensors_seen):
+    for digest, (direction, name, values, scale) in zip(tensors, tensors_seen, strict=True):
         assert (digest.direction, digest.name, digest.dtype) == (direction, name, values.dtype.name)
         upper, lower, total, squares, _ = ops.digest(values)
         if direction == "loss":

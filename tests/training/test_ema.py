@@ -64,7 +64,7 @@ def test_the_average_agrees_with_pytorch():
             for param, value in zip(module, arrays.values()):
                 param.copy_(torch.from_numpy(value))
         theirs.update_parameters(module)
-    for (name, ours), expected in zip(averages(trainer).items(), theirs.module):
+    for (name, ours), expected in zip(averages(trainer).items(), theirs.module, strict=True):
         np.testing.assert_allclose(ours, expected.detach().numpy(), rtol=1e-5, atol=1e-6, err_msg=name)
     assert toy_run.same_arrays(weights(trainer.net), watch.updated[-1])
 

@@ -112,7 +112,9 @@ def test_the_factor_multiplies_every_schedule(optimizer):
             at_starts.append(trainer.rates())
 
         toy_run.fit(trainer, callbacks=[SimpleNamespace(on_start=keep, on_epoch=keep)], validation=None)
-    assert rates[FLAT] == [[factor * rate for rate in group] for factor, group in zip([1, 1, 0.5, 0.25], rates[None])]
+    assert rates[FLAT] == [
+        [factor * rate for rate in group] for factor, group in zip([1, 1, 0.5, 0.25], rates[None], strict=True)
+    ]
     assert [record["plateau"] for record in trainer.history] == [1.0, 0.5, 0.25]
     lines = [describe(record, 3).split("  ")[-1] for record in trainer.history]
     assert lines[0].startswith("accuracy")

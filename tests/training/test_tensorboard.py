@@ -56,7 +56,7 @@ def test_the_records_of_a_run_are_read_back(tmp_path):
     np.testing.assert_allclose(losses, [record["train_loss"] for record in trainer.history], rtol=1e-6)
     assert {tag.partition("/")[2] for tag in events.Tags()["histograms"]} == set(trainer.net.params())
     updates = [event.histogram_value for event in events.Histograms("update/fc1.weight")]
-    for update, before, after in zip(updates, weights.seen[::2], weights.seen[1::2]):
+    for update, before, after in zip(updates, weights.seen[::2], weights.seen[1::2], strict=True):
         assert (update.min, update.max) == pytest.approx(((after - before).min(), (after - before).max()), rel=1e-5)
     assert len(updates) == len(events.Images("activations")) == 2
     assert events.Images("activations")[0].width > 500

@@ -19,7 +19,7 @@ def test_views_are_the_batch_its_shifts_and_their_mirror_images():
     np.testing.assert_array_equal(images[1], padded[:, :3, :4])
     np.testing.assert_array_equal(images[2], padded[:, 2:, 2:])
     mirrored = np.pad(x[:, :, ::-1], [(0, 0), (1, 1), (1, 1), (0, 0)], mode="reflect")
-    for view, expected in zip(images[3:], (x[:, :, ::-1], mirrored[:, :3, :4], mirrored[:, 2:, 2:])):
+    for view, expected in zip(images[3:], (x[:, :, ::-1], mirrored[:, :3, :4], mirrored[:, 2:, 2:]), strict=True):
         np.testing.assert_array_equal(view, expected)
     assert all(view.flags.c_contiguous and view.dtype == x.dtype for view in images)
 
