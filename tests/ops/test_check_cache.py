@@ -113,8 +113,8 @@ def test_an_output_that_became_read_only_is_refused():
         ops.conv2d(X, W, padding=1, out=out)
 
 
-def test_threads_share_what_is_remembered(monkeypatch):
-    """Each thread gets the result for its own shapes, even while others fill and clear the cache."""
+def test_threads_get_the_results_for_their_own_shapes(monkeypatch):
+    """They share a cache, which the others fill and clear meanwhile."""
     monkeypatch.setattr(module, "_MAX_RESULTS", 3)
 
     @remembered
