@@ -63,7 +63,7 @@ def test_a_normalization_accepts_only_real_numbers_and_uint8_images():
         with pytest.raises(TypeError, match=r"^mean must"):
             Normalization(mean, [1])
     pixels = np.zeros((2, 1, 1, 3), np.uint8)
-    for images in (pixels[:0], pixels[0], pixels.astype(np.float32), pixels.astype(np.int64)):
+    for images in (pixels[:0], pixels[0], pixels.astype(np.float32), pixels.astype(np.int64), [1, 2]):
         with pytest.raises(ValueError, match=r"computed from uint8 images \(N, H, W, C\), received .* of shape"):
             Normalization.from_images(images)
 

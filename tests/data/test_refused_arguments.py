@@ -99,8 +99,3 @@ def test_an_argument_of_a_wrong_type_is_refused(name):
 def test_an_unknown_device_of_batches_is_refused():
     with pytest.raises(ValueError, match="unknown device 'nmpy'; did you mean 'numpy'"):
         batches(device="nmpy")
-
-
-def test_images_whose_normalization_cannot_be_computed_are_refused():
-    with pytest.raises(ValueError, match=r"uint8 images \(N, H, W, C\), received int64 of shape \(2,\)"):
-        Normalization.from_images([1, 2])

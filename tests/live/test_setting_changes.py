@@ -47,7 +47,7 @@ def test_the_rate_of_the_next_step_is_shown_while_paused(open_session):
     assert session.state()["lr"] == pytest.approx(0.004 * left)
 
 
-def test_a_new_rate_keeps_the_optimizer_state_and_a_new_optimizer_starts_fresh(open_session):
+def test_a_new_rate_keeps_the_optimizer_state_and_another_optimizer_keeps_the_rate_and_the_step_number(open_session):
     session = open_session(changes={"optimizer": {"optimizer": "adam", "lr": 0.01}})
     wait_for(session, lambda: session.trainer.steps > 3)
     do(session, "pause")
