@@ -1,7 +1,7 @@
 // The epilogues of fprop, for all of its main loops: what becomes of the sums of a block. conv2d_fprop.cu has formula and layouts.
 #pragma once
 
-#include "conv2d.cuh"
+#include "conv2d_matrices.cuh"
 #include "mask.cuh"
 #include "moments.cuh"
 

@@ -12,7 +12,7 @@
 #pragma once
 
 #include "async_copy.cuh"
-#include "conv2d.cuh"
+#include "conv2d_matrices.cuh"
 #include "mma.cuh"
 
 #ifdef TF32

@@ -2,7 +2,7 @@
 // first.
 #pragma once
 
-#include "conv2d.cuh"
+#include "conv2d_matrices.cuh"
 
 struct FilterGradient {
     using IteratorA = TileIterator<Plain, BLOCK_M, VECTOR_K, false, true>;

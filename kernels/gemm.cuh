@@ -4,7 +4,7 @@
 //
 // A block computes BLOCK_M rows x BLOCK_N columns, a thread THREAD_M x THREAD_N of them in registers. The depth passes through
 // shared memory in steps. The operands do not exist in memory as matrices: a `Matrix` type finds their elements in a tensor
-// (conv2d.cuh).
+// (conv2d_matrices.cuh).
 //
 //   Line   line(int32 i)            line i, as the numbers that help to find its elements; past the end, a line without elements
 //   Column column(int32 j)          likewise column j

@@ -2,7 +2,7 @@
 // first.
 #pragma once
 
-#include "conv2d.cuh"
+#include "conv2d_matrices.cuh"
 #include "norm_below.cuh"
 
 struct InputGradient {

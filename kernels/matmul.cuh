@@ -4,7 +4,7 @@
 #define MASK 0
 #define VECTOR_C WIDTH
 #define VECTOR_K WIDTH
-#include "conv2d.cuh"
+#include "conv2d_matrices.cuh"
 
 struct Matmul {
     int32 batch, rows, columns, depth;

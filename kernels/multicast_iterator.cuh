@@ -9,7 +9,7 @@
 #pragma once
 
 #include "bulk_copy.cuh"
-#include "conv2d.cuh"
+#include "conv2d_matrices.cuh"
 #include "wgmma_tile.cuh"
 
 constexpr uint32 EVERY_BLOCK = (1 << CLUSTER) - 1;  // of the cluster

@@ -1,6 +1,6 @@
-// For test_conv_addresses.py. Each kernel but the last writes where a matrix of conv2d.cuh finds elements, as offsets from the
-// tensor's beginning; -1 where there is none. No element is read.
-#include "conv2d.cuh"
+// For test_conv_addresses.py. Each kernel but the last writes where a matrix of conv2d_matrices.cuh finds elements, as offsets
+// from the tensor's beginning; -1 where there is none. No element is read.
+#include "conv2d_matrices.cuh"
 
 template <class Matrix>
 __device__ void find_all(int64* offsets, const DTYPE* base, const Matrix& matrix, const int32* lines, const int32* columns,

@@ -1,4 +1,4 @@
-"""Addresses past 2^31 in the matrices of a convolution (conv2d.cuh), and problems too large for 32-bit indices."""
+"""Addresses past 2^31 in the matrices of a convolution, and problems too large for 32-bit indices."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def address_kernel(name):
 
 
 def offsets(device, kernel, case, lines, columns, *phase):
-    """The tensor offset that a matrix of conv2d.cuh gives at each (line, column); -1 outside of the tensor.
+    """The tensor offset that a matrix of conv2d_matrices.cuh gives at each (line, column); -1 outside of the tensor.
 
     phase: row and column of the phase, for the matrices of dgrad."""
     run = address_kernel(kernel)

@@ -23,7 +23,7 @@ from tests.kernels.wgmma_faults import (
 )
 
 SUMS, STRAIGHT, TAPS, PIXELS = "column_sums.cuh", "straight_iterator.cuh", "tap_iterator.cuh", "pixel_iterator.cuh"
-WINDOWS, BLOCKS = "conv2d.cuh", "gemm.cuh"
+WINDOWS, BLOCKS = "conv2d_matrices.cuh", "gemm.cuh"
 DGRAD, WGRAD = "conv2d_dgrad", "conv2d_wgrad"
 KERNEL_HEADER = {DGRAD: "input_gradient.cuh", WGRAD: "filter_gradient.cuh"}
 # One block computes several tiles. Those of wgrad, and in dgrad those of the deepest of four phases, are one and a half

@@ -4,7 +4,7 @@
 // the other directions ignore it.
 #include "gemm_mma.cuh"
 
-#include "conv2d.cuh"
+#include "conv2d_matrices.cuh"
 
 template <int SIDE, int VECTOR, bool COLUMNS_ARE_DEPTH, class Matrix>
 __device__ void walk_both(int64* found, int64* expected, const DTYPE* base, const Matrix& matrix, int32 side, int32 begin, int32 tiles) {
