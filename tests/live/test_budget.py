@@ -17,10 +17,10 @@ def test_snapshots_take_no_more_than_their_share_of_time():
                 spent += 0.05
     assert 0.019 < spent / now[0] < 0.0202  # above 0.02 until the time of the last picture is made up for
     quick = Budget({"state": Limits(every=0.1, share=0.02)}, clock=lambda: now[0])
-    seen = 0
+    snapshots = 0
     for _ in range(769):  # steps in 10 s
         now[0] += 0.013
         if quick.due("state"):
             with quick.spend("state"):
-                seen += 1
-    assert 98 <= seen <= 101
+                snapshots += 1
+    assert 98 <= snapshots <= 101
