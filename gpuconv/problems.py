@@ -14,7 +14,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+# "as" marks names that can also be imported from here, their former place.
+from gpuconv.activations import ACTIVATIONS as ACTIVATIONS
+from gpuconv.activations import Activation as Activation
 from gpuconv.arguments import integer, pair
+from gpuconv.batch_augmentation import BatchAugmentation as BatchAugmentation
 from gpuconv.names import lookup
 from gpuconv.types import Options, Padding, PaddingPairs, Pair, Size
 from gpuconv.window_sizes import NO_PADDING, expect_memory, output_hw, padding_pairs

@@ -17,7 +17,7 @@ def test_names_in_british_spelling_still_work():
 
 
 def test_former_names_still_work():
-    from gpuconv import backends, live, parallel
+    from gpuconv import activations, backends, batch_augmentation, live, parallel, problems
     from gpuconv.backends.cuda import emulator
     from gpuconv.data import Normalization
     from gpuconv.data.normalization import looks_unnormalized
@@ -44,6 +44,8 @@ def test_former_names_still_work():
     assert batch_parts.Together is batch_parts.PartStates
     assert batch_parts.sums_over_parts is batch_parts.sum_function
     assert oracle.expect is oracle.expected_results
+    assert (problems.ACTIVATIONS, problems.Activation) == (activations.ACTIVATIONS, activations.Activation)
+    assert problems.BatchAugmentation is batch_augmentation.BatchAugmentation
     assert Trainer.diverged is Trainer.divergence_message
     assert Upsample.means is Upsample.pool_options
     assert NormChain.links is NormChain.can_link
