@@ -81,12 +81,12 @@ class Recipe:
         trainer.fit(loader, epochs=CHECKED_STEPS, progress=False)
         return np.array([record["train_loss"] for record in trainer.history])
 
-    def rates(self, net, steps: int, epoch: int) -> tuple[Any, Iterator[list[float]]]:
+    def rates(self, net, steps: int, steps_per_epoch: int) -> tuple[Any, Iterator[list[float]]]:
         """For a peer: the parameter groups of a net, and the learning rates of each step, one per group."""
         trainer = Trainer(net, self.settings.optimizer, lr=self.settings.lr, schedule=self.settings.schedule)
         groups, schedule = trainer.optimizer, trainer.schedule
-        groups.begin(steps, epoch)
-        factors = (groups.lr * schedule(step, steps, epoch) for step in range(steps))
+        groups.begin(steps, steps_per_epoch)
+        factors = (groups.lr * schedule(step, steps, steps_per_epoch) for step in range(steps))
         return groups, (groups.rates(factor, step) for step, factor in enumerate(factors))
 
     @functools.cached_property

@@ -25,7 +25,7 @@ from gpuconv.verify.compare import Expected
 Compare = Callable[[list[np.ndarray]], Iterable[tuple[Expected, np.ndarray]]]
 MakeSides = Callable[[Entry, str, bool], tuple[list[Side], Compare]]
 
-ROUNDS = 6  # each half is one timing; the difference between the two is the noise
+ROUNDS = 6  # each half of the rounds gives a median; the difference between the two is the noise
 BURST = 0.05  # seconds for which a side is timed in each round
 
 
@@ -90,6 +90,7 @@ def time_entry(
     """The data of one entry in a record. Times in seconds."""
     began = time.monotonic()
     found, compare = make_sides(entry, device, compiled)
+    # The column of samples that counts (gpuconv.profiling.timer).
     basis = "cold" if Device.named(device).on_gpu and entry.kind != "step" else "wall"
     rows, ready = [], []
     for side in found:

@@ -92,13 +92,13 @@ def sides(step: Step, device: str) -> list[Side]:
     found = [Side(OURS, "gpuconv", eager)]
     if Device.named(device).on_gpu:
         found.append(Side(OURS, "gpuconv graph", graph))
-        if has_norms_below(step.net()):
+        if has_norms_below_convolutions(step.net()):
             found.append(Side(OURS, "gpuconv graph, norm sums in dgrad", functools.partial(graph, True)))
     return found
 
 
-def has_norms_below(net) -> bool:
-    """Whether `net.fuse(norm_sums=True)` is another net than `net.fuse()`."""
+def has_norms_below_convolutions(net) -> bool:
+    """Whether `net.fuse(norm_sums=True)` runs other layers than `net.fuse()`."""
     forced, plain = (net.fuse(norm_sums=norm_sums) for norm_sums in (True, None))
     return [type(layer) for layer in forced.walk()] != [type(layer) for layer in plain.walk()]
 

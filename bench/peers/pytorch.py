@@ -47,12 +47,12 @@ def tensor(array: np.ndarray, device: str, *, channels_last: bool = False):
     return made.to(torch_device(device))
 
 
-def expect_timed(device: str, compiled: bool, *, compile_it: bool, graph: bool = False) -> None:
+def expect_timed(device: str, with_compiled: bool, *, compile_it: bool, graph: bool = False) -> None:
     """Raises NotImplementedError for a CUDA graph without a GPU, and LeftOutError for a compiled variant in a run that
-    does not time such variants (compiled=False)."""
+    does not time such variants (with_compiled=False)."""
     if graph and not Device.named(device).on_gpu:
         raise NotImplementedError("a CUDA graph needs a GPU")
-    if compile_it and not compiled:
+    if compile_it and not with_compiled:
         raise LeftOutError("torch.compile would take longer than the rest of the run; --compile includes it")
 
 
@@ -96,16 +96,16 @@ def sides(call: Call, arrays: Arrays, device: str, compiled: bool) -> list[Side]
 
     if call.entry.op in _UNCOMPILED:
         optimizer = call.entry.op.startswith("sgd")
-        # By the variant's name.
-        channels_last = {"fused": False} if optimizer else {"eager": False, "channels_last": True}
-        return [Side(PEER, name, variant(last, False)) for name, last in channels_last.items()]
-    variants = {"eager": (False, False), "channels_last": (True, False), "compile": (True, True)}
+        variants = {"fused": (False, False)} if optimizer else {"eager": (False, False), "channels_last": (True, False)}
+    else:
+        variants = {"eager": (False, False), "channels_last": (True, False), "compile": (True, True)}
     return [Side(PEER, name, variant(*options)) for name, options in variants.items()]
 
 
 # --- the operations: preparation of the inputs, which is not timed, and the timed work ----------
 
-_UNCOMPILED = ("sgd_step", "sgd_master", "batch_norm_backward")  # the fused optimizer, autograd's own node
+# The optimizer is fused already, and the gradient of batch norm is one node of autograd's graph.
+_UNCOMPILED = ("sgd_step", "sgd_master", "batch_norm_backward")
 
 
 def _unchanged(*tensors) -> tuple[Any, ...]:
@@ -158,8 +158,7 @@ def _convolution_options(call: Call) -> dict[str, Any]:
 def _like(torch, tensor, shape: tuple[int, ...]):
     """An empty NCHW tensor of one of our shapes, in the layout of another."""
     n, h, w, c = shape
-    eager = tensor.is_contiguous()
-    layout = torch.contiguous_format if eager else torch.channels_last
+    layout = torch.contiguous_format if tensor.is_contiguous() else torch.channels_last
     return torch.empty((n, c, h, w), dtype=tensor.dtype, device=tensor.device, memory_format=layout)
 
 

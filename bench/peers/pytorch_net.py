@@ -7,7 +7,7 @@ from typing import Any
 from bench.peers.pytorch import load
 from gpuconv import interop, layers
 from gpuconv.names import lookup
-from gpuconv.problems import Conv2dProblem
+from gpuconv.problems import Conv2dProblem, Pool2dProblem
 
 
 def module(net: layers.Sequential):
@@ -45,13 +45,20 @@ def _module(layer: layers.Layer):
 
 
 def _conv(nn, layer):
-    problem: Conv2dProblem = layer.problem
-    padding = tuple(before for before, after in problem.padding if before == after)
-    if len(padding) < 2 or problem.fit != "floor":
-        raise ValueError(f"PyTorch has no {layer!r}")
+    problem, padding = layer.problem, _padding(layer)
     return nn.Conv2d(
         problem.c, problem.k, problem.kernel_size, problem.stride, padding, problem.dilation, problem.groups, layer.bias
     )
+
+
+def _padding(layer) -> tuple[int, int]:
+    """PyTorch's padding of a convolution or pool. Raises ValueError if opposite sides differ, or if `fit` is not
+    "floor"."""
+    problem: Conv2dProblem | Pool2dProblem = layer.problem
+    (top, bottom), (left, right) = problem.padding
+    if (top, left) != (bottom, right) or problem.fit != "floor":
+        raise ValueError(f"PyTorch has no {layer!r}")
+    return top, left
 
 
 def _linear(nn, layer):
@@ -94,13 +101,12 @@ _COUNTERPARTS = {
     "Linear": _linear,
     "BatchNorm": _batch_norm,
     "GroupNorm": lambda nn, layer: nn.GroupNorm(layer.groups, layer.input_shape[-1], eps=layer.eps),
-    "MaxPool2D": lambda nn, layer: nn.MaxPool2d(layer.kernel_size, layer.stride, layer.padding),
+    "MaxPool2D": lambda nn, layer: nn.MaxPool2d(layer.kernel_size, layer.stride, _padding(layer)),
     "AvgPool2D": lambda nn, layer: nn.AvgPool2d(
-        layer.kernel_size, layer.stride, layer.padding, count_include_pad=layer.count_include_pad
+        layer.kernel_size, layer.stride, _padding(layer), count_include_pad=layer.count_include_pad
     ),
     "GlobalAvgPool2D": lambda nn, layer: nn.AdaptiveAvgPool2d(1),
     "AdaptiveAvgPool2D": lambda nn, layer: nn.AdaptiveAvgPool2d(layer.output_size),
-    "Upsample": lambda nn, layer: nn.Upsample(scale_factor=layer.scale),
     "Flatten": lambda nn, layer: nn.Flatten(),
     "Dropout": lambda nn, layer: nn.Dropout(layer.p),
     "Scale": _scale,

@@ -56,7 +56,9 @@ class Images:
 class Training:
     """The net, the update of each parameter group, and a training step."""
 
-    def __init__(self, recipe: Recipe, device: str, steps: int, epoch: int, compile_mode: str | None = None) -> None:
+    def __init__(
+        self, recipe: Recipe, device: str, steps: int, steps_per_epoch: int, compile_mode: str | None = None
+    ) -> None:
         torch = load()
         self.half = recipe.entry.dtype != "float32"
         self.dtype = getattr(torch, recipe.entry.dtype)
@@ -68,7 +70,7 @@ class Training:
             self.forward = torch.compile(self.net, mode=compile_mode)
             orthogonalize = torch.compile(orthogonal, mode=compile_mode)
         self.kind, self.smoothing = torch.device(torch_device(device)).type, recipe.loss.label_smoothing
-        groups, rates = recipe.rates(net, steps, epoch)
+        groups, rates = recipe.rates(net, steps, steps_per_epoch)
         self.rates = torch.tensor(list(rates), dtype=torch.float32, device=torch_device(device))  # (steps, groups)
         self.lr = self.rates[0].clone()
         ours = parameters(net, self.net)

@@ -1,4 +1,5 @@
-"""Fake sides of a benchmark: quick to time, some of them slow, wrong or broken on purpose."""
+"""Fake sides of a benchmark, quick to time and some of them slow, wrong or broken on purpose; and the rows of timed
+entries."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.record import Record
-from bench.runner import run
+from bench.runner import run, time_entry
 from bench.sides import OURS, PEER, Prepared, Side
 from bench.suite import Entry
 from gpuconv.profiling.timer import CpuTimer
@@ -60,4 +61,26 @@ def timed(into: Record, *sides: Side, entries=None, rounds: int = 4, **options) 
     return list(run(entries or [entry()], into, "numpy", CpuTimer(), CEILINGS, rounds=rounds, **options))
 
 
-__all__ = ["CEILINGS", "OURS", "PEER", "compare", "entry", "record", "side", "spend", "timed"]
+def timed_on_cpu(entry: Entry) -> dict:
+    """The row of an entry with its real sides, timed as briefly as possible."""
+    return time_entry(entry, "numpy", CpuTimer(), CEILINGS, compiled=False, rounds=2, burst=0.0)
+
+
+def by_name(row: dict) -> dict[str, dict]:
+    """The sides of a row by their names."""
+    return {side["name"]: side for side in row["sides"]}
+
+
+__all__ = [
+    "CEILINGS",
+    "OURS",
+    "PEER",
+    "by_name",
+    "compare",
+    "entry",
+    "record",
+    "side",
+    "spend",
+    "timed",
+    "timed_on_cpu",
+]

@@ -15,15 +15,18 @@ from gpuconv.backends.cuda.analysis.predict_wgmma import WarpCode
 from gpuconv.backends.cuda.runtime import nvrtc
 
 H200 = GPUS["h200"]
-MADE_UP = Model("made up", Terms(10_000.0, 0.0, 2.0, 0.0, 0.0), 0.0, 0.0, "none", ())
+# A launch takes 10,000 clocks, and an instruction two.
+MADE_UP = Model(
+    "made up", Terms(launch=10_000.0, block=0.0, instruction=2.0, hmma=0.0, reduction=0.0), 0.0, 0.0, "none", ()
+)
 WGMMA_NAMES = [algorithm.name for algorithm in ALGORITHMS if algorithm.name.startswith("wgmma-")]
+CODE = WarpCode(multiply=80, copy=175, others=400)
+PROLOGUE = 1000  # clocks until a block's first tile
+CLUSTER_SYNC = 200  # clocks of a barrier of a cluster's blocks
 
 
-CODE = WarpCode(80, 175, 400)
-
-
-def time(algo="wgmma-128x128", counted=CODE, **changed):
-    """The predicted time of a convolution with the given changes."""
+def predict(algo="wgmma-128x128", counted=CODE, **changed):
+    """The prediction for a convolution with the given changes."""
     work = (
         dict(turns=1, stages=18, drained=False, flops=0.0, moved=0.0, partials=0.0, model=MADE_UP, gpu=H200) | changed
     )
@@ -59,9 +62,11 @@ def test_the_clocks_of_a_stage_equal_those_computed_by_hand(algo, tensor, read):
 
 
 def test_the_time_of_a_convolution_equals_that_computed_by_hand():
-    predicted = time(turns=2, partials=4.256e6)
+    predicted = predict(turns=2, partials=4.256e6)
+    # A stage copies 32 KiB. Half of the 400 other instructions run, at two clocks each in the two multiplying warps of
+    # a scheduler. The partial sums of 4.256 MB take 1 us.
     l2, stored = 32768 * 132 / 5120, 0.5 * 400 * 2 * 2
-    clocks = 10_000 + 1000 + l2 + 2 * 18 * l2 + stored  # the first tile is stored while the ring is filled
+    clocks = 10_000 + PROLOGUE + l2 + 2 * 18 * l2 + stored  # the first tile is stored while the ring is filled
     assert predicted.seconds == pytest.approx(clocks / H200.clock + 1e-6)
     assert predicted.parts["tensor"] == pytest.approx(2 * 18 * 512 / H200.clock)
     assert predicted.binds == "l2"
@@ -73,12 +78,12 @@ def test_the_next_tile_hides_a_part_of_the_store():
 
     def later_tile(**changed):
         """The clocks of a tile after the second."""
-        return (time(turns=3, **changed).seconds - time(turns=2, **changed).seconds) * H200.clock
+        return (predict(turns=3, **changed).seconds - predict(turns=2, **changed).seconds) * H200.clock
 
     assert later_tile() == pytest.approx(18 * l2)
     bound_by_issue = WarpCode(80, 1000, 400)
     assert later_tile(counted=bound_by_issue) == pytest.approx(18 * 2 * (2 * 80 + 1000) + stored)
-    assert later_tile(drained=True) == pytest.approx(18 * l2 + stored + 1000 + l2)
+    assert later_tile(drained=True) == pytest.approx(18 * l2 + stored + PROLOGUE + l2)
     long_time = 10_000  # longer than it takes to fill the ring of 6 stages
     slow_epilogue = WarpCode(80, 175, long_time)
     assert later_tile(counted=slow_epilogue, stages=60) == pytest.approx(60 * l2 + 2 * long_time - 6 * l2)
@@ -88,7 +93,7 @@ def test_a_second_block_hides_the_store_as_far_as_the_schedulers_can_issue_both(
     l2, issue, long_time = 24576 * 132 / 5120, 2 * (80 + 175), 10_000
 
     def later_tile(others):
-        two_turns, three_turns = (time("wgmma-128x64", WarpCode(80, 175, others), turns=turns) for turns in (2, 3))
+        two_turns, three_turns = (predict("wgmma-128x64", WarpCode(80, 175, others), turns=turns) for turns in (2, 3))
         return (three_turns.seconds - two_turns.seconds) * H200.clock
 
     assert later_tile(400) == pytest.approx(18 * l2)
@@ -96,22 +101,21 @@ def test_a_second_block_hides_the_store_as_far_as_the_schedulers_can_issue_both(
 
 
 def test_the_slowest_part_of_a_stage_sets_its_time():
-    slow = time(counted=WarpCode(80, 1000, 400))
+    slow = predict(counted=WarpCode(80, 1000, 400))
     assert slow.binds == "issue"
-    assert slow.seconds - time().seconds == pytest.approx(slow.parts["issue"] - time().parts["l2"])
+    assert slow.seconds - predict().seconds == pytest.approx(slow.parts["issue"] - predict().parts["l2"])
 
 
-def test_the_blocks_of_a_cluster_wait_for_each_other_once():
-    """They wait at the beginning and at the end, however many tiles they compute."""
+def test_the_blocks_of_a_cluster_wait_for_each_other_only_at_the_beginning_and_at_the_end():
     l2 = 24576 * 132 / 5120
     for turns in (1, 3):
-        found = time("wgmma-2x128x128", turns=turns).parts["prologue"]
-        assert found == pytest.approx((1000 + l2 + 2 * 200) / H200.clock)
+        found = predict("wgmma-2x128x128", turns=turns).parts["prologue"]
+        assert found == pytest.approx((PROLOGUE + l2 + 2 * CLUSTER_SYNC) / H200.clock)
 
 
 def test_no_convolution_is_faster_than_its_bytes_or_its_arithmetic():
-    assert (time(moved=4.256e12).seconds, time(moved=4.256e12).binds) == (1.0, "bytes")
-    assert (time(flops=708.3e12).seconds, time(flops=708.3e12).binds) == (1.0, "ceiling")
+    assert (predict(moved=4.256e12).seconds, predict(moved=4.256e12).binds) == (1.0, "bytes")
+    assert (predict(flops=708.3e12).seconds, predict(flops=708.3e12).binds) == (1.0, "ceiling")
 
 
 def test_more_work_takes_no_less_time():
@@ -121,7 +125,7 @@ def test_more_work_takes_no_less_time():
         "stages": (1, 2, 18),
         "partials": (0, 1e6, 1e9),
     }.items():
-        seconds = [time(**{name: amount}).seconds for amount in amounts]
+        seconds = [predict(**{name: amount}).seconds for amount in amounts]
         assert seconds == sorted(seconds), name
 
 

@@ -1,7 +1,6 @@
-"""The benchmark's runner and the comparison of two of its records.
+"""The benchmark's runner.
 
 A side is gpuconv or a peer, such as PyTorch: one with wrong results is not timed, and one that fails stops no other.
-The comparison calls an entry slower or faster when gpuconv's time has changed by more than the noise.
 """
 
 from __future__ import annotations
@@ -15,26 +14,16 @@ import types
 import numpy as np
 import pytest
 
-from bench import compare_records, runner, steps, suite
+from bench import runner, suite
 from bench.record import Record, fastest_side
-from bench.runner import sides_of, time_entry
-from gpuconv import layers, models, ops
+from bench.runner import sides_of
+from gpuconv import ops
 from gpuconv.backends import DeviceError
 from gpuconv.profiling.timer import CpuTimer
-from gpuconv.training import Trainer
 from tests.bench import fake_sides
-from tests.bench.fake_sides import PEER, entry, record, side, timed
+from tests.bench.fake_sides import PEER, by_name, entry, record, side, timed, timed_on_cpu
 
 pytestmark = pytest.mark.slow  # sides are really timed
-
-
-def timed_on_cpu(entry):
-    """The row of an entry, timed for as short as possible."""
-    return time_entry(entry, "numpy", CpuTimer(), fake_sides.CEILINGS, compiled=False, rounds=2, burst=0.0)
-
-
-def by_name(row):
-    return {side["name"]: side for side in row["sides"]}
 
 
 def test_every_side_is_timed_and_the_fastest_peer_counts(tmp_path):
@@ -47,38 +36,6 @@ def test_every_side_is_timed_and_the_fastest_peer_counts(tmp_path):
     assert ours["error"] == 0
     assert row["floor"] == pytest.approx(1e-5)
     assert row["noise"] == pytest.approx(abs(ours["timings"][0] / ours["timings"][1] - 1))
-
-
-def test_a_planted_slow_kernel_is_reported_slower(tmp_path):
-    a, b = record(tmp_path / "a"), record(tmp_path / "b")
-    timed(a, side(seconds=3e-4), rounds=8)
-    timed(b, side(seconds=3e-3), rounds=8)
-    (change,) = compare_records.changes(a, b)
-    assert change.ratio > 3
-    assert change.verdict == compare_records.SLOWER
-    (change,) = compare_records.changes(b, a)
-    assert change.verdict == compare_records.FASTER
-    assert "1 faster, 0 slower, 0 within the noise" in compare_records.text(b, a)
-
-
-@pytest.mark.parametrize(
-    ("after", "noise", "verdict"),
-    [(1.05, 0.10, "noise"), (1.15, 0.10, "slower"), (0.95, 0.10, "noise"), (0.85, 0.10, "faster"), (1.0, 0.0, "noise")],
-)
-def test_a_difference_below_the_noise_is_reported_as_noise(tmp_path, after, noise, verdict):
-    def record_of(name, median, noise):
-        sides = [{"role": "ours", "name": "gpuconv", "status": "timed", "median": median}]
-        return record(tmp_path / name, entries=[{"key": "k", "noise": noise, "sides": sides}])
-
-    for noises in ((noise, 0.0), (0.0, noise)):  # the larger noise of the two records counts
-        (change,) = compare_records.changes(record_of("a", 1.0, noises[0]), record_of("b", after, noises[1]))
-        assert change.verdict == verdict
-
-
-def test_records_of_different_hardware_are_not_compared(tmp_path):
-    a, b = record(tmp_path / "a"), record(tmp_path / "b", hardware="nvidia-x")
-    with pytest.raises(ValueError, match="different hardware"):
-        compare_records.changes(a, b)
 
 
 @pytest.mark.parametrize("value", [2.01, np.nan])
@@ -145,101 +102,6 @@ def test_pytorchs_results_are_within_the_bound(op):
         elif name == "gpuconv" and op == "bias_relu":
             expected = "absent"  # there, bias and ReLU are part of the convolution
         assert timing["status"] == expected, timing
-
-
-def one_step():
-    return suite.Entry("step", "step", "tiny", "float32", ("net-of-every-kind", 4), fake_sides.entry().work)
-
-
-@pytest.fixture
-def net_of_every_kind(monkeypatch):
-    """A net with every kind of layer that the suite's nets have, on 8x10 images."""
-
-    def build(input_shape=None, classes=None, **options):
-        body = [
-            layers.Conv2D(4, 3, padding=1, bias=False),
-            layers.BatchNorm(momentum=0.3),
-            layers.ReLU(),
-            layers.Conv2D(6, 3, stride=2, padding=1),
-        ]
-        shortcut = [layers.Conv2D(6, 1, stride=2, frozen=("weight",))]
-        return layers.Sequential(
-            [
-                layers.Input((8, 10, 3)),
-                layers.Residual(body, shortcut),
-                layers.GELU(),
-                layers.MaxPool2D((2, 1)),
-                layers.Conv2D(5, 2, padding="valid"),
-                layers.ReLU(),
-                layers.Flatten(),
-                layers.Linear(10, bias=False),
-                layers.Scale(0.5),
-            ],
-            **options,
-        )
-
-    monkeypatch.setitem(models.MODELS, "net-of-every-kind", build)
-
-
-def test_steps_are_also_timed_with_all_norm_sums_in_dgrad(net_of_every_kind):
-    """A net in which a batch norm is below a convolution is also timed as `net.fuse(norm_sums=True)`, where dgrad
-    computes the sums of the norm's backward pass."""
-    step = steps.Step(one_step())
-    assert steps.has_norms_below(step.net())
-    assert not steps.has_norms_below(step.net()[-1:])
-    for norm_sums in (None, True):
-        trainer, *_ = steps._prepared(step, "emulated", norm_sums)
-        assert any(type(layer).__name__ == "NormChain" for layer in trainer.trained.walk()) == bool(norm_sums)
-
-
-def test_both_sides_train_the_same_net(net_of_every_kind):
-    pytest.importorskip("torch")
-    row = timed_on_cpu(one_step())
-    assert {side["name"]: side["status"] for side in row["sides"]} == {
-        "gpuconv": "timed",
-        "eager": "timed",
-        "channels_last": "timed",
-        "compile": "left out",
-        "graph": "absent",
-        "compile graph": "absent",
-    }
-    assert all(side["error"] < 1e-5 for side in row["sides"] if side["status"] == "timed")
-
-
-def test_pytorch_takes_the_steps_of_gpuconv(net_of_every_kind):
-    """The weights agree after three steps, so the gradients, the optimizer and the frozen weights are the same."""
-    torch = pytest.importorskip("torch")
-    from bench.peers.pytorch import tensor
-    from bench.peers.pytorch_net import module
-    from gpuconv import interop
-
-    step = steps.Step(one_step())
-    net = step.net()
-    peer = module(net).train()
-    optimizer = torch.optim.SGD([p for p in peer.parameters() if p.requires_grad], lr=0.1, momentum=0.9)
-    trainer = Trainer(net, "sgd", lr=0.1, momentum=0.9)
-    images, labels = step.batch()
-    for _ in range(3):
-        steps._once(trainer, images, labels)
-        optimizer.zero_grad()
-        torch.nn.functional.cross_entropy(peer(tensor(images, "numpy")), tensor(labels, "numpy")).backward()
-        optimizer.step()
-    for name, value in interop.from_torch(peer.state_dict(), net).items():
-        np.testing.assert_allclose(value, net.state_dict()[name], rtol=1e-3, atol=1e-5, err_msg=name)
-
-
-def test_a_step_with_wrong_gradients_is_not_timed(net_of_every_kind, monkeypatch):
-    # The first convolution calls only wgrad, because no layer needs the gradient of the net's input.
-    correct = ops.conv2d_wgrad
-
-    def wrong(dy, x, **options):
-        # The float64 gradients are the expected ones and stay correct.
-        return correct(1.1 * dy if dy.dtype == np.float32 else dy, x, **options)
-
-    monkeypatch.setattr(ops, "conv2d_wgrad", wrong)
-    row = timed_on_cpu(one_step())
-    assert by_name(row)["gpuconv"]["status"] == "refused"
-    assert "gradients are off" in by_name(row)["gpuconv"]["reason"]
 
 
 def test_a_failing_side_is_recorded_and_the_run_continues(tmp_path):

@@ -1,4 +1,4 @@
-"""`.ci/run` runs the tests that the README tells everyone to run."""
+"""`.ci/run` runs the tests that the README tells everyone to run, refuses unknown options and stops at a failure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lets the tuner choose the algorithms of some convolutions twice, each time from an empty cache."""
+"""Lets the tuner choose the algorithms of some convolutions twice, each time without stored choices."""
 
 from __future__ import annotations
 
@@ -26,7 +26,10 @@ def ask(device: str, small: bool) -> Answer:
 
 
 def make_choices(device: str, small: bool) -> dict[str, Any]:
-    """The choices for some convolutions by cache entry name, starting from an empty cache."""
+    """Chooses anew for some convolutions; returns the algorithms by the names of their entries in the cache.
+
+    Compiled kernels are taken from the present cache, so that only the choices start from nothing.
+    """
     import numpy as np
 
     import gpuconv as gc

@@ -6,9 +6,7 @@ import pytest
 
 from ci.gate import correctness_checks
 from ci.gate.results import FailedError, LateError, NotReachedError
-from gpuconv.backends import DeviceError
 from tests.ci.gate.scripts import write_tool
-from tests.devices import kernel_devices
 
 
 def test_verify_names_ops_that_fail_give_malformed_output_or_run_out_of_time(prepared):
@@ -63,13 +61,3 @@ def test_a_missing_or_silent_sanitizer_does_not_pass(prepared, monkeypatch, tmp_
         check(prepared.prepare(bias_grad=(9, summary), sanitizer=(0, summary)), 30)
     with pytest.raises(FailedError, match="printed nothing that proves it: conv2d"):
         check(prepared.prepare(sanitizer=(0, summary.replace(": 0", ": 7"))), 30)
-
-
-def test_tests_run_on_the_named_devices_or_not_at_all(monkeypatch):
-    monkeypatch.setenv("GPUCONV_TEST_DEVICES", "emulated,numpy")
-    assert kernel_devices() == ["emulated", "numpy"]
-    monkeypatch.setenv("GPUCONV_TEST_DEVICES", "cuda:99")
-    with pytest.raises(DeviceError):
-        kernel_devices()
-    monkeypatch.delenv("GPUCONV_TEST_DEVICES")
-    assert kernel_devices()[0] == "emulated"

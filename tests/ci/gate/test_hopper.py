@@ -27,7 +27,7 @@ from tests import standin
 from tests.standin import proving
 from tests.standin.proving import NAME, command, new_family
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.mark.kernels
