@@ -10,7 +10,8 @@
 // distances. The output may be an input. A thread moves WIDTH numbers at a time.
 //
 // Macros: DTYPE float32, float64, float16, bfloat16; WIDTH 16 / sizeof(DTYPE) where all arrays are aligned to 16 bytes, else 1.
-// Limits: none. Floor: per number 3 (add) or 2 (others) * sizeof(DTYPE) bytes and, except in a copy, one FLOP.
+// Limits: a row of _rows has fewer than 2^31 packs.
+// Floor: per number 3 (add) or 2 (others) * sizeof(DTYPE) bytes and, except in a copy, one FLOP.
 
 #include "types.cuh"
 

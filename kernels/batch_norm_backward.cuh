@@ -14,7 +14,8 @@
 // with an addend           _sums_saved, _finish, _dx: also reads saved, and writes the addend's gradient
 // below a convolution      _merge, _finish, _dx: that convolution's dgrad has written partial sums
 //
-// The _finish launch adds the chunks' partial sums in a fixed order; with a single chunk it is skipped, except after _sums_saved.
+// The _finish launch adds the chunks' partial sums in a fixed order. After _sums with a single chunk it is skipped, because
+// _sums has stored the results.
 // mean, inv_std, gamma, beta, dgamma and dbeta have the accumulator's dtype. dx may be dy or x.
 //
 // Macros: DTYPE, WIDTH (column_reduce.cuh); ACTIVATION; MASK 0 or, with a WIDTH that divides a group's channels, 4.
@@ -193,7 +194,8 @@ struct Unpool {
     }
 };
 
-// dx = scale * (dy - shift - (x - mean) * slope); without batch statistics scale * dy, and x may be null.
+// dx = scale * (dy - shift - (x - mean) * slope); without batch statistics scale * dy. x may be null with
+// neither batch statistics nor an activation.
 struct NormInputGradient {
     DTYPE* dx;
     const DTYPE* dy;
@@ -223,7 +225,7 @@ struct NormInputGradient {
             if constexpr (MASK > 0) from = unpool.locate(pack + i * stride, windows[i], filters[i]);
             gradients[i] = reinterpret_cast<const Numbers*>(dy)[from];
         }
-        const bool reads_x = (MASK > 0 && ACTIVE) || x;
+        const bool reads_x = (MASK > 0 && ACTIVE) || x;  // ACTIVE implies x: with a mask this is known at compile time
         if (reads_x)
 #pragma unroll
             for (int i = 0; i < ROWS; ++i) inputs[i] = reinterpret_cast<const Numbers*>(x)[x_from + i * x_stride];

@@ -49,7 +49,7 @@ struct MaskedEpilogue {
     }
 
   private:
-    // A sum rounded as in y.
+    // The activation of a sum, rounded as in y.
     static __device__ __forceinline__ Real finished(Real sum) { return load(round_to<DTYPE>(ACTIVATION<Real>{}.apply(sum))); }
 };
 
@@ -82,7 +82,7 @@ __device__ __forceinline__ void
 tile_moments(Moments* moments, const DTYPE* y, const Convolution& conv, const Block& block, int32 pixels) {
     constexpr int ROWS = BLOCK_M / WINDOW;  // pixels of y in a tile
     constexpr int ACROSS = THREADS < BLOCK_N ? THREADS : BLOCK_N, PARTS = THREADS / ACROSS;  // the layout of the threads
-    constexpr int SHARE = ROWS / PARTS, GROUP = SHARE < 8 ? SHARE : 8;  // rows a thread, and rows it loads at once
+    constexpr int SHARE = ROWS / PARTS, GROUP = SHARE < 8 ? SHARE : 8;  // rows per thread, and those it loads at once
     static_assert(ACROSS * PARTS == THREADS && BLOCK_N % ACROSS == 0 && ROWS % PARTS == 0 && SHARE % GROUP == 0, "tile");
     __shared__ Moments cells[THREADS];
     const int32 first = block.row / WINDOW + int32(threadIdx.x) / ACROSS * SHARE;

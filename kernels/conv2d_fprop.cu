@@ -15,10 +15,11 @@
 // SAVES_INPUT 1: also writes the activation's input; y is computed from its rounded numbers.
 // MASK, MOMENTS and SAVES_INPUT exclude several splits.
 //
-// Macros: those of gemm.cuh; MASK, MOMENTS, SAVES_INPUT; ACTIVATION Identity, Relu, ...; VECTOR_C, VECTOR_K: channels and filters
-// that move at once, 16 / sizeof(DTYPE) where that divides a group's channels (filters) and x's (y's) pitch, and x and w (y) are
-// aligned to 16 bytes, else 1; MIN_BLOCKS: thread blocks that a multiprocessor must be able to hold. Variants that need more
-// registers require fewer: RESIDENT_BLOCKS (conv2d_matrices.cuh) and RESIDENT below. Limits: those of convolution.cuh.
+// Macros: those of gemm.cuh; MASK, MOMENTS, SAVES_INPUT; ACTIVATION Identity, Relu, ...
+// VECTOR_C: channels that move at once, 16 / sizeof(DTYPE) or 1. The former must divide a group's channels and x's pitch, and x and
+// w must be aligned to 16 bytes. VECTOR_K: the same for filters, y's pitch and y.
+// MIN_BLOCKS: thread blocks that a multiprocessor must be able to hold. Variants that need more registers require fewer blocks:
+// RESIDENT_BLOCKS (conv2d_matrices.cuh) and RESIDENT below. Limits: those of convolution.cuh.
 // Floor: x, w and y once; 2 R S C / groups FLOPs per output. With MASK 4, per number of y four times the FLOPs, and besides x and w
 // sizeof(DTYPE) + 1/2 bytes: y and the mask. Separate kernels move 17 sizeof(DTYPE) bytes and an index: the convolution writes
 // 4 numbers, the ReLU reads and writes them, and the pool reads them and writes 1.

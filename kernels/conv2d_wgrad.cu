@@ -8,7 +8,8 @@
 //
 // db, if not null: the sum of dy over the pixels. The blocks of the first columns add it up from the tiles of dy that they load.
 //
-// Macros: those of conv2d_fprop.cu; VECTOR_K is for dy, VECTOR_C for x and dw. Limits: those of conv2d_fprop.cu.
+// Macros: those of conv2d_fprop.cu except MASK, MOMENTS and SAVES_INPUT; ACTIVATION Identity. VECTOR_K is for dy, VECTOR_C for
+// x and dw. Limits: those of conv2d_fprop.cu.
 // Floor: dy, x and dw once; 2 N P Q FLOPs per number of dw.
 
 #include "gemm_simt.cuh"

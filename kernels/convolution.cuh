@@ -19,7 +19,7 @@
 struct Convolution {
     int32 n, h, w, c, p, q, k, r, s;  // c and k: of one group
     int32 all_channels, all_filters, top, left, dilation_h, dilation_w;
-    FastDivmod pq, q_width, channels, filters, taps_across, stride_h, stride_w;  // by P*Q and Q of y, c, k, S, the strides
+    FastDivmod pq, q_width, channels, filters, taps_across, stride_h, stride_w;  // by y's P * Q and Q, c, k, s, the strides
     // dgrad: the pixels of one phase, the stride between taps that read its pixels, and that stride in windows
     int32 phase_h, phase_w, tap_step_h, tap_step_w, window_step_h, window_step_w;
     FastDivmod phases, phase_hw, phase_width;   // by the phases, phase_h * phase_w, phase_w
@@ -58,7 +58,7 @@ struct Phase {
         : h(row, conv.top, int32(conv.stride_h.divisor), conv.dilation_h, conv.tap_step_h, conv.r),
           w(column, conv.left, int32(conv.stride_w.divisor), conv.dilation_w, conv.tap_step_w, conv.s) {}
 
-    // Phases have one of two numbers of taps across, which differ by one.
+    // Phases with taps have one of two numbers of taps across, which differ by one.
     __device__ __forceinline__ const FastDivmod& across(const Convolution& conv) const {
         return w.taps == int32(conv.more_across.divisor) ? conv.more_across : conv.fewer_across;
     }

@@ -7,9 +7,9 @@
 // columns). The matrices of a batch are the groups of gemm.cuh. Splits as in conv2d_fprop.cu; partials (splits, batch, rows,
 // columns).
 //
-// Macros: those of gemm.cuh; DEPTH_FIRST 0 or 1; ACTIVATION; MIN_BLOCKS as in conv2d_fprop.cu; WIDTH: numbers that move at once,
-// 16 / sizeof(DTYPE) where that divides the depth and the columns and the arrays are aligned to 16 bytes, else 1. Limits: none.
-// Floor: a, b and y once; 2 depth FLOPs per output.
+// Macros: those of gemm.cuh; DEPTH_FIRST 0 or 1; ACTIVATION Identity; MIN_BLOCKS as in conv2d_fprop.cu; WIDTH: numbers that move
+// at once, 16 / sizeof(DTYPE) where that divides the depth and the columns and the arrays are aligned to 16 bytes, else 1.
+// Limits: none. Floor: a, b, y and, where it is given, `added` once; 2 depth FLOPs per output.
 
 #include "gemm_simt.cuh"
 

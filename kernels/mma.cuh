@@ -10,10 +10,12 @@
 // 32-bit numbers, that is number l % 4.
 //
 // multiply_add<T>: sums (16 x 8) += a (16 x depth) * b (depth x 8). The depth is 16 for halves and 8 for float32, whose numbers
-// must be rounded to TF32 (tf32_bits). With g = lane / 4 and t = lane % 4, and two halves or one float32 per register:
-//   a[0], a[1], a[2], a[3]   rows g, g + 8, g, g + 8; the lower half of the depth twice, then the upper half twice, at 2t or t
-//   b0, b1                   column g; the lower half of the depth, the upper half
-//   sums[0..3]               (g, 2t), (g, 2t + 1), (g + 8, 2t), (g + 8, 2t + 1)
+// must be rounded to TF32 (tf32_bits). A register holds two halves or one float32. With g = lane / 4 and t = lane % 4, it holds
+// the numbers 2t and 2t + 1 (halves) or the number t (float32) of one half of the depth:
+//   a[0], a[1]   rows g and g + 8, lower half of the depth
+//   a[2], a[3]   rows g and g + 8, upper half of the depth
+//   b0, b1       column g, lower and upper half of the depth
+//   sums[0..3]   (g, 2t), (g, 2t + 1), (g + 8, 2t), (g + 8, 2t + 1)
 // (PTX ISA, "Matrix Fragments for mma.m16n8k16" and "... mma.m16n8k8".) All lanes of a warp take part. Products are exact; how
 // a tensor core rounds their sum to float32 is not documented, but does not change from run to run. The emulated device sums in
 // double.
@@ -53,7 +55,7 @@ struct Factors {
     float* sums;
 };
 
-// Number i of a register; of a float32 the bits of TF32.
+// Number i of a register: a 16-bit number, or a float32 without the bits that TF32 does not have.
 template <class T>
 GPUCONV_UNCHECKED inline float number(uint32 bits, int i) {
     if constexpr (sizeof(T) == 4) return __uint_as_float(bits & 0xffffe000);
@@ -124,9 +126,9 @@ __device__ __forceinline__ void multiply_add(float (&sums)[4], const uint32 (&a)
 #endif
 }
 
-// The bits of a float32 rounded to TF32, ties away from zero, for multiply_add, which ignores the last 13 bits. Half of TF32's
-// spacing is added, 2^-11 of the number's power of two: no predicate, and NaN and infinities stay what they are. Subnormal numbers
-// are rounded toward zero.
+// The bits of a float32 rounded to TF32, ties away from zero, for multiply_add, which ignores the last 13 bits. Adds half of TF32's
+// spacing, which is 2^-11 of the number's power of two. This keeps NaN and infinities without a comparison. Subnormal numbers are
+// rounded toward zero.
 __device__ __forceinline__ uint32 tf32_bits(uint32 bits) {
     const float power = __uint_as_float(bits & 0xff800000);
     return __float_as_uint(fma(power, 0x1p-11f, __uint_as_float(bits)));

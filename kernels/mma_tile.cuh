@@ -32,7 +32,7 @@ __device__ __forceinline__ unsigned char* sums_memory() { return shared_memory()
 constexpr int COPIERS = THREADS;
 __device__ __forceinline__ int copier() { return int(threadIdx.x); }
 __device__ __forceinline__ void sync_copiers() { __syncthreads(); }
-constexpr bool STORES_LATER = true;
+constexpr bool STORES_LATER = true;  // see tile_iterator.cuh
 
 template <int SIDE, bool COLUMNS_ARE_DEPTH>
 struct Tile {

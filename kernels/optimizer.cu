@@ -43,7 +43,8 @@ struct Chunk {
 };
 
 // rule.update(p, g, a, b) updates one number p and its state. STATES: 0, 1 (a) or 2 (a and b). The compiler inlines the rule twice,
-// for packs and for single numbers, and both must give the same bits. So fma is written out wherever the compiler has a choice.
+// for packs and for single numbers, and both must give the same bits. So fma is written out wherever two
+// products are added, of which the compiler could fuse either.
 template <int STATES, class Gradient, class Rule>
 __device__ __forceinline__ void update_numbers(const Chunk& chunk, const Gradient* gradient, Real unscale, Rule rule) {
     using Gradients = Pack<Gradient, PER_PACK>;

@@ -110,7 +110,7 @@ __device__ __forceinline__ void multiply_add_async(float (&sums)[TILES][4], uint
 #define GPUCONV_SUMS_4(j) "+f"(sums[j][0]), "+f"(sums[j][1]), "+f"(sums[j][2]), "+f"(sums[j][3])
 #define GPUCONV_SUMS_16(j) GPUCONV_SUMS_4(j), GPUCONV_SUMS_4(j + 1), GPUCONV_SUMS_4(j + 2), GPUCONV_SUMS_4(j + 3)
 #define GPUCONV_SUMS_32(j) GPUCONV_SUMS_16(j), GPUCONV_SUMS_16(j + 4)
-// a_, b_, ...: the numbers of the operands after the sums.
+// a_, b_, ...: the numbers of the asm operands that follow the sums.
 #define GPUCONV_WGMMA_OF(type, n, registers, a_, b_, add_, transpose_a, transpose_b, ...)                                       \
     asm volatile("{.reg .pred add; setp.ne.b32 add, %" #add_ ", 0; wgmma.mma_async.sync.aligned.m64n" #n "k16.f32." type "." type \
                  " {" registers "}, %" #a_ ", %" #b_ ", add, 1, 1, %" #transpose_a ", %" #transpose_b ";}"                      \

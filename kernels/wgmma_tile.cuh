@@ -3,7 +3,7 @@
 //
 // The block's first THREADS threads hold sums; the COPIERS threads after them, its last warpgroup, copy.
 //
-// Macros: those of gemm_wgmma.cuh; CLUSTER, the blocks of a cluster that fill each other's rings, 1 if not defined.
+// Macros: those of gemm_wgmma.cuh; CLUSTER, the number of blocks that fill each other's rings, 1 if not defined.
 #pragma once
 
 #include "cluster.cuh"
@@ -25,7 +25,7 @@ constexpr int COPIERS = 128;
 __device__ __forceinline__ int warpgroup() { return __shfl_sync(~0u, int(threadIdx.x) / 128, 0); }
 __device__ __forceinline__ int copier() { return int(threadIdx.x) - THREADS; }
 __device__ __forceinline__ void sync_copiers() { warps_sync<2>(COPIERS); }
-constexpr bool STORES_LATER = false;
+constexpr bool STORES_LATER = false;  // see tile_iterator.cuh
 
 // Holds the ring, then for each warp with sums a buffer through which it stores them, then sums of columns.
 __device__ __forceinline__ unsigned char* shared_memory() {

@@ -92,9 +92,9 @@ struct RegisterAccess {
 
 struct Warpgroup {
     int arrived = 0;     // lanes that have reached `step`
-    Step step{};
-    unsigned number = 0;
-    Site site{};         // `step`, its argument, and where it is
+    Step step{};          // the operation at which the lanes arrive
+    unsigned number = 0;  // its argument
+    Site site{};          // where it is
     bool waits_for_registers = false;
 
     bool fenced = false;  // whether it has executed a wgmma_fence()
@@ -133,7 +133,7 @@ struct Asynchronous {
     std::vector<Waiting> waiting;  // of each thread
     NamedBarrier named[16];
     unsigned free_registers = 0;  // in the block's pool
-    int idle_polls = 0;           // since the last effect
+    int idle_polls = 0;           // calls of give_up_polls since the last progress
     // The clock and the warpgroup of the wgmma that is being issued, while its operands are listed.
     Clock view;
     int group = 0;

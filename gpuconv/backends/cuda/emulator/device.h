@@ -17,7 +17,7 @@
 #define GPUCONV_EMULATOR 1
 
 // --- qualifiers and built-in variables ----------------------------------------------------------
-// source.py rewrites `__shared__` declarations into calls of gpuconv_shared and gpuconv_dynamic_shared.
+// runtime/source.py rewrites `__shared__` declarations into calls of gpuconv_shared and gpuconv_dynamic_shared.
 
 #define __global__
 #define __device__

@@ -1,7 +1,8 @@
 // Operations of a warpgroup: wgmma in groups, its fence and wait, and the transfer of registers. Part of Block (block.h).
 //
 // A wgmma reads shared memory at some moment between its issue and the end of the wait for its group; its accumulators are
-// poisoned until then. In a checked run the words of its operands record it as a reader, with a clock component of its own.
+// poisoned until then. In a checked run the words of its operands record it as a reader. All wgmma of a warpgroup
+// share a clock component; each is a step of it.
 #pragma once
 
 #include "block.h"

@@ -1,5 +1,5 @@
 // Records which threads write certain bytes of memory, and all that one of them reads and writes. While a watch is on, each access
-// of a checked launch passes through here.
+// of a checked launch passes through here, except bulk stores, what bulk loads write, and the operands that wgmma reads.
 #pragma once
 
 #include <algorithm>
