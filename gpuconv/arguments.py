@@ -1,7 +1,7 @@
 """Checks of arguments other than arrays, for ops, layers, training and the command line.
 
-Each returns the value in one normal form, or raises TypeError or ValueError, naming what was received and what would be
-accepted.
+A check returns the value in one normal form, or raises TypeError or ValueError, naming what was received and what would
+be accepted. `expect_accepts` and `accepts` are for functions that users pass.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, SupportsIndex, TypeGuard
 
 import numpy as np
 
-from gpuconv.names import lookup
 from gpuconv.types import Array, Pair, Scalar
 
 if TYPE_CHECKING:
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
 
 
 INT32, INT63 = 2**31 - 1, 2**63 - 1  # the largest signed integers on a device
+_LARGEST_32 = float(np.finfo(np.float32).max)
 
 
 def integer(name: str, value: object, minimum: int, maximum: int = INT63) -> int:
@@ -107,9 +107,6 @@ def positive(name: str, value: object, used_with: Sequence[Array] = ()) -> float
     return found
 
 
-_LARGEST_32 = float(np.finfo(np.float32).max)
-
-
 def step_scalar(
     name: str,
     value: object,
@@ -149,51 +146,6 @@ def seed_value(name: str, value: object) -> int:
 def stream_word(name: str, value: object) -> int:
     """A 32-bit word that selects a sequence of random numbers: a stream, a substream or an epoch."""
     return integer(name, value, 0, 2**32 - 1)
-
-
-def expect_within(name: str, values: np.ndarray, count: int, but: int | None = None) -> None:
-    """Raise ValueError unless every integer of a host array is in [0, count) or equal to `but`."""
-    outside = (values < 0) | (values >= count)
-    wrong = np.flatnonzero(outside if but is None else outside & (values != but))
-    if wrong.size:
-        raise ValueError(f"{name} must lie in [0, {count}), received {values[wrong[0]]} at index {wrong[0]}")
-
-
-BORDERS = ("zero", "reflect")
-
-
-def flip_value(flip: object) -> bool | str:
-    """False, True or "alternating"; TypeError and ValueError for anything else."""
-    if isinstance(flip, (bool, np.bool_)):
-        return bool(flip)
-    if not isinstance(flip, str):
-        raise TypeError(f"flip must be True, False or 'alternating', received {flip!r}")
-    return lookup("flip", flip, {"alternating": "alternating"})
-
-
-def batch_range(name: str, length: int, start: object, count: object) -> tuple[Scalar, int]:
-    """The start and the length of a batch. Raises ValueError if the host knows that it exceeds `length` entries, and
-    for a start in device memory without a count."""
-    if is_array(start) and count is None:
-        raise ValueError(
-            "a start in device memory needs a count, as the length of the batch must be known before it runs"
-        )
-    first = 0 if is_array(start) else integer("start", start, 0)
-    count = max(0, length - first) if count is None else integer("count", count, 0)
-    if first + count > length:
-        raise ValueError(f"{name} has {length} entries; a batch of {count} from {first} on does not fit")
-    return (start if is_array(start) else first), count
-
-
-def batch_indices(indices: np.ndarray, start: Scalar, count: int, images: int) -> np.ndarray:
-    """indices[start : start + count], for arrays that the host can read. ValueError if the batch does not fit, or an
-    index is not in [0, images)."""
-    first = int(start if isinstance(start, (int, float)) else start.item())
-    if not 0 <= first <= len(indices) - count:
-        raise ValueError(f"indices has {len(indices)} entries; a batch of {count} from {first} on does not fit")
-    part = indices[first : first + count]
-    expect_within("indices", part, images)
-    return part
 
 
 def accepts(function: Callable[..., object], *given: object, **options: object) -> bool:

@@ -76,7 +76,7 @@ class Repetition:
             options = parsers("train")[1]["train"].parse_args(words)
             with _silent():
                 try:
-                    train.run(options, watchers=[keeper])
+                    train.run(options, more_callbacks=[keeper])
                 except _StepRepeated:
                     pass
                 except UserError as error:

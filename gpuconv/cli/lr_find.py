@@ -1,7 +1,7 @@
 """Find a learning rate: train a net for some steps at a rising rate, and see where the loss falls fastest.
 
-Smith's range test. It prints a table and a suggestion, and writes only the files that --out names. Settings that are
-not given are those of `gpuconv train`."""
+Smith's range test. It prints a table and a suggestion, and writes files only with --out. Settings that are not given
+are those of `gpuconv train`."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gpuconv.cli import json_output, option_types, run_settings, shared_options, train
+from gpuconv.cli import json_output, option_types, run_settings, shared_options
 from gpuconv.cli.device_option import add_device, choose_device
 from gpuconv.cli.errors import UserError, user_errors
+from gpuconv.cli.initial_net import initial_net
 from gpuconv.cli.output_lines import print_line
 from gpuconv.cli.run_data import make_loader
 from gpuconv.dtypes import as_precision
@@ -30,10 +31,19 @@ EXAMPLES = [
     "gpuconv lr-find --from 1e-5 --to 1 --steps 200",
 ]
 
-SETTINGS = (
-    *("data", "model", "weights", "seed", "batch_size", "optimizer"),
-    *("clip", "augment", "loss", "whiten", "precision"),
-)
+SETTINGS = [
+    "data",
+    "model",
+    "weights",
+    "seed",
+    "batch_size",
+    "optimizer",
+    "clip",
+    "augment",
+    "loss",
+    "whiten",
+    "precision",
+]
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -69,7 +79,7 @@ def run(options: argparse.Namespace) -> int:
     print_line("data", f"{images.name}: {len(images):,} images to train on")
     device = choose_device(options)
     with user_errors():
-        net, normalization = train.initial_net(settings, images, device)
+        net, normalization = initial_net(settings, images, device)
         loader = make_loader(
             images,
             settings.batch_size,

@@ -23,6 +23,7 @@ from gpuconv.cli import (
 )
 from gpuconv.cli.device_option import add_device, choose_device
 from gpuconv.cli.errors import UserError, user_errors
+from gpuconv.cli.initial_net import initial_net
 from gpuconv.cli.output_lines import print_line
 from gpuconv.cli.run_data import load_data, make_loader, split_validation
 from gpuconv.cli.runs import settings_to_resume, started_in_python
@@ -121,7 +122,7 @@ def loggers(options: argparse.Namespace, test: Any = None) -> list[Callback]:  #
     return found
 
 
-def run(options: argparse.Namespace, watchers: Sequence[Callback] = ()) -> int:
+def run(options: argparse.Namespace, more_callbacks: Sequence[Callback] = ()) -> int:
     """Train on the processes that mpiexec or torchrun started, or only on this one. Only rank 0 writes and prints."""
     from gpuconv import parallel
 
@@ -130,12 +131,12 @@ def run(options: argparse.Namespace, watchers: Sequence[Callback] = ()) -> int:
         options.device = ranks.own_device(options.device)
     with ranks.reporting_errors(), process.silent(ranks.rank > 0):
         try:
-            return _train(options, ranks, watchers)
+            return _train(options, ranks, more_callbacks)
         except parallel.ParallelError as error:
             raise UserError(str(error)) from error
 
 
-def _train(options: argparse.Namespace, ranks: Ranks, watchers: Sequence[Callback]) -> int:
+def _train(options: argparse.Namespace, ranks: Ranks, more_callbacks: Sequence[Callback]) -> int:
     from gpuconv.cli import nets, resume_python_run
     from gpuconv.data import Augmentation
     from gpuconv.training import DataError, DivergedError, EarlyStopping, RunDirectory, SettingsError, ShadowError
@@ -144,27 +145,27 @@ def _train(options: argparse.Namespace, ranks: Ranks, watchers: Sequence[Callbac
     chosen, recipe = _chosen_settings(options)
     if options.resume and started_in_python(RunDirectory.open(options.resume).settings()):
         with user_errors():
-            callbacks = [*loggers(options), *watchers]
+            callbacks = [*loggers(options), *more_callbacks]
         return resume_python_run.resume(options, chosen, callbacks, ranks)
     settings = ranks.on_rank_0(
         lambda: (
             settings_to_resume(options.resume, chosen) if options.resume else run_settings.with_recipe(chosen, recipe)
         )
     )
-    given = options.resume or options.run_dir
+    named_directory = options.resume or options.run_dir
 
     with user_errors():
         train, validation, test = _load_sets(options, settings)
     device = choose_device(options)
     with user_errors():
-        begun = ranks.on_rank_0(lambda: bool(given) and RunDirectory(given).last.exists())
+        begun = ranks.on_rank_0(lambda: bool(named_directory) and RunDirectory(named_directory).last.exists())
         net, normalization = initial_net(settings, train, device, begun=begun)
         trainer = _trainer(options, settings, net, ranks)
         common: Options = {"normalization": normalization, "device": device, "dtype": net.dtype}
         augmentation = Augmentation.parse(settings.augment)
         loader = make_loader(train, settings.batch_size, augmentation=augmentation, seed=settings.seed, **common)
         held_out = make_loader(test, settings.batch_size, shuffle=False, **common)
-        more: Options = {"callbacks": [*loggers(options, test), *watchers]}
+        more: Options = {"callbacks": [*loggers(options, test), *more_callbacks]}
         if settings.early_stopping:
             more["callbacks"].append(EarlyStopping(settings.early_stopping))
         if validation:
@@ -177,7 +178,7 @@ def _train(options: argparse.Namespace, ranks: Ranks, watchers: Sequence[Callbac
     )
     print_line("recipe", settings)
     with user_errors():
-        directory = ranks.on_rank_0(lambda: given or run_settings.new_directory(settings))
+        directory = ranks.on_rank_0(lambda: named_directory or run_settings.new_directory(settings))
     print_line("run", f"{directory}{' (continued)' if options.resume else ''}\n")
 
     try:
@@ -194,7 +195,7 @@ def _train(options: argparse.Namespace, ranks: Ranks, watchers: Sequence[Callbac
     except (DataError, DivergedError, SettingsError, ShadowError) as error:
         raise UserError(str(error)) from error
     finally:
-        if not given and ranks.rank == 0:
+        if not named_directory and ranks.rank == 0:
             with contextlib.suppress(OSError):  # the folder is not empty
                 os.removedirs(directory)
     json_output.note(run=directory, epochs=history, steps=trainer.steps, stopped=trainer.stop_reason)
@@ -276,28 +277,6 @@ def _print_accuracy(accuracy: float, trainer: Trainer, held_out: Loader, tta: st
             accuracy = evaluate(trainer.net, held_out, loss=trainer.loss, tta=tta).accuracy
     json_output.note(test_accuracy=accuracy, test_time_augmentation=tta)
     say(f"test accuracy {100 * accuracy:.2f}%", "stdout")
-
-
-def initial_net(
-    settings: run_settings.Settings, train: Dataset | Samples, device: str, begun: bool = False
-) -> tuple[Sequential, Normalization]:
-    """The net of these settings with its initial weights, and the normalization of its images.
-
-    begun: whether a checkpoint will be loaded; it includes the effect of --weights and --whiten."""
-    from gpuconv import models
-    from gpuconv.cli import nets
-    from gpuconv.data import Normalization
-    from gpuconv.training import trained_net
-
-    net: Sequential = nets.build(
-        settings.model, input_shape=train.image_shape, classes=len(train.classes), seed=settings.seed
-    ).to(device)
-    normalization = Normalization.from_dataset(train)
-    if settings.weights and not begun:
-        trained_net.load_weights(settings.weights, net)
-    if settings.whiten and not begun:
-        models.whiten(net, normalization(train.first(settings.whiten), net.dtype))
-    return net, normalization
 
 
 def _describe_sets(train: Dataset | Samples, validation: Dataset | Samples | None, test: Dataset | Samples) -> str:

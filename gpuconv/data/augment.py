@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 
 from gpuconv import spec
-from gpuconv.arguments import BORDERS, flip_value, integer, number
+from gpuconv.arguments import integer, number
+from gpuconv.batch_augmentation import BORDERS, flip_value
 from gpuconv.names import canonical, lookup
 from gpuconv.types import Options
 

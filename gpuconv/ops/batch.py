@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from gpuconv.arguments import BORDERS, INT32, batch_range, flag, flip_value, integer, number, seed_value, step_integer
+from gpuconv.arguments import INT32, flag, integer, is_array, number, seed_value, step_integer
 from gpuconv.backends import backend_of
-from gpuconv.batch_augmentation import batch_augmentation
+from gpuconv.batch_augmentation import BORDERS, batch_augmentation, flip_value
 from gpuconv.dtypes import as_dtype
 from gpuconv.names import canonical
 from gpuconv.ops.check_cache import remembered
@@ -110,7 +110,7 @@ def load_batch(
     _, h, w, c = images.shape
     if any(colors):
         expect_augmentable((h, w, c), shift, colors)
-    start, count = batch_range("indices", indices.shape[0], step_integer("start", start), count)
+    start, count = _batch_range(indices.shape[0], step_integer("start", start), count)
     dtype = as_dtype(dtype)
     expect_out(out, (count, h, w, c), dtype)
     flip, border, seed = flip_value(flip), canonical("border", border, BORDERS), seed_value("seed", seed)
@@ -131,6 +131,20 @@ def load_batch(
         dtype=dtype,
         out=out,
     )
+
+
+def _batch_range(length: int, start: object, count: object) -> tuple[Scalar, int]:
+    """The start and the length of a batch from `length` indices. Raises ValueError if the host knows that the batch
+    does not fit, and for a start in device memory without a count."""
+    if is_array(start) and count is None:
+        raise ValueError(
+            "a start in device memory needs a count, as the length of the batch must be known before it runs"
+        )
+    first = 0 if is_array(start) else integer("start", start, 0)
+    count = max(0, length - first) if count is None else integer("count", count, 0)
+    if first + count > length:
+        raise ValueError(f"indices has {length} entries; a batch of {count} from {first} on does not fit")
+    return (start if is_array(start) else first), count
 
 
 @remembered

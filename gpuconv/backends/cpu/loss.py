@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from gpuconv.arguments import expect_within
 from gpuconv.backends.cpu.precision import store, widen
 from gpuconv.backends.cpu.scalars import value_of
+from gpuconv.host_indices import expect_within
 
 
 @np.errstate(all="ignore")  # scores of +inf or NaN give a loss of NaN, as on a GPU

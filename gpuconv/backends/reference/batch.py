@@ -16,9 +16,9 @@ import math
 import numpy as np
 
 from gpuconv import random
-from gpuconv.arguments import batch_indices, expect_within
 from gpuconv.backends.reference.precision import number, round_to
 from gpuconv.dtypes import accumulation_dtype
+from gpuconv.host_indices import batch_indices, expect_within
 
 
 def load_batch(images, labels, indices, mean, std, augmentation, *, seed, offset, start, count, dtype, out):

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from gpuconv.arguments import expect_within
 from gpuconv.backends.reference.precision import number, round_to, wide
 from gpuconv.dtypes import accumulation_dtype
+from gpuconv.host_indices import expect_within
 
 
 def softmax_cross_entropy(logits, labels, weight, *, label_smoothing, ignore_index, grad_scale, out):

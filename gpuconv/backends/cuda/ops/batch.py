@@ -7,7 +7,6 @@ import functools
 import numpy as np
 from numpy.typing import DTypeLike
 
-from gpuconv.arguments import batch_indices, expect_within
 from gpuconv.backends.cuda import emulator
 from gpuconv.backends.cuda.runtime.grids import THREADS, ceil_div
 from gpuconv.backends.cuda.runtime.kernel import load
@@ -17,6 +16,7 @@ from gpuconv.backends.cuda.runtime.scalars import device_scalar
 from gpuconv.backends.cuda.runtime.structs import FAST_DIVMOD, fast_divmod, struct
 from gpuconv.batch_augmentation import BatchAugmentation
 from gpuconv.dtypes import as_dtype
+from gpuconv.host_indices import batch_indices, expect_within
 from gpuconv.types import Array, ArrayT, Scalar
 
 _ELEMENTS = 4096  # numbers of one sample per thread block

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from gpuconv.arguments import expect_within
 from gpuconv.backends.cuda import emulator
 from gpuconv.backends.cuda.ops.block_counters import block_counters
 from gpuconv.backends.cuda.ops.class_rows import row_blocks, row_module
@@ -15,6 +14,7 @@ from gpuconv.backends.cuda.runtime.new_arrays import empty
 from gpuconv.backends.cuda.runtime.outputs import buffer, contiguous, store
 from gpuconv.backends.cuda.runtime.scalars import device_scalar
 from gpuconv.dtypes import accumulation_dtype
+from gpuconv.host_indices import expect_within
 from gpuconv.types import Array, ArrayT, Scalar
 
 _IGNORE_NOTHING = -(2**63)  # IGNORE_NOTHING of kernels/labels.cuh; an ignore_index is larger
