@@ -95,7 +95,7 @@ class Array(Protocol):
     def __float__(self) -> float: ...
 
 
-# The type of an op's arguments and result: NumPy arrays for NumPy arrays, of any float dtype.
+# For functions that return the kind of array that they receive, such as a NumPy array for NumPy arrays.
 ArrayT = TypeVar("ArrayT", bound=Array)
 
 Shape = tuple[int, ...]

@@ -96,7 +96,7 @@ def section(title: str) -> None:
 
 
 def row(name: str, text: str) -> None:
-    json_output.last_part()[name] = one_line(text)
+    json_output.last_value()[name] = one_line(text)
     print(f"  {name:14}{one_line(text)}")
 
 

@@ -42,8 +42,9 @@ def add(name: str, entry: object) -> None:
         document.setdefault(name, []).append(plain(entry))
 
 
-def last_part() -> Record:
-    """The last part of the document, to be filled in; without a document, a dictionary that is discarded."""
+def last_value() -> Record:
+    """The value that was noted last, a dictionary for the caller to fill in. Without a document it is a dictionary that
+    is discarded."""
     document = _DOCUMENT.get()
     return next(reversed(document.values())) if document else {}
 

@@ -70,31 +70,28 @@ def run(options: argparse.Namespace) -> int:
     for file in files:
         of_file = [variant for variant in chosen if variant.file == file]
         print(f"{file}  ({len(of_file)} variants)")
-        signatures = kernels(of_file[0])
+        parameters = {
+            name: [f"{parameter.c_type} {parameter.name}" for parameter in signature.parameters]
+            for name, signature in kernels(of_file[0]).items()
+        }
         json_output.add(
-            "files",
-            {
-                "file": file,
-                "variants": len(of_file),
-                "macros": MACROS[file],
-                "kernels": {n: [f"{p.c_type} {p.name}" for p in each.parameters] for n, each in signatures.items()},
-            },
+            "files", {"file": file, "variants": len(of_file), "macros": MACROS[file], "kernels": parameters}
         )
         for macro, values in MACROS[file].items():
             print(f"    {macro:<12}{', '.join(map(str, values))}")
-        for name, signature in signatures.items():
-            print(f"    {name}({', '.join(f'{p.c_type} {p.name}' for p in signature.parameters)})")
+        for name, listed in parameters.items():
+            print(f"    {name}({', '.join(listed)})")
     return 0
 
 
-def _report(listed: list, everything: bool, workers: int) -> int:
+def _report(jobs: list, everything: bool, workers: int) -> int:
     from gpuconv.backends.cuda.analysis.resources import report
     from gpuconv.backends.cuda.runtime.nvrtc import CompileError
 
     lines: list[Line] = []
     errors: list[CompileError] = []
-    with progress_bar(total=len(listed), desc="compiling", leave=False, disable=None) as progress:
-        for found in report(listed, workers):
+    with progress_bar(total=len(jobs), desc="compiling", leave=False, disable=None) as progress:
+        for found in report(jobs, workers):
             errors += [line for line in found if isinstance(line, CompileError)]
             lines += [line for line in found if not isinstance(line, CompileError)]
             progress.update()
@@ -130,8 +127,8 @@ def _report(listed: list, everything: bool, workers: int) -> int:
     json_output.note(compiled=len(lines), errors=[str(error) for error in errors], unclean=len(dirty))
     for error in errors:
         print(f"\n{error}")
-    counts = ", ".join(f"{count} for {arch}" for arch, count in Counter(arch for _, arch in listed).items())
-    print(f"\n{len(lines)} kernels of {len(listed)} variants ({counts}):", end=" ")
+    counts = ", ".join(f"{count} for {arch}" for arch, count in Counter(arch for _, arch in jobs).items())
+    print(f"\n{len(lines)} kernels of {len(jobs)} variants ({counts}):", end=" ")
     print(
         "no spill, no local memory"
         if not dirty and not errors

@@ -61,8 +61,7 @@ def run(options: argparse.Namespace) -> int:
         scores = activations_of(trained.net, _on_device_of_net(trained, x))[1]
         if not np.isfinite(scores).all():
             raise UserError(f"the net's scores of {path} are not finite, so they mean nothing")
-        best = np.argsort(-scores, kind="stable")[:5]
-        found = [{"class": trained.classes[index], "probability": scores[index]} for index in best]
+        found = [{"class": trained.classes[index], "probability": scores[index]} for index in five_best(scores)]
         json_output.add("images", {"image": path, "best": found})
         print("\n".join(top(scores, trained.classes)))
         first = first or (image, Path(path).name)
@@ -92,9 +91,14 @@ def read(path: str, trained: Run) -> np.ndarray:
     return image
 
 
+def five_best(scores: np.ndarray) -> np.ndarray:
+    """The indices of the five best scores, best first."""
+    return np.argsort(-scores, kind="stable")[:5]
+
+
 def top(scores: np.ndarray, classes: list[str]) -> list[str]:
     """The five best scores as lines with bars, best first."""
-    best = np.argsort(-scores, kind="stable")[:5]
+    best = five_best(scores)
     names = {index: printable(classes[index]) for index in best}
     width = max(map(display_width, names.values()))
     return [

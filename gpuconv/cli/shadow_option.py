@@ -1,4 +1,4 @@
-"""The option --shadow."""
+"""The options --shadow and --on-violation."""
 
 from __future__ import annotations
 

@@ -45,8 +45,8 @@ def load(
     .heif, .jfif, .jpe and .pbm. stream: leave the images in their files and read each when its batch needs it
     (`FolderSamples`), so that they need not fit into memory.
 
-    Raises as `load_all` does, TypeError for an argument of another type, and ValueError unless 0 < test < 1, and if no
-    class has two images, one for training and one for testing.
+    Raises as `load_all` does, and ValueError unless 0 < test < 1, and if no class has two images, one for training and
+    one for testing.
     """
     split = canonical("split", split, SPLITS)
     test, seed = number("test", test, -math.inf), integer("seed", seed, -(2**63), 2**64 - 1)
@@ -75,6 +75,7 @@ def load_all(
         FileNotFoundError: There is no such folder, or it has no class, or a class has no image, or a link beside the
             classes leads to nothing.
         NotADirectoryError: `directory` is not a folder.
+        TypeError: An argument has another type.
         OSError, ValueError: `read_image` refuses an image, or the image has another size; the message names the file.
         MemoryError: The images do not fit into memory, and `stream` is not set.
     """

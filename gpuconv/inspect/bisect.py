@@ -209,8 +209,8 @@ def bisect(
         fit: Further arguments of `Trainer.fit`, such as batch_size.
 
     Raises:
-        TypeError: `a` or `b` is not a Trainer, or steps not an integer.
-        ValueError: The nets differ, or there is no step.
+        TypeError: `a` or `b` is not a Trainer, or `steps` is not an integer.
+        ValueError: The nets differ, or `steps` is below 1.
     """
     if wrong := [each for each in (a, b) if not isinstance(each, Trainer)]:
         raise TypeError(f"a and b must be Trainers, received {type(wrong[0]).__name__}")
@@ -251,7 +251,8 @@ def _violation(side: int, first: _FirstViolation, other: Layer) -> Violation:
         changed["algo"] = algos.pop()
     worst = first.worst
     other_value = np.asarray(first.call.on(other.device, **changed).results[worst.result])[worst.at]
-    value = float(other_value) if other_value.ndim == 0 else np.nan  # its result has another shape
+    same_shape = other_value.ndim == 0  # otherwise the indices of the element select a part of another volume
+    value = float(other_value) if same_shape else np.nan
     error = abs(value - worst.expected)
     share = error / worst.bound if worst.bound else np.inf if error else 0.0
     layer, direction = first.place

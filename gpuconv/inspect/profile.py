@@ -87,8 +87,9 @@ class Row:
 @dataclass(frozen=True)
 class Profile:
     """The profile of a step. rows: in execution order. timeline: (name, direction, begin, end) of the step with the
-    median time, in seconds from its start; an inner layer lies within its outer layer. unknown: why the kernels'
-    registers are unknown, or None."""
+    median time, in seconds from its start; an inner layer lies within its outer layer. arch: the architecture for which
+    the kernels were compiled to get their registers; None if there are no kernels, or if their registers are unknown.
+    unknown: why they are, or None."""
 
     device: str
     precision: str
@@ -149,7 +150,7 @@ def profile(
     seconds = [statistics.median(each) for each in zip(*map(_own_seconds, timed))] or [None] * len(spans)
     compiled_arch, unknown = None, None
     if found:
-        compiled_arch, unknown = _compiles(arch if emulated else launches.architecture(net.device))
+        compiled_arch, unknown = _compilable(arch if emulated else launches.architecture(net.device))
     rows = [
         Row(span.name, span.direction, step.work(span), each, launches.table(own, compiled_arch))
         for span, each, own in zip(spans, seconds, _own_launches(spans, found), strict=True)
@@ -173,7 +174,7 @@ class ProfiledStep:
         self.y = backends.asarray(rng.integers(0, self.classes, batch_size), net.device)
         # Backward skips the gradient of the images in the first trained layer.
         self.first = next(layer for layer in self.trainer.trained.walk() if layer.variables and layer.trainable)
-        # Layers into whose output the layer below writes; `work.of_layer` has to know.
+        # Layers into whose output the layer below writes directly, which saves a copy that `work.of_layer` would count.
         self.holding = {layer for run in runs_of(self.trainer.trained) for layer in run[1:]}
 
     def __call__(self, spans: Spans) -> list[Span]:
@@ -207,8 +208,8 @@ class ProfiledStep:
 def _time_steps(step: ProfiledStep, timer: Timer, steps: int) -> list[list[Span]]:
     """The spans of each step, marked in seconds from its start."""
     found, host = [], 0.0
-    for number in range(steps + 1):  # the first step warms up, and measures how long the host takes to queue a step
-        timer.hold(1.5 * host)  # half as long again, in case queueing is slower this time
+    for number in range(steps + 1):  # the first step warms up
+        timer.hold(1.5 * host)  # half as long again as the last step took to queue, in case this one takes longer
         start = time.perf_counter()
         spans = step(Spans(timer.mark))
         host = time.perf_counter() - start
@@ -245,7 +246,7 @@ def _timeline(timed: list[list[Span]]) -> list[tuple[str, str, float, float]]:
     return [(span.name, span.direction, span.begin, span.end) for span in middle]
 
 
-def _compiles(arch: str) -> tuple[str | None, str | None]:
+def _compilable(arch: str) -> tuple[str | None, str | None]:
     """The architecture, or None and the reason why this machine cannot compile for it."""
     try:
         nvrtc.toolkit()

@@ -146,8 +146,8 @@ class Layer(Stateful["Layer"]):
         """Add to the gradients of the parameters; return the input's gradient.
 
         A layer that `adds_input_grad` also takes `onto`, a `gpuconv.layers.input_gradient.Onto`: it adds its own
-        gradient to that array, a gradient of the input from elsewhere, and returns the array. Without `onto` it
-        returns a new array.
+        gradient to that array, a gradient of the same input from another layer, and returns the array. Without
+        `onto` it returns a new array.
 
         Args:
             dy: The output's gradient.

@@ -88,10 +88,13 @@ class Merging(Layer, base=True):
             return []
         inputs = [name for name, row in self._rows.items() if row is None]  # the branches that are the input itself
         if direction == "backward":
-            copied_inputs, able = [], reads_slices  # the gradient of an input is its slice of dy
+            copied: list[str] = []  # the gradient of an input is its slice of dy
+            able = reads_slices
         else:
-            copied_inputs, able = inputs[1:] if holds_input else inputs, writes_slices
-        return [name for name, row in self._rows.items() if (name in copied_inputs if row is None else not able(row))]
+            copied = inputs[1:] if holds_input else inputs
+            able = writes_slices
+        copied += [name for name, row in self._rows.items() if row is not None and not able(row)]
+        return [name for name in self._rows if name in copied]
 
     @property
     def takes_slices(self) -> bool:  # type: ignore[override]
@@ -117,10 +120,10 @@ class Merging(Layer, base=True):
         return _volume(x, len(x), *self.output_shape or ())
 
     def forward(self, x: Array, training: bool = False, *, out: Array | None = None) -> Array:
-        return self._merge_outputs(x, lambda row, **into: call(row, "forward", x, training, **into), out)
+        return self._merge_outputs(x, lambda row, **option: call(row, "forward", x, training, **option), out)
 
     def infer(self, x: Array, **into: Any) -> Array:
-        return self._merge_outputs(x, lambda row, **into: call(row, "infer", x, **into), **into)
+        return self._merge_outputs(x, lambda row, **option: call(row, "infer", x, **option), **into)
 
     def _merge_outputs(self, x: Array, output_of: Callable[..., Array], out: Array | None = None) -> Array:
         """The sum or the concatenation of the outputs. Branches that can write into their slice of a concatenation do
@@ -187,8 +190,9 @@ class Merging(Layer, base=True):
 
     @property
     def adds_to_sum(self) -> list[bool]:
-        """For each branch, whether its backward adds the gradient of the input to the sum of those before: it can do
-        so, and the sum is a new array, as is what the first branch returns if it can add."""
+        """For each branch, whether its backward adds the gradient of the input to the sum of the branches before it. It
+        must be able to, and that sum must be a new array. The first branch's gradient is one if that branch is able to
+        add, too; otherwise it may be dy itself."""
         able = [row is not None and adds_input_grad(row) for row in self.rows]
         return [number > 0 and can and (number > 1 or able[0]) for number, can in enumerate(able)]
 
@@ -233,6 +237,7 @@ class Branches(Merging):
         self.merge = lookup("merge", self.merge, MERGES)
         if isinstance(self.branches, Layer) or not isinstance(self.branches, Sequence) or len(self.branches) < 2:
             raise ValueError(f"Branches takes at least two lists of layers, received {self.branches!r}")
+        # The base class has converted the lists to tuples.
         self._set_rows({f"branch{number}": None if row == () else row for number, row in enumerate(self.branches, 1)})
 
     def _with_rows(self, rows: Sequence[Sequential | None]) -> Layer:
@@ -249,6 +254,7 @@ def _sum(*arrays: Array, out: Array | None = None) -> Array:
 
 
 def _onto(total: Array, shown: bool) -> Onto:
+    """`total` for a backward to add to; a function of its own, so that the lambda keeps this `total`."""
     return Onto(lambda: total, needs_own=shown)
 
 

@@ -1,4 +1,4 @@
-"""The gradient of an input from elsewhere, to which a layer's backward adds its own."""
+"""A gradient of an input that another layer has computed, to which a layer's backward adds its own."""
 
 from __future__ import annotations
 

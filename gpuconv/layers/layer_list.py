@@ -10,7 +10,8 @@ from gpuconv.layers.base import Layer
 
 
 def as_row(layers: object) -> tuple[Layer, ...]:
-    """The layers as a tuple. Raises TypeError for anything but a list of layers, ValueError if one occurs twice."""
+    """The layers as a tuple. Raises TypeError for anything but a list of at least one layer, and ValueError if a layer
+    occurs twice."""
     if isinstance(layers, Layer) and not isinstance(layers, Iterable):
         raise TypeError(f"layers are given as a list, [{layers!r}, ...], received the layer itself")
     row = tuple(layers) if isinstance(layers, Iterable) else ()
@@ -41,8 +42,8 @@ def copy_built(layers: Sequence[Layer]) -> Sequence[Layer]:
 
 
 def name_layers(layers: Sequence[Layer]) -> None:
-    """Give a name to every layer without one: its kind and number, or only its kind if that is not `numbered` and the
-    name is free. Raises ValueError if two layers were given the same name."""
+    """Give a name to every layer without one: its class's stem and a number, such as "conv2". A class that is not
+    `numbered` gets the stem alone, if that is free. Raises ValueError if two layers were given the same name."""
     given = [layer.name for layer in layers if layer.name is not None]
     for name in given:
         if given.count(name) > 1:

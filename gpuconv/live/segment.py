@@ -61,7 +61,7 @@ class Segment:
         return self.trainer.net
 
     def fit(self, run_dir: str | Path | None, resume: bool, callbacks: Sequence[CallbackLike]) -> None:
-        kept = self.recipe.get("options", {})
+        options = self.recipe.get("options", {})
         self.trainer.fit(
             self.loaders["train"],
             epochs=self.recipe["epochs"],
@@ -72,7 +72,7 @@ class Segment:
             run_dir=run_dir,
             resume=resume,
             metrics_every=self.recipe.get("metrics_every", METRICS_EVERY),
-            settings={name: value for name, value in kept.items() if name not in NOTES},
+            settings={name: value for name, value in options.items() if name not in NOTES},
             progress=False,
         )
 
@@ -87,14 +87,14 @@ def make(
     if prepare:
         prepare(net)
     trainer = Trainer(net, **trainer_arguments(recipe), metrics=["confusion"])
-    noted = recipe.get("options", {})
-    known = Normalization(noted["mean"], noted["std"]) if "mean" in noted else None
-    normalization = known or Normalization.from_dataset(sets.train)
+    options = recipe.get("options", {})
+    stored = Normalization(options["mean"], options["std"]) if "mean" in options else None
+    normalization = stored or Normalization.from_dataset(sets.train)
     net.classes, net.normalization = sets.classes, normalization
     loaders: Loaders = {}
     for part in ("train", "validation", "test"):
-        data, kept = getattr(sets, part), recipe.get(part) or {}
-        loaders[part] = None if data is None else _loader(data, kept, part, net, normalization, recipe["seed"])
+        data, settings = getattr(sets, part), recipe.get(part) or {}
+        loaders[part] = None if data is None else _loader(data, settings, part, net, normalization, recipe["seed"])
         if data is not None:
             data_checks.expect(part, loaders[part], net, trainer.loss)
     # `fit` sets these too, but the page shows the learning rate, which depends on them, before `fit` begins.
@@ -103,18 +103,23 @@ def make(
 
 
 def _loader(
-    data: Dataset | Samples, kept: Record, part: str, net: Sequential, normalization: Normalization | None, seed: int
+    data: Dataset | Samples,
+    settings: Record,
+    part: str,
+    net: Sequential,
+    normalization: Normalization | None,
+    seed: int,
 ) -> Loader:
     kind: Any = Loader if isinstance(data, Dataset) else StreamLoader
-    size = kept.get("batch_size", BATCH)
+    size = settings.get("batch_size", BATCH)
     return kind(
         data,
         min(size, len(data)) if part == "train" else size,
         normalization=normalization,
-        seed=kept.get("seed", seed if part == "train" else 0),
-        augmentation=Augmentation.parse(kept.get("augmentation", "none")),
-        shuffle=kept.get("shuffle", part == "train"),
-        drop_last=kept.get("drop_last", False),
+        seed=settings.get("seed", seed if part == "train" else 0),
+        augmentation=Augmentation.parse(settings.get("augmentation", "none")),
+        shuffle=settings.get("shuffle", part == "train"),
+        drop_last=settings.get("drop_last", False),
         device=net.device,
         dtype=net.dtype,
     )

@@ -21,9 +21,9 @@ def remembered(check: Check) -> Check:
     """check(*arrays, **options), run once for the same shapes, dtypes and options; later calls return its first result.
 
     The check may read the shape and dtype of an array, and whether it is writable, but neither its address nor its
-    elements, and must not return an array. An array may be None. Options are distinguished by type too, because 1, 1.0
-    and True are equal. Nothing is cached if an option is not an int, str, bool, None or a tuple of these, or if the
-    check raises.
+    elements, and must not return an array. Any array but the first may be None. Options are distinguished by type too,
+    because 1, 1.0 and True are equal. Nothing is cached if an option is not an int, str, bool, None or a tuple of
+    these, or if the check raises.
     """
     results: dict[object, object] = {}
 
@@ -40,7 +40,7 @@ def remembered(check: Check) -> Check:
                 parts.append(None)
             else:
                 parts += array.shape, array.dtype
-        if isinstance(arrays[0] if arrays else None, np.ndarray):  # on the host; all arrays are on one device
+        if isinstance(arrays[0] if arrays else None, np.ndarray):  # all arrays are on the host, like the first
             parts += [isinstance(array, np.ndarray) and array.flags.writeable for array in arrays]
         key = tuple(parts)
         result = results.get(key, _MISSING)

@@ -9,7 +9,7 @@ DECADES = 6  # orders of magnitude above and below a bound that the colors disti
 
 def scale_of(values: np.ndarray) -> float:
     """The magnitude that is drawn in full color: slightly below the largest finite one, so that one outlier does not
-    darken the rest; 1 if all are 0."""
+    darken the rest; 1 if all are 0 or none is finite."""
     magnitudes = np.abs(values[np.isfinite(values)])
     if not magnitudes.size:
         return 1.0
@@ -41,5 +41,8 @@ def share_colors(shares: np.ndarray) -> np.ndarray:
     magnitude."""
     with np.errstate(divide="ignore"):
         orders = np.clip(np.log10(shares) / DECADES, -1, 1)
-    signed = np.where(shares > 1, 0.3 + 0.7 * orders, np.where(shares > 0, -0.3 - 0.7 * (1 + orders), 0))
+    above, below = orders, 1 + orders  # each from 0 to 1, where the color is lightest
+    faintest = 0.3  # clearly lighter than the ground
+    signed = np.where(shares > 1, faintest + (1 - faintest) * above, -faintest - (1 - faintest) * below)
+    signed = np.where(shares > 0, signed, 0)
     return signed_colors(signed, 1.0)

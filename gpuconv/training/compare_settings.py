@@ -45,9 +45,9 @@ TEXTS: dict[str, Callable[[str], str]] = {  # rewrite an old text with today's n
 
 _GONE: Any = object()  # stands for a missing entry
 
-# Not compared, unlike the data's checksum and the settings: where the data are, which part of the training data is for
-# validation (the checksum covers it), and the wording of the command line.
-PLACES = ("train.name", "validation.name", "validation.part", "test.name", "options.command")
+# Settings that are not compared: where the data are and which part of the training data is for validation, because the
+# data's checksum is compared; and the wording of the command line, because what it sets is compared.
+NOT_COMPARED = ("train.name", "validation.name", "validation.part", "test.name", "options.command")
 
 
 def in_current_form(value: Json) -> Json:
@@ -127,12 +127,12 @@ def setting_differences(there: Record, here: Record, only: tuple[str, ...] | Non
     here["options"] = {name: value for name, value in here["options"].items() if name not in unnoted}
     if only is not None:
         there, here = ({key: side[key] for key in only if key in side} for side in (there, here))
-    return differences(without_places(there), without_places(here))
+    return differences(compared_settings(there), compared_settings(here))
 
 
-def without_places(settings: Record) -> Record:
-    """Settings without the entries of `PLACES`."""
-    dropped = {tuple(place.split(".")) for place in PLACES}
+def compared_settings(settings: Record) -> Record:
+    """The settings without those in `NOT_COMPARED`."""
+    dropped = {tuple(name.split(".")) for name in NOT_COMPARED}
     return {
         key: {name: value for name, value in entry.items() if (key, name) not in dropped}
         if isinstance(entry, dict)

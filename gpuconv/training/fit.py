@@ -157,7 +157,7 @@ class Fit:
         run = self.run
         if self.counter.planned and self.counter.planned[0] == run.rates():
             return
-        run.ranks.barrier()  # writing waits for the device
+        run.ranks.barrier()  # because `write` waits for the GPU, which could wait for a rank that has failed
         ahead = range(min(AHEAD, run.batches - run.batch))
         rates = [run.rates(step) for step in ahead]
         self.counter.write(run.steps, *self.feed.place(run.epoch, run.batch), rates)

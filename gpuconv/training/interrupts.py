@@ -16,8 +16,8 @@ __all__ = ["SIGNALS", "Interrupts"]
 class Interrupts:
     """A context in which the first signal is only recorded, as `requested`; a second one has its usual effect.
 
-    If `serve` has not been called by the end of the context, the recorded signal takes effect then, unless an error
-    ends the context. Handlers can be set only in the main thread; in other threads the context does nothing.
+    If `mark_fulfilled` has not been called by the end of the context, the recorded signal takes effect then, unless an
+    error ends the context. Handlers can be set only in the main thread; in other threads the context does nothing.
     """
 
     def __init__(self, notice: str) -> None:
@@ -25,7 +25,7 @@ class Interrupts:
         self._notice = notice
         self._previous: dict[signal.Signals, Any] = {}
         self._calls = itertools.count()  # `next` on it is atomic, so no other signal can interrupt it
-        self._served = False
+        self._fulfilled = False
 
     def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():
@@ -37,12 +37,12 @@ class Interrupts:
     def __exit__(self, kind: object, *_: object) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
-        if self.requested and not self._served and kind is None:
+        if self.requested and not self._fulfilled and kind is None:
             signal.raise_signal(self.requested)
 
-    def serve(self) -> None:
-        """Mark the request as fulfilled."""
-        self._served = True
+    def mark_fulfilled(self) -> None:
+        """Say that the program has done what the signal asked for."""
+        self._fulfilled = True
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if next(self._calls) == 0:

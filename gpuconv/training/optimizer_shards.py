@@ -31,16 +31,16 @@ def expect_shardable(shard_optimizer: object, optimizer: Optimizer) -> bool:
 
 class OptimizerShards:
     """Assigns a net's parameters, frozen ones included, to the ranks that keep their state: in order, with about the
-    same number of bytes for each rank. Ranks past the largest power of two keep none. `own` has the names of this
-    rank's parameters."""
+    same number of bytes for each rank. If the number of ranks is not a power of two, only as many of the first ranks as
+    the next lower power keep state. `own` has the names of this rank's parameters."""
 
     def __init__(self, net: Layer, ranks: Ranks) -> None:
         self.ranks = ranks
         params = dict(net.named_parameters())
         ends = np.cumsum([param.nbytes for param in params.values()])
-        power = 1 << (ranks.size.bit_length() - 1)
+        keepers = 1 << (ranks.size.bit_length() - 1)
         middles = [end - param.nbytes / 2 for end, param in zip(ends, params.values())]
-        self._owners = {name: int(power * middle / ends[-1]) for name, middle in zip(params, middles)}
+        self._owners = {name: int(keepers * middle / ends[-1]) for name, middle in zip(params, middles)}
         self.own = frozenset(name for name, owner in self._owners.items() if owner == ranks.rank)
 
     def keeps(self, name: str) -> bool:
@@ -69,7 +69,7 @@ class OptimizerShards:
 
     def gathered(self, state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The entries of all ranks; each rank passes host arrays for its own parameters."""
-        whole: dict[str, np.ndarray] = {}
-        for each in self.ranks.gather(state):
-            whole |= each
-        return whole
+        of_all: dict[str, np.ndarray] = {}
+        for of_rank in self.ranks.gather(state):
+            of_all |= of_rank
+        return of_all

@@ -49,9 +49,9 @@ class ShadowWarning(Notice):
 
 @dataclass
 class Row:
-    """The results of checking an op in a layer. checked: the number of calls. skipped: the number of calls with inputs
-    that are not finite, for which there is no bound. worst: the largest error as a share of its bound. where: its
-    position and values, in words. step: its step."""
+    """The results of checking an op in one direction of a layer. checked: the number of calls. skipped: the number of
+    calls with inputs that are not finite, for which there is no bound. worst: the largest error as a share of its
+    bound. where: the position and the values of that error, in words. step: the step in which it was found."""
 
     op: str
     layer: str
@@ -213,7 +213,7 @@ class Shadow:
             self._copying_of[site()] = self._copying_of.get(site(), 0.0) + seconds
 
     def _hand_over(self, call: Call, site: Site, step: int) -> None:
-        path = Path(self._files.name) / f"{len(self.rows)}-{step}-{'-'.join(filter(None, site))}.safetensors"
+        path = Path(self._files.name) / f"{step}-{'-'.join(filter(None, site))}.safetensors"
         expected = self._expected(site)
         checkpoint.save(path, call.stored(layer=site[1], direction=site[2], step=step))
         self._worker.submit(path)
@@ -229,7 +229,8 @@ class Shadow:
             if "ended" in answer:
                 self._end(f"its process ended with status {answer['ended']}")
                 break
-            seconds, self._checking = answer["seconds"] - self._checking, answer["seconds"]
+            total = answer["seconds"]  # of all checks so far
+            seconds, self._checking = total - self._checking, total
             if "ready" in answer:
                 self._ready = True
                 continue

@@ -104,7 +104,9 @@ class Measures:
         count = len(self._hashes)
         hashes = [hashed and f"{XXH3}:{hashed.hexdigest()}" for hashed in self._hashes]
         roots = np.concatenate([np.empty(0), *self._roots])
-        parts = np.concatenate([*self._parts, roots * roots], dtype=np.float64)  # finding the dtype takes longer
+        parts = np.concatenate(
+            [*self._parts, roots * roots], dtype=np.float64
+        )  # faster than letting NumPy find the dtype
         lengths = [len(part) for part in (*self._parts, *self._roots)]
         begins = np.cumsum([0, *lengths[:-1]])
         sums = np.bincount(self._sum_of_part + self._sum_of_root, np.add.reduceat(parts, begins), 3 * count)
@@ -127,7 +129,7 @@ def _on_host(tensor: Array) -> np.ndarray:
 
 @cache
 def _wide(dtype: np.dtype) -> type:
-    """float32, or float64 if the dtype is wider."""
+    """float32 for floats of at most 32 bits, else float64."""
     return np.float32 if is_float(dtype) and dtype.itemsize <= 4 else np.float64
 
 

@@ -346,7 +346,7 @@ class Trainer(RunState):
                 shadow=self.shadowed if self.shadow else None,
             )()
             if self.stop_reason == INTERRUPTED:
-                interrupts.serve()
+                interrupts.mark_fulfilled()
 
     def _last_checkpoint(self) -> Checkpoint | None:
         return self.last_of(self.run) if self.run else None
@@ -354,7 +354,7 @@ class Trainer(RunState):
     def _expect_alike(self) -> None:
         """Raise ParallelError that names a rank with other code, settings, data or weights than rank 0."""
         if self.ranks.size > 1:
-            settings = compare_settings.without_places(self.fit_settings)
+            settings = compare_settings.compared_settings(self.fit_settings)
             self.ranks.expect_same({"code": rank_digests.code(), "settings": settings}, compare_settings.differences)
             self.expect_same_weights()
 

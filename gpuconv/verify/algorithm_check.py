@@ -65,7 +65,7 @@ class Proof:
         # moments, for the magnitudes and, if the activation rounds, for whole numbers again.
         with tuner.record_products() as products:
             self._first = self._proved(self._random, Form(), epilogue)
-            forms = _forms(question, self._whole) if 2 * question.product.k < EXACT else []
+            forms = _forms(question, self._whole) if 2 * question.product.k < EXACT else []  # half: see `Inputs`
             self._exact = {form: self._proved(self._whole, form, epilogue) for form in forms}
         if {*products} != {question.product}:
             raise RuntimeError(f"the arrays lead to another product than {question.product}: {products}")
@@ -196,5 +196,5 @@ def _merge_moments(moments: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndar
     mean and sum of squared deviations (kernels/moments.cuh)."""
     count, mean, deviations = np.moveaxis(moments.astype(np.float64), -1, 0)
     total = count.sum(0)
-    middle = (count * mean).sum(0) / total
-    return total, middle, (deviations + count * (mean - middle) ** 2).sum(0) / total
+    total_mean = (count * mean).sum(0) / total
+    return total, total_mean, (deviations + count * (mean - total_mean) ** 2).sum(0) / total

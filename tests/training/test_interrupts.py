@@ -90,7 +90,7 @@ def test_further_signals_go_to_the_previous_handler_even_during_the_first(monkey
             signal.raise_signal(signal.SIGINT)
             assert aborted == [signal.SIGTERM, signal.SIGINT]
             assert interrupts.requested == signal.SIGINT
-            interrupts.serve()
+            interrupts.mark_fulfilled()
         assert aborted == [signal.SIGTERM, signal.SIGINT]
     finally:
         for number, handler in before.items():

@@ -66,13 +66,13 @@ def batch_norm_backward(
     dy, x, gamma, mean, inv_std, *, beta, activation, saved, training, mask, w, conv, out, dgamma, dbeta, accumulate
 ):
     if w is not None:
-        dy = conv2d_dgrad(dy, w, *conv[:2], mask=None, algo=conv[2], tf32=conv[3], out=None, accumulate=False)
+        problem, epilogue, algo, tf32 = conv
+        dy = conv2d_dgrad(dy, w, problem, epilogue, mask=None, algo=algo, tf32=tf32, out=None, accumulate=False)
     if saved is not None:
         dy = ACTIVATIONS[activation].gradient(activations, dy, saved)
     elif activation is not None:
-        dy = ACTIVATIONS[activation].apply_backward(
-            activations, dy, ((widen(x) - mean) * (gamma * inv_std) + beta).astype(x.dtype)
-        )
+        before_activation = (widen(x) - mean) * (gamma * inv_std) + beta
+        dy = ACTIVATIONS[activation].apply_backward(activations, dy, before_activation.astype(x.dtype))
     wide_dy = widen(dy)
     # `out` cannot hold xhat if it shares memory with dy, which is read again later, or has another shape under a mask.
     needs_buffer = out is not None and (mask is not None or np.may_share_memory(out, dy))
@@ -89,8 +89,9 @@ def batch_norm_backward(
         rows *= repeat(gamma * inv_std)
     else:
         np.multiply(side_by_side(wide_dy), repeat(gamma * inv_std), out=rows)
+    dx = xhat if mask is None else gradient_before_mask(xhat, mask, conv[0], pool=2)  # `rows` has overwritten xhat
     return (
-        store(gradient_before_mask(xhat, mask, conv and conv[0], 2), dy.dtype, out),
+        store(dx, dy.dtype, out),
         store(dgamma_here, gamma.dtype, dgamma, accumulate),
         store(dbeta_here, gamma.dtype, dbeta, accumulate),
         *([] if saved is None else [dy]),

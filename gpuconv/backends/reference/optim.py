@@ -79,8 +79,8 @@ def step_each(formula, decays, scaling, masters, averages, ema, params, grads, *
     unscale = 1.0 if scaling is None else scaling[1]
     if unscale == 0:  # the loss scale overflowed: this step is skipped
         return
-    kept = averages or [None] * len(params)
-    for decay, param, master, grad, average, *state in zip(decays, params, masters or params, grads, kept, *states):
+    masters, averages = masters or params, averages or [None] * len(params)
+    for decay, param, master, grad, average, *state in zip(decays, params, masters, grads, averages, *states):
         results = formula(decay, wide(master), wide(grad) * unscale, *map(wide, state))
         for array, result in zip((master, *state), results):
             round_to(result, array.dtype, array)

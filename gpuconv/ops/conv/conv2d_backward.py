@@ -76,7 +76,7 @@ def conv2d_backward(
     """
     backend = backend_of(dy=dy, x=x, w=w, optional=dict(mask=mask, out=out, dw=dw, db=db))
     window = Window(stride=stride, padding=padding, dilation=dilation, groups=groups, fit=fit)
-    problem, forward, algos, tf32 = _check_conv2d_backward(
+    problem, epilogue, algos, tf32 = _check_conv2d_backward(
         dy,
         x,
         w,
@@ -98,7 +98,7 @@ def conv2d_backward(
         x,
         w,
         problem,
-        forward,
+        epilogue,
         mask=mask,
         algos=algos,
         tf32=tf32,
@@ -131,12 +131,12 @@ def _check_conv2d_backward(
     expect_float("dy", dy, "N P Q K")
     expect_same_dtype(dy=dy, x=x, w=w)
     problem = Conv2dProblem.of(x_shape, w_shape, **window)
-    forward = forward_epilogue(dy, problem, mask, pool)
+    epilogue = forward_epilogue(dy, problem, mask, pool)
     expect_out(out, problem.x_shape, x.dtype)
     expect_out(dw, problem.w_shape, w.dtype, "dw")
     expect_bias_gradient(db, problem.k, problem.w_shape[3], x.dtype)
     expect_accumulate(accumulate_dx, "accumulate_dx", out=out)
     expect_accumulate(accumulate, dw=dw)
-    dgrad, uses_tf32 = expect_conv_algorithm(algo, tf32, x.dtype, problem, forward, "dgrad")
-    wgrad, _ = expect_conv_algorithm(algo, tf32, x.dtype, problem, forward, "wgrad")
-    return problem, forward, (dgrad, wgrad), uses_tf32
+    dgrad, uses_tf32 = expect_conv_algorithm(algo, tf32, x.dtype, problem, epilogue, "dgrad")
+    wgrad, _ = expect_conv_algorithm(algo, tf32, x.dtype, problem, epilogue, "wgrad")
+    return problem, epilogue, (dgrad, wgrad), uses_tf32

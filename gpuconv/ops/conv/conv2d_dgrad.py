@@ -70,12 +70,12 @@ def conv2d_dgrad(
     """
     backend = backend_of(dy=dy, w=w, optional=dict(mask=mask, out=out))
     window = Window(stride=stride, padding=padding, dilation=dilation, groups=groups, fit=fit)
-    problem, forward, algo, tf32 = _check_conv2d_dgrad(
+    problem, epilogue, algo, tf32 = _check_conv2d_dgrad(
         dy, w, mask, out, input_shape=input_shape, pool=pool, algo=algo, tf32=tf32, accumulate=accumulate, **window
     )
     dy, w, mask = copy_if_overlapping([out], dy, w, mask)
     return backend.conv.conv2d_dgrad(
-        dy, w, problem, forward, mask=mask, algo=algo, tf32=tf32, out=out, accumulate=accumulate
+        dy, w, problem, epilogue, mask=mask, algo=algo, tf32=tf32, out=out, accumulate=accumulate
     )
 
 
@@ -97,8 +97,8 @@ def _check_conv2d_dgrad(
     expect_float("dy", dy, "N P Q K")
     expect_same_dtype(dy=dy, w=w)
     problem = Conv2dProblem.of(x_shape, w_shape, **window)
-    forward = forward_epilogue(dy, problem, mask, pool)
+    epilogue = forward_epilogue(dy, problem, mask, pool)
     expect_out(out, problem.x_shape, dy.dtype)
     expect_accumulate(accumulate, out=out)
-    algo, tf32 = expect_conv_algorithm(algo, tf32, dy.dtype, problem, forward, "dgrad")
-    return problem, forward, algo, tf32
+    algo, tf32 = expect_conv_algorithm(algo, tf32, dy.dtype, problem, epilogue, "dgrad")
+    return problem, epilogue, algo, tf32

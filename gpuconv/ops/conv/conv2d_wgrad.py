@@ -74,13 +74,13 @@ def conv2d_wgrad(
     """
     backend = backend_of(dy=dy, x=x, optional=dict(mask=mask, out=out, db=db))
     window = Window(stride=stride, padding=padding, dilation=dilation, groups=groups, fit=fit)
-    problem, forward, algo, tf32 = _check_conv2d_wgrad(
+    problem, epilogue, algo, tf32 = _check_conv2d_wgrad(
         dy, x, mask, out, db, kernel_size=kernel_size, pool=pool, algo=algo, tf32=tf32, accumulate=accumulate, **window
     )
     outputs = expect_disjoint(out=out, db=db)
     dy, x, mask = copy_if_overlapping(outputs, dy, x, mask)
     return backend.conv.conv2d_wgrad(
-        dy, x, problem, forward, mask=mask, algo=algo, tf32=tf32, out=out, db=db, accumulate=accumulate
+        dy, x, problem, epilogue, mask=mask, algo=algo, tf32=tf32, out=out, db=db, accumulate=accumulate
     )
 
 
@@ -103,9 +103,9 @@ def _check_conv2d_wgrad(
     expect_same_dtype(dy=dy, x=x)
     w_shape = dy_shape[3], *pair("kernel_size", kernel_size, 1), x_shape[3] // integer("groups", window["groups"], 1)
     problem = Conv2dProblem.of(x_shape, w_shape, **window)
-    forward = forward_epilogue(dy, problem, mask, pool)
+    epilogue = forward_epilogue(dy, problem, mask, pool)
     expect_out(out, problem.w_shape, x.dtype)
     expect_bias_gradient(db, problem.k, problem.w_shape[3], x.dtype)
     expect_accumulate(accumulate, out=out)
-    algo, tf32 = expect_conv_algorithm(algo, tf32, x.dtype, problem, forward, "wgrad")
-    return problem, forward, algo, tf32
+    algo, tf32 = expect_conv_algorithm(algo, tf32, x.dtype, problem, epilogue, "wgrad")
+    return problem, epilogue, algo, tf32

@@ -58,7 +58,7 @@ def _expect_lists(
 
 
 def expect_floats(name: str, arrays: Sequence[Array]) -> None:
-    """A list of float arrays."""
+    """Raise TypeError unless `arrays` is a list of float arrays."""
     _expect_list(name, arrays)
     if not all(map(is_float, {array.dtype for array in arrays})):
         for index, array in enumerate(arrays):
@@ -66,7 +66,7 @@ def expect_floats(name: str, arrays: Sequence[Array]) -> None:
 
 
 def _expect_alike(first_name: str, first: Sequence[Array], /, *, same_dtype: bool, **lists: Sequence[Array]) -> None:
-    """The arrays of all `lists` agree with those of the first list in shape and, with `same_dtype`, in dtype."""
+    """Raise unless the arrays of all `lists` have the shapes and, with `same_dtype`, the dtypes of those in `first`."""
     for name, arrays in lists.items():
         _expect_list(name, arrays)
         if len(arrays) != len(first):

@@ -46,8 +46,8 @@ def convolution_cases(count: int, rng: np.random.Generator) -> Iterator[Case]:
     would be too many cases."""
     tiers = {"tiny": TINY, "odd": ODD, "real": REAL, "random": [_random_convolution(rng) for _ in range(count)]}
     activations = [None, *ACTIVATIONS]
-    for tier, listed in tiers.items():
-        for index, problem in enumerate(listed):
+    for tier, problems in tiers.items():
+        for index, problem in enumerate(problems):
             bias, activation = index % 2 == 0, activations[index % len(activations)]
             yield Case("conv2d", tier, str(problem), _fprop(problem, bias, activation))
             yield Case("conv2d_dgrad", tier, str(problem), _dgrad(problem))

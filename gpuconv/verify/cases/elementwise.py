@@ -10,7 +10,8 @@ from gpuconv.activations import ACTIVATIONS
 from gpuconv.types import Options, Shape
 from gpuconv.verify.cases.case import Arguments, Case, Make, normal, normal_arrays, size_text, text_of
 
-_SHAPES: dict[str, list[tuple[int, ...]]] = {
+_OPTIONS: dict[str, list[Options]] = {"gelu": [{"approximate": "none"}, {"approximate": "tanh"}]}
+_SHAPES: dict[str, list[Shape]] = {
     "tiny": [(1,), (0, 3)],
     "odd": [(3, 7), (2, 3, 4), (2, 5, 5, 3), (1031,)],
     "real": [(2, 16, 16, 16)],
@@ -19,12 +20,10 @@ _SHAPES: dict[str, list[tuple[int, ...]]] = {
 
 def elementwise_cases(count: int, rng: np.random.Generator) -> Iterator[Case]:
     drawn = [tuple(int(v) for v in rng.integers(1, 12, int(rng.integers(1, 5)))) for _ in range(count)]
-    for tier, listed in (_SHAPES | {"random": drawn}).items():
-        for shape in listed:
+    for tier, shapes in (_SHAPES | {"random": drawn}).items():
+        for shape in shapes:
             for op in ACTIVATIONS:
-                variants: list[Options] = [{}]
-                variants = [{"approximate": "none"}, {"approximate": "tanh"}] if op == "gelu" else variants
-                for options in variants:
+                for options in _OPTIONS.get(op, [{}]):
                     name = f"{size_text(shape)} {text_of(options)}".strip()
                     yield Case(op, tier, name, _numbers(shape, options))
                     yield Case(f"{op}_backward", tier, name, _gradient(op, shape, options))
@@ -57,7 +56,7 @@ def _numbers(shape: Shape, options: Options) -> Make:
     return lambda rng, dtype: ([3 * normal(rng, shape, dtype)], options)
 
 
-def _slice(shape: tuple[int, ...]) -> Make:
+def _slice(shape: Shape) -> Make:
     """A volume that is a slice of another's channels, and so not contiguous."""
     return lambda rng, dtype: ([normal(rng, (*shape[:-1], shape[-1] + 3), dtype)[..., 2:-1]], {})
 

@@ -21,7 +21,9 @@ _GELU_KERNELS = {"none": "gelu_erf", "tanh": "gelu_tanh"}  # by `approximate`
 
 
 def _map(kernel: str, out: ArrayT | None, *inputs: ArrayT, scalars: tuple[float, ...] = ()) -> ArrayT:
-    """Launch an elementwise kernel(out, inputs..., n, rows, scalars...). The arrays may be rows with a pitch."""
+    """Launch an elementwise kernel(out, inputs..., n, rows, scalars...).
+
+    The arrays may be rows with a pitch, of n numbers each; arrays without a pitch are a single row."""
     first = inputs[0]
     y = buffer(out, first.shape, first.dtype, like=first, pitched=True)
     arrays: tuple[Array, ...] = (y, *inputs)

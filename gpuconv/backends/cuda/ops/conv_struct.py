@@ -15,8 +15,8 @@ from gpuconv.problems import Conv2dProblem
 # bits. The sum of two coordinates must fit in 32 bits.
 _MOST_PIXELS, _LONGEST_SIDE = 2**31 - 2**16, 2**29
 
-# Limits of the tap table in kernels/tap_iterator.cuh: taps (its further entries are for reads past the last tap); rows
-# plus columns of a filter, one bit each; elements from the first tap to the last.
+# Limits of the tap table in kernels/tap_iterator.cuh: the number of taps; the rows plus the columns of a filter (a mask
+# has a bit for each); the distance from the first tap to the last, in elements.
 _MOST_TAPS, _MOST_TAP_BITS, _FURTHEST_TAP = 72, 31, 2**31 - 1
 
 _SIZES = ("n", "h", "w", "c", "p", "q", "k", "r", "s", "all_channels", "all_filters", "top", "left")
@@ -36,13 +36,17 @@ _CONVOLUTION = np.dtype(
 
 @functools.lru_cache(maxsize=4096)
 def expect_within_limits(problem: Conv2dProblem) -> None:
-    """Raises ValueError for a convolution whose pixels, taps, sides or strides the kernels' integers cannot hold."""
+    """Raises ValueError for a convolution whose pixels, filters, sides or strides the kernels' integers cannot hold."""
     n, h, w, p, q, r, s = problem.n, problem.h, problem.w, problem.p, problem.q, problem.r, problem.s
     (stride_h, stride_w), (dilation_h, dilation_w), padding = problem.stride, problem.dilation, problem.padding
-    taps = r * s * max(problem.c, problem.k) // problem.groups
-    for what, size in (("input pixels", n * h * w), ("output pixels", n * p * q), ("filter taps", taps)):
+    for what, size in (("input", n * h * w), ("output", n * p * q)):
         if size > _MOST_PIXELS:
-            raise ValueError(f"a convolution has at most {_MOST_PIXELS} {what}, received {size}: use a smaller batch")
+            raise ValueError(
+                f"a convolution has at most {_MOST_PIXELS} {what} pixels, received {size}: use a smaller batch"
+            )
+    depth = r * s * max(problem.c, problem.k) // problem.groups
+    if depth > _MOST_PIXELS:
+        raise ValueError(f"filter taps times channels of a group are at most {_MOST_PIXELS}, received {depth}")
     side = max(h + sum(padding[0]), w + sum(padding[1]), dilation_h * r, dilation_w * s)
     if side > _LONGEST_SIDE:
         raise ValueError(f"a padded input and a dilated filter have sides of at most {_LONGEST_SIDE}, received {side}")

@@ -21,8 +21,8 @@ from gpuconv.dtypes import accumulation_dtype
 from gpuconv.problems import Conv2dProblem, Epilogue
 from gpuconv.types import Array, ArrayT
 
-# One launch adds up at most _MOST_CHUNKS partial results, as many as the norm's own reductions make at most (the blocks
-# of `distribute`). If a convolution makes more, another launch first merges them into at most _MERGED_CHUNKS.
+# One launch adds up at most _MOST_CHUNKS partial results. The norm's own reductions never make more (see `distribute`).
+# If a convolution makes more, another launch first merges them into at most _MERGED_CHUNKS.
 _MOST_CHUNKS, _MERGED_CHUNKS = 1024, 256
 
 
@@ -78,9 +78,9 @@ def conv2d_batch_norm(
 ) -> tuple[Array, ...]:
     problem, epilogue, algo, tf32 = conv
     z, moments, mask = conv2d_moments(x, w, bias, problem, epilogue, algo=algo, tf32=tf32)
-    channels, sum_dtype = problem.k, accumulation_dtype(z.dtype)
+    channels = problem.k
     y = buffer(out, z.shape, z.dtype, like=z, pitched=True)
-    mean, inv_std = empty((channels,), sum_dtype, like=z), empty((channels,), sum_dtype, like=z)
+    mean, inv_std = _channel_vector(z), _channel_vector(z)
     saved: tuple[Array, ...] = (z, mean, inv_std) if mask is None else (z, mean, inv_std, mask)
     if moments is None:  # y is empty
         return store(y, out), *saved
@@ -274,6 +274,7 @@ def _statistics(
 
 @until_replaced
 def _kernels(dtype: np.dtype, width: int, activation: str | None, masked: bool = False) -> Module:
+    """masked: for dx through the mask of a 2 x 2 pool, which has 4 bits for each number."""
     macros = {"DTYPE": dtype, "WIDTH": width, "ACTIVATION": ACTIVATIONS[activation], "MASK": 4 if masked else 0}
     return load("batch_norm.cu", macros)
 
@@ -356,7 +357,7 @@ def _threads_of_groups(x: Array, groups: int) -> tuple[int, tuple[int, int, int,
     """The threads of a block: a power of two from a warp to THREADS, if possible one for every four numbers of the
     block's group. And the kernels' arguments pixels, channels, groups and columns."""
     pixels, channels = math.prod(x.shape[1:-1]), x.shape[-1]
-    width = channels // groups
-    threads = min(THREADS, max(WARP, 1 << (ceil_div(pixels * width, 4) - 1).bit_length()))
-    columns = min(threads, 1 << (width - 1).bit_length())
+    group_channels = channels // groups
+    threads = min(THREADS, max(WARP, 1 << (ceil_div(pixels * group_channels, 4) - 1).bit_length()))
+    columns = min(threads, 1 << (group_channels - 1).bit_length())
     return threads, (pixels, channels, groups, columns)
