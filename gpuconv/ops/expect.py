@@ -42,7 +42,7 @@ def expect_float(name: str, array: Array, axes: str) -> tuple[int, ...]:
 
 
 def expect_same_dtype(**arrays: Array | None) -> None:
-    """All arrays that are not None have the same dtype."""
+    """Raise unless all arrays that are not None have the same dtype."""
     if len({array.dtype for array in arrays.values() if array is not None}) <= 1:
         return
     listed = ", ".join(f"{name} {array.dtype.name}" for name, array in arrays.items() if array is not None)
@@ -86,14 +86,14 @@ def expect_conv_algorithm(
 
 
 def expect_mask(mask: Array, problem: Conv2dProblem, pool: int) -> None:
-    """mask has the dtype and shape of conv2d_relu's mask for this problem and pool."""
+    """Raise unless mask has the dtype and shape of conv2d_relu's mask for this problem and pool."""
     if mask.dtype != np.uint8:
         raise TypeError(f"mask must be uint8, as conv2d_relu returns it, received {mask.dtype.name}")
     expect_shape("mask", mask, problem.mask_shape(pool), "as conv2d_relu returns it")
 
 
 def expect_tf32(tf32: object, dtype: np.dtype) -> None:
-    """tf32 is a bool, and True only for float32 arrays."""
+    """Raise unless tf32 is a bool, and True only for float32 arrays."""
     if not isinstance(tf32, (bool, np.bool_)):
         raise TypeError(f"tf32 must be True or False, received {tf32!r}")
     if tf32 and dtype != np.float32:
@@ -109,7 +109,7 @@ def _arithmetic(dtype: np.dtype, tf32: object) -> str:
 
 
 def expect_out(out: Array | None, shape: tuple[int, ...], dtype: np.dtype, name: str = "out") -> None:
-    """`out`, if given, has the result's shape and dtype and is writable."""
+    """Raise unless `out`, if given, has the result's shape and dtype and is writable."""
     if out is None:
         return
     expect_shape(name, out, shape, "the result's shape")
@@ -120,7 +120,7 @@ def expect_out(out: Array | None, shape: tuple[int, ...], dtype: np.dtype, name:
 
 
 def expect_elementwise(x: Array, out: Array | None, name: str = "x") -> None:
-    """x is a float array; `out`, if given, has its shape and dtype."""
+    """Raise unless x is a float array and `out`, if given, has its shape and dtype."""
     expect_out(out, expect_any_float(name, x), x.dtype)
 
 
@@ -138,14 +138,14 @@ def expect_accumulate(accumulate: bool, option: str = "accumulate", **outs: Arra
 
 
 def expect_writable(**arrays: Array | None) -> None:
-    """Arrays that are written to are not read-only (None is skipped)."""
+    """Raise if an array that is written to is read-only. None is skipped."""
     for name, array in arrays.items():
         if array is not None and _is_read_only(array):
             raise _read_only(name)
 
 
 def expect_disjoint(**outputs: Array | None) -> Written:
-    """No two outputs share memory (None is skipped). Returns them with their address ranges."""
+    """Raise if two outputs share memory. Returns those that are not None, with their address ranges."""
     found = written(outputs.values())
     if not disjoint(found):
         given = [(name, array) for name, array in outputs.items() if array is not None]
@@ -154,7 +154,7 @@ def expect_disjoint(**outputs: Array | None) -> Written:
 
 
 def expect_writable_lists(**lists: Sequence[Array] | None) -> None:
-    """The arrays in the lists can be written to, and none occurs twice, except a parameter that is its own master."""
+    """Raise if an array in the lists is read-only or occurs twice. A parameter may be its own master."""
     everything = [array for arrays in lists.values() for array in arrays or ()]
     on_host = any(isinstance(array, np.ndarray) for array in everything[:1])  # all arrays are on one device
     if len(set(map(id, everything))) == len(everything) and not (on_host and any(map(_is_read_only, everything))):

@@ -11,7 +11,7 @@ from gpuconv.types import Array, Shape
 
 
 def expect_channel_vectors(x: Array, channels: int, **vectors: Array | None) -> None:
-    """Each vector that is not None has shape (C,) and x's accumulation dtype."""
+    """Raise unless each vector that is not None has shape (C,) and x's accumulation dtype."""
     expected = accumulation_dtype(x.dtype)
     for name, vector in vectors.items():
         if vector is None:
@@ -28,7 +28,7 @@ def expect_channel_vectors(x: Array, channels: int, **vectors: Array | None) -> 
 
 
 def expect_addend(addend: Array | None, shape: Shape, dtype: np.dtype) -> None:
-    """`addend`, if given, has the shape and dtype of the output of a batch norm."""
+    """Raise unless `addend`, if given, has the shape and dtype of the output of a batch norm."""
     if addend is not None:
         expect_any_float("addend", addend, 2)
         expect_shape("addend", addend, shape, "the shape of the norm's output")
