@@ -1,4 +1,4 @@
-"""Correctness of the kernels: `gpuconv verify`, and compute-sanitizer on small shapes."""
+"""Correctness of the kernels: `gpuconv verify`, compute-sanitizer on small shapes, and the test suite."""
 
 from __future__ import annotations
 

@@ -123,7 +123,9 @@ def test_a_record_of_another_version_gives_an_error_of_one_line(tmp_path, capsys
     path = tmp_path / "x.json"
     path.write_text('{"schema": 0}')
     assert cli.main(["compare", str(path), str(path)]) == 2
-    assert "has schema 0, this version reads 1" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "has schema 0, this version reads 1" in error
+    assert error.count("\n") == 1
 
 
 def test_compare_counts_entries_that_got_slower(tmp_path, capsys):
@@ -147,7 +149,9 @@ def test_compare_counts_entries_that_got_slower(tmp_path, capsys):
 def test_predict_refuses_bad_options_in_one_line(words, message, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert cli.main(["predict", *words]) == 2
-    assert message in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
 
 
 @pytest.mark.slow

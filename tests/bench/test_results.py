@@ -1,4 +1,5 @@
-"""The records in the repository are complete and from committed code, and docs/benchmarks.md shows them."""
+"""The records in the repository hold entries of the suite and are from committed code, and docs/benchmarks.md shows the
+newest ones."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from ci.gate import commands
 from tests.ci.gate.scripts import shell
 
 
-def test_a_command_gets_its_own_log_and_time(gate):
+def test_a_command_runs_in_the_copy_and_its_output_is_added_to_the_named_log(gate):
     done = gate.run("a.log", shell("echo one; pwd; exit 4"), 10)
     assert (done.code, done.late, done.last) == (4, False, str(gate.home))
     assert "one" in (gate.logs / "a.log").read_text()

@@ -41,7 +41,7 @@ def test_every_check_passes_on_the_emulator(name, capsys):
 
 
 def test_numbers_of_a_tile_read_from_a_wrong_position_are_printed_with_that_position(monkeypatch, capsys):
-    """Rows 3 and 4 of B are exchanged from depth 8 on; A is read correctly, and nothing is printed for it."""
+    """Rows 3 and 4 of B are exchanged from depth 8 on; A is read correctly."""
 
     def misread(device, dtype, columns, layout, a, b):
         moved = np.array(b, np.float64)
@@ -55,6 +55,7 @@ def test_numbers_of_a_tile_read_from_a_wrong_position_are_printed_with_that_posi
     assert "    columns 3-4" in lines
     assert "    B: 112 of 4096 numbers are read from another place" in lines
     assert "      (row 3, depth 8) is read where (row, depth) (4, 8) lies" in lines
+    assert "    A: 0 of 4096 numbers are read from another place" in lines
     assert lines[-1] == "4 of 4 products of a warpgroup fail"
 
 
@@ -153,7 +154,7 @@ def test_an_algorithm_that_hangs_costs_one_time_limit(monkeypatch, capsys):
 
 
 def test_every_epilogue_is_proved_only_in_bfloat16():
-    """In other dtypes only one epilogue is proved. This halves the work, and the check ends within its two minutes."""
+    """In other dtypes only one epilogue is proved. This halves the work, so that the check ends within its time."""
     assert [len(algorithms.epilogues("fprop", dtype, False)) for dtype in ("bfloat16", "float16")] == [4, 1]
     assert len(algorithms.epilogues("wgrad", "bfloat16", False)) == 1  # only fprop has further epilogues
     assert len(algorithms.epilogues("fprop", "bfloat16", True)) == 1  # the small run
