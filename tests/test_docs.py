@@ -73,6 +73,21 @@ def test_a_missing_file_is_found():
     assert missing_files(ROOT / "README.md", page) == ["tests/gone.py"]
 
 
+SHOWN_LINES = {  # parts of the lines that outputs in the docs name, such as `gemm.cuh:99`
+    "activation.cu": "y[i] = round_to<DTYPE>(f.apply(load(x[i])))",
+    "gemm.cuh": "(partials + offset) = values;",
+    "gemm_reduce.cu": "*to = finished;",
+}
+
+
+def test_lines_of_kernels_in_shown_outputs_are_those_of_the_shipped_files():
+    text = "".join(page.read_text(encoding="utf-8") for page in DOCS.rglob("*.md"))
+    shown = {(name, int(line)) for name, line in re.findall(r"\b(?:my_)?(\w+\.cuh?):(\d+)", text)}
+    assert {name for name, _ in shown} == SHOWN_LINES.keys()
+    for name, line in shown:
+        assert SHOWN_LINES[name] in (ROOT / "kernels" / name).read_text(encoding="utf-8").splitlines()[line - 1]
+
+
 @pytest.mark.slow
 def test_the_code_in_nets_md_runs_unchanged(tmp_path, monkeypatch, capsys):
     """Each block runs by itself, with a net with a residual block, its twin in PyTorch, and pictures in files."""
