@@ -49,7 +49,7 @@ def zeros(shape: Shape, *, dtype: DTypeLike, seed: int = 0, substream: int = 0, 
         shape: The shape of the weight, (out, ..., in // groups).
         dtype: The dtype of the result.
         seed: The seed of the draw, at least 0.
-        substream: The number of the weight among those drawn with that seed; each layer has its own.
+        substream: The number of the variable among those drawn with that seed; each variable has its own.
         groups: The groups of the convolution, on which the fans depend.
     """
     return np.zeros(shape, dtype)

@@ -146,15 +146,15 @@ def data_sets(stored: Record, data: str | None, test: str | None) -> Record:
 def _loader(stored: Record, part: str, data: Dataset | Samples, net: Sequential) -> Loader:
     from gpuconv.data import Augmentation, Normalization
 
-    kept, options = stored[part], stored["options"]
+    settings, options = stored[part], stored["options"]
     return make_loader(
         data,
-        kept["batch_size"],
+        settings["batch_size"],
         normalization=Normalization(options["mean"], options["std"]),
-        seed=kept["seed"],
-        augmentation=Augmentation.parse(kept.get("augmentation", "none")),
-        shuffle=kept["shuffle"],
-        drop_last=kept.get("drop_last", False),
+        seed=settings["seed"],
+        augmentation=Augmentation.parse(settings.get("augmentation", "none")),
+        shuffle=settings["shuffle"],
+        drop_last=settings.get("drop_last", False),
         device=net.device,
         dtype=net.dtype,
     )

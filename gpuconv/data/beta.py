@@ -7,7 +7,7 @@ import functools
 import numpy as np
 from numpy.typing import NDArray
 
-_BISECTIONS = 64  # of a range of 800, to less than float64 resolves
+_BISECTIONS = 64  # they shrink a range of 800 to less than float64 resolves
 
 
 @functools.lru_cache(maxsize=16)

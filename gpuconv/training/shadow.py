@@ -229,7 +229,7 @@ class Shadow:
             if "ended" in answer:
                 self._end(f"its process ended with status {answer['ended']}")
                 break
-            total = answer["seconds"]  # of all checks so far
+            total = answer["seconds"]  # the processor time of the worker since its start
             seconds, self._checking = total - self._checking, total
             if "ready" in answer:
                 self._ready = True

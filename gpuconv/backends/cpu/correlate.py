@@ -75,7 +75,8 @@ class _NotFinite(Exception):
 
 def _in_chosen_form(x, filters, windows, bias, y, *others, **options) -> np.ndarray:
     """`_products` in the fastest form for these filters."""
-    by_row, options["nbytes"] = windows.by_row(x.shape[1]), windows.copied_bytes(x)
+    options["nbytes"] = windows.copied_bytes(x)
+    by_row = windows.by_row(x.shape[1])
     if not others and suits_row_reuse(filters, windows, MOST_FILTERS) and by_row.copied_bytes(x[:1]) <= ROW_REUSE_BYTES:
         form = partial(RowReuse, windows, x.shape[1], bias)
         return _products(form, x, one_row_filters(filters), by_row, None, y, block=ROW_REUSE_BYTES, **options)
@@ -86,7 +87,8 @@ def _in_chosen_form(x, filters, windows, bias, y, *others, **options) -> np.ndar
 def suits_row_reuse(filters: np.ndarray, windows: Windows, most: float) -> bool:
     """Whether row reuse can compute filters (G, R, S, C, K), and there are at most `most` of them per channel."""
     groups, r, _, channels, k = filters.shape
-    return groups == windows.stride[0] == 1 < r and k <= most * channels
+    possible = groups == 1 and r > 1 and windows.stride[0] == 1
+    return possible and k <= most * channels
 
 
 def _products(form, x, filters, windows, bias, y, *others, activation, nbytes, block=None, finite=False):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-_BYTES = 2**18  # of a block, a multiple of 8
+_BLOCK_BYTES = 2**18  # a multiple of 8
 
 
 @np.errstate(all="ignore")
@@ -12,7 +12,7 @@ def digest(x, before, *, out):
     flat = np.ascontiguousarray(x).reshape(-1)
     earlier = None if before is None else np.ascontiguousarray(before).reshape(-1)
     hashed, sums = np.uint64(0), np.zeros(3)
-    length = _BYTES // flat.itemsize
+    length = _BLOCK_BYTES // flat.itemsize
     for begin in range(0, flat.size, length):
         part = flat[begin : begin + length]
         values = part.astype(np.float64)

@@ -12,8 +12,8 @@ from gpuconv.verify.cases.case import Arguments, Case, Make, normal, text_of
 
 def batch_cases(count: int, rng: np.random.Generator) -> Iterator[Case]:
     problems = {"tiny": [(1, 1, 1, 1)], "odd": [(5, 7, 11, 3)], "real": [(16, 32, 32, 3), (32, 8, 8, 1)]}
-    for tier, listed in problems.items():
-        for n, h, w, c in listed:
+    for tier, shapes in problems.items():
+        for n, h, w, c in shapes:
             drawn = dict(flip=True, shift=min(h, w) // 4, cutout=h // 3, seed=3, offset=100)
             altered = drawn | dict(resized_crop=0.2, brightness=0.4, contrast=0.4, saturation=0.4, offset=2**32 - 3)
             hue_rotated = dict(brightness=0.4, hue=0.5, seed=3, offset=2**40)

@@ -17,6 +17,6 @@ MATRICES: dict[str, list[tuple[int, ...]]] = {
 def matrix_sizes(count: int, rng: np.random.Generator) -> Iterator[tuple[str, int, int, int, int]]:
     """Yields (tier, index in the tier, rows, input features, output features). count: the number of random matrices."""
     drawn = [tuple(int(v) for v in rng.integers(2, 70, 3)) for _ in range(count)]
-    for tier, listed in (MATRICES | {"random": drawn}).items():
-        for index, (n, c, k) in enumerate(listed):
+    for tier, sizes in (MATRICES | {"random": drawn}).items():
+        for index, (n, c, k) in enumerate(sizes):
             yield tier, index, n, c, k

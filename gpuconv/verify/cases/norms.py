@@ -61,8 +61,8 @@ def group_norm_cases(count: int, rng: np.random.Generator) -> Iterator[Case]:
     for _ in range(count):
         n, h, w, groups, each = (int(v) for v in rng.integers(1, 9, 5))
         drawn.append(((n, h, w, groups * each), groups))
-    for tier, listed in (GROUPED | {"random": drawn}).items():
-        for shape, groups in listed:
+    for tier, shapes_and_groups in (GROUPED | {"random": drawn}).items():
+        for shape, groups in shapes_and_groups:
             name = f"{size_text(shape)} in {groups} group{'s' * (groups > 1)}"
             yield Case("group_norm", tier, name, _group_norm(shape, groups))
             yield Case("group_norm_backward", tier, name, _group_norm_backward(shape, groups))

@@ -49,8 +49,8 @@ def _random_pool(rng: np.random.Generator) -> Options:
 
 def pool_cases(count: int, rng: np.random.Generator) -> Iterator[Case]:
     tiers = POOLS | {"random": [_random_pool(rng) for _ in range(count)]}
-    for tier, listed in tiers.items():
-        for index, sizes in enumerate(listed):
+    for tier, pools in tiers.items():
+        for index, sizes in enumerate(pools):
             shape = sizes["x_shape"]
             options = {name: sizes[name] for name in sizes if name != "x_shape"}
             name = f"{size_text(shape)} {text_of(options)}"

@@ -140,9 +140,11 @@ def conv2d_dgrad_sums(
     algo: str,
     tf32: bool,
 ) -> tuple[ArrayT, Array | None]:
-    """Returns dx, the gradient of the output of a batch norm and the epilogue's activation, and the norm's sums: a
-    `struct Sums` for each part of dx's pixels and each channel, (parts, C, 2), or None if dx is empty. norm: x, mean
-    and, with an activation, gamma, beta and inv_std (else None); these and w are contiguous."""
+    """Returns dx and the sums for the backward pass of the batch norm that computed the convolution's input. The sums,
+    (parts, C, 2), are a `struct Sums` for each part of dx's pixels and each channel, or None if dx is empty.
+
+    epilogue: has the activation that followed the norm. norm: the norm's x and mean and, with an activation, its gamma,
+    beta and inv_std (else None); these and w are contiguous."""
     expect_within_limits(problem)
     dy, pitch = _rows_with_tap_table(dy, problem, problem.k)
     dx = empty(problem.x_shape, dy.dtype, like=dy)
