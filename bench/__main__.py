@@ -4,8 +4,8 @@ import signal
 import sys
 
 from bench.cli import main
-from gpuconv.cli import process
+from gpuconv.cli import streams
 
-process.begin()
+streams.begin()
 signal.signal(signal.SIGINT, signal.default_int_handler)  # so that `main` can report that the times were saved
-sys.exit(process.end(main()))
+sys.exit(streams.end(main()))

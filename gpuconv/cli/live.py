@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gpuconv.cli import option_types, process, resume_python_run, run_settings, shared_options
+from gpuconv.cli import option_types, resume_python_run, run_settings, shared_options, streams
 from gpuconv.cli.device_option import add_device, choose_device
 from gpuconv.cli.errors import UserError, user_errors
 from gpuconv.cli.output_lines import print_line
@@ -55,7 +55,7 @@ def run(options: argparse.Namespace) -> int:
     from gpuconv import live
     from gpuconv.cli import nets
 
-    process.tolerate_lost_stdout()
+    streams.tolerate_lost_stdout()
     with user_errors():
         live.expect_installed()
     chosen = run_settings.from_options(options)

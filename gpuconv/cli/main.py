@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import NoReturn
 
 from gpuconv.backends import DeviceError
-from gpuconv.cli import json_output, process
+from gpuconv.cli import json_output, streams
 from gpuconv.cli.errors import UserError
 from gpuconv.names import canonical
 from gpuconv.notices import on_stderr
@@ -80,11 +80,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     if argv is not None:
         return _main(list(argv))
-    process.begin()
+    streams.begin()
     try:
-        return process.end(_main(sys.argv[1:]))
+        return streams.end(_main(sys.argv[1:]))
     except SystemExit as left:  # argparse, after a help text
-        return process.end(int(left.code or 0))
+        return streams.end(int(left.code or 0))
 
 
 def _main(arguments: list[str]) -> int:

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 from gpuconv.cli import (
     json_output,
     option_types,
-    process,
     recipes,
     run_settings,
     shadow_option,
     shadow_report,
     shared_options,
+    streams,
 )
 from gpuconv.cli.device_option import add_device, choose_device
 from gpuconv.cli.errors import UserError, user_errors
@@ -129,7 +129,7 @@ def run(options: argparse.Namespace, more_callbacks: Sequence[Callback] = ()) ->
     with user_errors():
         ranks = parallel.launched_ranks(options.device, options.rank_timeout)
         options.device = ranks.own_device(options.device)
-    with ranks.reporting_errors(), process.silent(ranks.rank > 0):
+    with ranks.reporting_errors(), streams.silent(ranks.rank > 0):
         try:
             return _train(options, ranks, more_callbacks)
         except parallel.ParallelError as error:
@@ -141,7 +141,7 @@ def _train(options: argparse.Namespace, ranks: Ranks, more_callbacks: Sequence[C
     from gpuconv.data import Augmentation
     from gpuconv.training import DataError, DivergedError, EarlyStopping, RunDirectory, SettingsError, ShadowError
 
-    process.tolerate_lost_stdout()
+    streams.tolerate_lost_stdout()
     chosen, recipe = _chosen_settings(options)
     if options.resume and started_in_python(RunDirectory.open(options.resume).settings()):
         with user_errors():

@@ -8,7 +8,7 @@ import sys
 import time
 import traceback
 
-from gpuconv.cli import process
+from gpuconv.cli import streams
 
 
 def gpuconv(*arguments, **options):
@@ -32,9 +32,9 @@ def ending_of(work, status=0, prepare=lambda: None):
         try:
             os.dup2(write, 2)
             prepare()
-            process.begin()
+            streams.begin()
             work()
-            os._exit(process.end(status))
+            os._exit(streams.end(status))
         except BaseException:
             os.write(2, traceback.format_exc().encode())
             os._exit(99)

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from gpuconv import checkpoint
-from gpuconv.cli import main, process
+from gpuconv.cli import main, streams
 from gpuconv.system.console import SIGNALS
 from gpuconv.training import callbacks
 from tests.cli.processes import ending_of, gpuconv, wait_for
@@ -122,7 +122,7 @@ def test_the_test_accuracy_is_printed_although_a_callback_fails_at_the_end(tmp_p
 
 
 def test_main_returns_the_status_given_to_sys_exit(monkeypatch):
-    monkeypatch.setattr(process, "begin", lambda: None)
+    monkeypatch.setattr(streams, "begin", lambda: None)
     for code, status in ((None, 0), (0, 0), (3, 3)):
         monkeypatch.setattr(sys.modules["gpuconv.cli.main"], "_main", lambda _, code=code: sys.exit(code))
         assert main() == status
@@ -134,7 +134,7 @@ def test_a_command_is_ended_at_once_by_a_signal(number):
 
 
 def test_a_command_within_another_program_keeps_its_status():
-    assert [process.end(status) for status in (0, 3)] == [0, 3]
+    assert [streams.end(status) for status in (0, 3)] == [0, 3]
 
 
 def test_ctrl_c_while_numpy_is_imported_ends_a_command_quietly(tmp_path):

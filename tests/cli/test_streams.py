@@ -13,7 +13,7 @@ import time
 import pytest
 
 from gpuconv import checkpoint
-from gpuconv.cli import main, process
+from gpuconv.cli import main, streams
 from gpuconv.cli.check import report
 from gpuconv.cli.output_lines import print_line
 from gpuconv.system.console import say
@@ -66,14 +66,14 @@ def test_lost_output_changes_the_exit_status(tmp_path):
     assert (code, "OSError: [Errno 28] No space left on device: 'standard output'" in output) == (99, True)
 
     def print_and_tolerate_the_loss():
-        process.tolerate_lost_stdout()
+        streams.tolerate_lost_stdout()
         print("x", flush=True)
         print("y")
 
     assert ending_of(print_and_tolerate_the_loss, 0, full) == (2, lost)
 
     def keep_no_handle():
-        process.tolerate_lost_stdout()
+        streams.tolerate_lost_stdout()
         before = os.listdir("/proc/self/fd")
         print("x", flush=True)
         assert os.listdir("/proc/self/fd") == before

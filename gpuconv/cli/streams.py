@@ -1,4 +1,4 @@
-"""Ends a command on a signal, or if its output cannot be written."""
+"""The standard streams of a command: output that cannot be written or is not wanted, and its end on a signal."""
 
 from __future__ import annotations
 
