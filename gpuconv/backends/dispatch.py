@@ -158,7 +158,8 @@ def _common_kind(arrays: Sequence[Any]) -> str | None:
     None."""
     if not arrays or (kind := kind_of(arrays[0])) is None or type(arrays[0]) in SUBCLASSES:
         return None
-    array_type, gpu = type(arrays[0]), arrays[0].data.device_id if kind == "cuda" else None
+    array_type = type(arrays[0])
+    gpu = arrays[0].data.device_id if kind == "cuda" else None
     numeric = None  # the last dtype that was found to be numeric
     for array in arrays:
         if type(array) is not array_type or (gpu is not None and array.data.device_id != gpu):

@@ -93,7 +93,8 @@ def _read(
     first_version: bool = False,
 ) -> tuple[Any, list[list[str]]]:
     """The data set, and for each class the names of its files, relative to `directory`."""
-    size, stream = None if size is None else pair("size", size, 1), flag("stream", stream)
+    size = None if size is None else pair("size", size, 1)
+    stream = flag("stream", stream)
     root = Path(os.path.expanduser(directory))
     classes = list_images(root)
     if first_version:

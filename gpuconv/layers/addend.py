@@ -34,7 +34,8 @@ class Addend:
 
     def was_added(self, y: Array) -> None:
         """Keep the result if backward reads it, and release the array."""
-        self.value, self.output = None, y if self.activation else None
+        self.value = None
+        self.output = y if self.activation else None
 
     def gradient_of(self, dy: Array) -> Array:
         """The array's gradient, even if the norm's backward did not run. dy: the gradient of the result."""

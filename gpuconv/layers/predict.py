@@ -93,7 +93,8 @@ def _array(images: Any, shape: tuple[int, ...]) -> Array:  # noqa: ANN401 - an a
                 "images must be an array of floats or uint8, a file, or a list of files or arrays, "
                 f"received {type(images).__name__}{hint}"
             )
-        images, device = images if is_torch(images) else backends.to_numpy(images, "images"), "numpy"
+        images = images if is_torch(images) else backends.to_numpy(images, "images")
+        device = "numpy"
     if _lacks_channels(tuple(images.shape), shape):
         images = images.reshape(*images.shape, 1)
     return laid_out(images, shape, len(images.shape)) if not Device.named(device).runs_kernels else images

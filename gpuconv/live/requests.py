@@ -42,7 +42,8 @@ class LiveRun:
         self.sets, self.device, self.why, self.home, self.name = sets, device, why, home, name
         self.segment = segment.make(recipe, sets, device, prepare=prepare)
         self.view = View(sets, hub or Hub(), self.state)
-        self.phase, self.message = TRAINING if run_dir is None else PAUSED, ""
+        self.phase = TRAINING if run_dir is None else PAUSED
+        self.message = ""
         self._under_way = False  # inside `fit`
         self._steps_allowed = 0  # steps to do while paused
         self._next: Callable[[], None] | None = None  # what to do between this segment and the next
@@ -154,7 +155,8 @@ class LiveRun:
             self._show_stored()
             self.say(f"from step {self.trainer.steps} on: {', '.join(f'{k} {v}' for k, v in settings.items())}")
             if self.phase in (ENDED, FAILED):
-                self.phase, self.message = PAUSED if self.trainer.epoch < recipe["epochs"] else ENDED, ""
+                self.phase = PAUSED if self.trainer.epoch < recipe["epochs"] else ENDED
+                self.message = ""
 
         self._end_segment(do)
 

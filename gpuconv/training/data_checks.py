@@ -63,7 +63,8 @@ def expect(name: str, loader: object, net: Layer, loss: object, shards: int = 1,
     if name != "train" or data.image_shape != net.input_shape:  # the layers' shapes for larger images are unknown
         return
     size = loader.size(len(loader) - 1)
-    smallest, which = size // shards, "smallest part" if shards > 1 else "last batch"
+    smallest = size // shards
+    which = "smallest part" if shards > 1 else "last batch"
     if not smallest:
         raise DataError(
             f"{shards} {parts} need at least {shards} images in each batch, and the last batch has {size}: choose "

@@ -59,7 +59,8 @@ def mix_batch(x, labels, table, *, classes, cut, seed, offset, out):
     n, height, width, _ = x.shape
     words = random.bits(3, seed=seed, stream=random.AUGMENT, substream=3, offset=int(value_of(offset)))
     entry, *center = (int(word) * size >> 32 for word, size in zip(words, (len(table), height, width)))
-    factor, mixed = table[entry], np.empty_like(x, order="C") if out is None else out
+    factor = table[entry]
+    mixed = np.empty_like(x, order="C") if out is None else out
     if cut:
         side = np.sqrt(np.float32(1) - factor) / 2
         halves = [int(side * np.float32(size)) for size in (height, width)]

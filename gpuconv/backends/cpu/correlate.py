@@ -53,7 +53,8 @@ def correlate_both(x, filters, windows, y, other) -> np.ndarray:
 
 @np.errstate(all="ignore")  # infinities and NaN are results here, as on a GPU, not warnings
 def _correlate(x, filters, windows, y, bias, activation, *others):
-    filters, bias = widen(filters), None if bias is None else widen(bias)
+    filters = widen(filters)
+    bias = None if bias is None else widen(bias)
     products = partial(_in_chosen_form, x, activation=activation)
     groups, _, _, channels, k = filters.shape
     width = group_width(windows, channels, k, groups) if y.flags.c_contiguous else 1

@@ -40,7 +40,8 @@ def _orthogonal(x: np.ndarray, steps: int, precision: str) -> np.ndarray:
     x = a x + (b x x^T + c (x x^T)^2) x. A matrix with more rows than columns is transposed for them."""
     if x.shape[0] > x.shape[1]:
         return _orthogonal(x.T, steps, precision).T
-    stored_dtype, tf32 = as_dtype("bfloat16") if precision == "bfloat16" else x.dtype, precision == "tf32"
+    stored_dtype = as_dtype("bfloat16") if precision == "bfloat16" else x.dtype
+    tf32 = precision == "tf32"
 
     def stored(x: np.ndarray) -> np.ndarray:
         return x.astype(stored_dtype, copy=False).astype(x.dtype, copy=False)

@@ -59,7 +59,8 @@ def in_parts(
     prepare: converts each part to the arguments of `work`, one part after another before any work begins. Threads that
     run much Python code at the same time wait for each other, which costs more than it saves.
     """
-    length, fixed = arrays[0].shape[0] if arrays[0].ndim else 1, _fixed.get()
+    length = arrays[0].shape[0] if arrays[0].ndim else 1
+    fixed = _fixed.get()
     if length == 1 or _inside.get():
         return [work(*(prepare(*arrays) if prepare else arrays))]
     nbytes = sum(x.nbytes for x in arrays) if nbytes is None else nbytes

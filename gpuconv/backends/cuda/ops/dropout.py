@@ -18,7 +18,8 @@ def dropout(
     x: ArrayT, *, p: float, seed: int, substream: int, offset: Scalar, first: int, out: ArrayT | None
 ) -> ArrayT:
     y, size = buffer(out, x.shape, x.dtype, like=x, pitched=True), x.dtype.itemsize
-    (y_rows, y_pitch), (x_rows, x_pitch), length = rows_of(y), rows_of(x), x.shape[-1] if x.ndim else 1
+    (y_rows, y_pitch), (x_rows, x_pitch) = rows_of(y), rows_of(x)
+    length = x.shape[-1] if x.ndim else 1
     gaps = y_pitch - length, x_pitch - length
     whole_packs = x.size % 4 == first % 4 == 0 and (gaps == (0, 0) or math.gcd(length, *gaps) % 4 == 0)
     packed = size < 8 and whole_packs and is_aligned(4 * size, x_rows, y_rows)

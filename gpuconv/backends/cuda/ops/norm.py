@@ -128,7 +128,8 @@ def batch_norm_backward(
     else:  # a convolution follows the norm
         norm = (flat_x, mean, gamma, beta, inv_std) if activation else (flat_x, mean, None, None, None)
         dy, parts = conv2d_dgrad_sums(dy, w, norm, *conv)
-        dy_pitch, out = channels, dy if out is None else out  # dx may overwrite this new array
+        dy_pitch = channels
+        out = dy if out is None else out  # dx may overwrite this new array
     if saved is not None:  # an activation follows, after an addend
         dy, parts = _activation_backward_sums(dy, dy_pitch, flat_x, x_pitch, saved, mean, activation)
         dy_pitch, activation = channels, None
