@@ -138,9 +138,10 @@ def profile(
 ) -> Profile:
     """Train a built net for some steps on random images, with SGD and momentum, and profile them.
 
-    fuse: as in `Trainer`. steps: the number of timed steps, after two untimed ones. arch: for the emulated device, the
-    architecture for which kernels are compiled to get registers and occupancy. On the emulated device nothing is run or
-    timed. Raises TypeError for anything but a net, and RuntimeError if it has no shapes yet.
+    batch_size: the number of images in a step. fuse: as in `Trainer`. steps: the number of timed steps, after two
+    untimed ones. arch: for the emulated device, the architecture for which kernels are compiled to get registers and
+    occupancy. On the emulated device nothing is run or timed. Raises TypeError for anything but a net, and RuntimeError
+    if it has no shapes yet.
     """
     step = ProfiledStep(net, integer("batch_size", batch_size, 1), fuse)
     emulated = Device.named(net.device).kind == "emulated"
