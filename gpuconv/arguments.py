@@ -139,6 +139,13 @@ def _one_element(name: str, array: Array, dtypes: Sequence[DTypeLike]) -> Array:
     return array
 
 
+def class_number(name: str, value: object, maximum: int = INT63) -> int:
+    """A class, from 0 to `maximum`: an integer, or an array that holds one, such as a label of a batch."""
+    if is_array(value) and math.prod(value.shape) == 1:
+        value = value.item()
+    return integer(name, value, 0, maximum)
+
+
 def seed_value(name: str, value: object) -> int:
     return integer(name, value, 0, 2**64 - 1)
 

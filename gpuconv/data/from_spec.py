@@ -15,7 +15,7 @@ from gpuconv.text import parse_numbers
 from gpuconv.types import Options
 
 
-def load(spec: str, test: str = "") -> tuple[Dataset, Dataset]:
+def load(spec: str, test: str | None = "") -> tuple[Dataset, Dataset]:
     """(train, test) of the data set that `spec` describes:
 
     digits                                          the shipped handwritten digits
@@ -23,14 +23,15 @@ def load(spec: str, test: str = "") -> tuple[Dataset, Dataset]:
     folder:DIR[,size=32x32][,channels=1][,test=0.2][,seed=0][,split=name][,stream=1]   image files in class folders
     synthetic[:n=1024,size=32x32x3,classes=10,seed=0]          made-up images
 
-    test: the description of a separate test set, as for `load_test`; then all images of a folder are for training.
+    test: the description of a separate test set, as for `load_test`; then all images of a folder are for training. None
+    and "" mean that there is none.
 
     Raises TypeError unless `spec` and `test` are text, and ValueError, naming what would be accepted, for any other
     text. Also raises as `load` of the data set's module does.
     """
     if not isinstance(spec, str):
         raise TypeError(f"a data set is described by text, received {type(spec).__name__}")
-    if not isinstance(test, str):
+    if not isinstance(test, str | None):
         raise TypeError(f"test must be text, received {type(test).__name__}")
     if not test:
         name, _, rest = with_full_name(spec).partition(":")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpuconv.arguments import integer
+from gpuconv.arguments import class_number, integer
 from gpuconv.dtypes import is_numeric
 from gpuconv.plots.canvas import FAINT, GOOD, INK, MUTED, TIMES, WARM, draw_text, enlarge, new_figure, show
 from gpuconv.plots.colors import scale_of, signed_colors
@@ -24,7 +24,7 @@ def activations(
     scores: np.ndarray,
     classes: Sequence[str],
     *,
-    truth: int | None = None,
+    truth: int | Array | None = None,
     rows: int = 10,
     title: str = "",
 ) -> Figure:
@@ -40,7 +40,7 @@ def activations(
         volumes: (name, (H, W, C) or (C,) array) of each layer.
         scores: (classes,) probabilities.
         classes: Their names.
-        truth: The index of the true class, if known.
+        truth: The index of the true class, if known; also as an array of one element.
         rows: The largest number of slices drawn of each volume.
         title: Above the picture; "" for none.
 
@@ -54,7 +54,7 @@ def activations(
         raise ValueError(f"{len(scores)} scores but {len(classes)} class names")
     integer("rows", rows, 1)
     if truth is not None:
-        integer("truth", truth, 0, len(classes) - 1)
+        truth = class_number("truth", truth, len(classes) - 1)
     stacks = [(name, _as_volume(volume)) for name, volume in volumes]
     shown = max([1, *(min(rows, volume.shape[2]) for _, volume in stacks)])
 

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 
 from gpuconv import backends
-from gpuconv.arguments import integer
+from gpuconv.arguments import class_number
 from gpuconv.training import data_checks
 from gpuconv.training.callback_base import Callback
 from gpuconv.training.image_activations import picture
 from gpuconv.training.run_state import RunState
-from gpuconv.types import Record
+from gpuconv.types import Array, Record
 
 log = logging.getLogger(__name__)
 
@@ -40,21 +40,26 @@ class TensorBoard(Callback):
     epoch's last step (`update/...`), and with `image` a picture of that image's activations.
 
     path: a folder, by default "tensorboard" in the run directory. Event files are added to it; when a run is resumed,
-    TensorBoard drops the steps after the checkpoint. image: uint8 (H, W, C) of the net's size. truth: its class. Raises
-    ImportError without tensorboardX, and TypeError for anything else as image or truth.
+    TensorBoard drops the steps after the checkpoint. image: uint8 (H, W, C) of the net's size. truth: its class,
+    also as an array of one element. Raises ImportError without tensorboardX, and TypeError for anything else as
+    image or truth.
     """
 
     only_on_rank_0 = True
 
     def __init__(
-        self, path: str | os.PathLike[str] | None = None, *, image: np.ndarray | None = None, truth: int | None = None
+        self,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        image: np.ndarray | None = None,
+        truth: int | Array | None = None,
     ) -> None:
         if image is not None and not (isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3):
             is_array = isinstance(image, np.ndarray)
             received = f"{image.dtype.name} of shape {image.shape}" if is_array else type(image).__name__
             raise TypeError(f"image must be a uint8 array (H, W, C), received {received}")
         self.path, self.image = path, image
-        self.truth = None if truth is None else integer("truth", truth, 0)
+        self.truth = None if truth is None else class_number("truth", truth)
         self._library = library()
         self._last_error = ""
 

@@ -21,6 +21,11 @@ def test_synthetic_images_are_loaded_by_name(spec):
     np.testing.assert_array_equal(test.images, expected[1].images)
 
 
+@pytest.mark.parametrize("test", ["", None])
+def test_without_a_separate_test_set_the_data_set_is_split(test):
+    assert [len(part) for part in load("digits", test)] == [1437, 360]
+
+
 def test_synthetic_without_options_is_the_default():
     assert load("synthetic")[0].images.shape == (1024, 32, 32, 3)
 

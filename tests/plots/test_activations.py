@@ -112,6 +112,22 @@ def test_the_right_class_is_marked():
     assert canvas.GOOD not in (colors["40.0 %"], colors["15.0 %"])
 
 
+@pytest.mark.parametrize("truth", [np.int64(3), np.array(3)], ids=repr)
+def test_the_right_class_may_be_a_number_of_numpy(truth):
+    assert words(picture(truth=truth)) == words(picture(truth=3))
+
+
+def test_the_right_class_may_be_a_label_in_a_tensor_of_pytorch():
+    torch = pytest.importorskip("torch")
+    assert words(picture(truth=torch.tensor([3, 4])[0])) == words(picture(truth=3))
+
+
+@pytest.mark.parametrize("truth", [np.array([3, 4]), np.array(3.0), np.array(True)], ids=repr)
+def test_a_right_class_that_is_not_one_integer_is_refused(truth):
+    with pytest.raises(TypeError, match="truth must be an integer"):
+        picture(truth=truth)
+
+
 def test_all_scores_are_shown_if_there_are_fewer_than_five():
     figure = plots.activations(np.zeros((4, 4), np.uint8), [], np.array([0.3, 0.7]), ["cat", "dog"])
     assert [text.get_text() for text in panels(figure)["scores"].texts] == ["dog", "70.0 %", "cat", "30.0 %"]

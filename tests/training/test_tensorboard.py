@@ -88,6 +88,10 @@ def test_a_wrong_image_is_refused_before_the_run_begins(tmp_path):
         assert not (tmp_path / "events").exists()
 
 
+def test_the_class_of_the_image_may_be_an_array_of_one_element(tmp_path):
+    assert TensorBoard(tmp_path, image=toy_run.images().images[0], truth=np.array(3)).truth == 3
+
+
 def test_updates_are_recorded_in_epochs_of_one_step_too(tmp_path):
     trainer, weights = toy_run.trainer(), Weights()
     first = backends.to_numpy(trainer.net.params()["fc1.weight"]).copy()
