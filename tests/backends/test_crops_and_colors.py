@@ -28,7 +28,7 @@ def crop_positions(height, width, count, **options):
     """(top, left, rows, columns) of crops: the pixels of the cropped image hold their row and their column."""
     ramps = np.stack(np.meshgrid(np.arange(height), np.arange(width), indexing="ij"), axis=-1).astype(np.uint8)
     x = load(ramps[None], count, **options)
-    first, last = x[:, 0, 0], x[:, -1, -1]  # the outermost outputs lie at or beyond the outermost pixels
+    first, last = x[:, 0, 0], x[:, -1, -1]  # the outermost outputs have the crop's outermost pixels
     return np.concatenate([first, last - first + 1], axis=1).T.astype(int)
 
 
@@ -47,7 +47,7 @@ def test_a_crop_gives_the_values_computed_by_hand():
 
 
 def test_a_crop_has_pytorchs_pixels(image):
-    """Positions are rounded down to 1/256 of a pixel, so up to 255 / 256 is lost along each axis."""
+    """Positions are rounded down to 1/256 of a pixel, so a value is off by up to 255 / 256 for each axis."""
     torch = pytest.importorskip("torch")
     options = dict(resized_crop=0.2, seed=2, offset=2**40)
     for place, crop in zip(crop_positions(12, 9, 50, **options).T, load(image, 50, **options), strict=True):
@@ -166,7 +166,7 @@ def test_contrast_of_a_gray_image_gives_the_values_computed_by_hand():
 def test_factors_are_uniform(strength, low, high, count):
     image = np.full((1, 1, 1, 1), 100, np.uint8)
     drawn = np.sort(load(image, count, brightness=strength).ravel() / 100)
-    assert abs(drawn - np.linspace(low, high, count)).max() < 2 * (high - low) / math.sqrt(count)  # Kolmogorov, Smirnov
+    assert abs(drawn - np.linspace(low, high, count)).max() < 2 * (high - low) / math.sqrt(count)  # Kolmogorov-Smirnov
 
 
 def test_a_sample_depends_on_its_position_not_on_its_batch(image):

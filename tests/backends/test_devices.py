@@ -26,7 +26,7 @@ class FakeGpu:
 
 @pytest.fixture
 def one_gpu(monkeypatch):
-    """A machine with a GPU, which no test may use."""
+    """A machine with a GPU that has a name and a description, and cannot compute."""
     real = adapters.adapter_of
     monkeypatch.setattr(adapters, "adapter_of", lambda device: FakeGpu() if device[:4] == "cuda" else real(device))
 

@@ -96,6 +96,6 @@ def test_nan_spreads_and_large_scores_do_not_overflow(loss, options):
 
 
 def test_a_tiny_probability_keeps_its_digits():
-    """1 - sigmoid(-x) would be 0."""
+    """The gradient is sigmoid(-60); computed as 1 - sigmoid(60), it would be 0."""
     _, dscores = ops.binary_cross_entropy(np.array([[-60.0]]), np.zeros((1, 1)))
     np.testing.assert_allclose(dscores, np.exp(-60.0), rtol=1e-13)

@@ -147,7 +147,7 @@ def test_every_dtype_is_within_its_bound(dtype):
     assert_within(inv_std, exact_inv_std, reduced * exact_inv_std)
     assert_within(y, expected, UNIT_ROUNDOFF[dtype] * abs(expected) + 8 * reduced)
 
-    # Both gradients are of the same statistics, so that only errors of the backward pass count.
+    # Both backward passes take the same statistics, so that only their own errors count.
     dx, dgamma, dbeta = ops.batch_norm_backward(dy, x, gamma, mean, inv_std)
     assert (dx.dtype, dgamma.dtype, dbeta.dtype) == (x.dtype, wide, wide)
     expected = ops.batch_norm_backward(exact_dy, exact, g, mean.astype(np.float64), inv_std.astype(np.float64))

@@ -132,7 +132,7 @@ def test_adamw_decays_without_the_gradient():
 @pytest.mark.parametrize("dtype", FLOAT_NAMES)
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1, [0.5, 0.0, 0.25, 0.0, 1.0]])
 def test_a_step_follows_its_formula(name, dtype, weight_decay):
-    """Each result is computed from the rounded inputs in float64, then rounded once."""
+    """The expected results are computed in float64 from the same inputs, which the dtype has rounded."""
     op, formula, count, options = STEPS[name]
     params, grads, states = problem(count, dtype)
     before = [tuple(np.array(array, np.float64) for array in entry) for entry in zip(params, grads, *states)]
@@ -165,7 +165,7 @@ def test_lr_and_step_may_be_arrays(name):
 
 @every_step
 def test_strided_parameters_of_many_blocks_change_like_contiguous_ones(name):
-    """Views are updated in place, and a parameter of several blocks gets the same update as one of a single block."""
+    """Views are updated in place. Both parameters have several of the blocks that NumPy's code updates at once."""
     op, _, count, options = STEPS[name]
     params, grads, states = problem(count, "float16", [(501, 70)])
     views, *state_views = ([np.zeros((70, 1002), np.float16).T[::2]] for _ in range(1 + count))
@@ -225,7 +225,7 @@ def test_masters_step_in_float32_and_parameters_are_rounded_masters(name, dtype)
 
 
 def test_small_steps_vanish_without_masters_and_add_up_with_them():
-    """The spacing of bfloat16 below 1 is 2**-8: twenty steps of 2**-13 each vanish there, and make 20 * 2**-13."""
+    """The spacing of bfloat16 below 1 is 2**-8: steps of 2**-13 vanish there; in float32 they add up."""
     dtype = as_dtype("bfloat16")
     grad, without_master, param, master = (np.full(3, value, dtype) for value in (2.0**-3, 1, 1, 1))
     master = master.astype(np.float32)

@@ -358,6 +358,16 @@ def test_strided_inputs_give_the_same_bits():
     expected, expected_argmax = ops.max_pool2d(x.copy(), kernel_size=2)
     np.testing.assert_array_equal(y, expected)
     np.testing.assert_array_equal(argmax, expected_argmax)
+    strided_dy, strided_argmax = (np.repeat(a, 2, axis=0)[::2] for a in (values(y.shape, 1), argmax))
+    for call in (
+        lambda x, dy, argmax: ops.avg_pool2d(x, kernel_size=2),
+        lambda x, dy, argmax: ops.global_avg_pool2d(x),
+        lambda x, dy, argmax: ops.max_pool2d_backward(dy, argmax, input_shape=x.shape, kernel_size=2),
+        lambda x, dy, argmax: ops.avg_pool2d_backward(dy, input_shape=x.shape, kernel_size=2),
+        lambda x, dy, argmax: ops.global_avg_pool2d_backward(dy[:, :1, :1], input_shape=x.shape),
+    ):
+        strided = x, strided_dy, strided_argmax
+        np.testing.assert_array_equal(call(*strided), call(*(a.copy() for a in strided)))
 
 
 def test_an_empty_batch_gives_an_empty_result():

@@ -63,7 +63,7 @@ def test_an_error_is_raised_each_time_without_a_cause_or_context():
     for _ in range(2):
         with pytest.raises(ValueError, match="received 3") as error:
             check(size=3)
-        assert error.value.__context__ is None
+        assert error.value.__cause__ is error.value.__context__ is None
 
 
 def test_the_number_of_remembered_calls_is_bounded(monkeypatch):

@@ -62,7 +62,7 @@ def test_an_output_may_overlap_any_input(op, device):
 
 
 def overlapping(x, out, shift, device):
-    """Two arrays of the given shapes on a device, `shift` bytes apart, holding the first one's values."""
+    """Arrays like x and out on a device, the second `shift` bytes after the first, which holds the values of x."""
     start = 64 + abs(shift)
     memory = gc.asarray(np.full(start + 64 + max(x.nbytes, out.nbytes), ARBITRARY_BYTE, np.uint8), device)
     views = [
@@ -112,15 +112,20 @@ def received_by_the_backend(op, call, monkeypatch):
     return received
 
 
-@pytest.mark.parametrize("op", ops.__all__)
+def inputs(op, call):
+    """The names of the arrays, except lists, that a call does not write to."""
+    given = (name for name in array_names(op) if call.get(name) is not None and not isinstance(call[name], list))
+    return [name for name in given if name not in written(op, call)]
+
+
+@pytest.mark.parametrize("op", [op for op in ops.__all__ if any(inputs(op, call) for call in calls(op))])
 def test_no_backend_receives_an_input_that_overlaps_an_output(op, monkeypatch):
-    """Such an input is copied, even if the current backends would accept it."""
+    """Such an input is copied, even if the current backends would accept it, unless it is the very memory of an `out`
+    that the op may write in place."""
     for call in (*calls(op), *(call | {"training": False} for call in calls(op) if "training" in call)):
         call |= outputs(op, call) if set(array_names(op)) & set(RESULTS) else {}
         for output in written(op, call):
-            for name in set(array_names(op)) - set(written(op, call)):
-                if call.get(name) is None or isinstance(call[name], list):
-                    continue
+            for name in inputs(op, call):
                 for shift in (-4, 0):
                     x, out = overlapping(call[name], call[output], shift, "numpy")
                     expected, overlaps = x.copy(), np.shares_memory(x, out)
@@ -152,7 +157,7 @@ OUTPUT_SHAPED_AS_FIRST_INPUT = {  # calls whose first array has the shape of the
 
 
 @pytest.mark.parametrize("op", OUTPUT_SHAPED_AS_FIRST_INPUT)
-def test_an_input_that_is_the_output_is_copied_unless_the_op_works_in_place(op, monkeypatch):
+def test_an_input_that_is_the_output_is_copied_for_an_op_that_does_not_work_in_place(op, monkeypatch):
     arrays, options = OUTPUT_SHAPED_AS_FIRST_INPUT[op]
     call = dict(zip(array_names(op), arrays)) | options
     name = array_names(op)[0]
@@ -166,6 +171,7 @@ def test_an_input_that_is_the_output_is_copied_unless_the_op_works_in_place(op, 
     "op", [op for op in ops.__all__ if len(set(array_names(op)) & {*RESULTS, *OPS[op].changes}) > 1]
 )
 def test_no_two_outputs_may_overlap(op):
+    refused = 0
     for call in calls(op):
         call |= outputs(op, call) if set(array_names(op)) & set(RESULTS) else {}
         for a, b in combinations(written(op, call), 2):
@@ -173,6 +179,15 @@ def test_no_two_outputs_may_overlap(op):
             if np.shares_memory(one, other):
                 with pytest.raises(ValueError, match=f"({a} and {b}|{b} and {a}) share memory"):
                     getattr(ops, op)(**call | {a: one, b: other})
+                refused += 1
+        if "averages" in array_names(op):
+            call |= {"averages": copied(call["params"]), "ema": 0.5}
+        lists = [name for name in OPS[op].changes if isinstance(call.get(name), list)]
+        for a, b in set(combinations(lists, 2)) - {("params", "masters")}:  # each parameter may be its own master
+            with pytest.raises(ValueError, match=rf"{a}\[0\] and {b}\[0\] share memory"):
+                getattr(ops, op)(**call | {b: call[a]})
+            refused += 1
+    assert refused
 
 
 def test_ops_that_work_in_place_copy_nothing(monkeypatch):

@@ -137,11 +137,11 @@ def test_an_image_that_just_fits_in_a_block_gives_all_rows_of_a_larger_output(ro
     [
         (True, 3, 64, 64, {}),
         (True, 2, 64, 96, {}),
-        (True, 3, 64, 4, {}),  # with wide filters
+        (True, 3, 64, 4, {}),  # 8 wide filters, for two outputs each
         (True, 3, 64, 64, {"stride": (1, 2), "dilation": 2}),
         (False, 1, 64, 64, {}),
         (False, 3, 64, 97, {}),
-        (False, 3, 10, 10, {}),  # wide filters
+        (False, 3, 10, 10, {}),  # 30 wide filters, for three outputs each
         (False, 3, 64, 64, {"stride": (2, 1)}),
         (False, 3, 64, 128, {"groups": 2}),
     ],

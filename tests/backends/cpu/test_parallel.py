@@ -100,7 +100,7 @@ def test_partial_sums_are_added_in_order(blas):
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(9, 4), (4, 9), (1, 1), (0, 3)])
-def test_matrix_products_are_split_and_correct(blas, rows, columns):
+def test_matrix_products_in_parts_are_correct(blas, rows, columns):
     rng = np.random.default_rng(1)
     a, b = rng.standard_normal((rows, 5)), rng.standard_normal((5, columns))
     np.testing.assert_allclose(parallel.matmul(a, b), np.einsum("ij,jk->ik", a, b), rtol=1e-12)

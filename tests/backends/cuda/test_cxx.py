@@ -126,7 +126,7 @@ def test_a_compile_error_points_into_the_cu_file(tmp_path):
 
 
 def test_processes_that_start_at_once_compile_the_runtime_one_after_another(monkeypatch, tmp_path):
-    """Once the runtime is compiled, no process waits."""
+    """Once the runtime is compiled, no process waits. The test holds the lock of the process that compiles."""
     monkeypatch.setenv("GPUCONV_CACHE_DIR", str(tmp_path / "cache"))
 
     def compile_in_a_thread():

@@ -17,14 +17,14 @@ def test_every_file_is_listed():
     assert set(MACROS) == {path.name for path in source.directory().glob("*.cu")}
 
 
-def test_every_listed_variant_defines_kernels():
+def test_a_listed_variant_of_every_file_defines_kernels():
     for variant in {v.file: v for v in variants()}.values():
         assert kernels(variant)
 
 
 def listed_for(file, defines):
-    """The macros of the listed variant that stands for one with these: of several alike, the one that needs most
-    resources."""
+    """The macros of the listed variant that stands for the variant with these macros. Of variants that differ little,
+    only the one that needs most resources is listed."""
     if defines.get("DTYPE") == "bfloat16" and ("mma" in file or "few_channels" in file):  # float16 stands for both
         defines |= {"DTYPE": "float16"}
     masked = file.startswith("conv2d") and "MASK" in defines
@@ -36,7 +36,7 @@ def listed_for(file, defines):
         defines |= {"ACTIVATION": "Gelu"}
         if file.startswith("conv2d_fprop") and "depthwise" not in file:  # which stores the activation's input too
             defines |= {"SAVES_INPUT": "1"}
-    if "NORM_SUMS" in defines:  # also if there is no activation below
+    if "NORM_SUMS" in defines:  # even if the norm has no activation
         defines |= {"ACTIVATION": "Gelu"}
     if "TF32" in defines and file in ("conv2d_fprop.cu", "conv2d_dgrad.cu", "conv2d_wgrad.cu"):
         plain = {

@@ -1,4 +1,4 @@
-"""Refused calls of copies, sums, scaling and metrics, and their errors."""
+"""Refused calls of copies, sums and scaling, and their errors."""
 
 import numpy as np
 

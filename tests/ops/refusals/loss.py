@@ -1,4 +1,4 @@
-"""Refused calls of softmax and losses, and their errors."""
+"""Refused calls of losses and metrics, and their errors."""
 
 import numpy as np
 

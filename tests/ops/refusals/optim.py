@@ -83,7 +83,7 @@ REFUSALS = [
     (ops.clip_norm, [np.zeros(4), [LABELS]], {"max_norm": 1}, TypeError, "grads[0] must be a float array"),
     (ops.clip_values, [PARAMS], {"clip_value": 0}, ValueError, "clip_value must be above 0, received 0"),
     (ops.clip_values, [PARAMS], {"clip_value": float("nan")}, ValueError, "clip_value must lie in [0.0, inf)"),
-    (ops.clip_values, [[PARAMS[0]] * 2], {"clip_value": 1}, ValueError, "grads"),
+    (ops.clip_values, [[PARAMS[0]] * 2], {"clip_value": 1}, ValueError, "grads[0] and grads[1] share memory"),
     (ops.clip_values, [zeros(3)], {"clip_value": 1}, TypeError, "grads must be a list of arrays"),
     (ops.update_loss_scale, [np.zeros(4), [LABELS]], {}, TypeError, "grads[0] must be a float array"),
     (
