@@ -27,7 +27,7 @@ DATA = RANDOM.integers(0, 256, (32, 8, 8, 2)).astype(np.uint8), np.arange(32) % 
 
 
 def test_all_precisions_agree_with_float32():
-    """Each call is checked for itself, so the two sides may even have different optimizers."""
+    """Each call is checked on its own, so the two sides may even have different optimizers."""
     for precision in ("float32", "float16", "bfloat16", "tf32"):
         outcome = bisect(trainer(), trainer(precision=precision, optimizer=GROUPS), DATA, steps=3, batch_size=8)
         assert outcome.violation is None, outcome

@@ -103,7 +103,7 @@ def test_the_input_is_not_copied_into_the_concatenation(name, fuse, launches, mo
 
 
 @pytest.mark.kernels
-def test_an_input_that_cannot_be_written_there_is_copied_once(launches):
+def test_an_input_that_cannot_be_written_into_the_concatenation_is_copied_once(launches):
     assert {name: copied_volumes(net_of(COPIED[name]), launches) for name in COPIED} == {
         "few-channels": 1,
         "unaligned": 1,

@@ -112,7 +112,7 @@ def test_convolutions_fused_with_a_pool_and_batch_norm_give_the_same_results(dev
     np.testing.assert_allclose(gradients[1], gradients[0], rtol=1e-4, atol=1e-5)
 
 
-def test_airbench94_fuses_every_pool_with_its_convolution_and_norm():
+def test_airbench94_fuses_each_pool_between_a_convolution_and_a_norm():
     blocks = gc.models.build("airbench94", initialize=False).fuse().walk()
     pools = [layer.pool for layer in blocks if type(layer).__name__ == "ConvNorm"]
     assert pools == [2, 1, 2, 1, 2, 1]

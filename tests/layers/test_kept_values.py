@@ -11,11 +11,16 @@ from tests.layers.layer_cases import fresh
 def test_relu_stores_its_output_conv_its_input_and_max_pool_a_byte_for_each_window():
     relu, conv, pool = fresh(ReLU(), (3, 3, 2)), fresh(Conv2D(2, 3), (3, 3, 2)), fresh(MaxPool2D(3), (3, 3, 2))
     x = np.ones((1, 3, 3, 2))
-    assert relu.forward(x) is relu.unstash()[0]
+    y = relu.forward(x)
+    (kept_by_relu,) = relu.unstash()
+    assert kept_by_relu is y
     conv.forward(x)
-    assert conv.unstash()[0] is x
+    (kept_by_conv,) = conv.unstash()
+    assert kept_by_conv is x
     pool.forward(x)
-    assert pool.unstash()[0].dtype == np.uint8
+    winners, input_shape = pool.unstash()
+    assert (winners.dtype, winners.shape) == (np.uint8, (1, 1, 1, 2))
+    assert input_shape == x.shape
 
 
 def test_moving_a_net_drops_its_stored_activations():

@@ -38,11 +38,14 @@ def test_a_state_that_does_not_fit_is_refused_before_anything_changes():
 
 def test_a_number_out_of_the_range_of_the_nets_dtype_is_refused_before_anything_changes():
     for precision, number in (("float32", 1e39), ("float32", -1e300), ("float16", 65520.0), ("bfloat16", 3.4e38)):
-        net = net_of()
-        before = {key: value.copy() for key, value in net.state_dict().items()}
+        net, target = net_of(seed=1), net_of(precision=precision)
+        before, target_before = (
+            {key: value.copy() for key, value in one.state_dict().items()} for one in (net, target)
+        )
         state = before | {"fc1.bias": np.array([0, 0, number, 0, 0])}
         with pytest.raises(ValueError, match=rf"fc1\.bias holds {re.escape(f'{number:g}')}.* range of {precision}"):
-            net_of(precision=precision).load_state_dict(state)
+            target.load_state_dict(state)
+        assert same_state(target.state_dict(), target_before)
         if precision != "float32":
             net["fc1.bias"][2] = number
             before["fc1.bias"][2] = number

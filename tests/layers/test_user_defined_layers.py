@@ -1,4 +1,4 @@
-"""User-defined layers: how they are found by name, which are refused when they are built, and the errors of others."""
+"""User-defined layers: how they are found by name, which ones are refused when they are built, and what errors name."""
 
 import json
 import warnings
@@ -139,6 +139,7 @@ def test_a_subclass_of_sequential_is_refused_in_one_line_when_it_is_built():
             with pytest.raises(TypeError, match=rf"^{kind.__name__} cannot .* derives from Seq") as message:
                 build()
             assert str(message.value).count("cannot be saved") == 1
+            assert "\n" not in str(message.value)
 
 
 def test_layers_that_can_be_saved_are_built():
@@ -270,7 +271,7 @@ def test_a_user_defined_layer_works_in_a_net():
     assert twin.output_shape == (2,)
 
 
-def test_a_net_with_a_layer_of_ones_own_may_take_one_number_an_image():
+def test_a_net_with_a_user_defined_layer_may_take_one_number_per_image():
     class Powers(Layer):
         def plan(self, input_shape):
             return (*input_shape, 3)

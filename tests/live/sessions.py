@@ -29,7 +29,7 @@ def recipe_of(layers, **changes):
 
 
 def do(session, name, **arguments):
-    """Sends a request to the session; its answer."""
+    """Sends a request to the session and returns the answer."""
     return session.ask(name, **arguments).result(30)
 
 

@@ -81,7 +81,7 @@ def count_events(port, seconds):
     return counts
 
 
-def test_ten_snapshots_a_second_cost_at_most_a_twentieth_of_the_steps(open_session):
+def test_ten_snapshots_a_second_take_at_most_a_twentieth_of_the_time(open_session):
     session = open_session(NET)
     with served(session) as port:
         count_events(port, 1)
@@ -90,9 +90,9 @@ def test_ten_snapshots_a_second_cost_at_most_a_twentieth_of_the_steps(open_sessi
         counts = count_events(port, 6)
         core_share = min(1.0, (time.process_time() - used) / 6)  # the share of a core that this process got
         session_share = (session.spent - spent) / (session.worked - worked)
-        print(f"{100 * session_share:.2f} % of {session.trainer.steps - steps} steps, events {counts}")
+        print(f"{100 * session_share:.2f} % of the time of {session.trainer.steps - steps} steps, events {counts}")
         assert session_share <= 0.05
-        # An idle machine gives 60; `test_budget.py` counts them exactly, by a simulated clock.
+        # An idle machine gives 60 states; `test_budget.py` counts them by a simulated clock.
         assert counts["state"] >= 30 * core_share
         assert counts["picture"] >= 3 * core_share
 

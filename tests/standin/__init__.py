@@ -7,11 +7,12 @@ Kernels run in gpuconv's emulator. Where CUDA leaves the order of work open, the
 of a stream, or of a branch of a graph, only when something waits for it, "early" as soon as it is queued; correct code
 gives the same numbers with both. The stand-in enforces these rules, and test_rules.py breaks each of them:
 
-- arrays and modules belong to the device that was current at their creation, and can be used only there;
+- arrays and streams belong to the device that was current at their creation, and can be used only there;
 - legacy, blocking and non-blocking streams wait for one another as in the CUDA Programming Guide, "Default Stream";
 - what CUDA forbids during a capture is refused or invalidates the capture; a graph keeps no array alive;
 - a pool reuses a freed block at once, poisoned, for the stream that allocated it, and for no other stream;
-- a kernel runs only on GPUs of the architecture that it was compiled for, within their shared memory;
+- a kernel runs only on GPUs of the compute capability that it was compiled for, or of a higher one with the same major
+  number, and within their shared memory;
 - events measure the GPU's time: the machine states how long kernels and copies take, one after another on a stream.
 """
 

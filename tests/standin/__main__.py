@@ -1,6 +1,7 @@
 """Run Python as on a machine with a GPU, with made-up times: python -m tests.standin -m bench peaks --device cuda
 
-GPUCONV_STANDIN_GPUS names the GPUs by their compute capability ("90"), GPUCONV_STANDIN_SCHEDULE is "late" or "early".
+GPUCONV_STANDIN_GPUS names the GPUs by their compute capability ("90", or "80,90" for two).
+GPUCONV_STANDIN_SCHEDULE is "late" or "early".
 """
 
 from __future__ import annotations

@@ -19,7 +19,9 @@ _cubins: dict[str, tuple[str, str, dict[str, str], str]] = {}
 
 
 def compile_cubin(name: str, text: str, defines: Mapping[str, str], arch: str):
-    """Replaces gpuconv.backends.cuda.runtime.nvrtc.compile_cubin. The kernels' resources are made up."""
+    """Replaces compile_cubin and find_cubin of gpuconv.backends.cuda.runtime.nvrtc.
+
+    The kernels' resources are made up."""
     from gpuconv.backends.cuda.runtime import nvrtc, source
 
     resources = dict.fromkeys(source.signatures(text, defines), nvrtc.Resources(32, 0, 0, 0, 0))

@@ -28,7 +28,8 @@ DY = np.random.default_rng(4).standard_normal((2, 4, 5, 12)).astype(np.float32)
 
 @pytest.fixture
 def on_gpu(monkeypatch, tmp_path):
-    """on_gpu(schedule, fault) provides a GPU on which the new algorithm is the fastest and has this fault."""
+    """on_gpu(schedule, fault) provides a GPU on which the new algorithm is the fastest. It has the fault
+    only in the prover's process."""
     stored = cache.Cache(tmp_path / "cache")
     for module in (tuner, verdicts):
         monkeypatch.setattr(module, "cache", SimpleNamespace(default=lambda: stored))
@@ -121,7 +122,7 @@ def test_an_algorithm_with_a_fault_is_not_chosen_and_does_no_harm_to_this_proces
 
 
 @pytest.mark.slow
-def test_every_direction_epilogue_and_output_is_proved(on_gpu, schedule):
+def test_each_direction_is_proved_with_several_epilogues_and_outputs(on_gpu, schedule):
     on_gpu(schedule)
     for op, arrays, options in (
         ("conv2d", [X, W, B], dict(padding=1)),
@@ -151,7 +152,7 @@ def last_algorithm(op, arrays, **options):
 
 
 def test_no_proof_is_made_where_nothing_may_be_timed(on_gpu, monkeypatch):
-    """The cost model chooses without tuning, within `same_bits`, during a capture and for `Conv2D.algorithms`."""
+    """This is so within `same_bits`, with tuning switched off, during a capture, and for `Conv2D.algorithms`."""
     on_gpu()
     monkeypatch.setattr(prover, "command", ["/no/such/program"])
     monkeypatch.setattr(prover, "ask", None)
@@ -163,9 +164,9 @@ def test_no_proof_is_made_where_nothing_may_be_timed(on_gpu, monkeypatch):
     assert NAME not in algorithms_of(lambda: ops.conv2d(x, w))
     with pytest.raises(UnprovedError, match="`gpuconv prove` makes one"):
         ops.conv2d(x, w, algo=NAME)
-    recorder.prepare(lambda: ops.conv2d(x, w, out=y) and None)
+    recorder.prepare(lambda: ops.conv2d(x, w, out=y))
     monkeypatch.setenv("GPUCONV_AUTOTUNE", "1")
-    assert NAME not in algorithms_of(lambda: recorder.capture(lambda: ops.conv2d(x, w, out=y) and None))
+    assert NAME not in algorithms_of(lambda: recorder.capture(lambda: ops.conv2d(x, w, out=y)))
     layer = gc.layers.Conv2D(12, 3)
     layer.build((6, 7, 8), device="cuda")
     assert NAME not in layer.algorithms(2).values()
