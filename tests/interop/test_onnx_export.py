@@ -111,7 +111,7 @@ def test_a_net_of_larger_inputs_has_an_input_of_variable_size(tmp_path):
         expect_close(y.transpose(0, 2, 3, 1), net.infer(x))
 
 
-class Doubled(layers.ReLU, op="relu"):
+class UserDefinedReLU(layers.ReLU, op="relu"):
     """A user's layer, which must not be exported as its base class."""
 
 
@@ -120,7 +120,7 @@ def test_nets_without_an_onnx_form_and_invalid_options_are_refused(tmp_path, mon
     net = built([Flatten(), Linear(2)])
     open_cover = Sequential([Input((5, 5, 2), larger=True), MaxPool2D(2, fit="cover")])
     for exported, options, message in (
-        (built([Doubled()]), {}, "the layer Doubled has no ONNX form"),
+        (built([UserDefinedReLU()]), {}, "the layer UserDefinedReLU has no ONNX form"),
         (Sequential([Linear(2)]), {}, "the net has no weights yet"),
         (Sequential([Input((3,)), Linear(2)], initialize=False), {}, "the net has no weights yet"),
         (net, dict(normalization=True), "normalization=True needs net.normalization"),

@@ -19,8 +19,8 @@ pytestmark = pytest.mark.usefixtures("untimed")
 class ForeignTensor:
     """A tensor of a library whose allocator gives the block of a deleted tensor to the next tensor.
 
-    The library's default stream has no other work, so it writes the next tensor at once, even if work that reads the
-    deleted one is still queued."""
+    The library writes the next tensor on the legacy stream. The write does not wait for non-blocking streams, even if
+    work that reads the deleted tensor is still queued there."""
 
     _free: dict = {}  # noqa: RUF012 - the blocks of deleted tensors, by shape and dtype
 
