@@ -36,7 +36,7 @@ def test_pause_stops_the_steps_and_go_continues(open_session):
     wait_for(session, lambda: session.trainer.steps > paused_step + 30)
 
 
-def test_a_run_in_use_by_another_process_can_be_viewed_but_not_changed(open_session):
+def test_a_run_in_use_by_another_session_can_be_viewed_but_not_changed(open_session):
     """`fit` holds the run's lock, and a change between two segments of a run needs it too."""
     writer = open_session(CONV)
     wait_for(writer, lambda: writer.trainer.steps > 3)

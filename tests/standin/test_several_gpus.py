@@ -34,7 +34,7 @@ def test_asarray_converts_on_the_arrays_own_device(schedule, device):
 
 
 def test_ops_do_not_query_a_gpus_properties(schedule):
-    """A query takes a millisecond on a real GPU."""
+    """On a GPU such a query is slow."""
     with standin.installed(("80", "90"), schedule=schedule) as machine:
         arrays = [gc.asarray(X, device) for device in ("cuda:0", "cuda:1") for _ in range(3)]
         for x in arrays:
