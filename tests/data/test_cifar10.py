@@ -62,7 +62,7 @@ def python2_pickle(pixels, labels):
 
 
 def test_arrays_of_every_layout_are_read_at_every_pickle_protocol(short_files, tmp_path):
-    """Contiguous, Fortran-ordered, a view and read-only arrays."""
+    """Contiguous, Fortran-ordered, strided and read-only arrays."""
     pixels, labels = batch(0)
     frozen = pixels.copy()
     frozen.flags.writeable = False

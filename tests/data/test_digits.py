@@ -25,7 +25,7 @@ def test_pixels_span_black_to_white_and_the_published_values_can_be_recovered():
     assert (train.images.min(), train.images.max()) == (0, 255)
 
 
-def test_the_digits_are_the_published_images():
+def test_the_first_digit_is_the_published_image():
     """The first digit of the file, a zero, as the UCI repository has it."""
     train, _ = digits.load()
     expected = """

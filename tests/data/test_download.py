@@ -26,9 +26,10 @@ COUNT = 40
 class Server(http.server.ThreadingHTTPServer):
     """Serves one file.
 
-    stop_after: the bytes after which each answer breaks off. ranges: whether a part can be requested. status: an error
-    to answer with. location: where to redirect. length: the Content-Length header; "true" stands for the actual length,
-    None leaves the header out. requested_ranges: the Range headers of all requests.
+    stop_after: the bytes after which each answer breaks off. ranges: whether a part can be requested. status: the HTTP
+    status of the answers, an error or, with `location`, a redirect. location: where to redirect. length: the
+    Content-Length header; "true" stands for the actual length, None leaves the header out. requested_ranges: the Range
+    headers of all requests.
     """
 
     def __init__(self, content):
@@ -332,7 +333,6 @@ def test_the_bar_of_a_resumed_download_counts_bytes_from_those_downloaded_before
 
     monkeypatch.setattr(requests, "get", lambda *arguments, **options: calls.append((arguments, options)) or Response())
     monkeypatch.setattr(download, "progress_bar", lambda **options: calls.append(options) or Bar())
-    (tmp_path / "x.part").write_bytes(b"ab")
     for progress in (True, False):
         calls.clear()
         (tmp_path / "x.part").write_bytes(b"ab")

@@ -91,8 +91,11 @@ def test_the_split_rule_of_version_0_1_0_is_kept(pets):
 
 
 def test_images_are_resized_and_converted_to_gray(pets):
-    train, _ = folder.load(pets, size=(3, 5), channels=1)
+    train, test = folder.load(pets, size=(3, 5), channels=1)
     assert train.image_shape == (3, 5, 1)
+    gray = [Image.open(path).convert("L") for path in pets.glob("*/*.png")]
+    expected = {image.resize((5, 3), Image.Resampling.BILINEAR).tobytes() for image in gray}
+    assert {image.tobytes() for part in (train, test) for image in part.images} == expected
 
 
 def test_one_number_is_the_height_and_the_width_of_the_images(pets):

@@ -74,12 +74,12 @@ def test_a_folder_is_loaded_with_and_without_options(monkeypatch, spec, argument
         ("synthetic:60", "unknown option"),
     ],
 )
-def test_a_bad_name_is_refused(spec, message):
+def test_a_bad_spec_is_refused(spec, message):
     with pytest.raises(ValueError, match=message):
         load(spec)
 
 
-def test_a_name_must_be_text():
+def test_a_spec_must_be_text():
     with pytest.raises(TypeError, match="text"):
         load(None)
 

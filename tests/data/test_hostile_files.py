@@ -40,10 +40,12 @@ print(count["read"], count["refused"], (resource.getrusage(resource.RUSAGE_SELF)
 
 
 def read_all(folder, read, prepare=""):
-    """(files read, files refused, MB used) for all files in a folder, from another process limited to 4 GB."""
+    """(files read, files refused, MB used) for all files in a folder, from another process limited to 4 GB, which runs
+    in that folder."""
     limit = (4 << 30, 4 << 30)
     done = subprocess.run(
         [sys.executable, "-c", READ_ALL.format(read=read, prepare=prepare), str(folder)],
+        cwd=folder,
         capture_output=True,
         text=True,
         timeout=500,

@@ -19,7 +19,8 @@ class CallWhenUnpickled:
 
 
 def crafted(path):
-    """A pickle that creates a file at `path` if it is loaded by the pickle module."""
+    """Pickles by what they contain. The pickle module would run the commands of those in COMMANDS, which create a file
+    at `path`."""
     command = f"touch {path}"
     return {
         "os.system": pickle.dumps({"data": CallWhenUnpickled(os.system, command)}, 2),
@@ -38,6 +39,9 @@ def crafted(path):
         "dotted": b"\x80\x04\x8c\x05numpy\x8c\x0endarray.tofile\x93.",
         "numpy function": b"cnumpy\nload\n(S'x'\ntR.",
     }
+
+
+COMMANDS = ("os.system", "eval", "after the data", "by hand", "INST", "OBJ")
 
 
 @pytest.mark.parametrize("kind", crafted("x"))
@@ -88,10 +92,10 @@ def test_other_text_encodings_are_refused(short_files, tmp_path):
         cifar10.load(tmp_path)
 
 
-def test_the_pickle_module_would_run_the_crafted_pickles(tmp_path):
+def test_the_pickle_module_would_run_the_crafted_commands(tmp_path):
     """Otherwise the tests above could not fail."""
     marker = tmp_path / "ran"
-    for kind in ("os.system", "by hand", "eval"):
+    for kind in COMMANDS:
         pickle.loads(crafted(marker)[kind])
         assert marker.exists()
         marker.unlink()

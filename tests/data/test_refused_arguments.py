@@ -1,4 +1,4 @@
-"""Arguments of wrong types are refused by name before anything is read, not by the error of an inner function."""
+"""The error for an argument of a wrong type names the argument, and is not that of an inner function."""
 
 from __future__ import annotations
 

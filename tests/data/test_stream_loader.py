@@ -1,4 +1,4 @@
-"""The loader of samples: its batches are those of a loader in memory, its threads, its order, and float images."""
+"""The loader of samples: its batches, which are those of a loader in memory, its threads, order and float images."""
 
 from __future__ import annotations
 

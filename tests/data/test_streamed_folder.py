@@ -103,7 +103,7 @@ def test_a_file_that_was_damaged_after_the_start_of_training_is_named(photos):
     Image.new("RGB", (9, 9)).save(photos / "cats" / "2.png")
     for batch, message in ((3, "dogs/3.png as an image"), (0, "one size: .*cats/0.png has 8x6, .*cats/2.png has 9x9")):
         with pytest.raises(OSError, match=message) as raised:
-            next(StreamLoader.epoch(loader.over(train, shuffle=False), 0, batch))
+            next(loader.over(train, shuffle=False).epoch(0, batch))
         assert isinstance(raised.value, ValueError)
 
 

@@ -40,7 +40,8 @@ def captures(monkeypatch):
         def watched(self, work):
             replay = capture(self, work)
             if recorder is EmulatedRecorder:
-                seen["captured"].append(len(replay.__closure__[0].cell_contents))
+                launches = replay.__closure__[0].cell_contents
+                seen["captured"].append(len(launches))
 
             def counted():
                 seen["replays"] += 1

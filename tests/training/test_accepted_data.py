@@ -174,7 +174,6 @@ def test_evaluate_accepts_data_and_a_normalization():
 
 
 def test_runs_store_a_description_of_their_data_and_refuse_other_data(tmp_path):
-
     fit((FLOATS, DATA.labels), run_dir=tmp_path / "run")
     fit((FLOATS, DATA.labels), run_dir=tmp_path / "run", resume=True)
     with pytest.raises(SettingsError, match="checksum"):

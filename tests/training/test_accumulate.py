@@ -126,7 +126,7 @@ def test_an_overflow_in_one_batch_skips_the_update():
         np.testing.assert_array_equal(toy_run.weights(trainer)[name], before[name])
 
 
-def test_the_accumulated_gradient_is_clipped_not_each_batchs():
+def test_the_accumulated_gradient_is_clipped_and_not_that_of_each_batch():
     trainer = Trainer(trainer_without_norm().net, "sgd", lr=1.0, accumulate=3, clip=0.01)
     before = toy_run.weights(trainer)
     fit(trainer, loader(7), epochs=1)
@@ -168,7 +168,7 @@ WEIGHTED += [losses.SoftmaxCrossEntropy(weight=(1, 5, 0.25), ignore_index=1, lab
     ids=["numpy-weight", "numpy-ignore_index", "numpy-both", "emulated-both"],
 )
 def test_a_weighted_loss_of_parts_is_that_of_one_large_batch(device, loss):
-    """The loss is divided by the label weights of the whole update; all labels of a part may be ignored."""
+    """The divisor is the sum of the label weights of the whole update; all labels of a part may be ignored."""
     results = {}
     for name, size, options in (
         ("one", 21, {}),

@@ -13,7 +13,7 @@ from tests.training import toy_run
 
 
 @pytest.mark.parametrize("ignore_index", [None, 1])
-def test_a_loss_with_class_weights_is_one_mean_over_all_weights(ignore_index):
+def test_a_loss_with_class_weights_is_one_weighted_mean_over_all_images(ignore_index):
     """The loss is the weighted mean over all images, as in PyTorch, for any batch size; the accuracy counts images."""
     net, data = toy_run.net(), toy_run.images(22)
     weight = np.array([1, 5, 0.25], np.float32)

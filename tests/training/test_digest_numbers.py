@@ -1,4 +1,4 @@
-"""The sum, norm and hash in the digest of a tensor: right in every dtype, for any number, and read on the device."""
+"""The sum, norm and hash in a tensor's digest: right in every float dtype, for any number, and read on the device."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gpuconv.training.tensor_digests import Digest, read
 from tests import standin
 
 
-def test_sums_norms_and_hashes_of_each_dtype_are_right():
+def test_sums_norms_and_hashes_of_each_float_dtype_are_right():
     for dtype in ("float64", "float32", "float16", "bfloat16"):
         values = backends.asarray(np.array([[3.0, -4.0], [0.0, 12.0]]), dtype=dtype)
         digest = Digest.of("forward", "x", values)

@@ -204,7 +204,7 @@ def test_the_average_starts_from_weights_loaded_before_the_first_step():
     assert toy_run.same_arrays(averages(trainer), weights(other))
 
 
-def test_a_checkpoint_without_its_averages_is_refused(tmp_path):
+def test_a_checkpoint_with_missing_or_invalid_averages_is_refused(tmp_path):
     fit(toy_run.trainer(ema=0.9), run_dir=tmp_path / "run", callbacks=[Watch(stop=7)])
     path = tmp_path / "run" / "last.safetensors"
     valid = checkpoints.load(path)

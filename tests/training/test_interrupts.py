@@ -77,7 +77,7 @@ def test_training_in_another_thread_installs_no_signal_handlers():
 
 
 def test_further_signals_go_to_the_previous_handler_even_during_the_first(monkeypatch):
-    """The second may come while the first is being handled, or while the handlers are being set."""
+    """The second signal comes while the first is being handled, the third after that."""
     from gpuconv.training import interrupts as module
 
     aborted = []

@@ -274,7 +274,8 @@ def test_every_setting_changes_the_second_step():
     def stepped(name, **settings):
         params = {"w": np.array([[1.0, -2.0], [0.5, 3.0]])}
         optimizer = optimizers.get(name, lr=0.1, **settings)
-        # Lion takes the sign of a mean of both gradients, so some signs differ; Muon takes only their directions.
+        # Lion takes only the sign of a mean of both gradients, so some of their values differ in sign. Muon takes only
+        # their directions, so these differ too.
         for grad in ([[0.3, -0.2], [0.1, 0.4]], [[-0.9, -0.5], [0.7, -1.2]]):
             optimizer.step(params, {"w": np.array(grad)})
         return params["w"]

@@ -106,7 +106,7 @@ def test_the_factor_multiplies_every_schedule(optimizer):
     rates = {}
     for plateau in (None, FLAT):
         trainer = toy_run.trainer(optimizer=optimizer, lr=1e-9, schedule="linear", plateau=plateau)
-        at_starts = rates[plateau] = []  # those at the start of each epoch
+        at_starts = rates[plateau] = []  # the rates at the start of each epoch
 
         def keep(trainer, record=None, at_starts=at_starts):
             at_starts.append(trainer.rates())

@@ -30,7 +30,7 @@ def step(trainer, device, dtype):
 
 
 def state(trainer):
-    """Host copies of everything that a step changes, except metrics and norm statistics."""
+    """Host copies of the parameters and of the optimizer's state without its number of steps."""
     params = {f"net.{name}": to_numpy(value).copy() for name, value in trainer.net.params().items()}
     optimizer = trainer.optimizer.state_dict()
     optimizer.pop("steps")  # counts skipped steps too

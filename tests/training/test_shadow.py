@@ -108,7 +108,7 @@ def fit(run, **options):
 
 @pytest.fixture
 def at_once(monkeypatch):
-    """Checks every op of every step, without waiting; the fixture is the list of workers that were started."""
+    """A budget that covers every check from the first step on. The fixture is the list of workers that were started."""
     workers = []
     monkeypatch.setattr(shadow, "START_SECONDS", 0.0)
     monkeypatch.setattr(Shadow, "_seconds_left", lambda self: 1e9)
@@ -170,14 +170,13 @@ def test_checking_changes_no_bit_and_reports_the_worst_call(at_once):
     assert toy_run.bits(watched) == toy_run.bits(plain)
     assert sum(row.checked for row in watched.shadowed.report()) > 50
     most = max(watched.shadowed.report(), key=lambda row: row.worst)
-    assert (
-        str(watched.shadowed).splitlines()[-1].endswith(f"{most.op} of {most.layer} at step {most.step}: {most.where}")
-    )
+    last_line = str(watched.shadowed).splitlines()[-1]
+    assert last_line.endswith(f"{most.op} of {most.layer} at step {most.step}: {most.where}")
     assert re.match(r"\w+\[[\d, ]+\] is ", most.where)
     pytest.importorskip("matplotlib")
     shown = [text.get_text() for text in watched.shadowed.picture().axes[0].texts]
     names = [f"{row.op}{f' of {row.layer}' if row.layer else ''} ({row.checked})" for row in watched.shadowed.report()]
-    assert [*shown] == [*names, "the bound"]
+    assert shown == [*names, "the bound"]
 
 
 @pytest.mark.kernels

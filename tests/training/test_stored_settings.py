@@ -126,14 +126,12 @@ def test_an_entry_of_a_newer_version_is_named(finished, tmp_path):
 
 
 def test_settings_that_could_not_be_read_back_start_no_run(tmp_path):
+    deep = json.loads("[" * 150 + "]" * 150)
     for options, message in (
         ({"x": math.nan}, "NaN is not a finite number"),
         ({3: set()}, "set"),
-        ({"deep": copy.deepcopy(DEEP)}, "nested too deeply"),
+        ({"deep": deep}, "nested too deeply"),
     ):
         with pytest.raises((CheckpointError, TypeError), match=message):
             toy_run.fit(toy_run.trainer(), epochs=1, run_dir=tmp_path / "run", settings=options)
         assert not (tmp_path / "run" / "run.json").exists()
-
-
-DEEP = json.loads("[" * 150 + "]" * 150)

@@ -60,7 +60,7 @@ def test_flags_of_a_trainer_must_be_true_or_false(name):
         toy_run.trainer(**{name: "no"})
 
 
-def test_a_loss_scale_is_an_object():
+def test_a_number_as_a_loss_scale_is_refused():
     with pytest.raises(TypeError, match=r"loss_scale is a gpuconv.training.LossScale, received float"):
         toy_run.trainer(precision="float16", loss_scale=2.0)
 
