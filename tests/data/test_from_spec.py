@@ -80,7 +80,7 @@ def test_a_bad_spec_is_refused(spec, message):
 
 
 def test_a_spec_must_be_text():
-    with pytest.raises(TypeError, match="text"):
+    with pytest.raises(TypeError, match="described by text, received NoneType"):
         load(None)
 
 

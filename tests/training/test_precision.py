@@ -106,7 +106,7 @@ def test_another_precision_is_refused_at_resume(tmp_path):
                 run_dir=tmp_path / "run",
                 resume=True,
             )
-    with pytest.raises(CheckpointError, match="precision"):
+    with pytest.raises(CheckpointError, match='precision is "bfloat16" there and absent here'):
         load_net(tmp_path / "run" / "last.safetensors", toy_run.net())
 
 

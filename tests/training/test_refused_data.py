@@ -234,5 +234,5 @@ def test_data_with_a_single_class_is_refused_before_a_run_starts(loss, tmp_path)
 
 def test_labels_out_of_range_are_refused():
     narrow = Sequential([Input((6, 5, 1)), Flatten(), Linear(2)])
-    with pytest.raises(ValueError, match="label"):
+    with pytest.raises(DataError, match="labels 0 to 1, received 2"):
         Trainer(narrow).fit(toy_run.images(), epochs=1, progress=False)

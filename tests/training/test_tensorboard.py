@@ -29,7 +29,7 @@ def read(folder):
 
 
 class Weights:
-    """The weights before and after the last step of each epoch."""
+    """The weights of fc1 after each of the last two steps of an epoch."""
 
     def __init__(self):
         self.seen = []
