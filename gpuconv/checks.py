@@ -88,8 +88,8 @@ def gradient_check(
     seed: int = 0,
 ) -> GradientChecks:
     """Compare backward with central differences, (f(v + h) - f(v - h)) / 2h, in float64, for the input ("x") and each
-    parameter, on a copy of the layer or net that lives on the same device. f is the sum of the output's elements times
-    fixed random factors.
+    trained parameter, on a copy of the layer or net that lives on the same device. f is the sum of the output's
+    elements times fixed random factors.
 
     An element's error is (|backward - numerical| - noise) / scale, or 0 if that is negative. The noise is the error
     that rounding the two values of f can cause; the scale is the larger of the two gradients, but at least a

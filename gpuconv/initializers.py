@@ -46,7 +46,7 @@ def zeros(shape: Shape, *, dtype: DTypeLike, seed: int = 0, substream: int = 0, 
     """Zeros.
 
     Args:
-        shape: The shape of the weight, (out, ..., in // groups).
+        shape: The shape of the array; that of a weight is (out, ..., in // groups).
         dtype: The dtype of the result.
         seed: The seed of the draw, at least 0.
         substream: The number of the variable among those drawn with that seed; each variable has its own.
@@ -181,6 +181,7 @@ def get(choice: str | Mapping[str, object]) -> Initializer:
         choice: A name, or ``{"name": ..., option: value}``.
 
     Raises:
+        TypeError: The name is not text.
         ValueError: An unknown name or option; the nearest known one is named.
     """
     options = dict(choice) if isinstance(choice, Mapping) else {"name": choice}

@@ -248,8 +248,8 @@ def expect_targets(loss: object, labels: Array, shape: tuple[int, ...]) -> None:
 
 def get(loss: str | Loss, **options: Any) -> Loss:
     """The loss with this name and options; a callable is returned as it is. Raises ValueError for an unknown name or a
-    value that an option cannot have, and TypeError for an unknown option, a class, a loss of PyTorch or a callable with
-    other arguments.
+    value that an option cannot have, and TypeError for an unknown option, a class, a loss of PyTorch, a callable with
+    other arguments, or an object that is neither a name nor callable.
 
     Args:
         loss: A name of `LOSSES`, or a function (scores, labels) -> (loss, dscores).

@@ -56,7 +56,10 @@ def build(name: str, input_shape: Shape | None = None, classes: int | None = Non
         options: seed, precision or dtype, device, initialize, as in `gpuconv.layers.Sequential`.
 
     Raises:
-        ValueError: An unknown name, with the nearest known one, or an input that is too small for the net.
+        TypeError: An argument has another type.
+        ValueError: An unknown name, with the nearest known one, an argument out of its range, or an input that is too
+            small for the net.
+        DeviceError: The device is not available.
     """
     return lookup("model", name, MODELS)(input_shape, classes, **options)
 
@@ -267,7 +270,8 @@ def _bottleneck(width: int, stride: int) -> list[Layer]:
 
 
 def _inverted_bottleneck(channels: int, factor: int, width: int, stride: int) -> list[Layer]:
-    """A 1x1 convolution to `factor` times the channels, a depthwise one, and a 1x1 one to `width` channels."""
+    """A 1x1 convolution to `factor` times the channels, unless `factor` is 1, a depthwise one, and a 1x1 one to `width`
+    channels."""
     hidden = factor * channels
     wider = [] if factor == 1 else [*_conv_norm(hidden, size=1), ReLU6()]
     return [*wider, *_conv_norm(hidden, stride, groups=hidden), ReLU6(), *_conv_norm(width, size=1)]
@@ -309,7 +313,7 @@ def whiten(net: Sequential, images: object, *, eps: float = 5e-4) -> None:
 
     Args:
         net: Built; its first convolution has 2 * R * S * C filters.
-        images: (N, H, W, C) normalized floats, from which the patches are taken (5000 suffice).
+        images: (N, H, W, C) normalized floats, from which the patches are taken (5000 images suffice).
         eps: Added to each eigenvalue, at least 0.
 
     Raises:

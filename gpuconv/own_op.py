@@ -28,7 +28,7 @@ class Comparison:
     """One case.
 
     error: the largest difference from the oracle, relative to the oracle's largest finite value; infinity if there was
-    no result to compare. details: what is wrong and where, or "", and what was not compared.
+    no result to compare. details: what is wrong and where, and what was not compared; "" if neither applies.
     """
 
     case: str

@@ -86,7 +86,8 @@ class Summary(str):
 
 def summary(net: Layer, *, batch_size: int = 128, device: str | None = None) -> Summary:
     """The rows as a text table, with their sums and the memory in the net's dtype; for a device with kernels also the
-    algorithms of fprop, dgrad and wgrad at this batch size, and the proofs of algorithms that needed one."""
+    algorithms of fprop, dgrad and wgrad at this batch size, and the proofs of algorithms that needed one. Arguments and
+    errors as in `rows`."""
     table = rows(net, batch_size, device)
     end = total(table)
     lines: list[tuple[str, ...]] = [("layer", "kind", "output", "parameters", "mult-adds", "activations")]

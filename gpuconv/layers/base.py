@@ -58,7 +58,8 @@ class Layer(Stateful["Layer"]):
 
     After `build`, `input_shape` and `output_shape` (both without N), `path` (its name, prefixed by the names of its
     containers: "residual1.conv2") and `variables` are known; `arrays` holds the values. `tf32` says whether float32
-    products are computed in TF32 (`gpuconv.ops.conv2d`); a net's config names it, as its precision, a layer's does not.
+    products are computed in TF32 (`gpuconv.ops.conv2d`). The config of a net has it as the net's precision; the config
+    of a layer does not have it.
 
     Args:
         name: Its name inside the net, without a dot; by default its kind and number ("conv1").
@@ -218,6 +219,7 @@ class Layer(Stateful["Layer"]):
                 range, or a kept value out of that of its new dtype. Nothing has changed then.
             TypeError: A layer cannot be rebuilt from its config, or an argument has another type. Nothing has changed
                 then.
+            DeviceError: The device is not available. Nothing has changed then.
         """
         initialize, seed = flag("initialize", initialize), seed_value("seed", seed)
         if isinstance(input_shape, str) or not isinstance(input_shape, Iterable):
@@ -296,7 +298,8 @@ class Layer(Stateful["Layer"]):
             precision: "float32"; "tf32", float32 arrays multiplied in TF32; "float16", "bfloat16" or "float64". In a
                 16-bit net, norms keep their parameters and statistics in float32. By default unchanged.
 
-        Raises ValueError, before anything is changed, for a weight outside the range of its new dtype.
+        Raises, before anything is changed, ValueError for an unknown device or precision and for a weight outside the
+        range of its new dtype, TypeError for another dtype, and DeviceError for a device that is not available.
         """
         device = self.device if device is None else backends.resolve(device)
         given = dtype is not None or precision is not None

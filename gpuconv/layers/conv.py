@@ -26,7 +26,7 @@ class Conv2D(Layer):
         out_channels: K, the number of filters.
         kernel_size: Height and width of a filter: a number or (height, width).
         stride: Pixels from one window to the next: a number or (height, width).
-        padding: A number, (height, width), ((top, bottom), (left, right)), "same" or "valid".
+        padding: A number, (height, width), ((top, bottom), (left, right)), "same" (only at stride 1) or "valid".
         dilation: Pixels from one tap to the next: a number or (height, width).
         groups: The number of groups of channels and filters.
         bias: Whether to add a bias.

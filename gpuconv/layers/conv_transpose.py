@@ -25,7 +25,8 @@ class ConvTranspose2D(Layer):
         out_channels: The channels of the output.
         kernel_size: Height and width of a filter: a number or (height, width).
         stride: Pixels of the output from one window to the next: a number or (height, width).
-        padding: Pixels cut from the output: a number, (height, width) or ((top, bottom), (left, right)).
+        padding: Pixels cut from the output: a number, (height, width), ((top, bottom), (left, right)), "same" (only at
+            stride 1) or "valid".
         output_padding: Pixels added below and to the right: a number or (height, width), less than stride.
         dilation: Pixels from one tap to the next: a number or (height, width).
         groups: The number of groups of channels and filters.

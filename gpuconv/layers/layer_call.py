@@ -51,7 +51,7 @@ def tracked_layer() -> Iterator[Callable[[], tuple[str, str]]]:
 
 def run(layer: AnyLayer, method: str, *args: object, **options: object) -> MaybePerPart:
     """Call a child's "forward", "infer" or "backward". Sequences run their layers only through this function; layers
-    with branches run these sequences through `call`.
+    with branches run their branches, which are sequences, through `call`.
 
     Errors get a note that names the layer. The parts of a PerPart are run one by one, unless the layer takes all
     parts together.

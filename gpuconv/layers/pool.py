@@ -21,7 +21,7 @@ class Pool2D(Layer, base=True):
     Args:
         kernel_size: Height and width of a window: a number or (height, width).
         stride: Pixels from one window to the next; by default kernel_size.
-        padding: A number, (height, width), ((top, bottom), (left, right)), "same" or "valid".
+        padding: A number, (height, width), ((top, bottom), (left, right)), "same" (only at stride 1) or "valid".
         fit: "floor", "exact" or "cover", as in `gpuconv.ops`.
     """
 

@@ -293,8 +293,10 @@ class Sequential(Layer):
 
         Raises:
             TypeError: The images are neither arrays of uint8 or floats nor files.
-            ValueError: The images have another shape than the net takes, their normalization is unknown, or floats
-                cannot have been normalized.
+            ValueError: The images have another shape than the net takes, their normalization is unknown, floats do not
+                look normalized, or a file holds no image.
+            OSError: A file cannot be read.
+            RuntimeError: The net is not built or has no weights.
         """
         from gpuconv.layers.predict import predict
 
@@ -353,10 +355,12 @@ class Sequential(Layer):
 
         A depthwise CONV is fused only with an activation whose backward reads its output, RELU included. Activations
         with other options than the defaults, and layers with hooks, are not fused. Layers inside containers are fused
-        too. Activations have the same bits, except where a device
-        splits the sums of the unfused convolution (few images, deep filters) or computes batch statistics in the fused
-        one, which changes the order of a sum. Gradients sum the same products, on some devices in another order; in 16
-        bits the input's gradient of a residual block may be rounded once instead of twice.
+        too.
+
+        Outputs have the same bits as unfused, except where the order of a sum changes: where a device splits the sums
+        of the unfused convolution (few images, deep filters) or computes batch statistics in the fused one. Gradients
+        sum the same products, on some devices in another order; in 16 bits the input's gradient of a residual block may
+        be rounded once instead of twice.
 
         The returned net shares the layers of this one, and so every array: training one trains both. State dicts,
         params and grads have the same keys. Raises RuntimeError for a net that is not built.

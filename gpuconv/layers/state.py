@@ -150,7 +150,8 @@ class Stateful(Generic[LayerT]):
             dtype, precision: As in `gpuconv.layers.Layer.to`.
             device: Where the values live.
 
-        Raises ValueError or TypeError for a wrong argument; nothing has changed then.
+        Raises ValueError or TypeError for a wrong argument, and DeviceError for a device that is not available; nothing
+        has changed then.
         """
         seed = seed_value("seed", seed)
         self.compute_in(*as_precision(dtype, precision), backends.resolve(device))

@@ -18,7 +18,8 @@ AVERAGE, TRAINED = "average", "trained"  # prefixes of a checkpoint's arrays
 
 
 def decay_value(ema: object) -> float:
-    """Check a decay and return it. Raises ValueError unless it lies between 0 and 1."""
+    """Check a decay and return it. Raises TypeError unless it is a number, and ValueError unless it is above 0 and
+    below 1."""
     return positive("ema", number("ema", ema, 0, 1, open_high=True))
 
 

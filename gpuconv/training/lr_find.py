@@ -102,7 +102,7 @@ def lr_find(
     losses (Smith 2015, arXiv:1506.01186, section 3.3). The net and the optimizer are left as they are.
 
     It stops early if the loss is not finite, or if the smoothed loss is above its first value and above 4 times its
-    lowest value.
+    lowest value L (above L + 3 |L| if L is below 0).
 
     Args:
         net: Built, on the device where it is to be trained.

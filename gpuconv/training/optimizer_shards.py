@@ -31,8 +31,8 @@ def expect_shardable(shard_optimizer: object, optimizer: Optimizer) -> bool:
 
 class OptimizerShards:
     """Assigns a net's parameters, frozen ones included, to the ranks that keep their state: in order, with about the
-    same number of bytes for each rank. If the number of ranks is not a power of two, only as many of the first ranks as
-    the next lower power keep state. `own` has the names of this rank's parameters."""
+    same number of bytes for each rank. Only the first ranks keep state, as many as the largest power of two that is not
+    above the number of ranks. `own` has the names of this rank's parameters."""
 
     def __init__(self, net: Layer, ranks: Ranks) -> None:
         self.ranks = ranks

@@ -32,7 +32,8 @@ Backpropagate = Callable[[Array, Array, Totals], None]
 
 
 def shard_count(shards: object) -> int:
-    """Check a number of shards and return it. Raises ValueError unless it is a power of two."""
+    """Check a number of shards and return it. Raises TypeError unless it is an integer, and ValueError unless it is a
+    power of two."""
     count = integer("shards", shards, 1)
     if count & (count - 1):
         raise ValueError(f"shards must be a power of two, such as 1, 2, 4 or 8, received {count}")
@@ -241,7 +242,8 @@ class Sharding(Parts):
     sums over ranks have the order of the tree. sync_batch_norm: whether batch norm takes statistics over the shards of
     all ranks.
 
-    Raises ValueError unless each rank has the same number of shards, a power of two."""
+    Raises ValueError unless each rank has the same number of shards, a power of two. With `sync_batch_norm` and several
+    shards on a rank, it also raises ValueError for a user's layer that contains a batch norm."""
 
     def __init__(
         self,

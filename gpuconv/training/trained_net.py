@@ -27,8 +27,9 @@ def load(
     path: a file that `Layer.save` wrote, a checkpoint, or a run directory. which: the run's "last" or "best"
     checkpoint. device: where to put the net. precision: by default as saved.
 
-    Raises FileNotFoundError if there is nothing at `path`, and CheckpointError, naming what is wrong, for a file that
-    is damaged or holds no net.
+    Raises FileNotFoundError if there is nothing at `path` or a folder without a run, CheckpointError, naming what is
+    wrong, for a file that is damaged or holds no net, ValueError for an unknown `which`, device or precision, and
+    DeviceError for a device that is not available.
     """
     file = checkpoint_file(path, which)
     return net_of(checkpoints.load(file), file, device=device, precision=precision)
@@ -117,6 +118,7 @@ def load_weights(path: str | os.PathLike[str], net: Layer, *, which: str = "last
         which: The run's "last" or "best" checkpoint.
 
     Raises:
+        FileNotFoundError: As in `load`.
         CheckpointError: As in `load`; also for an array that is missing, unknown or of another shape, which it names.
             Nothing has changed then.
     """

@@ -104,6 +104,8 @@ class Trainer(RunState):
     Raises:
         TypeError, ValueError: A setting has another type, is out of its range, or cannot be combined with another one.
             The net is as it was.
+        ImportError: The library that `parallel` needs is missing.
+        ParallelError: Another rank failed or does not answer.
     """
 
     def __init__(
@@ -200,8 +202,8 @@ class Trainer(RunState):
         """Train until a total of `epochs` epochs is done, and return a record for each.
 
         After the first Ctrl-C, SIGTERM or SIGHUP it finishes the step, saves and returns with `stop_reason`
-        "interrupted" and the signal as `interrupted_by`; a second one aborts. If a callback fails in `on_stop`, its
-        error goes to stderr.
+        "interrupted" and the signal as `interrupted_by`; a second one aborts. If a callback fails in `on_stop`, a
+        warning gives its error.
 
         Args:
             train: (images, labels), a Dataset or any object with __len__ and __getitem__, which is shuffled and split
@@ -236,8 +238,9 @@ class Trainer(RunState):
             SettingsError: A resume with other settings.
             FileExistsError: run_dir already holds a run.
             FileNotFoundError: resume=True, and run_dir holds no run.
-            TypeError: Data of an unknown kind, uint8 images whose normalization is unknown, or an object in callbacks
-                that is no callback.
+            ParallelError: Another rank failed, does not answer, or has other code, settings, data or weights.
+            TypeError: Data of an unknown kind, uint8 images whose normalization is unknown, an object in callbacks that
+                is no callback, or an argument of a wrong type.
             ValueError: Another argument is out of its range, or resume=True without run_dir.
         """
         integer("metrics_every", metrics_every, 1)

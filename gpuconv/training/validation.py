@@ -18,7 +18,8 @@ class HeldOut:
     """The held-out data of a run.
 
     metrics: `gpuconv.metrics` by name. loaders: by the name under which their results are recorded; some may be None.
-    at_end: the names of the loaders that are evaluated only once, at the end of the run."""
+    at_end: the names of the loaders that are evaluated only once, at the end of the run. Raises ValueError for metrics
+    without a loader."""
 
     def __init__(
         self, metrics: Mapping[str, MetricLike], loaders: Mapping[str, DataLike | None], at_end: tuple[str, ...] = ()
