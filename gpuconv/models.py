@@ -317,7 +317,7 @@ def whiten(net: Sequential, images: object, *, eps: float = 5e-4) -> None:
         eps: Added to each eigenvalue, at least 0.
 
     Raises:
-        TypeError: eps is not a number.
+        TypeError: eps is not a number, or images are not an array of numbers.
         ValueError: The net has no convolution, its first one has another number of filters or several groups, or eps
             is negative.
         RuntimeError: The convolution has no weights yet.

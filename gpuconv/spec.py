@@ -1,5 +1,5 @@
-"""The short forms of schedules, optimizers, losses, augmentations and options of data sets: "cosine,warmup:5",
-"sgd:momentum=0.9", "flip,shift:4", "size=32x32,seed=1"."""
+"""The short forms of schedules, plateaus, clipping, optimizers, losses, augmentations and options of data sets:
+"cosine,warmup:5", "sgd:momentum=0.9", "flip,shift:4", "size=32x32,seed=1"."""
 
 from __future__ import annotations
 

@@ -183,6 +183,14 @@ def test_nan_ends_the_overfitting_at_once():
     assert "after 1 steps" in result.details
 
 
+def test_overfitting_targets_says_nothing_of_right_labels():
+    x, _ = data(4)
+    targets = np.zeros((4, 10), np.float32)
+    result = checks.overfits(models.build("digits-net"), x, targets, loss="mse", steps=1)
+    assert result.details == "after 1 steps"
+    assert "label" not in result.expected
+
+
 def test_a_learning_rate_too_high_fails_the_update_ratio():
     net = models.build("digits-net")
     high, low = (checks.update_ratio(net, *data(), optimizer=Adam(lr=lr)) for lr in (0.1, 1e-7))

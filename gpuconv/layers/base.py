@@ -328,7 +328,7 @@ class Layer(Stateful["Layer"]):
 
         A net that trains on a device with kernels is fused; a layer that has a hook before the Trainer is created is
         left out of fusion. A captured step calls hooks only during capture. Returns a handle; ``handle.remove()``, or
-        the end of ``with handle:``, removes the hook.
+        the end of ``with handle:``, removes the hook. Raises TypeError for a hook that cannot be called.
         """
         return Handle(self, "forward", hook)
 
@@ -413,7 +413,8 @@ class Layer(Stateful["Layer"]):
         """The layer or net that `config` describes; the entry "layer" names its class.
 
         options: further arguments of the constructor (for a net: dtype or precision, which replaces the config's,
-        device, initialize). Raises ValueError for an unknown layer or option, with the nearest known one.
+        device, initialize). Raises ValueError for an unknown layer or option, with the nearest known one, for a missing
+        option and for a value out of its range, and TypeError for a value of another type.
         """
         return make(config, **options)
 

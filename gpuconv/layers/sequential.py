@@ -394,7 +394,7 @@ class Sequential(Layer):
         last scores may extend that many pixels beyond the image; these pixels are not read.
 
         Raises ValueError for a net that cannot slide, such as one with a group norm, with batch norm between Flatten
-        and FC, or without an Input.
+        and FC, or without an Input, and RuntimeError for one without weights.
         """
         if not isinstance(self[0], Input):
             raise ValueError("a net that slides must begin with Input, which gives the size of its windows")

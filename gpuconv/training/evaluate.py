@@ -34,8 +34,9 @@ class Evaluation:
     """The result of `evaluate`.
 
     Args:
-        loss: The mean loss over all images; weighted, if the loss has class weights.
-        accuracy: Between 0 and 1; NaN if the loss takes a target for each score, so that there is no right class.
+        loss: The mean loss over the images that count; weighted, if the loss has class weights; 0 if none counts.
+        accuracy: Between 0 and 1; NaN if no image counts, or if the loss takes a target for each score, so that there
+            is no right class.
         samples: The number of images, not counting those whose label the loss ignores.
         confusion: int64 (classes, classes) or None; [i, j] counts the images of class i that were classified as class
             j.
@@ -79,6 +80,8 @@ def evaluate(
         ValueError: There are no images, or the loss, a metric or `tta` does not fit the net or the data.
         TypeError: The data are of an unknown kind, the normalization of uint8 images is unknown, or an argument has
             another type.
+        RuntimeError: The net is not built or has no weights.
+        ParallelError: Another rank failed or does not answer.
     """
     expect_built(net)
     confusion = flag("confusion", confusion)

@@ -25,7 +25,7 @@ class LossScale:
     scale.
 
     Args:
-        start: The initial scale.
+        start: The initial scale, above 0.
         growth: Multiplies the scale after `interval` steps in a row without overflow; at least 1.
         backoff: Multiplies the scale after a skipped step; in (0, 1].
         interval: A number of steps, at least 1.

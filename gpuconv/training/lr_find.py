@@ -40,7 +40,7 @@ class RangeTest:
         rates: The learning rate of each step.
         losses: The loss of each step's batch, before its update.
         smoothed: For each step, the mean of the losses at most steps / 20 steps away.
-        diverged: Whether the test ended early because the loss diverged.
+        diverged: Whether the test ended because the loss diverged.
     """
 
     rates: np.ndarray

@@ -25,9 +25,9 @@ class Plateau:
     """Multiplies the learning rate by `factor` after more than `patience` epochs in a row without improvement.
 
     Args:
-        patience: How many epochs in a row may pass without improvement.
+        patience: How many epochs in a row may pass without improvement, at least 0.
         factor: Multiplies the learning rate, in addition to the schedule; above 0 and below 1.
-        threshold: What counts as an improvement: a loss below (1 - threshold) * best, an accuracy above
+        threshold: In [0, 1). What counts as an improvement: a loss below (1 - threshold) * best, an accuracy above
             (1 + threshold) * best.
         watch: The measure: "validation_loss", "validation_accuracy", "train_loss" or "train_accuracy".
 

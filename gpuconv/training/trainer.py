@@ -104,6 +104,7 @@ class Trainer(RunState):
     Raises:
         TypeError, ValueError: A setting has another type, is out of its range, or cannot be combined with another one.
             The net is as it was.
+        RuntimeError: The net is not built or has no weights.
         ImportError: The library that `parallel` needs is missing.
         ParallelError: Another rank failed or does not answer.
     """

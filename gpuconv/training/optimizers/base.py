@@ -25,8 +25,9 @@ class Optimizer:
     """The base of all optimizers.
 
     Args:
-        lr: The learning rate, before a schedule's factor.
-        weight_decay: weight_decay * param is added to the gradient; AdamW and Lion shrink the parameter itself.
+        lr: The learning rate, before a schedule's factor; at least 0.
+        weight_decay: At least 0. weight_decay * param is added to the gradient; AdamW and Lion shrink the parameter
+            itself.
         decay: What decays: "all" parameters, as in PyTorch, or "weights", only those of rank 2 and above, which
             excludes biases and the weights and biases of norms.
     """
