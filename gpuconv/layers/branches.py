@@ -191,8 +191,8 @@ class Merging(Layer, base=True):
     @property
     def adds_to_sum(self) -> list[bool]:
         """For each branch, whether its backward adds the gradient of the input to the sum of the branches before it. It
-        must be able to, and that sum must be a new array. The first branch's gradient is one if that branch is able to
-        add, too; otherwise it may be dy itself."""
+        must be able to, and that sum must be a new array. The first branch's gradient is a new array if that branch
+        is able to add, too; otherwise it may be dy itself."""
         able = [row is not None and adds_input_grad(row) for row in self.rows]
         return [number > 0 and can and (number > 1 or able[0]) for number, can in enumerate(able)]
 

@@ -60,8 +60,9 @@ class ResidualNorm(Fused):
 
     @property
     def _adds_onto_gradient(self) -> bool:
-        """Whether the body adds the gradient of its input to the gradient of the sum, which is that of a shortcut
-        without layers. Without an activation the gradient of the sum is dy itself, which must not be changed."""
+        """Whether the body adds the gradient of its input to the gradient of the sum, which is also the gradient of a
+        shortcut without layers. Without an activation the gradient of the sum is dy itself, which must not be
+        changed."""
         body, shortcut = self._rows
         return shortcut is None and self.activation is not None and adds_input_grad(body)
 

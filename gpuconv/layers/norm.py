@@ -22,9 +22,9 @@ class BatchNorm(Layer):
     """Normalize each channel of (..., C) to mean 0 and variance 1, then multiply by `weight` and add `bias` (Ioffe and
     Szegedy 2015).
 
-    Training uses the statistics of the batch, or with `Trainer(sync_batch_norm=True)` of the batches of all ranks, and
-    updates `running_mean` and `running_var`. Inference uses these running statistics. All four arrays are (C,), in the
-    net's accumulation dtype.
+    Training uses the statistics of the batch, or, where a Trainer computes a batch in parts, of each part; with
+    `Trainer(sync_batch_norm=True)` of the whole batch on all ranks. It also updates `running_mean` and `running_var`.
+    Inference uses these running statistics. All four arrays are (C,), in the net's accumulation dtype.
 
     Args:
         momentum: The batch's share of the running statistics, in [0, 1].

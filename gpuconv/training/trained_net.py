@@ -28,8 +28,8 @@ def load(
     checkpoint. device: where to put the net. precision: by default as saved.
 
     Raises FileNotFoundError if there is nothing at `path` or a folder without a run, CheckpointError, naming what is
-    wrong, for a file that is damaged or holds no net, ValueError for an unknown `which`, device or precision, and
-    DeviceError for a device that is not available.
+    wrong, for a file that is damaged or holds no net, ValueError for an unknown `which`, device or precision,
+    TypeError for a `path` that is not one, and DeviceError for a device that is not available.
     """
     file = checkpoint_file(path, which)
     return net_of(checkpoints.load(file), file, device=device, precision=precision)
