@@ -74,7 +74,8 @@ def algorithms(
     """The name of a convolution's algorithm for each of "fprop", "dgrad" and "wgrad" on a device; {} on "numpy", which
     has only one. On a GPU "auto" is the fastest measured one, or the cost model's choice if nothing was measured yet.
     Each name is a `gpuconv.algorithms.Choice`: a string that also holds the proof, if "auto" chose an algorithm that
-    the GPU had to prove first."""
+    the GPU had to prove first. Raises as `resolve` does and, for the devices that run kernels, ValueError for an
+    algorithm that does not serve the problem."""
     device = resolve(device)
     if not Device.named(device).runs_kernels:
         return {}

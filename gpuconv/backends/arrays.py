@@ -85,12 +85,13 @@ def to_numpy(x: object, name: str = "the array") -> np.ndarray:
 
 
 def empty(shape: Sequence[int], dtype: DTypeLike, device: str = "numpy") -> Array:
-    """An uninitialized array on a device. Raises as `resolve` does."""
+    """An uninitialized array on a device. Raises as `resolve` does, and TypeError for a dtype of anything but
+    numbers."""
     return adapter_of(device).empty(tuple(shape), as_numeric("an array", dtype))
 
 
 def zeros(shape: Sequence[int], dtype: DTypeLike, device: str = "numpy") -> Array:
-    """An array of zeros on a device. Raises as `resolve` does."""
+    """An array of zeros on a device. Raises as `empty` does."""
     return adapter_of(device).zeros(tuple(shape), as_numeric("an array", dtype))
 
 

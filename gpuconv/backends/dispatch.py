@@ -55,7 +55,7 @@ def watch_calls(call: Callable[..., object]) -> Iterator[None]:
     frame are the op's arguments. Raises RuntimeError inside another such context."""
     global _watcher
     if _watcher is not None:
-        raise RuntimeError("the ops are watched already, by a shadow oracle or an explanation")
+        raise RuntimeError("the ops are watched already, by a shadow oracle, an explanation or a bisection")
     _watcher = call
     try:
         yield

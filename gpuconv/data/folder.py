@@ -76,8 +76,10 @@ def load_all(
             classes leads to nothing.
         NotADirectoryError: `directory` is not a folder.
         TypeError: An argument has another type.
-        OSError, ValueError: `read_image` refuses an image, or the image has another size; the message names the file.
+        OSError, ValueError: `read_image` refuses an image, or the images have different sizes; the message names the
+            file. Also if a folder cannot be read, or `size` or `channels` is not accepted.
         MemoryError: The images do not fit into memory, and `stream` is not set.
+        ImportError: Pillow is not installed.
     """
     return _read(directory, size, channels, stream)[0]
 

@@ -26,6 +26,7 @@ def list_images(directory: Path) -> dict[str, list[Path]]:
             link.
         NotADirectoryError: `directory` is not a folder.
         OSError: A folder cannot be read.
+        ImportError: Pillow is not installed.
     """
     if not directory.exists():
         raise FileNotFoundError(errno.ENOENT, "there is no such folder", str(directory))

@@ -23,7 +23,7 @@ class UnsafePickleError(pickle.UnpicklingError):
 
 
 class ArrayState:
-    """Stand-in for numpy.ndarray, and for the functions that create an empty array or one from a buffer."""
+    """Stand-in for numpy.ndarray, and for the function that creates an empty array."""
 
     state: object = None
 
@@ -78,7 +78,8 @@ class _Reader(Protocol):
 
 
 class ArrayUnpickler(pickle._Unpickler):
-    """Reads dicts, lists, strings, numbers and `ArrayState`s; raises UnsafePickleError for anything else.
+    """Reads plain values (dicts, lists, tuples, strings, bytes, numbers) and arrays, as `ArrayState`s; raises
+    UnsafePickleError for anything else.
 
     It derives from the Unpickler written in Python: the one in C allocates memory for as many objects as the pickle
     claims, and its opcodes cannot be overridden.

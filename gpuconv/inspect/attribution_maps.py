@@ -43,10 +43,10 @@ def occlusion(
     (Zeiler and Fergus 2013): the mean over all squares that cover the pixel, (H, W) in float64.
 
     Args:
-        size: The side of the square in pixels, by default an eighth of the image's shorter side.
-        stride: Pixels from one square to the next, by default a quarter of the square's side.
+        size: The side of the square in pixels, from 1 to the image's shorter side; by default an eighth of that.
+        stride: Pixels from one square to the next, from 1 to the square's side; by default a quarter of that.
 
-    Other arguments as in `saliency`.
+    Other arguments as in `saliency`. Raises as `saliency` does, and ValueError for another size or stride.
     """
     *_, found = occlusion_stages(net, x, target=target, size=size, stride=stride)
     return found

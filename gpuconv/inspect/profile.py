@@ -140,8 +140,8 @@ def profile(
 
     batch_size: the number of images in a step. fuse: as in `Trainer`. steps: the number of timed steps, after two
     untimed ones. arch: for the emulated device, the architecture for which kernels are compiled to get registers and
-    occupancy. On the emulated device nothing is run or timed. Raises TypeError for anything but a net, and RuntimeError
-    if it has no shapes yet.
+    occupancy. On the emulated device nothing is run or timed. Raises TypeError for anything but a net, RuntimeError if
+    it has no shapes yet, and ValueError for a number below 1.
     """
     step = ProfiledStep(net, integer("batch_size", batch_size, 1), fuse)
     emulated = Device.named(net.device).kind == "emulated"

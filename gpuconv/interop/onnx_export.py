@@ -1,9 +1,9 @@
 """Nets as ONNX files.
 
 ONNX's volumes are NCHW, so filters become (K, C, R, S). gpuconv's Flatten gives features in (H, W, C) order. If a
-Linear reads them, the columns of its weight are reordered; for any other layer, the volume is transposed before the
-Flatten. Nodes and their outputs are named by the path of the layer ("residual1.conv1"), and weights by their keys in
-the state dict.
+Linear reads them, the columns of its weight are reordered; otherwise, the volume is transposed before the Flatten.
+Nodes and their outputs are named by the path of the layer ("residual1.conv1"), and weights by their keys in the state
+dict.
 """
 
 from __future__ import annotations

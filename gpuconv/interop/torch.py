@@ -93,7 +93,7 @@ def from_torch(state: object, net: Layer, *, strict: bool = True) -> dict[str, n
     Raises:
         ValueError: The state does not fit the net; the message names each missing or unexpected key and each wrong
             shape. Also for a net that groups flattened features, which PyTorch orders differently.
-        TypeError: `state` is neither a module nor a state dict, or `strict` not a bool.
+        TypeError: `state` is neither a module nor a state dict, `net` is not a net, or `strict` not a bool.
         RuntimeError: The net has no shapes yet.
     """
     state, strict = _state_of(state, net), flag("strict", strict)

@@ -24,7 +24,7 @@ CUDA kernels, emulated arrays the same kernels on the CPU.
 - ``lr``, ``step``, ``start``, ``grad_scale``, ``factor``, ``divisor`` and, except where an array is filled with random
   numbers, ``offset`` may be a number or a one-element array on the device.
 - Bad sizes and values raise ValueError, bad types, dtypes and mixed devices TypeError, before anything is computed.
-  Where dtype and shape are fixed together (images, indices, table, counters, totals, scaling), either raises TypeError.
+  Where dtype and rank or shape are fixed together (as for images, indices, counters, totals), either raises TypeError.
 """
 
 from gpuconv.ops.activation import *  # noqa: F403

@@ -76,7 +76,7 @@ def load_batch(
         cutout: The side, in pixels, of a square around a uniform center that is cut out, clipped at the border; 0
             cuts nothing.
         resized_crop: The smallest share of an image's area that a crop takes, in (0, 1]; 0 does not crop.
-        brightness: s above, at least 0. Only images of 1 or 3 channels are recolored.
+        brightness: s above, at least 0. Above 0, images must have 1 or 3 channels, as for the next three.
         contrast: As brightness.
         saturation: As brightness.
         hue: In [0, 0.5]. It has no effect on images of 1 channel.
@@ -92,7 +92,8 @@ def load_batch(
 
     Raises:
         ValueError: A position past the indices, or an index outside of [0, M), where the host can read the arrays; on
-            a GPU the sample becomes NaN and its label -1.
+            a GPU the sample becomes NaN and its label -1. Also a shift that is not less than
+            H and W, and brightness, contrast, saturation or hue for images of another number of channels than 1 or 3.
     """
     backend = backend_of(
         images=images,

@@ -30,7 +30,7 @@ def digest(x: ArrayT, before: ArrayT | None = None, *, out: ArrayT | None = None
 
     Returns:
         (5,) float64: the upper and the lower 32 bits of the hash, the sum of x, the sum of its squares, and the sum of
-        the squares of x - before, or 0. The sums are accumulated in float64 and may be infinite or NaN.
+        the squares of x - before, 0 without before. The sums are accumulated in float64 and may be infinite or NaN.
     """
     backend = backend_of(x=x, optional=dict(before=before, out=out))
     expect_any_float("x", x)

@@ -125,6 +125,10 @@ def mean_squared_error(
 
     Returns:
         The loss, 0-d in the accumulation dtype, and dscores, of the shape and dtype of scores.
+
+    Raises:
+        ValueError: Scores without elements, or targets of another shape.
+        TypeError: An array of another dtype.
     """
     backend = backend_of(scores=scores, targets=targets, optional=dict(out=out), numbers=dict(grad_scale=grad_scale))
     _expect_scores_and_targets(scores, targets, out)
@@ -149,6 +153,10 @@ def huber_loss(
 
     Returns:
         The loss, 0-d in the accumulation dtype, and dscores, of the shape and dtype of scores.
+
+    Raises:
+        ValueError: Scores without elements, or targets of another shape.
+        TypeError: An array of another dtype.
     """
     backend = backend_of(scores=scores, targets=targets, optional=dict(out=out), numbers=dict(grad_scale=grad_scale))
     _expect_scores_and_targets(scores, targets, out)
@@ -180,6 +188,10 @@ def binary_cross_entropy(
 
     Returns:
         The loss, 0-d in the accumulation dtype, and dscores, of the shape and dtype of scores.
+
+    Raises:
+        ValueError: Scores without elements, or targets of another shape.
+        TypeError: An array of another dtype.
     """
     optional, numbers = dict(pos_weight=pos_weight, out=out), dict(grad_scale=grad_scale)
     backend = backend_of(scores=scores, targets=targets, optional=optional, numbers=numbers)

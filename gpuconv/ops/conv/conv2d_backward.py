@@ -55,7 +55,7 @@ def conv2d_backward(
         groups: As in conv2d.
         fit: As in conv2d.
         algo: An algorithm of `gpuconv.algorithms`, which changes at most the order of sums; "auto" lets the device
-            choose, as does an algorithm without a kernel for this direction.
+            choose, as does an algorithm in a direction for which it has no kernel.
         tf32: Multiply float32 arrays in TF32 (a 10-bit mantissa).
         mask: The mask that conv2d_relu or conv2d_batch_norm returned. dy is then the gradient of conv2d_relu's output,
             or of the output of conv2d_batch_norm's pool, and passes only where the mask has a 1.

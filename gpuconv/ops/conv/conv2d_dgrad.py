@@ -66,7 +66,7 @@ def conv2d_dgrad(
 
     Raises:
         ValueError, TypeError: As in conv2d; also a dy or mask that is not of the shape that the forward op
-            returned, pool=2 without a mask, and accumulate=True without out.
+            returned, a pool other than 1 and 2, pool=2 without a mask, and accumulate=True without out.
     """
     backend = backend_of(dy=dy, w=w, optional=dict(mask=mask, out=out))
     window = Window(stride=stride, padding=padding, dilation=dilation, groups=groups, fit=fit)

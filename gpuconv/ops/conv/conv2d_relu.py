@@ -70,7 +70,8 @@ def conv2d_relu(
         group's filter i and pixel j of the window, row-major. Unused bits are 0.
 
     Raises:
-        ValueError, TypeError: As in conv2d; also pool=2 with "gelu", "silu" or "hard_swish".
+        ValueError, TypeError: As in conv2d; also another activation or pool, and pool=2 with "gelu", "silu" or
+            "hard_swish".
     """
     backend = backend_of(x=x, w=w, optional=dict(bias=bias, out=out))
     window = Window(stride=stride, padding=padding, dilation=dilation, groups=groups, fit=fit)

@@ -73,7 +73,7 @@ def conv2d_batch_norm(
         the gradients of conv2d take.
 
     Raises:
-        ValueError, TypeError: As in conv2d and batch_norm.
+        ValueError, TypeError: As in conv2d and batch_norm; also another pool.
     """
     backend = backend_of(
         x=x,

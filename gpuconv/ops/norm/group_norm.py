@@ -94,7 +94,8 @@ def group_norm_backward(
         dx, dgamma and dbeta.
 
     Raises:
-        ValueError: accumulate=True without dgamma and dbeta.
+        ValueError: A mean or inv_std of another shape than group_norm returns, or accumulate=True without dgamma and
+            dbeta.
     """
     backend = backend_of(
         dy=dy, x=x, gamma=gamma, mean=mean, inv_std=inv_std, optional=dict(out=out, dgamma=dgamma, dbeta=dbeta)

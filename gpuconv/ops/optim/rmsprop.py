@@ -41,7 +41,7 @@ def rmsprop_step(
             scaling[1] first; if that is 0, nothing changes, not even the averages.
         averages: Changed in place to ema * average + (1 - ema) * param, of the masters if there are any; each has the
             shape and dtype of the array that it averages.
-        lr: The learning rate, at least 0; may be an array of one element on the device.
+        lr: The learning rate, at least 0; may be a float32 or float64 array of one element on the device.
         alpha: In [0, 1].
         eps: At least 0.
         weight_decay: One number, or one for each parameter; weight_decay * param is added to the gradient.

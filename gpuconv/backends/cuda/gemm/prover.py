@@ -25,7 +25,7 @@ from gpuconv.types import Record
 
 START, PREPARE, LIMIT = 30.0, 30.0, 10.0  # most seconds to start, to prepare a question, and to run the algorithm
 IDLE = 60.0  # seconds without a question after which the child is ended, because it holds GPU memory
-MOST_WITHOUT_PROOF = 8  # questions that end without a proof, and each end their child; see `gave_up`
+MOST_WITHOUT_PROOF = 8  # questions without a proof, after which `gave_up` is true; each of them ends its child
 
 PROVED, REFUTED, UNABLE = "proved", "refuted", "unable"
 _CRASHES = ("SIGSEGV", "SIGBUS", "SIGABRT", "SIGILL", "SIGFPE", "SIGTRAP")  # signals that a program causes itself

@@ -79,8 +79,8 @@ def _divmods(*divisors: int) -> list[tuple[int, int, int]]:
 
 
 def fits_tap_table(problem: Conv2dProblem, pool: int, pitch: int = 0) -> bool:
-    """Whether the taps of the filters fit in the table of kernels/tap_iterator.cuh. pitch: the larger of `packed`'s
-    x_pitch and y_pitch."""
+    """Whether the taps of the filters fit in the table of kernels/tap_iterator.cuh. pitch: `packed`'s
+    x_pitch or y_pitch; 0 for that of contiguous arrays."""
     width = max(problem.w, problem.pooled_shape(pool)[2] * pool)
     reach = (problem.r - 1) * problem.dilation[0] * width + (problem.s - 1) * problem.dilation[1] + 1
     near = reach * max(problem.c, problem.k, pitch) <= _FURTHEST_TAP

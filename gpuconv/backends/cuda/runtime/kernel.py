@@ -318,7 +318,8 @@ def _load(file: Path | replaced_files.Edition, defines: tuple[tuple[str, object]
 
 
 def unload() -> None:
-    """Drop the compiled modules too, because a user's file or one of its headers may have changed."""
+    """Drop what was derived from kernel files, and the modules that `load` returned, because a user's file or one of
+    its headers may have changed."""
     replaced_files.forget()
     _load.cache_clear()
 
