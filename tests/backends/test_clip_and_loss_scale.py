@@ -34,7 +34,7 @@ def test_clipping_by_norm_gives_the_factors_computed_by_hand():
     ]
 
 
-def test_a_norm_that_is_not_finite_is_shown_and_a_skipped_step_stays_skipped():
+def test_a_nonfinite_norm_makes_the_step_nan_and_a_skipped_step_stays_skipped():
     for number in (np.inf, np.nan):
         grads = [np.array([1.0, number])]
         np.testing.assert_array_equal(clipped(grads), [1, np.nan, 0, 0])

@@ -83,7 +83,7 @@ def test_targets_of_another_float_dtype_give_the_same_bits(loss, options):
 
 
 @every_loss
-def test_nan_spreads_and_large_scores_do_not_overflow(loss, options):
+def test_nan_reaches_the_loss_and_its_own_gradient_and_large_scores_do_not_overflow(loss, options):
     scores, targets = batch()
     scores[0, 0] = [1e4, -1e4, 0]
     value, dscores = loss(scores, targets, **options)

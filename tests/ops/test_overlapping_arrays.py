@@ -182,6 +182,7 @@ def test_no_two_outputs_may_overlap(op):
                 refused += 1
         if "averages" in array_names(op):
             call |= {"averages": copied(call["params"]), "ema": 0.5}
+        # In lists, an array that occurs twice is refused; views of one array are not looked for.
         lists = [name for name in OPS[op].changes if isinstance(call.get(name), list)]
         for a, b in set(combinations(lists, 2)) - {("params", "masters")}:  # each parameter may be its own master
             with pytest.raises(ValueError, match=rf"{a}\[0\] and {b}\[0\] share memory"):

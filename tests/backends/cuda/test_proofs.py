@@ -56,7 +56,7 @@ def test_right_algorithms_are_proved_with_every_direction_alignment_and_epilogue
 
 
 @pytest.mark.kernels
-def test_a_small_problem_takes_less_than_0_3_seconds_once_kernels_are_compiled():
+def test_a_small_problem_takes_at_most_0_3_seconds_once_kernels_are_compiled():
     for direction in ("fprop", "dgrad", "wgrad"):
         assert min(proved(direction)["seconds"] for _ in range(4)) <= 0.3
 
