@@ -1,4 +1,4 @@
-"""Where two runs first differ by their digests: in any bit on one machine, by more than the bound on two."""
+"""Digests show where two runs first differ: in any bit on one machine, by more than the bound on two machines."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ ROWS = {  # the layers of a net after its input
 
 
 def built(row, shape=SHAPE, **options):
-    """A net of new layers, whose running statistics differ from their initial values."""
+    """A net of new layers. All arrays of its batch norms have random values."""
     net = Sequential([Input(shape), *copy.deepcopy(row)], seed=3, **options)
     random = np.random.default_rng(1)
     for layer in net.walk():
