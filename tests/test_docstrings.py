@@ -94,7 +94,7 @@ def errors_raised(function):
 
 
 def unnamed_errors(function, texts):
-    """The errors of a public class that a function raises and its docstring does not name."""
+    """The errors with a public name that a function raises and its docstring does not name."""
     text = "\n".join(text or "" for text in texts)
     if re.search(r"[Rr]aises as `", text):  # another function's docstring names them
         return []

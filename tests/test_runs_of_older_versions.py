@@ -68,6 +68,7 @@ def largest_difference(one, other):
 
 @pytest.mark.parametrize("name", RUNS)
 def test_a_resumed_run_has_the_bits_of_one_that_never_stopped(name):
+    """With another BLAS than that of the stored run neither has its bits, and both must be close to them."""
     stored = results_of(f"{name}/finished")
     shutil.rmtree(f"{name}/finished")
     make.train(name, "finished")
@@ -139,7 +140,7 @@ NAMES = {  # a stored name, its table, and an invented former name
 
 
 def without_defaults(value):
-    """The settings as stored by a version with fewer of them; "options" and "command" have no defaults."""
+    """The settings without those that have their default, as a version without these settings stored them."""
     if isinstance(value, list):
         return [without_defaults(entry) for entry in value]
     if not isinstance(value, dict):

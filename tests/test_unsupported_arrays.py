@@ -185,6 +185,8 @@ def test_load_state_dict_converts_or_refuses_arrays():
         changed = {key: value + 1 for key, value in state.items()} | {last: strange}
         with pytest.raises(TypeError, match=f"^{re.escape(last)} {words}"):
             net.load_state_dict(changed)
+        for key, value in net.state_dict().items():
+            np.testing.assert_array_equal(value, before[key])
     with pytest.raises(ValueError, match=r"^fc1.bias holds 1e\+300, which is out of the range of float32"):
         net.load_state_dict(before | {last: np.full(2, 1e300)})
 

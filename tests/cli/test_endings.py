@@ -1,4 +1,4 @@
-"""How commands end: by a signal, although a callback fails, and with which exit status."""
+"""How commands end on a signal and after a failing callback, and their exit status."""
 
 from __future__ import annotations
 

@@ -115,7 +115,7 @@ def test_commands_run_under_the_options_of_python(flags, env, tmp_path):
         "wrong-sizes",
     ],
 )
-def test_failing_pictures_do_not_end_a_run(env, matplotlibrc, drawn, tmp_path):
+def test_unusual_settings_of_matplotlib_do_not_end_a_run(env, matplotlibrc, drawn, tmp_path):
     pytest.importorskip("matplotlib")
     if matplotlibrc:
         (tmp_path / "matplotlibrc").write_text(matplotlibrc)

@@ -1,7 +1,7 @@
 """Damaged or crafted run folders are refused in one line by train --resume, evaluate, predict and summary, or give the
 result of the undamaged folder.
 
-There is never a traceback, and never a silently different result.
+There is never a traceback, and no silently different result unless the checksum is that of the changed contents.
 """
 
 from __future__ import annotations

@@ -57,11 +57,10 @@ def test_a_net_that_takes_larger_images_is_evaluated_on_them(tmp_path, capsys):
 def test_python_runs_predict_with_their_last_and_best_checkpoint(run, capsys, tmp_path):
     folder, net, test = run
     Image.fromarray(test.images[0, ..., 0]).save(tmp_path / "x.png")
-    name, chance = net.predict(tmp_path / "x.png", top=1)[0]
-    for which in ("last", "best"):
+    for which, used in (("last", net), ("best", gc.load(folder, which="best"))):
+        name, chance = used.predict(tmp_path / "x.png", top=1)[0]
         output = on_numpy(capsys, "predict", tmp_path / "x.png", "--run-dir", folder, "--which", which)
-        if which == "last":
-            assert f"  {name}  {100 * chance:6.2f} %" in output
+        assert f"  {name}  {100 * chance:6.2f} %" in output
 
 
 @pytest.mark.parametrize(

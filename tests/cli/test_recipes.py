@@ -13,14 +13,14 @@ from gpuconv.data import Augmentation, Loader, Normalization, load
 from gpuconv.layers import GELU, BatchNorm, Conv2D, Flatten, Input, Linear, MaxPool2D, Scale, Sequential
 from gpuconv.training import Trainer
 
-# The smallest images that the net takes; four classes, so that chance is 25 %.
+# The smallest images that the net takes.
 SIZE = "25x25x3,classes=4"
 AIRBENCH = ["--model", "airbench94", "--recipe", "airbench94"]
 
 
 def test_without_a_name_a_net_has_its_own_recipe():
     assert recipes.get("digits-net", "cifar10")["epochs"] == 30
-    for name, data in (("airbench94", "cifar10"), ("lenet", "digits")):  # nets without a recipe for their name alone
+    for name, data in (("airbench94", "cifar10"), ("lenet", "digits")):  # these names choose no recipe
         assert recipes.get(name, data) == recipes.DEFAULT | {"model": name}
     assert recipes.DEFAULT["epochs"] == 10
     assert recipes.get(None, "digits") == recipes.get("digits-net", "digits")
@@ -126,7 +126,7 @@ def test_the_loss_falls_with_the_recipe_of_airbench94():
 
 @pytest.mark.kernels
 def test_the_emulated_device_gives_the_weights_and_losses_of_numpy():
-    """Four steps in float64; most of them also train the bias of the whitening layer. Rounding errors of a step grow in
+    """Four steps in float64, which also train the bias of the whitening layer. Rounding errors of a step grow in
     the steps after it: the bound is 10^4 rounding errors of a tensor's largest number."""
     one, other = (train_narrow_net(device, "float64", 8, 4, epochs=2) for device in ("numpy", "emulated"))
     for (name, expected), on_kernels in zip(one.net.state_dict().items(), other.net.state_dict().values(), strict=True):

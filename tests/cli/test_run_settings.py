@@ -30,7 +30,7 @@ def test_a_learning_rate_given_twice_must_be_the_same():
         run_settings.rate_in({"optimizer": "sgd:lr=0.3", "lr": 0.2})
 
 
-def test_settings_are_checked_before_anything_is_created():
+def test_an_invalid_setting_is_refused_with_the_reason():
     """The settings of a stored run may have been edited by hand."""
     valid = run_settings.with_recipe({})
     run_settings.check(valid)

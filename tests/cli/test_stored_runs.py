@@ -123,7 +123,7 @@ def test_evaluate_warns_of_changed_data_and_resume_refuses_it(work, capsys, chan
     assert "gpuconv: warning: the data differs from that of the run, which had " in output
     assert "it may have been trained on some of these test images" in output
     seen = [image.tobytes() in trained for image in from_spec.load("folder:photos")[1].images]
-    assert any(seen) == (change == "renamed")  # the split follows from the names, so only then test images were seen
+    assert any(seen) == (change == "renamed")  # a new name can move an image between the parts
     before = {path: path.read_bytes() for path in (work / "run").iterdir()}
     output = on_numpy(capsys, "train", "--resume", "run", "--data", "folder:photos", status=2)
     assert "cannot be continued with other settings: train." in output or "settings: test." in output
@@ -227,8 +227,7 @@ def test_an_invalid_entry_gives_an_error_of_one_line(work, capsys):
             assert "last.safetensors" in output
 
 
-# An entry of the net's config, a new value with which it describes no net or another than that of the weights, and the
-# message.
+# An entry of the net's config; a new value that describes no net, or not the net of the weights; and the message.
 NETS = [
     ("net.layers.1.out_channels", 10**15, "of another net"),
     ("net.layers.1.out_channels", -1, "net: "),

@@ -105,13 +105,13 @@ def test_without_shards_the_gpus_all_reduce(schedule):
 
 
 def with_buckets_in_another_order(patch):
-    add = Sharding.backpropagate
+    backpropagate = Sharding.backpropagate
 
     def reordered(self, *arguments, **options):
         if self.ranks.rank:
             self._allocate_terms()
             self._sums[0].buckets.reverse()
-        add(self, *arguments, **options)
+        backpropagate(self, *arguments, **options)
 
     patch.setattr(Sharding, "backpropagate", reordered)
 

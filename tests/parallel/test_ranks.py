@@ -1,4 +1,4 @@
-"""A single rank, and ranks that differ."""
+"""A single rank, ranks that differ, and refused arguments."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Messages between ranks over TCP. The ranks are threads here; what torchrun would put into variables is a fixture."""
+"""Messages between ranks over TCP. The ranks are threads here; a fixture takes the place of torchrun's variables."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def test_a_file_is_replaced_with_the_users_permissions(tmp_path):
 
 
 class Tokens:
-    """Gives the names of temporary files in a known order, so that a test can take the first ones before."""
+    """Gives the names of temporary files in a known order, so that a test can create files with the first of them."""
 
     def __init__(self):
         self.count = 0

@@ -12,7 +12,7 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_a_lock_file_names_its_holder_and_is_removed_with_it(tmp_path):
+def test_a_lock_file_names_its_holder_and_is_removed_on_release(tmp_path):
     first = locks.LockFile(tmp_path / "lock")
     assert first.supported
     with pytest.raises(locks.LockedError, match=rf"process {os.getpid()} on .* since \d{{4}}-"):
@@ -81,7 +81,7 @@ def test_a_link_or_pipe_in_place_of_a_lock_is_refused(tmp_path):
     assert (tmp_path / "precious").read_text() == "mine"
 
 
-def test_the_error_names_the_holder_of_a_lock_if_readable(tmp_path):
+def test_a_holder_that_cannot_be_read_is_called_another_process(tmp_path):
     lock = locks.LockFile(tmp_path / "lock")
     for text in (b"", b"{}", b"[1]", b"[" * 4000, b"no json"):
         os.ftruncate(lock._handle, 0)

@@ -20,7 +20,7 @@ class WithoutNone:
     def on_step(self, trainer: Trainer, record: dict[str, Any]) -> None: ...
 
 
-class Misspelt:
+class Misspelled:
     def on_epch(self, trainer: Trainer, record: dict[str, Any]) -> None: ...
 
 
@@ -75,7 +75,7 @@ Trainer(net, metrics=[3])  # error
 trainer = Trainer(net, SGD())
 trainer.fit(train, epochs=1, callbacks=[WrongHook()])  # error
 trainer.fit(train, epochs=1, callbacks=[WithoutNone()])  # error
-trainer.fit(train, epochs=1, callbacks=[Misspelt()])  # error
+trainer.fit(train, epochs=1, callbacks=[Misspelled()])  # error
 trainer.fit(train, epochs=1, callbacks=[object()])  # error
 trainer.fit(train, epochs=1, callbacks=[gc.training.EarlyStopping])  # error
 trainer.fit(train, epochs=1, callbacks=WrongHook())  # error
