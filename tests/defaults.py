@@ -1,4 +1,4 @@
-"""Compares default arguments, and whether dataclasses are immutable, with the tables in each package's tests."""
+"""Compares default arguments with a table; gives whether dataclasses are frozen, compare by value and have a hash."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ def measure(metric, scores=SCORES, labels=LABELS, ends=(0, 1, 4)):
     return name, started.result()
 
 
-def test_top_k_counts_the_first_of_equals_and_nan_as_largest():
+def test_top_k_ranks_the_first_of_equal_scores_before_the_others_and_nan_highest():
     # The label's rank: 1, 2, 1 (of equal scores the first is better), 0.
     expected = {"top-1": 0.25, "top-2": 0.75, "top_3": 1.0, "top5": 1.0, "Top-5": 1.0}
     for name, fraction in expected.items():

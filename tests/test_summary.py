@@ -22,6 +22,7 @@ def test_vgg16_has_the_published_counts_without_allocating_weights():
     assert end.parameters == 138_357_544
     assert end.activations == 15_237_608
     assert end.mult_adds == 15_470_264_320
+    assert not any(layer.arrays for layer in net.walk())
     text = summary(net)
     assert "138,344,128" in text
     assert "15,237,608" in text

@@ -65,6 +65,7 @@ def test_a_failing_check_is_in_the_document(capsys):
     checked = document_of(capsys, "check", *TINY, "--lr", 1000, status=1)
     assert not checked["passed"]
     assert not all(check["passed"] for check in checked["checks"])
+    assert checked["gradients"]
     assert all(row["worst"] is not None for row in checked["gradients"])
 
 

@@ -67,7 +67,7 @@ def test_invalid_options_are_refused_before_anything_is_created(served, capsys, 
         (["--model", "digit-net"], "did you mean"),
         (["--clip", "-1"], "the limit of the norm must lie in"),
         (["--plateau", "3"], "--validation 0.1"),
-        (["--device", "gpu"], "gpu"),
+        (["--device", "gpu"], "unknown device 'gpu'"),
         (["--optimizer", "sdg"], "did you mean"),
     ]:
         assert main(["live", *options]) == 2, options

@@ -42,7 +42,7 @@ def test_later_commands_also_test_on_all_images_of_a_separate_test_folder(work, 
     (work / "test").rename(work / "moved")
     assert "/test: there is no such folder" in output_of(capsys, "evaluate", "run", status=2)
     assert "moved: 10 test images" in output_of(capsys, "evaluate", "run", "--test", "folder:moved")
-    assert "continues with the settings" not in output_of(capsys, "train", "--resume", "run", "--test", "folder:moved")
+    assert "test accuracy" in output_of(capsys, "train", "--resume", "run", "--test", "folder:moved")
 
 
 @pytest.mark.parametrize("options", [["--test", "folder:test"], ["--data", "folder:test,test=1"]], ids=["test", "data"])

@@ -147,7 +147,7 @@ def test_a_resumed_run_prints_what_the_first_run_printed(averaged_run, passed_to
     assert passed_to["fit"][-1][1]["resume"] is True
 
 
-def test_the_initial_weights_follow_from_the_seed(passed_to, drawn, tmp_path, monkeypatch):
+def test_the_initial_weights_follow_from_the_seed(tmp_path, monkeypatch):
     initial = {}
 
     def fit(self, *arguments, **options):

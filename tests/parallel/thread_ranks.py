@@ -14,7 +14,7 @@ from gpuconv.parallel import NCCL, Ranks
 
 
 def along_a_tree(arrays):
-    """The sum of a power of two of arrays, added in pairs."""
+    """The sum of the arrays, whose number is a power of two, added in pairs."""
     while len(arrays) > 1:
         arrays = [one + other for one, other in zip(arrays[::2], arrays[1::2])]
     return arrays[0]

@@ -1,4 +1,4 @@
-"""Code that type checkers accept: user-defined parts with annotations and without a base class."""
+"""Code that type checkers accept: calls, and user-defined parts with annotations, most of them without a base class."""
 
 from collections.abc import Iterator, Mapping
 from functools import partial
