@@ -1,4 +1,4 @@
-"""Checks of non-array arguments: their results, and the message of every error."""
+"""Checks of non-array arguments: their results and the messages of their errors."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Every default is the documented one: another would change the behavior of users' programs."""
+"""Defaults of functions: other ones would change the behavior of users' programs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ DEFAULTS = {
 }
 
 
-def test_every_default_is_the_documented_one():
+def test_the_defaults_are_those_of_the_table():
     expect_defaults(DEFAULTS)
 
 

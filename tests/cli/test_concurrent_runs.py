@@ -70,7 +70,7 @@ def test_a_file_system_without_locks_gives_a_warning_and_is_used(tmp_path, monke
 
 def test_a_run_skips_numbers_in_use_and_a_refused_run_leaves_no_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    # 66 images in batches of 5 leave one over, of which the last stage has 1 x 1 values: too few for batch norm.
+    # 66 images in batches of 5 leave one image, for which the last stage has 1 x 1 values: too few for batch norm.
     one_left_over = ["train", "--data", "synthetic:n=66,size=4x4x3", "--model", "resnet20", "--batch-size", "5"]
     assert main(one_left_over) == 2
     assert not (tmp_path / "runs").exists()

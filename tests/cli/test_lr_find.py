@@ -90,7 +90,7 @@ def test_an_output_that_is_no_folder_and_an_impossible_batch_give_errors_of_one_
         assert f"--out {out} must be a folder, and file is not one" in output_of(
             capsys, "lr-find", *SHORT, "--out", out, status=2
         )
-    # 66 images in batches of 5 leave one over, of which the last stage has 1 x 1 values: too few for batch norm.
+    # 66 images in batches of 5 leave one image, for which the last stage has 1 x 1 values: too few for batch norm.
     one_left_over = ["--data", "synthetic:n=66,size=4x4x3", "--model", "resnet20", "--batch-size", "5"]
     assert "another batch size than 5 for 66 images" in output_of(capsys, "lr-find", *one_left_over, status=2)
     assert [path.name for path in work.iterdir()] == ["file"]

@@ -1,4 +1,4 @@
-"""Options of commands: each is read and has its default."""
+"""Options of commands: their defaults, how words are parsed, and refused ones."""
 
 from __future__ import annotations
 
@@ -175,7 +175,7 @@ MORE_WORDS = {  # more words, and the options that are then parsed differently
 }
 
 
-def test_every_option_is_read_and_has_its_default():
+def test_every_option_has_its_default_and_more_words_are_parsed():
     assert OPTIONS.keys() == COMMANDS.keys()
     for command, (shortest, expected) in OPTIONS.items():
         parser = Parser()

@@ -30,8 +30,9 @@ class StopAfterOne(gc.training.Callback):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
+    """A run's folder, its net and the test images. Its first epoch is the best: in the second the rate is too high."""
     folder = tmp_path_factory.mktemp("python") / "run"
-    return folder, *train(folder)
+    return folder, *train(folder, schedule="step:1,gamma=1000")
 
 
 def test_python_runs_are_evaluated_at_their_last_and_best_checkpoint(run, capsys):

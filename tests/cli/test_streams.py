@@ -155,7 +155,7 @@ def test_files_do_not_get_the_descriptors_of_closed_streams(tmp_path):
     assert ending_of(inherited, 0, without_objects) == (0, "")
 
 
-def test_a_failing_stderr_does_not_end_a_run():
+def test_a_failing_stderr_does_not_end_a_command():
     def print_errors():
         print("x", file=sys.stderr)
         print("y", file=sys.stderr)

@@ -58,6 +58,9 @@ def test_early_stopping_is_by_validation_accuracy_or_training_loss(work, capsys)
     assert [record["event"] for record in metrics(work / "judged")] == ["epoch"] * 3 + ["test"]
     output_of(capsys, "train", *TINY_RUN, "--epochs", 3, "--early-stopping", 2, "--run-dir", "learning")
     assert len(metrics(work / "learning")) == 3
+    rising = [*TINY_RUN, "--lr", 5, "--schedule", "constant", "--epochs", 9, "--early-stopping", 2]
+    out = output_of(capsys, "train", *rising, "--run-dir", "rising")
+    assert "early stopping: no better train_loss in 2 epochs" in out
 
 
 def test_a_plateau_lowers_the_rate_and_is_stored_with_the_run(work, capsys):

@@ -72,6 +72,7 @@ def test_a_training_step_is_a_range_around_its_layers(recorder):
 def test_a_range_ends_when_its_layer_raises(recorder):
     with pytest.raises(RuntimeError, match="forward before it"), profiling.ranges():
         models.build("seed-net").backward(np.zeros((1, 10), np.float32))
+    assert recorder.events[0] == ("fc1.backward", "backward")
     assert len(recorder.events) == 2 * recorder.events.count("end")
 
 
