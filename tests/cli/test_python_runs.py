@@ -1,5 +1,6 @@
 """Commands on runs that were started from Python."""
 
+import json
 import shutil
 from functools import partial
 
@@ -8,7 +9,7 @@ import pytest
 from PIL import Image
 
 import gpuconv as gc
-from tests.cli.command import on_numpy
+from tests.cli.command import on_numpy, output_of
 
 
 def train(folder, epochs=2, resume=False, schedule="cosine", **options):
@@ -62,6 +63,20 @@ def test_python_runs_predict_with_their_last_and_best_checkpoint(run, capsys, tm
         name, chance = used.predict(tmp_path / "x.png", top=1)[0]
         output = on_numpy(capsys, "predict", tmp_path / "x.png", "--run-dir", folder, "--which", which)
         assert f"  {name}  {100 * chance:6.2f} %" in output
+
+
+def test_the_last_or_best_checkpoint_is_explained_and_exported(run, capsys, tmp_path):
+    pytest.importorskip("onnx")
+    folder, _, test = run
+    Image.fromarray(test.images[0, ..., 0]).save(tmp_path / "x.png")
+    totals = []
+    for which in ("last", "best"):
+        explain = ["explain", folder, tmp_path / "x.png", "--layer", "fc1", "--at", 3, "--which", which, "--json"]
+        totals.append(json.loads(on_numpy(capsys, *explain))["total"])
+        output_of(capsys, "export", folder, tmp_path / f"{which}.onnx", "--which", which)
+        exported = gc.interop.from_onnx(tmp_path / f"{which}.onnx")
+        np.testing.assert_array_equal(exported["fc1"]["weight"], gc.load(folder, which=which)["fc1"]["weight"])
+    assert totals[0] != totals[1]
 
 
 @pytest.mark.parametrize(
