@@ -41,8 +41,8 @@ class TensorBoard(Callback):
 
     path: a folder, by default "tensorboard" in the run directory. Event files are added to it; when a run is resumed,
     TensorBoard drops the steps after the checkpoint. image: uint8 (H, W, C) of the net's size. truth: its class,
-    also as an array of one element. Raises ImportError without tensorboardX, and TypeError for anything else as
-    image or truth.
+    also as an array of one element. Raises ImportError without tensorboardX, TypeError for an image or a truth of
+    another kind, and ValueError for a truth below 0.
     """
 
     only_on_rank_0 = True
