@@ -7,8 +7,9 @@ CUDA kernels, emulated arrays the same kernels on the CPU.
 - ``out`` receives the result as in NumPy's ufuncs, and is returned. It may share memory with an input: the result is
   the same as if it did not. It may be a slice of the channels of a wider volume, ``y[..., 3:7]``: most ops write there
   directly, the others copy their result there. Outputs that share memory with each other, or are read-only, raise
-  ValueError. Ops that compute parameter gradients, and conv2d_dgrad, take ``accumulate``: True adds to the given arrays
-  instead of overwriting them.
+  ValueError; in the lists of an optimizer step only an array that occurs twice is found, not two views of one memory.
+  Ops that compute parameter gradients, and conv2d_dgrad, take ``accumulate``: True adds to the given arrays instead of
+  overwriting them.
 - Subclasses of NumPy's array are treated as plain arrays. Masked arrays, arrays whose bytes are not in
   the machine's order, and arrays of anything but numbers raise TypeError.
 - ``stride``, ``dilation`` and ``kernel_size`` are an integer or (height, width). ``padding`` is an integer,

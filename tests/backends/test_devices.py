@@ -5,6 +5,7 @@ import pytest
 
 from gpuconv import backends, ops
 from gpuconv.backends import DeviceError, adapters, asarray, device_of, resolve, to_numpy
+from gpuconv.devices import Device
 
 
 @pytest.fixture
@@ -64,6 +65,7 @@ def test_the_error_for_an_unavailable_device_says_what_is_missing(no_gpu):
         ("numpi", "unknown device 'numpi'; did you mean 'numpy'?"),
         ("gpu", r"unknown device 'gpu' \(known: numpy, emulated, cuda, auto"),
         ("", "unknown device ''"),
+        (3, r"unknown device '3' \(known: numpy"),
         ("cuda:", r"a device is numpy \(or cpu\), cuda, cuda:1, emulated or auto, received 'cuda:'"),
         ("cuda:x", "received 'cuda:x'"),
         ("cuda:-1", "received 'cuda:-1'"),
@@ -74,8 +76,9 @@ def test_the_error_for_an_unavailable_device_says_what_is_missing(no_gpu):
     ],
 )
 def test_a_bad_device_name_is_refused(device, message):
-    with pytest.raises(ValueError, match=message):
-        resolve(device)
+    for look_up in (resolve, Device.named):
+        with pytest.raises(ValueError, match=message):
+            look_up(device)
 
 
 # --- where an array is -------------------------------------------------------------------------

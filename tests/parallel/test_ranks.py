@@ -31,5 +31,7 @@ def test_wrong_arguments_are_refused_by_a_single_process_too(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(ValueError, match="unknown device 'nmpy'; did you mean 'numpy'"):
         parallel.launched_ranks("nmpy", 300.0)
+    with pytest.raises(ValueError, match=r"unknown device 'None' \(known: numpy, "):
+        parallel.launched_ranks(None, 300.0)
     with pytest.raises(ValueError, match=r"time_limit must lie in \[0.0, inf\), received -1"):
         parallel.launched_ranks("numpy", -1)
