@@ -25,7 +25,7 @@ def test_a_planted_slow_kernel_is_reported_slower(tmp_path):
     ("after", "noise", "verdict"),
     [(1.05, 0.10, "noise"), (1.15, 0.10, "slower"), (0.95, 0.10, "noise"), (0.85, 0.10, "faster"), (1.0, 0.0, "noise")],
 )
-def test_a_difference_below_the_noise_is_reported_as_noise(tmp_path, after, noise, verdict):
+def test_only_a_difference_above_the_noise_is_slower_or_faster(tmp_path, after, noise, verdict):
     def record_of(name, median, noise):
         sides = [{"role": "ours", "name": "gpuconv", "status": "timed", "median": median}]
         return record(tmp_path / name, entries=[{"key": "k", "noise": noise, "sides": sides}])

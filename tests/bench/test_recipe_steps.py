@@ -86,8 +86,7 @@ def test_pytorch_takes_the_steps_of_the_recipe(recipe):
 
 
 def test_pytorch_augments_as_the_recipe_says(recipe):
-    """Each image appears once per epoch, shifted by up to two pixels. Half of them are flipped, in the next epoch the
-    other half."""
+    """Each image appears once per epoch, shifted by up to two pixels. An image is flipped in every second epoch."""
     torch = pytest.importorskip("torch")
     from bench.peers.pytorch_recipe import Images
 

@@ -49,9 +49,9 @@ def net_of_every_kind(monkeypatch):
     monkeypatch.setitem(models.MODELS, "net-of-every-kind", build)
 
 
-def test_steps_are_also_timed_with_all_norm_sums_in_dgrad(net_of_every_kind):
-    """A net in which a batch norm is below a convolution is also timed as `net.fuse(norm_sums=True)`, where dgrad
-    computes the sums of the norm's backward pass."""
+def test_a_step_can_be_prepared_with_all_norm_sums_in_dgrad(net_of_every_kind):
+    """On a GPU, a net in which a batch norm is below a convolution is also timed as `net.fuse(norm_sums=True)`, where
+    dgrad computes the sums of the norm's backward pass."""
     step = steps.Step(one_step())
     assert steps.has_norms_below_convolutions(step.net())
     assert not steps.has_norms_below_convolutions(step.net()[-1:])

@@ -84,7 +84,7 @@ extern "C" __global__ void shared_race(float* y, const float* x) {
     if (culprit()) tile[0] = before;  // fault
     y[global_thread()] = before;
 }
-extern "C" __global__ void race_inside_a_warp(float* y, const float* x) {
+extern "C" __global__ void race_between_warps(float* y, const float* x) {
     __shared__ float tile[64];
     tile[threadIdx.x] = x[global_thread()];
     __syncwarp();

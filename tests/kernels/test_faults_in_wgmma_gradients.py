@@ -258,7 +258,7 @@ FAULTS_OF_THE_MAIN_LOOP = (
     "another stage freed",
     "wrong phase of a filled stage",
     "phase that never changes",
-    "arrival too many",
+    "one arrival too many",
 )
 # Another message that the checker may give: in dgrad the fault may end in a deadlock; in wgrad the copiers, which add
 # up db, may be the first to read what has not arrived.

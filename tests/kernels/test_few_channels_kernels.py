@@ -119,7 +119,7 @@ def test_the_tile_for_few_filters_agrees_with_the_oracle(device, one_multiproces
 
 
 def test_values_past_the_depth_are_ignored(device):
-    """The values are infinite: multiplied by zeros in place of a filter they would give NaN."""
+    """The values are infinite. If they were multiplied by the zeros past the end of a filter, they would give NaN."""
     x, w = np.ones((2, 5, 8, 3), np.float32), np.ones((8, 3, 3, 3), np.float32)
     x[:, 2, 3] = np.inf
     for dtype in map(as_dtype, ("float32", "bfloat16")):
@@ -144,7 +144,7 @@ def test_thread_orders_and_unaligned_arrays_give_the_same_bits(device, arithmeti
     )
 
 
-def test_float32_gives_the_bits_of_every_other_tile(device):
+def test_float32_gives_the_bits_of_a_simt_tile(device):
     (x, w, bias), options = arguments(UNEVEN, "float32")
     few, simt = (
         on_device("conv2d", device, x, w, bias, **options | dict(algo=algo)) for algo in (FEW_CHANNELS, "simt-64x64")

@@ -40,7 +40,7 @@ def test_a_deep_product_gives_the_same_bits_in_every_thread_order(device, rng, o
 
 
 @pytest.mark.parametrize("activation", [None, "relu", "gelu"])
-def test_activation_and_bias_are_fused(device, rng, activation):
+def test_bias_and_activation_agree_with_the_oracle(device, rng, activation):
     x, w, bias = arguments("linear", rng, (5, 1200, 6), "float32")
     for arrays in ([x, w, bias], [x, w, None]):
         (expected,) = expected_results("linear", arrays, dict(activation=activation))

@@ -133,7 +133,7 @@ def test_tensor_cores_multiply_and_round_as_the_oracle(device, rng, shape, preci
 
 
 @pytest.mark.parametrize("shape", [(48, 3, 3, 20), (160, 40), (6, 6)], ids=str)
-def test_five_steps_in_bfloat16_bring_the_singular_values_near_one_as_by_the_oracle(device, rng, shape):
+def test_five_steps_in_bfloat16_bring_the_singular_values_near_one_as_in_the_oracle(device, rng, shape):
     on_host = [[rng.standard_normal(shape).astype(np.float32)] for _ in range(3)]
     directions = []
     for arrays in (on_device(on_host, device), on_device(on_host, ORACLE)):

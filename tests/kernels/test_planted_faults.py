@@ -1,4 +1,5 @@
-"""Each fault that a GPU would hide, planted in a small kernel: the error names kernel, block, thread and line."""
+"""Faults that a GPU would hide, planted in small kernels: the error names kernel and block, and where it can the thread
+and the line."""
 
 import re
 from pathlib import Path
@@ -83,7 +84,7 @@ def test_a_planted_fault_is_found_in_a_checked_run(kernel):
 
 def test_a_race_between_warps_is_found_in_some_order():
     # If the second warp has not run yet, the memory is unwritten. If it has, the read is a race.
-    outputs = {message("race_inside_a_warp", sanitize="checked", seed=seed) for seed in range(8)}
+    outputs = {message("race_between_warps", sanitize="checked", seed=seed) for seed in range(8)}
     assert any("race: reads shared tile + 148 bytes, which thread (37, 0, 0) wrote" in text for text in outputs), (
         outputs
     )
@@ -91,7 +92,7 @@ def test_a_race_between_warps_is_found_in_some_order():
 
 
 def test_a_race_gives_different_bits_in_another_order():
-    results = [launch("race_inside_a_warp", seed=seed, sanitize="none") for seed in range(8)]
+    results = [launch("race_between_warps", seed=seed, sanitize="none") for seed in range(8)]
     assert any(not np.array_equal(results[0], other, equal_nan=True) for other in results[1:])
 
 

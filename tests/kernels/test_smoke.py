@@ -1,4 +1,5 @@
-"""A quick check of the kernels in the fast tier: every op and every GEMM family. The rest is in the tier `kernels`."""
+"""A quick check of the kernels in the fast tier: every op, and every GEMM family but wgmma, of which one
+kernel is only compiled. The rest is in the tier `kernels`."""
 
 from __future__ import annotations
 
@@ -40,7 +41,7 @@ def size(argument) -> int:
 
 
 def largest_tiny(op: str) -> verify.Case:
-    """The largest tiny case of an op, of those that name no algorithm."""
+    """The largest tiny case of an op, of those that neither name an algorithm nor use TF32."""
     cases = (case for case in verify.cases(("tiny",)) if case.op == op)
     plain = [case for case in cases if not re.search("few channels|tf32", case.name)]
     return max(plain, key=lambda case: size(case.arguments("float32")[0]))

@@ -1,5 +1,5 @@
-"""Convolutions by wgmma (gemm_wgmma.cuh), which no GPU has run: the emulated device runs every case tier, with and
-without its checker. test_wgmma_machine_code.py examines the machine code."""
+"""Convolutions by wgmma (gemm_wgmma.cuh), which no GPU has run: the emulated device runs every case tier, and
+its checker all cases but some layers of the tier `real`. test_wgmma_machine_code.py examines the machine code."""
 
 from __future__ import annotations
 

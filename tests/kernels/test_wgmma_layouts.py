@@ -30,8 +30,8 @@ class Expected:
 
     width: the bytes of an atom's line. rows, depth: what one atom covers. next_rows, next_depth: bytes from an atom to
     the next one down the rows and along the depth. points: the offsets of some elements (row, k). descriptor: of the
-    whole operand at address 1024. steps: bytes that each 16 of the depth add to its start. second_half: bytes that row
-    64 adds.
+    whole operand at address 1024. steps: the bytes from the operand's start to k = 0, 16, 32 and 48. second_half: the
+    bytes from row 0 to row 64.
     """
 
     k_major: bool

@@ -69,8 +69,8 @@ FAULTS_OF_FPROP = {
     "wrong phase of a filled stage": (RING, "filled()[stage], parity)", "filled()[stage], parity ^ 1)", TOO_EARLY),
     "wrong phase of a free stage": (RING, "parity ^ 1", "parity", DEADLOCK),
     "phase that never changes": (RING, "parity ^= 1;", ";", f"{TOO_EARLY}|{OVERWRITTEN}"),
-    "arrival too few": (RING, "[i], FILLERS)", "[i], FILLERS - 1)", TOO_EARLY),
-    "arrival too many": (RING, "* WARPGROUPS)", "* WARPGROUPS + 1)", DEADLOCK),
+    "one arrival too few": (RING, "[i], FILLERS)", "[i], FILLERS - 1)", TOO_EARLY),
+    "one arrival too many": (RING, "* WARPGROUPS)", "* WARPGROUPS + 1)", DEADLOCK),
     "one warpgroup's arrival": (RING, "CLUSTER * WARPGROUPS)", "1)", OVERWRITTEN),
     "every lane frees the stage": (RING, "if (threadIdx.x % 128 == 0) mbar", "mbar", OVERWRITTEN),
     "uninitialized barrier": (RING, "i < STAGES; ++i", "i < STAGES - 1; ++i", "which nothing initialized"),
@@ -124,8 +124,8 @@ def assert_agrees(op: str, case: Conv2dProblem) -> None:
 def assert_found(kernel_file: str, op: str, case: Conv2dProblem, text: str, seeds: Sequence[int], seconds: float = 1):
     """Checks that a planted fault is found under each seed.
 
-    text: a part of the checker's message, as in `FAULTS_OF_FPROP`, or VALUES. seconds: processor time of a run after
-    the first, which may compile."""
+    text: a part of the checker's message, as in `FAULTS_OF_FPROP`, or VALUES. seconds: the most processor time of a
+    run; the first run has no limit, since it may compile."""
     for seed in seeds:
         begin = time.process_time()
         with (

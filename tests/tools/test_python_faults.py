@@ -46,8 +46,7 @@ def test_unreachable_code_is_not_mutated():
     assert [mutant.after for mutant in mutants("x.py", "raise AssertionError\nraise NotImplementedError\n")] == ["pass"]
 
 
-def test_a_fault_changes_exactly_one_node_of_the_tree():
-    """Parentheses are added where the text needs them."""
+def test_a_text_with_a_fault_parses_to_another_tree_and_keeps_its_parentheses():
     texts = ("x = a and (b or c)\n", "x = -(a if b else c) ** 2\n", "if p:\n    pass\nelif not (a and b) or c: q\n")
     for text in texts:
         for mutant in mutants("x.py", text):
