@@ -6,7 +6,7 @@ import pytest
 from gpuconv import asarray, ops, to_numpy
 from tests.kernels.agreement import FLOATS, assert_same_bits, on_device, random
 
-SIZES = [0, 1, 2, 3, 4, 5, 7, 8, 9, 15, 17, 4095, 4099, 20_011]  # the last ones take several blocks
+SIZES = [0, 1, 2, 3, 4, 5, 7, 8, 9, 15, 17, 4095, 4099, 20_011]  # the last takes several blocks in every dtype
 
 
 @pytest.mark.parametrize("dtype", FLOATS)

@@ -100,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "python -m tests.kernels.wgmma_tiers", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     for name, choices in dict(tier=verify.TIERS, op=OPS, algo=[tile.name for tile in TILES], dtype=DTYPES).items():
-        parser.add_argument(f"--{name}", action="append", choices=[*choices], help="several times; default: all")
+        parser.add_argument(f"--{name}", action="append", choices=[*choices], help="may be repeated; default: all")
     options = parser.parse_args(argv)
     failed = 0
     for op in options.op or OPS:
