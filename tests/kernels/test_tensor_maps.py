@@ -35,7 +35,7 @@ def test_a_box_is_loaded_with_its_swizzle_and_stored(at, channels, swizzle):
         within = tuple(slice(begin, begin + size) for begin, size in zip(begins, box))
         expected = padded[within].reshape(-1, 8)  # chunks of 16 bytes
         address = np.arange(len(expected)) * 16
-        # The swizzle: bits of the address from the 128s up are xored into those from the 16s up.
+        # The swizzle: the address bits for 128 and above are xored into those for 16 and above.
         address ^= (address >> 3) & (max(swizzle, 16) - 16)
         np.testing.assert_array_equal(lines.reshape(-1, 8)[address // 16], expected)
         inside = np.zeros_like(padded, bool)
