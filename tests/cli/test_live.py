@@ -29,9 +29,11 @@ def test_without_options_live_trains_the_digits_and_serves_on_loopback(served):
     assert state["settings"]["batch_size"] == 64
 
 
-def test_live_takes_the_settings_of_train(served):
+def test_live_takes_the_settings_of_train_and_an_address(served):
     line = "--model seed-net --data synthetic:n=64,size=32x32x3 --optimizer adam --lr 0.01 --validation 0.25 --epochs 2"
-    assert main(["live", "--device", "numpy", *line.split(), "--batch-size", "8"]) == 0
+    address = ["--host", "0.0.0.0", "--port", "8601"]
+    assert main(["live", "--device", "numpy", *line.split(), "--batch-size", "8", *address]) == 0
+    assert (served[0][1]["host"], served[0][1]["port"]) == ("0.0.0.0", 8601)
     state = served[0][0].state()
     assert state["settings"] == {"optimizer": "adam", "lr": 0.01, "weight_decay": 0.0, "batch_size": 8, "epochs": 2}
     assert served[0][0].sets.validation is not None
