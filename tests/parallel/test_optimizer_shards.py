@@ -162,7 +162,7 @@ def test_gpus_exchange_parameters_as_a_part_of_their_graphs(monkeypatch, schedul
             assert toy_run.same_arrays(weights, alone)
         calls = machine.nccl_worlds[0].calls
     assert [call.captured for call in calls[0]] == [call.captured for call in calls[1]]
-    assert sum(call.captured for call in calls[0]) == 5  # sums in two dtypes, there and back, then the parameters
+    assert sum(call.captured for call in calls[0]) == 5  # sums in two dtypes, up the tree and back; then the parameters
     parameters = calls[0][-1].words
     sent, received = (sum(int(text.split()[-2]) for text in parameters if kind in text) for kind in ("send", "recv"))
     assert sent + received == 4 * 411

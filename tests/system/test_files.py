@@ -1,4 +1,4 @@
-"""Writing files: completely or not at all, with concurrent writers, never through a link; and errors in words."""
+"""Files are written completely or not at all, also by concurrent writers, and never through a link; errors in words."""
 
 import errno
 import os
