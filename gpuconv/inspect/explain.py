@@ -151,7 +151,7 @@ def explain(
         backward: Whether to explain the gradient of the layer's input at this index instead.
         target: With `backward`, the class whose score is differentiated, by default the best.
         locate: Whether to find the thread that computed the value, by running the layer's algorithm on the emulated
-            device. Only for nets on that device or on a CUDA device.
+            device. Only for nets on that device or on a CUDA device; a net on NumPy has no thread.
 
     Raises:
         TypeError: An argument has another type.
