@@ -8,6 +8,8 @@ A metric is a name, a function or an object::
     metric(scores, labels)      a mean over a batch: a number or an array, averaged over all images
     metric.update(scores, labels), metric.result()     an object; its reset(), if any, is called before the first batch
 
+Batches without a label that counts are left out. Without any batch, fractions and means are NaN, the others None.
+
 scores: (n, classes). labels: (n,) int64, or (n, classes) floats, where the largest of a row is the image's class
 (the first if several are equal). Both are NumPy arrays, on every device.
 """
@@ -15,6 +17,7 @@ scores: (n, classes). labels: (n,) int64, or (n, classes) floats, where the larg
 from __future__ import annotations
 
 import copy
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -67,8 +70,8 @@ class TopK:
         self._seen += len(labels)
 
     def result(self) -> float:
-        """The fraction over the images of all batches."""
-        return self._right / self._seen
+        """The fraction over the images of all batches, NaN without an image."""
+        return self._right / self._seen if self._seen else math.nan
 
 
 class Confusion:
@@ -95,9 +98,10 @@ class PerClass(Confusion):
 
     name = "per_class"
 
-    def result(self) -> np.ndarray:
-        """float64 (classes,)."""
-        assert self.matrix is not None
+    def result(self) -> np.ndarray | None:
+        """float64 (classes,), or None without a batch."""
+        if self.matrix is None:
+            return None
         counts = self.matrix.sum(axis=1)
         return np.where(counts, self.matrix.diagonal() / np.maximum(counts, 1), np.nan)
 
@@ -124,8 +128,8 @@ class Mean:
         self._total, self._seen = self._total + value * len(labels), self._seen + len(labels)
 
     def result(self) -> np.ndarray | float:
-        """The mean over the images of all batches."""
-        return self._total / self._seen
+        """The mean over the images of all batches, NaN without an image."""
+        return self._total / self._seen if self._seen else math.nan
 
 
 KNOWN: dict[str, Callable[[], TopK | Confusion]] = {

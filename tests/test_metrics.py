@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from gpuconv import metrics
+from gpuconv import losses, metrics
 from gpuconv.training import Trainer, evaluate
 from tests.training import toy_run
 
@@ -147,3 +147,19 @@ def test_a_result_that_a_run_cannot_store_is_named():
         trainer = Trainer(toy_run.net(), metrics=[metric])
         with pytest.raises(TypeError, match=r"the metric Wrong must give numbers.* received (object|complex)"):
             trainer.fit(toy_run.loader(), validation=toy_run.held_out(), epochs=1, progress=False)
+
+
+def test_without_an_image_fractions_and_means_are_nan_and_matrices_none():
+    for metric in ("top-5", lambda scores, labels: 1.0):
+        assert np.isnan(measure(metric, ends=(0,))[1])
+    for metric in ("confusion", "per-class"):
+        assert measure(metric, ends=(0,))[1] is None
+
+
+def test_held_out_images_whose_labels_are_all_ignored_are_evaluated():
+    net = toy_run.net()
+    images = np.zeros((3, *net.input_shape), np.float32)
+    found = evaluate(net, (images, np.full(3, 2)), loss=losses.get("softmax", ignore_index=2), metrics=["top-5"])
+    assert found.samples == 0
+    assert np.isnan(found.accuracy)
+    assert np.isnan(found.metrics["top_5"])
