@@ -10,7 +10,7 @@ from gpuconv import arguments, backends
 from gpuconv.inspect.explain import chosen_score, expect_one_image, layer_of
 from gpuconv.inspect.terms import as_float64
 from gpuconv.layers.sequential import Sequential
-from gpuconv.names import lookup
+from gpuconv.names import canonical
 from gpuconv.types import Array
 
 MAPS = ("saliency", "occlusion", "grad-cam")
@@ -120,7 +120,7 @@ def grad_cam(net: Sequential, x: Array, *, layer: str | None = None, target: int
 
 def map_stages(kind: str, net: Sequential, x: Array, *, target: int, batch: int) -> Iterator[np.ndarray]:
     """The map in stages: an occlusion map after each `batch` squares, other maps at once."""
-    lookup("map", kind, dict.fromkeys(MAPS))
+    kind = canonical("map", kind, MAPS)
     if kind == "occlusion":
         yield from occlusion_stages(net, x, target=target, batch=batch)
     else:

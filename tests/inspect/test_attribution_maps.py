@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from gpuconv.inspect import grad_cam, occlusion, saliency
+from gpuconv.inspect.attribution_maps import map_stages
 from gpuconv.layers import Conv2D, Flatten, GlobalAvgPool2D, Input, Linear, Sequential, Tanh
 
 X = np.random.default_rng(3).normal(size=(1, 6, 8, 2))
@@ -52,6 +53,11 @@ def test_grad_cam_of_a_net_with_global_average_pooling_is_its_class_activation_m
     assert heat[0, 0] == pytest.approx(coarse[0, 0])
     assert heat[-1, -1] == pytest.approx(coarse[-1, -1])
     assert grad_cam(net, X, layer="conv1", target=2).shape == (6, 8)
+
+
+def test_a_map_is_named_in_any_spelling(net):
+    (found,) = map_stages("Grad_CAM", net, X, target=2, batch=8)
+    np.testing.assert_array_equal(found, grad_cam(net, X, target=2))
 
 
 def test_invalid_targets_images_sizes_and_layers_are_refused(net):
