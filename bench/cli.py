@@ -252,12 +252,7 @@ def _finish_cpu(options: argparse.Namespace, record) -> None:
         record.data["measures"] = [import_and_memory.import_time(), import_and_memory.step_memory(memory)]
     record.data["goals"] = goals.evaluate(record.data)
     record.save()
-    print()
-    for goal in record.data["goals"]:
-        verdict = "met" if goal["met"] else "NOT MET"
-        least = f"by minimum times {goal['least']:.3g}" if goal["least"] else ""
-        value = f"{goal['value']:>7.3g} {goal['unit']:<18} goal {goal['limit']:<4g}"
-        print(f"{goal['name']:<34} {value} {verdict:<8} {least}")
+    print("", *goals.lines(record.data["goals"]), sep="\n")
 
 
 def _report(options: argparse.Namespace) -> int:

@@ -8,7 +8,7 @@ memory of its activations.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from bench.record import timed_sides
@@ -32,6 +32,15 @@ def evaluate(data: Mapping[str, Any]) -> list[Goal]:
     for measure in data["measures"]:
         found.append(_goal(measure["name"], measure["value"], MEASURES[measure["name"]], measure["unit"]))
     return found
+
+
+def lines(goals: Iterable[Goal]) -> Iterator[str]:
+    """For a terminal: each goal's value and limit, and whether it is met."""
+    for goal in goals:
+        verdict = "met" if goal["met"] else "NOT MET"
+        least = f"by minimum times {goal['least']:.3g}" if goal["least"] else ""
+        value = f"{goal['value']:>7.3g} {goal['unit']:<18} goal {goal['limit']:<4g}"
+        yield f"{goal['name']:<34} {value} {verdict:<8} {least}"
 
 
 def _convolutions(entries: Mapping[str, Any]) -> Iterator[Goal]:
