@@ -16,9 +16,9 @@ from gpuconv.types import Array, Options
 
 
 class NormChain(Fused):
-    """Consecutive layers of a fused row, of which each except the first begins with a CONV, or is one, that reads the
-    output of a batch norm at the end of the previous one. dgrad of that convolution also computes the sums of the
-    norm's backward pass: `gpuconv.ops.batch_norm_backward` with w.
+    """Consecutive layers of a fused row. Each but the last ends in a batch norm, with or without an activation. Each
+    but the first is a CONV, or begins with one. dgrad of that CONV also computes the sums of the backward pass of the
+    norm before it: `gpuconv.ops.batch_norm_backward` with w.
 
     Forward runs the layers one after another. In backward, `next_conv` holds the op's arguments that describe the
     convolution which reads the norm's output.

@@ -1,4 +1,4 @@
-"""The members of a layer that the files below `base.py` use, which cannot import `base.Layer`; it has all of them."""
+"""The members of a layer that are used in files which `base.py` imports: they cannot import `base.Layer` themselves."""
 
 from __future__ import annotations
 

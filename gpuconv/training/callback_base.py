@@ -70,9 +70,9 @@ EVENTS = {  # the arguments of each event
 
 
 def checked_callbacks(callbacks: Sequence[object]) -> list[Any]:
-    """Callbacks as a list. Raises TypeError for anything but a list, for a class, for an object without any event
-    method, for a method "on_..." of an unknown event (naming the nearest one), and for a method that does not take its
-    event's arguments."""
+    """Callbacks as a list. Raises TypeError if they cannot be iterated over, for a class, for an object without any
+    event method, for a method "on_..." of an unknown event (naming the nearest one), and for a method that does not
+    take its event's arguments."""
     if not isinstance(callbacks, Iterable):
         raise TypeError(f"callbacks are a list, received {type(callbacks).__name__}")
     found = [*callbacks]

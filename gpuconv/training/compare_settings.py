@@ -80,8 +80,7 @@ def _defaults(kind: type) -> Record:
 
 
 def _as_written_now(settings: Record) -> Record:
-    """The settings as this version writes them. Entries that it cannot read stay as they are, and are reported as
-    different."""
+    """The settings as this version writes them. Entries that it cannot read stay as they are."""
     found = in_current_form(ABSENT | settings)
     for name, again in TEXTS.items():
         if name in found:

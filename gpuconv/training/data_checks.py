@@ -22,8 +22,8 @@ class DataError(ValueError):
 
 
 def expect(name: str, loader: object, net: Layer, loss: object, shards: int = 1, parts: str = "shards") -> None:
-    """Raise DataError if a loader's images, labels or last batch do not fit the net and its loss, as far as that can be
-    known in advance.
+    """Raise DataError if a loader's images, labels, last batch, dtype, device, mixup or cutmix do not fit the net and
+    its loss, as far as that can be known in advance.
 
     shards: the number of shards into which a batch is cut. parts: the word for them in messages."""
     if not batches_own_data(loader):

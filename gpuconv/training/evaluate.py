@@ -77,7 +77,8 @@ def evaluate(
         ranks: The ranks that share the batches. Each calls this function and gets the overall result.
 
     Raises:
-        ValueError: There are no images, or the loss, a metric or `tta` does not fit the net or the data.
+        ValueError: There are no images, they do not fit the net, or the loss, a metric or `tta` does not fit the net or
+            the data.
         TypeError: The data are of an unknown kind, the normalization of uint8 images is unknown, or an argument has
             another type.
         RuntimeError: The net is not built or has no weights.

@@ -135,7 +135,8 @@ def feed(
     """The feed of a loader. On NumPy a thread prepares the batches of a `Loader` ahead.
 
     range_of_rank: a function of a batch's size that returns where this rank's part begins and ends; None for a single
-    rank. It is not used if images are mixed or if a step takes several batches: then each rank loads whole batches.
+    rank. It is used only for a `Loader` on NumPy, and not if images are mixed or a step takes several batches. Where it
+    is not used, each rank loads whole batches.
     batches_per_step: the number of batches that a step takes."""
     if is_our_loader(loader) and Device.named(loader.device).runs_kernels:
         return DeviceFeed(loader, batches_per_step)

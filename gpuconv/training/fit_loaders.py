@@ -39,8 +39,8 @@ def loaders(
     Only the first one is shuffled. uint8 images are normalized by `normalization`, by default with the statistics of
     the first one. steps_per_epoch: the number of batches in an epoch of the first one, if it is an iterable of batches,
     by default its length. Raises TypeError if no loader can be made from the data, or if those statistics are unknown,
-    and ValueError if the first one has another number of batches than `steps_per_epoch`, or for a fraction as
-    "validation" that is not between 0 and 1.
+    and ValueError if the first one has another number of batches than `steps_per_epoch`, for a fraction as "validation"
+    that is not between 0 and 1, or for floats that do not look normalized, although the net's other images are.
     """
     if normalization is not None:
         expect_normalization(normalization, net.input_shape)

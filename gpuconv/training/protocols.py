@@ -17,7 +17,7 @@ from gpuconv.types import Record, UserArray
 
 # What users may annotate as they like.
 TrainerLike = Any  # a `Trainer`, whose module imports this one
-UserArrays = Any  # a dictionary of such arrays by name
+UserArrays = Any  # a dictionary of arrays by name
 
 # --- callbacks: an object with any of these ----------------------------------------------------
 

@@ -133,7 +133,8 @@ class RunDirectory:
 
     @classmethod
     def claim(cls, home: Path, stem: str) -> Path:
-        """Create the directory `home`/`stem`-N with the first free N; no other process gets the same one."""
+        """Create the directory `home`/`stem`-N with the first free N; no other process gets the same one.
+        Raises CheckpointError if it cannot be created."""
         for number in itertools.count(1):
             run = cls(home / f"{stem}-{number}")
             with contextlib.suppress(FileExistsError):

@@ -8,9 +8,9 @@
 with each tensor's direction, name, dtype, number of values, products summed for one value, hash of its bytes, sum,
 norm, and the norm of its change by the update; null stands for a number that is not finite. Sums and norms of
 gradients, but not their hashes, are those of the gradients divided by float16's loss scale. The tensors are in the
-order of the work: the layers' outputs, the gradients of their inputs, the parameters' gradients, the updated
-parameters, the loss. A hash begins with its kind. Lines of format 1 are read too; they have no "format", and their
-hashes are CRC-32 without the kind.
+order of the work: the layers' outputs, the gradients of their inputs, the parameters' gradients, the variables after
+the update (frozen ones and buffers included), the loss. A hash begins with its kind. Lines of format 1 are read too;
+they have no "format", and their hashes are CRC-32 without the kind.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ _NUMBER = re.compile(r"(?<!%)%\.\d+g")  # in a template
 @dataclass(frozen=True)
 class Digest:
     """The digest of a tensor. products: the number of products summed for one of its values, at least 1. moved: the
-    norm of an updated parameter's change."""
+    norm of a variable's change in the step, for the direction "update"; 0 for others."""
 
     direction: str  # "forward", "backward", "gradient", "update" or "loss"
     name: str
@@ -97,7 +97,7 @@ class Digest:
     @classmethod
     def of(cls, direction: str, name: str, tensor: Array, products: float = 1, before: Array | None = None) -> Digest:
         """The digest of a tensor, with as many digits as in a file. products: as in the class, rounded up. before: the
-        values before the update, for an updated parameter."""
+        values before the update, for a variable after it."""
         measures = Measures()
         with np.errstate(all="ignore"):
             measures.add(tensor, before)

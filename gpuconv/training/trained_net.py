@@ -28,8 +28,9 @@ def load(
     checkpoint. device: where to put the net. precision: by default as saved.
 
     Raises FileNotFoundError if there is nothing at `path` or a folder without a run, CheckpointError, naming what is
-    wrong, for a file that is damaged or holds no net, ValueError for an unknown `which`, device or precision,
-    TypeError for a `path` that is not one, and DeviceError for a device that is not available.
+    wrong, for a file that is damaged or holds no net, ValueError for an unknown `which`, device or precision and for a
+    weight out of the range of `precision`, TypeError for a `path` that is not one, and DeviceError for a device that is
+    not available.
     """
     file = checkpoint_file(path, which)
     return net_of(checkpoints.load(file), file, device=device, precision=precision)
@@ -114,13 +115,14 @@ def load_weights(path: str | os.PathLike[str], net: Layer, *, which: str = "last
 
     Args:
         path: The file or run directory.
-        net: Built.
+        net: Built, with weights.
         which: The run's "last" or "best" checkpoint.
 
     Raises:
-        FileNotFoundError: As in `load`.
-        CheckpointError: As in `load`; also for an array that is missing, unknown or of another shape, which it names.
-            Nothing has changed then.
+        FileNotFoundError, TypeError: As in `load`.
+        ValueError: `which` is unknown.
+        CheckpointError: As in `load`; also for an array that is missing, unknown, of another shape, not finite or out
+            of the range of the net's dtype, which it names. Nothing has changed then.
     """
     file = checkpoint_file(path, which)
     arrays = checkpoints.load(file).part("net")

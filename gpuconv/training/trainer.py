@@ -232,7 +232,7 @@ class Trainer(RunState):
             progress: Whether to show a bar and print a line for each epoch.
 
         Raises:
-            DataError: The images, labels or the last batch do not fit the net; nothing was created.
+            DataError: The images, labels or the last batch do not fit the net or the loss; nothing was created.
             DivergedError: A loss, or a parameter that is to be saved, is not finite; nothing more was saved.
             ShadowError: The shadow oracle found a result beyond its bound, and `violation` is "stop".
             CheckpointError: A run directory or checkpoint that cannot be used, or that another process is writing.

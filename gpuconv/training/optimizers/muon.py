@@ -24,7 +24,7 @@ class Muon(Optimizer):
 
     Args:
         momentum: In [0, 1].
-        nesterov: Whether to use Nesterov momentum.
+        nesterov: Whether to use Nesterov momentum, which needs a momentum above 0.
         newton_schulz: The number of Newton-Schulz steps, 0 to 100.
         matmul_precision: How the matrix products are computed: "full" in the accumulation dtype; "tf32" or "bfloat16"
             with factors of that precision, on a GPU by tensor cores, but not for nets in float64; or "auto", which is
@@ -32,7 +32,8 @@ class Muon(Optimizer):
         tf32: The earlier name of matmul_precision: True means "tf32", False means "full", and "auto" means "auto".
 
     Raises:
-        ValueError: A setting is out of its range, there is a weight_decay, or tf32 and matmul_precision are both given.
+        ValueError: A setting is out of its range, there is a weight_decay, or tf32 is True or False and
+            matmul_precision is not "auto".
     """
 
     name: ClassVar[str] = "muon"
