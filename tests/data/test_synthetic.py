@@ -14,7 +14,7 @@ def test_synthetic_images_have_the_given_shape_classes_and_count():
     assert np.bincount(train.labels).tolist() == [26, 25, 25, 25]
 
 
-def test_the_seed_alone_determines_the_images():
+def test_equal_seeds_give_equal_images_and_different_seeds_different_ones():
     images = [synthetic.load(20, seed=seed)[0].images for seed in (0, 0, 1)]
     np.testing.assert_array_equal(images[0], images[1])
     assert not np.array_equal(images[0], images[2])

@@ -65,7 +65,7 @@ def test_a_concatenated_value_is_computed_by_the_op_that_wrote_its_slice(device)
 
 @pytest.fixture
 def last_ops(monkeypatch):
-    """The last op of the calls by which each explained value was computed, as a growing list."""
+    """A list that grows with each explained value, by the last op of the calls that computed it."""
     ops = []
 
     def recorded(calls, *arguments):

@@ -90,7 +90,7 @@ def test_loss_gradients_and_running_statistics_of_a_step_agree(loss):
     if loss == "softmax":
         expected = nn.functional.cross_entropy(scores, target)
     else:
-        expected = nn.functional.multi_margin_loss(scores, target) * scores.shape[1]  # PyTorch divides by the classes
+        expected = nn.functional.multi_margin_loss(scores, target) * scores.shape[1]  # PyTorch divides by this
     expected.backward()
     np.testing.assert_allclose(value, expected.item(), rtol=1e-12)
     np.testing.assert_allclose(dx.transpose(0, 3, 1, 2), torch_x.grad.numpy(), rtol=1e-9, atol=1e-13)

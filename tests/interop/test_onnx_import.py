@@ -41,7 +41,7 @@ def node(op, inputs, output, **attributes):
     return helper.make_node(op, inputs.split(), [output], name=f"{output}-node", **attributes)
 
 
-# Exported nets that are refused, with the operator for which there is no layer, or imported as other layers (None).
+# Exported nets that are not imported unchanged, by the operator that has no layer. None: other layers are imported.
 NOT_RESTORED = {
     "adaptive": None,  # imported as AvgPool2D
     "avg-pool-cover-counts-no-added-cells": None,

@@ -1,4 +1,4 @@
-"""PyTorch modules that equal layers of ours for which PyTorch has only functions, or a module for channels last."""
+"""Modules for what PyTorch has only as functions (concatenation and sum), or only for channels last (LayerNorm)."""
 
 import pytest
 

@@ -77,7 +77,7 @@ SUMS = {
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("fuse", [False, True], ids=["plain", "fused"])
 @pytest.mark.parametrize("name", SUMS)
-def test_convolutions_add_their_gradients_to_those_of_branches_before(name, fuse, device, monkeypatch):
+def test_convolutions_add_their_gradients_to_those_of_earlier_branches(name, fuse, device, monkeypatch):
     branches, additions = SUMS[name]
     layers = [Input((6, 5, 3)), Branches([list(branch) for branch in branches], "add")]
     built = Sequential(layers, seed=3, device=device)

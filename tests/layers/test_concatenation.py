@@ -68,7 +68,7 @@ ENDS = {  # the layers of a branch; its output has 8 channels
 COPIES = {"skip": [2, 0, 4]}
 
 
-# For ends whose output has another size than the input: the branch between them, whose output has their size.
+# Ends that change the size of the maps, each with a middle branch that changes it in the same way.
 BETWEEN = {
     "global-pool": lambda channels: [GlobalAvgPool2D(), Conv2D(channels, 1)],
     "linear": lambda channels: [Flatten(), Linear(channels)],

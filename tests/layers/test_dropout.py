@@ -34,6 +34,8 @@ def test_two_dropouts_of_a_net_have_different_masks():
     net = Sequential([Input((40,)), Dropout(0.5), Dropout(0.5)], seed=7)
     assert net[1].substream != net[2].substream
     assert net[1].seed == net[2].seed == 7
+    masks = [layer.forward(np.ones((1, 40), np.float32), True) for layer in (net[1], net[2])]
+    assert not np.array_equal(*masks)
 
 
 def test_dropouts_from_two_nets_draw_different_masks():

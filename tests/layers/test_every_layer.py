@@ -109,7 +109,7 @@ def test_infer_equals_forward_and_stores_nothing(layer, shape, expected):
 
 @pytest.mark.parametrize(("layer", "shape", "expected"), CASES, ids=IDS)
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
-def test_results_agree_with_float64_and_gradients_have_the_dtype_of_the_net(layer, shape, expected, dtype):
+def test_outputs_agree_with_float64_and_gradients_have_the_dtype_of_their_array(layer, shape, expected, dtype):
     if dtype == "bfloat16":
         pytest.importorskip("ml_dtypes")
     built, exact = fresh(layer, shape, dtype=dtype), fresh(layer, shape)

@@ -32,7 +32,7 @@ DEVICES = ["numpy", pytest.param("emulated", marks=pytest.mark.kernels)]
 
 
 def odd_net(**options):
-    """Maps of odd sizes, convolutions fused with an activation, a pool or both, and layers that stay separate."""
+    """Maps of odd sizes, convolutions fused with an activation, with or without a pool, and layers that stay alone."""
     return Sequential(
         [
             Input((15, 13, 3)),
@@ -139,7 +139,8 @@ def test_a_bias_with_a_frozen_weight_is_trained_through_its_activation(device, a
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_an_activation_that_keeps_its_input_is_fused_with_the_same_bits(device, dtype):
-    """One launch of the forward pass stores input and output of the activation. All bits equal the unfused net's."""
+    """All bits equal the unfused net's. One launch computes a convolution and stores both the input and the output of
+    its activation; a depthwise convolution needs a second launch for the activation."""
     layers = [
         Input((6, 5, 3)),
         Conv2D(4, 2),

@@ -29,7 +29,7 @@ def test_predict_equals_forward_whatever_the_batch_size():
         net.predict(x, batch_size=0)
 
 
-def test_masked_and_invalid_arrays_are_refused_by_every_method_of_a_net():
+def test_masked_and_invalid_arrays_are_refused_by_calls_predict_and_activations():
     """Masked arrays are refused also within lists. The error for other unusable arrays says what the net accepts."""
     net = net_of()
     net.classes = list("abcde")

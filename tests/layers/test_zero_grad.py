@@ -1,4 +1,4 @@
-"""Gradients after zero_grad read as zero; the next backward assigns them."""
+"""Gradients after zero_grad read as zero; the next backward assigns those not read, and adds to the others."""
 
 import numpy as np
 import pytest

@@ -117,7 +117,7 @@ def test_a_resumed_run_goes_on_with_the_same_bits(tmp_path, device):
         fit(trainer_without_norm(device), loader(2, device), run_dir=tmp_path / "cut", resume=True)
 
 
-def test_an_overflow_in_one_batch_skips_the_update():
+def test_an_update_of_batches_that_overflow_is_skipped():
     trainer = trainer_without_norm(precision="float16", loss_scale=LossScale(start=2.0**40), accumulate=2)
     before = toy_run.weights(trainer)
     fit(trainer, loader(4, dtype=np.float16), epochs=1)

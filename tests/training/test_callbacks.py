@@ -167,7 +167,7 @@ def test_parameters_of_hooks_may_have_defaults_and_other_names():
     assert calls == [trainer, *[2] * trainer.batches, 1]
 
 
-def test_an_object_without_any_hook_is_refused_as_a_callback():
+def test_callbacks_without_any_hook_or_with_an_unknown_one_are_refused():
     for wrong, message in (
         ([print], "any of on_start, .*received <built-in function print>"),
         ([EarlyStopping], r"the class EarlyStopping; call it"),

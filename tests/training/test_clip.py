@@ -70,7 +70,7 @@ def test_float16_gradients_are_clipped_after_the_loss_scale_is_removed():
             assert moved(trainer) == expected, (start, clip)
 
 
-def test_a_step_that_overflows_is_skipped_as_without_clipping():
+def test_a_step_that_overflows_is_skipped_with_clipping_too():
     for clip in ("norm:0.01", "value:0.01"):
         trainer = linear(precision="float16", loss_scale=LossScale(start=2.0**40), clip=clip)
         assert moved(trainer) == 0

@@ -70,7 +70,7 @@ def test_losses_that_take_no_probabilities_are_refused_before_training(options, 
 
 @pytest.mark.parametrize("augmentation", [MIXUP, CUTMIX], ids=str)
 @pytest.mark.parametrize("options", [{"shards": 2}, {"accumulate": 2}, {"shards": 2, "accumulate": 2}], ids=str)
-def test_mixed_batches_may_be_cut_and_accumulated(augmentation, options):
+def test_mixed_batches_may_be_sharded_and_accumulated(augmentation, options):
     """The result is that of the same mixed batches given as a list, and agrees between devices."""
     weights = {}
     batches = [*loader(augmentation=augmentation, drop_last=True).epoch(0)]

@@ -180,7 +180,7 @@ def test_checking_changes_no_bit_and_reports_the_worst_call(at_once):
 
 
 @pytest.mark.kernels
-def test_checked_steps_run_uncaptured_with_the_same_bits(at_once):
+def test_checked_steps_have_the_bits_of_captured_ones(at_once):
     plain, watched = (Trainer(net("emulated"), "adam", lr=0.01, graph=True, shadow=share) for share in (None, 0.5))
     fit(plain, epochs=8)
     fit(watched, epochs=8)

@@ -130,7 +130,7 @@ def test_recording_digests_changes_no_bit(device, precision, tmp_path):
     steps = read(tmp_path / "digests.jsonl")
     assert len(steps) == 12
     names = {(digest.direction, digest.name) for digest in steps[-1].tensors}
-    assert ("forward", "pool1") in names  # a fused layer
+    assert ("forward", "pool1") in names  # on a device with kernels, the end of a fused layer
     hashes = {
         digest.hash
         for step in steps
