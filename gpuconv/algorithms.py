@@ -1,9 +1,9 @@
 """The algorithms of a matrix product, by name: only data, used by argument checks and launchers.
 
-Every convolution and linear op is a product of implicit matrices (kernels/gemm.cuh). An algorithm is a kernel family
-and its tile; `ALGORITHMS` lists those for all products, and `FEW_CHANNELS` those that serve only fprop of convolutions
-with few channels, such as the first layers of nets. ``algo="auto"`` lets the device choose
-(`gpuconv.backends.cuda.gemm`), ``algo="simt-128x64"`` selects that one.
+Convolutions and linear ops are products of implicit matrices (kernels/gemm.cuh); only depthwise convolutions have
+kernels of another kind too. An algorithm is a kernel family and its tile; `ALGORITHMS` lists those for all products,
+and `FEW_CHANNELS` those that serve only fprop of convolutions with few channels, such as the first layers of nets.
+``algo="auto"`` lets the device choose (`gpuconv.backends.cuda.gemm`), ``algo="simt-128x64"`` selects that one.
 
 To add one, add its entry. It uses the kernels of its family: for "simt" ``conv2d_fprop_simt``, ``conv2d_dgrad_simt``
 and ``conv2d_wgrad_simt`` in kernels/conv2d_fprop.cu and so on; for another family, such as "mma", ``conv2d_fprop_mma``

@@ -36,7 +36,7 @@ def conv_to_linear(conv: Conv2D) -> Linear:
     """The FC layer that maps the flattened input of a built CONV layer to its flattened output.
 
     Its weight is the convolution as one matrix, (P * Q * K, H * W * C): the reshaped filters if these are as large as
-    the input, else mostly zeros. Raises ValueError if the layer is not built.
+    the input, which is not padded, else mostly zeros. Raises ValueError if the layer is not built.
     """
     shape = _input_shape(conv)
     inputs, outputs = math.prod(shape), math.prod(conv.output_shape or ())

@@ -53,7 +53,8 @@ def is_numeric(dtype: np.dtype) -> bool:
 
 
 def as_numeric(name: str, dtype: DTypeLike) -> np.dtype:
-    """A dtype of numbers in this machine's byte order. Raises TypeError for objects, text, dates and records."""
+    """A dtype of numbers in this machine's byte order. Raises TypeError for objects, text, dates, records
+    and numbers of more than 64 bits (complex: per part)."""
     given = as_dtype(dtype) if isinstance(dtype, str) and dtype == "bfloat16" else np.dtype(dtype)
     native = given if given.isnative else given.newbyteorder("=")
     if not is_numeric(native):

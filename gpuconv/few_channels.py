@@ -34,7 +34,7 @@ def patch_lines(problem: Conv2dProblem, pool: int) -> int:
 def few_channels_smem_bytes(problem: Conv2dProblem, pool: int, arithmetic: str) -> int:
     """Bytes of shared memory of a block of `gpuconv.algorithms.FEW_CHANNELS`: the biases, a table of the taps, the
     filters, and twice the part of x that a tile's pixels read. 0 if these algorithms do not serve the problem, because
-    it has too many channels or the bytes would exceed `MOST_SMEM_BYTES`.
+    it is not one of few channels (`Conv2dProblem.few_channels`) or the bytes would exceed `MOST_SMEM_BYTES`.
     """
     if not problem.few_channels:
         return 0

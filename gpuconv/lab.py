@@ -3,9 +3,9 @@
 The file must define the shipped file's kernels with the same names and parameters; `template` gives the shipped text as
 a starting point. The shipped launcher launches these kernels, so tiles and grids follow the launcher's macros.
 
-algo: for a matrix product, the algorithm (`gpuconv.algorithms`) whose family the file implements. Every case asks for
-it, because otherwise another one might run; cases whose shapes it does not serve are left out. By default it is the
-first algorithm of the "simt" family that serves the case's arithmetic.
+algo: for a matrix product, the one of `gpuconv.algorithms.ALGORITHMS` whose family the file implements. Every case
+asks for it, because otherwise another one might run; cases whose shapes it does not serve are left out. By default it
+is the first algorithm of the "simt" family that serves the case's arithmetic.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def shipped_file(op: str, algo: str | None = None) -> str:
 
     Args:
         op: Its name in `gpuconv.ops`.
-        algo: An algorithm of a matrix product (`gpuconv.algorithms`), None for the SIMT family.
+        algo: For a matrix product, one of `gpuconv.algorithms.ALGORITHMS`; None for the SIMT family.
 
     Raises:
         ValueError: An unknown op or algorithm, naming the nearest one, or an algorithm of an op that has none.

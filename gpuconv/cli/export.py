@@ -29,7 +29,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--softmax", action="store_true", help="output probabilities instead of scores")
     parser.add_argument(
-        "--dtype", choices=["float32", "float16"], help="the dtype in which the model computes (default: the net's)"
+        "--dtype",
+        choices=["float32", "float16"],
+        help="the dtype in which the model computes (default: float16 for a float16 net, else float32)",
     )
     parser.add_argument(
         "--layout", choices=["NCHW", "NHWC"], default="NCHW", help="the layout of the model's inputs and outputs"

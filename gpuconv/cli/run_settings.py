@@ -206,7 +206,7 @@ def check(settings: Settings) -> None:
 
 def rate_in(chosen: Record) -> dict[str, float]:
     """The learning rate given in the optimizer's short form; for groups, which have their own rates, a factor of 1.
-    ValueError if --lr gives another one."""
+    ValueError if the short form states one rate and --lr another."""
     from gpuconv import spec
     from gpuconv.training import optimizers
 

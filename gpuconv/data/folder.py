@@ -45,8 +45,8 @@ def load(
     .heif, .jfif, .jpe and .pbm. stream: leave the images in their files and read each when its batch needs it
     (`FolderSamples`), so that they need not fit into memory.
 
-    Raises as `load_all` does, and ValueError unless 0 < test < 1, and if no class has two images, one for training and
-    one for testing.
+    Raises as `load_all` does, and ValueError unless 0 < test < 1, for an unknown `split`, and if no class has two
+    images, one for training and one for testing.
     """
     split = canonical("split", split, SPLITS)
     test, seed = number("test", test, -math.inf), integer("seed", seed, -(2**63), 2**64 - 1)

@@ -22,8 +22,8 @@ def list_images(directory: Path) -> dict[str, list[Path]]:
     files.
 
     Raises:
-        FileNotFoundError: There is no such folder, it has no class, a class has no image, or an entry is a dangling
-            link.
+        FileNotFoundError: There is no such folder, it has no class, a class has no image, or an entry beside the
+            classes is a dangling link (inside a class it only counts as another file).
         NotADirectoryError: `directory` is not a folder.
         OSError: A folder cannot be read.
         ImportError: Pillow is not installed.

@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Side:
-    """A device, a precision and an algorithm of convolutions, in any order: "emulated" or "cuda:1,tf32,simt-64x64".
+    """A device, a precision and an algorithm of convolutions and linear layers, in any order: "emulated" or
+    "cuda:1,tf32,simt-64x64".
 
     device: None for the other side's device; if that is None too, for the one that "auto" chooses.
     """
@@ -81,10 +82,11 @@ def _kind(word: str) -> str:
 
 @dataclass(frozen=True)
 class Violation:
-    """The first call beyond its bound. side: 0 for A, 1 for B. layer: "" outside layers. direction: also "update" or
-    "outside of layers". parameter: for an update, the parameter with the wrong value, else "". worst: the element
-    whose error is the largest share of its bound. other: the other side's value of this element, from the same inputs;
-    NaN if the result there has another shape. other_share: the error of `other` as a share of the bound."""
+    """The first call beyond its bound; if both sides have one in the same step, A's. side: 0 for A, 1 for B. layer: ""
+    outside layers. direction: also "update" or "outside of layers". parameter: for an update, the parameter with the
+    wrong value, else "". worst: the element whose error is the largest share of its bound. other: the other side's
+    value of this element, from the same inputs; NaN if the result there has another shape. other_share: the error of
+    `other` as a share of the bound."""
 
     side: int
     step: int

@@ -70,7 +70,8 @@ class Explanation:
             that of a max pool; backward, the gradients of all outputs. For a residual block or branches, (branches,):
             what each adds, or the value of the one that is concatenated there.
         weight: Their factors, of the window's shape; None if the value is no weighted sum.
-        terms: The products of the largest magnitude; for a max pool, the winner first.
+        terms: The products of the largest magnitude; for a max pool, the winner first. For a residual block or
+            branches, those of the first branches, in the order of the branches.
         direction: "forward" or "backward".
         computed: The value and error of each backend.
         thread: The thread that computed the value, if it was located.
@@ -98,7 +99,8 @@ class Explanation:
 
     @property
     def margin(self) -> float | None:
-        """The winner of a max pool minus the second largest; None for other layers, and for windows of one value."""
+        """The winner of a max pool minus the second largest; None for other layers, for gradients, and if
+        `terms` lists no second finite input."""
         rivals = [term.input for term in self.terms[1:2] if np.isfinite(term.input)]
         return self.terms[0].input - rivals[0] if self.kind == "MaxPool2D" and self._is_forward and rivals else None
 

@@ -46,7 +46,7 @@ def layers_of(net: Layer) -> dict[str, Layer]:
 
 
 def activations(net: Sequential, x: Array) -> tuple[list[Volume], np.ndarray]:
-    """The volume after each layer for a batch of one image, and the scores."""
+    """The volume after each displayed layer for a batch of one image, and the scores."""
     names, volumes = _shown(net), list[Volume]()
     with ExitStack() as hooked:
         for each in names:
@@ -57,8 +57,8 @@ def activations(net: Sequential, x: Array) -> tuple[list[Volume], np.ndarray]:
 
 
 def gradients(net: Sequential, x: Array, label: int, loss: Loss) -> list[Volume]:
-    """The gradient of the loss with respect to the volume after each layer. The parameters' gradients are reset
-    afterwards."""
+    """The gradient of the loss with respect to the volume after each displayed layer. The parameters' gradients are
+    reset afterwards."""
     names, volumes = _shown(net), list[Volume]()
     _, dscores = losses.apply(loss, net.forward(x), backends.asarray(np.array([label]), net.device))
     with ExitStack() as hooked:

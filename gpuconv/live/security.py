@@ -2,7 +2,7 @@
 
 A server on loopback is reachable from every page in the user's browser. A page of another site can send requests to it
 (cross-site requests), or resolve its own name to this machine and so appear to be the same site (DNS rebinding). So the
-Host header must be a name of this server, and the browser must report this server as the request's origin.
+Host header must be a name of this server, and an origin that the browser reports must be this server.
 """
 
 from __future__ import annotations

@@ -32,7 +32,8 @@ def settings_of(recipe: Record) -> Record:
 def change_recipe(recipe: Record, changes: Record, *, images: int, epoch: int = 0) -> Record:
     """The recipe with changed settings. images: the size of the training set. epoch: the epochs done.
 
-    Raises ValueError or TypeError for a setting that is unknown, or that the optimizer does not have.
+    Raises ValueError or TypeError for a setting that is unknown or that the optimizer does not have, and for a value
+    that is not accepted.
     """
     if not isinstance(changes, dict):
         raise TypeError(f"settings are an object of names and values, received {changes!r}")

@@ -56,8 +56,9 @@ def record_launches(*, execute: bool = True) -> Iterator[list[Launch]]:
 
 
 def table(launches: Sequence[Launch], arch: str | None = None) -> list[Record]:
-    """A JSON-serializable row for each distinct launch, in order: kernel, file, algorithm (only for matrix products),
-    macros, number of launches, blocks, threads, and the proof of an algorithm that needed one.
+    """A JSON-serializable row for each distinct launch, in order: kernel, file, algorithm (None unless it computes a
+    convolution or a matrix product), macros, number of launches, blocks, threads, and the proof of an algorithm that
+    needed one.
 
     arch: an architecture such as "sm_90a"; the rows then have the kernel's registers, spilled bytes, shared memory and
     occupancy too, for which it is compiled if necessary."""

@@ -1,4 +1,4 @@
-// The canvas for drawing: with a pointer or with the arrow keys, in the size that the net takes.
+// The canvas for drawing with a pointer or the arrow keys. The drawing is scaled to the size that the net takes.
 
 // changed(bytes) is called with one byte a pixel.
 export function pad(canvas, changed) {
@@ -35,7 +35,7 @@ export function pad(canvas, changed) {
     });
   }
 
-  // The drawing as an image of the net's size, which it fills as the digits of the data do.
+  // The drawing, scaled to fill an image of the net's size as the digits of the data do.
   function bytes() {
     const [height, width] = shape;
     const drawn = context.getImageData(0, 0, canvas.width, canvas.height).data;

@@ -1,4 +1,4 @@
-// One value: its window times its filter, and their sum.
+// One value: the products of its window and its filter, and their sum; without a filter only the window.
 
 const short = (value) => (value === 0 ? "0" : Math.abs(value) < 1e-3 ? value.toExponential(1) : value.toFixed(3));
 

@@ -12,7 +12,7 @@ function element(kind, text, name) {
   return made;
 }
 
-// explain(layer, [y, x, channel]) is called for a click on a value.
+// explain(layer, at) is called when a value is clicked or chosen by keys; at: [y, x, channel] or [feature].
 export function build(place, net, explain) {
   columns = new Map();
   const nested = net.rows.some(({ layer }) => layer.includes("."));
