@@ -196,12 +196,12 @@ def test_a_step_without_parameters_is_allowed(name):
 def test_a_refused_step_changes_nothing(name):
     op, _, count, options = STEPS[name]
     params, grads, states = problem(count)
-    before = [param.copy() for param in params]
+    before = [array.copy() for arrays in (params, *states) for array in arrays]
     grads[3] = grads[3][:1]
     with pytest.raises(ValueError, match=r"grads\[3\] must have shape \(2, 3, 1, 4\)"):
         op(params, grads, *states, lr=0.5, **options)
-    for param, value in zip(params, before):
-        np.testing.assert_array_equal(param, value)
+    for array, value in zip((array for arrays in (params, *states) for array in arrays), before, strict=True):
+        np.testing.assert_array_equal(array, value)
 
 
 # --- masters and the loss scale ----------------------------------------------------------------

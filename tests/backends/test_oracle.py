@@ -158,7 +158,7 @@ def test_tf32_is_rounded_by_its_definition_and_as_fast_code_rounds_it():
         np.testing.assert_array_equal(round_tf32(x.astype(np.float64)), fast.round_tf32(x))
 
 
-# Ops whose contract rounds before the end, too: a value between two fused ops or before an activation, or a factor.
+# Ops that by their contract also round on the way: a value between two fused ops or before an activation, or a factor.
 ROUNDED_BEFORE = {"batch_norm", "batch_norm_backward", "conv2d_batch_norm", "scale"}
 
 

@@ -1,6 +1,6 @@
 """The notation in which tests write the messages about planted faults.
 
-# stands for a number, @ for a place in the source, ~ for the index of a block of at most four, | for "or". A word in
+# stands for a number, @ for a place in the source, ~ for the index of one of at most four blocks, | for "or". A word in
 capitals, such as END, stands for the line of a .cu that ends in this word as a comment ("// end").
 """
 

@@ -16,7 +16,7 @@ FILE = Path(__file__).with_name("bulk_copies.cu")
 BLOCKS, N = 2, 2 * 4 * 128
 
 # What the message of each fault says, in the notation of fault_messages.py. Every run finds the faults in ALWAYS; a
-# checked run also finds those in CHECKED, which has its messages for faults in both.
+# checked run also finds those in CHECKED. The message that it gives for a fault in both is the one in CHECKED.
 ALWAYS = {
     "expects_less": "wrong byte count: phase 0 of the mbarrier shared full + # bytes received 256 bytes more than it "
     "expects",
@@ -84,7 +84,7 @@ def test_a_copy_that_fails_halfway_leaves_nothing_for_the_next_launch():
     np.testing.assert_array_equal(*launch("correct"))
 
 
-def test_the_wrappers_compile_for_hopper():
+def test_the_wrappers_compile_for_hopper_and_blackwell_but_not_for_ampere():
     pytest.importorskip("cuda.core", reason="NVRTC is not installed")
     module = load(FILE)
     for arch in ("sm_90", "sm_90a", "sm_100a", "sm_120"):

@@ -130,11 +130,14 @@ def test_addresses_past_2_to_the_31_in_the_filters_are_right(device, rng, stride
     assert expected.max() > 2**32
     np.testing.assert_array_equal(offsets(device, "plain_filters", case, k, taps), expected)
 
+    furthest = -1
     for phase, rs, ss in phases(case):
         taps, c = sample_indices(rng, max(1, rs.size * ss.size * case.k)), rng.permutation(sample_indices(rng, case.c))
         r_at, s_at, k, exists = tap_of(taps, rs, ss, case.k)
         expected = np.where(exists & (c < case.c), (k * (r * s) + r_at * s + s_at) * case.c + c, -1)
+        furthest = max(furthest, expected.max())
         np.testing.assert_array_equal(offsets(device, "transposed_filters", case, taps, c, *phase), expected)
+    assert furthest > 2**32
 
 
 def test_addresses_past_2_to_the_31_in_the_output_are_right(device):

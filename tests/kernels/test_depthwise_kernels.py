@@ -93,7 +93,9 @@ def test_a_filter_gradient_accumulates_over_splits(device, monkeypatch):
     before = np.random.default_rng(3).standard_normal((16, 3, 3, 1)).astype(np.float32)
     (gradient,) = expected_results("conv2d_wgrad", [dy, x], options)
     out = asarray(before.copy(), device)
-    result = on_device("conv2d_wgrad", device, dy, x, **options, out=out, accumulate=True)
+    with record_launches() as launches:
+        result = on_device("conv2d_wgrad", device, dy, x, **options, out=out, accumulate=True)
+    assert launches[0].grid == 5  # a block for each split, as all taps and channels fit in one tile
     assert_within(result, before + gradient.value, gradient.bound + 1e-6, "accumulated")
 
 

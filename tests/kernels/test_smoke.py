@@ -1,5 +1,5 @@
-"""A quick check of the kernels in the fast tier: every op, and every GEMM family but wgmma, of which one
-kernel is only compiled. The rest is in the tier `kernels`."""
+"""A quick check of the kernels among the everyday tests: every op, and every GEMM family but wgmma. One kernel of wgmma
+is compiled and not run. The rest is in the tier `kernels`."""
 
 from __future__ import annotations
 

@@ -163,7 +163,7 @@ def test_every_fault_has_a_kernel():
     assert {"correct", *ALWAYS, *CHECKED} <= set(load(RING).signatures)
 
 
-def test_the_ring_compiles_for_hopper_and_nothing_else():
+def test_the_ring_compiles_for_sm_90a_and_not_for_other_architectures():
     pytest.importorskip("cuda.core", reason="NVRTC is not installed")
     module = load(RING)
     binary = nvrtc.compile_cubin(RING.stem, module.text, module.defines, "sm_90a")

@@ -39,7 +39,7 @@ def test_two_tiles_compute_in_clusters():
 
 
 # every: 2 takes every second case. Each activation and mask of an epilogue is another kernel to compile, so ops with an
-# epilogue run in one dtype and with some of the cases.
+# epilogue run in one dtype and with some of the cases. conv2d_dgrad in float16 runs with some of them too.
 # python -m tests.kernels.wgmma_tiers --algo wgmma-2x128x128 runs all cases in both dtypes.
 @pytest.mark.parametrize(
     ("op", "dtype", "every"),

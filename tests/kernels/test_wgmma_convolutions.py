@@ -104,7 +104,7 @@ def test_layers_of_the_nets_agree_by_each_tile_under_the_checker(op, algo, dtype
 @directions
 @dtypes
 def test_every_tile_agrees_under_the_checker_in_any_order(monkeypatch, op, dtype, algo):
-    """Partial tiles, and in the first case, without split-K, a depth that fills the ring at least three times."""
+    """Partial tiles without split-K. The depth of the first case fills the ring at least three times."""
     force_algorithm(monkeypatch, find(algo, dtype))
     deep = conv(4, 17, 17, 8, 24, 3, padding=1) if op == "conv2d_wgrad" else conv(1, 5, 5, 128, 136, 3, padding=1)
     for case in (deep, conv(2, 9, 8, 24, 40, 3, stride=2, padding=1)):
@@ -190,7 +190,7 @@ def test_split_k_agrees_with_the_oracle(device, monkeypatch, op, algo, splits):
 @pytest.mark.parametrize("splits", [1, 3])
 @pytest.mark.parametrize("accumulate", [False, True])
 def test_the_bias_gradient_of_wgrad_is_within_its_bound(monkeypatch, algo, splits, accumulate):
-    """One case has several tiles and without split-K is deeper than the ring, the other has two groups. Either each
+    """One case has several tiles and, without split-K, is deeper than the ring; the other has two groups. Either each
     tile has a block of its own, or one block computes all tiles."""
     tiled, grouped = conv(3, 17, 15, 8, 264, 1), conv(2, 9, 8, 6, 14, 3, groups=2)
     for seed, (case, blocks) in enumerate(((tiled, None), (grouped, None), (tiled, 1), (grouped, 1))):

@@ -118,10 +118,15 @@ def inputs(op, call):
     return [name for name in given if name not in written(op, call)]
 
 
-@pytest.mark.parametrize("op", [op for op in ops.__all__ if any(inputs(op, call) for call in calls(op))])
+# clip_values is left out, because it writes only to a list.
+WITH_INPUTS = [op for op in ops.__all__ if op != "clip_values" and any(inputs(op, call) for call in calls(op))]
+
+
+@pytest.mark.parametrize("op", WITH_INPUTS)
 def test_no_backend_receives_an_input_that_overlaps_an_output(op, monkeypatch):
     """Such an input is copied, even if the current backends would accept it, unless it is the very memory of an `out`
     that the op may write in place."""
+    compared = 0
     for call in (*calls(op), *(call | {"training": False} for call in calls(op) if "training" in call)):
         call |= outputs(op, call) if set(array_names(op)) & set(RESULTS) else {}
         for output in written(op, call):
@@ -136,6 +141,8 @@ def test_no_backend_receives_an_input_that_overlaps_an_output(op, monkeypatch):
                         assert not np.shares_memory(received[name], out), (output, name, shift)
                     else:
                         assert received[name] is x
+                    compared += 1
+    assert compared
 
 
 MATRIX, VOLUME, FILTERS = (np.ones(shape, np.float32) for shape in ((3, 3), (1, 4, 4, 2), (2, 1, 1, 2)))

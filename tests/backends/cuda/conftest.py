@@ -1,4 +1,4 @@
-"""Stand-ins for a GPU: for CuPy (fake_cupy.py), and for a GPU on which algorithms are timed (stand_in_gpu.py)."""
+"""Fixtures with stand-ins: for CuPy (fake_cupy.py), and for a GPU on which algorithms are timed (stand_in_gpu.py)."""
 
 from __future__ import annotations
 

@@ -23,8 +23,8 @@ def scaled(path):
 
 
 @pytest.mark.slow
-def test_a_planted_library_is_not_loaded(tmp_path, monkeypatch):
-    """The library of another kernel, with a correct digest, in a cache that anyone can write to."""
+def test_a_planted_library_is_not_loaded_from_a_cache_that_anyone_can_write_to(tmp_path, monkeypatch):
+    """The library of another kernel, with a correct digest, is loaded only from a cache that others cannot write to."""
     (tmp_path / "scale.cu").write_text(SOURCE)
     entries = {}
     monkeypatch.setenv("GPUCONV_CACHE_DIR", str(tmp_path / "cache"))
