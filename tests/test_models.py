@@ -14,6 +14,8 @@ PARAMETERS = {
     "tiny-vgg": 6_440,
     "three-layer": 3073 * 100 + 101 * 100 + 101 * 10,
     "lenet": 62_006,
+    "alexnet-cifar": 5_871_434,
+    "vgg-cifar": 4_707_786,
     "resnet20": 272_474,
     "resnet18-cifar": 11_173_962,
     "airbench94": 1_972_792,
@@ -22,15 +24,16 @@ PARAMETERS = {
     "resnet34": 21_797_672,
     "resnet50": 25_557_032,
     "mobilenet-v2": 3_504_872,
+    "digits-net": 150_010,
 }
 IMAGENET = ("vgg16", "resnet18", "resnet34", "resnet50", "mobilenet-v2")
 
 
 @pytest.mark.parametrize("name", models.MODELS)
-def test_every_net_has_its_classes_and_rebuilds_from_json(name):
+def test_every_net_has_its_classes_and_parameters_and_rebuilds_from_json(name):
     net = models.build(name, initialize=False)
     assert net.output_shape == ((1000,) if name in IMAGENET else (10,))
-    assert net.parameter_count == PARAMETERS.get(name, net.parameter_count)
+    assert net.parameter_count == PARAMETERS[name]
     twin = Layer.from_config(json.loads(json.dumps(net.config())), initialize=False)
     assert twin.config() == net.config()
     assert models.build(name, classes=7, initialize=False).output_shape == (7,)

@@ -80,7 +80,7 @@ def test_a_signal_before_or_after_the_training_loop_prints_one_line(tmp_path, nu
 
 
 @pytest.mark.slow
-def test_a_lost_terminal_saves_the_run(tmp_path):
+def test_a_run_whose_terminal_is_lost_is_saved(tmp_path):
     """Closing the terminal sends SIGHUP, and every write to it fails from then on."""
     ours, theirs = pty.openpty()
 

@@ -153,8 +153,6 @@ def test_a_defect_shows_its_traceback(monkeypatch):
 
 
 def test_a_defect_inside_training_shows_its_traceback(monkeypatch, tmp_path):
-    from gpuconv.training import Trainer
-
     def broken(*_, **__):
         raise ValueError("a defect")
 

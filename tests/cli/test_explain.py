@@ -61,11 +61,12 @@ def test_a_value_is_explained_in_text_and_json(work, capsys):
     assert "outputs that contribute most" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("pictures")
 def test_each_map_has_the_size_of_the_image_and_is_drawn(work, capsys):
     for name in ("saliency", "occlusion", "grad-cam"):
         document = document_of(capsys, "--map", name, "--target", "frog", "--picture", f"{name}.png")
         assert np.shape(document["values"]) == (8, 8, 1)
-        assert (work / f"{name}.png").exists()
+        assert (work / f"{name}.png").read_bytes() == b"drawn"
 
 
 @pytest.mark.kernels

@@ -78,10 +78,12 @@ def test_out_gets_the_losses_as_csv_and_the_picture_if_it_can_be_drawn(work, cap
     assert [path.name for path in (work / "other").iterdir()] == ["lr-find.csv"]
 
 
+@pytest.mark.usefixtures("pictures")
 def test_out_writes_a_picture(work, capsys):
     pytest.importorskip("matplotlib")
     output_of(capsys, "lr-find", *SHORT, "--out", ".")
     assert (work / "lr-find.png").read_bytes().startswith(b"\x89PNG")
+    assert (work / "lr-find.png").stat().st_size > 10_000
 
 
 def test_an_output_that_is_no_folder_and_an_impossible_batch_give_errors_of_one_line(work, capsys):

@@ -73,7 +73,7 @@ def images(folder, *sizes, mode="RGB"):
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "1", "P"])
-def test_predict_prints_the_top_five_of_each_image_in_order(drawn_run, tmp_path, capsys, mode):
+def test_predict_prints_the_four_classes_of_each_image_in_the_order_of_their_scores(drawn_run, tmp_path, capsys, mode):
     files = list(images(tmp_path, (9, 7), (30, 41), mode=mode))
     assert main(["predict", *files, "--run-dir", str(drawn_run)]) == 0
     output = capsys.readouterr().out
@@ -81,7 +81,7 @@ def test_predict_prints_the_top_five_of_each_image_in_order(drawn_run, tmp_path,
     assert f"{files[0]}{converted and f' ({converted})'}\n" in output
     assert f"{files[1]} (resized from 30x41 to 9x7{converted and f', {converted}'})\n" in output
     scores = [float(score) for score in re.findall(r"^  class \d +([\d.]+) %", output, re.M)]
-    assert len(scores) == 2 * 4  # four classes
+    assert len(scores) == 2 * 4
     for start in (0, 4):
         assert scores[start : start + 4] == sorted(scores[start : start + 4], reverse=True)
         assert sum(scores[start : start + 4]) == pytest.approx(100, abs=0.03)
@@ -105,11 +105,13 @@ def test_predict_continues_after_an_unreadable_image(drawn_run, tmp_path, capsys
     assert good in captured.out
 
 
+@pytest.mark.usefixtures("pictures")
 def test_predict_draws_the_activations_of_an_image(drawn_run, tmp_path):
     pytest.importorskip("matplotlib")
     (image,) = images(tmp_path, (9, 7))
     assert main(["predict", image, "--run-dir", str(drawn_run), "--picture", str(tmp_path / "inside.png")]) == 0
     assert (tmp_path / "inside.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "inside.png").stat().st_size > 10_000
 
 
 def test_predict_refuses_a_picture_that_is_not_png_before_any_work(tmp_path, capsys):

@@ -76,6 +76,7 @@ def test_a_shell_reads_the_name_of_the_run_in_printed_commands_unchanged(name, t
         assert arguments[-2].removeprefix(b"./") == os.fsencode(name)
 
 
+@pytest.mark.usefixtures("pictures")
 def test_a_full_disk_gives_one_line_that_names_the_file(tmp_path, monkeypatch, capsys):
     def disk_full(*_):
         raise OSError(28, "No space left on device")

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from gpuconv import checkpoint, ops
 from gpuconv.backends import cpu
@@ -27,10 +28,12 @@ def test_train_reports_the_number_of_checked_calls_and_keeps_to_the_share_of_tim
     assert not Path("other/shadow.png").exists()
 
 
+@pytest.mark.usefixtures("pictures")
 def test_the_report_is_drawn_in_the_run(work, capsys, monkeypatch):
+    pytest.importorskip("matplotlib")
     monkeypatch.setattr(Shadow, "report", lambda self: [Row("relu", "relu1", "forward", checked=3)])
     assert main(["train", *TINY, "--shadow", "2%", "--run-dir", "run"]) == 0
-    assert Path("run/shadow.png").is_file()
+    assert Path("run/shadow.png").stat().st_size > 10_000
     assert "filters.png, shadow.png" in capsys.readouterr().out
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 
 import pytest
 
@@ -56,6 +57,7 @@ def test_summary_takes_an_input_size_and_a_number_of_classes(capsys):
     output = capsys.readouterr().out
     assert "20x12x12" in output
     assert "10x6x12" in output
+    assert re.search(r"^fc1 +Linear +3 ", output, re.M)
 
 
 def test_summary_shows_the_net_of_a_run(monkeypatch, trained, capsys):

@@ -98,7 +98,7 @@ def trained(ranks, shards, graph):
 
 @pytest.mark.parametrize("schedule", ["early", "late"])
 @pytest.mark.parametrize("graph", [False, True])
-def test_gpus_exchange_on_a_stream_of_their_own(schedule, graph):
+def test_gpus_that_exchange_in_buckets_have_the_bits_of_one_gpu(schedule, graph):
     with standin.installed(("90", "90"), schedule=schedule) as machine:
         expect_the_bits_of_one_gpu(graph)
         calls = machine.nccl_worlds[0].calls

@@ -221,7 +221,7 @@ def test_a_gpu_that_hangs_is_named_on_all_ranks(monkeypatch, graph, shards):
     with pytest.raises(ParallelError), standin.installed(("90", "90")) as machine:
         on_ranks(2, partial(work, machine=machine), lambda messages: NCCL(1.0, messages))
     assert [communicator for communicator, _ in errors] == [None, None]
-    # If the other thread aborts the barrier at which a thread waits, the error of the waiting one has no text.
+    # A thread that waits at the barrier when the other one aborts it gets an error without text.
     assert {text for _, text in errors if text} == {"the GPU of rank 1 did not finish its work within 0.5 s"}
 
 

@@ -30,7 +30,7 @@ def test_the_lab_times_kernels_without_python_overhead(schedule, monkeypatch, tm
 
     monkeypatch.setattr(ops, "relu", slow)
     monkeypatch.setattr(lab, "cases_of", lambda *_: tiny)
-    monkeypatch.setattr("gpuconv.profiling.timer._DELAY_BYTES", 1 << 16)  # which the host copies here
+    monkeypatch.setattr("gpuconv.profiling.timer._DELAY_BYTES", 1 << 16)  # on the stand-in the host copies these bytes
     with standin.installed(("90", "90"), schedule=schedule) as gpus:
         gpus.kernel_seconds, gpus.copy_rate, gpus.clock = 2e-4, 1e7, clock
         (timing,) = lab.compare(path, "relu", "cuda:1", "float32", repeats=3)

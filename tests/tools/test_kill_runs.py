@@ -1,4 +1,4 @@
-"""`tools/kill_runs.py` compares everything that a run leaves in its folder."""
+"""`tools/kill_runs.py` knows every file that a run leaves in its folder."""
 
 import pytest
 
