@@ -13,10 +13,11 @@ CUDA kernels, emulated arrays the same kernels on the CPU.
 - Subclasses of NumPy's array are treated as plain arrays. Masked arrays, arrays whose bytes are not in
   the machine's order, and arrays of anything but numbers raise TypeError.
 - ``stride``, ``dilation`` and ``kernel_size`` are an integer or (height, width). ``padding`` is an integer,
-  (height, width), ((top, bottom), (left, right)), "same" or "valid". The taps of a filter with ``dilation`` 1 are
-  adjacent.
+  (height, width), ((top, bottom), (left, right)), "same" (only at stride 1) or "valid". The taps of a filter with
+  ``dilation`` 1 are adjacent.
 - ``fit`` says what happens where windows do not tile the padded input, so that the last whole window ends before its
-  edge: "floor" drops the rest, "exact" raises and names the sizes that would fit, "cover" adds a last partial window.
+  edge: "floor" drops the rest, "exact" raises and names the sizes that would fit, "cover" adds a last partial window
+  unless it would begin beyond the input.
 - ``algo`` names an algorithm of `gpuconv.algorithms`. It changes at most the order of a sum; "auto" lets the device
   choose. For NumPy arrays all names give the same bits.
 - ``tf32=True`` multiplies float32 arrays in TF32: both factors of each product are rounded to a 10-bit mantissa

@@ -130,6 +130,9 @@ def linear_wgrad(
 
     Returns:
         dw: (out_features, in_features), of dy's dtype.
+
+    Raises:
+        ValueError: dy and x have different batch sizes, accumulate=True without out, or db where in_features is 0.
     """
     backend = backend_of(dy=dy, x=x, optional=dict(out=out, db=db))
     problem, algo, tf32 = _check_linear_wgrad(dy, x, out, db, algo=algo, tf32=tf32, accumulate=accumulate)

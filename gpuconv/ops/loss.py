@@ -190,7 +190,7 @@ def binary_cross_entropy(
         The loss, 0-d in the accumulation dtype, and dscores, of the shape and dtype of scores.
 
     Raises:
-        ValueError: Scores without elements, or targets of another shape.
+        ValueError: Scores without elements, or targets or pos_weight of another shape.
         TypeError: An array of another dtype.
     """
     optional, numbers = dict(pos_weight=pos_weight, out=out), dict(grad_scale=grad_scale)

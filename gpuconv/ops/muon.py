@@ -37,14 +37,14 @@ def muon_step(
     tf32: bool = False,
 ) -> None:
     """v = momentum * v + g; param = param * sqrt(K) / |param| - lr * orthogonal(v), or with nesterov
-    orthogonal(g + momentum * v) (Jordan et al. 2024, "Muon"; scaling each filter to a norm of 1 comes from airbench).
+    orthogonal(g + momentum * v) (Jordan et al. 2024, "Muon"; the scaling of param comes from airbench).
 
-    |param| is the root of the sum of squares; a parameter of zeros is not scaled. orthogonal(x) divides x by
-    |x| + 1e-7, then does `steps` Newton-Schulz steps on the smaller side, x = a x + (b x x^T + c (x x^T)^2) x with
-    a, b, c = 3.4445, -4.7750, 2.0315. These bring the singular values near 1, not exactly to 1. Everything is
-    computed in the accumulation dtype, unless another precision lets tensor cores multiply: "tf32" rounds the factors
-    of these products to TF32, and "bfloat16", as the original does, stores x / |x|, x x^T, the polynomial and x in
-    bfloat16.
+    |param| is the root of the sum of squares, so the squared norms of the scaled filters have a mean of 1; a parameter
+    of zeros is not scaled. orthogonal(x) divides x by |x| + 1e-7, then does `steps` Newton-Schulz steps on the smaller
+    side, x = a x + (b x x^T + c (x x^T)^2) x with a, b, c = 3.4445, -4.7750, 2.0315. These bring the singular values
+    near 1, not exactly to 1. Everything is computed in the accumulation dtype, unless another precision lets tensor
+    cores multiply: "tf32" rounds the factors of these products to TF32, and "bfloat16", as the original does, stores
+    x / |x|, x x^T, the polynomial and x in bfloat16.
 
     Args:
         params: Arrays of rank 2 or more, taken as matrices (K, the rest), changed in place.
@@ -70,7 +70,8 @@ def muon_step(
     Raises:
         ValueError, TypeError: Lists of different lengths, or arrays whose shapes, dtypes or devices do not match;
             a changed array that occurs twice, other than a parameter that is its own master; a parameter of rank below
-            2; nesterov without momentum; a precision other than "full" for float64 parameters.
+            2; nesterov without momentum; a precision other than "full" for float64 parameters; tf32 with
+            precision="bfloat16".
     """
     backend = backend_of(
         lists=dict(params=params, grads=grads, velocities=velocities),

@@ -27,8 +27,8 @@ def advance_step_counter(counters: Array, lr: Array, rates: Array, *, batch_size
 
     Raises:
         TypeError: An array has another dtype, or counters another shape.
-        ValueError: lr and rates have shapes that do not fit, batch_size is negative, an array changed in place is
-            read-only, or the two overlap.
+        ValueError: lr and rates have shapes that do not fit, batch_size is negative, or counters and lr overlap or
+            one of them is read-only.
     """
     backend = backend_of(counters=counters, lr=lr, rates=rates)
     _expect_counters("counters", counters, 4)

@@ -40,8 +40,8 @@ def conv2d(
         w: (K, R, S, C // groups), of x's dtype.
         bias: (K,), of x's dtype; None adds nothing.
         stride: Pixels from one window to the next: a number or (height, width), at least 1.
-        padding: Zeros around the input: a number, (height, width), ((top, bottom), (left, right)), "same" or
-            "valid".
+        padding: Zeros around the input: a number, (height, width), ((top, bottom), (left, right)), "same" (only at
+            stride 1) or "valid".
         dilation: Pixels from one tap to the next: a number or (height, width), at least 1.
         groups: The number of groups of channels and filters; it divides both.
         activation: None, or the name of an activation op, which is applied with its defaults.

@@ -71,8 +71,8 @@ def conv2d_backward(
         dx and dw, of the shapes of x and w.
 
     Raises:
-        ValueError, TypeError: As in conv2d_dgrad; also accumulate=True without dw, and
-            accumulate_dx=True without out.
+        ValueError, TypeError: As in conv2d_dgrad; also accumulate=True without dw, accumulate_dx=True without out,
+            and db where C is 0.
     """
     backend = backend_of(dy=dy, x=x, w=w, optional=dict(mask=mask, out=out, dw=dw, db=db))
     window = Window(stride=stride, padding=padding, dilation=dilation, groups=groups, fit=fit)

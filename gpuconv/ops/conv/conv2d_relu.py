@@ -71,7 +71,7 @@ def conv2d_relu(
 
     Raises:
         ValueError, TypeError: As in conv2d; also another activation or pool, and pool=2 with "gelu", "silu" or
-            "hard_swish".
+            "hard_swish", or where conv2d returns maps smaller than 2 x 2.
     """
     backend = backend_of(x=x, w=w, optional=dict(bias=bias, out=out))
     window = Window(stride=stride, padding=padding, dilation=dilation, groups=groups, fit=fit)

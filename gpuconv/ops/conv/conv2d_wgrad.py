@@ -70,7 +70,7 @@ def conv2d_wgrad(
         dw: (K, R, S, C // groups), of dy's dtype.
 
     Raises:
-        ValueError, TypeError: As in conv2d_dgrad; also accumulate=True without out.
+        ValueError, TypeError: As in conv2d_dgrad; also accumulate=True without out, and db where C is 0.
     """
     backend = backend_of(dy=dy, x=x, optional=dict(mask=mask, out=out, db=db))
     window = Window(stride=stride, padding=padding, dilation=dilation, groups=groups, fit=fit)

@@ -107,7 +107,7 @@ def batch_norm_backward(
     Raises:
         ValueError: An activation without beta or saved, saved without an activation or with a mask or w,
             accumulate=True without dgamma and dbeta, w with a mask, a mask without input_shape or the reverse, groups
-            without either, or a convolution's other options without w.
+            without w or a mask, or a convolution's other options without w.
     """
     backend = backend_of(
         dy=dy,

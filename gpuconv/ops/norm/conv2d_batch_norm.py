@@ -73,7 +73,8 @@ def conv2d_batch_norm(
         the gradients of conv2d take.
 
     Raises:
-        ValueError, TypeError: As in conv2d and batch_norm; also another pool.
+        ValueError, TypeError: As in conv2d and batch_norm; also another pool, and pool=2 where conv2d returns maps
+            smaller than 2 x 2.
     """
     backend = backend_of(
         x=x,

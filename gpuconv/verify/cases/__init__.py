@@ -24,7 +24,8 @@ def cases(tiers: tuple[str, ...] = TIERS, random_cases: int = 6, seed: int = 0) 
 
     Args:
         tiers: Names of tiers.
-        random_cases: The number of problems of the random tier for each op.
+        random_cases: The number of problems of the random tier for each op that has this tier; batches and optimizer
+            steps have none.
         seed: The seed from which these problems are drawn.
     """
     makers = (

@@ -1,9 +1,10 @@
 """Measures which algorithm is fastest: the meaning of "auto" on a GPU.
 
 A product's candidates are timed once on each model of GPU, before its first run. The winner is stored on disk with the
-compiled kernels, under a key of everything that the times depend on. After an edit of a kernel, or if the entry is
-damaged, the candidates are timed again. So "auto" may choose differently on two machines, or after the cache was
-cleared, and results may then differ in the order of their sums; the bits of a given choice never do.
+compiled kernels, under a key of the product (without its activation), the GPU's model, and the candidates with their
+source. After an edit of a kernel, or if the entry is damaged, the candidates are timed again. So "auto" may choose
+differently on two machines, or after the cache was cleared, and results may then differ in the order of their sums; the
+bits of a given choice never do.
 ``GPUCONV_AUTOTUNE=0`` uses the cost model's choice instead, which does not depend on measurements, for all products
 that the process has not measured yet. Training on shards always uses the cost model's choice.
 
@@ -178,7 +179,7 @@ def _name(product: Product) -> str:
 
 
 def _key(product: Product, plans: Sequence[Plan], gpu: Gpu) -> list[str]:
-    """Everything that the times depend on: the product, the GPU, the candidates and their source."""
+    """The product without its activation, the GPU's model, the candidates and their source."""
     files = dict.fromkeys([*(plan.algorithm.file(product.kernel) for plan in plans), "gemm_reduce.cu"])
     listed = [f"{plan.algorithm} {plan.split_k} {plan.depth_per_split}" for plan in plans]
     what = (product.kernel, product.arithmetic, product.struct.tobytes(), tuple(product.macros.items()))

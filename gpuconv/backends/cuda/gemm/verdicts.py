@@ -108,7 +108,7 @@ def _with_proof(found: Plan, proof: str) -> Plan:
 
 def verdict(product: Product, candidate: Plan, gpu: Gpu | Emulated, *, ask: bool) -> Verdict | None:
     """This process's verdict, else a stored one, else the prover's if it may be asked and has not given up, else
-    None. An algorithm that does not compile here is not proved. A new verdict that is not a proof is also a warning."""
+    None. An algorithm that does not compile here is not proved. Warns of a new verdict that is not a proof."""
     ask = ask and not prover.gave_up()
     known = _verdict_holder(product, candidate.algorithm.name, gpu.device)
     if not known:

@@ -58,7 +58,7 @@ def expect_within_limits(problem: Conv2dProblem) -> None:
 def packed(problem: Conv2dProblem, pool: int, y_pitch: int = 0, x_pitch: int = 0) -> np.void:
     """The struct for a problem within the limits. With a pool, the kernels compute only pixels in complete windows.
 
-    y_pitch, x_pitch: elements from one pixel to the next of y or dy, and of x; by default K and C."""
+    y_pitch, x_pitch: elements from one pixel to the next of y or dy, and of x or dx; by default K and C."""
     n, h, w, r, s = problem.n, problem.h, problem.w, problem.r, problem.s
     (stride_h, stride_w), (dilation_h, dilation_w), padding = problem.stride, problem.dilation, problem.padding
     _, y_h, y_w, _ = problem.pooled_shape(pool)

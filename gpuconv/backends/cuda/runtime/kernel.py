@@ -42,7 +42,7 @@ _NULL = np.uintp(0)  # a pointer
 
 
 class Module:
-    """One .cu file under one set of macros. Nothing is compiled before a kernel is launched."""
+    """One .cu file under one set of macros. It is compiled when a kernel is first launched, or by `digest`."""
 
     def __init__(self, path: Path, defines: Mapping[str, str]) -> None:
         self.path = path

@@ -13,7 +13,8 @@ from types import ModuleType
 from gpuconv.backends.cuda import cache
 from gpuconv.text.plain_text import one_line
 
-ARCHITECTURES = ("sm_80", "sm_86", "sm_89", "sm_90a", "sm_100a", "sm_120")  # every kernel must compile for these
+# Every kernel must compile for these, except that one with instructions of a single chip compiles only for that chip.
+ARCHITECTURES = ("sm_80", "sm_86", "sm_89", "sm_90a", "sm_100a", "sm_120")
 
 
 class CompileError(RuntimeError):

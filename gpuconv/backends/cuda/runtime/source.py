@@ -139,7 +139,8 @@ def _shown(file: Path, base: Path, shipped: Path) -> str:
 
 
 def _c_string(name: str) -> str:
-    """A C string literal: printable characters unchanged, other bytes as octal escapes."""
+    """A C string literal: the name as it is, if it is printable and has no quote or backslash; else its bytes, with
+    quotes, backslashes and all that are not printable ASCII as octal escapes."""
     if name.isprintable() and not set(name) & {'"', "\\"}:
         return f'"{name}"'
     shown = (chr(byte) if 32 <= byte < 127 and byte not in b'"\\' else f"\\{byte:03o}" for byte in os.fsencode(name))
