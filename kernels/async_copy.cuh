@@ -7,7 +7,8 @@
 //   wait_for_copies<1>();                // waits until at most 1 group of this thread is unfinished
 //   __syncthreads();                     // then the other threads may read
 //
-// On the emulated device a copy takes effect at the wait. A read before that gives NaN, or an error under the checker.
+// On the emulated device a copy takes effect at the wait, or before the arrival of mbarrier_arrive_after_copies. A
+// read before that gives NaN, or an error under the checker.
 #pragma once
 
 template <int BYTES>

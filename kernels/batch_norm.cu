@@ -8,14 +8,14 @@
 // inference                _inference
 // with an addend           _normalize_addend and _inference_addend
 //
-// Statistics: a thread computes the mean and the squared deviations of four rows at a time and combines them by Chan's formula
-// (Chan, Golub, LeVeque 1983); blocks and chunks are combined alike. mean(x^2) - mean^2 is not used, because it would cancel. The
-// _finish launch adds the chunks' partial results in a fixed order; with a single chunk it is skipped. mean, inv_std, gamma, beta
-// and the running statistics have the accumulator's dtype. y may be x.
+// Statistics: a thread computes the mean and the squared deviations of up to four rows at a time and combines them by Chan's
+// formula (Chan, Golub, LeVeque 1983); blocks and chunks are combined alike. mean(x^2) - mean^2 is not used, because it would
+// cancel. The _finish launch adds the partial results in a fixed order; after _statistics with a single chunk it is skipped. _merge
+// is skipped unless the convolution has written more than 1024 partial results for each channel. mean, inv_std, gamma, beta and the
+// running statistics have the accumulator's dtype. y may be x.
 //
 // Macros: DTYPE, WIDTH (column_reduce.cuh); ACTIVATION; MASK (batch_norm_backward.cuh).
-// Limits: none. Partial results: 3 numbers per chunk and channel forward, 2 backward; chunks times tiles (column_reduce.cuh) are at
-// most 1024.
+// Limits: none. Partial results: 3 numbers per chunk and channel forward, 2 backward; at most 1024 chunks (column_reduce.cuh).
 // Floor: forward 3 sizeof(DTYPE) bytes per number (2 if the second read hits L2) and 10 FLOPs; backward 5 (3), or 8 (6)
 // with MASK 4, and 11 FLOPs. An addend takes 1 more forward and, with an activation, 2 more backward.
 #include "activation_after_norm.cuh"

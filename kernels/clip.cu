@@ -8,7 +8,7 @@
 //                      scaling is null; NaN stays. If scaling[1] is 0 nothing changes
 //
 // extents: the gradients, see extent.cuh. partials: a double for each block. done: the number of blocks done, zero before and
-// after. The last block to finish adds up the partials in their order, so the result does not depend on which one that is.
+// after. The last block to finish adds up the partials in a fixed order, so the result does not depend on which one that is.
 //
 // Macros: none. Limits: none. Floor: the bytes of the gradients, read once, and by clip_values_limit written once.
 #include "extent.cuh"

@@ -3,7 +3,7 @@
 // The matrix is walked as a flat array. In each step a block's threads read neighboring packs of WIDTH numbers; then they advance
 // by a stride that is a multiple of C. So number j of each of a thread's packs lies in the same column, for any C. If
 // the columns do not fit into a block, they are divided into tiles, one for each block along grid y. The steps are divided into
-// chunks, one for each block along grid x. The division, and so the bits, depend only on the shape.
+// chunks, one for each block along grid x. The division, and so the bits, depend only on the shape and WIDTH.
 //
 //   walk<GROUP>(columns, body)     calls body for every pack of the block, with GROUP loads in flight
 //   column_reduce(...)             walks, then adds the block's rows pairwise in shared memory: a State for each chunk and column

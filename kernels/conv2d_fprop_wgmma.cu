@@ -1,7 +1,7 @@
 // Convolution forward by wgmma: float16 and bfloat16; sm_90a.
 //
-// Formula, layouts, grid and macros are those of conv2d_fprop.cu, the main loop that of gemm_wgmma.cuh. The lines of both operands
-// run along the depth: both are K-major.
+// Formula, layouts, splits and macros are those of conv2d_fprop.cu, the main loop that of gemm_wgmma.cuh. The lines of both
+// operands run along the depth: both are K-major.
 
 #include "gemm_wgmma.cuh"
 

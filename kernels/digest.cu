@@ -8,7 +8,7 @@
 // "Fast splittable pseudorandom number generators", 2014). The other sums are in double.
 //
 // kind: the dtype of x and before (kind.cuh). partials: the sums of each block. done: the number of blocks done, zero before and
-// after. The last block to finish adds up the partials in their order, so the result does not depend on which one that is.
+// after. The last block to finish adds up the partials in a fixed order, so the result does not depend on which one that is.
 //
 // Macros: none. Limits: none. Floor: the bytes of x and before, read once.
 

@@ -14,14 +14,14 @@
 // The elements of a line are neighbors in memory. They run along the depth, or along the product's rows or columns.
 //
 // A main loop has a `TileIterator`, which moves tiles of an operand into shared memory, a thread's `Accumulators`, and `product`,
-// which multiplies the tiles: gemm_simt.cuh by scalar multiply-adds, gemm_mma.cuh on tensor cores. The kernels of one direction
-// share their text and include different main loops. In gemm_wgmma.cuh a `Copier` and `Accumulators::multiply`, of different
+// which multiplies the tiles: gemm_simt.cuh by scalar multiply-adds, gemm_mma.cuh on tensor cores. Kernels of one direction
+// that include these two main loops share their text. In gemm_wgmma.cuh a `Copier` and `Accumulators::multiply`, of different
 // warpgroups, take the place of `product`.
 //
 // Every output sums its part of the depth in order, so its bits do not depend on the tile.
 //
 // Macros: DTYPE; TF32: if defined, float32 factors are rounded to TF32; BLOCK_M, BLOCK_N, THREAD_M, THREAD_N; TAP_TABLE 0 for
-// filters with more taps than the tile iterators' tables hold (tap_iterator.cuh).
+// filters whose taps do not fit in the tables of tap_iterator.cuh.
 #pragma once
 
 #include "activation.cuh"

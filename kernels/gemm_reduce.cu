@@ -6,7 +6,7 @@
 // With more_size > 0 there is a second output, whose partial sums follow the first's. partials (splits, pitch), of accumulators. A
 // block computes 1024 outputs: 256 lanes, each WIDTH neighboring outputs at a time. It has up to four groups of 256 threads,
 // which divide the splits among them; the first group adds the groups' sums in order. The number of groups depends only on the
-// number of splits, so the same shapes give the same bits on every device.
+// number of splits, so the same splits give the same bits on every device.
 //
 // Macros: DTYPE; ACTIVATION; WIDTH: 16 / sizeof(accumulator) where sizes, alignment and the gap allow, else 1. Limits: none.
 // Floor: splits * sizeof(accumulator) + sizeof(DTYPE) bytes and splits FLOPs per output.

@@ -10,7 +10,7 @@
 using Real = accumulator<DTYPE>;
 
 // loss[0] = (sum over all threads of `sum`) / divisor. The blocks write their sums to `partials`; the last block to finish adds
-// them in order, so the bits do not depend on which block is last. counter: zero before and after the launch.
+// them in a fixed order, so the bits do not depend on which block is last. counter: zero before and after the launch.
 __device__ __forceinline__ void mean_over_blocks(Real* loss, Real* partials, uint32* counter, Real sum, Real divisor) {
     __shared__ Real scratch[32];
     sum = reduce_block(sum, Sum<Real>{}, scratch);

@@ -7,7 +7,8 @@
 //
 // To avoid bank conflicts, chunks that eight lanes access together must lie in eight different 16-byte columns of shared memory:
 // the chunks of one line when it is stored, one chunk from each of eight lines when ldmatrix reads, two neighboring chunks from
-// each of four lines when threads load interleaved sides. So chunks are swizzled: a chunk's number is xored with its line's.
+// each of four lines when threads load interleaved sides. So chunks are swizzled: a chunk's number is xored with bits of its
+// line's.
 #pragma once
 
 #include "gemm.cuh"

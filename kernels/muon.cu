@@ -7,7 +7,7 @@
 // matrices: a table in device memory with the addresses of each parameter, its gradient, velocity, 16-bit copy and average. x
 // (batch, lines, width), of accumulators, holds a direction for each parameter, transposed if rows > columns, so that
 // lines <= width; factors (batch, lines, width), which the products multiply, may be x itself. A block takes up to 8192 numbers of
-// one matrix. Every block that needs a norm adds up the partial sums of that matrix in the order of the blocks. lr, scaling,
+// one matrix. Every block that needs a norm adds up the partial sums of that matrix in a fixed order. lr, scaling,
 // masters and averages as in optimizer.cu.
 // Half precision is computed in float32 and rounded once.
 //

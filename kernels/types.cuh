@@ -54,7 +54,7 @@ template <> __device__ __forceinline__ bfloat16 round_to<bfloat16, float>(float 
 __device__ __forceinline__ float not_a_number() { return __int_as_float(0x7fc00000); }
 __device__ __forceinline__ float infinity() { return __int_as_float(0x7f800000); }
 
-// N neighboring numbers, moved by one instruction if N * sizeof(T) is 2, 4, 8 or 16 bytes.
+// N neighboring numbers, moved by one instruction if N * sizeof(T) is 1, 2, 4, 8 or 16 bytes.
 template <class T, int N>
 struct alignas(N * sizeof(T)) Pack {
     T at[N];

@@ -1,4 +1,4 @@
-// What kernels may use of CUDA, for test_emulator.py.
+// What kernels may use of CUDA, for test_emulator.py and test_address_sanitizer.py.
 #include "types.cuh"
 
 extern "C" __global__ void indices(int* out) {

@@ -51,7 +51,8 @@ class Memory {
         free(block);
     }
 
-    // Describes a write next to a buffer since the last call, and restores the guard; empty if there was none.
+    // Describes a write next to a buffer since the last call, and restores the guard; empty if there was none, or if
+    // AddressSanitizer checks the guards.
     std::string damage() {
         if (AddressSanitizer::instance().poison) return {};
         std::lock_guard<std::mutex> lock(mutex);

@@ -50,7 +50,7 @@ class SharedMemory {
     char* window() const { return const_cast<char*>(arena.data()) + kWindowAlignment - uintptr_t(arena.data()) % kWindowAlignment; }
     bool contains(uintptr_t address) const { return address - uintptr_t(window()) < kArena; }
 
-    // The address of the next variable. A checked kernel receives no better alignment than it requested.
+    // The address of the next variable. If a checked kernel requests less than 16 bytes, it receives no better alignment than that.
     char* next_base(size_t alignment) const {
         const size_t step = std::max(alignment, size_t(16));
         char* base = end + (step - uintptr_t(end) % step) % step;
@@ -86,7 +86,7 @@ class SharedMemory {
         return {};
     }
 
-    // "out of bounds: a write 3 bytes past ..."; empty if every guard is intact
+    // "out of bounds: a write 3 bytes past ..."; empty if every guard is intact, or if AddressSanitizer checks them
     std::string damage() const {
         if (AddressSanitizer::instance().poison) return {};
         for (const SharedVariable& variable : variables)

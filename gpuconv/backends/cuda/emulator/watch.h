@@ -1,5 +1,6 @@
 // Records which threads write certain bytes of memory, and all that one of them reads and writes. While a watch is on, each access
-// of a checked launch passes through here, except bulk stores, what bulk loads write, and the operands that wgmma reads.
+// of a checked launch to a buffer or to shared memory passes through here, except bulk stores, what bulk loads write, the operands
+// that wgmma reads, and operations on mbarriers.
 #pragma once
 
 #include <algorithm>
