@@ -1,4 +1,4 @@
-"""The entries to time: convolutions, memory-bound operations, whole training steps. work.py counts
+"""The entries to time: convolutions, memory-bound operations, whole training steps, and a whole recipe. work.py counts
 their FLOPs and bytes.
 
 An entry is identified by op, shape and dtype. Importance orders a run that has no time for everything: 0 first.

@@ -8,7 +8,7 @@ scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 python3 -m venv "$scratch/venv" "$scratch/tools"
 "$scratch/tools/bin/python" -m pip install --quiet build twine
-# Built from a copy of the files that git knows: otherwise the wheel would include files from an earlier `build/`.
+# Built from a copy of the files that git does not ignore: otherwise the wheel would include files from an earlier `build/`.
 mkdir "$scratch/source"
 git ls-files -z --cached --others --exclude-standard | xargs -0 cp --parents -t "$scratch/source"
 "$scratch/tools/bin/python" -m build --outdir "$scratch/dist" "$scratch/source" >"$scratch/build.log" || { cat "$scratch/build.log"; exit 1; }

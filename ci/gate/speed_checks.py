@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import datetime
 import json
 import math
@@ -195,9 +196,10 @@ def ncu(gate: Gate, seconds: float) -> Found:
         *words,
     ]
     gate.run("ncu-full.log", detailed, seconds / 2, GPUCONV_AUTOTUNE="0")
+    verdict = issue_bound({name: kernels[name] for name in slowest})
     if not _keep(gate, report.with_suffix(".ncu-rep")):
-        gate.facts["ncu report"] = "none, or too large to be brought back"
-    return check_result(issue_bound({name: kernels[name] for name in slowest}))
+        verdict = dataclasses.replace(verdict, seen=f"{verdict.seen}; no ncu.zip: no report, or one too large to keep")
+    return check_result(verdict)
 
 
 def issue_bound(kernels: dict[str, dict[str, float]]) -> Verdict:
