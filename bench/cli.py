@@ -303,7 +303,8 @@ def _predict(options: argparse.Namespace) -> int:
     if options.nvrtc is not None:
         load_nvrtc(options.nvrtc)
     entries = select("ops", "cuda", options.op, options.shape, options.dtype)
-    print(f"gpu        {gpu.name}, {gpu.arch}; all times are predicted, except 'measured', which is of older kernels")
+    which = "older kernels" if options.results is None else "today's kernels"
+    print(f"gpu        {gpu.name}, {gpu.arch}; all times are predicted, except 'measured', which is of {which}")
     print(f"model      {model}")
     if (version := nvrtc.toolkit()[1]) != model.nvrtc:
         print(f"counts     with {version}, which may generate other instructions; --nvrtc DIR selects another")
