@@ -11,6 +11,7 @@ import math
 import numpy as np
 
 from gpuconv import backends, ops
+from gpuconv.algorithms import AUTO, FEW_CHANNELS, full_name
 from gpuconv.layers import Conv2D, Layer, Linear, Sequential
 from gpuconv.layers.rewrite import take_values
 from gpuconv.types import Shape
@@ -40,7 +41,8 @@ def conv_to_linear(conv: Conv2D) -> Linear:
     """
     shape = _input_shape(conv)
     inputs, outputs = math.prod(shape), math.prod(conv.output_shape or ())
-    linear = Linear(outputs, bias=conv.bias, algo=conv.algo, frozen=conv.frozen)
+    only_convolves = full_name(conv.algo) in [algorithm.name for algorithm in FEW_CHANNELS]
+    linear = Linear(outputs, bias=conv.bias, algo=AUTO if only_convolves else conv.algo, frozen=conv.frozen)
     linear.build((inputs,), precision=conv.precision, device=conv.device)
     units = backends.asarray(np.eye(inputs, dtype=conv.dtype).reshape(inputs, *shape), conv.device)
     linear["weight"][...] = ops.conv2d(units, conv["weight"], **conv.problem.window).reshape(inputs, outputs).T

@@ -195,9 +195,9 @@ def check(settings: Settings) -> None:
             raise TypeError(f"{shared_options.option(name)} must be {type(parsed).__name__}, received {value!r}")
     optimizers.get(settings.optimizer)
     schedules.get(settings.schedule)
-    read_loss(settings.loss)
+    _, loss = read_loss(settings.loss)
     if plateau := read_plateau(settings.plateau):
-        plateau.expect_watched(settings.validation, "--validation 0.1")
+        plateau.expect_watched(settings.validation, loss, "--validation 0.1")
     Clip.of(settings.clip)
     read_tta(settings.tta)
     as_precision(precision=settings.precision)

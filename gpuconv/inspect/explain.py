@@ -117,11 +117,11 @@ class Explanation:
             who = "branches" if self.kind in ("Residual", "Branches") else "outputs"
             return text + (f"the {who} contribute {self.total:.9g} in float64" if senders else f"no {who} contribute")
         if self.kind == "Residual":
-            how = f"the body's {self.terms[0].input:.9g} and the shortcut's {self.terms[1].input:.9g}"
+            how = f"the body's {self.window[0]:.9g} and the shortcut's {self.window[1]:.9g}"
         elif self.branch:
             how = f"the value of {self.branch} at [{', '.join(map(str, self.terms[0].at))}]"
         elif self.kind == "Branches":
-            how = f"the sum of its branches' {', '.join(f'{term.input:.9g}' for term in self.terms)}"
+            how = f"the sum of its branches' {', '.join(f'{value:.9g}' for value in self.window)}"
         elif self.weight is not None:
             how = f"{count} product{'s' * (count > 1)} and the bias {self.bias:.6g} sum to {self.total:.9g} in float64"
         elif self.kind == "MaxPool2D":

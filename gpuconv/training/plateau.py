@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gpuconv import spec
+from gpuconv import losses, spec
 from gpuconv.arguments import integer, number, positive
 from gpuconv.names import canonical
 from gpuconv.types import Record
@@ -67,13 +67,20 @@ class Plateau:
     def __str__(self) -> str:
         return f"patience={self.patience},factor={self.factor!r},threshold={self.threshold!r},watch={self.watch}"
 
-    def expect_watched(self, validation: object, how: str = "validation=0.1") -> None:
-        """Raise ValueError if a validation measure is watched and there is no validation data.
+    def expect_watched(self, validation: object, loss: object, how: str = "validation=0.1") -> None:
+        """Raise ValueError if the watched measure would not be recorded.
 
         Args:
             validation: The data or True; None or False if there is none.
+            loss: The loss; some do not classify, so that there is no accuracy.
             how: The argument that passes validation data.
         """
+        if self.watch.endswith("accuracy") and not losses.classifies(loss):
+            instead = self.watch.replace("accuracy", "loss")
+            raise ValueError(
+                f"the plateau watches {self.watch}, and the loss {losses.describe(loss)} does not classify; give "
+                f"watch={instead}"
+            )
         if self.watch.startswith("validation") and not validation:
             instead = self.watch.replace("validation", "train")
             raise ValueError(
@@ -81,14 +88,17 @@ class Plateau:
             )
 
     def rate(self, history: Sequence[Record]) -> float:
-        """The factor on the learning rate after the epochs of `history`."""
+        """The factor on the learning rate after the epochs of `history`.
+
+        An accuracy of None, of an epoch in which no label counted, is no improvement.
+        """
         rate, waited = 1.0, 0
         sign = -1 if self.watch.endswith("accuracy") else 1
         best = float("inf")
         for record in history:
-            value = sign * record[self.watch]
-            if value < best * (1 - sign * self.threshold):
-                best, waited = value, 0
+            value = record[self.watch]
+            if value is not None and sign * value < best * (1 - sign * self.threshold):
+                best, waited = sign * value, 0
             else:
                 waited += 1
             if waited > self.patience:

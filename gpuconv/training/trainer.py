@@ -255,7 +255,7 @@ class Trainer(RunState):
         if fit_loaders.is_fraction(validation) and validation == 0:
             validation = None
         if self.plateau:
-            self.plateau.expect_watched(validation is not None)
+            self.plateau.expect_watched(validation is not None, self.loss)
         if settings is not None and not isinstance(settings, dict):
             raise TypeError(f"settings are a dictionary of JSON values by name, received {type(settings).__name__}")
         splits_off = fit_loaders.is_fraction(validation)

@@ -46,6 +46,8 @@ def test_gradients_through_branches_are_the_sum_of_those_of_all_branches(device)
         assert explain(net, x, name, (2, 1, 1), backward=True, target=1).value == gradients[name][0, 2, 1, 1], name
     added = explain(net, x, "branches2", (2, 1, 1))
     assert "the sum of its branches'" in str(added)
+    for name in ("residual1", "branches2"):  # the text names all branches, however few terms are listed
+        assert str(explain(net, x, name, (2, 1, 1), most=1)) == str(explain(net, x, name, (2, 1, 1)))
     assert abs(sum(term.product for term in added.terms) - added.total) < 1e-6
 
 

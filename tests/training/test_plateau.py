@@ -93,6 +93,24 @@ def test_the_watched_measure_must_be_recorded(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("watch", ["train_accuracy", "validation_accuracy"])
+def test_an_accuracy_is_not_watched_with_a_loss_that_does_not_classify(watch, tmp_path):
+    trainer = Trainer(toy_run.net(), "sgd", loss="mse", plateau=f"watch={watch}")
+    instead = watch.replace("accuracy", "loss")
+    message = f"watches {watch}, and the loss MeanSquaredError.. does not classify; give watch={instead}"
+    images = toy_run.images().images.astype(np.float32)
+    targets = np.zeros((len(images), *trainer.net.output_shape), np.float32)
+    with pytest.raises(ValueError, match=message):
+        trainer.fit((images, targets), epochs=1, validation=0.25, run_dir=tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_epoch_without_a_label_that_counts_brings_no_improvement():
+    plateau = Plateau(patience=0, factor=0.5, watch="train_accuracy")
+    records = history([0.5, None, 0.6], "train_accuracy")
+    assert [plateau.rate(records[:count]) for count in (1, 2, 3)] == [1, 0.5, 0.5]
+
+
 def test_an_optimizer_without_a_rate_is_refused():
     class NoRate:
         def step(self, params, grads): ...
