@@ -15,12 +15,25 @@
 #include "last_block.cuh"
 #include "reduce.cuh"
 
+template <class T>
+__device__ __forceinline__ double sum_of_squares(const Extent& extent) {
+    double sum = 0;
+    each_number<T, false>(extent, [&](T number) { sum = fma(double(load(number)), double(load(number)), sum); });
+    return sum;
+}
+
 extern "C" __global__ void __launch_bounds__(256, 2)
 clip_norm_factor(double* clipped, const double* scaling, double* partials, uint32* done, const Extent* extents,
                  double max_norm) {
     __shared__ double scratch[32];
-    double sum = 0;
-    each_number<false>(extents[blockIdx.x], [&](auto number) { sum = fma(double(load(number)), double(load(number)), sum); });
+    const Extent extent = extents[blockIdx.x];
+    double sum;
+    switch (extent.kind) {
+        case 0: sum = sum_of_squares<float16>(extent); break;
+        case 1: sum = sum_of_squares<bfloat16>(extent); break;
+        case 2: sum = sum_of_squares<float32>(extent); break;
+        default: sum = sum_of_squares<float64>(extent); break;
+    }
     sum = reduce_block(sum, Sum<double>(), scratch);
     if (threadIdx.x == 0) partials[blockIdx.x] = sum;
     if (!is_last_block(done)) return;
@@ -38,15 +51,25 @@ clip_norm_factor(double* clipped, const double* scaling, double* partials, uint3
 }
 
 template <class T>
-__device__ __forceinline__ void limit_number(T& number, double limit) {
-    const accumulator<T> bound = accumulator<T>(limit), value = load(number);
-    number = value > bound ? round_to<T>(bound) : value < -bound ? round_to<T>(-bound) : number;
+__device__ __forceinline__ void limit_numbers(const Extent& extent, double limit) {
+    using Real = accumulator<T>;
+    const Real bound = Real(limit);
+    each_number<T, true>(extent, [&](T& number) {
+        const Real value = load(number);
+        number = value > bound ? round_to<T>(bound) : value < -bound ? round_to<T>(-bound) : number;
+    });
 }
 
 extern "C" __global__ void __launch_bounds__(256, 2)
 clip_values_limit(const double* scaling, const Extent* extents, double clip_value) {
     const double unscale = scaling ? scaling[1] : 1;
     if (unscale == 0) return;
+    const Extent extent = extents[blockIdx.x];
     const double limit = clip_value / unscale;
-    each_number<true>(extents[blockIdx.x], [&](auto& number) { limit_number(number, limit); });
+    switch (extent.kind) {
+        case 0: limit_numbers<float16>(extent, limit); break;
+        case 1: limit_numbers<bfloat16>(extent, limit); break;
+        case 2: limit_numbers<float32>(extent, limit); break;
+        default: limit_numbers<float64>(extent, limit); break;
+    }
 }
