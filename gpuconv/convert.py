@@ -11,7 +11,7 @@ import math
 import numpy as np
 
 from gpuconv import backends, ops
-from gpuconv.algorithms import AUTO, FEW_CHANNELS, full_name
+from gpuconv.algorithms import AUTO, DEPTHWISE, FEW_CHANNELS_NAMES, full_name
 from gpuconv.layers import Conv2D, Layer, Linear, Sequential
 from gpuconv.layers.rewrite import take_values
 from gpuconv.types import Shape
@@ -36,12 +36,13 @@ def linear_to_conv(linear: Linear, volume: Shape | None = None) -> Conv2D:
 def conv_to_linear(conv: Conv2D) -> Linear:
     """The FC layer that maps the flattened input of a built CONV layer to its flattened output.
 
-    Its weight is the convolution as one matrix, (P * Q * K, H * W * C): the reshaped filters if these are as large as
-    the input, which is not padded, else mostly zeros. Raises ValueError if the layer is not built.
+    Its weight is the convolution as one matrix, (P * Q * K, H * W * C), with zeros where an output does not read an
+    input: the reshaped filters if there is one group, no padding, and the filters are as large as the input. Raises
+    ValueError if the layer is not built.
     """
     shape = _input_shape(conv)
     inputs, outputs = math.prod(shape), math.prod(conv.output_shape or ())
-    only_convolves = full_name(conv.algo) in [algorithm.name for algorithm in FEW_CHANNELS]
+    only_convolves = full_name(conv.algo) in {DEPTHWISE, *FEW_CHANNELS_NAMES}
     linear = Linear(outputs, bias=conv.bias, algo=AUTO if only_convolves else conv.algo, frozen=conv.frozen)
     linear.build((inputs,), precision=conv.precision, device=conv.device)
     units = backends.asarray(np.eye(inputs, dtype=conv.dtype).reshape(inputs, *shape), conv.device)

@@ -3,7 +3,7 @@
 The file must define the shipped file's kernels with the same names and parameters; `template` gives the shipped text as
 a starting point. The shipped launcher launches these kernels, so tiles and grids follow the launcher's macros.
 
-algo: for a matrix product, the one of `gpuconv.algorithms.ALGORITHMS` whose family the file implements. Every case
+algo: for a matrix product, one of `gpuconv.algorithms.ALGORITHMS` whose family the file implements. Every case
 asks for it, because otherwise another one might run; cases whose shapes it does not serve are left out. By default it
 is the first algorithm of the "simt" family that serves the case's arithmetic.
 """

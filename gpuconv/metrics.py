@@ -8,7 +8,8 @@ A metric is a name, a function or an object::
     metric(scores, labels)      a mean over a batch: a number or an array, averaged over all images
     metric.update(scores, labels), metric.result()     an object; its reset(), if any, is called before the first batch
 
-Batches without a label that counts are left out. Without any batch, fractions and means are NaN, the others None.
+Batches without a label that counts are left out. Without any batch, "top-5" and means are NaN, "confusion" and
+"per-class" None, and an object gives its own result().
 
 scores: (n, classes). labels: (n,) int64, or (n, classes) floats, where the largest of a row is the image's class
 (the first if several are equal). Both are NumPy arrays, on every device.

@@ -270,8 +270,8 @@ def _bottleneck(width: int, stride: int) -> list[Layer]:
 
 
 def _inverted_bottleneck(channels: int, factor: int, width: int, stride: int) -> list[Layer]:
-    """A 1x1 convolution to `factor` times the channels, unless `factor` is 1, a depthwise one, and a 1x1 one to `width`
-    channels."""
+    """A 1x1 convolution to `factor` times the channels (left out if `factor` is 1), a depthwise one, and a 1x1 one to
+    `width` channels."""
     hidden = factor * channels
     wider = [] if factor == 1 else [*_conv_norm(hidden, size=1), ReLU6()]
     return [*wider, *_conv_norm(hidden, stride, groups=hidden), ReLU6(), *_conv_norm(width, size=1)]

@@ -62,14 +62,23 @@ def test_a_convolution_becomes_a_linear_layer_with_the_same_results(conv):
     assert linear.bias == conv.bias
 
 
-def test_a_linear_layer_has_no_algorithm_for_few_channels():
-    """Their names are refused by products of two matrices."""
-    for algo, expected in (("few_channels-256x64", "auto"), ("first-256x64", "auto"), ("simt-64x64", "simt-64x64")):
-        conv = Conv2D(3, 3, algo=algo)
-        conv.build((4, 5, 2))
-        linear = convert.conv_to_linear(conv)
-        assert linear.algo == expected
-        linear.infer(batch(1, 4, 5, 2).reshape(1, 40).astype(np.float32))
+@pytest.mark.parametrize(
+    ("algo", "expected", "groups"),
+    [
+        ("few_channels-256x64", "auto", 1),
+        ("first-256x64", "auto", 1),
+        ("depthwise", "auto", 2),
+        ("simt-64x64", "simt-64x64", 1),
+    ],
+    ids=["few channels", "their former name", "depthwise", "simt"],
+)
+def test_a_linear_layer_has_no_algorithm_that_only_convolves(algo, expected, groups):
+    """Products of two matrices refuse the names of these algorithms."""
+    conv = Conv2D(4, 3, algo=algo, groups=groups)
+    conv.build((4, 5, 2))
+    linear = convert.conv_to_linear(conv)
+    assert linear.algo == expected
+    linear.infer(batch(1, 4, 5, 2).reshape(1, 40).astype(np.float32))
 
 
 def test_a_round_trip_gives_the_same_bits():

@@ -86,7 +86,7 @@ def to_numpy(x: object, name: str = "the array") -> np.ndarray:
 
 def empty(shape: Sequence[int], dtype: DTypeLike, device: str = "numpy") -> Array:
     """An uninitialized array on a device. Raises as `resolve` does, and TypeError for a dtype of anything but
-    numbers."""
+    numbers of at most 64 bits (of a complex number, each part)."""
     return adapter_of(device).empty(tuple(shape), as_numeric("an array", dtype))
 
 

@@ -87,8 +87,8 @@ class Dataset:
         return f"{zlib.crc32(self.labels.data, zlib.crc32(self.images.data)):08x}"
 
     def subset(self, indices: slice | Sequence[int] | np.ndarray) -> Dataset:
-        """The images at `indices`: a slice, integers (any order, repeats allowed) or a mask. Raises ValueError if there
-        is none, and IndexError for an index past the end."""
+        """The images at `indices`: a slice, integers (any order, repeats allowed) or a mask. Raises ValueError if
+        there is no image, and IndexError for an index out of range or a mask of another length."""
         return dataclasses.replace(self, images=self.images[indices], labels=self.labels[indices])
 
     def relabeled(self, classes: Sequence[str]) -> Dataset:

@@ -26,13 +26,13 @@ def load(spec: str, test: str | None = "") -> tuple[Dataset, Dataset]:
     test: the description of a separate test set, as for `load_test`; then all images of a folder are for training. None
     and "" mean that there is none.
 
-    Raises TypeError unless `spec` and `test` are text, and ValueError, naming what would be accepted, for any other
-    text. Also raises as `load` of the data set's module does.
+    Raises TypeError unless `spec` is text and `test` text or None, and ValueError, naming what would be accepted, for
+    any other text. Also raises as `load` of the data set's module does.
     """
     if not isinstance(spec, str):
         raise TypeError(f"a data set is described by text, received {type(spec).__name__}")
     if not isinstance(test, str | None):
-        raise TypeError(f"test must be text, received {type(test).__name__}")
+        raise TypeError(f"test must be text or None, received {type(test).__name__}")
     if not test:
         name, _, rest = with_full_name(spec).partition(":")
         return _SOURCES[name](rest)

@@ -78,7 +78,7 @@ class _Reader(Protocol):
 
 
 class ArrayUnpickler(pickle._Unpickler):
-    """Reads plain values (dicts, lists, tuples, strings, bytes, numbers) and arrays, as `ArrayState`s; raises
+    """Reads plain values (dicts, lists, tuples, strings, bytes, numbers, None) and arrays, as `ArrayState`s; raises
     UnsafePickleError for anything else.
 
     It derives from the Unpickler written in Python: the one in C allocates memory for as many objects as the pickle

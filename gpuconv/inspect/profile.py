@@ -141,13 +141,14 @@ def profile(
     batch_size: the number of images in a step. fuse: as in `Trainer`. steps: the number of timed steps, after two
     untimed ones. arch: for the emulated device, the architecture for which kernels are compiled to get registers and
     occupancy. On the emulated device nothing is run or timed. Raises TypeError for anything but a net, RuntimeError if
-    it has no shapes yet, and ValueError for a number below 1.
+    it is not built or has no weights, and ValueError for a number below 1.
     """
+    steps = integer("steps", steps, 1)
     step = ProfiledStep(net, integer("batch_size", batch_size, 1), fuse)
     emulated = Device.named(net.device).kind == "emulated"
     with launches.record_launches(execute=not emulated) as found:
         spans = step(Spans(lambda: len(found)))
-    timed = [] if emulated else _time_steps(step, open_timer(net.device), integer("steps", steps, 1))
+    timed = [] if emulated else _time_steps(step, open_timer(net.device), steps)
     seconds = [statistics.median(each) for each in zip(*map(_own_seconds, timed))] or [None] * len(spans)
     compiled_arch, unknown = None, None
     if found:

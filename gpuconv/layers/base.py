@@ -298,8 +298,9 @@ class Layer(Stateful["Layer"]):
             precision: "float32"; "tf32", float32 arrays multiplied in TF32; "float16", "bfloat16" or "float64". In a
                 16-bit net, norms keep their parameters and statistics in float32. By default unchanged.
 
-        Raises, before anything is changed, ValueError for an unknown device or precision and for a weight outside the
-        range of its new dtype, TypeError for another dtype, and DeviceError for a device that is not available.
+        Raises, before anything is changed, ValueError for an unknown device or precision, for both `dtype` and
+        `precision`, and for a weight outside the range of its new dtype, TypeError for another dtype, and DeviceError
+        for a device that is not available.
         """
         device = self.device if device is None else backends.resolve(device)
         given = dtype is not None or precision is not None

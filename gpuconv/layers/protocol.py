@@ -1,4 +1,4 @@
-"""The members of a layer that are used in files which `base.py` imports: they cannot import `base.Layer` themselves."""
+"""The members of a layer for files that `base.py` imports, which cannot import `base.Layer` themselves."""
 
 from __future__ import annotations
 

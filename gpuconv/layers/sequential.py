@@ -296,6 +296,7 @@ class Sequential(Layer):
             ValueError: The images have another shape than the net takes, their normalization is unknown, floats do not
                 look normalized, or a file holds no image.
             OSError: A file cannot be read.
+            ImportError: Pillow is not installed, and a file is given.
             RuntimeError: The net is not built or has no weights.
         """
         from gpuconv.layers.predict import predict

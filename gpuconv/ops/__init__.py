@@ -26,7 +26,8 @@ CUDA kernels, emulated arrays the same kernels on the CPU.
 - ``lr``, ``step``, ``start``, ``grad_scale``, ``factor``, ``divisor`` and, except where an array is filled with random
   numbers, ``offset`` may be a number or a one-element array on the device.
 - Bad sizes and values raise ValueError, bad types, dtypes and mixed devices TypeError, before anything is computed.
-  Where dtype and rank or shape are fixed together (as for images, indices, counters, totals), either raises TypeError.
+  A wrong rank of `load_batch`'s images, labels or indices, or a wrong shape of a table, counters, totals or scaling,
+  raises TypeError too.
 """
 
 from gpuconv.ops.activation import *  # noqa: F403

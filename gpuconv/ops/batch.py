@@ -92,8 +92,8 @@ def load_batch(
 
     Raises:
         ValueError: A position past the indices, or an index outside of [0, M), where the host can read the arrays; on
-            a GPU the sample becomes NaN and its label -1. Also a shift that is not less than
-            H and W, and brightness, contrast, saturation or hue for images of another number of channels than 1 or 3.
+            a GPU the sample becomes NaN and its label -1. Also a shift of at least H or W, and
+            brightness, contrast, saturation or hue for images of another number of channels than 1 or 3.
     """
     backend = backend_of(
         images=images,

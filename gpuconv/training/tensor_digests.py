@@ -6,7 +6,7 @@
      "tensors": [["forward", "conv1", "float32", 65536, 9, "xxh3:5f1c02aa90b1d7e4", 12.5, 80.1, 0]]}
 
 with each tensor's direction, name, dtype, number of values, products summed for one value, hash of its bytes, sum,
-norm, and the norm of its change by the update; null stands for a number that is not finite. Sums and norms of
+norm, and the norm of its change in the step; null stands for a number that is not finite. Sums and norms of
 gradients, but not their hashes, are those of the gradients divided by float16's loss scale. The tensors are in the
 order of the work: the layers' outputs, the gradients of their inputs, the parameters' gradients, the variables after
 the update (frozen ones and buffers included), the loss. A hash begins with its kind. Lines of format 1 are read too;
@@ -97,7 +97,7 @@ class Digest:
     @classmethod
     def of(cls, direction: str, name: str, tensor: Array, products: float = 1, before: Array | None = None) -> Digest:
         """The digest of a tensor, with as many digits as in a file. products: as in the class, rounded up. before: the
-        values before the update, for a variable after it."""
+        values before the step, for a variable after it."""
         measures = Measures()
         with np.errstate(all="ignore"):
             measures.add(tensor, before)

@@ -27,10 +27,10 @@ def load(
     path: a file that `Layer.save` wrote, a checkpoint, or a run directory. which: the run's "last" or "best"
     checkpoint. device: where to put the net. precision: by default as saved.
 
-    Raises FileNotFoundError if there is nothing at `path` or a folder without a run, CheckpointError, naming what is
-    wrong, for a file that is damaged or holds no net, ValueError for an unknown `which`, device or precision and for a
-    weight out of the range of `precision`, TypeError for a `path` that is not one, and DeviceError for a device that is
-    not available.
+    Raises FileNotFoundError if `path` does not exist or is a folder without a run, CheckpointError, naming what is
+    wrong, for a file that is damaged, PyTorch's or without a net and for a run without that checkpoint, ValueError for
+    an unknown `which`, device or precision and for a weight out of the range of `precision`, TypeError for a `path`
+    that is not one, and DeviceError for a device that is not available.
     """
     file = checkpoint_file(path, which)
     return net_of(checkpoints.load(file), file, device=device, precision=precision)

@@ -233,7 +233,8 @@ def test_a_missing_kernel_compiler_is_reported(monkeypatch):
     assert "registers" not in report.rows[0].launches[0]
 
 
+@pytest.mark.parametrize("device", ["numpy", "emulated"])
 @pytest.mark.parametrize(("options", "message"), [({"batch_size": 0}, "batch_size"), ({"steps": 0}, "steps")])
-def test_batch_sizes_and_steps_below_one_are_refused(options, message):
+def test_batch_sizes_and_steps_below_one_are_refused(options, message, device):
     with pytest.raises(ValueError, match=f"{message} must be at least 1, received 0"):
-        profile(small_net(), **options)
+        profile(small_net(device), **options)

@@ -1,4 +1,4 @@
-// One value: the products of its window and its filter, and their sum; without a filter only the window.
+// One value: its window, with a filter also the filter and the bias; then the value, and the largest products or inputs.
 
 const short = (value) => (value === 0 ? "0" : Math.abs(value) < 1e-3 ? value.toExponential(1) : value.toFixed(3));
 

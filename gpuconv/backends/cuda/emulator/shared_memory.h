@@ -50,7 +50,7 @@ class SharedMemory {
     char* window() const { return const_cast<char*>(arena.data()) + kWindowAlignment - uintptr_t(arena.data()) % kWindowAlignment; }
     bool contains(uintptr_t address) const { return address - uintptr_t(window()) < kArena; }
 
-    // The address of the next variable. If a checked kernel requests less than 16 bytes, it receives no better alignment than that.
+    // The address of the next variable. If a checked kernel requests an alignment below 16 bytes, it receives no better one.
     char* next_base(size_t alignment) const {
         const size_t step = std::max(alignment, size_t(16));
         char* base = end + (step - uintptr_t(end) % step) % step;

@@ -92,8 +92,8 @@ def watch_writes(memory: np.ndarray | ArgumentBytes, writer: Writer | None = Non
 
     memory: a contiguous view of an emulated array, or bytes of an argument, in each launch of a kernel that has it.
     writer: a thread from an earlier watch; the list then also has a `Touched` for each buffer and shared variable that
-    this thread uses, after the writes of the launch. A watch does not see bulk stores, what bulk loads write, or the
-    operands that wgmma reads.
+    this thread uses, after the writes of the launch. A watch does not see bulk stores, what bulk loads write, the
+    operands that wgmma reads, or operations on mbarriers.
 
     Raises ValueError for a view that is not contiguous, RuntimeError inside another watch; a kernel that is launched
     unchecked in the context raises EmulatorError.
