@@ -183,7 +183,7 @@ def test_nan_ends_the_overfitting_at_once():
     assert "after 1 steps" in result.details
 
 
-def test_overfitting_targets_says_nothing_of_right_labels():
+def test_the_overfitting_check_mentions_no_labels_for_a_loss_of_targets():
     x, _ = data(4)
     targets = np.zeros((4, 10), np.float32)
     result = checks.overfits(models.build("digits-net"), x, targets, loss="mse", steps=1)

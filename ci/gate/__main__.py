@@ -62,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def chosen_parts(names: Sequence[str]) -> list[Part]:
-    """The named parts in their fixed order, by default `PARTS`; `ALWAYS` precedes them unless "start" is named."""
+    """The named parts in their fixed order, by default `PARTS`; `ALWAYS` precedes them unless "start" is among them."""
     found = [part for part in (*PARTS, *EXTRA) if (part.name in names if names else part in PARTS)]
     return found if found[0].name == ALWAYS.name else [ALWAYS, *found]
 

@@ -182,7 +182,7 @@ def test_grad_scale_multiplies_the_gradient_before_it_is_rounded(loss, options, 
     scores, labels = batch(7, 5, "float16")
     wide = scores.astype(np.float64)
     value, gradient = loss(wide, labels, **options)
-    factor = 36000.0  # not a power of 2, which would not show whether the gradient was rounded before
+    factor = 72000.0  # beyond float16; a power of 2 would not show whether the gradient was rounded before
     scale = factor if shape is None else np.full(shape, factor)
     scaled_value, scaled = loss(scores, labels, **options, grad_scale=scale)
     np.testing.assert_allclose(scaled_value, value, rtol=1e-5)

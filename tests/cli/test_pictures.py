@@ -41,7 +41,8 @@ def test_pictures_that_cannot_be_drawn_are_reported_and_affect_nothing_else(tmp_
 
 @pytest.mark.parametrize("model", ["three-layer", "tiny-vgg", "resnet20"])
 def test_pictures_show_the_volumes_and_first_filters_of_any_net(model):
-    """Input, flatten and dropout, which change no values, have no column. An FC layer at the start has filters too."""
+    """Input, flatten and dropout, which change no values in inference, have no column. An FC layer at the start has
+    filters too."""
     net = models.build(model, (8, 12, 3), 4)
     x = np.random.default_rng(1).normal(size=(1, 8, 12, 3)).astype(np.float32)
     volumes, scores = activations_of(net, x)

@@ -1,4 +1,5 @@
-"""The error for an argument of a wrong type names the argument, and is not that of an inner function."""
+"""The error for an argument of a wrong type says what was expected and received; it is not that of an inner
+function."""
 
 from __future__ import annotations
 
@@ -51,7 +52,7 @@ def batches(source=(BATCH,), length=None, device="numpy"):
 
 CALLS = {
     "load, spec": (lambda: data.load(5), "a data set is described by text, received int"),
-    "load, test": (lambda: data.load("digits", 5), "test must be text, received int"),
+    "load, test": (lambda: data.load("digits", 5), "test must be text or None, received int"),
     "synthetic": (lambda: data.synthetic.load(size=32), r"size must be \(H, W, C\), received 32"),
     "Dataset, classes": (lambda: Dataset(IMAGES, np.zeros(6, int), 5), "classes of 'images' must be names, received 5"),
     "Dataset.split": (lambda: IN_MEMORY.split("0.2"), "fraction must be a number, received '0.2'"),

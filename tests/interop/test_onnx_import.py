@@ -41,7 +41,7 @@ def node(op, inputs, output, **attributes):
     return helper.make_node(op, inputs.split(), [output], name=f"{output}-node", **attributes)
 
 
-# Exported nets that are not imported unchanged, by the operator that has no layer. None: other layers are imported.
+# By exported net that is not imported unchanged: the operator that has no layer, or None if other layers are imported.
 NOT_RESTORED = {
     "adaptive": None,  # imported as AvgPool2D
     "avg-pool-cover-counts-no-added-cells": None,

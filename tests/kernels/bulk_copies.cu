@@ -8,7 +8,7 @@ enum Fault {
     OVERWRITES_SOURCE, ENDS_TOO_EARLY, LOAD_NOT_WAITED_FOR, MISALIGNED_SOURCE, PAST_THE_ARRAY
 };
 
-// y = 2 x. Each block has 128 threads, and doubles TILES tiles of 128 numbers in two stages.
+// y = 2 x. Each block has 128 threads, and doubles TILES tiles of 128 numbers, loaded into two buffers in turn.
 template <Fault FAULT>
 __device__ void doubles(float* y, const float* x) {
     constexpr int TILES = 4, TILE = 128, BYTES = TILE * sizeof(float);

@@ -93,7 +93,7 @@ def test_the_tile_for_filter_gradients_of_first_layers_agrees_with_the_oracle(de
 
 
 @directions
-@pytest.mark.parametrize("channels", [(4, 3), (3, 4), (8, 8)])
+@pytest.mark.parametrize("channels", [(4, 3), (3, 4), (8, 8), (5, 7)])
 def test_channels_and_filters_of_any_two_vector_widths_agree_with_the_oracle(device, op, channels):
     assert_right(op, device, problem(*channels))
     assert_right(op, device, problem(*channels, groups=3))

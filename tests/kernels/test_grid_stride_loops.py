@@ -29,7 +29,7 @@ def test_few_blocks_do_the_work_of_many(device, op, monkeypatch):
 
 
 def blocks_over_rows(device):
-    """How many blocks the cases of copy and add launch, all of which must pass."""
+    """The number of blocks that the cases of copy and add launch. Every case must pass."""
     with record_launches() as launches:
         for case in verify.cases():
             if case.op in ("copy", "add"):

@@ -125,7 +125,7 @@ def assert_found(kernel_file: str, op: str, case: Conv2dProblem, text: str, seed
     """Checks that a planted fault is found under each seed.
 
     text: a part of the checker's message, as in `FAULTS_OF_FPROP`, or VALUES. seconds: the most processor time of a
-    run; the first run has no limit, since it may compile."""
+    run; there is no limit for the first run, which may compile, or for VALUES."""
     for seed in seeds:
         begin = time.process_time()
         with (

@@ -60,7 +60,7 @@ ENDS = {  # the layers of a branch; its output has 8 channels
     "pool-norm": lambda: [Upsample(2), Conv2D(8, 3, **PADDED), MaxPool2D(2), BatchNorm()],
     "norm-chain": lambda: [Conv2D(8, 1), BatchNorm(), Conv2D(8, 3, **PADDED)],
     "norm-chain-norm": lambda: [Conv2D(8, 1), BatchNorm(), Conv2D(8, 3, **PADDED), BatchNorm()],
-    "skip": lambda: [Conv2D(2, 1), Branches([[Conv2D(6, 3, **PADDED)], []])],
+    "skip": lambda: [Conv2D(2, 1), Branches([[Conv2D(6, 1)], []])],
     "nested": lambda: [Branches([[Conv2D(4, 1)], [Conv2D(4, 3, **PADDED), BatchNorm()]])],
 }
 # Blocks that do copy: how often in forward, in backward, and in forward, backward and inference together.

@@ -1,4 +1,5 @@
-"""Gradients after zero_grad read as zero; the next backward assigns those not read, and adds to the others."""
+"""Gradients after zero_grad read as zero. The next backward assigns a layer's gradients, or adds to all of
+them if one was read."""
 
 import numpy as np
 import pytest

@@ -81,7 +81,7 @@ def count_events(port, seconds):
     return counts
 
 
-def test_ten_snapshots_a_second_take_at_most_a_twentieth_of_the_time(open_session):
+def test_snapshots_take_at_most_a_twentieth_of_the_time(open_session):
     session = open_session(NET)
     with served(session) as port:
         count_events(port, 1)

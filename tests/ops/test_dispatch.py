@@ -18,7 +18,8 @@ class Elsewhere(np.ndarray):
 
 @pytest.fixture
 def elsewhere(monkeypatch):
-    """Makes arrays on a second device, whose backend answers relu, linear and max_pool2d with its own name."""
+    """Makes arrays on a second device, whose backend answers relu, linear and max_pool2d with its own name and the
+    arguments that it received."""
     monkeypatch.setitem(devices.KIND_OF_TYPE, Elsewhere, "elsewhere")
     monkeypatch.setitem(dispatch._PACKAGES, "elsewhere", "elsewhere")
     monkeypatch.setattr(dispatch, "_import_module", lambda name: fake if name == "elsewhere" else cpu)

@@ -96,7 +96,7 @@ def test_ranks_within_a_power_of_two_keep_about_equal_shares_and_the_others_none
         def __init__(self, rank, size):
             self.rank, self.size = rank, size
 
-    net = gc.models.build("vgg-cifar", (32, 32, 3), 10)
+    net = gc.models.build("resnet20")
     sizes = [param.nbytes for _, param in net.named_parameters()]
     for size in (1, 2, 3, 4, 6):
         names_of_ranks = [OptimizerShards(net, RankOf(rank, size)).own for rank in range(size)]

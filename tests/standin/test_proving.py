@@ -122,7 +122,7 @@ def test_an_algorithm_with_a_fault_is_not_chosen_and_does_no_harm_to_this_proces
 
 
 @pytest.mark.slow
-def test_each_direction_is_proved_with_several_epilogues_and_outputs(on_gpu, schedule):
+def test_all_directions_and_several_epilogues_and_outputs_are_proved(on_gpu, schedule):
     on_gpu(schedule)
     for op, arrays, options in (
         ("conv2d", [X, W, B], dict(padding=1)),

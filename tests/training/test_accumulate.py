@@ -168,7 +168,8 @@ WEIGHTED += [losses.SoftmaxCrossEntropy(weight=(1, 5, 0.25), ignore_index=1, lab
     ids=["numpy-weight", "numpy-ignore_index", "numpy-both", "emulated-both"],
 )
 def test_a_weighted_loss_of_parts_is_that_of_one_large_batch(device, loss):
-    """The divisor is the sum of the label weights of the whole update; all labels of a part may be ignored."""
+    """The loss is divided by the sum of the label weights of the whole update; all labels of a part may be
+    ignored."""
     results = {}
     for name, size, options in (
         ("one", 21, {}),

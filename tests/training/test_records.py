@@ -42,7 +42,7 @@ def test_held_out_metrics_are_those_of_evaluate():
     assert (last["test_loss"], last["test_accuracy"]) == (evaluation.loss, evaluation.accuracy)
 
 
-def test_totals_are_read_after_every_nth_step_of_an_epoch_and_at_its_end(monkeypatch):
+def test_totals_are_read_after_every_nth_step_of_a_run_and_at_the_end_of_each_epoch(monkeypatch):
     reads, read = [], Totals.read
     trainer = toy_run.trainer()
     monkeypatch.setattr(Totals, "read", lambda self: reads.append(trainer.steps) or read(self))

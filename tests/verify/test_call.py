@@ -150,6 +150,7 @@ def test_a_call_that_was_stored_before_its_op_took_its_last_array_can_be_replaye
             loaded = Call.read("x.safetensors", stored)
             assert loaded.compare() == call.compare()
             assert loaded.arrays[-1] is None
+            assert loaded.on("numpy").results.keys() == call.results.keys()
 
 
 def test_files_without_a_call_and_nested_recordings_are_refused(tmp_path):

@@ -126,7 +126,7 @@ def test_a_compile_error_points_into_the_cu_file(tmp_path):
 
 
 def test_processes_that_start_at_once_compile_the_runtime_one_after_another(monkeypatch, tmp_path):
-    """Once the runtime is compiled, no process waits. The test holds the lock of the process that compiles."""
+    """Once the runtime is compiled, no process waits. The test holds the lock, in place of a process that compiles."""
     monkeypatch.setenv("GPUCONV_CACHE_DIR", str(tmp_path / "cache"))
 
     def compile_in_a_thread():
@@ -136,11 +136,16 @@ def test_processes_that_start_at_once_compile_the_runtime_one_after_another(monk
         thread.start()
         return thread
 
+    cxx.version()  # cached from here on; the first call starts the compiler
+    compilations, run = [], cxx._run
+    monkeypatch.setattr(cxx, "_run", lambda *arguments: compilations.append(1) or run(*arguments))
     with locks.hold(cxx._HERE):
         first = compile_in_a_thread()
         first.join(0.2)
         assert first.is_alive()
+        assert not compilations
     first.join(60)
+    assert compilations
     assert [*tmp_path.glob("cache/*/library.so")]
     with locks.hold(cxx._HERE):
         second = compile_in_a_thread()

@@ -138,7 +138,7 @@ def test_kernels_that_a_user_puts_in_place_of_shipped_ones_are_proved_anew(stand
     assert [question["files"] for question in stand_in.questions] == [{}, {"conv2d_fprop.cu": str(edited)}]
 
 
-def test_without_the_means_of_a_proof_the_verdict_is_unproved_and_no_proof_is_asked_for(stand_in, monkeypatch):
+def test_a_product_that_is_no_convolution_or_does_not_compile_is_unproved_without_a_question(stand_in, monkeypatch):
     plain = Product("conv2d_fprop", 100, 100, 100, 1, FLOAT32)
     with pytest.warns(UnprovedWarning, match="only convolutions can be proved"):
         assert not verdict(subject=plain).proved
