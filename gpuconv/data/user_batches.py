@@ -24,9 +24,9 @@ class Batches:
     continues where it stopped. The first batch is read and checked on creation, and used in the first epoch.
 
     Args:
-        source: A PyTorch DataLoader, a generator, or a function that makes one. It yields x: (n, *shape), floats (used
-            unchanged) or uint8, or a PyTorch tensor, which may have channels first; and y: (n,) integers, or floats
-            (n, ...), a target for each score.
+        source: A PyTorch DataLoader, a generator, or a function that makes one. It yields x: (n, *shape), floats (not
+            normalized, only cast to `dtype`) or uint8, or a PyTorch tensor, which may have channels first; and y: (n,)
+            integers, or floats (n, ...), a target for each score.
         name: The name of the data, for messages.
         shape: The shape of one image.
         length: The number of batches in an epoch; None if unknown.
@@ -90,14 +90,15 @@ class Batches:
         skipped = start_batch  # the number of batches to read and drop
         if self.once:
             skipped += epoch * (self.length or 0) - self._taken
-            self._taken += skipped
-        else:
-            self._begun = None
         if skipped < 0:
             raise ValueError(
                 f"{self.name} is a {type(self._begin()).__name__}, which gives each batch once; give the function that "
                 "makes it, or a list of batches"
             )
+        if self.once:
+            self._taken += skipped
+        else:
+            self._begun = None
         last = None if self.length is None else skipped + self.length - start_batch
         for batch in itertools.islice(batches, skipped, last):
             self._taken += 1

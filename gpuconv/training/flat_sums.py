@@ -11,7 +11,9 @@ import numpy as np
 from gpuconv import backends, ops
 from gpuconv.types import Array
 
-BUCKET = 4 << 20  # bytes of the smallest bucket that ranks exchange while backward still runs
+BUCKET = (
+    4 << 20
+)  # the least bytes of a bucket that ranks exchange while backward still runs, but for a dtype's last bucket
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class Sums:
                 views[number] = flat[first:end].reshape(terms[number].array.shape)
             self.buckets += _cut(len(self.flat), numbers, ends, BUCKET // dtype.itemsize)
             self.flat.append(flat)
-        self.buckets.sort(key=lambda bucket: -max(bucket.terms))
+        self.buckets.sort(key=lambda bucket: -min(bucket.terms))
         self.views = [views[number] for number in range(len(terms))]
 
     def gather(self, terms: Sequence[Term], bucket: Bucket, count: int, size: int, divisor: Array | None) -> None:

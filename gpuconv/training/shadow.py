@@ -295,9 +295,10 @@ class Shadow:
         return sorted((unseen | self.rows).values(), key=lambda row: (row.layer, row.direction, row.op))
 
     def picture(self) -> Figure:
-        """The figure of `gpuconv.plots.shares`: the worst error of each op and layer that was checked."""
+        """The figure of `gpuconv.plots.shares`: the worst error of each op, layer and direction that was
+        checked."""
         rows = {
-            f"{row.op}{f' of {row.layer}' if row.layer else ''} ({row.checked})": {"run": row.worst}
+            f"{row.op}{f' of {row.layer}, {row.direction}' if row.layer else ''} ({row.checked})": {"run": row.worst}
             for row in self.report()
             if row.checked
         }

@@ -87,6 +87,12 @@ def test_buckets_have_every_element_once():
     assert [sums.part(bucket).size for bucket in sums.buckets] == [70, 31, 4, 3]
 
 
+def test_buckets_of_several_dtypes_are_in_the_order_in_which_backward_completes_them():
+    arrays = [np.zeros(size, dtype) for size, dtype in ((2, "f8"), (40, "f4"), (2, "f8"), (40, "f4"))]
+    sums = flat_sums.Sums([flat_sums.Term(array) for array in arrays], "numpy")
+    assert [bucket.terms for bucket in sums.buckets] == [(3,), (1,), (0, 2)]
+
+
 def trained(ranks, shards, graph):
     device = ranks.own_device("cuda")
     data = toy_run.images(24)

@@ -12,7 +12,7 @@ import pytest
 from gpuconv import backends, checkpoint, layers
 from gpuconv.layers import Conv2D, Flatten, Input, Linear, MaxPool2D, ReLU
 from gpuconv.training import ShadowError, ShadowWarning, Trainer, shadow
-from gpuconv.training.shadow import Shadow
+from gpuconv.training.shadow import Row, Shadow
 from gpuconv.verify.call import Call
 from tests.training import toy_run
 from tests.training.fake_shadow_worker import FakeWorker
@@ -175,8 +175,19 @@ def test_checking_changes_no_bit_and_reports_the_worst_call(at_once):
     assert re.match(r"\w+\[[\d, ]+\] is ", most.where)
     pytest.importorskip("matplotlib")
     shown = [text.get_text() for text in watched.shadowed.picture().axes[0].texts]
-    names = [f"{row.op}{f' of {row.layer}' if row.layer else ''} ({row.checked})" for row in watched.shadowed.report()]
+    rows = watched.shadowed.report()
+    names = [f"{row.op}{f' of {row.layer}, {row.direction}' if row.layer else ''} ({row.checked})" for row in rows]
     assert shown == [*names, "the bound"]
+
+
+def test_an_op_that_runs_forward_and_backward_has_two_bars():
+    pytest.importorskip("matplotlib")
+    watcher = Shadow(0.5)
+    for direction in ("forward", "backward"):
+        watcher.rows["add", "residual1", direction] = Row("add", "residual1", direction, checked=1, worst=0.5)
+    shown = [text.get_text() for text in watcher.picture().axes[0].texts]
+    watcher.close()
+    assert shown == ["add of residual1, backward (1)", "add of residual1, forward (1)", "the bound"]
 
 
 @pytest.mark.kernels

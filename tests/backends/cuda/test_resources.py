@@ -26,6 +26,7 @@ from gpuconv.backends.cuda.runtime import nvrtc
         ("sm_90a", 32, 0, 32, 0.5),  # at most 32 blocks
         ("sm_86", 32, 0, 1024, 2 / 3),  # 48 warps hold one block of 32
         ("sm_80", 255, 0, 1024, 0.0),  # does not fit
+        ("sm_75", 32, 16 * 1024, 256, 1.0),  # 4 blocks by shared memory, of which the system reserves none
     ],
 )
 def test_the_occupancy_equals_that_computed_by_hand(arch, registers, shared, threads, share):
@@ -38,17 +39,18 @@ PROGRAM = """
 #include "cuda_occupancy.h"
 int main() {
     int major, minor, warps, registers, threads;
-    size_t shared, a_block, all;
-    while (scanf("%d%d%d%zu%zu%d%zu%d", &major, &minor, &warps, &all, &a_block, &registers, &shared, &threads) == 8) {
+    size_t shared, reserved, all;
+    while (scanf("%d%d%d%zu%zu%d%zu%d", &major, &minor, &warps, &all, &reserved, &registers, &shared, &threads)
+           == 8) {
         cudaOccDeviceProp chip = {};
         chip.computeMajor = major, chip.computeMinor = minor;
         chip.maxThreadsPerBlock = 1024, chip.maxThreadsPerMultiprocessor = warps * 32, chip.warpSize = 32;
         chip.regsPerBlock = chip.regsPerMultiprocessor = 65536, chip.numSms = 1;
-        chip.sharedMemPerBlock = 49152, chip.sharedMemPerBlockOptin = a_block, chip.sharedMemPerMultiprocessor = all;
-        chip.reservedSharedMemPerBlock = 1024;
+        chip.sharedMemPerBlock = 49152, chip.sharedMemPerBlockOptin = all - reserved;
+        chip.sharedMemPerMultiprocessor = all, chip.reservedSharedMemPerBlock = reserved;
         cudaOccFuncAttributes kernel = {};
         kernel.maxThreadsPerBlock = 1024, kernel.numRegs = registers, kernel.sharedSizeBytes = shared;
-        kernel.shmemLimitConfig = FUNC_SHMEM_LIMIT_OPTIN, kernel.maxDynamicSharedSizeBytes = a_block;
+        kernel.shmemLimitConfig = FUNC_SHMEM_LIMIT_OPTIN, kernel.maxDynamicSharedSizeBytes = all - reserved;
         cudaOccDeviceState state;
         state.carveoutConfig = SHAREDMEM_CARVEOUT_MAX_SHARED;
         cudaOccResult result;
@@ -78,7 +80,7 @@ def test_occupancy_agrees_with_nvidias_header(tmp_path):
     ]
     lines = "".join(
         f"{int(arch[3:]) // 10} {int(arch[3:]) % 10} {chip_of(arch).warps} {chip_of(arch).shared}"
-        f" {chip_of(arch).shared - 1024} {registers} {shared} {threads}\n"
+        f" {chip_of(arch).reserved} {registers} {shared} {threads}\n"
         for arch, registers, shared, threads in problems
     )
     answered = subprocess.run([tmp_path / "occupancy"], input=lines, capture_output=True, text=True, check=True).stdout

@@ -26,10 +26,11 @@ class Chip:
     blocks: int
     shared: int  # bytes
     registers: int = 65536
+    reserved: int = 1024  # bytes of each block's shared memory that the system reserves
 
 
 CHIPS = {  # by compute capability
-    75: Chip(32, 16, 64 * 1024),
+    75: Chip(32, 16, 64 * 1024, reserved=0),
     80: Chip(64, 32, 164 * 1024),
     86: Chip(48, 16, 100 * 1024),
     87: Chip(48, 16, 164 * 1024),
@@ -41,7 +42,6 @@ CHIPS = {  # by compute capability
     120: Chip(48, 24, 100 * 1024),
     121: Chip(48, 24, 100 * 1024),
 }
-_RESERVED_SHARED = 1024  # bytes of each block's shared memory that the system reserves
 _REGISTER_UNIT = 256  # registers are allocated to a warp in units of this many
 _SHARED_UNIT = 128  # shared memory is allocated to a block in units of this many bytes
 
@@ -77,8 +77,9 @@ def occupancy(arch: str, registers: int, shared: int, threads: int) -> float | N
     chip, warps = chip_of(arch), ceil_div(threads, 32)
     if chip is None:
         return None
-    shared_per_block = ceil_div(shared + _RESERVED_SHARED, _SHARED_UNIT) * _SHARED_UNIT
-    limits = [chip.blocks, chip.warps // warps, chip.shared // shared_per_block]
+    limits = [chip.blocks, chip.warps // warps]
+    if shared_per_block := ceil_div(shared + chip.reserved, _SHARED_UNIT) * _SHARED_UNIT:
+        limits.append(chip.shared // shared_per_block)
     if registers:
         registers_per_warp = ceil_div(registers * 32, _REGISTER_UNIT) * _REGISTER_UNIT
         limits.append(chip.registers // SCHEDULERS // registers_per_warp * SCHEDULERS // warps)
