@@ -64,7 +64,7 @@ def _driver() -> dict[str, str]:
     known = {"cuda of the driver": str(runtime.driverGetVersion()), "cuda runtime": str(runtime.runtimeGetVersion())}
     try:
         asked = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-        done = subprocess.run(asked, capture_output=True, text=True, timeout=20, check=True)
+        done = subprocess.run(asked, capture_output=True, text=True, encoding="utf-8", timeout=20, check=True)
     except (OSError, subprocess.SubprocessError):
         return known
     return known | {"driver": done.stdout.split()[0] if done.stdout.split() else "unknown"}
@@ -80,4 +80,6 @@ def commit() -> tuple[str, bool]:
 
 
 def _git(*words: str) -> str:
-    return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, timeout=20, check=True).stdout
+    return subprocess.run(
+        ["git", *words], cwd=ROOT, capture_output=True, text=True, encoding="utf-8", timeout=20, check=True
+    ).stdout

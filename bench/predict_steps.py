@@ -41,7 +41,7 @@ LAUNCH = 2e-6  # seconds from one small kernel of a graph to the next: assumed, 
 @dataclass(frozen=True)
 class Counts:
     """Counts of one step. reductions: those of split-K among the launches. bytes: moved by kernels other
-    than matrix products, and by the epilogues of matrix products."""
+    than convolutions, and by the epilogues of convolutions."""
 
     launches: int
     reductions: int
@@ -62,16 +62,16 @@ class StepPrediction:
 
 @contextmanager
 def _recorded_launches() -> Iterator[list[tuple[str, int]]]:
-    """A context that records launches without running them: each kernel's name and the bytes of its arrays. Of a matrix
-    product's arrays, those in `_OPERANDS` are left out. An output to which a kernel adds counts twice, because it is
-    also read. New arrays are not written to, so that they take no memory."""
+    """A context that records launches without running them: each kernel's name and the bytes of its arrays. Of a
+    convolution's arrays, those in `_OPERANDS` are left out. An output to which a kernel adds counts twice, because it
+    is also read. New arrays are not written to, so that they take no memory."""
     found: list[tuple[str, int]] = []
     launch, empty, span = Kernel.__call__, emulator.empty, rows.span
     slices: list[tuple[object, int]] = []  # the spans of slices, which are kept so that no other array gets their id
 
     def record(kernel, grid, block, *arguments, shared: int = 0) -> None:
         named = dict(zip((each.name for each in kernel.signature.parameters), arguments))
-        others = [each for name, each in named.items() if not (_is_product(kernel.name) and name in _OPERANDS)]
+        others = [each for name, each in named.items() if not (_is_convolution(kernel.name) and name in _OPERANDS)]
         arrays = {id(each): each for each in others if hasattr(each, "nbytes") and hasattr(each, "flags")}
         added_to = [arguments[0]] if named.get("accumulate") else []
         sliced = {id(each): bytes_ for each, bytes_ in slices}
@@ -95,7 +95,7 @@ def _recorded_launches() -> Iterator[list[tuple[str, int]]]:
 _OPERANDS = {"x", "w", "y", "dx", "dy", "dw", "bias", "partials", "out", "more"}
 
 
-def _is_product(kernel: str) -> bool:
+def _is_convolution(kernel: str) -> bool:
     return kernel.startswith(("conv2d_", "gemm_")) and not kernel.endswith("_depthwise")
 
 

@@ -49,7 +49,7 @@ struct AccumulatorsOf {
             }
     }
 
-    // Stores the sums; the arguments are those of FragmentStore::store.
+    // Stores the sums of the block's tile; epilogue and rows as in FragmentStore::store.
     template <int VECTOR, class To, class Rows>
     __device__ __forceinline__ void store(const To& epilogue, const Block& block, const Rows& rows) const {
         static_assert(!TileA::INTERLEAVED || To::ROWS == 1, "rows that the epilogue takes at once are neighbors");

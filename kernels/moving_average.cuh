@@ -1,4 +1,4 @@
-// The moving average of a parameter. Macro: DTYPE, of both.
+// The moving average of a parameter. Macro: DTYPE, of the parameter and its average.
 #pragma once
 
 #include "types.cuh"

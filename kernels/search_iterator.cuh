@@ -20,7 +20,7 @@ class WalkIterator<Walk::SEARCH, Matrix, SIDE, VECTOR, COLUMNS_ARE_DEPTH, SUMS>
 
     const Matrix& matrix;
     typename Matrix::Line lines[PASSES];     // constant if columns are the depth
-    typename Matrix::Column columns[PARTS];  // constant if lines are
+    typename Matrix::Column columns[PARTS];  // constant if lines are the depth
     Pack<DTYPE, CHUNK> fetched[PASSES];      // what put stores; only with STORES_LATER, and if cp.async does not copy
 
   public:

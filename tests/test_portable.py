@@ -15,7 +15,7 @@ UNIX_MODULES = {"curses", "fcntl", "grp", "pty", "pwd", "resource", "syslog", "t
 
 
 def without_encoding(tree):
-    """The lines of calls that read or write text in the encoding of the platform."""
+    """The lines of calls of open, read_text, write_text, or with text=True, that use the platform's encoding."""
     for call in ast.walk(tree):
         if not isinstance(call, ast.Call):
             continue
@@ -26,6 +26,8 @@ def without_encoding(tree):
         elif isinstance(call.func, ast.Name) and name == "open":
             mode = ast.unparse(call.args[1]) if len(call.args) > 1 else "'r'"
             yield from [] if "b" in mode or "encoding" in keywords else [call.lineno]
+        elif "text" in keywords:  # subprocess.run and Popen
+            yield from [] if "encoding" in keywords else [call.lineno]
 
 
 def unix_only(tree):
@@ -36,7 +38,7 @@ def unix_only(tree):
         yield from UNIX_MODULES & {name.partition(".")[0] for name in names}
 
 
-def test_no_source_depends_on_the_platform():
+def test_sources_name_their_encodings_and_import_no_unix_module():
     for path in SOURCES:
         tree = ast.parse(path.read_bytes())
         assert [*without_encoding(tree)] == [], f"{path}: text without an encoding"
@@ -44,8 +46,14 @@ def test_no_source_depends_on_the_platform():
 
 
 def test_the_checks_detect_violations():
-    wrong = "import fcntl\nopen('x')\nPath('x').read_text()\nPath('x').write_text('')\nopen('x', 'w')\nopen('x', 'rb')"
-    assert [*without_encoding(ast.parse(wrong))] == [2, 3, 4, 5]
+    wrong = """import fcntl
+open('x')
+Path('x').read_text()
+Path('x').write_text('')
+open('x', 'w')
+open('x', 'rb')
+run(x, text=True)"""
+    assert [*without_encoding(ast.parse(wrong))] == [2, 3, 4, 5, 7]
     assert [*unix_only(ast.parse(wrong))] == ["fcntl"]
 
 

@@ -51,7 +51,9 @@ SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 def start(*options: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "gpuconv", "train", *options]
     environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment)
+    return subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, encoding="utf-8", env=environment
+    )
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -63,7 +63,8 @@ def sides(step: Step, device: str, compiled: bool) -> list[Side]:
 
 
 def capture_step(once: Callable[[Any, Any], Any], x, y) -> tuple[Any, ...]:
-    """The step as a graph, after the warm-up on a side stream that PyTorch's documentation asks for."""
+    """The step as a graph, captured after the warm-up on a side stream that PyTorch's documentation asks for, and what
+    must live as long as it."""
     torch = load()
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
@@ -74,4 +75,4 @@ def capture_step(once: Callable[[Any, Any], Any], x, y) -> tuple[Any, ...]:
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         once(x, y)
-    return graph, once, x, y  # the graph's memory must live as long as the graph
+    return graph, once, x, y

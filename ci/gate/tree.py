@@ -42,7 +42,9 @@ def copy_repository(out: Path, scratch: Path) -> Path:
 def commit_here() -> str:
     try:
         head, changed = (
-            subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+            subprocess.run(
+                ["git", *words], cwd=ROOT, capture_output=True, text=True, encoding="utf-8", check=True
+            ).stdout.strip()
             for words in (["rev-parse", "--short=10", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
         )
     except (OSError, subprocess.SubprocessError):

@@ -1,7 +1,7 @@
 """Prove algorithms on a device: check that each gives a proved algorithm's results for the products of a net's step.
 
 Without --algo these are the algorithms that no GPU has run yet; a GPU chooses them only for products for which it has
-proved them. A child process runs each product; docs/prover.md describes what it compares. Verdicts are stored with the
+proved them. They run in a child process; docs/prover.md describes what it compares. Verdicts are stored with the
 compiled kernels and replace earlier ones. Status 1 if an algorithm is not proved, or serves no product of the step."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A list of layers as a sequence: checks, copies of built layers, and names."""
+"""Checks, copies and names the layers of a list."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from gpuconv.layers.base import Layer
 
 
 def as_row(layers: object) -> tuple[Layer, ...]:
-    """The layers as a tuple. Raises TypeError for anything but a list of at least one layer, and ValueError if a layer
-    occurs twice."""
+    """The layers as a tuple. Raises TypeError for anything but an iterable of at least one layer, and ValueError if a
+    layer occurs twice."""
     if isinstance(layers, Layer) and not isinstance(layers, Iterable):
         raise TypeError(f"layers are given as a list, [{layers!r}, ...], received the layer itself")
     row = tuple(layers) if isinstance(layers, Iterable) else ()

@@ -108,7 +108,7 @@ class Ranks:
         """Give every rank all sections of an array.
 
         flat: an array of one axis; rank r begins with flat[ends[r]:ends[r + 1]]. ends: the bounds of the sections. If
-        the number of ranks is not a power of two, the ranks past the next lower one have empty sections."""
+        the number of ranks is not a power of two, the ranks from the next lower power of two on have empty sections."""
 
     def fail(self, error: BaseException) -> None:
         """Tell the other ranks that this one ends with an `error`."""

@@ -1,9 +1,9 @@
 """Pictures of runs: curves, the activations of one image, the filters of a layer, errors as shares of their bounds, and
 the differences of two runs.
 
-Each function takes plain arrays and returns a matplotlib figure; `save` writes it. Matplotlib (the extra "plot") is
-imported when the first picture is drawn. No figure uses pyplot or its global state, so drawing works in a thread, in a
-notebook and without a display.
+The drawing functions take arrays, or mappings of numbers, and return a matplotlib figure; `save` writes it. Matplotlib
+(the extra "plot") is imported when the first picture is drawn. No figure uses pyplot or its global state, so drawing
+works in a thread, in a notebook and without a display.
 """
 
 from gpuconv.plots.activations import activations

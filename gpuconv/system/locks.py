@@ -63,7 +63,7 @@ def is_at(handle: int, path: str | os.PathLike[str]) -> bool:
 
 
 class LockedError(OSError):
-    """Another process holds the lock; the message says which."""
+    """Another process, or another handle of this one, holds the lock; the message says which process."""
 
 
 class LockFile:

@@ -316,8 +316,8 @@ class Trainer(RunState):
         checkpoint_every: int | None,
         progress: bool,
     ) -> None:
-        """Hold the run directory, restore the last checkpoint, and train. loader: training batches; the other arguments
-        are those of `fit`."""
+        """Hold the run directory, restore the last checkpoint, and train. loader: training batches. held_out: the
+        validation and test data. The other arguments are those of `fit`."""
         self.run, self.stop_reason, self.interrupted_by, self.tested = None, None, None, None
         interrupts = Interrupts("finishing the step, then stopping; once more aborts at once")
         with interrupts, contextlib.ExitStack() as contexts:

@@ -146,7 +146,7 @@ def test_batch_norm_may_overwrite_its_input_and_work_on_views(device, rng):
 
 
 @pytest.mark.parametrize("shape", [(5, 3), (9, 4376), SINGLE_NUMBERS])
-def test_no_element_is_normalized_twice(device, rng, shape):
+def test_in_place_gives_the_same_bits(device, rng, shape):
     x, operands = random(rng, shape, "float32"), vectors(rng, shape[-1], "float32")
     y, mean, inv_std = on_device("batch_norm", device, x, *operands, training=True)
     arrays = [asarray(a, device) for a in (x, *operands)]

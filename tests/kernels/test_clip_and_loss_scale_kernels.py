@@ -15,7 +15,7 @@ from tests.kernels.agreement import FLOATS, random, thread_orders
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
-def test_every_element_of_every_dtype_is_checked_for_overflow(device, dtype):
+def test_overflow_is_found_at_the_start_and_around_the_boundary_of_two_blocks(device, dtype):
     """The first 20 elements, and those around the boundary of two blocks, are made infinite one after another, in an
     aligned array and in an unaligned one."""
     largest = as_dtype(dtype).type(3.3895e38) if dtype == "bfloat16" else np.finfo(as_dtype(dtype)).max

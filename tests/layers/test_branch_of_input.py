@@ -60,8 +60,8 @@ NETS = {  # (H, W, C) of the input is (4, 6, 3)
     "upsampled": lambda: [Conv2D(8, 1), dense(Upsample(2), MaxPool2D(2)), dense(Upsample(2, "bilinear"), AvgPool2D(2))],
     "residual": lambda: [Conv2D(8, 1), Residual(conv(8)), dense(Residual(conv(8)), *conv(8))],
 }
-# Nets whose input is still copied: it has few channels, its slice does not end at a multiple of 16 bytes, another
-# branch cannot read slices, it is the input of the net, or it stands in the output twice.
+# Nets in which the input of the branches is still copied: it has few channels, its slice does not end at a multiple of
+# 16 bytes, another branch cannot read slices, it is the input of the net, or it stands in the output twice.
 COPIED = {
     "few-channels": lambda: [Conv2D(4, 1), dense(Conv2D(4, 3, **PADDED))],
     "unaligned": lambda: [*conv(6), dense(*conv(8))],

@@ -1,4 +1,5 @@
-"""Copies of nets and trainers by `copy`, pickle and copy.deepcopy, which multiprocessing, joblib and dask use."""
+"""Copies of nets and trainers: by `net.copy`, and by pickle and copy.deepcopy, which multiprocessing, joblib and dask
+use."""
 
 import copy
 import pickle

@@ -37,6 +37,9 @@ def test_batch_norm_and_an_activation_are_fused_with_the_same_bits(device, activ
         np.testing.assert_array_equal(from_fused, expected)
     for name, expected in plain.buffers().items():
         np.testing.assert_array_equal(gc.to_numpy(fused.buffers()[name]), gc.to_numpy(expected))
+
+
+def test_batch_norm_is_not_fused_with_a_leaky_relu():
     leaky = Sequential([Input((4,)), BatchNorm(), LeakyReLU(negative_slope=0.3)])
     assert kinds(leaky.fuse()) == kinds(leaky)
 
@@ -84,7 +87,8 @@ def test_convolutions_fused_with_batch_norm_give_the_same_results(device):
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_convolutions_fused_with_a_pool_and_batch_norm_give_the_same_results(device):
-    """The first layers are as in airbench94. Maps have odd sizes, a layer has groups, and the last pool has no norm."""
+    """The first four layers are a block of airbench94. Maps have odd sizes, a layer has groups, and the last pool has
+    no norm."""
 
     def net():
         layers = [

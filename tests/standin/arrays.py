@@ -175,7 +175,7 @@ def ones(shape, dtype=np.float32) -> ndarray:
 
 
 def asarray(x, dtype=None) -> ndarray:
-    """A device array itself, or converted to dtype; of a host array a copy on the device. The host array may change
+    """A device array itself, or converted to dtype; a host array is copied to the device. The host array may change
     afterwards: it is copied at once, as CuPy does to pinned memory."""
     if isinstance(x, ndarray):
         return x if dtype is None or x.dtype == dtype else x.astype(dtype)

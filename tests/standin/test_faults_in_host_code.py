@@ -76,7 +76,7 @@ def with_a_copy_in_an_op(patch):
     patch.setattr(ops, "relu", lambda x, out: gc.to_numpy(relu(x, out=out)))
 
 
-# Muon updates parameters of these shapes in three batches, whose temporary arrays have equal sizes.
+# Muon updates parameters of these shapes in three batches. The pool gives their temporary arrays blocks of one size.
 SHAPES = ((6, 5), (5, 6), (5, 2, 3), (6, 5))
 
 

@@ -144,6 +144,9 @@ def test_an_invalid_number_of_batches_is_refused():
     ):
         with pytest.raises((ValueError, TypeError), match=message):
             trainer_without_norm(**options)
+
+
+def test_an_update_from_one_batch_accumulates_nothing():
     assert trainer_without_norm(accumulate=1, shards=2).accumulation is None
 
 

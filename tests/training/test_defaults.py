@@ -65,7 +65,7 @@ DEFAULTS = {
 }
 
 
-def test_defaults_are_the_documented_ones():
+def test_defaults_are_those_of_the_table():
     expect_defaults(DEFAULTS)
 
 

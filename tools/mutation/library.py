@@ -268,7 +268,9 @@ def copy_of_the_repository(folder: Path) -> Path:
 
 
 def _git(*arguments: str) -> str:
-    return subprocess.run(["git", *arguments], cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
+    return subprocess.run(
+        ["git", *arguments], cwd=REPOSITORY, capture_output=True, text=True, encoding="utf-8", check=True
+    ).stdout
 
 
 def result(outcomes: list[Outcome], found: dict[str, Counter[str]], about: dict[str, object]) -> dict[str, object]:

@@ -2,9 +2,9 @@
 matrix, one block at a time, and multiplied by the filters. Three other forms were measured to be faster:
 
 wide_filters  for few channels and filters, where copying the windows would take longer than multiplying them;
-row_reuse     otherwise, without groups, for filters of several rows, a vertical stride of 1, not many more filters than
-              channels, and maps that are not too large, if no gradient is computed from the copies: each row of a map
-              is copied once, not once for each row of taps;
+row_reuse     also for wide filters: without groups, for filters of several rows, a vertical stride of 1, not many more
+              filters than channels, and maps that are not too large, if no gradient is computed from the copies: each
+              row of a map is copied once, not once for each row of taps;
 Taps          (in block_gemm) for depthwise filters, one for each channel.
 """
 

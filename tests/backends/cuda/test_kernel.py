@@ -166,4 +166,6 @@ def test_the_same_file_and_macros_share_one_module():
 def test_scratch_is_allocated_on_the_device_of_an_array():
     like = emulator.zeros(1)
     assert isinstance(empty((2, 3), np.int32, like=like), emulator.EmulatedArray)
-    assert (np.asarray(zeros(3, np.float32, like=like)) == 0).all()
+    zeroed = zeros(3, np.float32, like=like)
+    assert isinstance(zeroed, emulator.EmulatedArray)
+    assert (np.asarray(zeroed) == 0).all()

@@ -58,7 +58,9 @@ def disassembler() -> str:
 
 def disassemble(cubin: Path) -> dict[str, list[Instruction]]:
     """The instructions of each kernel of a cubin, by the kernel's name."""
-    listing = subprocess.run([disassembler(), "-c", cubin], capture_output=True, text=True, check=True).stdout
+    listing = subprocess.run(
+        [disassembler(), "-c", cubin], capture_output=True, text=True, encoding="utf-8", check=True
+    ).stdout
     _, *parts = _FUNCTION.split(listing)
     return {name: _instructions(code.partition("\n\t.section")[0]) for name, code in zip(parts[::2], parts[1::2])}
 

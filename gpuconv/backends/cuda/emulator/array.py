@@ -22,9 +22,9 @@ class EmulatedArray(np.ndarray):
     """An array in the emulated device's memory.
 
     `empty`, `zeros` and `asarray` of this module create it, aligned to 256 bytes like cudaMalloc's and with guards
-    around it. NumPy's ufuncs, so also operators, work on it and return emulated arrays; they raise TypeError if a NumPy
-    array of one or more dimensions takes part, as on a GPU. Other NumPy functions, such as `numpy.concatenate`, do not
-    check this.
+    around it. NumPy's ufuncs, so also operators, work on it and return arrays of this class, but without alignment and
+    guards; they raise TypeError if a NumPy array of one or more dimensions takes part, as on a GPU. Other NumPy
+    functions, such as `numpy.concatenate`, do not check this.
     """
 
     def __array_ufunc__(

@@ -48,7 +48,7 @@ def launch_over_packs(
     volumes of that name, or their gradients, which may be rows with a pitch. With `group`, packs do not cross groups of
     that many channels.
 
-    Volumes too large for the kernel's 32-bit indices are split into parts of several images. Raises ValueError if a
+    Volumes too large for the kernel's 32-bit indices are split into parts of one or more images. Raises ValueError if a
     single image is too large.
     """
     images = problem.n
