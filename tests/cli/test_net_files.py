@@ -34,7 +34,7 @@ def build(input_shape, classes):
 
 
 def forget(path):
-    """The file counts as not imported, as in a new process."""
+    """Undo the import of the file, as if in a new process."""
     sys.modules.pop(path.stem, None)
     for name in [name for name in LAYERS if name.startswith(f"{path.stem}.")]:
         del LAYERS[name]

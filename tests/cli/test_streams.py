@@ -183,7 +183,7 @@ def test_characters_that_a_stream_cannot_encode_are_replaced_or_escaped(tmp_path
 
 @pytest.mark.slow
 def test_a_run_is_complete_with_closed_and_full_streams_and_without_a_reader(tmp_path):
-    """The exit status shows whether output was lost, and there is no traceback."""
+    """Only a full standard output changes the exit status, and there is never a traceback."""
     command = f"{sys.executable} -m gpuconv"
     train = f"{command} train {' '.join(SMALL_BATCHES)} --epochs 2 --run-dir"
     endings = {

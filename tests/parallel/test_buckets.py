@@ -73,8 +73,8 @@ def test_the_bits_are_those_of_one_process(fuse, freeze):
 
 
 def test_the_gradients_of_the_last_layers_are_exchanged_before_the_backward_of_the_first():
-    """Each rank has two shards, so gradients are final only after the second one. The biases of fc1, 12 bytes, are sent
-    with its weights; those of conv1 and norm1 with the statistics, after the backward pass."""
+    """Each rank has two shards, so gradients are final only after the second one. Bucket 0 holds the parameters of fc1,
+    bucket 1 those of conv1 and norm1. The statistics and the totals are sent after the backward pass."""
     for _, events in on_ranks(2, stepped, recorded):
         assert events == ["fc1", "conv1", "fc1", "start 0", "conv1", "start 1", "finish 0", "finish 1"] * 2
 

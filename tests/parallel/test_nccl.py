@@ -83,8 +83,8 @@ def test_two_gpus_have_the_bits_of_one(schedule):
         assert toy_run.same_arrays(weights, on_one_gpu[0])
         assert losses == on_one_gpu[1]
         assert sent == 6 * BYTES_PER_STEP
-    # One step ran launch by launch, then one was captured. In each, the
-    # sums go up the tree and back down, in two dtypes.
+    # One step ran launch by launch, then one was captured. In each, the sums go up the tree and back down, in two
+    # dtypes.
     assert [call.captured for call in calls[0]] == [False] * 4 + [True] * 4
     assert [call.words for call in calls[1]] == [counterpart(call.words) for call in calls[0]]
 

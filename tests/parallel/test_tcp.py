@@ -28,7 +28,7 @@ def environment():
 
 @pytest.fixture
 def rank_of_thread(monkeypatch):
-    """Its attributes `rank` and `size` take the place of torchrun's variables, for each thread its own."""
+    """Its attributes `rank` and `size` take the place of torchrun's variables; each thread has its own values."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     local = threading.local()

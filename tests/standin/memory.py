@@ -61,7 +61,7 @@ def _copy(to: int, from_: int, size: int) -> None:
 
 
 class _Block:
-    """A block of a pool in use. When this object is deleted, the block is free again, even if queued work uses it."""
+    """A pool's block in use. When this object is deleted, the block is free again, even if queued work uses it."""
 
     def __init__(self, pool: MemoryPool, memory, home) -> None:
         self._pool, self._memory, self._home = pool, memory, home

@@ -71,8 +71,8 @@ def test_an_error_of_the_driver_is_raised_with_the_request(monkeypatch):
             tensor_map(asarray(X, "cuda"), (4, 3, 32))
 
 
-def test_the_driver_refuses_what_its_documentation_forbids(monkeypatch):
-    """Each argument is made invalid in turn, and the stand-in's driver notices."""
+def test_the_driver_of_the_stand_in_refuses_each_wrong_argument(monkeypatch):
+    """Each argument in turn gets a value that the driver's documentation forbids, or that gpuconv never passes."""
     with standin.installed():
         arguments = []
         recording = SimpleNamespace(cuTensorMapEncodeTiled=lambda *received: arguments.extend(received) or 0)

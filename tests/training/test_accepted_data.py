@@ -64,7 +64,7 @@ def test_batches_train_like_the_loader_they_came_from():
     expected = fit(DATA)
 
     class Epochs:
-        """An iterable that restarts in each epoch."""
+        """An iterable that gives the batches of the next epoch each time."""
 
         next_epoch = 0
 

@@ -17,12 +17,19 @@ def test_differences_name_the_keys():
     ]
 
 
-def test_differences_of_lists_name_the_first_entry_and_the_lengths():
+def test_lists_of_unequal_length_differ_in_their_first_changed_entry_and_their_length():
     assert compare_settings.differences([{"k": 3}, 5, 6], [{"k": 4}, 5], "layers") == [
         "layers[0].k is 3 there and 4 here",
         "layers has 3 entries there and 2 here",
     ]
     assert compare_settings.differences([1, 2], [1], "layers") == ["layers has 2 entries there and 1 here"]
+    assert compare_settings.differences([1, 2, 5], [1, 3], "x") == [
+        "x[1] is 2 there and 3 here",
+        "x has 3 entries there and 2 here",
+    ]
+
+
+def test_equal_values_have_no_differences():
     assert not compare_settings.differences(json.loads('{"a": [1, {"b": null}]}'), {"a": [1, {"b": None}]})
 
 
@@ -30,8 +37,7 @@ def test_values_of_different_types_differ_as_a_whole():
     values = {'{"a": 1}': {"a": 1}, "[1]": [1], "5": 5, "null": None}
     for there, here in itertools.permutations(values, 2):
         assert compare_settings.differences(values[there], values[here], "x") == [f"x is {there} there and {here} here"]
+
+
+def test_a_value_without_a_name_is_called_it():
     assert compare_settings.differences(1, 2) == ["it is 1 there and 2 here"]
-    assert compare_settings.differences([1, 2, 5], [1, 3], "x") == [
-        "x[1] is 2 there and 3 here",
-        "x has 3 entries there and 2 here",
-    ]

@@ -26,7 +26,7 @@ def averages(trainer):
 
 
 class Watch:
-    """Records after each step what the optimizer updates: the parameters, or the masters of a 16-bit net."""
+    """Records, at the start and after each step, what the optimizer updates: parameters, or masters of a 16-bit net."""
 
     def __init__(self, stop=None):
         self.updated, self.stop = [], stop

@@ -63,7 +63,7 @@ def test_a_failure_restores_the_handlers():
     assert [signal.getsignal(number) for number in SIGNALS] == before
 
 
-def test_training_in_another_thread_installs_no_signal_handlers():
+def test_interrupts_in_another_thread_install_no_signal_handlers():
     seen = []
 
     def work():

@@ -268,8 +268,9 @@ def test_an_optimizer_with_masters_continues_from_its_state(name):
         np.testing.assert_array_equal(second.state_dict()[key], value)
 
 
-def test_every_setting_changes_the_second_step():
-    """A setting that changes nothing has not reached the op."""
+def test_settings_change_the_second_step():
+    """A setting that changes nothing has not reached the op. The tests above and those of Muon cover lr, decay and
+    matmul_precision."""
 
     def stepped(name, **settings):
         params = {"w": np.array([[1.0, -2.0], [0.5, 3.0]])}

@@ -72,7 +72,7 @@ def test_a_refused_trainer_leaves_the_net_as_it_was():
 @every_precision
 def test_a_resumed_run_has_the_same_bits(tmp_path, precision):
     """The run stops in the middle of an epoch; in float16 it has then skipped steps, and the scale has grown."""
-    scale = {"loss_scale": LossScale(start=2.0**30, interval=2)} if precision == "float16" else {}
+    scale = {"loss_scale": LossScale(start=2.0**18, interval=2)} if precision == "float16" else {}
 
     def new():
         return toy_run.trainer(precision=precision, **scale)
@@ -89,7 +89,9 @@ def test_a_resumed_run_has_the_same_bits(tmp_path, precision):
     assert resumed.history == uninterrupted.history
     if precision == "float16":
         assert resumed.loss_scale.read() == uninterrupted.loss_scale.read()
-        assert uninterrupted.loss_scale.skipped > 0
+        scale, _, _, skipped = stopped.loss_scale.read()
+        assert skipped > 0
+        assert scale > 2.0 ** (18 - skipped)  # it also grew
 
 
 def test_another_precision_is_refused_at_resume(tmp_path):

@@ -21,7 +21,7 @@ def fit(train=None, net=None, **options):
 
 
 def softmax(scores, labels, kind=np.float64):
-    """A loss as in a course assignment: it computes in float64 and returns a NumPy scalar."""
+    """A loss as in a course assignment: it computes in float64 and returns a number of the given kind."""
     shares = np.exp(scores - scores.max(axis=1, keepdims=True), dtype=np.float64)
     shares /= shares.sum(axis=1, keepdims=True)
     loss = -np.log(shares[np.arange(len(labels)), labels]).mean()
