@@ -68,35 +68,47 @@ def walk(x, call):
     return files
 
 
-def walks_of_conv2d(device):
+def walks_of_conv2d(device, channels):
     """The walks of a convolution's x in the first and second call with these shapes, which no other test uses."""
-    x = gc.asarray(np.ones((1, 7, 19, 4), np.float32), device)
-    w = gc.asarray(np.ones((8, 3, 3, 4), np.float32), device)
+    x = gc.asarray(np.ones((1, 7, 19, channels), np.float32), device)
+    w = gc.asarray(np.ones((8, 3, 3, channels), np.float32), device)
     return [walk(x, lambda: gc.ops.conv2d(x, w, padding=1)) for _ in range(2)]
 
 
+@pytest.mark.parametrize("channels", [4, 16])
 @pytest.mark.parametrize("device", ["cuda", "emulated"])
-def test_x_of_conv2d_enters_the_files_that_the_docs_list(device, monkeypatch):
+def test_x_of_conv2d_enters_the_files_that_the_docs_list(device, channels, monkeypatch):
     monkeypatch.setenv("GPUCONV_AUTOTUNE", "0")  # trials would launch the kernel too
     with standin.installed(schedule="early") if device == "cuda" else nullcontext():
-        first, second = walks_of_conv2d(device)
+        first, second = walks_of_conv2d(device, channels)
     expected = TO_A_KERNEL + ([EMULATED] if device == "emulated" else [])
-    assert len(TO_A_KERNEL) == 10
+    assert len(TO_A_KERNEL) == 11
+    if channels == 4:
+        expected.remove("backends/cuda/runtime/rows.py")
     assert second == expected  # each file once; the first call also runs the checks
     checks = expected.index("ops/check_cache.py") + 1
     assert first == [*expected[:checks], *CHECKS, *expected[checks:]]
 
 
-TO_AN_OP = [*files_in_table("A batch of `gpuconv train` comes"), "ops/conv/conv2d.py"]
+TO_A_LAYER = files_in_table("A batch of `gpuconv train` comes")
+IN_A_FUSED_NET = [*TO_A_LAYER[:-1], "layers/fused.py"]
 
 
-def test_a_batch_of_gpuconv_train_enters_the_files_that_the_docs_list(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("device", "op_name", "expected"),
+    [
+        ("numpy", "conv2d", [*TO_A_LAYER, "ops/conv/conv2d.py"]),
+        ("emulated", "conv2d_relu", [*IN_A_FUSED_NET, "ops/conv/conv2d_relu.py"]),
+    ],
+    ids=["numpy", "emulated, fused"],
+)
+def test_a_batch_of_gpuconv_train_enters_the_files_that_the_docs_list(tmp_path, monkeypatch, device, op_name, expected):
     """The files are those of the calls from the command line to the first convolution."""
     monkeypatch.chdir(tmp_path)
     files = []
 
     def watch(op, *arrays, **options):
-        if op.__name__ == "conv2d" and not files:
+        if op.__name__ == op_name and not files:
             frame = sys._getframe(1)
             while frame:
                 file = file_of(frame)
@@ -106,5 +118,5 @@ def test_a_batch_of_gpuconv_train_enters_the_files_that_the_docs_list(tmp_path, 
 
     data = ["--data", "synthetic:n=8,size=32x32x1,classes=2", "--epochs", "1", "--batch-size", "4"]
     with backends.watch_calls(watch):
-        assert main(["train", *data, "--model", "lenet", "--device", "numpy", "--quiet", "--run-dir", "run"]) == 0
-    assert files[::-1] == TO_AN_OP
+        assert main(["train", *data, "--model", "lenet", "--device", device, "--quiet", "--run-dir", "run"]) == 0
+    assert files[::-1] == expected
