@@ -21,6 +21,7 @@ from math import inf
 
 import numpy as np
 
+from gpuconv.dtypes import precision_of
 from gpuconv.few_channels import MOST_SMEM_BYTES, PIXELS, few_channels_smem_bytes
 from gpuconv.names import canonical
 from gpuconv.problems import MOST_FEW_CHANNELS, Conv2dProblem, Epilogue
@@ -274,7 +275,7 @@ def macros_of(arithmetic: str) -> dict[str, object]:
 
 @functools.cache
 def arithmetic_of(dtype: np.dtype, tf32: bool) -> str:
-    return "tf32" if tf32 else dtype.name
+    return precision_of(dtype, tf32)
 
 
 @functools.cache

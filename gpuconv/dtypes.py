@@ -20,6 +20,11 @@ PRECISIONS = ("float32", "tf32", "float16", "bfloat16", "float64")
 _SHORT = {"fp32": "float32", "fp16": "float16", "half": "float16", "bf16": "bfloat16", "fp64": "float64"}
 
 
+def precision_of(dtype: np.dtype, tf32: bool) -> str:
+    """The one of `PRECISIONS` in which arrays of a dtype are multiplied."""
+    return "tf32" if tf32 else dtype.name
+
+
 def as_dtype(dtype: DTypeLike) -> np.dtype:
     """Return the NumPy dtype of one of `FLOAT_NAMES`, in this machine's byte order, given its name, a type or a dtype.
 

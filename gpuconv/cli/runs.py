@@ -30,7 +30,7 @@ class Run:
     net: Sequential
     settings: Settings
     classes: list[str]
-    normalization: Any
+    normalization: Any  # a Normalization, or None if the net was trained on floats
     input_shape: tuple[int, int, int]
     stored: Record
 

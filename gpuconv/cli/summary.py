@@ -71,8 +71,8 @@ def run(options: argparse.Namespace) -> int:
             more = {"precision": options.precision, "initialize": False}
             net = nets.build(options.model, options.input, options.classes, **more)
         if options.input not in (None, net.input_shape):
-            wanted, taken = (" x ".join(map(str, shape)) for shape in (options.input, net.input_shape))
-            raise UserError(f"{options.model} makes a net for {taken}, whatever --input is; received {wanted}")
+            given, taken = (" x ".join(map(str, shape)) for shape in (options.input, net.input_shape))
+            raise UserError(f"{options.model} makes a net for {taken}, whatever --input is; received {given}")
     if options.json:
         table = rows(net, options.batch_size, device)
         json_output.note(precision=net.precision, device=device, layers=table, total=total(table))

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import DTypeLike
 
+from gpuconv.arguments import is_array
 from gpuconv.data.dataset import Dataset
 from gpuconv.data.expect import as_targets, expect_finite, expect_image_dtype, laid_out
 from gpuconv.data.normalization import Normalization
@@ -56,13 +57,13 @@ def as_data_source(
         return data
     if isinstance(data, tuple) and len(data) == 2 and all(isinstance(part, Dataset) for part in data):
         raise TypeError(f"{name} must be one data set, received two: train, test = gpuconv.data.load(...) unpacks them")
-    if isinstance(data, (tuple, list)) and len(data) == 2 and _is_array(data[0]):
+    if isinstance(data, (tuple, list)) and len(data) == 2 and is_array(data[0]):
         return _of_arrays(data[0], data[1], name, shape, classes)
     if isinstance(data, str):
         raise TypeError(
             f"{name} must be {ACCEPTED}; received str: gpuconv.data.load({data!r}) reads a data set by name"
         )
-    if isinstance(data, (bytes, dict, set)) or _is_array(data):
+    if isinstance(data, (bytes, dict, set)) or is_array(data):
         raise TypeError(f"{name} must be {ACCEPTED}; received {type(data).__name__}")
     indexed = hasattr(data, "__len__") and hasattr(data, "__getitem__")
     if indexed and not len(data):
@@ -80,10 +81,6 @@ def as_data_source(
         dtype=dtype,
         normalize=normalize,
     )
-
-
-def _is_array(value: object) -> bool:
-    return hasattr(value, "shape") and hasattr(value, "dtype")
 
 
 def _of_arrays(

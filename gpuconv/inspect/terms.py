@@ -93,7 +93,7 @@ def window_of_output(layer: Layer, x: np.ndarray, at: Index) -> Window:
     if isinstance(layer, ImageNorm):
         return _normalized(layer, x, at)
     if isinstance(layer, _AFFINE):
-        nothing, exact, ones = np.zeros((1, *x.shape)), _float64_copy(layer), _float64_copy(layer)
+        nothing, exact, ones = np.zeros((1, *x.shape)), _host_copy(layer), _host_copy(layer)
         for array in ones.arrays.values():
             array[...] = 1  # a weight of 0 is read too
         box = _one_value_box(at) if layer.elementwise else _bounding_box(_output_derivatives(ones, nothing, at))
@@ -113,7 +113,7 @@ def derivatives_of_outputs(layer: Layer, x: np.ndarray, at: Index) -> np.ndarray
         return _windows_won(layer, x, at)
     if isinstance(layer, _PASSING):
         return one.reshape(layer.output_shape or ())
-    exact = _float64_copy(layer)
+    exact = _host_copy(layer)
     if isinstance(layer, _AFFINE):
         for name in exact.arrays.keys() & _CONSTANTS:
             exact.arrays[name][...] = 0
@@ -148,7 +148,7 @@ def _names(row: Sequential) -> str:
     return ", ".join(each.path for _, each in row.children())
 
 
-def _float64_copy(layer: Layer) -> Layer:
+def _host_copy(layer: Layer) -> Layer:
     """A copy on the host, in float64."""
     return layer.twin().to("numpy", "float64")
 

@@ -360,6 +360,11 @@ class Layer(Stateful["Layer"]):
         """What forward kept for backward; () if nothing."""
         return self._saved or ()
 
+    def attributes_of_part(self, statistics: Mapping[str, Array], gradients: dict[str, Array]) -> dict[str, object]:
+        """The values of the layer's attributes while it runs another part of a batch: with these running `statistics`,
+        with `gradients` that count as zero, and without kept activations."""
+        return {"arrays": {**self.arrays, **statistics}, "gradients": gradients, "_stale": {*gradients}, "_saved": None}
+
     def save(self, path: str | os.PathLike[str] | None = None, *values: object) -> None:
         """Write the weights, config, classes and normalization into one safetensors file, which `gpuconv.load` reads.
         In a user's layer, `save` without a path is the old name of `stash`, with a DeprecationWarning.

@@ -162,12 +162,7 @@ class _OwnState:
         """Start a batch: with the layer's running statistics, and with gradients that count as zero."""
         for name, statistics in self.statistics.items():
             ops.scale(layer.arrays[name], factor=1.0, out=statistics)  # a copy
-        self.attributes = {
-            "arrays": layer.arrays | self.statistics,
-            "gradients": self.gradients,
-            "_stale": {*self.gradients},
-            "_saved": None,
-        }
+        self.attributes = layer.attributes_of_part(self.statistics, self.gradients)
 
 
 class PerPart(list[Any]):

@@ -11,7 +11,7 @@ from numpy.typing import DTypeLike
 
 from gpuconv import backends
 from gpuconv.arguments import flag, seed_value
-from gpuconv.dtypes import as_precision, converted
+from gpuconv.dtypes import as_precision, converted, precision_of
 from gpuconv.layers.shapes import volume_size
 from gpuconv.layers.variables import Variable
 from gpuconv.names import canonical, lookup
@@ -129,7 +129,7 @@ class Stateful(Generic[LayerT]):
     def precision(self) -> str:
         """The precision in which the layer computes: the name of its dtype, or "tf32" for float32 arrays multiplied in
         TF32."""
-        return "tf32" if self.tf32 else self.dtype.name
+        return precision_of(self.dtype, self.tf32)
 
     def compute_in(self, dtype: np.dtype, tf32: bool, device: str | None = None) -> None:
         """Set the precision, and unless it is None the device, in every layer of the tree. Existing arrays are neither

@@ -100,7 +100,7 @@ def heading(figure: Figure, words: str, width: int, height: int) -> None:
     draw_text(figure, 50 / width, 1 - 45 / height, words, max_width=width - 100, **style)
 
 
-def beside(axes: Axes) -> Transform:
+def row_transform(axes: Axes) -> Transform:
     """The transform for text beside a row: x as a share of the axes' width, y in data coordinates."""
     return axes.get_yaxis_transform()
 

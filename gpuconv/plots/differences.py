@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gpuconv.plots.canvas import INK, MUTED, PAPER, beside, draw_text, heading, new_figure, show, style_axes
+from gpuconv.plots.canvas import INK, MUTED, PAPER, draw_text, heading, new_figure, row_transform, show, style_axes
 from gpuconv.plots.colors import DECADES, share_colors
 from gpuconv.plots.shares import expect_rows
 
@@ -61,9 +61,13 @@ def differences(
     groups: dict[str, list[int]] = {}
     for at, (group, name) in enumerate(rows):
         groups.setdefault(group, []).append(at)
-        draw_text(axes, -0.01, at, name, color=MUTED, fontsize=4.5, ha="right", va="center", transform=beside(axes))
+        draw_text(
+            axes, -0.01, at, name, color=MUTED, fontsize=4.5, ha="right", va="center", transform=row_transform(axes)
+        )
     for group, inside in groups.items():
-        draw_text(axes, 1.01, float(np.mean(inside)), group, color=INK, fontsize=7, va="center", transform=beside(axes))
+        draw_text(
+            axes, 1.01, float(np.mean(inside)), group, color=INK, fontsize=7, va="center", transform=row_transform(axes)
+        )
         axes.axhline(inside[-1] + 0.5, color=PAPER, lw=1.5)
     if first:
         axes.plot([steps.index(first[0])], [[*rows].index(first[1])], color=INK, marker="o", ms=9, mfc="none", mew=1.6)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpuconv.plots.canvas import COLD, GOOD, INK, WARM, beside, draw_text, heading, new_figure, style_axes
+from gpuconv.plots.canvas import COLD, GOOD, INK, WARM, draw_text, heading, new_figure, row_transform, style_axes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -43,7 +43,7 @@ def shares(rows: Mapping[str, Mapping[str, float]], *, title: str = "") -> Figur
     axes.set_yticks(range(len(rows)), [""] * len(rows))
     axes.axvline(1, color=WARM, lw=1.2, ls="--")
     for at, (name, row) in enumerate(rows.items()):
-        style = {"color": INK, "fontsize": 6.5, "ha": "right", "va": "center", "transform": beside(axes)}
+        style = {"color": INK, "fontsize": 6.5, "ha": "right", "va": "center", "transform": row_transform(axes)}
         draw_text(axes, -0.02, at, name, max_width=left - 40, **style)
         for number, each in enumerate(series):
             if each in row:

@@ -180,9 +180,9 @@ inline bool Block::change_registers(int group, unsigned number, bool more) {
     if (more ? number < own.registers : number > own.registers)
         fail(std::string("setmaxnreg cannot ") + (more ? "raise" : "lower") + " to " + request);
     if (more) {
-        const unsigned wanted = (number - own.registers) * kWarpgroup;
-        if (wanted > asynchronous.free_registers) return false;
-        asynchronous.free_registers -= wanted;
+        const unsigned requested = (number - own.registers) * kWarpgroup;
+        if (requested > asynchronous.free_registers) return false;
+        asynchronous.free_registers -= requested;
         own.registers = number;
         return true;
     }
