@@ -274,7 +274,8 @@ def first_loss(net: Sequential, x: Array, labels: Array, *, loss: str | Loss = "
 def regularization(
     net: Sequential, x: Array, labels: Array, *, loss: str | Loss = "softmax", weight_decay: float = 1e-2
 ) -> SanityCheck:
-    """Regularization, weight_decay / 2 * sum of squares, must raise the loss; a gradient step on it must lower it.
+    """The penalty of regularization, weight_decay / 2 * sum of squares, must raise the loss, and a gradient step on the
+    penalty alone must lower the penalty.
 
     Args:
         weight_decay: The factor of the regularization, above 0.

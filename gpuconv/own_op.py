@@ -133,7 +133,11 @@ def _compare_case(
     left_out = ""
     if len(results) != len(all_expected) or not all(map(_is_result_of_op, results[1:], all_expected[1:])):
         if len(results) > 2:
-            return Comparison(name, float("inf"), False, f"{len(results)} results, not {len(all_expected)}")
+            why = f"{len(results)} results, not {len(all_expected)}"
+            if len(results) == len(all_expected):
+                kinds = ", ".join(type(each).__name__ for each in results[1:])
+                why = f"results after the first are {kinds}, not arrays like the operation's"
+            return Comparison(name, float("inf"), False, why)
         left_out = "cache not compared" if len(results) == 2 else f"the first of {len(all_expected)} results compared"
         results = results[:1]
     worst = max(

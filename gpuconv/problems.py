@@ -139,8 +139,8 @@ class Conv2dProblem:
 
     @property
     def few_channels(self) -> bool:
-        """Whether the algorithms for few channels apply: few channels and filters larger than a pixel, as in a net's
-        first layer."""
+        """Whether there are few channels and filters larger than a pixel, as in a net's first layer. The algorithms for
+        few channels also need enough shared memory (`gpuconv.few_channels`)."""
         return self.groups == 1 and 1 <= self.c <= MOST_FEW_CHANNELS and self.r * self.s > 1
 
     def pooled_shape(self, pool: int) -> tuple[int, int, int, int]:

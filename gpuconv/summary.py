@@ -122,8 +122,8 @@ def summary(net: Layer, *, batch_size: int = 128, device: str | None = None) -> 
 
 
 def _concatenations(net: Layer) -> list[str]:
-    """Lines that say which branches of the net's concatenations are written in place and which are copied. One line
-    lists all concatenations with the same text."""
+    """Lines that say which branches of the net's concatenations are written in place and which are copied.
+    Concatenations with the same text share a line, which names the first and counts the others."""
     found: dict[str, list[str]] = {}
     holding = {id(layer) for run in runs_of(net) for layer in run[1:]}
     for layer in net.walk():

@@ -67,6 +67,15 @@ def test_wrong_results_are_reported():
         assert "WRONG" in comparison._repr_html_()
 
 
+def test_as_many_results_of_other_kinds_are_named():
+    def with_two_caches(x, *_, **__):
+        return x, {}, 3
+
+    case = dict(x=(4, 3), gamma=(3,), beta=(3,), running_mean=(3,), running_var=np.ones(3), training=True)
+    (comparison,) = gc.checks.compare(with_two_caches, ops.batch_norm, [case])
+    assert comparison.details == "results after the first are dict, int, not arrays like the operation's"
+
+
 def test_functions_may_also_return_a_cache():
     """In the assignments of CS231n, forward returns (out, cache)."""
 

@@ -8,7 +8,7 @@ import pytest
 
 import gpuconv as gc
 from gpuconv import checkpoint
-from gpuconv.layers import Input, Linear
+from gpuconv.layers import Input, Linear, Sequential
 from gpuconv.training import CheckpointError
 from tests import small_nets
 
@@ -71,6 +71,15 @@ def test_files_that_are_not_saved_nets_are_refused(tmp_path, small_net):
     checkpoint.save(file, misspelled)
     with pytest.raises(CheckpointError, match="did you mean 'Sequential'"):
         gc.load(file)
+
+
+def test_a_net_without_weights_does_not_replace_a_saved_one(tmp_path):
+    file = tmp_path / "net.safetensors"
+    file.write_bytes(b"kept")
+    for net in (Sequential([Linear(2)]), Sequential([Input((3,)), Linear(2)], initialize=False)):
+        with pytest.raises(RuntimeError, match=r"has no weights yet|has no array 'weight'"):
+            net.save(file)
+        assert file.read_bytes() == b"kept"
 
 
 def test_save_writes_a_file_or_raises(tmp_path, small_net):

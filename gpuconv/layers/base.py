@@ -236,9 +236,9 @@ class Layer(Stateful["Layer"]):
             self.place("", shape)
             if any((layer.device, layer.dtype, layer.tf32) != (device, net_dtype, tf32) for layer in kept):
                 self.to(device, dtype, precision=precision)
-        self.compute_in(net_dtype, tf32, device if kept or initialize else None)
-        if initialize:
-            self._draw(seed)
+            self.compute_in(net_dtype, tf32, device if kept or initialize else None)
+            if initialize:
+                self._draw(seed)
         assert self.output_shape is not None
         return self.output_shape
 
@@ -264,7 +264,8 @@ class Layer(Stateful["Layer"]):
         return self.output_shape
 
     def _expect_variables(self) -> None:
-        """Raise ValueError if a frozen name or one of the layer's arrays belongs to none of its variables."""
+        """Raise ValueError if a frozen name or one of the layer's arrays belongs to none of its variables, or if an
+        array has another shape than its variable."""
         self.frozen = self.frozen  # checks the names now that the variables are known
         for name, array in self.arrays.items():
             variable = self.variables.get(name)
@@ -374,8 +375,8 @@ class Layer(Stateful["Layer"]):
             values: Only for that old call.
 
         Raises:
-            CheckpointError: It cannot be written; an existing file at `path` is unchanged.
-            RuntimeError: The net has no weights yet; an existing file at `path` is unchanged.
+            CheckpointError: The file cannot be written; an existing file at `path` is unchanged.
+            RuntimeError: The net is not built or has no weights yet; an existing file at `path` is unchanged.
             IsADirectoryError: `path` is a folder.
             TypeError: `path` is not a path; a user's layer without layers inside takes the old call instead.
         """

@@ -153,12 +153,11 @@ def _scores(net: Layer, images: Array, batch_size: int, softmax: bool, normalize
         y = net.infer(_as_input(net, images[first : first + batch_size], normalize))
         if softmax:
             y = ops.softmax(y.reshape(math.prod(y.shape[:-1]), y.shape[-1])).reshape(y.shape)
-        if not Device.named(device).runs_kernels:
-            y = backends.to_numpy(y)
+        y = backends.asarray(y, device)
         if count <= batch_size:
             return y
         if scores is None:
-            scores = backends.empty((count, *y.shape[1:]), y.dtype, backends.device_of(y))
+            scores = backends.empty((count, *y.shape[1:]), y.dtype, device)
         scores[first : first + batch_size] = y
     return scores
 

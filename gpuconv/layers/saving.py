@@ -32,6 +32,8 @@ def save(net: AnyLayer, path: object, *values: object) -> None:
     path = Path(path)
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder; save takes the name of a file, as {path / 'net.safetensors'}")
+    if not net.built:
+        raise RuntimeError("the net has no weights yet: begin it with Input(...) or call build(input_shape)")
     write(path, checkpoint_of(net))
 
 

@@ -166,7 +166,7 @@ class Sequential(Layer):
         return show.text_of(type(self).__name__, self.layers)
 
     def _repr_html_(self) -> str:
-        """A table of the layers for notebooks, as `gpuconv.summary.summary` counts them."""
+        """A table of the layers for notebooks: the output shape and the number of parameters of each."""
         return show.html_of(self)
 
     def __len__(self) -> int:

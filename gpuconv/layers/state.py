@@ -147,7 +147,7 @@ class Stateful(Generic[LayerT]):
 
         Args:
             seed: From 0 to 2^64 - 1.
-            dtype, precision: As in `gpuconv.layers.Layer.to`.
+            dtype, precision: As in `gpuconv.layers.Layer.to`, except that the default is float32.
             device: Where the values live.
 
         Raises ValueError or TypeError for a wrong argument, and DeviceError for a device that is not available; nothing
@@ -187,8 +187,8 @@ class Stateful(Generic[LayerT]):
     def gradients_into(self, *names: str | None) -> tuple[list[Array | None], bool]:
         """The arrays for these variables' gradients, and whether backward adds to them (`accumulate`).
 
-        It assigns if none of these gradients was read or written since `zero_grad`, which saves writing zeros first. A
-        name of None stays None.
+        Backward assigns if `zero_grad` has reset all of these gradients and none was read or written since; this saves
+        writing zeros first. A name of None stays None.
         """
         given = {name for name in names if name is not None}
         assign = self._stale.issuperset(given)
@@ -235,7 +235,7 @@ class Stateful(Generic[LayerT]):
         return {key: layer.gradient(name) for key, layer, name in self.named_variables(trained=True)}
 
     def buffers(self) -> dict[str, Array]:
-        """The state without the params: running statistics, dropout's offset, frozen weights."""
+        """The state without the params: running statistics, dropout's offset, `Upsample`'s ones, frozen weights."""
         return {key: layer[name] for key, layer, name in self.named_variables(trained=False)}
 
     def zero_grad(self) -> None:

@@ -1,4 +1,4 @@
-"""Profiling: timers, recorded launches, and named ranges for Nsight."""
+"""Profiling: timers, peak rates, the least work of layers, recorded launches, and named ranges for Nsight."""
 
 from gpuconv.profiling.nvtx_domain import part, ranges, span
 

@@ -62,9 +62,9 @@ def of_layer(
 ) -> Work:
     """One direction, "forward" or "backward", of a built layer.
 
-    Forward reads the input and the parameters and writes the output. Backward reads the output's gradient, the
-    parameters and what forward kept (kept: bytes), and writes the gradients of the parameters that are trained and,
-    with input_grad, of the input. Only products count as FLOPs.
+    Forward reads the input and the parameters and writes the output. Backward reads the output's gradient and what
+    forward kept (kept: bytes), and writes the gradients of the parameters that are trained; with input_grad it also
+    reads the parameters and writes the gradient of the input. Only products count as FLOPs.
 
     A residual block or branches count only what joins their paths: the additions of outputs or of input gradients, and
     for a concatenation the copies of outputs that cannot be written straight into their slices, or of gradients that

@@ -56,7 +56,7 @@ class Child:
 
     def _read(self) -> None:
         assert self._process.stdout
-        with suppress(OSError, ValueError):  # the child has closed the pipe
+        with suppress(OSError, ValueError):  # the pipe is broken or closed
             while line := self._process.stdout.readline(_LONGEST):
                 self._answers.put(_record(line))
         self._answers.put({"ended": self._status()})
@@ -77,7 +77,7 @@ class Child:
             self._process.stdin.flush()
 
     def answer(self, patience: float = 0.0) -> Record | None:
-        """The next answer, or None if there is none within that many seconds."""
+        """The next answer, or None if there is none within `patience` seconds."""
         try:
             return self._answers.get(timeout=patience) if patience else self._answers.get_nowait()
         except queue.Empty:

@@ -30,7 +30,8 @@ _PAUSES = () if _POSIX else (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)  # seconds; Window
 def write(path: str | os.PathLike[str], data: bytes) -> None:
     """Replace a file atomically: readers, even after a crash, find either the old contents or the new.
 
-    Raises OSError, naming `path`, if it cannot be written; then the old file is unchanged.
+    Raises OSError, naming `path`, if it cannot be written; then the old file is unchanged, unless the error came from
+    flushing the folder after the rename.
     """
     with replacing(path) as file:
         file.write(data)

@@ -48,6 +48,16 @@ def test_masked_and_invalid_arrays_are_refused_by_calls_predict_and_activations(
         net([x[0]])
 
 
+@pytest.mark.parametrize("count", [2, 3], ids=["one batch", "two batches"])
+@pytest.mark.parametrize(("of_net", "of_images"), [("numpy", "emulated"), ("emulated", "numpy")])
+def test_scores_are_on_the_device_of_the_images(of_net, of_images, count):
+    net = Sequential([Input((2, 2, 1)), Flatten(), Linear(3)], device=of_net)
+    x = np.linspace(-1, 1, 4 * count, dtype=np.float32).reshape(count, 2, 2, 1)
+    scores = net.predict(gc.asarray(x, of_images), batch_size=2)
+    assert gc.device_of(scores) == of_images
+    np.testing.assert_allclose(gc.to_numpy(scores), net.copy(device="numpy").forward(x), rtol=1e-5)
+
+
 def test_predicting_no_images_gives_no_classes(net):
     assert net.predict([], top=1) == []
     assert net.predict(np.zeros((0, 6, 6, 2), np.float32), top=1) == []

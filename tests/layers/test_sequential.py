@@ -65,6 +65,16 @@ def test_build_uses_the_arguments_of_the_constructor():
         Sequential([Linear(3)], precision="float23")
 
 
+@pytest.mark.parametrize("initializer", ["dirac", {"name": "constant", "value": "x"}], ids=["rank", "value"])
+def test_an_initializer_that_raises_leaves_the_net_unchanged(initializer):
+    net = Sequential([Linear(2, bias=False), Linear(3, weight_init=initializer)])
+    with pytest.raises(ValueError, match=r"'dirac' is for filters|could not convert"):
+        net.build((4,), precision="float64", device="emulated")
+    assert not net.built
+    assert (net.device, net.precision) == ("numpy", "float32")
+    assert not any(layer.arrays for layer in net.walk())
+
+
 def test_a_net_memorizes_twenty_random_images():
     net, loss = net_of(dtype="float64"), losses.get("softmax")
     x, labels = images(20, "float64"), np.arange(20) % 5

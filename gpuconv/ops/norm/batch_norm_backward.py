@@ -101,8 +101,8 @@ def batch_norm_backward(
         accumulate: Add to dgamma and dbeta instead of overwriting them; dx uses only this call's sums.
 
     Returns:
-        dx, dgamma and dbeta; with `saved` also the gradient of the addend, of x's shape and dtype (without an
-        activation it is dy).
+        dx, dgamma and dbeta; with `saved` also the gradient of the addend, of x's shape and dtype. (After an addend
+        without an activation there is no `saved`, and the gradient of the addend is dy.)
 
     Raises:
         ValueError: An activation without beta or saved, saved without an activation or with a mask or w,
