@@ -142,7 +142,8 @@ def normal(
     offset: int = 0,
     dtype: DTypeLike = "float32",
 ) -> np.ndarray:
-    """Normal numbers: mean + std * inverse_normal_cdf((word + 0.5) * 2^-32), rounded to `dtype`.
+    """Normal numbers: mean + std * inverse_normal_cdf((word + 0.5) * 2^-32), rounded to `dtype` (16-bit floats through
+    float32).
 
     One word gives one number, so elements are independent. All arithmetic is float64 and uses only
     + - * / sqrt and exponent extraction, which IEEE 754 defines to the last bit. A math library's

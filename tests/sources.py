@@ -1,4 +1,4 @@
-"""gpuconv's source files, their syntax trees, and the modules that they import."""
+"""gpuconv's source files, their syntax trees, and what they import of gpuconv."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ def syntax(path: Path) -> tuple[ast.AST, ...]:
 
 @functools.cache
 def imports(path: Path) -> frozenset[str]:
-    """The gpuconv modules in a file's import statements, at any depth."""
+    """The modules of gpuconv, and the names in modules, that a file imports at any depth, such as "gpuconv.names" and
+    "gpuconv.names.lookup"."""
     names = set()
     for node in syntax(path):
         if isinstance(node, ast.Import):

@@ -172,7 +172,8 @@ def test_an_invalid_safetensors_header_is_refused(tmp_path):
 
 
 def write_with_header(path, header, data=b""):
-    """Write a file with the given header; if the header has a state and no checksum, add the right one."""
+    """Writes a file with the given header. To a header with a state in text it adds format 1 and the right checksum, if
+    the header has none."""
     if isinstance(header.get("state"), str):
         digest = hashlib.sha256(header["state"].encode("utf-8", "surrogatepass")).hexdigest()
         header = {"format": 1, "sha256": digest} | header
@@ -261,7 +262,7 @@ def test_an_array_outside_the_checksum_is_detected(path):
 
 
 class FullDisk:
-    """A file that takes a few bytes and then fails as a full disk does."""
+    """A file that takes half of the bytes of a write and then fails as a full disk does."""
 
     def __init__(self, *args):
         self.file = open(*args)  # noqa: SIM115 - closed by __exit__

@@ -29,8 +29,8 @@ def imported(name):
 
 
 def public(module):
-    """The public functions, classes and methods of a module by path, each with its docstrings: its own and, for
-    inherited methods, those of the base classes."""
+    """The public functions, classes and methods of a module by path, each with its docstrings: its own, and those of
+    the base classes and of the methods that it overrides."""
     defined = [name for name, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__]
     for name in getattr(module, "__all__", None) or [name for name in defined if not name.startswith("_")]:
         value = getattr(module, name)

@@ -96,7 +96,7 @@ def test_lab_checks_the_algorithm_named_on_the_command_line(tmp_path, capsys):
 
 
 @pytest.mark.kernels
-def test_16_bit_floats_are_also_checked_with_the_users_file(tmp_path, capsys):
+def test_float16_is_also_checked_with_the_users_file(tmp_path, capsys):
     path = tmp_path / "my_linear.cu"
     text = lab.template("linear").splitlines()
     at = next(number for number, line in enumerate(text) if line.startswith("    fprop("))

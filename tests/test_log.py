@@ -1,4 +1,4 @@
-"""The library logs and the command line prints: `import gpuconv` and training write nothing by themselves."""
+"""The library logs and the command line prints: `import gpuconv` writes nothing, and training only its progress."""
 
 from __future__ import annotations
 

@@ -67,6 +67,7 @@ def test_the_seed_net_has_its_documented_volumes():
 def test_tiny_vgg_is_three_blocks_of_ten_filters():
     kinds = [name.rstrip("0123456789") for name, _ in models.tiny_vgg().children()]
     assert kinds == ["input", *["conv", "relu", "conv", "relu", "pool"] * 3, "flatten", "fc"]
+    assert [layer.out_channels for layer in models.tiny_vgg() if isinstance(layer, Conv2D)] == [10] * 6
 
 
 def test_the_digits_net_takes_other_images():

@@ -54,11 +54,11 @@ def test_the_final_test_is_the_caption_and_long_histories_are_shortened():
     assert len([element for element in one.iter() if element.tag == "circle"]) == 2
 
 
-def test_text_is_escaped_and_nonfinite_values_are_left_out():
+def test_text_is_escaped_and_charts_leave_out_points_that_are_not_finite():
     shown = html.table(["<a>"], [["<script>", float("nan")], [None, 3]], "a & b")
     assert words(parsed(shown)) == ["a & b", "<a>", "<script>", "nan", "", "3"]
     nan = float("nan")
-    line = parsed(html.chart({"x": [(1, nan), (2, 1.0), (3, 2.0)]}, "<loss>"))
+    line = parsed(html.chart({"x": [(1, nan), (2, 1.0), (3, 2.0), (4, float("inf"))]}, "<loss>"))
     assert next(element for element in line.iter() if element.tag == "polyline").get("points").count(",") == 2
     assert html.chart({"x": [(1, nan)]}, "loss") == ""
 

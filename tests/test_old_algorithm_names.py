@@ -77,8 +77,8 @@ def test_a_run_with_a_stored_old_name_is_resumed(tmp_path):
     last = checkpoint.load(begun.last)
     checkpoint.save(begun.last, checkpoint.Checkpoint(last.tensors, with_old_names(last.state)))
     assert "first-256x64" in begun.settings_file.read_text()
+    assert "first-256x64" in json.dumps(load_net(begun.last, trainer().net).state)
     resumed = trainer()
     toy_run.fit(resumed, epochs=2, run_dir=begun.path, resume=True)
     assert resumed.epoch == 2
     assert toy_run.same_arrays(resumed.net.state_dict(), checkpoint.load(uninterrupted.last).part("net"))
-    load_net(begun.last, trainer().net)

@@ -1,4 +1,4 @@
-"""The first and last value that each setting accepts, and the next one, which is refused with the setting's name."""
+"""The first and last value that each setting accepts, and the next one, which is refused in a message about it."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ REALS = [  # what to call, its option, the first and the last value, and whether
     (Dropout, "p", 0, 1, False),
     (Scale, "factor", -LARGEST, LARGEST, True),
 ]
-ABOVE_ZERO = [
+ABOVE_ZERO = [  # what to call, and words of the message
     (lambda value: Step(value), "every|above 0"),
     (lambda value: LinearSchedule(value), "linear schedule"),
     (lambda value: LossScale(start=value), "start"),

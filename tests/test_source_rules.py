@@ -12,7 +12,8 @@ PACKAGES = ("gpuconv", "bench", "ci", "tools")
 
 
 def private_names_used(nodes: Collection[ast.AST]) -> list[str]:
-    """The private names that a file uses from other files of `PACKAGES`. nodes: all nodes of its syntax tree."""
+    """The private names that a file imports from other files of `PACKAGES`, or uses as attributes of what it imports
+    with `from`. nodes: all nodes of its syntax tree."""
     names, modules = [], set()
     for node in nodes:
         if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] in PACKAGES:
@@ -52,5 +53,10 @@ def test_devices_are_compared_as_device_values_and_not_by_their_names():
     # In devices.py `module` is the name of a Python module.
     assert found.pop("gpuconv/devices.py") == ["module.startswith('gpuconv.backends.cuda.emulator')"]
     assert {name: compared for name, compared in found.items() if compared} == {}
-    planted = ["net.device == 'numpy'", "device in ('auto', 'cuda')", "name.startswith('cuda')"]
+    planted = [
+        "net.device == 'numpy'",
+        "device in ('auto', 'cuda')",
+        "device.partition(':')",
+        "name.startswith('cuda')",
+    ]
     assert device_names_compared([*ast.walk(ast.parse("\n".join(planted)))]) == planted

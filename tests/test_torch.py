@@ -66,14 +66,14 @@ def test_ops_on_the_emulated_device_agree_with_pytorch(name):
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)
 
 
-def test_every_operator_passes_the_checks_of_pytorch():
+def test_every_forward_operator_passes_the_checks_of_pytorch():
     """They check its schema, its shapes for fake tensors and the registration of its gradient."""
     for name, arguments in {
         "conv2d": (volume(1, 2, 5, 5), volume(3, 2, 3, 3), volume(3), [2, 1], [1, 0, 1, 1], [1, 1], 1),
         "linear": (volume(2, 5), volume(4, 5), volume(4)),
         "max_pool2d": (volume(1, 2, 5, 5), [2, 2], [2, 2], [0, 0]),
         "avg_pool2d": (volume(1, 2, 5, 5), [2, 2], [2, 2], [0, 0], True),
-        "relu": (volume(2, 5),),
+        **{name: (volume(2, 5),) for name in ours.ACTIVATIONS},
         "gelu": (volume(2, 3, 4, 5).to(memory_format=torch.channels_last),),
     }.items():
         tensors = tuple(

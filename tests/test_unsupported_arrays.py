@@ -47,7 +47,7 @@ def test_every_op_refuses_an_unsupported_array_by_name(kind):
     assert refused > 150
 
 
-def test_a_device_array_in_the_other_byte_order_is_refused():
+def test_a_device_array_and_a_scalar_in_the_other_byte_order_are_refused():
     x = gc.asarray(np.ones(3, np.float32), "emulated").view(np.dtype(np.float32).newbyteorder())
     with pytest.raises(TypeError, match="x must be in this machine's byte order"):
         ops.relu(x)

@@ -73,8 +73,11 @@ def test_the_sizes_that_the_error_of_exact_names_fit(axis):
         for other in named:
             assert other > 0
             window_sizes.output_size(other, *rest, "exact")
-        between = range(min(named) + 1, max(named))
-        assert size in between or len(named) == 1, "the sizes named are not the nearest ones on both sides"
+        assert min(named) < size < max(named) or len(named) == 1
+        for between in range(min(*named, size), max(*named, size) + 1):
+            if between not in named:  # the sizes named are the nearest ones
+                with pytest.raises(ValueError, match=r"would fit|use a larger input"):
+                    window_sizes.output_size(between, *rest, "exact")
     else:
         assert (
             windows == window_sizes.output_size(size, *rest, "floor") == window_sizes.output_size(size, *rest, "cover")

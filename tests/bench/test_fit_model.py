@@ -61,7 +61,7 @@ def test_the_stored_model_is_the_fit_of_its_rows():
     assert model.left_out <= 0.15
 
 
-def test_every_tensor_core_row_of_the_records_is_in_the_model():
+def test_every_timed_mma_convolution_of_the_h200_records_is_in_the_model():
     timed = set()
     for path in RESULTS.glob("nvidia-h200/*.json"):
         record = Record.load(path).data
@@ -75,8 +75,8 @@ def test_every_tensor_core_row_of_the_records_is_in_the_model():
 
 def test_rows_of_a_record_that_the_model_knows_are_not_counted_anew():
     (path,) = RESULTS.glob("nvidia-h200/2026-11-26-*.json")
-    known = {row["row"]: row for row in Model.load().rows}
-    assert list(fit_model.rows_of(Record.load(path).data, H200, known)) == list(Model.load().rows)
+    known = {row["row"]: row | {"seconds": 1.0} for row in Model.load().rows}  # times that no record has
+    assert list(fit_model.rows_of(Record.load(path).data, H200, known)) == list(known.values())
 
 
 @pytest.fixture

@@ -38,11 +38,13 @@ def test_the_busiest_multiprocessor_sets_the_time(blocks, busiest):
     assert (counted.block, counted.instruction, counted.hmma) == (busiest, busiest * 300, busiest * 48)
 
 
-def test_the_main_loop_is_the_longest_tensor_core_loop_without_skipped_code():
+def test_the_main_loop_is_that_of_the_most_products_without_the_sums_that_a_branch_skips():
     opcodes = ("LDG.E", "HMMA.16816.F32", "LDSM.16", "BRA", "FADD", "FADD", "HMMA.16816.F32")
     code = [Instruction(opcode, 6 if opcode == "BRA" else None) for opcode in opcodes]  # the branch skips both FADDs
     loop = [*code, Instruction("BRA", 1), Instruction("FFMA", None), Instruction("BRA", 8)]
     assert machine_code.main_loop(loop) == MainLoop(instructions=5, hmma=2)
+    shorter = [Instruction("HMMA.16816.F32", None), Instruction("BRA", len(loop))]
+    assert machine_code.main_loop([*loop, *shorter]) == MainLoop(instructions=5, hmma=2)
     assert machine_code.main_loop([Instruction("FFMA", None), Instruction("BRA", 0)]) is None
 
 

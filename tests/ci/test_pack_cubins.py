@@ -97,7 +97,8 @@ def test_a_kernel_file_without_a_variant_is_refused(capsys):
 
 def test_the_kernels_of_all_parts_of_a_nets_training_step_are_packed():
     files = {file for file, _ in pack_cubins.launched_by("vgg-cifar", "bfloat16")}
-    assert files >= {"conv2d_fprop_mma.cu", "conv2d_dgrad_mma.cu", "conv2d_wgrad_mma.cu", "optimizer.cu"}
+    assert files >= {"conv2d_fprop_mma.cu", "conv2d_dgrad_mma.cu", "conv2d_wgrad_mma.cu", "batch_norm.cu"}
+    assert files >= {"softmax_cross_entropy.cu", "metrics.cu", "optimizer.cu"}
 
 
 @pytest.mark.parametrize("direction", algorithms.DIRECTIONS)

@@ -7,6 +7,7 @@ import pytest
 
 from gpuconv import lab
 from gpuconv.backends import cpu
+from gpuconv.dtypes import PRECISIONS
 from gpuconv.inspect import bisect
 from gpuconv.inspect.bisect import Side
 from gpuconv.layers import BatchNorm, Conv2D, Dropout, Flatten, Input, Linear, MaxPool2D, ReLU, Sequential
@@ -28,7 +29,7 @@ DATA = RANDOM.integers(0, 256, (32, 8, 8, 2)).astype(np.uint8), np.arange(32) % 
 
 def test_all_precisions_agree_with_float32():
     """Each call is checked on its own, so the two sides may even have different optimizers."""
-    for precision in ("float32", "float16", "bfloat16", "tf32"):
+    for precision in PRECISIONS:
         outcome = bisect(trainer(), trainer(precision=precision, optimizer=GROUPS), DATA, steps=3, batch_size=8)
         assert outcome.violation is None, outcome
         assert all(count > 60 for count in outcome.calls)

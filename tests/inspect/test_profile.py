@@ -56,7 +56,7 @@ def test_there_is_a_row_for_each_layer_and_direction_in_order():
 
 
 class Ticks:
-    """A timer that advances by one at each mark: the length of a span is the number of marks in it."""
+    """A timer that advances by one at each mark: the length of a span is the number of marks after its first one."""
 
     def __init__(self):
         self.now, self.hold_seconds = 0, []
@@ -165,7 +165,7 @@ def test_the_profiled_step_is_that_of_the_trainer(monkeypatch):
     step_of = profile_module.Trainer.step
     monkeypatch.setattr(profile_module.Trainer, "step", lambda *arguments: steps.append(step_of(*arguments)))
     profile(small_net(), 2, steps=3)
-    assert len(steps) == 5  # two of them are not timed
+    assert len(steps) == 5  # the times of the first two do not count
 
 
 def test_a_fused_layer_does_the_products_of_its_layers_and_moves_less():

@@ -91,7 +91,7 @@ def test_an_imported_net_has_the_requested_precision_and_device_and_trains(tmp_p
     assert all(np.abs(gradient).max() > 0 for gradient in imported.grads().values())
 
 
-def test_operators_that_our_exports_do_not_use_are_imported(tmp_path):
+def test_graphs_that_our_exports_do_not_write_are_imported(tmp_path):
     """onnxruntime is the reference for their results."""
     random = np.random.default_rng(1)
     matrix, bias = random.standard_normal((32, 3)).astype(np.float32), np.float32([1, 2, 3])

@@ -33,11 +33,3 @@ def open_session(sets, tmp_path):
     yield make
     for session in made:
         session.close()
-
-
-@pytest.fixture(autouse=True)
-def _no_pictures_of_curves(monkeypatch):
-    """Drawing pictures would take longer than the runs."""
-    from gpuconv.training.callbacks import Curves
-
-    monkeypatch.setattr(Curves, "_draw", lambda *_, **__: None)

@@ -105,7 +105,7 @@ def test_a_packed_frame_holds_its_header_slices_and_images():
     assert data[8 + length :] == image.tobytes()
 
 
-def test_large_slices_are_subsampled_and_nonfinite_values_are_dark():
+def test_large_slices_are_subsampled_and_nan_is_dark():
     volume = pictures._volume("a", np.zeros((1, 200, 100, 3), np.float32))
     assert (volume.slices.shape, volume.step) == ((3, 50, 25), 4)
     broken = pictures.Volume("a", (1,), np.full((1, 1, 1), np.nan, np.float32), 1)

@@ -77,7 +77,7 @@ def test_a_range_ends_when_its_layer_raises(recorder):
 
 
 def test_without_a_profiler_a_range_takes_less_than_20_microseconds():
-    """In the real domain. Half a microsecond was measured; the bound finds only faults by orders of magnitude."""
+    """In the real domain. Half a microsecond was measured; only a range that is far slower exceeds the bound."""
 
     def use():
         with profiling.span("conv1.forward", "forward"):

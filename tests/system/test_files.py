@@ -16,7 +16,7 @@ def names(folder):
 
 
 def abandon(folder, content=b"half"):
-    """The leftovers of a killed writer: a temporary file or folder without its lock."""
+    """Leaves what a killed writer leaves, a temporary file and folder without locks, and gives their names."""
     path, handle = files._claim(folder, files._make_file)
     os.write(handle, content)
     os.close(handle)

@@ -17,7 +17,8 @@ def gate(tmp_path, monkeypatch):
 
 
 class PreparedGate(Gate):
-    """A gate that runs no commands. They end with the status and output given for a word in the command."""
+    """A gate that only notes commands. Each ends with the status and output given for a word in it, or else with 0 and
+    no output."""
 
     def prepare(self, **endings: tuple[int, str]):
         self.endings, self.commands_run, self.environments = endings, [], []

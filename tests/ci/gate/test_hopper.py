@@ -135,7 +135,7 @@ def test_wgmma_is_proved_in_every_direction_on_the_stand_in(direction):
 
 
 def test_an_algorithm_that_hangs_costs_one_time_limit(monkeypatch, capsys):
-    """With ten seconds for each product it would use up the time of the check before the other algorithms."""
+    """With ten seconds for each product it would use up the time in which the other algorithms are checked."""
     proofs_of = []
 
     def prove(product, candidate, place):

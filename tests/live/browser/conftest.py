@@ -12,7 +12,7 @@ from tests.live.browser.page import WAIT, serving
 
 @pytest.fixture
 def address(tmp_path):
-    """The page of a new `gpuconv live`. Requested before `open_page`, so that the pages are closed first."""
+    """The address of a new `gpuconv live`. `open_page` requests it, so its pages are closed before the server ends."""
     with serving([sys.executable, "-m", "gpuconv", "live", "--port", "0", "--device", "numpy"], tmp_path) as address:
         yield address
 

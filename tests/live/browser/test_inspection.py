@@ -18,7 +18,7 @@ ONE = [(112, 30), (112, 190)]
 
 def test_a_net_trains_and_is_inspected(open_page, tmp_path):
     page = open_page()
-    wait_for_accuracy(page, 0.97)  # enough to recognize digits drawn with the mouse; 0.95 was not always
+    wait_for_accuracy(page, 0.97)  # enough for digits drawn with the mouse; 0.95 was not always enough
     wait_until(page, "document.querySelectorAll('#right .example').length > 5")
     page.click("#toggle")
     wait_until(page, "document.getElementById('phase').textContent === 'paused'")
