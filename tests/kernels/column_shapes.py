@@ -12,7 +12,7 @@ SHAPES = {
     "a net's layer": (4, 8, 8, 64),
     "several chunks": (20000, 7),
     "several chunks of one channel": (40001, 1),
-    "all columns side by side": (33, 1000),
+    "all columns side by side": (33, 1000),  # in float64, two tiles
     "tiles": (9, 4376),  # the last one is narrower
 }
 SINGLE_NUMBERS = (17, 1031)  # columns in tiles, moved one number at a time

@@ -17,7 +17,7 @@ AUGMENTATIONS = {
     "flip": dict(flip=True),
     "shift": dict(shift=2),
     "cutout": dict(cutout=3),
-    "all": dict(flip=True, shift=3, cutout=4),
+    "flip, shift and cutout": dict(flip=True, shift=3, cutout=4),
     "alternating": dict(flip="alternating", shift=3, border="reflect"),
     "crop": dict(resized_crop=0.08),
     "colors": dict(brightness=0.4, contrast=1.5, saturation=0.7),

@@ -31,7 +31,7 @@ from tests.tolerance import assert_within
 
 @directions
 @pytest.mark.parametrize("channels", [(16, 72), (5, 67)], ids=["vectors", "single numbers"])
-def test_every_tile_gives_the_same_bits(device, monkeypatch, op, channels):
+def test_every_float32_tile_gives_the_same_bits(device, monkeypatch, op, channels):
     results = []
     for algorithm in serving("float32"):
         force_algorithm(monkeypatch, algorithm)

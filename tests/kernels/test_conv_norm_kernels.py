@@ -33,7 +33,7 @@ def conv_norm_arrays(case: Conv2dProblem, dtype: str):
 @pytest.mark.parametrize("pool", [1, 2])
 @pytest.mark.parametrize("merged", [False, True], ids=["one launch", "merged by an earlier launch"])
 @pytest.mark.parametrize("channels", [(8, 72), (3, 5)])
-def test_statistics_of_every_algorithm_agree_with_the_oracle(device, monkeypatch, channels, merged, pool):
+def test_statistics_of_every_float32_algorithm_agree_with_the_oracle(device, monkeypatch, channels, merged, pool):
     if merged:
         monkeypatch.setattr(norm, "_MOST_CHUNKS", 3)
         monkeypatch.setattr(norm, "_MERGED_CHUNKS", 2)

@@ -129,6 +129,7 @@ def test_values_past_the_depth_are_ignored(device):
 
 
 def test_tf32_rounds_both_factors(device):
+    assert_right(device, WHOLE_CHUNKS, "tf32")  # with one factor unrounded, the result would be out of its bound
     (x, w, _), options = arguments(WHOLE_CHUNKS, "float32")
     exact, rounded = (on_device("conv2d", device, x, w, **options | dict(tf32=tf32)) for tf32 in (False, True))
     assert np.abs(exact - rounded).max() > 1e-4

@@ -93,7 +93,8 @@ def assert_the_same(
     ],
 )
 def test_a_pool_without_relu_before_batch_norm_has_the_bits_of_separate_kernels(device, channels, dtype, tf32):
-    """Every algorithm gives the bits of conv2d, max_pool2d and its gradient, for integers, whose sums are exact."""
+    """Every algorithm gives the bits of conv2d and max_pool2d, for integers, whose sums are exact. The gradient has the
+    same bits through the mask as through max_pool2d_backward."""
     case = problem(*channels)
     x, w, bias, dy = (asarray(a, device) for a in random_inputs(case, 2, dtype, integers=True))
     options = case.window | dict(tf32=tf32)
@@ -152,7 +153,8 @@ def test_an_activation_and_its_saved_input_have_the_bits_of_separate_kernels(dev
 def test_an_activation_and_its_saved_input_have_no_memory_errors(device, channels):
     if device != "emulated":
         pytest.skip("only the emulator has a checker")
-    case = conv(1, 5, 6, *channels[:2], (3, 2), padding=((1, 0), (2, 1)))
+    c, k, groups = (*channels, 1)[:3]
+    case = conv(1, 5, 6, c * groups, k * groups, (3, 2), padding=((1, 0), (2, 1)), groups=groups)
     for dtype in ("float32", "bfloat16"):
         x, w, bias, _ = random_inputs(case, 1, dtype)
         assert_same_bits("conv2d_relu", device, x, w, bias, activation="gelu", **case.window)
@@ -277,6 +279,9 @@ def test_db_accumulates_with_dw(device, monkeypatch, splits):
     bound = sum_bound(np.float32, dy.size // case.k + 1, ops.bias_grad(np.abs(wide)) + np.abs(before))
     assert_within(to_numpy(db)[::2], ops.bias_grad(wide) + before, bound)
     np.testing.assert_array_equal(to_numpy(db)[1::2], before)
+    (gradient,) = expected_results("conv2d_wgrad", [dy, x], window)
+    value = 1 + gradient.value
+    assert_within(to_numpy(dw), value, gradient.bound + 2.0**-22 * np.abs(value))
 
 
 @pytest.mark.parametrize("op", ["conv2d_dgrad", "conv2d_wgrad"])

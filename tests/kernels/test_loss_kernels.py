@@ -190,7 +190,7 @@ def test_the_block_counter_is_reset_to_zero(device, rng, name):
 
 @both_losses
 @pytest.mark.parametrize("labels_dtype", ["uint8", "int32"])
-def test_labels_of_any_integer_type_give_the_same_bits(device, rng, name, labels_dtype):
+def test_uint8_and_int32_labels_give_the_bits_of_int64_labels(device, rng, name, labels_dtype):
     scores, labels = scores_and_labels(rng, (9, 7), "float32")
     others = on_device(name, device, scores, labels.astype(labels_dtype))
     for a, b in zip(on_device(name, device, scores, labels), others):
@@ -257,7 +257,7 @@ def test_infinite_and_nan_scores_agree_with_the_oracle(device, rng, name, option
 @every_loss
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_scores_at_the_limits_of_16_bit_floats_agree_with_the_oracle(device, name, options, dtype):
-    """Differences, sums and the loss exceed the range of float16; the gradient does not."""
+    """Differences of scores, and the loss of a row, exceed the range of float16; the gradient does not."""
     scores = np.array([[60000, -60000, 59000, 0], [-60000, 60000, 1, 2], [60000] * 4]).astype(as_dtype(dtype))
     labels = np.array([0, 0, 3])
     value, gradient = on_device(name, device, scores, labels, **options)

@@ -81,7 +81,7 @@ def test_kernels_use_no_local_memory_and_no_float_atomics(variant, arch):
     for name, function in disassembled(variant, arch).items():
         assert function.matching(r"EXIT|RET\..*"), f"{name}: nothing was disassembled"
         assert not function.matching(r"(LDL|STL)\b.*"), name
-        # The counter of finished blocks is the only atomic.
+        # The only atomics count blocks.
         assert not function.matching(r"(ATOM|ATOMG|ATOMS|RED|REDG|REDAS)\.(?!.*INC).*"), name
 
 
@@ -169,7 +169,7 @@ def test_the_main_loop_has_one_fma_per_product_and_wide_loads(file, dtype, arch)
 @pytest.mark.parametrize("arch", [*ARCHS, "sm_100a"])
 @pytest.mark.parametrize("arithmetic", ["bfloat16", "tf32"])
 @pytest.mark.parametrize("direction", ["fprop", "dgrad", "wgrad"])
-def test_the_main_loop_on_tensor_cores_has_no_needless_instruction(direction, arithmetic, arch):
+def test_the_main_loop_on_tensor_cores_multiplies_and_loads_no_more_than_needed(direction, arithmetic, arch):
     """One HMMA for 16 x 8 outputs and 32 bytes of depth. Operands come into shared memory by cp.async of 16 bytes, and
     from there by ldmatrix, or 16 bytes at a time where 32-bit numbers are transposed.
 
@@ -237,7 +237,7 @@ def test_the_cost_model_has_the_counts_of_the_machine_code(direction, arithmetic
 
 @pytest.mark.parametrize("arch", [*ARCHS, "sm_100a"])
 @pytest.mark.parametrize("algorithm", FEW_CHANNELS, ids=lambda each: f"{each.name} {each.arithmetics[0]}")
-def test_the_main_loop_for_few_channels_has_no_needless_instruction(algorithm, arch):
+def test_the_main_loop_for_few_channels_multiplies_and_loads_no_more_than_needed(algorithm, arch):
     """One HMMA for 16 pixels, 8 filters and 32 bytes of depth, or one FMA per product; x is copied by 16 bytes."""
     arithmetic, filters = algorithm.arithmetics[0], algorithm.block_n
     wide = 8 if arithmetic == "float16" else 4

@@ -1,6 +1,6 @@
 """Faults to plant in the convolution kernels of wgmma, and what the emulated device's checker says of each.
 
-The tests in test_faults_in_wgmma_*.py plant them, one at a time.
+test_faults_in_wgmma_fprop.py and test_faults_in_wgmma_gradients.py plant them, one at a time.
 """
 
 from __future__ import annotations
