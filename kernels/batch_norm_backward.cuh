@@ -16,7 +16,7 @@
 //
 // The _finish launch adds the chunks' partial sums in a fixed order. After _sums with a single chunk it is skipped, because
 // _sums has stored the results. _merge is skipped unless the convolution has written more than 1024 partial sums for each channel.
-// mean, inv_std, gamma, beta, dgamma and dbeta have the accumulator's dtype. dx may be dy or x.
+// mean, inv_std, gamma, beta, dgamma and dbeta have the accumulator's dtype. dx may be dy or x, but not with MASK 4.
 //
 // Macros: DTYPE, WIDTH (column_reduce.cuh); ACTIVATION; MASK 0 or, with a WIDTH that divides a group's channels, 4.
 #pragma once

@@ -76,8 +76,8 @@ struct WindowRows {
     __device__ __forceinline__ int32 operator()(int32 row) const { return row < pixels ? row / WINDOW : -1; }
 };
 
-// Computes the moments of every filter over the block's pixels of y; moments (tiles down, K). It reads y, which the block has just
-// stored, back from L2, so it does not depend on how the main loop distributes its sums.
+// Computes the moments of each of the block's filters over the block's pixels of y; moments (tiles down, K). It reads y, which the
+// block has just stored, back from L2, so it does not depend on how the main loop distributes its sums.
 __device__ __forceinline__ void
 tile_moments(Moments* moments, const DTYPE* y, const Convolution& conv, const Block& block, int32 pixels) {
     constexpr int ROWS = BLOCK_M / WINDOW;  // pixels of y in a tile

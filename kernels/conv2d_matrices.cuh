@@ -20,7 +20,7 @@ struct Pixel {
         p = conv.q_width.divide(q);
         if constexpr (WINDOW == 4) p = 2 * p + j / 2, q = 2 * q + j % 2;
     }
-    // Goes to the next pixel.
+    // Goes to the next pixel; with a pool, from the last pixel of a window back to its first.
     __device__ __forceinline__ void step(const Convolution& conv) {
         if constexpr (WINDOW == 4) q ^= 1, p ^= 1 - q % 2;
         else if (++q == conv.q) {

@@ -38,7 +38,7 @@ struct FilterGradient {
         accumulators.template store<VECTOR_C>(epilogue, block, RowsInOrder{conv.k});
     }
 
-    // Stores the block's part of db: the sum of a row of the product.
+    // Stores the block's part of db for the filter in a row of the product; sum: of dy over the block's pixels.
     __device__ __forceinline__ void store_sum(int32 row, Real sum) const {
         if (block.row + row >= conv.k) return;
         const int64 filter = first_filter + block.row + row;
