@@ -53,9 +53,10 @@ class Input(Layer):
             else tuple(shape) == self.shape
         )
         if not fits:
-            accepted = f"{_shape_text(self.shape)} (height x width x depth){' or larger maps' if self.larger else ''}"
-            hint = self._layout_hint(tuple(shape))
-            raise ValueError(f"the net takes volumes of {accepted}, received {_shape_text(shape)}{hint}")
+            axes = " (height x width x depth)" if len(self.shape) == 3 else ""
+            accepted = f"{'volumes of ' if self.shape else ''}{_shape_text(self.shape)}{axes}"
+            more, hint = " or larger maps" if self.larger else "", self._layout_hint(tuple(shape))
+            raise ValueError(f"the net takes {accepted}{more}, received {_shape_text(shape)}{hint}")
 
     def _layout_hint(self, shape: Shape) -> str:
         if len(shape) == 3 and len(self.shape) == 3 and (*shape[1:], shape[0]) == self.shape:
@@ -83,4 +84,4 @@ class Input(Layer):
 
 
 def _shape_text(shape: Shape) -> str:
-    return " x ".join(map(str, shape))
+    return " x ".join(map(str, shape)) or "single numbers"

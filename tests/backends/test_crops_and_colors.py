@@ -36,7 +36,7 @@ def crop_positions(height, width, count, **options):
 
 
 def test_a_crop_gives_the_values_computed_by_hand():
-    """Crops of two of four pixels, stretched to four: the inner ones are interpolated at quarters between the two."""
+    """Crops of one or two of four pixels, stretched to four. Those of two are interpolated at quarters between them."""
     row = np.array([[[[10], [20], [30], [41]]]], np.uint8)
     crops = {tuple(crop) for crop in load(row, 400, resized_crop=0.08)[:, 0, :, 0].tolist()}
     pairs = {(a, 0.75 * a + 0.25 * b, 0.25 * a + 0.75 * b, b) for a, b in ((10, 20), (20, 30), (30, 41))}

@@ -38,7 +38,7 @@ def test_the_hash_depends_on_each_bit_the_order_and_the_length(dtype):
     assert hash_of(np.zeros(4, x.dtype)) != hash_of(-np.zeros(4, x.dtype))
 
 
-def test_the_hash_is_one_of_bytes_whatever_the_shape_and_layout():
+def test_the_hash_depends_on_the_bytes_in_row_major_order_and_not_on_shape_or_layout():
     x = np.random.default_rng(0).normal(size=(6, 5, 4)).astype(np.float32)
     assert (
         hash_of(x) == hash_of(x.reshape(-1)) == hash_of(x.view(np.float64)) == hash_of(np.pad(x, 1)[1:-1, 1:-1, 1:-1])

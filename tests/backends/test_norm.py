@@ -175,7 +175,7 @@ def test_out_may_be_strided_and_gradients_accumulate(dtype):
     assert result[0] is out
     assert result[1] is dgamma_sum
     assert result[2] is dbeta_sum
-    np.testing.assert_array_equal(out, dx)  # which does not depend on the earlier sums
+    np.testing.assert_array_equal(out, dx)  # dx does not depend on the earlier sums
     added = np.array([dgamma, dbeta], np.float64)
     total = np.add(added, [[10], [-20]])
     unit = UNIT_ROUNDOFF[wide.name]  # one rounding of the gradient, and one of its sum with the earlier value

@@ -68,7 +68,7 @@ def test_split_takes_the_fraction_of_every_class():
     assert {i.tobytes() for i in first.images} | {i.tobytes() for i in second.images} == rows
 
 
-def test_split_depends_only_on_its_seed():
+def test_split_is_the_same_for_equal_seeds_and_differs_for_others():
     complete = dataset(n=90)
     first, repeated, other_seed = (complete.split(0.3, seed=seed)[1].images for seed in (1, 1, 2))
     np.testing.assert_array_equal(first, repeated)

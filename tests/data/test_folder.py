@@ -37,7 +37,7 @@ def test_the_split_depends_on_the_seed(pets):
     assert not np.array_equal(tests[0], tests[2])
 
 
-def test_a_file_is_for_testing_by_its_name_regardless_of_other_files():
+def test_of_many_files_each_is_for_testing_by_its_name_regardless_of_the_others():
     """Stored runs rely on this choice of test files: with another rule, a resumed run would be tested on images that
     it was trained on."""
     names = [f"cats/{number:03}.png" for number in range(10)]
@@ -70,7 +70,7 @@ def test_a_name_in_decomposed_unicode_is_the_same_name():
     assert folder.for_testing(["x/\udcff", "x/b"], 0.5).sum() == 1  # undecodable names are assigned too
 
 
-def test_added_photos_do_not_change_the_split_of_the_others(pets):
+def test_photos_added_to_a_class_of_ten_move_no_training_image_into_the_test_part(pets):
     trained = {image.tobytes() for image in folder.load(pets)[0].images}
     for number in range(12):
         Image.fromarray(picture(6, 4, 60 + number)).save(pets / "cat" / f"0-new-{number}.png")

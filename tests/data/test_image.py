@@ -15,7 +15,7 @@ from tests.data.tiff_files import Tag, tiff
 Image = pytest.importorskip("PIL.Image")
 
 
-def test_read_image_converts_any_picture_to_gray_or_rgb(tmp_path):
+def test_read_image_converts_pictures_to_gray_or_rgb(tmp_path):
     pixels = picture(4, 3, 1)
     gray = pixels[..., 0]
     Image.fromarray(gray).save(tmp_path / "gray.png")

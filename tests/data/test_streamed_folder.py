@@ -8,6 +8,7 @@ import threading
 import numpy as np
 import pytest
 
+from gpuconv import random
 from gpuconv.data import Augmentation, Loader, Normalization, Samples, StreamLoader, folder, load
 
 Image = pytest.importorskip("PIL.Image")
@@ -49,10 +50,11 @@ def test_images_labels_and_batches_are_those_in_memory(photos, options):
 
 def test_several_threads_decode_the_upcoming_images_and_no_others(photos, monkeypatch):
     train = folder.load_all(photos, stream=True)
-    threads, read_image = [], folder.read_image
+    paths, threads, read_image = [], [], folder.read_image
     both_threads = threading.Barrier(2, timeout=10)
 
     def recorded(path, **options):
+        paths.append(path)
         threads.append(threading.current_thread().name)
         if len(threads) <= 2:
             both_threads.wait()  # two threads must reach this at the same time
@@ -63,7 +65,8 @@ def test_several_threads_decode_the_upcoming_images_and_no_others(photos, monkey
     next(batches)
     batches.close()
     assert len(set(threads)) == 2
-    assert len(threads) <= 3 * 4  # one batch in use, and three ahead
+    order = random.permutation(len(train), seed=0, epoch=0)
+    assert {*paths} <= {train.paths[at] for at in order[: 3 * 4]}  # one batch in use, and three ahead
 
 
 def test_the_checksum_covers_names_sizes_dates_and_labels(photos, monkeypatch):

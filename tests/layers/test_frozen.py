@@ -148,7 +148,7 @@ def test_frozen_takes_names_of_variables_and_is_kept_in_configs_and_copies():
     assert net.copy().params().keys() == net.params().keys()
 
 
-def test_a_pool_between_frozen_layers_passes_the_gradient_on():
+def test_a_frozen_layer_and_the_pool_before_it_pass_the_gradient_on():
     net = Sequential([Input((6, 6, 2)), Conv2D(2, 3), AvgPool2D(2), Conv2D(2, 1), Flatten(), Linear(3)])
     trained = gradients_of(net)
     net["conv2"].freeze()

@@ -84,7 +84,7 @@ def test_convolutions_are_fused_with_the_activation_and_the_pool_after_them():
 @pytest.mark.parametrize(
     "pool", [MaxPool2D(3), MaxPool2D(2, stride=1), MaxPool2D(2, padding=1), MaxPool2D(2, fit="cover")]
 )
-def test_pools_that_overlap_pad_or_cover_a_part_stay_separate(pool):
+def test_pools_of_3x3_and_pools_that_overlap_pad_or_cover_a_part_stay_separate(pool):
     net = Sequential([Input((7, 8, 2)), Conv2D(3, 3, padding=1), ReLU(), pool])
     assert kinds(net.fuse()) == ["Input", "ConvReLU", "MaxPool2D"]
     net = Sequential([Input((7, 8, 2)), Conv2D(3, 3, padding=1), pool, BatchNorm()])
@@ -207,7 +207,7 @@ def test_with_a_frozen_weight_the_bias_gets_the_gradient_of_the_unfused_net():
     np.testing.assert_allclose(from_fused, plain, rtol=1e-13)  # a sum of 48, in another order
 
 
-def test_a_fused_convolution_with_an_overlapping_pool_is_refused():
+def test_a_fused_convolution_with_a_3x3_pool_is_refused():
     with pytest.raises(ValueError, match="ConvReLU cannot replace"):
         ConvReLU([Conv2D(3, 3), ReLU(), MaxPool2D(3)]).build((7, 7, 2))
 

@@ -76,7 +76,7 @@ def test_each_handle_removes_only_its_own_hook(net, x):
     assert not net["conv1"].has_hooks
 
 
-def test_listeners_see_every_layer_by_path_and_can_be_removed():
+def test_listeners_see_layers_by_path_and_can_be_removed():
     calls = []
 
     @contextmanager

@@ -1,10 +1,12 @@
 """What errors of nets name: the layer, the shapes, and what to do."""
 
+import re
+
 import numpy as np
 import pytest
 
 import gpuconv as gc
-from gpuconv.layers import Conv2D, Flatten, Input, Linear, MaxPool2D, Residual, Sequential
+from gpuconv.layers import Conv2D, Flatten, Input, Linear, MaxPool2D, Residual, Scale, Sequential
 from gpuconv.summary import summary
 from gpuconv.training import Trainer
 from tests.layers.net_with_shortcut import net_of
@@ -51,3 +53,17 @@ def test_an_object_that_is_not_a_net_or_has_no_shapes_is_named():
 def test_a_wrong_image_size_is_refused_at_the_input():
     with pytest.raises(ValueError, match=r"takes volumes of 6 x 5 x 2 .*received 6 x 6 x 2"):
         net_of().forward(np.ones((1, 6, 6, 2), np.float32))
+
+
+@pytest.mark.parametrize(
+    ("shape", "given", "message"),
+    [
+        ((4, 4, 1), (2,), "volumes of 4 x 4 x 1 (height x width x depth), received single numbers"),
+        ((4,), (2, 5), "volumes of 4, received 5"),
+        ((), (2, 3), "single numbers, received 3"),
+    ],
+)
+def test_the_error_for_a_wrong_shape_names_both_shapes_of_any_rank(shape, given, message):
+    net = Sequential([Input(shape), Scale(2.0)])
+    with pytest.raises(ValueError, match=f"^the net takes {re.escape(message)}"):
+        net(np.ones(given, np.float32))

@@ -114,7 +114,7 @@ def test_an_output_that_became_read_only_is_refused():
 
 
 def test_threads_get_the_results_for_their_own_shapes(monkeypatch):
-    """They share a cache, which the others fill and clear meanwhile."""
+    """The threads share a cache, which each of them fills and clears while the others use it."""
     monkeypatch.setattr(module, "_MAX_RESULTS", 3)
 
     @remembered

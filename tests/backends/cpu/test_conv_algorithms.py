@@ -165,7 +165,7 @@ def test_row_reuse_is_chosen_for_few_filters_relative_to_channels(
         (False, 8, 16, {"stride": 2}),
     ],
 )
-def test_both_gradients_share_one_copy_unless_filters_are_three_times_the_channels(
+def test_both_gradients_share_one_copy_with_stride_1_padding_and_few_filters_relative_to_channels(
     shared, channels, k, options, monkeypatch
 ):
     calls, correlate_both = [], conv.correlate_both
@@ -187,7 +187,7 @@ def test_a_gradient_that_shares_the_wide_filter_copy_is_not_recomputed(monkeypat
     assert folded
 
 
-def test_the_workspace_stays_within_a_few_megabytes():
+def test_the_workspace_stays_within_the_bytes_of_two_blocks():
     case = convolution(16, 32, 32, 32, 32, 3, padding=1)
     arrays = random_arrays(case, np.float32)
     tracemalloc.start()

@@ -93,6 +93,7 @@ def test_a_read_only_folder_is_replaced_by_a_private_one_with_a_warning(unwritab
     with pytest.warns(RuntimeWarning, match="cannot keep kernels in its cache.*GPUCONV_CACHE_DIR"):
         first = store.entry("k", ["x"], fill)
     assert not first.is_relative_to(unwritable)
+    assert first.parent.stat().st_mode & 0o077 == 0
     assert store.entry("k", ["x"], fill) == first  # and no second warning
     assert fill.calls == 1
 

@@ -80,7 +80,7 @@ def test_a_cache_below_a_sticky_folder_such_as_tmp_is_used(tmp_path):
     assert store.entry("k", ["x"], Filler()) == store.find("k", ["x"])
 
 
-def test_only_the_owner_can_write_new_entries_whatever_the_umask(tmp_path):
+def test_only_the_owner_can_write_new_entries_even_with_umask_0(tmp_path):
     before = os.umask(0)
     try:
         entry = Cache(tmp_path / "new" / "cache").entry("k", ["x"], Filler())

@@ -23,8 +23,8 @@ def run(kernel, grid, block, out, *arguments, shared=0, **settings):
     return np.asarray(y)
 
 
-def in_all_orders(*call, **options):
-    """The result, which must be the same with other seeds, with two workers and with all accesses checked."""
+def in_several_orders(*call, **options):
+    """The result, which must be the same with other orders of threads (seeds), two workers and all accesses checked."""
     first = run(*call, **options)
     for settings in ({"seed": 3}, {"seed": 4, "workers": 2}, {"sanitize": "checked", "seed": 5}):
         np.testing.assert_array_equal(run(*call, **options, **settings), first)
@@ -32,7 +32,7 @@ def in_all_orders(*call, **options):
 
 
 def test_every_thread_has_its_indices():
-    got = in_all_orders("indices", (3, 2, 4), (5, 3, 2), ((24 * 30, 4), np.int32))
+    got = in_several_orders("indices", (3, 2, 4), (5, 3, 2), ((24 * 30, 4), np.int32))
     z, y, x = np.meshgrid(*(np.arange(n) for n in (8, 6, 15)), indexing="ij")
     assert sorted(tuple(row[:3]) for row in got.tolist()) == sorted(
         zip(x.ravel().tolist(), y.ravel().tolist(), z.ravel().tolist())
@@ -42,18 +42,18 @@ def test_every_thread_has_its_indices():
 
 def test_shared_memory_and_barriers_sum_a_block():
     x = np.random.default_rng(0).integers(-9, 9, 4 * 128).astype(np.int32)
-    got = in_all_orders("block_sums", 4, 128, ((4, 2), np.int32), emulator.asarray(x), shared=128 * 4)
+    got = in_several_orders("block_sums", 4, 128, ((4, 2), np.int32), emulator.asarray(x), shared=128 * 4)
     np.testing.assert_array_equal(got, np.repeat(x.reshape(4, 128).sum(1)[:, None], 2, 1))
 
 
-def test_block_votes_are_right_in_every_thread_order():
-    got = in_all_orders("block_votes", 1, THREADS, ((3,), np.int32), 40)
+def test_block_votes_are_right_in_several_thread_orders():
+    got = in_several_orders("block_votes", 1, THREADS, ((3,), np.int32), 40)
     np.testing.assert_array_equal(got, [40, 1, 0])
 
 
 @pytest.mark.parametrize("width", [32, 16, 4])
-def test_shuffles_stay_within_segments_in_every_thread_order(width):
-    got = in_all_orders("shuffles", 1, THREADS, ((4, THREADS), np.float64), width)
+def test_shuffles_stay_within_segments_in_several_thread_orders(width):
+    got = in_several_orders("shuffles", 1, THREADS, ((4, THREADS), np.float64), width)
     lane = np.arange(THREADS)
     within, first = lane % width, lane - lane % width
     np.testing.assert_array_equal(got[0], first + 3)
@@ -63,7 +63,7 @@ def test_shuffles_stay_within_segments_in_every_thread_order(width):
 
 
 def test_half_a_warp_votes_by_itself():
-    got = in_all_orders("warp_votes", 1, 64, ((3, 64), np.uint32))
+    got = in_several_orders("warp_votes", 1, 64, ((3, 64), np.uint32))
     even = sum(1 << lane for lane in range(0, 32, 2))
     low = np.arange(64) % 32 < 16
     np.testing.assert_array_equal(got[0], np.where(low, even & 0xFFFF, even & 0xFFFF0000))
@@ -83,7 +83,7 @@ def test_integer_atomics_count_across_blocks():
 
 def test_the_last_block_sums_what_the_others_wrote():
     partial = emulator.empty(16, np.int32)
-    got = in_all_orders("last_block", 16, 32, ((1,), np.int32), partial, emulator.zeros(1, np.uint32))
+    got = in_several_orders("last_block", 16, 32, ((1,), np.int32), partial, emulator.zeros(1, np.uint32))
     assert got[0] == sum(range(16))
 
 

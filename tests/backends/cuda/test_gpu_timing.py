@@ -12,7 +12,7 @@ from gpuconv.backends.cuda.gemm import tuner
 
 
 def test_runs_on_cupy_are_timed_between_two_events_behind_a_gate(monkeypatch):
-    """They are queued on an idle GPU; the gate opens when all are queued."""
+    """The runs are queued on an idle GPU; the gate opens when all are queued."""
     queue, waiting = [], []
 
     class Event:

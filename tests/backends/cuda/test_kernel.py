@@ -39,7 +39,7 @@ def test_an_integer_is_converted_to_the_kernels_int_type(n):
     assert fill(n=n, value=1) == [1, 1, 1, 0]
 
 
-def test_every_scalar_type_arrives_unchanged():
+def test_a_scalar_of_every_type_arrives_as_its_parameters_type():
     y = emulator.empty(8, np.float64)
     sent = (-7, 3_000_000_000, -(2**40), 2**63, True, 0.1, 0.1, 200)
     kernel("scalars")(1, 1, y, *sent)

@@ -35,7 +35,7 @@ def proved(direction, epilogue=PLAIN, algorithm="simt-32x32", dtype=FLOAT32, vec
 
 
 @pytest.mark.slow
-def test_right_algorithms_are_proved_with_every_direction_alignment_and_epilogue():
+def test_right_algorithms_are_proved_in_every_direction_unaligned_and_with_several_epilogues():
     for direction in ("fprop", "dgrad", "wgrad"):
         assert proved(direction)["status"] == PROVED, direction
         assert proved(direction, vectors=(1, 1))["status"] == PROVED, f"unaligned {direction}"

@@ -115,9 +115,8 @@ def test_threads_take_turns(prover_of):
     assert sorted(reasons) == ["0", "1", "2", "3"]
 
 
-def test_a_failed_child_is_replaced(prover_of):
-    """A child that refuted an algorithm is not asked again either, because a faulty kernel may have damaged its
-    state."""
+def test_a_child_that_refuted_an_algorithm_is_replaced(prover_of):
+    """A faulty kernel may have damaged its state."""
     refuting = prover_of(ASKED + "verdict(status='refuted', reason=str(os.getpid()))")
     answers = [refuting.ask({}, FINGERPRINT) for _ in range(3)]
     assert len({answer.reason for answer in answers}) == 3

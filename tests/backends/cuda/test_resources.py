@@ -129,7 +129,7 @@ def test_the_report_lists_a_kernel_that_does_not_compile(monkeypatch):
 
 def test_the_report_covers_all_variants_on_the_main_architectures():
     chosen = list(variants())
-    few = representatives(chosen)  # without TAP_TABLE 0, for example, which only filters of more than 72 taps use
+    few = representatives(chosen)  # without TAP_TABLE 0, for example, which is for taps that do not fit in a table
     listed_few, listed_all = ({(v.file, dict(v.defines).get("DTYPE")) for v in some} for some in (few, chosen))
     assert listed_few == listed_all
     listed = resources.jobs(chosen, nvrtc.ARCHITECTURES, False)

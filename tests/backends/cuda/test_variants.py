@@ -34,7 +34,7 @@ def listed_for(file, defines):
         defines |= {"ACTIVATION": "Relu"}
     elif defines.get("ACTIVATION", "Identity") != "Identity":  # the activation with most arithmetic
         defines |= {"ACTIVATION": "Gelu"}
-        if file.startswith("conv2d_fprop") and "depthwise" not in file:  # which stores the activation's input too
+        if file.startswith("conv2d_fprop") and "depthwise" not in file:  # they store the activation's input too
             defines |= {"SAVES_INPUT": "1"}
     if "NORM_SUMS" in defines:  # even if the norm has no activation
         defines |= {"ACTIVATION": "Gelu"}

@@ -165,6 +165,9 @@ def test_a_named_algorithm_is_refused_until_it_is_proved(stand_in, monkeypatch):
     stand_in.answer = Answer(UNABLE, "no memory")
     with pytest.warns(UnprovedWarning), pytest.raises(UnprovedError, match=r"for this one: no memory$"):
         gc.ops.conv2d(x, w, algo=NAME)
+    another_process()
+    stand_in.answer = Answer(PROVED, "good", 0.1)
+    assert verdicts.expect_proved(product(), plan(product(), NAME), MACHINE, ask=True).algorithm.name == NAME
 
 
 def test_after_several_questions_without_a_proof_only_an_explicit_proof_asks(stand_in, monkeypatch):

@@ -20,7 +20,7 @@ VECTORS: dict[str, tuple[Any, ...]] = dict(VECTOR_C=(1, WIDE), VECTOR_K=(1, WIDE
 MOVES = (1, WIDE)  # VECTOR_C and VECTOR_K are equal; kernels with unequal ones need no more resources
 ACTIVATIONS = ("Identity", "Gelu")  # none, and the one with the most arithmetic; others are compiled when used
 MASKED = dict(MASK=4)  # the mask with the most bits; the other one is compiled when used
-NO_TAP_TABLE = dict(TAP_TABLE=0)  # for filters with more taps than the tile iterators' table holds
+NO_TAP_TABLE = dict(TAP_TABLE=0)  # for filters whose taps do not fit in the tile iterators' table
 FPROP_EPILOGUES: tuple[Mapping[str, Any], ...] = (
     dict(ACTIVATION="Identity"),
     dict(ACTIVATION="Gelu", SAVES_INPUT=1),  # needs more than an activation whose input is not stored
