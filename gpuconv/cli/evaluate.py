@@ -66,7 +66,8 @@ def run(options: argparse.Namespace) -> int:
             raise ValueError(
                 f"the net's classes are {', '.join(trained.classes)}, in this order, received {', '.join(test.classes)}"
             )
-    of_all = f" of {len(train) + len(test):,}; test=1 in --data uses all of them" if train and options.data else ""
+    splits_folder = train and options.data and test.spec.startswith("folder:")
+    of_all = f" of {len(train) + len(test):,}; test=1 in --data uses all of them" if splits_folder else ""
     print_line("data", f"{test.name}: {len(test):,} test images{of_all}")
     if train:
         warn_of_other_data(trained, train, test)
@@ -115,7 +116,7 @@ def _loss(trained: Run) -> tuple[LossLike, str]:
 
 
 def _images(trained: Run, data: str | None, test: str | None) -> tuple[Dataset | Samples | None, Dataset | Samples]:
-    """(train, test) of a run, possibly from another location; (None, test) with --test."""
+    """(train, test) of a run, possibly from another location; (None, test) if the options give only test images."""
     from gpuconv.data import from_spec
 
     with user_errors():

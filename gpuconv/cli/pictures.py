@@ -61,7 +61,7 @@ def first_filters(net: Sequential) -> tuple[str, np.ndarray] | None:
 
     A fully-connected layer is shown as the equivalent convolution, with filters as large as the image.
     """
-    for name, value in net.params().items():
+    for name, value in net.named_parameters():
         weight = backends.to_numpy(value).astype(np.float32)
         if weight.ndim == 4:
             return name.removesuffix(".weight"), weight

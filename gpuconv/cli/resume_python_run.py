@@ -83,7 +83,7 @@ def resume(options: argparse.Namespace, chosen: Record, callbacks: Sequence[Call
     json_output.note(tested=trainer.tested)
     if trainer.interrupted_by:
         return 128 + trainer.interrupted_by
-    end = trainer.tested or history[-1]
+    end = trainer.tested or (history[-1] if history else {})
     for name in ("validation_accuracy", "test_accuracy"):
         if end.get(name) is not None:
             say(f"{name.replace('_', ' ')} {100 * end[name]:.2f}%", "stdout")

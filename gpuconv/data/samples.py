@@ -94,7 +94,7 @@ class Subset(Samples):
 
     def checksum(self) -> str | None:
         parent = self.parent.checksum()
-        return None if parent is None else f"{zlib.crc32(self.indices.data, int(parent, 16)):08x}"
+        return None if parent is None else f"{zlib.crc32(self.indices.tobytes(), int(parent, 16)):08x}"
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)

@@ -44,7 +44,7 @@ class Callback:
         1, the default for a callback with `on_step`, means every step; None means never. For the steps in between,
         `on_step` is still called, but perhaps only after all of them have run.
         """
-        return None if type(self).on_step is Callback.on_step else 1
+        return 1 if _defines(self, "on_step") else None
 
     def on_epoch(self, trainer: TrainerLike, record: Record) -> None:
         """After an epoch of `trainer`. `record`: its number, loss and accuracy, and those of the validation and test

@@ -24,9 +24,9 @@ def text(settings: Record) -> str:
         entries: Iterator[Entry] = ((name, value, "") for name, value in command.items())
     else:
         heading.append(
-            "# A Python program started the run. Entries that are marked exist only in that program: replace"
+            "# A Python program started the run. The command line cannot take the marked entries as they are: replace"
         )
-        heading.append("# them by what the command line takes. Callbacks and metrics of the program are left out.")
+        heading.append("# them. Callbacks, metrics and settings for which there is no option are left out.")
         entries = _of_program(settings)
     return "\n".join([*heading, *(line for entry in entries for line in _lines(*entry))]) + "\n"
 
@@ -55,9 +55,11 @@ def _of_program(settings: Record) -> Iterator[Entry]:
     yield from _optimizer(settings.get("optimizer", {}))
     schedule = settings.get("schedule", "constant")
     yield "schedule", schedule, "" if _can_read(schedules.get, schedule) else own
-    for name in ("plateau", "clip", "ema", "accumulate"):
+    for name in ("plateau", "clip", "ema", "accumulate", "shards"):
         if value := settings.get(name):
             yield name, value, ""
+    if settings.get("sync_batch_norm"):
+        yield "sync_batch_norm", 1, ""
     yield "augment", train.get("augmentation", "none"), ""
     yield _loss(settings.get("loss", "none"))
     yield "precision", settings.get("precision", "float32"), ""

@@ -51,9 +51,9 @@ def expect(name: str, loader: object, net: Layer, loss: object, shards: int = 1,
     classes = outputs[-1]
     largest_label = int(labels[labels != losses.ignored_label(loss)].max(initial=-1))
     classifies = isinstance(loss, (SoftmaxCrossEntropy, SVMHinge)) and (data.labels is None or labels.size)
-    if classifies and name == "train" and min(classes, len(data.classes)) < 2:
-        only = f"{data.name!r} has one class, {[*data.classes, 'none'][0]!r}"
-        what = only if len(data.classes) < 2 else "the net gives one score"
+    has_one_class = len(data.classes) == 1  # 0 if the names of the classes are unknown
+    if classifies and name == "train" and (has_one_class or classes == 1):
+        what = f"{data.name!r} has one class, {data.classes[0]!r}" if has_one_class else "the net gives one score"
         raise DataError(f"{what}: there is nothing to classify; training needs at least two classes")
     if classifies and largest_label >= classes:
         raise DataError(

@@ -37,6 +37,22 @@ def test_every_text_is_read_back_from_the_settings_file(work):
         assert config.read("c.toml") == settings
 
 
+def test_the_settings_file_of_a_python_run_has_its_shards_and_synchronized_batch_norm(work):
+    from gpuconv.cli import config
+    from gpuconv.training import config_file
+
+    stored = {
+        "train": {"name": "digits", "batch_size": 8},
+        "seed": 1,
+        "epochs": 2,
+        "shards": 4,
+        "sync_batch_norm": True,
+    }
+    (work / "c.toml").write_text(config_file.text(stored))
+    read = config.read("c.toml")
+    assert {name: read[name] for name in ("shards", "sync_batch_norm")} == {"shards": 4, "sync_batch_norm": 1}
+
+
 def test_a_settings_file_is_checked_before_anything_is_created(work, capsys):
     for text, message in (
         ("epoch = 3", "unknown setting 'epoch'; did you mean 'epochs'?"),

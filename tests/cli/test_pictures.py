@@ -65,6 +65,14 @@ def test_the_first_filters_may_follow_a_normalization_layer():
     np.testing.assert_array_equal(weight, net.params()["conv1.weight"])
 
 
+def test_the_first_filters_may_be_frozen():
+    net = Sequential([Input((4, 4, 3)), Conv2D(5, 3), Conv2D(6, 1)])
+    net[1].frozen = "weight"
+    name, weight = pictures.first_filters(net)
+    assert name == "conv1"
+    np.testing.assert_array_equal(weight, net[1]["weight"])
+
+
 def test_a_net_without_filters_gets_no_filter_picture(tmp_path):
     for layers_after_input in (
         [MaxPool2D(2)],

@@ -147,6 +147,11 @@ def test_for_a_run_on_arrays_the_command_must_name_the_data(tmp_path, capsys):
     )
 
 
+def test_a_run_of_no_epochs_is_resumed_without_training(tmp_path, capsys):
+    train(tmp_path / "run", epochs=0)
+    assert "(continued)" in on_numpy(capsys, "train", "--resume", tmp_path / "run")
+
+
 def test_the_images_of_a_validation_part_do_not_count_as_other_data(tmp_path, capsys):
     train(tmp_path / "run", epochs=1, validation=0.1, test=gc.data.load("digits")[1])
     assert "warning" not in on_numpy(capsys, "evaluate", tmp_path / "run")

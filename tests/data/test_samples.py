@@ -44,6 +44,12 @@ def test_checksums_differ_for_other_images_labels_files_and_dates(tmp_path):
     assert all(len(text) == 8 and int(text, 16) >= 0 for text in sums)
 
 
+def test_every_subset_of_samples_has_a_checksum_of_its_own():
+    indices = [slice(None), slice(None, None, 2), slice(None, None, -1), slice(4), [0, 2, 4, 6], np.arange(10) > 6]
+    assert len({of_array().subset(each).checksum() for each in indices}) == len(indices)
+    assert of_array().subset(slice(None, None, 2)).checksum() == of_array().subset([0, 2, 4, 6, 8]).checksum()
+
+
 def test_the_file_of_a_memory_mapped_array_is_found(tmp_path):
     np.save(tmp_path / "a.npy", IMAGES)
     array = np.load(tmp_path / "a.npy", mmap_mode="r")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gpuconv.data import Dataset, Loader, Normalization, StreamLoader, sources
+from gpuconv.data import Dataset, Loader, Normalization, Samples, StreamLoader, sources
 from gpuconv.layers import BatchNorm, Conv2D, Flatten, GlobalAvgPool2D, Input, Linear, Sequential
 from gpuconv.losses import SoftmaxCrossEntropy
 from gpuconv.training import SettingsError, Trainer, data_checks, evaluate
@@ -186,6 +186,19 @@ def test_unknown_labels_are_accepted_for_every_net():
     net = Sequential([Input((6, 5, 1)), Flatten(), Linear(1)])
     part = sources.as_data_source(source, "validation", DATA.image_shape, device="numpy", dtype="float32")
     data_checks.expect("validation", StreamLoader(part, 5, normalization=NORMALIZATION), net, SoftmaxCrossEntropy())
+
+
+def test_samples_without_names_of_classes_train_like_a_loader_of_the_same_images():
+    class Unnamed(Samples):
+        def __len__(self):
+            return len(DATA)
+
+        def read(self, indices):
+            return DATA.images[indices], DATA.labels[indices]
+
+    for labels in (None, DATA.labels):
+        samples = Unnamed(name="own", image_shape=DATA.image_shape, dtype=DATA.images.dtype, labels=labels)
+        assert fit(samples).history == fit(DATA).history
 
 
 def test_sizes_that_only_seem_mismatched_are_accepted():

@@ -27,6 +27,9 @@ def test_next_step_is_the_number_of_steps_until_a_callback_has_to_act(tmp_path):
 
     assert [ask(Callback(), 3), ask(Listens(), 3), ask(EarlyStopping(1), 3)] == [None, 1, None]
     assert [ask(SimpleNamespace(), 3), ask(SimpleNamespace(on_step=print), 3)] == [None, 1]
+    callback = Callback()
+    callback.on_step = print
+    assert ask(callback, 3) == 1
     assert [ask(callback, 3) for callback in (Log(tmp_path), Progress(), Curves(tmp_path))] == [None] * 3
     run = RunDirectory(tmp_path)
     assert [ask(Checkpoints(run, 5), steps) for steps in (0, 3, 4, 5, 7)] == [5, 2, 1, 5, 3]
