@@ -30,7 +30,8 @@ _OTHER_HASHES = "{} has hashes of an older version, which the repeated run would
 
 
 class Repetition:
-    """A run that can be repeated on this machine up to a recorded step. Raises UserError if it cannot, saying why.
+    """A run that can be repeated on this machine up to a recorded step. Raises UserError if it cannot, saying why, and
+    OSError or CheckpointError for a file that is missing or damaged.
 
     steps: the number of steps to repeat, from the last checkpoint before that step, or from the start.
     steps_per_epoch: the number of steps in an epoch.

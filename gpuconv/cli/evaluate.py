@@ -66,8 +66,9 @@ def run(options: argparse.Namespace) -> int:
             raise ValueError(
                 f"the net's classes are {', '.join(trained.classes)}, in this order, received {', '.join(test.classes)}"
             )
-    splits_folder = train and options.data and test.spec.startswith("folder:")
-    of_all = f" of {len(train) + len(test):,}; test=1 in --data uses all of them" if splits_folder else ""
+    of_all = ""
+    if train and options.data and test.spec.startswith("folder:"):
+        of_all = f" of {len(train) + len(test):,}; test=1 in --data uses all of them"
     print_line("data", f"{test.name}: {len(test):,} test images{of_all}")
     if train:
         warn_of_other_data(trained, train, test)

@@ -1,6 +1,6 @@
 """Write a trained net as an ONNX file, which other runtimes read.
 
-The model's inputs and outputs have ONNX's layout, N x C x H x W, with batches of any size."""
+The model takes batches of any size. By default its inputs and outputs have ONNX's layout, N x C x H x W."""
 
 from __future__ import annotations
 

@@ -75,8 +75,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     0: done. 1: a check failed, `bisect` found a difference, or one of several images could not be read. 2: an error
     that the user can fix, printed as one line on stderr, or standard output could not be written. 130, 143, 129: ended
-    by Ctrl-C, SIGTERM, SIGHUP. Any other error is a defect of gpuconv and ends with its traceback and status 1; --debug
-    shows a traceback for status 2 too.
+    by Ctrl-C, SIGTERM, SIGHUP. Any other error is a defect of gpuconv and ends with its traceback and status 1; with
+    --debug, an error that the user can fix ends like that too.
     """
     if argv is not None:
         return _main(list(argv))

@@ -129,7 +129,8 @@ def with_recipe(chosen: Record, name: str | None = None) -> Settings:
 
 
 def from_stored(command: Record) -> Settings:
-    """The settings that a command line stored with its run, or the defaults of settings that an older version lacked.
+    """The settings that a command line stored with its run, completed by the defaults of those that an older version
+    lacked.
 
     Raises ValueError or TypeError that names the missing, unknown or wrong setting.
     """

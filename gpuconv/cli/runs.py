@@ -113,7 +113,8 @@ def _net_without_weights(config: Json, model: str) -> Sequential:
 
 def open_run(directory: str | Path, device: str, which: str = "last", model: str | None = None) -> Run:
     """The net of a run directory's "last" or "best" checkpoint, on a device. model: the file that defines some of its
-    layers. Raises UserError if there is no such checkpoint, and CheckpointError if it is corrupt or does not fit."""
+    layers. Raises FileNotFoundError if there is no run, UserError if there is no such checkpoint, and CheckpointError
+    if it is corrupt or does not fit."""
     from gpuconv import checkpoint
     from gpuconv.layers import Layer
     from gpuconv.training import RunDirectory, check_weights, run_schemas

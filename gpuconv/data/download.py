@@ -22,7 +22,8 @@ _PATIENCE = 30  # seconds without a byte
 
 
 def fetch_archive(url: str, directory: Path, *, sha256: str, size: int, progress: bool = True) -> None:
-    """Download the tar file at `url` into `directory`, check its size and SHA-256, unpack it there and remove it.
+    """Download the tar file at `url` into `directory`, check its size and SHA-256, unpack it there and remove the tar
+    file.
 
     An interrupted download continues where it stopped. Each file gets its name only when it is complete. size: in
     bytes; a file of another size is not downloaded, and no more than that is ever stored. progress: show a bar.

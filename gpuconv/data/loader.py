@@ -50,8 +50,9 @@ class Loader:
 
     Raises:
         TypeError: An argument has another type; `Samples` need a `StreamLoader`.
-        ValueError: With drop_last no batch is left, the normalization or the augmentation does not fit the images, or
-            mixup or cutmix would mix labels other than the numbers of known classes.
+        ValueError: An argument is out of its range, with drop_last no batch is left, the normalization or the
+            augmentation does not fit the images, or mixup or cutmix would mix labels other than the numbers of known
+            classes.
     """
 
     _takes: ClassVar[type] = Dataset

@@ -1,8 +1,8 @@
 """Reads pickles without running the code that they name.
 
 A pickle names functions to call, so a crafted one can run any code. Here it may name only the functions that rebuild an
-array, and gets harmless stand-ins for them, which store their arguments. Opcodes that no array needs are refused, and
-no number in the pickle determines an allocation or a nesting depth.
+array, and gets harmless stand-ins for them. Opcodes that no array needs are refused, and no number in the pickle
+determines an allocation or a nesting depth.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ def _build(reader: _Reader) -> None:
 
 
 def _bytes(reader: _Reader) -> None:
-    """Loads a bytearray with the bytes that exist, whatever length the pickle claims."""
+    """Loads a bytearray as bytes: those that exist, whatever length the pickle claims."""
     (size,) = struct.unpack("<Q", reader.read(8))
     reader.append(reader.read(size))
 

@@ -51,7 +51,8 @@ def as_data_source(
     an iterable of batches, their number in an epoch, by default len(data) if it has one. device, dtype, normalize: like
     `length`, arguments of `Batches`, which other data do not need.
 
-    Raises TypeError for data that is none of `ACCEPTED`, and ValueError for data that is empty.
+    Raises TypeError for data that is none of `ACCEPTED` or has another dtype, and ValueError for data that is empty,
+    and for images or labels that are not accepted.
     """
     if isinstance(data, (Dataset, Samples)) or hasattr(data, "epoch"):
         return data

@@ -99,7 +99,7 @@ class Checkpoints(Callback):
 
 class Curves(Callback):
     """Draw loss and accuracy by epoch: when the run ends, and after each epoch that ends at least `seconds` after the
-    previous drawing.
+    start or the previous drawing.
 
     If drawing fails, the run continues, and the reason is printed, unless it is the same as before or the run failed.
     """

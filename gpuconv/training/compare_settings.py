@@ -91,7 +91,8 @@ def _as_written_now(settings: Record) -> Record:
 
 def differences(stored: object, current: object, name: str = "") -> list[str]:
     """The differences between two JSON values in words, such as "optimizer.lr is 0.1 there and 0.2 here"; "there" is
-    `stored`. An entry that only one of them has is a difference, too."""
+    `stored`. An entry that only one of them has is a difference, too. Of two lists of different lengths, only the first
+    entry that differs and the lengths are named."""
     if isinstance(stored, dict) and isinstance(current, dict):
         keys = [*stored, *(key for key in current if key not in stored)]
         return [

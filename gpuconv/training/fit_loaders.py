@@ -36,11 +36,12 @@ def loaders(
 ) -> Loaders:
     """A loader for each data set, in order. The first one is for training; others may be None, which stays None.
 
-    Only the first one is shuffled. uint8 images are normalized by `normalization`, by default with the statistics of
-    the first one. steps_per_epoch: the number of batches in an epoch of the first one, if it is an iterable of batches,
-    by default its length. Raises TypeError if no loader can be made from the data, or if those statistics are unknown,
-    and ValueError if the first one has another number of batches than `steps_per_epoch`, for a fraction as "validation"
-    that is not between 0 and 1, or for floats that do not look normalized, although the net's other images are.
+    Only the first one is shuffled. Its uint8 images, unless it is a `Loader`, are normalized by `normalization`, by
+    default with their own statistics; those of the others are normalized as the first one's. steps_per_epoch: the
+    number of batches in an epoch of the first one, if it is an iterable of batches, by default its length. Raises
+    TypeError if no loader can be made from the data, or if the normalization of uint8 images is unknown, and ValueError
+    if the first one has another number of batches than `steps_per_epoch`, for a fraction as "validation" that is not
+    between 0 and 1, or for floats that do not look normalized, although the net's other images are.
     """
     if normalization is not None:
         expect_normalization(normalization, net.input_shape)
@@ -201,8 +202,8 @@ def set_image_notes(
     loader: object,
     normalization: Normalization | None = None,
 ) -> None:
-    """Set the net's normalization and the names of its classes. Names that the net has stay if the data have none, or
-    only numbers.
+    """Set the net's normalization and the names of its classes. The net's names, one for each of its scores, stay
+    unless the data have as many names that are not only numbers.
 
     normalization: the one by which the caller normalized floats, if known."""
     net.normalization = getattr(loader, "normalization", None) or normalization

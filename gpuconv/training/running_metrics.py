@@ -55,7 +55,7 @@ class Totals:
         self.array = backends.zeros((5 if self.weighted else 4,), np.float64, device)
 
     def divisor_in(self, sums: Array) -> Array | None:
-        """The divisor of the loss, as a view of one of `sums`, if it depends on the labels; else None."""
+        """The divisor of the loss, as a view of one number in `sums`, if it depends on the labels; else None."""
         return sums[4:5] if self.weighted else sums[2:3] if self.ignores else None
 
     def add(self, loss: Array, scores: Array, labels: Array, criterion: object = None) -> None:

@@ -194,7 +194,7 @@ def _weights(trainer: RunState) -> dict[str, np.ndarray]:
 
 
 def _flat(settings: Record) -> Record:
-    """The settings flattened to names and plain values, without the net's layers."""
+    """The settings flattened to names and plain values, without the net and the options."""
     flat: Record = {}
     for name, value in settings.items():
         if name in ("net", "options"):

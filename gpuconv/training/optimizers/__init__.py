@@ -31,8 +31,9 @@ def get(optimizer: str | Optimizer, **settings: Any) -> Optimizer:
     parameters ("filters -> muon:lr=0.02; * -> sgd:lr=0.05", see `Groups`). An optimizer is returned as it is.
 
     settings: arguments of its class, which override the short form. Raises ValueError for an unknown name (the nearest
-    known one is named), for an unknown setting or one out of its range, and for settings given with an optimizer that
-    is already built; TypeError for a setting of another type, and if `optimizer` is neither text nor an optimizer.
+    known one is named), for an unknown setting or one out of its range (including a flag that is neither true nor
+    false), and for settings given with an optimizer that is already built; TypeError for another setting of a wrong
+    type, and if `optimizer` is neither text nor an optimizer.
     """
     if isinstance(optimizer, Optimizer):
         if settings:

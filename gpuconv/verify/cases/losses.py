@@ -74,7 +74,8 @@ def _soft(labeled: Make) -> Make:
 
 
 def _weighted(labeled: Make) -> Make:
-    """The arguments of `labeled` with class weights, in the accumulation dtype, and the ignored label in some rows."""
+    """The arguments of `labeled` with class weights, in the accumulation dtype, and with the ignored label, if there is
+    one, in some rows."""
 
     def make(rng: np.random.Generator, dtype: np.dtype) -> Arguments:
         (scores, labels), options = labeled(rng, dtype)
