@@ -185,7 +185,7 @@ def test_the_first_filters_are_whitened_unless_a_checkpoint_holds_them(monkeypat
             np.testing.assert_array_equal(seen.pop(), Normalization.from_dataset(train)(train.images[:5]))
 
 
-def test_a_run_ended_by_a_signal_exits_with_that_status(monkeypatch, drawn, tmp_path, capsys):
+def test_a_run_ended_by_a_signal_exits_with_128_plus_its_number(monkeypatch, drawn, tmp_path, capsys):
     step_on = Trainer.step_on
 
     def signaled(self, batches, **options):

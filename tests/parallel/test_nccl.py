@@ -167,7 +167,7 @@ def test_two_ranks_on_one_gpu_are_named():
         on_ranks(2, partial(trained, shards=2))
 
 
-def test_an_engine_refuses_a_device_of_the_other_engine_and_names_that_one():
+def test_an_engine_refuses_a_device_of_the_other_engine_and_names_that_engine():
     with pytest.raises(ValueError, match="NCCL sums arrays of GPUs, and the net is on numpy; parallel='mpi'"):
         Trainer(toy_run.net(), parallel=NCCL(messages=Ranks()))
     ranks = MPI.__new__(MPI)

@@ -14,7 +14,7 @@ from tests.training import toy_run
 
 @pytest.mark.parametrize("ignore_index", [None, 1])
 def test_a_loss_with_class_weights_is_one_weighted_mean_over_all_images(ignore_index):
-    """The loss is the weighted mean over all images, as in PyTorch, for any batch size; the accuracy counts images."""
+    """As in PyTorch, ignored labels do not count. The batch size does not matter, and the accuracy has no weights."""
     net, data = toy_run.net(), toy_run.images(22)
     weight = np.array([1, 5, 0.25], np.float32)
     loss = SoftmaxCrossEntropy(weight=weight, ignore_index=ignore_index)
