@@ -1,4 +1,4 @@
-"""A rank that fails, hangs, is stopped or dies: all ranks end, the failed one is named, and the run can be resumed."""
+"""A rank that fails, hangs, is suspended or dies: all ranks end, an error names it, and the run can be resumed."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""Stored runs, and a count of captured graphs."""
+"""Stored runs, and counts of captured launches and of replays."""
 
 import pytest
 

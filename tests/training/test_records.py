@@ -1,4 +1,4 @@
-"""The records of a run: means over steps, metrics of held-out data, and when they are read from the device."""
+"""The records of a run: means over samples, metrics of held-out data, and when the totals are read from the device."""
 
 import json
 
