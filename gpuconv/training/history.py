@@ -17,8 +17,11 @@ class History(list[Record]):
             return "<p>no epoch yet</p>"
         from gpuconv.text.html import chart, table
 
-        plain = {name: value for name, value in self[-1].items() if isinstance(value, (int, float)) or value is None}
-        names = [name for name in plain if name not in ("step", "epoch")]
+        names = [
+            name
+            for name in self[-1]
+            if name not in ("step", "epoch") and any(isinstance(record.get(name), (int, float)) for record in self)
+        ]
         places = range(len(self))
         left_out = len(self) > MAX_ROWS
         chosen = [*places[: MAX_ROWS // 2], *places[-MAX_ROWS // 2 :]] if left_out else [*places]

@@ -59,7 +59,7 @@ def test_a_run_of_train_is_shown_and_not_changed(served, tmp_path):
     assert {path.name: path.read_bytes() for path in run.iterdir()} == before
 
 
-def test_invalid_options_are_refused_before_anything_is_created(served, capsys, monkeypatch):
+def test_invalid_options_are_refused_before_anything_is_created(served, capsys, monkeypatch, tmp_path):
     for options, message in [
         (["nowhere"], "nowhere holds no run"),
         (["--repeat", "nowhere"], "nowhere holds no run"),
@@ -78,3 +78,4 @@ def test_invalid_options_are_refused_before_anything_is_created(served, capsys, 
     assert main(["live"]) == 2
     assert "needs starlette and uvicorn: python -m pip install 'gpuconv[live]'" in capsys.readouterr().err
     assert served == []
+    assert not [*tmp_path.iterdir()]
