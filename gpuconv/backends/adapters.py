@@ -90,15 +90,16 @@ def synchronize(device: str = "numpy") -> None:
 
 
 def same_bits(device: str) -> AbstractContextManager[None]:
-    """A context in which ops on a device give the same bits on any number of cores, and on every GPU of one compute
-    capability. On "emulated" it does nothing: the order of a kernel's sums depends only on the shapes."""
+    """A context in which ops on a device give the same bits on every GPU of one compute capability or, on "numpy",
+    on any number of cores, if threadpoolctl can set the threads of NumPy's BLAS. On "emulated" it does nothing: the
+    order of a kernel's sums depends only on the shapes."""
     adapter = adapter_of(device)
     return adapter.same_bits() if hasattr(adapter, "same_bits") else nullcontext()
 
 
 def identity(device: str) -> str:
-    """What determines the bits of a device's results, besides gpuconv: its name and, for "numpy", NumPy's version and
-    number of threads; for others, their description."""
+    """What determines the bits of a device's results, besides gpuconv and the processor: the device's name and, for
+    "numpy", NumPy's version and the number of threads; for others, their description."""
     adapter = adapter_of(device)
     details = adapter.identity() if hasattr(adapter, "identity") else adapter.description
     return f"{adapter.name}: {details}"

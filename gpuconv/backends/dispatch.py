@@ -52,7 +52,7 @@ _watcher: Callable[..., object] | None = None
 def watch_calls(call: Callable[..., object]) -> Iterator[None]:
     """A context in which ops call their backend through ``call(function, *arrays, **options)``, which returns what the
     function returns. It holds for all threads. The op calls `call` directly, so the local variables of the calling
-    frame are the op's arguments. Raises RuntimeError inside another such context."""
+    frame include the op's arguments. Raises RuntimeError inside another such context."""
     global _watcher
     if _watcher is not None:
         raise RuntimeError("the ops are watched already, by a shadow oracle, an explanation or a bisection")
@@ -73,9 +73,9 @@ def backend_of(
 ) -> type[Backend]:
     """The backend that serves a call on these arrays.
 
-    arrays, lists: arguments that are arrays, or lists of arrays. optional, optional_lists: the same for arguments that
-    may be None; optional_lists are read only if there are lists. numbers: arguments that are a number or an array of
-    one number.
+    arrays: arguments that are arrays. lists: those that are lists of arrays. optional, optional_lists: the same, for
+    arguments that may be None; optional_lists are read only if there are lists. numbers: arguments that are a
+    number or an array of one number.
 
     Raises TypeError, naming the argument, if the arrays live on several devices, and for a masked array, an array in
     the other byte order, an array that does not hold numbers, and anything that is not an array.

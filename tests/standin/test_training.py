@@ -6,9 +6,10 @@ import contextlib
 import gc as gc_module
 from typing import ClassVar
 
+import numpy as np
 import pytest
 
-from gpuconv import checkpoint
+from gpuconv import backends, checkpoint, ops
 from gpuconv.backends.cuda import ops as cuda_ops
 from gpuconv.data import Augmentation, Loader, Normalization
 from gpuconv.layers import (
@@ -204,3 +205,13 @@ def test_repeated_runs_need_no_more_memory_or_streams(schedule):
             gc_module.collect()
             used.append((len(machine.queues), machine.allocated))
         assert used[1] == used[2]
+
+
+def test_clipping_of_empty_gradients_never_reads_freed_memory():
+    with standin.installed(("90",)):
+        grads, clipped = [backends.zeros((0, 2), np.float32, "cuda:0")], backends.zeros((4,), np.float64, "cuda:0")
+        for _ in range(4):
+            ops.clip_norm(clipped, grads, max_norm=1.0)
+            assert backends.to_numpy(clipped).tolist() == [1, 1, 0, 0]
+            reused = [backends.asarray(np.full(1, np.nan, np.float32), "cuda:0") for _ in range(8)]
+            assert all(map(np.isnan, map(backends.to_numpy, reused)))

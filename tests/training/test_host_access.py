@@ -84,6 +84,7 @@ HOST_ACCESSES = {  # by the name that the error gives
     "numpy.sum": lambda x: np.sum(x),
     "copy": lambda x: x.copy(),
     "fill": lambda x: x.fill(0),
+    "setfield": lambda x: x.setfield(0, np.float32),
     "__getitem__": lambda x: x[0, 0],
     "__float__": lambda x: float(x[0, :1].reshape(())),
     "__setitem__": lambda x: x.__setitem__(0, 1),

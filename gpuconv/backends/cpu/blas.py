@@ -1,4 +1,4 @@
-"""NumPy's BLAS: its libraries, the processor for which it chose its kernels, and whether these leave AVX-512 unused."""
+"""The loaded BLAS libraries, the processor for which they chose kernels, and whether these leave AVX-512 unused."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ WITHOUT_AVX512 = "slow: this processor has AVX-512, which OpenBLAS leaves unused
 
 @functools.cache
 def libraries() -> list[Any]:
-    """The threadpoolctl controllers of NumPy's BLAS; empty without threadpoolctl."""
+    """The threadpoolctl controllers of the BLAS libraries that are loaded at the first call: NumPy's, and for example
+    SciPy's; empty without threadpoolctl."""
     try:
         from threadpoolctl import ThreadpoolController
     except ImportError:

@@ -160,8 +160,8 @@ def _gradient(dy, x, windows, groups) -> np.ndarray:
 
 
 class _Blocks:
-    """The windows of x in blocks, each for one product, the largest first: several images if their copies are small
-    enough, else at least one row p of one image. Yields a block's images, its rows and their view."""
+    """The windows of x in blocks, each for one product, the largest first: one or more images if a copy of one is
+    small enough, else one or more rows p of one image. Yields a block's images, its rows and their view."""
 
     def __init__(self, x: np.ndarray, windows: Windows, budget: int) -> None:
         count, image_bytes = windows.count[0], max(1, windows.copied_bytes(x[:1]))

@@ -88,7 +88,8 @@ def _run(work: Callable[..., Result], parts: Sequence[Sequence[object]]) -> list
 def fixed_parts() -> Iterator[None]:
     """A context in which ops have the same bits on any number of cores, with the same NumPy and BLAS.
 
-    Each call of BLAS uses one thread. Ops in threads outside the context wait until it ends.
+    Each call of BLAS uses one thread, if threadpoolctl can set this; otherwise the bits may differ. Ops in threads
+    outside the context wait until it ends.
     """
     if _fixed.get() or _inside.get():
         yield

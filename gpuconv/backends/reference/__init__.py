@@ -1,8 +1,8 @@
 """The oracle: the definition of every op in plain NumPy. Within `with gpuconv.oracle():` ops on NumPy arrays run it.
 
-An op widens its arrays to float64, computes its formula and rounds once to the arrays' dtype. Where all devices must
-give the same bits (random numbers, dropout, batches, a digest's hash), it uses the arithmetic that the op's docstring,
-`gpuconv.random` or `batch` here states. Nothing here is fast. Begin reading with `conv`.
+An op widens its arrays to float64, computes its formula and rounds once to the arrays' dtype (also in between, where
+its docstring says so). Where all devices must give the same bits (random numbers, dropout, batches, a digest's hash),
+it uses the arithmetic that the docstring, `gpuconv.random` or `batch` here states. Begin with `conv`.
 
 Arguments are already checked, and sizes come as a problem (`gpuconv.problems`).
 """

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from gpuconv.backends.cuda import emulator
-from gpuconv.backends.cuda.runtime.rows import rows_to_sum
+from gpuconv.backends.cuda.runtime.rows import rows_of, rows_to_sum
 
 
 @pytest.mark.parametrize(
@@ -25,3 +25,15 @@ def test_a_slice_is_copied_if_only_the_copy_allows_wide_packs(channels, count, c
     assert np.may_share_memory(np.asarray(flat), np.asarray(volume)) != copied
     read = np.lib.stride_tricks.as_strided(np.asarray(flat), (3, length), (4 * pitch, 4))
     np.testing.assert_array_equal(read, np.asarray(inside))
+
+
+def test_rows_that_are_not_whole_elements_apart_are_copied():
+    """Such as those of one field of packed records."""
+    records = emulator.zeros((4 * 13,), np.uint8).view(np.dtype([("rows", np.float32, 3), ("flag", np.uint8)]))
+    rows = records["rows"]
+    numbers = np.arange(12, dtype=np.float32).reshape(4, 3)
+    rows[...] = emulator.asarray(numbers)
+    assert rows.strides == (13, 4)
+    flat, pitch = rows_of(rows)
+    assert pitch == 3
+    np.testing.assert_array_equal(np.asarray(flat), numbers)

@@ -107,7 +107,7 @@ _HOST_ONLY = """
     __setitem__ __bool__ __int__ __float__ __index__ __complex__ __contains__ __repr__ __str__ __format__
     __dlpack__ all any argmax argmin argpartition argsort astype byteswap choose clip compress
     conj conjugate cumprod cumsum dot dump dumps fill flatten item max mean min nonzero partition prod put repeat
-    resize round searchsorted sort std sum take tobytes tofile tolist trace var
+    resize round searchsorted setfield sort std sum take tobytes tofile tolist trace var
 """
 for _name in _HOST_ONLY.split():
     setattr(EmulatedArray, _name, _host_only(_name))

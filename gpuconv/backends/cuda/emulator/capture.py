@@ -24,7 +24,7 @@ def device_only() -> Iterator[None]:
     """A context in which any read, write, copy or wait by the host through an emulated array or `gpuconv.backends`
     raises HostAccessError; kernels, views and new, unwritten arrays are allowed.
 
-    It cannot detect access through a plain `numpy.asarray(array)`.
+    It cannot detect access through the array's buffer, as by `numpy.asarray(array)` or `array.flat`.
     """
     token = _off_limits.set(True)
     try:

@@ -35,7 +35,7 @@ _BLOCK_CLOCKS, _INSTRUCTION_CLOCKS, _HMMA_CLOCKS = 1916, 1.671, 3.319
 _SINGLE_LOADS = 3  # factor on the instructions of wgrad's tiles that load x one number at a time, as in a first layer
 _BYTES_PER_CLOCK = 4.256e12 / 1.98e9 / _MULTIPROCESSORS  # of a multiprocessor: the model's copy rate and clock
 _SECOND_LAUNCH_CLOCKS = 2344  # clocks until the reduction after split-K starts; not confirmed by a record
-_SHORTEST_SPLIT = 128  # the least depth of a split
+_SHORTEST_SPLIT = 128  # the least depth of a split, except the last
 
 _TILE_SCHEDULER = np.dtype(
     [("across", FAST_DIVMOD), ("down", FAST_DIVMOD), ("depth_per_split", np.int32), ("tiles", np.int32)], align=True
@@ -49,7 +49,7 @@ class Plan:
     across, down: the tiles along n and m, rounded up to whole clusters, so the last ones may have no columns or no
     rows. tiles: their number in all batches. cost: the estimated time, in multiply-adds of one multiprocessor.
     smem_bytes: dynamic shared memory per block. blocks: number of thread blocks of a split; each takes one or several
-    tiles. proof: how a GPU proved it, as text for people; "" if it needs no proof.
+    tiles. proof: how a GPU proved it, as text for people; "" if it has none.
     """
 
     algorithm: Algorithm
@@ -208,7 +208,7 @@ def _main_loop_cost(product: Product, algorithm: Algorithm, blocks: int, depth: 
 
 def _splits(product: Product, tiles: int) -> list[int]:
     """1, and values of split_k that give all multiprocessors about the same number of blocks, within the workspace and
-    with at least _SHORTEST_SPLIT of the depth each."""
+    with at least _SHORTEST_SPLIT of the depth in each but the last."""
     within = LARGEST_WORKSPACE // partials_bytes(product, 1)
     most = max(1, min(product.k // _SHORTEST_SPLIT, within, MAX_GRID[1]))
     full = {_MULTIPROCESSORS * blocks // tiles for blocks in range(1, 9)}

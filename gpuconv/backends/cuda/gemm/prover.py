@@ -146,7 +146,7 @@ class Prover:
 
 
 def _checked(answer: Record | None, subject: str) -> Answer | None:
-    """A complete answer to the question about this subject, or None."""
+    """A complete answer that is about this subject or UNABLE; else None."""
     if not isinstance(answer, Mapping) or set(answer) != {"of", "status", "reason", "seconds"}:
         return None
     status, reason, seconds = answer["status"], answer["reason"], answer["seconds"]

@@ -6,7 +6,7 @@ source. After an edit of a kernel, or if the entry is damaged, the candidates ar
 differently on two machines, or after the cache was cleared, and results may then differ in the order of their sums; the
 bits of a given choice never do.
 ``GPUCONV_AUTOTUNE=0`` uses the cost model's choice instead, which does not depend on measurements, for all products
-that the process has not measured yet. Training on shards always uses the cost model's choice.
+for which the process has not chosen yet. Training on shards always uses the cost model's choice.
 
 During a stream capture nothing is timed: an earlier choice is used, or the cost model's.
 

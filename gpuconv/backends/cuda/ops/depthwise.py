@@ -52,7 +52,7 @@ def fprop(
     *,
     tf32: bool,
 ) -> None:
-    """Write y. x, x_pitch: the results of `rows.rows_of`."""
+    """Write y. x, x_pitch: rows with a pitch."""
     n, p, q, k = problem.y_shape
     if y.size:
         flat, pitch = rows_of(y)
@@ -64,7 +64,7 @@ def fprop(
 
 
 def dgrad(dx: Array, dy: Array, pitch: int, w: Array, problem: Conv2dProblem, *, tf32: bool, accumulate: bool) -> None:
-    """Write dx, or add to it. dy, pitch: the results of `rows.rows_of`."""
+    """Write dx, or add to it. dy, pitch: rows with a pitch."""
     (n, h, across, c), stride_w = problem.x_shape, problem.stride[1]
     if dx.size:
         flat, x_pitch = rows_of(dx)
@@ -77,7 +77,7 @@ def dgrad(dx: Array, dy: Array, pitch: int, w: Array, problem: Conv2dProblem, *,
 def wgrad(
     dw: Array, dy: Array, pitch: int, x: Array, x_pitch: int, problem: Conv2dProblem, *, tf32: bool, accumulate: bool
 ) -> None:
-    """Write dw, or add to it. dy, pitch, x, x_pitch: the results of `rows.rows_of`."""
+    """Write dw, or add to it. dy, pitch, x, x_pitch: rows with a pitch."""
     (n, p, _, k), dtype = problem.y_shape, dy.dtype
     if not dw.size:
         return

@@ -163,13 +163,13 @@ def update_loss_scale(scaling: Array, grads: Sequence[Array], *, growth: float, 
 
 def _extents_to_read(grads: Sequence[Array], like: Array) -> tuple[Array, int, Sequence[Array]]:
     """The table of all gradients that are not empty (of a single zero if there are none), the number of blocks, and the
-    arrays that the table points to: some may be copies, which must live until the launch."""
+    arrays that the table points to: some may be new, and must live until the launch."""
     extents, read = _extents_of.get(grads), grads
     if extents is None:
-        nonempty = [grad for grad in grads if grad.size] or [zeros((1,), np.float32, like=like)]
-        read = contiguous(*nonempty)
+        nonempty = [grad for grad in grads if grad.size]
+        read = contiguous(*nonempty or [zeros((1,), np.float32, like=like)])
         extents = _table(_extents, {"numbers": read})
-        if all(a is b for a, b in zip(nonempty, read)):
+        if nonempty and all(a is b for a, b in zip(nonempty, read)):
             _extents_of.keep(grads, extents)
     return extents, _blocks(extents), read
 

@@ -38,7 +38,9 @@ def pitch_of(array: Array) -> int | None:
             pitch_bytes, expected = pitch_bytes or stride, size * stride
     itemsize = array.dtype.itemsize
     dense = last_stride == itemsize or length == 1
-    return pitch_bytes // itemsize if dense and pitch_bytes and pitch_bytes >= length * itemsize else None
+    if not dense or pitch_bytes is None or pitch_bytes < length * itemsize or pitch_bytes % itemsize:
+        return None
+    return pitch_bytes // itemsize
 
 
 def is_aligned(alignment: int, *arrays: Array | None) -> bool:
