@@ -52,7 +52,7 @@ def _mean(scores, losses, slopes, grad_scale, out):
 
 
 def _right_answers(scores: np.ndarray, labels: np.ndarray, ignored: int | None = None) -> np.ndarray:
-    """(N, classes), True at each label that is not ignored. Raises ValueError for another label that is not a class."""
+    """(N, classes), True at each label that is not ignored. Raises ValueError for others that are not classes."""
     expect_within("labels", labels, scores.shape[1], but=ignored)
     return (labels[:, None] == np.arange(scores.shape[1])) & (labels[:, None] != ignored)
 

@@ -82,7 +82,7 @@ def enabled() -> bool:
 
 
 model_chooses = ContextVar("the cost model chooses, whatever was measured", default=False)
-in_trial = ContextVar("launches that are timed to choose an algorithm are not work of the caller", default=False)
+in_trial = ContextVar("the current launches are timed to choose an algorithm", default=False)
 
 _product_list: ContextVar[list[Product] | None] = ContextVar("computed products are added to this", default=None)
 
