@@ -82,8 +82,8 @@ def _kind(word: str) -> str:
 
 @dataclass(frozen=True)
 class Violation:
-    """The first call beyond its bound; if both sides have one in the same step, A's. side: 0 for A, 1 for B. layer: ""
-    outside layers. direction: also "update" or "outside of layers". parameter: for an update, the parameter with the
+    """The first call beyond its bound; if both sides have one in the same step, A's. side: 0 for A, 1 for B. step:
+    counted from 1 at the first compared step. layer: "" outside layers. direction: also "update" or "outside of layers". parameter: for an update, the parameter with the
     wrong value, else "". worst: the element whose error is the largest share of its bound. other: the other side's
     value of this element, from the same inputs; NaN if the result there has another shape. other_share: the error of
     `other` as a share of the bound."""
@@ -158,10 +158,12 @@ class _Judge:
         self.trainer, self.steps = trainer, steps
         self.shares: dict[str, float] = {}
         self.calls = self.skipped = self.updates = 0
+        self.before = trainer.steps  # those of an earlier `fit` are not counted
 
     def __call__(self, data: DataLike, **fit: Any) -> None:
+        epochs = self.trainer.epoch + self.steps  # enough: an epoch has at least one step
         with tracked_layer() as self.place:
-            self.trainer.fit(data, epochs=self.steps, callbacks=[self], progress=False, **fit)
+            self.trainer.fit(data, epochs=epochs, callbacks=[self], progress=False, **fit)
         if self.trainer.interrupted_by:
             raise KeyboardInterrupt
 
@@ -172,7 +174,7 @@ class _Judge:
 
     def on_step(self, trainer: Trainer, record: Record | None) -> None:
         self.updates = 0
-        if trainer.steps >= self.steps:
+        if trainer.steps - self.before >= self.steps:
             trainer.stop("enough steps")
 
     def judge(self, call: Call) -> None:
@@ -189,7 +191,7 @@ class _Judge:
         if worst.wrong:
             parameter = self.parameter(worst.result) if update else ""
             place = layer, direction or ("update" if update else "outside of layers")
-            raise _FirstViolation(self.trainer.steps + 1, place, call, parameter, worst)
+            raise _FirstViolation(self.trainer.steps - self.before + 1, place, call, parameter, worst)
 
     def parameter(self, result: str) -> str:
         """The parameter's name for an entry of an update's lists, such as "params[3]"; "" for another result."""
@@ -206,7 +208,7 @@ def bisect(
     Args:
         a, b: The trainers, of equal nets.
         data: As in `Trainer.fit`.
-        steps: The number of steps.
+        steps: The number of steps, on from those that a trainer has done before.
         kernels: .cu files that B uses in place of the shipped files of the same names, as in `gpuconv.lab`.
         fit: Further arguments of `Trainer.fit`, such as batch_size.
 

@@ -32,9 +32,11 @@ class Mailbox:
     def is_empty(self) -> bool:
         return self._queue.empty()
 
-    def answer(self, do: Callable[[str, Record], object], *, wait: bool = False) -> None:
-        """Answer the pending requests. wait: wait for at least one."""
-        while wait or not self._queue.empty():
+    def answer(
+        self, do: Callable[[str, Record], object], *, until: Callable[[], bool] = lambda: False, wait: bool = False
+    ) -> None:
+        """Answer the pending requests until `until()` is true; the others stay. wait: wait for at least one."""
+        while not until() and (wait or not self._queue.empty()):
             request = self._queue.get()
             wait = False
             if request is None:

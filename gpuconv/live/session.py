@@ -109,6 +109,7 @@ class Session(LiveRun, Callback):
                 self._train()
             while self._next and not self._closing:
                 self._do_next()
+                self._serve()  # requests that came with the one that ended the segment
             if self.phase != TRAINING and not self._steps_allowed and not self._closing:
                 self._serve(wait=not self.view.attribution.unfinished)
 
@@ -118,8 +119,7 @@ class Session(LiveRun, Callback):
         try:
             self.segment.fit(self.run_dir, self._resume, [self])
         except Exception as error:  # any error: the page shows it, and a new run can be started
-            self.phase, self.message = FAILED, str(error) or type(error).__name__
-            self.say(f"failed: {self.message}")
+            self._fail(error)
         else:
             if self.trainer.stop_reason == FINISHED:
                 self.phase, self._steps_allowed = ENDED, 0
@@ -136,14 +136,25 @@ class Session(LiveRun, Callback):
         try:
             assert do is not None
             do()
+            self._repeat_changes()
         except Exception as error:
-            self.phase, self.message = FAILED, str(error) or type(error).__name__
-            self.say(f"failed: {self.message}")
+            self._fail(error)
         self._show_all()
 
+    def _fail(self, error: Exception) -> None:
+        self.phase, self.message, self._steps_allowed = FAILED, str(error) or type(error).__name__, 0
+        self.say(f"failed: {self.message}")
+
+    def _repeat_changes(self) -> None:
+        """Make the changes to repeat that are due; while a segment runs, only the first, which ends it."""
+        while self._repeat and self.trainer.steps >= self._repeat[0][0] and not self._next:
+            self.change(self._repeat.popleft()[1])
+
     def _serve(self, wait: bool = False) -> None:
-        """Answer the pending requests. wait: wait for at least one."""
-        self._mailbox.answer(lambda name, arguments: getattr(self, name)(**arguments), wait=wait)
+        """Answer the pending requests, up to one that ends the segment. wait: wait for at least one."""
+        self._mailbox.answer(
+            lambda name, arguments: getattr(self, name)(**arguments), until=lambda: self._next is not None, wait=wait
+        )
         if self.phase != TRAINING:
             self.view.budget.make_due("state", "map")  # the run waits for requests, so this delays no step
             self._show()
@@ -185,8 +196,7 @@ class Session(LiveRun, Callback):
         """Make the changes that are due, show the run and answer requests; while the run is paused, wait here."""
         begun = time.perf_counter()
         waited = 0.0
-        if self._repeat and trainer.steps >= self._repeat[0][0]:
-            self.change(self._repeat.popleft()[1])
+        self._repeat_changes()
         if self._answers_after_step:
             self._steps_allowed = max(0, self._steps_allowed - 1)
             if self.hub.clients:

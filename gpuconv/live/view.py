@@ -4,6 +4,7 @@ hub."""
 from __future__ import annotations
 
 import logging
+import math
 from collections import deque
 from collections.abc import Callable
 
@@ -125,18 +126,21 @@ class View:
         self.budget.make_due("picture", "state", "map")
 
     def explain(self, segment: Segment, layer: str, at: list[int]) -> Record:
-        """The explanation of how one activation of the image is computed."""
+        """The explanation of how one activation of the image is computed, as JSON values (see `_number`)."""
         found = explain(segment.net, snapshots.normalize_images(segment, self.image[None]), layer, at)
-        terms = [{"at": t.at, "input": t.input, "weight": t.weight, "product": t.product} for t in found.terms]
+        terms = [
+            {"at": t.at, "input": _number(t.input), "weight": _number(t.weight), "product": _number(t.product)}
+            for t in found.terms
+        ]
         weight = None if found.weight is None else found.weight.reshape(found.window.shape)
         return {
             "text": str(found),
             "kind": found.kind,
             "terms": terms,
-            "value": found.value,
-            "total": found.total,
-            "bias": found.bias,
-            "error": found.error,
+            "value": _number(found.value),
+            "total": _number(found.total),
+            "bias": _number(found.bias),
+            "error": _number(found.error),
             "window": _grid(found.window),
             "weight": None if weight is None else _grid(weight),
             "channels": found.window.shape[2] if found.window.ndim == 3 else 1,
@@ -148,8 +152,12 @@ class View:
         return image, int(self.sets.test.labels[number]), f"test image {number}"
 
 
-def _grid(values: np.ndarray) -> list[list[float]]:
+def _grid(values: np.ndarray) -> list[list[float | str]]:
     """The first channel of a window, or a vector as one row; at most GRID rows and columns."""
-    finite = np.where(np.isfinite(values), values, 0.0)
-    rows = finite[:, :, 0] if finite.ndim == 3 else finite.reshape(1, -1)
-    return rows[:GRID, :GRID].tolist()
+    rows = values[:, :, 0] if values.ndim == 3 else values.reshape(1, -1)
+    return [[_number(value) for value in row] for row in rows[:GRID, :GRID].tolist()]
+
+
+def _number(value: float) -> float | str:
+    """The number, but NaN and infinities, which JSON lacks, as text: "nan", "inf" or "-inf"."""
+    return value if math.isfinite(value) else str(float(value))

@@ -36,6 +36,23 @@ def test_all_precisions_agree_with_float32():
     assert str(outcome).startswith("agree over 3 steps: ")
 
 
+def test_trainers_that_have_trained_before_are_compared_for_as_many_further_steps(monkeypatch):
+    a, b = trainer(), trainer()
+    a.fit(DATA, epochs=3, batch_size=8, progress=False)
+    fresh, trained = (bisect(each, trainer(), DATA, steps=2, batch_size=8).calls[0] for each in (trainer(), a))
+    assert fresh == trained
+    assert a.steps == 3 * 4 + 2
+    correct = cpu.conv.conv2d
+
+    def wrong(*arrays, **options):
+        result = correct(*arrays, **options)
+        return result + np.float32(0.125) if b.steps == 1 else result
+
+    monkeypatch.setattr(cpu.conv, "conv2d", wrong)
+    violation = bisect(a, b, DATA, steps=3, batch_size=8).violation
+    assert (violation.side, violation.step, violation.op) == (1, 2, "conv2d")
+
+
 @pytest.mark.kernels
 def test_numpy_and_emulated_agree_although_the_emulated_side_is_fused():
     outcome = bisect(trainer(), trainer("emulated"), DATA, steps=2, batch_size=8)

@@ -13,6 +13,7 @@ pytest.importorskip("starlette")
 from gpuconv import backends, checkpoint
 from gpuconv.layers import BatchNorm, Conv2D, Flatten, Linear, MaxPool2D, ReLU
 from gpuconv.live import attribution, pictures
+from gpuconv.live.segment import Segment
 from gpuconv.live.session import PAUSED
 from tests import standin
 from tests.live.sessions import CONV, HubWithClient, do, wait_for
@@ -90,6 +91,22 @@ def test_a_diverged_run_is_reported_and_can_restart(open_session):
     do(session, "change", settings={"lr": 0.01})
     do(session, "restart")
     wait_for(session, lambda: session.phase == "training" and session.trainer.steps > 3)
+
+
+def test_a_single_step_that_fails_is_not_repeated(open_session, monkeypatch):
+    tried = []
+
+    def fail(*_):
+        tried.append(1)
+        raise MemoryError("no memory for the step")
+
+    session = open_session(start=False)
+    session.phase = PAUSED
+    monkeypatch.setattr(Segment, "fit", fail)
+    session.start()
+    do(session, "step")
+    wait_for(session, lambda: session.phase == "failed")
+    assert (session.message, len(tried)) == ("no memory for the step", 1)
 
 
 def test_a_missing_extra_is_named(monkeypatch):

@@ -89,6 +89,24 @@ def test_a_stopped_run_and_a_repeated_one_give_the_same_bits(open_session, layer
     assert weights_of(resumed) == weights_of(first)
 
 
+def test_changes_requested_before_the_same_step_are_all_made(open_session):
+    session = open_session(start=False)
+    answers = [session.ask("change", settings=settings) for settings in ({"lr": 0.02}, {"momentum": 0.5})]
+    session.start()
+    for answer in answers:
+        answer.result(30)
+    wait_for(session, lambda: session.trainer.steps > 3)
+    settings = session.state()["settings"]
+    assert (settings["lr"], settings["momentum"]) == (0.02, 0.5)
+
+
+def test_changes_at_the_same_step_are_repeated_at_that_step(open_session):
+    changes = [(3, {"lr": 0.02}), (3, {"momentum": 0.5}), (5, {"lr": 0.01})]
+    session = open_session(repeat=changes, changes={"epochs": 2})
+    wait_for(session, lambda: session.phase == "finished")
+    assert setting_changes.changes_of(records_of(session.run_dir)) == changes
+
+
 def test_refused_changes_change_nothing(open_session):
     session = open_session(CONV)
     wait_for(session, lambda: session.trainer.steps > 3)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import json
 import time
 
 import numpy as np
 
+from gpuconv.layers import Conv2D, Flatten, Linear, MaxPool2D
 from gpuconv.live import attribution, pictures, snapshots
 from gpuconv.live.budget import Budget, Limits
 from tests.live.sessions import CONV, HubWithClient, do, wait_for, weights_of
@@ -58,6 +60,19 @@ def test_an_image_of_a_single_gray_is_shown(open_session):
     for gray in range(0, 256, 5):
         do(session, "look", image=np.full((8, 8, 1), gray, np.uint8))
     assert not [line for line in session.view.log if "cannot show" in line]
+
+
+def test_infinities_and_nan_in_an_explanation_are_text_because_json_lacks_them(open_session):
+    row = [Conv2D(2, 3, padding=1), MaxPool2D(3, stride=2, padding=1), Flatten(), Linear(10)]
+    session = open_session(row, start=False)
+    pooled = session.explain("pool1", [0, 0, 0])
+    assert pooled["window"][0] == ["-inf"] * 3
+    assert {term["input"] for term in pooled["terms"][4:]} == {"-inf"}
+    json.dumps(pooled, allow_nan=False)
+    session.segment.net["conv1"]["weight"][...] = np.nan
+    diverged = session.explain("conv1", [1, 1, 0])
+    assert diverged["value"] == diverged["total"] == diverged["error"] == "nan"
+    json.dumps(diverged, allow_nan=False)
 
 
 def test_a_pause_refreshes_all_pictures(open_session):

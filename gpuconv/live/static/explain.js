@@ -1,6 +1,9 @@
 // One value: its window, with a filter also the filter and the bias; then the value, and the largest products or inputs.
 
-const short = (value) => (value === 0 ? "0" : Math.abs(value) < 1e-3 ? value.toExponential(1) : value.toFixed(3));
+// NaN and infinities, such as the padding of a max pool, come as text.
+const exponential = (value) => (typeof value === "string" ? value : value.toExponential(1));
+const short = (value) =>
+  value === 0 ? "0" : typeof value === "string" || Math.abs(value) < 1e-3 ? exponential(value) : value.toFixed(3);
 
 function text(kind, words) {
   const made = document.createElement(kind);
@@ -43,6 +46,6 @@ export function show(place, found) {
     terms.append(line);
   }
   sum.append(terms);
-  place.replaceChildren(text("p", `${found.text} (error ${found.error.toExponential(1)}).`), sum);
+  place.replaceChildren(text("p", `${found.text} (error ${exponential(found.error)}).`), sum);
   place.hidden = false;
 }
