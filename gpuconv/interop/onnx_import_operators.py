@@ -146,7 +146,7 @@ def _clip(row: Row, node: NodeProto) -> Layer:
 def _scale(row: Row, node: NodeProto) -> Layer:
     factors = [found for found in map(row.graph.constant, node.input) if found is not None]
     if len(factors) != 1 or factors[0].size != 1:
-        row.graph.fail(node, "a product has a layer only if one factor is a constant number")
+        row.graph.fail(node, "it has a layer only if one operand is a constant number")
     factor = _number(factors[0].reshape(()))
     if node.op_type == "Div":
         if row.graph.constant(node.input[1]) is None:
@@ -173,7 +173,8 @@ def _flatten(row: Row, node: NodeProto) -> Layer:
 def _mean(row: Row, node: NodeProto) -> Layer:
     found = attributes(node)
     axes = found["axes"] if "axes" in found else row.graph.weight(node, 1)
-    if axes is None or sorted(int(axis) % 4 for axis in axes) != [2, 3] or not found.get("keepdims", 1):
+    over = [1, 2] if row.channels_last else [2, 3]
+    if axes is None or sorted(int(axis) % 4 for axis in axes) != over or not found.get("keepdims", 1):
         row.graph.fail(node, "only the mean over height and width with keepdims=1 has a layer")
     return GlobalAvgPool2D()
 
@@ -189,23 +190,35 @@ def _gelu(row: Row, node: NodeProto) -> Layer:
     return GELU(approximate=attributes(node).get("approximate", b"none").decode())
 
 
+def _of_nchw(convert: Convert) -> Convert:
+    """The conversion of an operator whose axis 1 is the channels: it is refused for a volume that is NHWC in the
+    graph."""
+
+    def checked(row: Row, node: NodeProto) -> Layer | None:
+        if row.channels_last:
+            row.graph.fail(node, f"its input is NHWC, and {node.op_type} reads NCHW")
+        return convert(row, node)
+
+    return checked
+
+
 OPERATORS: dict[str, Convert] = {
     "Add": _add,
-    "AveragePool": _pool(AvgPool2D),
-    "BatchNormalization": _norm,
+    "AveragePool": _of_nchw(_pool(AvgPool2D)),
+    "BatchNormalization": _of_nchw(_norm),
     "Clip": _clip,
-    "Conv": _conv,
+    "Conv": _of_nchw(_conv),
     "Div": _scale,
     "Dropout": _dropout,
     "Elu": lambda row, node: ELU(alpha=_number(attributes(node).get("alpha", 1.0))),
     "Flatten": _flatten,
     "Gelu": _gelu,
     "Gemm": _gemm,
-    "GlobalAveragePool": lambda row, node: GlobalAvgPool2D(),
+    "GlobalAveragePool": _of_nchw(lambda row, node: GlobalAvgPool2D()),
     "HardSwish": lambda row, node: HardSwish(),
     "LeakyRelu": lambda row, node: LeakyReLU(negative_slope=_number(attributes(node).get("alpha", 0.01))),
     "MatMul": _matmul,
-    "MaxPool": _pool(MaxPool2D),
+    "MaxPool": _of_nchw(_pool(MaxPool2D)),
     "Mul": _scale,
     "ReduceMean": _mean,
     "Relu": lambda row, node: ReLU(),

@@ -119,6 +119,25 @@ def test_graphs_that_our_exports_do_not_write_are_imported(tmp_path):
         expect_close(interop.from_onnx(file).infer(x), expected)
 
 
+def test_operators_read_a_volume_that_was_transposed_to_nhwc_as_onnx_does_or_are_refused(tmp_path):
+    x, used = batch((4, 4, 4)), dict(w=np.ones((4, 4, 1, 1), np.float32), v=np.ones(4, np.float32), axes=[1, 2])
+    nhwc = node("Transpose", "x", "t", perm=[0, 2, 3, 1])
+    nodes = [nhwc, node("ReduceMean", "t axes", "m"), node("Relu", "m", "y")]
+    file = written(nodes, tmp_path / "net.onnx", ("N", 4, 4, 4), axes=used["axes"])
+    (expected,) = runtime.InferenceSession(str(file)).run(None, {"x": x.transpose(0, 3, 1, 2)})
+    expect_close(interop.from_onnx(file).infer(x), expected)
+    for reader in (
+        node("Conv", "t w", "y"),
+        node("BatchNormalization", "t v v v v", "y"),
+        node("MaxPool", "t", "y", kernel_shape=[2, 2]),
+        node("AveragePool", "t", "y", kernel_shape=[2, 2]),
+        node("GlobalAveragePool", "t", "y"),
+    ):
+        values = {name: value for name, value in used.items() if name in reader.input}
+        with pytest.raises(ValueError, match=f"operator {reader.op_type} .* its input is NHWC"):
+            interop.from_onnx(written([nhwc, reader], tmp_path / "net.onnx", ("N", 4, 4, 4), **values))
+
+
 def test_graphs_without_matching_layers_and_invalid_options_are_refused(tmp_path, monkeypatch):
     path, weight = tmp_path / "net.onnx", np.ones((2, 2, 1, 1), np.float32)
     relu, any_size = node("Relu", "x", "r"), ("N", 2, "h", "w")
@@ -145,7 +164,7 @@ def test_graphs_without_matching_layers_and_invalid_options_are_refused(tmp_path
             [relu, node("Tanh", "x", "t"), node("Add", "r t", "a"), node("Add", "a x", "y")],
             {},
         ),
-        ("one factor is a constant number", [relu, node("Mul", "r w", "y")], dict(w=weight)),
+        ("one operand is a constant number", [relu, node("Mul", "r w", "y")], dict(w=weight)),
         ("features in", [node("Flatten", "x", "y")], {}),
         (r"give input_shape=\(H, W, C\)", [node("Relu", "x", "y")], dict(size=any_size)),
         ("a constant can only be added after a MatMul", [node("Add", "x w", "y")], dict(w=weight)),
