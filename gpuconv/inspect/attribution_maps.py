@@ -8,7 +8,8 @@ import numpy as np
 
 from gpuconv import arguments, backends
 from gpuconv.inspect.explain import chosen_score, expect_one_image, layer_of
-from gpuconv.inspect.terms import as_float64
+from gpuconv.inspect.terms import as_float64, expect_not_fused
+from gpuconv.layers.fused import Fused
 from gpuconv.layers.sequential import Sequential
 from gpuconv.names import canonical
 from gpuconv.types import Array
@@ -97,12 +98,14 @@ def grad_cam(net: Sequential, x: Array, *, layer: str | None = None, target: int
     Other arguments as in `saliency`.
 
     Raises:
-        TypeError, RuntimeError, ValueError: As in `saliency`; ValueError also for a layer that is unknown or has no
-            positions.
+        TypeError, RuntimeError, ValueError: As in `saliency`; ValueError also for a layer that is unknown, has no
+            positions or is a part of a fused one, and for a net without a layer that has more than one position.
     """
     _expect_one_map(net, x)
     name = _last_map(net) if layer is None else layer
     chosen = layer_of(net, name)
+    if not isinstance(chosen, Fused):
+        expect_not_fused(net, chosen)
     if len(chosen.output_shape or ()) != 3:
         raise ValueError(f"Grad-CAM needs a layer with maps (H, W, C), the output of {name} is {chosen.output_shape}")
     twin = net.twin()

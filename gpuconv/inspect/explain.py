@@ -156,10 +156,10 @@ def explain(
             device. Only for nets on that device or on a CUDA device; a net on NumPy has no thread.
 
     Raises:
-        TypeError: An argument has another type.
+        TypeError: An argument other than `at` and `target` has another type.
         RuntimeError: The net has no shapes yet.
         ValueError: An unknown layer or class, a class without `backward`, an index outside the layer's volume, more
-            than one image, or a layer that is a Sequential, fused, or a user's own.
+            than one image, `most` below 1, or a layer that is a Sequential, fused, or a user's own.
     """
     expect_one_image(net, x)
     arguments.integer("most", most, 1)
@@ -315,8 +315,9 @@ def _added(volumes: Sequence[np.ndarray], at: Index) -> Parts:
 def _senders(layer: Layer, x: np.ndarray, dy: np.ndarray, at: Index) -> Parts:
     """The output gradients whose products add up to the gradient of an input value, the largest terms first."""
     weight = derivatives_of_outputs(layer, x, at)
-    order = np.argsort(-np.abs(dy * weight), axis=None, kind="stable")
-    indices = [tuple(map(int, np.unravel_index(number, dy.shape))) for number in order[: np.count_nonzero(weight)]]
+    senders = np.flatnonzero(weight)
+    order = senders[np.argsort(-np.abs(dy * weight).reshape(-1)[senders], kind="stable")]
+    indices = [tuple(map(int, np.unravel_index(number, dy.shape))) for number in order]
     terms = [Term(each, float(dy[each]), float(weight[each])) for each in indices] or [Term(at, 0.0, 0.0)]
     return dy, weight, 0.0, terms
 

@@ -47,9 +47,9 @@ _CONSTANTS = {"bias", "running_mean"}  # arrays that change only the constant of
 
 @dataclass(frozen=True)
 class Window:
-    """The inputs of one value. weight: their factors; None where the value is no weighted
-    sum, as in a max pool, an elementwise activation or a copy. bias: added to the sum. origin: for each axis of
-    `values`, the start in the input and the step between values."""
+    """The inputs of one value. weight: their factors; None where the value is no weighted sum, as in a max pool, an
+    elementwise activation or a copy. bias: added to the sum. origin: for each axis of `values`, the start in the input
+    and the step between values."""
 
     values: np.ndarray
     weight: np.ndarray | None
@@ -62,18 +62,23 @@ class Window:
 
 
 def expect_explainable(net: Layer, layer: Layer) -> None:
-    """Raises ValueError for a Sequential, a layer that is part of a fused one, or an unknown kind of layer."""
+    """Raises ValueError for a Sequential, a layer that is a fused one or a part of it, or an unknown kind of layer."""
     what = f"{layer.path or 'the net'} is a {name_of(type(layer))}"
     if isinstance(layer, Sequential):
         raise ValueError(f"{what}, which holds several layers; name one of them: {_names(layer)}")
-    fused = [each for each in descendants(net) if isinstance(each, Fused) and layer in each.walk()]
-    if fused:
-        raise ValueError(
-            f"{fused[0].path} is a {type(fused[0]).__name__}, which runs its layers as one op; "
-            "explain the net as it was before fuse()"
-        )
+    expect_not_fused(net, layer)
     if not isinstance(layer, (*_AFFINE, *_PASSING, Activation, ImageNorm, MaxPool2D, Merging)):
         raise ValueError(f"{what}, a kind that explain does not know; it knows the layers of gpuconv.layers")
+
+
+def expect_not_fused(net: Layer, layer: Layer) -> None:
+    """Raises ValueError for a layer that is a fused one or a part of it."""
+    fused = next((each for each in descendants(net) if isinstance(each, Fused) and layer in each.walk()), None)
+    if fused:
+        raise ValueError(
+            f"{fused.path} is a {type(fused).__name__}, which runs its layers as one op; "
+            "take the net as it was before fuse()"
+        )
 
 
 def window_of_output(layer: Layer, x: np.ndarray, at: Index) -> Window:

@@ -68,6 +68,7 @@ def test_invalid_targets_images_sizes_and_layers_are_refused(net):
         (lambda: occlusion(net, X, size=2, stride=3), "stride must be"),
         (lambda: grad_cam(net, X, layer="fc1"), "needs a layer with maps"),
         (lambda: grad_cam(net, X, layer="conv9"), "unknown layer"),
+        (lambda: grad_cam(net.fuse(), X, layer="conv1"), r"as one op; take the net as it was before fuse\(\)"),
         (lambda: grad_cam(Sequential([Input((4,)), Linear(2)]), np.zeros((1, 4))), "one image"),
     ]:
         with pytest.raises(ValueError, match=message):

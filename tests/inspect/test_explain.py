@@ -57,6 +57,14 @@ def test_terms_refer_to_inputs_of_the_layer(net, x):
         assert magnitudes == sorted(magnitudes, reverse=True)
 
 
+def test_the_terms_of_a_gradient_are_the_outputs_with_a_factor(net, x):
+    """Most gradients of the convolution's outputs are 0 behind the ReLU and the pool, so most products are 0 too."""
+    found = explain(net, x, "grouped", (2, 2, 0), backward=True, most=1000)
+    factors = {tuple(map(int, index)) for index in np.argwhere(found.weight)}
+    assert {term.at for term in found.terms} == factors
+    assert len(found.terms) == len(factors) == np.count_nonzero(found.weight)
+
+
 def test_a_pool_names_its_winner_and_a_relu_its_input(net, x):
     volumes = net.activations(x)
     pool = explain(net, x, "pool", (1, 1, 3))
@@ -130,7 +138,7 @@ def test_a_pool_gives_the_margin_of_its_winner():
 
 REFUSED = {  # the message, by the kind of layer
     Sequential: "holds several layers; name one of them: layer1.conv1, layer1.relu1, ",
-    Fused: "runs its layers as one op; explain the net as it was before fuse()",
+    Fused: "runs its layers as one op; take the net as it was before fuse()",
 }
 
 
@@ -191,7 +199,7 @@ def test_user_defined_layers_and_layers_inside_a_fused_one_are_refused():
 
     fused = Sequential([Input((4, 4, 1)), Conv2D(2, 3), Tanh(), Flatten(), Linear(2)]).fuse()
     x = np.ones((1, 4, 4, 1), np.float32)
-    with pytest.raises(ValueError, match=r"explain the net as it was before fuse\(\)"):
+    with pytest.raises(ValueError, match=r"take the net as it was before fuse\(\)"):
         explain(fused, x, "conv1", (0, 0, 0))
     user_defined = Sequential([Input((4, 4, 1)), UserLayer(name="soft"), Flatten(), Linear(2)])
     with pytest.raises(ValueError, match=r"soft is a .*UserLayer, a kind that explain does not know"):
