@@ -224,7 +224,8 @@ def _run(options: argparse.Namespace, record, device: str, timer, entries: list[
 
 
 def progress_line(entry: dict[str, Any]) -> str:
-    """An entry in one line, and a line for each side that was not timed, except those left out on purpose."""
+    """An entry in one line, and a line for each side that was not timed, except those that are absent or were left out
+    on purpose."""
     from bench.goals import ratio
     from bench.record import fastest_side
 

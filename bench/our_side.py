@@ -18,7 +18,7 @@ MOST_SETS = 40  # the limit, which small inputs reach
 
 def set_count(arrays: Arrays, device: str) -> int:
     """The number of input sets that a side rotates through: one on the CPU, on a GPU enough to exceed its cache, but at
-    most MOST_SETS."""
+    least two and at most MOST_SETS."""
     if not Device.named(device).on_gpu:
         return 1
     return max(2, min(MOST_SETS, math.ceil(ROTATED_BYTES / sum(a.nbytes for a in arrays))))

@@ -66,6 +66,8 @@ def run(
     others = [key for key in record.data["not reached"] if key not in remaining]
     for entry in entries:
         if end is not None and time.monotonic() > end:
+            record.data["not reached"] = others + remaining
+            record.save()
             return
         with current(device):
             timed = time_entry(entry, device, timer, ceilings, compiled, rounds, burst, make_sides)

@@ -1,4 +1,4 @@
-"""Child processes with time limits: none can take longer than its limit."""
+"""Child processes with time limits: each is stopped when its time is up."""
 
 from __future__ import annotations
 

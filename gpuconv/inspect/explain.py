@@ -127,7 +127,7 @@ class Explanation:
         elif self.kind == "MaxPool2D":
             how = f"the largest of {count} inputs" + (f", by {self.margin:.6g}" if self.margin is not None else "")
         else:
-            how = f"from the input {self.terms[0].input:.9g} at the same place"
+            how = f"from the input {self.terms[0].input:.9g} at [{', '.join(map(str, self.terms[0].at))}]"
         return f"{self.layer}[{place}] = {self.value:.9g}: {how}"
 
 

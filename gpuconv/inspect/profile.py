@@ -140,8 +140,9 @@ def profile(
 
     batch_size: the number of images in a step. fuse: as in `Trainer`. steps: the number of timed steps, after two
     untimed ones. arch: for the emulated device, the architecture for which kernels are compiled to get registers and
-    occupancy. On the emulated device nothing is run or timed. Raises TypeError for anything but a net, RuntimeError if
-    it is not built or has no weights, and ValueError for a number below 1.
+    occupancy. On the emulated device nothing is run or timed. Raises TypeError for anything but a net and for a number
+    that is no integer, RuntimeError if the net is not built or its weights are not initialized, and ValueError for a
+    number below 1 and for a net without trained parameters.
     """
     steps = integer("steps", steps, 1)
     step = ProfiledStep(net, integer("batch_size", batch_size, 1), fuse)

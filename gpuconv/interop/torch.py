@@ -155,13 +155,13 @@ def to_torch(net: Layer, like: Mapping[str, object] | None = None, *, tensors: b
 
     Args:
         net: Built.
-        like: A state dict of the PyTorch module, whose names are used; by default the net's names.
+        like: The PyTorch module or its state dict, whose names are used; by default the net's names.
         tensors: Whether to return PyTorch tensors, which needs PyTorch, instead of NumPy arrays.
 
     Raises:
-        TypeError: `net` is not a net, or `tensors` not a bool.
+        TypeError: `net` is not a net, `tensors` not a bool, or `like` neither a module nor a state dict.
         RuntimeError: The net has no shapes yet.
-        ValueError: `like` has another architecture, as in `from_torch`.
+        ValueError: `like` has another architecture, or the net groups flattened features, as in `from_torch`.
     """
     expect_built(net)
     tensors = flag("tensors", tensors)

@@ -35,7 +35,7 @@ def serve(
     port: int = 8600,
     ready: Callable[[str], object] = print,
 ) -> None:
-    """Show a session until Ctrl-C or SIGTERM, then finish its step and save.
+    """Show a session until Ctrl-C, SIGTERM or SIGHUP, then finish its step and save.
 
     Args:
         session: A session, or a function that makes one. The function is called only after the address is bound, so

@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 
 class Limits(NamedTuple):
-    """The limits of a kind of display. every: the fewest seconds between two of them. share: the fraction of the run's
-    time that they may take."""
+    """The limits of a kind of display. every: the fewest seconds from the time when one is due until the next is due.
+    share: the fraction of the run's time that they may take."""
 
     every: float
     share: float

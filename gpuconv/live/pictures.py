@@ -20,7 +20,7 @@ from gpuconv.types import Array, Record
 
 KINDS = ("activations", "gradients", "filters")
 SLICES = 10  # at most this many slices of a layer are shown
-SIDE = 64  # pixels of a slice, at most
+SIDE = 64  # pixels along the longer side of a slice of a volume, at most
 
 
 class Volume(NamedTuple):

@@ -217,3 +217,5 @@ def test_no_entry_is_started_after_the_time_limit(tmp_path):
     done = timed(into, side(seconds=2e-3), entries=entries, minutes=0.04 / 60)
     assert 0 < len(done) < 4
     assert json.loads(into.path.read_text())["not reached"] == [e.key for e in entries[len(done) :]]
+    assert timed(into, side(), entries=entries, minutes=-1.0) == []
+    assert json.loads(into.path.read_text())["not reached"] == [e.key for e in entries]

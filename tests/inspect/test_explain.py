@@ -71,7 +71,10 @@ def test_a_pool_names_its_winner_and_a_relu_its_input(net, x):
     assert volumes["relu"][0][pool.terms[0].at] == pool.value
     relu = explain(net, x, "relu", (2, 1, 3))
     assert relu.terms[0].input == volumes["grouped"][0, 2, 1, 3]
-    assert "at the same place" in str(relu)
+    assert str(relu).endswith(f"from the input {relu.terms[0].input:.9g} at [2, 1, 3]")
+    flat = explain(net, x, "flat", (7,))
+    assert str(flat).endswith(f"from the input {flat.value:.9g} at [{', '.join(map(str, flat.terms[0].at))}]")
+    assert len(flat.terms[0].at) == 3
 
 
 def test_unknown_layers_positions_outside_and_invalid_arguments_are_refused(net, x):

@@ -209,12 +209,14 @@ def test_a_signal_saves_the_current_step(tmp_path, number):
     assert checkpoint.load(run / "last.safetensors").tensors["optimizer.steps"] == step
 
 
-def test_the_error_for_a_port_in_use_says_what_to_do(capsys, tmp_path, monkeypatch):
+def test_the_error_for_a_port_in_use_or_another_host_says_what_to_do(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with listening_socket("127.0.0.1", 0) as listening:
         port = listening.getsockname()[1]
         assert main(["live", "--port", str(port)]) == 2
     assert f"127.0.0.1:{port}: Address already in use; choose another with --port" in capsys.readouterr().err
+    assert main(["live", "--host", "192.0.2.1"]) == 2  # an address for documentation, which no machine has
+    assert "192.0.2.1:8600: Cannot assign requested address; choose another with --host" in capsys.readouterr().err
     for host in ("a..b", "a" * 64, "\udcff", "no such host"):
         assert main(["live", "--host", host]) == 2
         assert capsys.readouterr().err.count("\n") == 1
