@@ -1,8 +1,8 @@
 """Compares the settings of a run with those of a stored one.
 
-A setting that an older version did not store has the value in `ABSENT`, or, in the description of a layer or an
-optimizer, the default of its class. A renamed class keeps its old name as a second entry of its table (`LAYERS`,
-`OPTIMIZERS`, `LOSSES`, `SCHEDULES`, `MODELS`), so that stored runs find it.
+A setting that an older version did not store has the value in `ABSENT`, or in `ABSENT_DATA` for a data set, or, in the
+description of a layer or an optimizer, the default of its class. A renamed class keeps its old name as a second entry
+of its table (`LAYERS`, `OPTIMIZERS`, `LOSSES`, `SCHEDULES`, `MODELS`), so that stored runs find it.
 """
 
 from __future__ import annotations

@@ -218,11 +218,11 @@ class Called(Schedule):
     def _argument_count(self) -> int:
         """How many of (step, total, epoch) the function gets: its arguments without defaults, but at least one, and all
         three for *args. Raises TypeError for other signatures."""
-        signature = inspect.signature(self.function)
-        required = [each for each in signature.parameters.values() if each.default is each.empty]
-        required = [each for each in required if each.kind != each.VAR_KEYWORD]
-        count = 3 if any(each.kind == each.VAR_POSITIONAL for each in required) else max(1, len(required))
-        with contextlib.suppress(TypeError):
+        with contextlib.suppress(TypeError, ValueError):  # ValueError: a C function without a signature
+            signature = inspect.signature(self.function)
+            required = [each for each in signature.parameters.values() if each.default is each.empty]
+            required = [each for each in required if each.kind != each.VAR_KEYWORD]
+            count = 3 if any(each.kind == each.VAR_POSITIONAL for each in required) else max(1, len(required))
             signature.bind(*range(min(count, 3)))
             return min(count, 3)
         raise TypeError(f"a schedule's function takes (step), (step, total) or (step, total, epoch); received {self}")

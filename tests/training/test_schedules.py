@@ -167,6 +167,11 @@ def test_a_number_as_a_schedule_is_refused():
         schedules.get(3)
 
 
+def test_a_c_function_without_a_signature_as_a_schedule_is_refused():
+    with pytest.raises(TypeError, match=r"takes \(step\), \(step, total\) or \(step, total, epoch\); received max"):
+        schedules.get(max)
+
+
 @pytest.mark.parametrize("total", [10, 37])
 def test_schedules_agree_with_pytorch(total):
     torch = pytest.importorskip("torch")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -142,3 +143,7 @@ def test_objects_that_are_not_optimizers_are_refused():
     with pytest.raises(ValueError, match=r"NoRate has no attribute lr.* the schedule cosine.* would have no effect"):
         Trainer(toy_run.net(), NoRate(), schedule="cosine")
     Trainer(toy_run.net(), NoRate())
+
+
+def test_the_step_of_an_optimizer_may_be_a_c_function_without_a_signature():
+    assert not Trainer(toy_run.net(), SimpleNamespace(step=max)).optimizer.has_rate

@@ -39,7 +39,10 @@ class Adapted(Optimizer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._takes_lr = "lr" in inspect.signature(self.inner.step).parameters
+        try:
+            self._takes_lr = "lr" in inspect.signature(self.inner.step).parameters
+        except ValueError:  # a C function without a signature
+            self._takes_lr = False
 
     @property
     def has_rate(self) -> bool:
