@@ -45,7 +45,9 @@ class Row(NamedTuple):
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", metavar="NAME", help="numpy, emulated or a GPU (default: numpy and emulated)")
-    parser.add_argument("--quick", action="store_true", help="only one run: numpy, float32, seed 0")
+    parser.add_argument(
+        "--quick", action="store_true", help="only one run: float32, seed 0, on numpy or the given device"
+    )
 
 
 def run(options: argparse.Namespace) -> int:

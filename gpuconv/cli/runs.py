@@ -147,7 +147,7 @@ def expect_normalization(run: Run) -> None:
 
 def add_which(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--which", choices=["last", "best"], default="last", help="the checkpoint after the last or the best epoch"
+        "--which", choices=["last", "best"], default="last", help="the last checkpoint, or that after the best epoch"
     )
 
 
