@@ -252,7 +252,7 @@ def first_loss(net: Sequential, x: Array, labels: Array, *, loss: str | Loss = "
     if net.output_shape == (1,) and isinstance(compute, (SoftmaxCrossEntropy, SVMHinge)):
         raise ValueError("the net gives one score: there is nothing to classify; the checks need at least two classes")
     twin = net.copy()
-    last = [layer for layer in twin.walk() if layer.trains("weight")][-1]
+    last = [layer for layer in twin.walk() if "weight" in layer.arrays][-1]
     for array in last.arrays.values():
         array[...] = backends.asarray(backends.to_numpy(array) * array.dtype.type(1e-3), net.device)
     scores = twin.forward(x, training=True)

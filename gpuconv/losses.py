@@ -223,7 +223,8 @@ def expect_net(loss: object, shape: tuple[int, ...]) -> None:
 
 
 def expect_targets(loss: object, labels: Array, shape: tuple[int, ...]) -> None:
-    """Raise TypeError for labels that one of gpuconv's losses does not accept.
+    """Raise TypeError for labels of a dtype that one of gpuconv's losses does not accept, and for floats with another
+    rank or last axis than the scores. The losses check the other sizes.
 
     Args:
         loss: Any loss; a user's may accept anything.

@@ -318,8 +318,8 @@ def whiten(net: Sequential, images: object, *, eps: float = 5e-4) -> None:
 
     Raises:
         TypeError: eps is not a number, or images are not an array of numbers.
-        ValueError: The net has no convolution, its first one has another number of filters or several groups, or eps
-            is negative.
+        ValueError: The net has no convolution, its first one has another number of filters or several groups, the
+            images have another shape or hold no patch, or eps is negative.
         RuntimeError: The convolution has no weights yet.
     """
     eps = arguments.number("eps", eps, 0.0)
@@ -332,6 +332,10 @@ def whiten(net: Sequential, images: object, *, eps: float = 5e-4) -> None:
     if filters != 2 * r * s * c:
         raise ValueError(f"whitening {r} x {s} x {c} patches needs {2 * r * s * c} filters, and the net has {filters}")
     pixels = backends.to_numpy(images)
+    if pixels.ndim != 4 or pixels.shape[3] != c or not len(pixels) or pixels.shape[1] < r or pixels.shape[2] < s:
+        raise ValueError(
+            f"images must be (N, H, W, {c}) of at least {r} x {s} pixels, N from 1, received shape {pixels.shape}"
+        )
     windows = np.lib.stride_tricks.sliding_window_view(pixels, (r, s), axis=(1, 2))
     patches = windows.transpose(0, 1, 2, 4, 5, 3).reshape(-1, r * s * c).astype(np.float64)
     values, vectors = np.linalg.eigh(patches.T @ patches / len(patches))

@@ -126,6 +126,14 @@ def test_the_first_loss_is_that_of_guessing_only_for_losses_of_classes():
         assert checks.first_loss(net, x, targets, loss=loss).expected == f"{value:.4f}, that of scores of 0"
 
 
+def test_the_first_loss_is_checked_with_frozen_weights_too():
+    net, (x, labels) = models.build("digits-net", seed=1), data()
+    expected = checks.first_loss(net, x, labels)
+    for frozen in (net["fc1"], net):
+        frozen.freeze()
+        assert checks.first_loss(net, x, labels) == expected
+
+
 def test_smoothed_labels_have_a_minimum_loss_above_zero():
     """Scores whose softmax equals the smoothed targets have a gradient of zero and the smallest possible loss, which
     `overfits` subtracts."""

@@ -216,7 +216,8 @@ class Layer(Stateful["Layer"]):
 
         Raises:
             ValueError: A shape does not fit, and the message names the layer's path; or another argument is out of its
-                range; or a kept value is out of the range of its new dtype. Nothing has changed then.
+                range; or a kept value is out of the range of its new dtype; or an initializer does not take its
+                variable. Nothing has changed then.
             TypeError: A layer cannot be rebuilt from its config, or an argument has another type. Nothing has changed
                 then.
             DeviceError: The device is not available. Nothing has changed then.

@@ -183,8 +183,8 @@ class Sequential(Layer):
             self[item]
         except ValueError:
             return False
-        except RuntimeError:  # a variable that has no value yet
-            pass
+        except RuntimeError:  # a variable that has no value yet, or any name in a layer that is not built
+            return self.built
         return True
 
     @property

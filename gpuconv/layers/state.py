@@ -150,15 +150,16 @@ class Stateful(Generic[LayerT]):
             dtype, precision: As in `gpuconv.layers.Layer.to`, except that the default is float32.
             device: Where the values live.
 
-        Raises ValueError or TypeError for a wrong argument, and DeviceError for a device that is not available; nothing
-        has changed then.
+        Raises ValueError or TypeError for a wrong argument, DeviceError for a device that is not available, and what an
+        initializer raises; nothing has changed then.
         """
         seed = seed_value("seed", seed)
-        self.compute_in(*as_precision(dtype, precision), backends.resolve(device))
-        for layer in self.walk():
-            layer.arrays.clear()
-            layer.gradients.clear()
-        self._draw(seed)
+        with restored_on_error(self):
+            self.compute_in(*as_precision(dtype, precision), backends.resolve(device))
+            for layer in self.walk():
+                layer.arrays.clear()
+                layer.gradients.clear()
+            self._draw(seed)
 
     def _draw(self, seed: int) -> None:
         """Draw the first values of the variables that have none."""

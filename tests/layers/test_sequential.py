@@ -73,6 +73,11 @@ def test_an_initializer_that_raises_leaves_the_net_unchanged(initializer):
     assert not net.built
     assert (net.device, net.precision) == ("numpy", "float32")
     assert not any(layer.arrays for layer in net.walk())
+    net.build((4,), initialize=False)
+    with pytest.raises(ValueError, match=r"'dirac' is for filters|could not convert"):
+        net.reset(precision="float64")
+    assert net.precision == "float32"
+    assert not any(layer.arrays for layer in net.walk())
 
 
 def test_a_net_memorizes_twenty_random_images():
