@@ -37,7 +37,8 @@ def integer(name: str, value: object, minimum: int, maximum: int = INT63) -> int
     if number < minimum:
         raise ValueError(f"{name} must be at least {minimum}, received {integer_text(number)}")
     if number > maximum:
-        limit = f"below 2**{maximum.bit_length()}" if maximum & (maximum + 1) == 0 else f"at most {maximum}"
+        bits = maximum.bit_length()
+        limit = f"below 2**{bits}" if maximum == 2**bits - 1 and bits >= 16 else f"at most {maximum}"
         raise ValueError(f"{name} must be {limit}, received {integer_text(number)}")
     return number
 

@@ -86,8 +86,8 @@ def compare(
     slots = [name for name in arrays_of(op) if kinds[name].kind is not inspect.Parameter.KEYWORD_ONLY]
     found = Comparisons()
     for number, case in enumerate([cases] if isinstance(cases, Mapping) else cases):
-        for name in case:
-            lookup(f"argument of {getattr(op, '__name__', 'the operation')}", name, kinds)
+        what = f"argument of {getattr(op, '__name__', 'the operation')}"
+        case = {lookup(what, name, kinds).name: value for name, value in case.items()}
         arrays = {name: _array(case[name], dtype, seed + number, slots.index(name)) for name in slots if name in case}
         options = {name: value for name, value in case.items() if name not in slots}
         with backends.oracle():

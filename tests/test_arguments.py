@@ -105,6 +105,10 @@ def test_numbers_of_any_type_are_compared_as_floats():
     refused(ValueError, f"factor must lie in [0, inf), received {huge}", arguments.number, "factor", huge, 0)
 
 
+def test_a_small_limit_is_not_written_as_a_power_of_two():
+    refused(ValueError, "truth must be at most 7, received 8", arguments.class_number, "truth", 8, 7)
+
+
 def test_seeds_are_taken_and_others_refused():
     assert arguments.seed_value("seed", 2**64 - 1) == 2**64 - 1
     refused(ValueError, "seed must be below 2**64, received 18446744073709551616", arguments.seed_value, "seed", 2**64)

@@ -67,6 +67,10 @@ def test_wrong_results_are_reported():
         assert "WRONG" in comparison._repr_html_()
 
 
+def test_arguments_of_a_case_may_have_the_names_in_capitals():
+    assert gc.checks.compare(lambda x: np.maximum(x, 0), ops.relu, [dict(X=(3,))]).passed
+
+
 def test_as_many_results_of_other_kinds_are_named():
     def with_two_caches(x, *_, **__):
         return x, {}, 3

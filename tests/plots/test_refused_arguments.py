@@ -17,12 +17,22 @@ TENSOR = ("outputs", "conv1")
 IMAGE = np.zeros((4, 4))
 
 
-def activations(image=IMAGE, **options):
-    return plots.activations(image, VOLUMES, SCORES, "abc", **options)
+def activations(image=IMAGE, volumes=VOLUMES, **options):
+    return plots.activations(image, volumes, SCORES, "abc", **options)
 
 
 CALLS = {
     "activations, image": (lambda: activations("x"), TypeError, "an image is an array of numbers, received .*U1"),
+    "activations, empty image": (
+        lambda: activations(np.zeros((0, 4))),
+        ValueError,
+        r"an image is \(H, W\) or \(H, W, C\), none of these 0, received shape \(0, 4\)",
+    ),
+    "activations, empty volume": (
+        lambda: activations(volumes=[("conv1", np.zeros((2, 2, 0)))]),
+        ValueError,
+        r"a layer's volume is \(H, W, C\) or \(C,\), none of these 0, received shape \(2, 2, 0\)",
+    ),
     "activations, truth": (lambda: activations(truth=3), ValueError, "truth must be at most 2, received 3"),
     "activations, negative truth": (lambda: activations(truth=-1), ValueError, "truth must be at least 0, received -1"),
     "activations, rows": (lambda: activations(rows=0), ValueError, "rows must be at least 1, received 0"),
