@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from gpuconv import backends
+from gpuconv.arguments import positive
 from gpuconv.devices import Device
 from gpuconv.parallel import mpi, tcp
 from gpuconv.parallel.ranks import ParallelError, Ranks, host, number_in_environment
@@ -37,11 +38,14 @@ class NCCL(Ranks):
             work between two readings of the metrics.
         messages: The same processes as ranks that exchange messages on the host, through MPI or TCP; by default
             chosen by how the processes were started.
+
+    Raises ValueError for another time limit, and for a variable LOCAL_RANK that is not a whole number.
     """
 
     def __init__(self, time_limit: float = 300.0, messages: Ranks | None = None) -> None:
         local_rank = number_in_environment("LOCAL_RANK") if os.environ.get("LOCAL_RANK") else None
-        self.messages, self.time_limit = messages or _host_ranks(time_limit), time_limit
+        self.time_limit = positive("time_limit", time_limit)
+        self.messages = messages or _host_ranks(self.time_limit)
         self.rank, self.size, self.sent = self.messages.rank, self.messages.size, 0
         nodes = self.messages.gather(host())
         self._local_rank = nodes[: self.rank].count(nodes[self.rank]) if local_rank is None else local_rank
