@@ -34,7 +34,7 @@ class GradientCheck:
         worst: The largest error of an element, as `gradient_check` defines it; 0 means that rounding explains every
             difference.
         passed: Whether `worst` is within the tolerance.
-        raw: The largest measured difference relative to its scale, without the noise subtracted.
+        raw: The largest measured difference relative to its scale, before the noise is subtracted.
         noise: The noise of that element, relative to the same scale.
     """
 

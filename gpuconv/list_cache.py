@@ -37,8 +37,8 @@ class ListCache(Generic[Value]):
         return None if kept is None else kept[0]
 
     def keep(self, arrays: Sequence[Array], value: Value, *context: object) -> None:
-        """Store a value for these arrays and the context, as described above. It must not refer to the arrays, because
-        that would keep them alive."""
+        """Store a value for these arrays and the context, as described above. The value must not refer to the arrays,
+        because that would keep them alive."""
         if not arrays or isinstance(arrays[0], np.ndarray):
             return
         key = (context, *map(id, arrays))

@@ -107,7 +107,7 @@ class Ranks:
     def collect(self, flat: Array, ends: Sequence[int]) -> None:
         """Give every rank all sections of an array.
 
-        flat: an array of one axis; rank r begins with flat[ends[r]:ends[r + 1]]. ends: the bounds of the sections. If
+        flat: an array of one axis; at first rank r has flat[ends[r]:ends[r + 1]]. ends: the bounds of the sections. If
         the number of ranks is not a power of two, the ranks from the next lower power of two on have empty sections."""
 
     def fail(self, error: BaseException) -> None:

@@ -28,7 +28,7 @@ class _Failed(str):
 
 
 class TCP(Ranks):
-    """Ranks that send messages through rank 0. They sum no arrays, which `NCCL` does.
+    """Ranks that send messages through rank 0. They do not sum arrays; `NCCL` does.
 
     Args:
         time_limit: The seconds that another rank may take to answer, above 0.
