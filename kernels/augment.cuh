@@ -101,7 +101,7 @@ struct Picture {
         const float sum = __fadd_rn(__fmul_rn(0.2989f, channel(0)), __fmul_rn(0.587f, channel(1)));
         return __fadd_rn(sum, __fmul_rn(0.114f, channel(2)));
     }
-    // The mean over all pixels of the bright image's gray. Their sum, in units of 2^-16, is exact in any order.
+    // The mean gray of the bright image. The sum of the pixels' grays, in units of 2^-16, is exact in any order.
     __device__ float mean_gray(int32 height, int64* scratch) const {
         int64 total = 0;
         for (int32 pixel = threadIdx.x; pixel < height * width; pixel += blockDim.x) {

@@ -225,7 +225,7 @@ struct NormInputGradient {
             if constexpr (MASK > 0) from = unpool.locate(pack + i * stride, windows[i], filters[i]);
             gradients[i] = reinterpret_cast<const Numbers*>(dy)[from];
         }
-        const bool reads_x = (MASK > 0 && ACTIVE) || x;  // ACTIVE implies x: with a mask this is known at compile time
+        const bool reads_x = (MASK > 0 && ACTIVE) || x;  // always with an activation; with a mask the compiler must see that
         if (reads_x)
 #pragma unroll
             for (int i = 0; i < ROWS; ++i) inputs[i] = reinterpret_cast<const Numbers*>(x)[x_from + i * x_stride];

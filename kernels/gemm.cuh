@@ -9,7 +9,7 @@
 //   Line   line(int32 i)            line i, as the numbers that help to find its elements; past the end, a line without elements
 //   Column column(int32 j)          likewise column j
 //   bool find(Line, Column, from)   the address of an element and its VECTOR - 1 right neighbors; false: they are zeros
-//   ALONG_LINES, ALONG_COLUMNS      how tile iterators walk it if the depth runs along lines, or columns (tile_iterator.cuh)
+//   ALONG_LINES, ALONG_COLUMNS      how tile iterators walk it if its lines, or its columns, are the depth (tile_iterator.cuh)
 //
 // The elements of a line are neighbors in memory. They run along the depth, or along the product's rows or columns.
 //

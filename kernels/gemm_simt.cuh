@@ -1,7 +1,7 @@
 // The main loop of gemm.cuh on the CUDA cores: every dtype, every compute capability.
 //
 // Shared memory holds two tiles of each operand, tile[depth][side]: one is multiplied while the next one is loaded into
-// registers. Operands whose columns run along the depth are transposed on the way. A warp's threads form 4 x 8 (8 x 4 in narrow
+// registers. Operands whose columns are the depth are transposed on the way. A warp's threads form 4 x 8 (8 x 4 in narrow
 // tiles) of the block's tile; each computes groups of 4 rows and columns, THREADS_M * 4 and THREADS_N * 4 apart.
 #pragma once
 
@@ -32,7 +32,7 @@ class TileIterator {
 
     const Matrix& matrix;
     typename Matrix::Line lines[PASSES];      // constant if columns are the depth
-    typename Matrix::Column columns[PASSES];  // constant if lines are
+    typename Matrix::Column columns[PASSES];  // constant if lines are the depth
     Pack<DTYPE, VECTOR> fetched[PASSES];
     static constexpr int PACKS = PER_LINE > THREADS ? PER_LINE / THREADS : 1;  // packs of columns that a thread sums
     Pack<Real, VECTOR> sums[PACKS] = {};

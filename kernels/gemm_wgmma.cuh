@@ -130,7 +130,7 @@ struct Accumulators {
             }
     }
 
-    // Stores the sums; the arguments are those of FragmentStore::store.
+    // Stores the sums of the block's tile; epilogue and rows as in FragmentStore::store.
     template <int VECTOR, class To, class Rows>
     __device__ __forceinline__ void store(const To& epilogue, const Block& block, const Rows& rows) const {
         const int warp = threadIdx.x / 32;

@@ -1,4 +1,4 @@
-// The mean of a loss, over all threads of a launch.
+// The mean of a loss whose terms all threads of a launch add up.
 //
 // Macros: DTYPE. Blocks have 256 threads.
 #pragma once
