@@ -7,7 +7,7 @@
 // past the padding, where a "cover" window reaches beyond it, never count. Sums run in row-major order. x (N, H, W, C),
 // y (N, P, Q, C). A thread computes WIDTH neighboring channels of one output.
 //
-// Macros: DTYPE; WIDTH 1 or 16 / sizeof(DTYPE); INCLUDE_PAD 0 or 1. Limits: fewer than 2^32 packs per launch.
+// Macros: DTYPE; WIDTH 1 or 16 / sizeof(DTYPE); INCLUDE_PAD 0 or 1. Limits: fewer than 2^31 packs per launch.
 // Floor: x and y once; for 2x2 windows at stride 2, 5 sizeof(DTYPE) bytes per output. R * S additions per output.
 
 #include "pool.cuh"

@@ -12,7 +12,7 @@
 // because reporting an error would require a synchronization. `blocks` blocks of 256 threads share the elements of a sample.
 //
 // Macros: DTYPE; FULL: 1 with crops and colors (augment.cuh), 0 without. Contrast needs the mean of a whole image, so `blocks`
-// is then 1. Limits: fewer than 2^31 elements per sample. Floor: per element 1 byte read, sizeof(DTYPE) written.
+// is then 1. Limits: fewer than 2^31 - 2^27 elements per sample. Floor: per element 1 byte read, sizeof(DTYPE) written.
 
 #include "augment.cuh"
 #include "fast_divmod.cuh"

@@ -6,7 +6,7 @@
 // 2 with a pool, else 1. An odd last row or column of dz lies outside every window and becomes 0. A thread computes WIDTH
 // adjacent filters of a pixel. dgrad and wgrad read dz with cp.async, which cannot apply a mask.
 //
-// Macros: DTYPE; SIDE 1 or 2; WIDTH 1 or 16 / sizeof(DTYPE). Limits: fewer than 2^32 packs per launch.
+// Macros: DTYPE; SIDE 1 or 2; WIDTH 1 or 16 / sizeof(DTYPE). Limits: fewer than 2^31 packs per launch.
 // Floor: dy, mask and dz once; with a pool 5 sizeof(DTYPE) bytes and 4 bits per number of dy.
 
 #define MASK (SIDE * SIDE)

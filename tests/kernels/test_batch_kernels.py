@@ -7,7 +7,9 @@ import pytest
 
 from gpuconv import asarray, ops, to_numpy
 from gpuconv.backends.cuda import emulator
+from gpuconv.backends.cuda.ops import batch as launchers
 from gpuconv.backends.cuda.ops.batch import load_batch, mix_batch
+from gpuconv.backends.cuda.runtime.grids import THREADS
 from gpuconv.batch_augmentation import batch_augmentation
 from gpuconv.dtypes import as_dtype
 from tests.kernels.agreement import FLOATS, ORACLE
@@ -61,8 +63,13 @@ def test_an_image_too_large_for_32_bit_indices_is_refused():
     indices = mean = std = np.zeros(1)
     augmentation = batch_augmentation(False, 0, "zero", 0, 0, (0, 0, 0))
     options = dict(seed=0, offset=0, start=0, count=1, dtype="float32", out=None)
-    with pytest.raises(ValueError, match=f"at most {2**31 - 2**16 - 1} numbers, received 65536 x 16384 x 2"):
+    with pytest.raises(ValueError, match=f"at most {2**31 - 2**27 - 1} numbers, received 65536 x 16384 x 2"):
         load_batch(images, None, indices, mean, std, augmentation, **options)
+
+
+def test_the_index_that_ends_a_threads_loop_over_the_largest_image_fits_into_32_bits():
+    largest = launchers._MOST_ELEMENTS - 1
+    assert largest - 1 + launchers._blocks(1, 1, largest) * THREADS < 2**31
 
 
 def test_an_index_outside_the_data_set_gives_nan(device, rng):
@@ -134,5 +141,5 @@ def test_a_label_outside_the_classes_gives_nan_targets(device, rng):
 
 def test_a_mixed_image_too_large_for_32_bit_indices_is_refused():
     x, table = SimpleNamespace(shape=(1, 2**16, 2**14, 2)), SimpleNamespace(shape=(1,))
-    with pytest.raises(ValueError, match=f"at most {2**31 - 2**16 - 1} numbers, received 65536 x 16384 x 2"):
+    with pytest.raises(ValueError, match=f"at most {2**31 - 2**27 - 1} numbers, received 65536 x 16384 x 2"):
         mix_batch(x, None, table, classes=2, cut=False, seed=0, offset=0, out=None)

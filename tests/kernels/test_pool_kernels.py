@@ -112,7 +112,7 @@ def test_an_unaligned_view_gives_the_same_bits(device, rng):
 
 
 def test_volumes_past_the_index_limit_are_processed_in_parts(device, rng, monkeypatch):
-    """The kernels index up to 2^31 elements; the limit is lowered here so that it is exceeded."""
+    """A launch indexes fewer than 2^31 elements; the limit is lowered here so that it is exceeded."""
     x = random(rng, (5, 9, 7, 8), "float32")
     window = dict(kernel_size=3, stride=2, padding=1)
     in_one_launch = on_device("max_pool2d", device, x, **window)

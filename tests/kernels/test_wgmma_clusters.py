@@ -152,7 +152,7 @@ def test_the_moments_of_a_tile_without_rows_count_no_values(monkeypatch):
 
 
 def test_slices_of_channels_give_the_bits_of_dense_arrays(monkeypatch):
-    """x and y are slices of the channels of wider volumes; the other channels do not change."""
+    """x and y are slices of the channels of wider volumes; y's other channels do not change."""
     force_algorithm(monkeypatch, find(NAME, "bfloat16"))
     (x, w, bias), options = arguments("conv2d", conv(2, 9, 11, 24, 40, 3, padding=1), "bfloat16")
     expected = on_device("conv2d", "emulated", x, w, bias, **options)

@@ -25,7 +25,7 @@ PINNED = {
     "wgmma-64x192": ((140, 19), (144, 21)),
     "wgmma-128x64": ((128, 14), (128, 15)),
     "wgmma-2x128x128": ((112, 21), (104, 22)),
-    "wgmma-128x2x192": ((144, 20), (144, 25)),  # older compilers find the sums' tile in every stage
+    "wgmma-128x2x192": ((144, 20), (144, 25)),  # older compilers compute the address of the summed tile in every stage
 }
 EPILOGUES = {
     "plain": {},
