@@ -3,9 +3,9 @@
 //
 // With few channels the numbers of a window are not runs of memory that can be copied 16 bytes at a time. But the pixels of a
 // tile are neighbors, and their windows lie in a few lines of x. A block copies these lines once, with their padding, 16 bytes
-// at a time where their length allows; lines of several images follow one another. In this `Patch` the offset of every number
-// is the sum of one offset for its pixel and one for its tap (r, s, channel). The filters stay in shared memory with their
-// whole depth. So a block waits twice per tile, for memory and for the other threads, and otherwise multiplies and stores.
+// at a time where their length and x's address allow; lines of several images follow one another. In this `Patch` the offset of
+// every number is the sum of one offset for its pixel and one for its tap (r, s, channel). The filters stay in shared memory with
+// their whole depth. So a block waits twice per tile, for memory and for the other threads, and otherwise multiplies and stores.
 //
 // Dynamic shared memory: the biases, the taps' offsets, the filters, two patches. The launcher computes its size
 // (`few_channels_smem_bytes` of gpuconv/few_channels.py).
