@@ -46,10 +46,10 @@ class SoftmaxCrossEntropy:
     ignore_index: int | None = None
 
     def __post_init__(self) -> None:
-        number("label_smoothing", self.label_smoothing, 0.0, 1.0)
+        object.__setattr__(self, "label_smoothing", number("label_smoothing", self.label_smoothing, 0.0, 1.0))
         object.__setattr__(self, "weight", _numbers("weight", self.weight))
         if self.ignore_index is not None:
-            integer("ignore_index", self.ignore_index, -INT63)
+            object.__setattr__(self, "ignore_index", integer("ignore_index", self.ignore_index, -INT63))
 
     def __call__(self, scores: Array, labels: Array, grad_scale: Scalar = 1.0) -> tuple[Array, Array]:
         return ops.softmax_cross_entropy(
@@ -73,7 +73,7 @@ class SVMHinge:
     delta: float = 1.0
 
     def __post_init__(self) -> None:
-        number("delta", self.delta, 0.0)
+        object.__setattr__(self, "delta", number("delta", self.delta, 0.0))
 
     def __call__(self, scores: Array, labels: Array, grad_scale: Scalar = 1.0) -> tuple[Array, Array]:
         return ops.svm_hinge(scores, labels, delta=self.delta, grad_scale=grad_scale)
@@ -102,7 +102,7 @@ class Huber:
     classifies: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        positive("delta", self.delta)
+        object.__setattr__(self, "delta", positive("delta", self.delta))
 
     def __call__(self, scores: Array, targets: Array, grad_scale: Scalar = 1.0) -> tuple[Array, Array]:
         return ops.huber_loss(scores, targets, delta=self.delta, grad_scale=grad_scale)

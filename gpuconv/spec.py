@@ -53,7 +53,7 @@ def parse(spec: str, like: str = "cosine,warmup:5") -> list[Part]:
 
 def write(name: str, numbers: tuple[float, ...] = (), options: Options | None = None) -> str:
     """The text of this part, which `parse` reads."""
-    written = [f"{number:.15g}" for number in numbers]
+    written = [text if float(text := f"{number:.15g}") == number else repr(number) for number in numbers]
     written += [f"{key}={value!r}" for key, value in (options or {}).items()]
     return f"{name}:{','.join(written)}" if written else name
 
@@ -86,7 +86,7 @@ def _as_value(text: str) -> bool | float | str:
     flags = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
     if text.lower() in flags:
         return flags[text.lower()]
-    if parse_numbers.is_digits(text):
+    if parse_numbers.is_digits(text.removeprefix("-")):
         return int(text)
     number = number_in(text)
     return text if number is None else number

@@ -106,6 +106,9 @@ def test_a_stored_description_gives_the_loss_again():
         losses.Huber(0.5),
         losses.BinaryCrossEntropy("1/2"),
         losses.BinaryCrossEntropy(3),
+        losses.SoftmaxCrossEntropy(np.float32(0.1), ignore_index=np.int64(3)),
+        losses.SVMHinge(np.float32(0.1)),
+        losses.Huber(np.float32(0.1)),
     ):
         assert losses.read(losses.describe(loss)) == loss
         hash(loss)
@@ -113,6 +116,7 @@ def test_a_stored_description_gives_the_loss_again():
     name, loss = run_settings.read_loss("softmax:weight=1/2/0.5,ignore_index=2")
     assert loss == losses.SoftmaxCrossEntropy(weight=[1, 2, 0.5], ignore_index=2)
     assert config_file._short_form(name, loss) == "softmax:weight=1.0/2.0/0.5,ignore_index=2"
+    assert run_settings.read_loss("softmax:ignore_index=-100")[1] == losses.SoftmaxCrossEntropy(ignore_index=-100)
     assert run_settings.read_loss("bce:pos_weight=2")[1] == losses.BinaryCrossEntropy(2.0)
 
 

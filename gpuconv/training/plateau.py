@@ -43,8 +43,8 @@ class Plateau:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "patience", integer("patience", self.patience, 0))
-        positive("factor", number("factor", self.factor, 0, 1, open_high=True))
-        number("threshold", self.threshold, 0, 1, open_high=True)
+        object.__setattr__(self, "factor", positive("factor", number("factor", self.factor, 0, 1, open_high=True)))
+        object.__setattr__(self, "threshold", number("threshold", self.threshold, 0, 1, open_high=True))
         object.__setattr__(self, "watch", canonical("measure", self.watch, MEASURES))
 
     @classmethod

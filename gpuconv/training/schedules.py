@@ -50,8 +50,8 @@ class Step(Schedule):
     gamma: float = 0.1
 
     def __post_init__(self) -> None:
-        number("every", self.every, 0)
-        number("gamma", self.gamma, 0)
+        object.__setattr__(self, "every", number("every", self.every, 0))
+        object.__setattr__(self, "gamma", number("gamma", self.gamma, 0))
         if not self.every:
             raise ValueError("a step schedule drops after a number of epochs above 0, received 0")
 
@@ -74,7 +74,7 @@ class MultiStep(Schedule):
         if not isinstance(self.milestones, Iterable):
             raise TypeError(f"milestones are one or more rising numbers of epochs, received {self.milestones!r}")
         object.__setattr__(self, "milestones", tuple(number("a milestone", at, 0) for at in self.milestones))
-        number("gamma", self.gamma, 0)
+        object.__setattr__(self, "gamma", number("gamma", self.gamma, 0))
         if list(self.milestones) != sorted(self.milestones) or not self.milestones:
             raise ValueError(f"milestones are one or more rising numbers of epochs, received {self.milestones}")
 
@@ -92,7 +92,7 @@ class Exponential(Schedule):
     gamma: float
 
     def __post_init__(self) -> None:
-        number("gamma", self.gamma, 0)
+        object.__setattr__(self, "gamma", number("gamma", self.gamma, 0))
 
     def __call__(self, step: int, total: int, epoch: int = 1) -> float:
         return _power(self.gamma, step // epoch)
@@ -109,8 +109,8 @@ class Polynomial(Schedule):
     final: float = 0.0
 
     def __post_init__(self) -> None:
-        number("power", self.power, 0)
-        number("final", self.final, 0, 1)
+        object.__setattr__(self, "power", number("power", self.power, 0))
+        object.__setattr__(self, "final", number("final", self.final, 0, 1))
 
     def __call__(self, step: int, total: int, epoch: int = 1) -> float:
         left = 1 - min(1.0, step / max(total, 1))
@@ -128,7 +128,7 @@ class Linear(Schedule):
 
     def __post_init__(self) -> None:
         if self.length is not None:
-            number("the length of a linear schedule", self.length, 0)
+            object.__setattr__(self, "length", number("the length of a linear schedule", self.length, 0))
             if not self.length:
                 raise ValueError("a linear schedule ends after a number of epochs above 0, received 0")
 
@@ -146,7 +146,7 @@ class Cosine(Schedule):
     final: float = 0.0
 
     def __post_init__(self) -> None:
-        number("final", self.final, 0, 1)
+        object.__setattr__(self, "final", number("final", self.final, 0, 1))
 
     def __call__(self, step: int, total: int, epoch: int = 1) -> float:
         return _anneal(1.0, self.final, step / max(total, 1))
@@ -170,7 +170,7 @@ class OneCycle(Schedule):
 
     def __post_init__(self) -> None:
         for name in ("peak", "start", "final"):
-            number(name, getattr(self, name), 0, 1)
+            object.__setattr__(self, name, number(name, getattr(self, name), 0, 1))
 
     def __call__(self, step: int, total: int, epoch: int = 1) -> float:
         top, last = max(0.0, self.peak * total - 1), total - 1
@@ -193,7 +193,7 @@ class Warmup(Schedule):
     then: Schedule = Constant()
 
     def __post_init__(self) -> None:
-        number("the length of a warm-up", self.length, 0)
+        object.__setattr__(self, "length", number("the length of a warm-up", self.length, 0))
         object.__setattr__(self, "then", get(self.then))
 
     def __call__(self, step: int, total: int, epoch: int = 1) -> float:

@@ -53,6 +53,7 @@ def test_the_short_form_is_read_back():
         "5,factor=0.5": Plateau(5, 0.5),
         "factor=0.5,patience=5": Plateau(5, 0.5),
         "watch=train_accuracy,threshold=0": Plateau(watch="train_accuracy", threshold=0),
+        "factor=0.5,threshold=0.25": Plateau(factor=np.float32(0.5), threshold=np.float32(0.25)),
     }.items():
         assert Plateau.of(text) == expected
         assert Plateau.of(str(expected)) == expected

@@ -2,10 +2,11 @@
 
 import math
 
+import numpy as np
 import pytest
 
 from gpuconv.training import schedules
-from gpuconv.training.schedules import Cosine, Linear, MultiStep, OneCycle, Step, Warmup
+from gpuconv.training.schedules import Cosine, Exponential, Linear, MultiStep, OneCycle, Polynomial, Step, Warmup
 
 
 def test_constant_is_one_everywhere():
@@ -130,6 +131,26 @@ def test_very_short_runs_have_finite_factors(name, total):
 def test_the_text_form_is_read_back(text):
     schedule = schedules.get(text)
     assert schedules.get(str(schedule)) == schedule
+
+
+def test_numpys_numbers_and_numbers_of_many_digits_are_read_back_with_all_bits():
+    part, digits = np.float32(0.1), 0.1 + 0.2
+    for schedule in (
+        Step(digits, gamma=part),
+        Step(part),
+        MultiStep((part, digits), gamma=part),
+        Exponential(part),
+        Exponential(digits),
+        Polynomial(power=part, final=part),
+        Linear(part),
+        Cosine(final=part),
+        OneCycle(peak=part, start=part, final=part),
+        Warmup(part),
+        Warmup(digits, "cosine"),
+    ):
+        again = schedules.get(str(schedule))
+        assert again == schedule
+        assert [again(step, 9) for step in range(9)] == [schedule(step, 9) for step in range(9)]
 
 
 def test_several_numbers_after_step_are_milestones():
