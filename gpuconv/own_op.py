@@ -76,7 +76,8 @@ def compare(
     layout in return. tolerance: the largest accepted error, by default 1000 times the machine epsilon of `dtype`.
 
     A case in which `mine` raises, or returns another shape or NaN, counts as failed. Raises what the operation itself
-    raises for a case that it rejects, and ValueError for an unknown layout or argument and for no cases at all.
+    raises for a case that it rejects, and ValueError for an unknown layout or argument, for an argument given
+    twice, and for no cases at all.
     """
     if layout not in _LAYOUTS:
         raise ValueError(f"layout must be one of {', '.join(_LAYOUTS)}, received {layout!r}")
@@ -85,9 +86,14 @@ def compare(
     kinds = inspect.signature(op).parameters
     slots = [name for name in arrays_of(op) if kinds[name].kind is not inspect.Parameter.KEYWORD_ONLY]
     found = Comparisons()
-    for number, case in enumerate([cases] if isinstance(cases, Mapping) else cases):
-        what = f"argument of {getattr(op, '__name__', 'the operation')}"
-        case = {lookup(what, name, kinds).name: value for name, value in case.items()}
+    what = f"argument of {getattr(op, '__name__', 'the operation')}"
+    for number, written_case in enumerate([cases] if isinstance(cases, Mapping) else cases):
+        case: dict[str, Any] = {}
+        for written, value in written_case.items():
+            name = lookup(what, written, kinds).name
+            if name in case:
+                raise ValueError(f"the {what} {name} is given twice, once as {written}")
+            case[name] = value
         arrays = {name: _array(case[name], dtype, seed + number, slots.index(name)) for name in slots if name in case}
         options = {name: value for name, value in case.items() if name not in slots}
         with backends.oracle():

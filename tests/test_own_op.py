@@ -69,6 +69,8 @@ def test_wrong_results_are_reported():
 
 def test_arguments_of_a_case_may_have_the_names_in_capitals():
     assert gc.checks.compare(lambda x: np.maximum(x, 0), ops.relu, [dict(X=(3,))]).passed
+    with pytest.raises(ValueError, match="the argument of relu x is given twice, once as X"):
+        gc.checks.compare(lambda x: np.maximum(x, 0), ops.relu, [dict(x=(3,), X=(4,))])
 
 
 def test_as_many_results_of_other_kinds_are_named():

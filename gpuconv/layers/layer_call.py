@@ -53,8 +53,8 @@ def run(layer: AnyLayer, method: str, *args: object, **options: object) -> Maybe
     """Call a child's "forward", "infer" or "backward". Sequences run their layers only through this function; layers
     with branches run their branches, which are sequences, through `call`.
 
-    Errors get a note that names the layer. The parts of a PerPart are run one by one, unless the layer takes all
-    parts together.
+    The parts of a PerPart are run one by one, unless the layer takes all parts together. Errors get a note that names
+    the layer. Raises RuntimeError for a layer that must be built first.
     """
     if isinstance(args[0], PerPart) and not takes_all_parts(layer):
         return args[0].run_each(layer, lambda x: run(layer, method, x, *args[1:], **options))
@@ -66,6 +66,10 @@ def run(layer: AnyLayer, method: str, *args: object, **options: object) -> Maybe
             for listener in [*_listeners]:  # a copy, because other threads may change the list
                 stack.enter_context(listener(layer, direction))
             return call(layer, method, *args, **options)
+    except (AttributeError, KeyError) as error:
+        if layer.built or layer.is_foreign:
+            raise
+        raise RuntimeError(f"build the {type(layer).__name__} first: its input shape is unknown") from error
     except (ValueError, TypeError, MemoryError, RuntimeError) as error:
         if layer.path:
             what = type(layer).__name__ if layer.children() else repr(layer)

@@ -96,7 +96,7 @@ class BatchNorm(Layer):
     @property
     def vectors(self) -> list[Array]:
         """The arrays that `gpuconv.ops.batch_norm` takes after x."""
-        return [self[name] for name in self.variables]
+        return [self[name] for name in ("weight", "bias", "running_mean", "running_var")]
 
     @property
     def options(self) -> Options:

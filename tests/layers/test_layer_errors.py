@@ -6,7 +6,23 @@ import numpy as np
 import pytest
 
 import gpuconv as gc
-from gpuconv.layers import Conv2D, Flatten, Input, Linear, MaxPool2D, Residual, Scale, Sequential
+from gpuconv.layers import (
+    AdaptiveAvgPool2D,
+    BatchNorm,
+    Branches,
+    Conv2D,
+    ConvTranspose2D,
+    Flatten,
+    GroupNorm,
+    Input,
+    Linear,
+    MaxPool2D,
+    ReLU,
+    Residual,
+    Scale,
+    Sequential,
+    Upsample,
+)
 from gpuconv.summary import summary
 from gpuconv.training import Trainer
 from tests.layers.net_with_shortcut import net_of
@@ -30,6 +46,25 @@ def test_forward_without_arrays_is_refused():
     conv.build((4, 4, 1), initialize=False)
     with pytest.raises(RuntimeError, match="initialize=False"):
         conv.forward(np.ones((1, 4, 4, 1), np.float32))
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        Conv2D(2, 3),
+        ConvTranspose2D(2, 2),
+        BatchNorm(),
+        GroupNorm(2),
+        MaxPool2D(2),
+        AdaptiveAvgPool2D(2),
+        Upsample(2),
+        Branches([[], [ReLU()]]),
+    ],
+    ids=lambda layer: type(layer).__name__,
+)
+def test_calling_a_layer_that_must_be_built_first_says_so(layer):
+    with pytest.raises(RuntimeError, match="build the "):
+        layer(np.ones((2, 4, 4, 2), np.float32))
 
 
 def test_an_array_in_pytorchs_layout_gets_a_hint(net, x):
