@@ -15,7 +15,7 @@ from gpuconv.data import Loader, Normalization
 from gpuconv.devices import Device
 from gpuconv.layers import Layer
 from gpuconv.layers.base import expect_built
-from gpuconv.layers.saving import notes
+from gpuconv.layers.saving import NOTES, notes
 from gpuconv.layers.state import restored_on_error
 from gpuconv.metrics import named
 from gpuconv.names import canonical
@@ -228,7 +228,8 @@ class Trainer(RunState):
             steps_per_epoch: The number of batches in an epoch, for batches from a generator or another iterable.
             normalization: How uint8 images are normalized; the net keeps it. By default the net's own, or else one by
                 the statistics of the training images.
-            settings: Further JSON-serializable settings, stored in run_dir and compared when a run is resumed.
+            settings: Further JSON-serializable settings, stored in run_dir and compared when a run is resumed. The
+                names classes, mean, std and input_shape are the run's own.
             progress: Whether to show a bar and print a line for each epoch.
 
         Raises:
@@ -258,6 +259,10 @@ class Trainer(RunState):
             self.plateau.expect_watched(validation is not None, self.loss)
         if settings is not None and not isinstance(settings, dict):
             raise TypeError(f"settings are a dictionary of JSON values by name, received {type(settings).__name__}")
+        if taken := [name for name in settings or () if name in NOTES]:
+            raise ValueError(
+                f"a run stores {', '.join(NOTES)} itself; give settings other names, received {', '.join(taken)}"
+            )
         splits_off = fit_loaders.is_fraction(validation)
         test_at_end = splits_off if test_at_end is None else flag("test_at_end", test_at_end)
         for name, part in {"validation": validation, "test": None if test_at_end else test}.items():

@@ -40,6 +40,11 @@ def more_classes():
         ({"steps_per_epoch": 0}, ValueError, "steps_per_epoch must be at least 1, received 0"),
         ({"normalization": 3}, TypeError, r"normalization is a gpuconv.data.Normalization\(mean, std\).* received int"),
         ({"settings": [1]}, TypeError, "settings are a dictionary of JSON values by name, received list"),
+        (
+            {"settings": {"classes": 10, "note": 1}},
+            ValueError,
+            "a run stores classes, mean, std, input_shape itself; give settings other names, received classes",
+        ),
     ],
 )
 def test_bad_arguments_are_refused_before_anything_is_made(tmp_path, options, error, message):
