@@ -106,8 +106,8 @@ def lr_find(
 
     Args:
         net: Built, on the device where it is to be trained.
-        train: As in `Trainer.fit`, with `batch_size` and `normalization`. If it has fewer batches than `steps`, it is
-            read again from its start.
+        train: As in `Trainer.fit`, with `batch_size` and `normalization`; batches need a length. If there are fewer
+            than `steps`, they are read again from the start.
         optimizer: As in `Trainer`, but without `lr`; the `lr` of an object is not used. With groups, the rate is a
             factor on each group's own rate, and the groups' schedules are ignored.
         start, end: The first and the last rate, 0 < start < end.

@@ -18,12 +18,15 @@ class HeldOut:
     """The held-out data of a run.
 
     metrics: `gpuconv.metrics` by name. loaders: by the name under which their results are recorded; some may be None.
-    at_end: the names of the loaders that are evaluated only once, at the end of the run. Raises ValueError for metrics
-    without a loader."""
+    at_end: the names of the loaders that are evaluated only once, at the end of the run. Raises ValueError for a metric
+    named "loss" or "accuracy", and for metrics without a loader."""
 
     def __init__(
         self, metrics: Mapping[str, MetricLike], loaders: Mapping[str, DataLike | None], at_end: tuple[str, ...] = ()
     ) -> None:
+        for name in ("loss", "accuracy"):
+            if name in metrics:
+                raise ValueError(f"a run records its own {name}; give the metric {name!r} another `name`")
         self.metrics = metrics
         self.loaders = {name: loader for name, loader in loaders.items() if loader is not None}
         if metrics and not self.loaders:

@@ -73,6 +73,14 @@ def test_metrics_of_a_trainer_are_in_the_records_of_held_out_data(tmp_path, caps
         resumed.fit(toy_run.loader(), epochs=2, progress=False)
 
 
+@pytest.mark.parametrize("name", ["loss", "accuracy"])
+def test_a_metric_with_the_name_of_a_recorded_measure_is_refused(name):
+    """Its result would take the place of that measure, which decides which epoch is best."""
+    trainer = Trainer(toy_run.net(), metrics={name: lambda scores, labels: scores.std()})
+    with pytest.raises(ValueError, match=f"a run records its own {name}; give the metric '{name}' another"):
+        trainer.fit(toy_run.loader(), epochs=1, validation=toy_run.held_out(), progress=False)
+
+
 def test_totals_count_the_steps_before_the_first_nonfinite_loss():
     totals = Totals("numpy")
     scores, labels = np.array([[1.0, 2.0], [3.0, 3.0]]), np.array([1, 1])
