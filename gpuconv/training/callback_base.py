@@ -55,8 +55,8 @@ class Callback:
         """After the test at the end of a run of `trainer`. `record`: its results."""
 
     def on_stop(self, trainer: TrainerLike, reason: str) -> None:
-        """When the run of `trainer` ends, for whatever reason. `reason`: "finished", "interrupted", "failed", or the
-        reason given to `stop`.
+        """When the run of `trainer` ends, for whatever reason, if this callback's `on_start` has returned. `reason`:
+        "finished", "interrupted", "failed", or the reason given to `stop`.
         """
 
 

@@ -300,7 +300,8 @@ def _lines(path: str | os.PathLike[str]) -> list[tuple[bytes, Step]]:
             tensors = [_checked(each) for each in entry["tensors"]]
             found.append((line + b"\n", Step(int(entry["step"]), str(entry["on"]), tensors)))
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            raise CheckpointError(f"{path}, line {number}, is not a line of digests: {error}") from error
+            why = f"it has no entry {error}" if isinstance(error, KeyError) else error
+            raise CheckpointError(f"{path}, line {number}, is not a line of digests: {why}") from error
     return found
 
 

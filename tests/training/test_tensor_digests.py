@@ -231,3 +231,5 @@ def test_invalid_arguments_and_lines_are_refused(tmp_path):
         path.write_text(json.dumps({"step": 1, "on": "a", "tensors": []}) + f"\n{line}\n")
         with pytest.raises(CheckpointError, match=f"{number}.jsonl, line 2, is not a line of digests"):
             read(path)
+    with pytest.raises(CheckpointError, match="is not a line of digests: it has no entry 'tensors'"):
+        read(tmp_path / "2.jsonl")
