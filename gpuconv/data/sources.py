@@ -92,13 +92,13 @@ def _of_arrays(
     in_file = memory_mapped_file(images)
     images = laid_out(images, shape, rank=1 + len(shape))
     expect_image_dtype(images.dtype, name)
+    if not images.size:
+        raise ValueError(f"data set {name!r} is empty: images of shape {images.shape}")
     numbers = as_targets(labels, name, len(images))
     numbered = numbers.ndim == 1
     names = [str(label) for label in range(max(classes, int(numbers.max(initial=-1)) + 1))] if numbered else []
     if numbered and images.dtype == np.uint8 and in_file is None and images.ndim == 4:
         return Dataset(images, numbers, names, name)
-    if not images.size:
-        raise ValueError(f"data set {name!r} is empty: images of shape {images.shape}")
     if in_file is None:  # a file is not read just for this check: there, a NaN shows up in the loss
         expect_finite(images, name)
     return ArraySamples(

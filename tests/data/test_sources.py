@@ -29,5 +29,6 @@ def test_uint8_arrays_in_memory_become_a_dataset_and_other_arrays_samples(tmp_pa
         samples = sources.as_data_source((images, LABELS), classes=5, **options)
         assert (type(samples).__name__, list(samples.classes)) == ("ArraySamples", list("01234"))
         np.testing.assert_array_equal(samples.read(np.array([3, 1]))[0], IMAGES[[3, 1]])
-    with pytest.raises(ValueError, match="data set 'train' is empty"):
-        sources.as_data_source((np.zeros((0, 2, 3, 3), np.float32), np.zeros(0, int)), **options)
+    for dtype, labels in ((np.float32, np.zeros(0, int)), (np.float32, []), (np.uint8, [])):
+        with pytest.raises(ValueError, match="data set 'train' is empty"):
+            sources.as_data_source((np.zeros((0, 2, 3, 3), dtype), labels), **options)
