@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Callable
+from typing import TypeVar
+
+NumberT = TypeVar("NumberT", int, float)
 
 
 def integer(text: str) -> int:
     """The integer in `text`. ValueError for anything else, including "1_0" and "\uff11"."""
-    return int(_expect_plain(text))
+    return _converted(text, int, "an integer")
 
 
 def real(text: str) -> float:
     """The number in `text`, including "nan" and "inf". ValueError for anything else, including "1_0.5"."""
-    return float(_expect_plain(text))
+    return _converted(text, float, "a number")
 
 
 LONGEST = 1000  # characters; Python itself refuses to read integers of more than 4300 digits
@@ -31,7 +36,8 @@ def volume(text: str, axes: int) -> tuple[int, ...]:
     return tuple(map(int, sides))
 
 
-def _expect_plain(text: str) -> str:
-    if "_" in text or not text.isascii() or len(text) > LONGEST:
-        raise ValueError(f"{text!r} is not a plain numeral")
-    return text
+def _converted(text: str, convert: Callable[[str], NumberT], expected: str) -> NumberT:
+    if "_" not in text and text.isascii() and len(text) <= LONGEST:
+        with contextlib.suppress(ValueError):
+            return convert(text)
+    raise ValueError(f"expected {expected}, received {text!r}")

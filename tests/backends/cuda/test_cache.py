@@ -1,4 +1,4 @@
-"""The cache of compiled kernels: its folder, what makes a new entry, and damaged or read-only entries."""
+"""The cache of compiled kernels: its folder, what makes a new entry, damaged entries, and read-only folders."""
 
 import importlib
 import os

@@ -1,4 +1,4 @@
-"""Which folders and files of the cache are trusted: those that nobody but the user can write to."""
+"""Which folders and files of the cache are trusted: those that only the user and root can write to."""
 
 import grp
 import os
