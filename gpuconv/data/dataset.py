@@ -35,8 +35,7 @@ class Dataset:
 
     def __post_init__(self) -> None:
         images, labels = (to_numpy(getattr(self, part), f"{part} of {self.name!r}") for part in ("images", "labels"))
-        if not isinstance(self.classes, Iterable):
-            raise TypeError(f"classes of {self.name!r} must be names, received {self.classes!r}")
+        _expect_names(self.classes, self.name)
         classes = tuple(map(str, self.classes))
         if images.dtype != np.uint8:
             raise TypeError(f"images of {self.name!r} must be uint8 in 0..255, received {images.dtype.name}")
@@ -94,7 +93,7 @@ class Dataset:
     def relabeled(self, classes: Sequence[str]) -> Dataset:
         """The same images, with labels numbered by the order of class names in `classes`.
 
-        Raises ValueError if the names differ.
+        Raises ValueError if the names differ, and TypeError for classes that are no names.
         """
         return dataclasses.replace(self, labels=class_indices(self, classes)[self.labels], classes=classes)
 
@@ -125,8 +124,15 @@ class Classified(Protocol):
     def classes(self) -> Sequence[str]: ...
 
 
+def _expect_names(classes: object, name: str) -> None:
+    """Raise TypeError unless `classes` can be names."""
+    if not isinstance(classes, Iterable):
+        raise TypeError(f"classes of {name!r} must be names, received {classes!r}")
+
+
 def class_indices(data: Classified, classes: Sequence[str]) -> NDArray[np.int64]:
     """The index in `classes` of each class of a data set. Raises as `Dataset.relabeled` does."""
+    _expect_names(classes, data.name)
     missing, unknown = (
         [repr(name) for name in a if name not in b] for a, b in ((classes, data.classes), (data.classes, classes))
     )

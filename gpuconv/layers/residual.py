@@ -30,6 +30,8 @@ class Residual(Merging):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.body is None:
+            raise TypeError("the body of a residual block is a list of layers, received None")
         self._set_rows({"": self.body, "shortcut": self.shortcut})
 
     def _describe_unequal(self, shapes: Sequence[Shape]) -> str:

@@ -55,6 +55,7 @@ CALLS = {
     "load, test": (lambda: data.load("digits", 5), "test must be text or None, received int"),
     "synthetic": (lambda: data.synthetic.load(size=32), r"size must be \(H, W, C\), received 32"),
     "Dataset, classes": (lambda: Dataset(IMAGES, np.zeros(6, int), 5), "classes of 'images' must be names, received 5"),
+    "Dataset.relabeled": (lambda: IN_MEMORY.relabeled(5), "classes of 'six' must be names, received 5"),
     "Dataset.split": (lambda: IN_MEMORY.split("0.2"), "fraction must be a number, received '0.2'"),
     "Samples.split": (lambda: STREAMED.split(None), "fraction must be a number, received None"),
     "Augmentation.parse": (lambda: Augmentation.parse(5), "an augmentation is described by text, received int"),

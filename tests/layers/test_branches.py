@@ -203,6 +203,7 @@ def test_branches_that_do_not_fit_together_are_refused():
         (lambda: Branches([[conv], [conv]]), ValueError, "a layer occurs in two branches"),
         (lambda: Residual([conv], [conv]), ValueError, "a layer occurs in two branches"),
         (lambda: Residual([]), TypeError, "at least one layer"),
+        (lambda: Residual(None), TypeError, "the body of a residual block is a list of layers, received None"),
         (lambda: Branches([[], []], "sum"), ValueError, "unknown merge 'sum' (known: concat, add)"),
         (
             lambda: Branches([[], [MaxPool2D(2)]]).build((4, 4, 3)),
