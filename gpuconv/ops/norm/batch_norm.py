@@ -65,6 +65,7 @@ def batch_norm(
         running_var=running_var,
         optional=dict(addend=addend, out=out),
     )
+    training = flag("training", training)
     _check_batch_norm(x, gamma, beta, running_mean, running_var, addend, out, training=training)
     momentum, eps = number("momentum", momentum, 0.0, 1.0), number("eps", eps, 0.0, used_with=[x])
     activation = expect_activation(activation)
@@ -84,7 +85,7 @@ def batch_norm(
         beta,
         running_mean,
         running_var,
-        training=flag("training", training),
+        training=training,
         momentum=momentum,
         eps=eps,
         activation=activation,
@@ -103,7 +104,7 @@ def _check_batch_norm(
     addend: Array | None,
     out: Array | None,
     *,
-    training: object,
+    training: bool,
 ) -> None:
     shape = expect_any_float("x", x, 2)
     expect_channel_vectors(x, shape[-1], gamma=gamma, beta=beta, running_mean=running_mean, running_var=running_var)

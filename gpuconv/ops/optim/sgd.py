@@ -58,11 +58,12 @@ def sgd_step(
         optional=dict(scaling=scaling),
         numbers=dict(lr=lr),
     )
+    momentum = expect_momentum(momentum, nesterov)
     if velocities is None and momentum:
         raise ValueError(f"momentum {momentum} needs velocities, which were not given")
     states = {} if velocities is None else {"velocities": velocities}
     ema = expect_step(params, grads, masters, scaling, averages, ema, **states)
-    lr, momentum = learning_rate(lr, params), expect_momentum(momentum, nesterov)
+    lr = learning_rate(lr, params)
     decay = expect_weight_decay(weight_decay, params)
     expect_writable_lists(params=params, velocities=velocities, masters=masters, averages=averages)
     backend.optim.sgd_step(

@@ -41,6 +41,7 @@ REFUSALS = [
         ValueError,
         "batch statistics need more than one value for each channel, received shape (1, 4)",
     ),
+    (ops.batch_norm, [zeros(1, 4), *[VECTOR] * 4], {"training": "no"}, TypeError, "training must be True or False"),
     (
         ops.batch_norm,
         [X, *[VECTOR] * 4],

@@ -32,6 +32,13 @@ REFUSALS = [
     (ops.sgd_step, [PARAMS, PARAMS], {"lr": 1, "momentum": 0.9}, ValueError, "momentum 0.9 needs velocities"),
     (
         ops.sgd_step,
+        [PARAMS, PARAMS],
+        {"lr": 1, "momentum": "no"},
+        TypeError,
+        "momentum must be a number, received 'no'",
+    ),
+    (
+        ops.sgd_step,
         [PARAMS, PARAMS, PARAMS],
         {"lr": 1, "nesterov": True},
         ValueError,
