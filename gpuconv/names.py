@@ -25,7 +25,7 @@ def lookup(kind: str, name: object, table: Mapping[str, T]) -> T:
 
     near = difflib.get_close_matches(_normalized(name), list(by_plain), n=1, cutoff=0.5)
     hint = f"; did you mean {by_plain[near[0]]!r}?" if near else ""
-    raise ValueError(f"unknown {kind} {name!r}{hint} (known: {', '.join(table)})")
+    raise ValueError(f"unknown {kind} {name!r}{hint} (known: {', '.join(table) or 'none'})")
 
 
 def canonical(kind: str, name: object, names: Iterable[str]) -> str:

@@ -74,6 +74,7 @@ from gpuconv.layers import (
         (lambda: Input((0, 3, 1)), None, ValueError, "at least 1"),
         (lambda: ReLU(), (3, 0, 2), ValueError, "at least 1"),
         (lambda: ReLU(name="a.b"), None, ValueError, "dot"),
+        (lambda: ReLU(frozen="weight"), (3,), ValueError, r"unknown variable 'weight' \(known: none\)"),
         (lambda: Residual([Conv2D(4, 3)]), (5, 5, 2), ValueError, "cannot be added"),
         (lambda: Residual([]), None, TypeError, "at least one layer"),
     ],
