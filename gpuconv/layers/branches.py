@@ -200,6 +200,8 @@ class Merging(Layer, base=True):
 
     def _slice(self, number: int, dy: Array) -> Array:
         """A branch's slice of the gradient. Copied unless its reader (a branch or the final sum) takes slices."""
+        if dy.shape[-1] != self._ends[-1]:
+            raise ValueError(f"dy must have {self._ends[-1]} channels, as the output, received {dy.shape[-1]}")
         row, part = self.rows[number], self._parts(dy)[number]
         return part if row is None or reads_slices(row) else ops.copy(part)
 

@@ -143,8 +143,8 @@ def test_nonfinite_gradients_raise_no_warnings(k):
 @pytest.mark.parametrize("k", [8, 12, 80])
 def test_gradients_are_contiguous(k):
     x, w, _, dy = random_arrays(conv(2, 8, 8, 3, k, 3, padding=1))
-    for dw in (ops.conv2d_wgrad(dy, x, kernel_size=3, padding=1), *ops.conv2d_backward(dy, x, w, padding=1)):
-        assert dw.flags.c_contiguous
+    for gradient in (ops.conv2d_wgrad(dy, x, kernel_size=3, padding=1), *ops.conv2d_backward(dy, x, w, padding=1)):
+        assert gradient.flags.c_contiguous
 
 
 def test_zero_channels_give_the_bias_and_zero_filters_give_nothing():

@@ -42,6 +42,14 @@ def test_channels_are_concatenated_in_the_order_of_the_branches():
     np.testing.assert_array_equal(net.grads()["branches1.branch1.conv1.weight"].ravel(), [1, 1 + 2 * 2])
 
 
+@pytest.mark.parametrize("channels", [2, 4])
+def test_a_gradient_with_another_number_of_channels_than_the_output_is_refused(channels):
+    net = Sequential([Input((1, 2, 1)), Branches([[Conv2D(2, 1)], []])])
+    net(np.ones((1, 1, 2, 1), np.float32), True)
+    with pytest.raises(ValueError, match=f"dy must have 3 channels, as the output, received {channels}"):
+        net.backward(np.ones((1, 1, 2, channels), np.float32))
+
+
 def test_layers_of_branches_are_named_and_summarized_by_their_paths():
     net = inception()
     assert [key for key, _ in net.named_parameters()][:3] == [

@@ -45,7 +45,7 @@ def test_values_whose_equality_is_unreliable_are_checked_each_time(value):
     assert [check(option=value) for _ in range(3)] == [1, 2, 3]
 
 
-def test_writability_is_checked_each_time():
+def test_read_only_arrays_are_remembered_apart_from_writable_ones():
     check, _ = counted_check()
     array = np.zeros(2)
     assert check(array) == 1
