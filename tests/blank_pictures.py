@@ -1,4 +1,4 @@
-"""Replaces pictures by files of one pixel, as matplotlib takes 0.15 s for each; the fixture `pictures` draws them."""
+"""Replaces pictures by files of one pixel, as matplotlib takes 0.15 s for each; with `pictures` a test draws them."""
 
 import base64
 import contextlib

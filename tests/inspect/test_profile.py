@@ -48,7 +48,7 @@ STEP = [
 ]
 
 
-def test_there_is_a_row_for_each_layer_and_direction_in_order():
+def test_there_is_a_row_for_each_layer_with_work_and_each_direction_in_order():
     report = profile(small_net(), 2, steps=2)
     assert names(report) == STEP
     assert all(row.seconds > 0 and row.launches == [] for row in report.rows)

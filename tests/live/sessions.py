@@ -38,7 +38,7 @@ def wait_for(session, condition, seconds=20.0):
     while not condition():
         assert time.monotonic() < end, (session.phase, session.message)
         time.sleep(0.005)
-    do(session, "greet")  # after the pending work is done
+    do(session, "greet")  # is answered after the pending work
 
 
 def weights_of(session):

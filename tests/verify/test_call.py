@@ -142,7 +142,7 @@ def test_a_call_stored_under_the_former_name_of_its_op_can_be_replayed():
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "lion", "filters -> muon; * -> sgd"])
-def test_a_call_that_was_stored_before_its_op_took_its_last_array_can_be_replayed(optimizer):
+def test_a_call_stored_without_the_newest_array_of_its_op_can_be_replayed(optimizer):
     for call in calls_of_an_epoch(optimizer=optimizer):
         if call.op.endswith("_step") or call.op == "add_metrics":
             stored = call.stored()
