@@ -232,6 +232,7 @@ def sanity(
         optimizer: Its first step is measured, see `update_ratio`.
         overfit_steps: The largest number of steps to overfit 20 samples.
     """
+    _expect_optimizer(optimizer)
     return [
         first_loss(net, x, labels, loss=loss),
         regularization(net, x, labels, loss=loss),
@@ -356,10 +357,12 @@ def update_ratio(
     be between 1e-4 and 1e-2. The details list each weight's ratio.
 
     Args:
-        optimizer: A new object with ``build(params)`` and ``step(params, grads)``; by default plain SGD at 1e-3.
+        optimizer: A new object with ``build(params)`` and ``step(params, grads)``, else TypeError is raised; by default
+            plain SGD at 1e-3.
 
     Other arguments as in `sanity`.
     """
+    _expect_optimizer(optimizer)
     twin = net.copy()
     _, dscores = losses.get(loss)(twin.forward(x, training=True), labels)
     twin.backward(dscores, input_grad=False)
@@ -376,6 +379,14 @@ def update_ratio(
     middle = float(np.median(list(ratios.values())))
     listed = ", ".join(f"{key} {ratio:.1e}" for key, ratio in ratios.items())
     return SanityCheck("update-to-weight ratio", 1e-4 <= middle <= 1e-2, middle, "near 1e-3", listed)
+
+
+def _expect_optimizer(optimizer: object) -> None:
+    if optimizer is not None and not (hasattr(optimizer, "build") and hasattr(optimizer, "step")):
+        raise TypeError(
+            "optimizer must be an object such as gpuconv.training.Adam(), with build(params) and step(params, grads), "
+            f"received {type(optimizer).__name__}"
+        )
 
 
 def _without_dropout(net: Sequential) -> Sequential:

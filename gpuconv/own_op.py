@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from gpuconv import backends, random
+from gpuconv.arguments import number
 from gpuconv.dtypes import as_dtype
 from gpuconv.names import lookup
 from gpuconv.ops.registry import arrays_of
@@ -75,26 +76,26 @@ def compare(
     what was not compared. layout: "NCHW" passes volumes and filters in PyTorch's layout, and expects volumes in that
     layout in return. tolerance: the largest accepted error, by default 1000 times the machine epsilon of `dtype`.
 
-    A case in which `mine` raises, or returns another shape or NaN, counts as failed. Raises what the operation itself
-    raises for a case that it rejects, and ValueError for an unknown layout or argument, for an argument given
-    twice, and for no cases at all.
+    A case in which `mine` raises, or returns another shape or other NaNs, counts as failed. Raises what the operation
+    itself raises for a case that it rejects, ValueError for an unknown layout or argument, for an argument given twice,
+    for a negative tolerance and for no cases at all, and TypeError for a tolerance that is no number.
     """
     if layout not in _LAYOUTS:
         raise ValueError(f"layout must be one of {', '.join(_LAYOUTS)}, received {layout!r}")
     dtype = as_dtype(dtype)
-    allowed = 1000 * float(np.finfo(dtype).eps) if tolerance is None else tolerance
+    allowed = 1000 * float(np.finfo(dtype).eps) if tolerance is None else number("tolerance", tolerance, 0.0)
     kinds = inspect.signature(op).parameters
     slots = [name for name in arrays_of(op) if kinds[name].kind is not inspect.Parameter.KEYWORD_ONLY]
     found = Comparisons()
     what = f"argument of {getattr(op, '__name__', 'the operation')}"
-    for number, written_case in enumerate([cases] if isinstance(cases, Mapping) else cases):
+    for index, written_case in enumerate([cases] if isinstance(cases, Mapping) else cases):
         case: dict[str, Any] = {}
         for written, value in written_case.items():
             name = lookup(what, written, kinds).name
             if name in case:
                 raise ValueError(f"the {what} {name} is given twice, once as {written}")
             case[name] = value
-        arrays = {name: _array(case[name], dtype, seed + number, slots.index(name)) for name in slots if name in case}
+        arrays = {name: _array(case[name], dtype, seed + index, slots.index(name)) for name in slots if name in case}
         options = {name: value for name, value in case.items() if name not in slots}
         with backends.oracle():
             expected = op(*arrays.values(), **options)

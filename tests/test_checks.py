@@ -155,6 +155,12 @@ def test_wrong_options_of_checks_are_refused():
         (lambda: checks.gradient_check(net, tolerance=-1), ValueError, "tolerance must lie in"),
         (lambda: checks.gradient_check(net, training="no"), TypeError, "training must be True or False, received 'no'"),
         (lambda: checks.overfits(net, x, labels, steps=0), ValueError, "steps must be at least 1, received 0"),
+        (
+            lambda: checks.update_ratio(net, x, labels, optimizer="adam"),
+            TypeError,
+            r"step\(params, grads\), received str",
+        ),
+        (lambda: checks.sanity(net, None, labels, optimizer="adam"), TypeError, r"step\(params, grads\), received str"),
         (lambda: checks.overfits(net, x, labels, steps="all"), TypeError, "steps must be an integer, received 'all'"),
     ):
         with pytest.raises(error, match=message):

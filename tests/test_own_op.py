@@ -140,11 +140,17 @@ def test_a_function_cannot_change_its_case():
     assert x.all()
 
 
-def test_bad_cases_and_layouts_are_refused():
+def test_bad_cases_layouts_and_tolerances_are_refused():
     with pytest.raises(ValueError, match="layout must be one of NHWC, NCHW, received 'CHWN'"):
         gc.checks.compare(conv_with_loops, ops.conv2d, CASES, layout="CHWN")
     with pytest.raises(ValueError, match="unknown argument of conv2d 'pading'; did you mean 'padding'"):
         gc.checks.compare(conv_with_loops, ops.conv2d, [dict(x=(2, 5, 5, 3), w=(4, 3, 3, 3), pading=1)])
+    for tolerance, error, message in (
+        (-1, ValueError, r"tolerance must lie in \[0.0, inf\), received -1"),
+        ("1e-6", TypeError, "tolerance must be a number, received '1e-6'"),
+    ):
+        with pytest.raises(error, match=message):
+            gc.checks.compare(conv_with_loops, ops.conv2d, CASES, tolerance=tolerance)
     with pytest.raises(ValueError, match="there is no case"):
         gc.checks.compare(conv_with_loops, ops.conv2d, [])
     with pytest.raises(ValueError, match="channels"):
