@@ -30,12 +30,12 @@ def test_memory_limits_a_kernel_whose_bytes_take_longest():
     assert (reduced.seconds, reduced.binds) == (pytest.approx(2000 / H200.clock + 1e9 / H200.copy), "reduction")
 
 
-@pytest.mark.parametrize(("blocks", "busiest"), [(132, 1), (133, 2), (264, 2), (1320, 10)])
-def test_the_busiest_multiprocessor_sets_the_time(blocks, busiest):
+@pytest.mark.parametrize(("blocks", "counted_blocks"), [(132, 1), (133, 2), (264, 2), (330, 2.5)])
+def test_the_busiest_multiprocessor_counts_if_all_blocks_are_resident_and_else_the_mean(blocks, counted_blocks):
     counted = predict_time.terms(
         MainLoop(100, 16), blocks=blocks, tiles_of_depth=3, threads=128, resident=2, reduction=0, multiprocessors=132
     )
-    assert (counted.block, counted.instruction, counted.hmma) == (busiest, busiest * 300, busiest * 48)
+    assert counted == Terms(1, counted_blocks, counted_blocks * 300, counted_blocks * 48, 0)
 
 
 def test_the_main_loop_is_that_of_the_most_products_without_the_sums_that_a_branch_skips():
