@@ -128,7 +128,7 @@ def test_uniform_fills_its_range_evenly():
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
 def test_a_draw_of_any_float_dtype_is_the_float64_draw_rounded(dtype):
-    """It is rounded to a 16-bit dtype by way of float32, which changes a few in 100,000 numbers."""
+    """It is rounded to a 16-bit dtype by way of float32, which changes a few of 100,000 numbers in float16."""
     if dtype == "bfloat16":
         pytest.importorskip("ml_dtypes")
     exact = random.normal((1000, 100), seed=8, stream=INIT, std=0.3, dtype="float64")
@@ -229,7 +229,7 @@ def test_orders_are_uncorrelated_between_elements_and_epochs():
     pairs = [(first, np.arange(n)), (first[1:], first[:-1]), (first[n // 2 :], first[: n - n // 2]), (first, second)]
     for a, b in pairs:
         assert abs(np.corrcoef(a, b)[0, 1]) < 5 / np.sqrt(n)
-    for step in (1, 2, 142):  # 142: the side of the square on which the elements are laid out
+    for step in (1, 2, 141, 142):  # the elements are laid out in 142 rows of 141
         difference = (first[step:] - first[:-step]) % n
         counts = np.histogram(difference, bins=50, range=(0, n))[0]
         expected = difference.size / 50
