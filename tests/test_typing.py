@@ -117,7 +117,7 @@ module: Any = None
 
 @pytest.fixture
 def programs(tmp_path):
-    """A folder with the examples, the code from the docs pages, and `tests/typing`."""
+    """A folder with the examples that do not import UNTYPED, the code from the docs pages, and `tests/typing`."""
     for path in (*(ROOT / "examples").glob("*.py"), *PROGRAMS.glob("*.py")):
         if f"import {UNTYPED}" not in path.read_text():
             shutil.copy(path, tmp_path)

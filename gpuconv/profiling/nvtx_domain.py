@@ -54,7 +54,7 @@ def part(message: str) -> AbstractContextManager[None]:
 
 
 def _of_layer(layer: Layer, direction: str) -> AbstractContextManager[None]:
-    name = layer.path.replace("+", "-")  # Nsight Compute's filters separate ranges by a plus
+    name = layer.path.replace("+", "-")  # a plus is an operator in Nsight Compute's filters
     return span(f"{name}.{direction}", direction)
 
 

@@ -34,7 +34,8 @@ def on_another_machine(steps):
 
 
 def sparse(steps, every):
-    """The steps with outputs and input gradients only in the first and every n-th, as `Digests(every=n)` records."""
+    """The steps with outputs and input gradients only in the first and in every n-th; `Digests(every=n)` records them
+    in the first n too."""
     inside = ("forward", "backward")
     return [
         replace(step, tensors=[tensor for tensor in step.tensors if tensor.direction not in inside])

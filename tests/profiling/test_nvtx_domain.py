@@ -49,7 +49,7 @@ def test_each_layer_and_direction_is_a_range(recorder):
 
 
 def test_the_range_of_a_fused_layer_has_no_plus_in_its_name(recorder):
-    """In the filter --nvtx-include of Nsight Compute a plus separates ranges."""
+    """In the filter --nvtx-include of Nsight Compute a plus is an operator."""
     with profiling.ranges():
         models.build("seed-net").fuse().forward(np.zeros((1, 32, 32, 3), np.float32))
     assert recorder.events[0] == ("input.forward", "forward")
