@@ -57,7 +57,7 @@ NOT_RESTORED = {
 @pytest.mark.parametrize("row", [row for row, operator in NOT_RESTORED.items() if operator])
 def test_an_operator_without_a_layer_is_named(row, tmp_path):
     interop.to_onnx(built(ROWS[row]), tmp_path / "net.onnx")
-    reason = r"no layer covers it|a product has a layer only if one factor is a constant number"
+    reason = r"no layer covers it|it has a layer only if one operand is a constant number"
     with pytest.raises(ValueError, match=rf"operator {NOT_RESTORED[row]} \(node .*({reason})"):
         interop.from_onnx(tmp_path / "net.onnx")
 
