@@ -232,6 +232,15 @@ def test_channels_or_filters_of_a_group_not_in_multiples_of_8_are_refused(c, k, 
             ops.conv2d_wgrad(dy, x, kernel_size=3, groups=groups, algo=WIDE)
 
 
+def test_where_the_gradient_of_x_is_refused_those_of_the_filters_and_the_bias_stay_unchanged():
+    shapes = (1, 4, 4, 8), (1, 4, 4, 9), (8, 1, 1, 9)
+    dy, x, w = (asarray(np.ones(shape, BFLOAT16), "emulated") for shape in shapes)
+    dw, db = (asarray(np.full(shape, 7, BFLOAT16), "emulated") for shape in ((8, 1, 1, 9), 8))
+    with pytest.raises(UnservedError, match=r"received 9 channels and 8 filters a group$"):
+        ops.conv2d_backward(dy, x, w, algo=NAME, dw=dw, db=db, accumulate=True)
+    assert {*to_numpy(dw).ravel().tolist(), *to_numpy(db).tolist()} == {7}
+
+
 def test_the_gradient_of_the_filters_of_an_empty_batch_is_refused():
     dy, x = (asarray(np.zeros(shape, BFLOAT16), "emulated") for shape in ((0, 2, 2, 16), (0, 4, 4, 8)))
     out = asarray(np.full((16, 3, 3, 8), 7, BFLOAT16), "emulated")

@@ -122,7 +122,7 @@ def choose(
     if (products := _product_list.get()) is not None:
         products.append(product)
     if algo != AUTO:
-        return _plan_of_name(product, algo, out)
+        return plan_of_name(product, algo, out)
     gpu = gpu_of(out) if not model_chooses.get() else None
     if gpu is not None and (known := known_choices.get((product, gpu))):
         return known
@@ -151,7 +151,7 @@ def _candidates(product: Product, capability: int, gpu: Gpu, *, ask: bool) -> tu
     return first, *sorted((*others, *admitted), key=lambda plan: plan.cost)
 
 
-def _plan_of_name(product: Product, algo: str, out: Array) -> Plan:
+def plan_of_name(product: Product, algo: str, out: Array) -> Plan:
     """The plan of a named algorithm. On a GPU, raises UnprovedError if the algorithm needs a proof and has none."""
     found = plan(product, algo, capability_of(out))
     gpu = None if found.algorithm.proved else gpu_of(out)

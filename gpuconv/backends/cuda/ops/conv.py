@@ -8,11 +8,11 @@ import math
 
 import numpy as np
 
-from gpuconv.algorithms import DEPTHWISE, Choice, arithmetic_of, for_convolution
+from gpuconv.algorithms import AUTO, DEPTHWISE, Choice, arithmetic_of, for_convolution
 from gpuconv.backends.cuda.gemm.launch import compute
 from gpuconv.backends.cuda.gemm.plan import Plan
 from gpuconv.backends.cuda.gemm.product import ACTIVATIONS, Product
-from gpuconv.backends.cuda.gemm.tuner import plan_without_timing
+from gpuconv.backends.cuda.gemm.tuner import plan_of_name, plan_without_timing
 from gpuconv.backends.cuda.ops import depthwise
 from gpuconv.backends.cuda.ops.column_reduce import distribute, finish_grid, partials, width_of
 from gpuconv.backends.cuda.ops.conv_struct import expect_within_limits, fits_tap_table, packed
@@ -123,12 +123,19 @@ def conv2d_dgrad(
         depthwise.dgrad(dx, dy, pitch, w, problem, tf32=tf32, accumulate=accumulate)
     elif dx.size:
         flat, x_pitch = rows_of(dx)
-        vector_c = pack_width(w.dtype, w, flat, count=math.gcd(problem.c // problem.groups, x_pitch))
-        vector_k = pack_width(w.dtype, dy, count=math.gcd(problem.k // problem.groups, pitch))
-        product = product_of("dgrad", problem, PLAIN, dy.dtype, tf32, vector_c, vector_k)
+        product = _dgrad_product(dy, pitch, w, flat, x_pitch, problem, tf32)
         struct = packed(problem, 1, pitch, x_pitch)
         compute(product, algo, dx, (None,), (dy, w, *_NO_NORM), accumulate=accumulate, struct=struct)
     return store(dx, out)
+
+
+def _dgrad_product(
+    dy: Array, pitch: int, w: Array, dx: Array | None, x_pitch: int, problem: Conv2dProblem, tf32: bool
+) -> Product:
+    """The matrix product of dgrad; dy and dx are rows with a pitch. dx: None for a new array, which is aligned."""
+    vector_c = pack_width(w.dtype, w, dx, count=math.gcd(problem.c // problem.groups, x_pitch))
+    vector_k = pack_width(w.dtype, dy, count=math.gcd(problem.k // problem.groups, pitch))
+    return product_of("dgrad", problem, PLAIN, dy.dtype, tf32, vector_c, vector_k)
 
 
 def conv2d_dgrad_sums(
@@ -208,6 +215,10 @@ def conv2d_backward(
     accumulate: bool,
 ) -> tuple[ArrayT, ArrayT]:
     dy, (dgrad, wgrad) = _gradient_before_mask(dy, mask, problem, epilogue), algos
+    if dgrad not in (AUTO, DEPTHWISE) and x.size:  # refuse it before dw changes
+        (w,), (rows, pitch) = contiguous(w), _rows_with_tap_table(dy, problem, problem.k)
+        dx_rows, x_pitch = (None, problem.c) if out is None or pitch_of(out) is None else rows_of(out)
+        plan_of_name(_dgrad_product(rows, pitch, w, dx_rows, x_pitch, problem, tf32), dgrad, dy)
     dw = conv2d_wgrad(dy, x, problem, PLAIN, mask=None, algo=wgrad, tf32=tf32, out=dw, db=db, accumulate=accumulate)
     dx = conv2d_dgrad(dy, w, problem, PLAIN, mask=None, algo=dgrad, tf32=tf32, out=out, accumulate=accumulate_dx)
     return dx, dw

@@ -1,7 +1,8 @@
 """Reads .cu files: one flat text of a kernel and its headers, and the signatures of its kernels.
 
-Project headers (``#include "..."``) are pasted in, once each, with ``#line`` directives. NVRTC and the C++ compiler get
-this text, the cache's key covers it, and profilers and error messages map it back to the .cu files.
+Project headers (``#include "..."``) are pasted in, once each, with ``#line`` directives. NVRTC gets this text, and the
+C++ compiler what `for_host` makes of it. The cache's key covers it, and profilers and error messages map it back to the
+.cu files.
 
 In the directives, a shipped file appears as, for example, "gpuconv/kernels/pool.cuh", and a user's file as its path
 relative to the compiled .cu. So the text, the cache's key and the binary do not depend on where the files are.
