@@ -33,6 +33,19 @@ def test_new_arrays_are_aligned_contiguous_and_of_the_emulated_type(shape):
         assert x.flags.writeable
 
 
+@pytest.mark.parametrize(
+    ("shape", "error", "message"),
+    [
+        pytest.param((3, -1), ValueError, r"no negative dimensions, received shape \(3, -1\)$", id="negative"),
+        pytest.param((2**61,), MemoryError, f"{2**63} bytes$", id="2^63 bytes"),
+        pytest.param((2**62 - 8,), MemoryError, f"{2**64 - 32} bytes$", id="2^64 bytes with its guards"),
+    ],
+)
+def test_impossible_shapes_are_refused(shape, error, message):
+    with pytest.raises(error, match=message):
+        emulator.empty(shape, np.float32)
+
+
 def test_asarray_copies_arrays_from_elsewhere():
     host = np.arange(6.0).reshape(2, 3).T
     x = emulator.asarray(host)

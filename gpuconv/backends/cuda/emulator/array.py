@@ -128,10 +128,12 @@ def _allocate(shape: int | Sequence[int], dtype: DTypeLike, poison: int | None) 
 
     dtype = as_numeric("an array", dtype)
     shape = (shape,) if isinstance(shape, int) else tuple(shape)
+    if min(shape, default=0) < 0:
+        raise ValueError(f"an array has no negative dimensions, received shape {shape}")
     nbytes = math.prod(shape) * dtype.itemsize
     if poison is None:
         poison = POISON_INTEGER if dtype.kind in "iub" else POISON_FLOAT
-    address = runtime().gpuconv_allocate(nbytes, poison)
+    address = runtime().gpuconv_allocate(nbytes, poison) if nbytes < 2**63 else None
     if not address:
         raise MemoryError(f"no memory for an emulated array of shape {shape} and dtype {dtype}: {nbytes} bytes")
     memory: Any = (ctypes.c_char * nbytes).from_address(address)
