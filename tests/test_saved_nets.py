@@ -8,7 +8,7 @@ import pytest
 
 import gpuconv as gc
 from gpuconv import checkpoint
-from gpuconv.layers import Input, Linear, Sequential
+from gpuconv.layers import Dropout, Input, Linear, Sequential
 from gpuconv.training import CheckpointError
 from tests import small_nets
 
@@ -71,6 +71,14 @@ def test_files_that_are_not_saved_nets_are_refused(tmp_path, small_net):
     checkpoint.save(file, misspelled)
     with pytest.raises(CheckpointError, match="did you mean 'Sequential'"):
         gc.load(file)
+
+
+def test_a_net_with_numpys_numbers_is_saved_with_pythons(tmp_path):
+    """As in Linear(labels.max() + 1)."""
+    net = Sequential([Input((np.int64(4),)), Dropout(np.float32(0.25)), Linear(np.int64(3))])
+    json.dumps(net.config())
+    net.save(tmp_path / "net.safetensors")
+    assert gc.load(tmp_path / "net.safetensors").config() == net.config()
 
 
 def test_a_net_without_weights_does_not_replace_a_saved_one(tmp_path):

@@ -8,6 +8,8 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from gpuconv.layers.protocol import AnyLayer
 from gpuconv.layers.registry import LAYERS, layer_class, name_of
 from gpuconv.layers.state import Stateful
@@ -31,7 +33,9 @@ def encode(value: object) -> object:
     """A setting's value for JSON; `decode` reads it."""
     if isinstance(value, Stateful):
         return value.config()  # type: ignore[attr-defined]
-    return [encode(entry) for entry in value] if isinstance(value, (list, tuple)) else value
+    if isinstance(value, (list, tuple)):
+        return [encode(entry) for entry in value]
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def decode(value: object) -> object:

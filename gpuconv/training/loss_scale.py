@@ -14,6 +14,7 @@ import numpy as np
 
 from gpuconv import backends, ops
 from gpuconv.arguments import integer, number, positive
+from gpuconv.checkpoint import as_json
 from gpuconv.types import Array, Record
 
 
@@ -47,7 +48,7 @@ class LossScale:
 
     def config(self) -> Record:
         """The settings. JSON-serializable."""
-        return {name: getattr(self, name) for name in ("start", "growth", "backoff", "interval")}
+        return as_json({name: getattr(self, name) for name in ("start", "growth", "backoff", "interval")})
 
     def build(self, device: str) -> None:
         """Create the state on `device`."""

@@ -1,10 +1,12 @@
 """Optimizers against their formulas, written out here in float64, and against PyTorch."""
 
+import json
+
 import numpy as np
 import pytest
 
 from gpuconv.dtypes import as_dtype
-from gpuconv.training import optimizers
+from gpuconv.training import LossScale, optimizers
 from gpuconv.training.optimizers import SGD, Adam, AdamW
 
 SHAPES = {"conv1.weight": (3, 2, 5, 1), "conv1.bias": (3,), "fc1.weight": (7, 4)}
@@ -208,6 +210,11 @@ def test_settings_that_float32_cannot_hold_are_refused_before_the_first_step():
             with pytest.raises(ValueError, match="that float32 can hold"):
                 make().build(arrays(0, as_dtype(dtype)))
         make().build(arrays(0, np.float64))
+
+
+def test_a_config_with_numpys_numbers_is_written_as_json():
+    for made in (SGD(lr=np.float32(0.5), nesterov=np.False_), LossScale(start=np.float32(8), interval=np.int64(3))):
+        assert json.loads(json.dumps(made.config())) == made.config()
 
 
 def test_flags_may_be_words_or_numbers():

@@ -10,6 +10,7 @@ import numpy as np
 
 from gpuconv import backends
 from gpuconv.arguments import integer, number
+from gpuconv.checkpoint import as_json
 from gpuconv.dtypes import accumulation_dtype
 from gpuconv.names import lookup
 from gpuconv.types import Array, Record
@@ -66,7 +67,7 @@ class Optimizer:
     def config(self) -> Record:
         """The name and the settings, JSON-serializable; ``get(**config)`` rebuilds the optimizer."""
         settings = {setting.name: getattr(self, setting.name) for setting in fields(self) if setting.init}
-        return {"optimizer": self.name} | settings
+        return {"optimizer": self.name} | as_json(settings)
 
     def slots(self) -> tuple[str, ...]:
         """The names of each parameter's state arrays."""
