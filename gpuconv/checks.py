@@ -336,7 +336,7 @@ def overfits(
         twin.zero_grad()
         twin.backward(dscores, input_grad=False)
         ops.adam_step(list(twin.params().values()), list(twin.grads().values()), m, v, lr=lr, step=step)
-    expected, details = f"under {goal:.4f}", f"after {step} steps"
+    expected, details = f"under {goal:.4f}", f"at step {step}"
     if truth is not None:
         expected, details = f"{expected}, every label right", f"{right:.0%} right {details}"
     return SanityCheck(f"overfits {len(labels)} samples", right == 1.0 and value < goal, value, expected, details)

@@ -186,7 +186,7 @@ def test_a_net_that_cannot_distinguish_its_images_does_not_overfit():
     x, labels = data(20)
     result = checks.overfits(models.build("digits-net"), np.zeros_like(x), labels, steps=20)
     assert not result.passed
-    assert "after 20 steps" in result.details
+    assert "at step 20" in result.details
 
 
 def test_nan_ends_the_overfitting_at_once():
@@ -194,14 +194,14 @@ def test_nan_ends_the_overfitting_at_once():
     x[3, 2, 2] = np.nan
     result = checks.overfits(models.build("digits-net"), x, labels)
     assert not result.passed
-    assert "after 1 steps" in result.details
+    assert "at step 1" in result.details
 
 
 def test_the_overfitting_check_mentions_no_labels_for_a_loss_of_targets():
     x, _ = data(4)
     targets = np.zeros((4, 10), np.float32)
     result = checks.overfits(models.build("digits-net"), x, targets, loss="mse", steps=1)
-    assert result.details == "after 1 steps"
+    assert result.details == "at step 1"
     assert "label" not in result.expected
 
 
