@@ -26,13 +26,25 @@ def test_a_planted_slow_kernel_is_reported_slower(tmp_path):
     [(1.05, 0.10, "noise"), (1.15, 0.10, "slower"), (0.95, 0.10, "noise"), (0.85, 0.10, "faster"), (1.0, 0.0, "noise")],
 )
 def test_only_a_difference_above_the_noise_is_slower_or_faster(tmp_path, after, noise, verdict):
-    def record_of(name, median, noise):
-        sides = [{"role": "ours", "name": "gpuconv", "status": "timed", "median": median}]
-        return record(tmp_path / name, entries=[{"key": "k", "noise": noise, "sides": sides}])
-
     for noises in ((noise, 0.0), (0.0, noise)):  # the larger noise of the two records counts
-        (change,) = compare_records.changes(record_of("a", 1.0, noises[0]), record_of("b", after, noises[1]))
+        a, b = record_of(tmp_path / "a", 1.0, noises[0]), record_of(tmp_path / "b", after, noises[1])
+        (change,) = compare_records.changes(a, b)
         assert change.verdict == verdict
+
+
+@pytest.mark.parametrize(("noises", "verdict"), [((0.0, 0.1, 0.1), "noise"), ((0.0, 0.0, 0.1), "slower")])
+def test_an_entry_has_at_least_the_median_noise_of_its_record(tmp_path, noises, verdict):
+    first, *_ = compare_records.changes(
+        record_of(tmp_path / "a", 1.0, *noises), record_of(tmp_path / "b", 1.05, *noises)
+    )
+    assert (first.key, first.verdict) == ("0", verdict)
+
+
+def record_of(folder, median, *noises):
+    """A record of one entry with this time for each noise."""
+    sides = [{"role": "ours", "name": "gpuconv", "status": "timed", "median": median}]
+    entries = [{"key": str(number), "noise": noise, "sides": sides} for number, noise in enumerate(noises)]
+    return record(folder, entries=entries)
 
 
 def test_records_of_different_hardware_are_not_compared(tmp_path):
