@@ -73,7 +73,7 @@ class Record:
         return cls(Path(path), data)
 
     def add(self, entry: dict[str, Any]) -> None:
-        """Add an entry, in the place of an older one of the same key, and save."""
+        """Add an entry at the end, instead of an older one of the same key, and save."""
         kept = [other for other in self.data["entries"] if other["key"] != entry["key"]]
         self.data["entries"] = [*kept, entry]
         self.save()
