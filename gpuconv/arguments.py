@@ -76,14 +76,17 @@ def number(
     low: float,
     high: float = math.inf,
     *,
+    open_low: bool = False,
     open_high: bool = False,
     used_with: Sequence[Array] = (),
 ) -> float:
-    """`value` as a float in [low, high], or in [low, high) with `open_high`. Infinity is never accepted.
+    """`value` as a float in [low, high], without `low` if `open_low` and without `high` if `open_high`. Infinity is
+    never accepted.
 
     used_with: arrays with which the number is combined; it must not overflow their accumulation dtype.
     """
-    if type(value) is float and low <= value <= high and -_LARGEST_32 <= value <= _LARGEST_32 and not open_high:
+    closed = not (open_low or open_high)
+    if type(value) is float and low <= value <= high and -_LARGEST_32 <= value <= _LARGEST_32 and closed:
         return value  # fast path: nearly always
     if not isinstance(value, (int, float, np.integer, np.floating)) or isinstance(value, (bool, np.timedelta64)):
         raise TypeError(f"{name} must be a number, received {value!r}")
@@ -93,8 +96,10 @@ def number(
         raise ValueError(
             f"{name} must be a number that a float can hold, received {integer_text(int(value))}"
         ) from None
-    if not low <= value <= high or not math.isfinite(value) or (open_high and value == high):
-        interval = f"{'(' if low == -math.inf else '['}{low}, {high}{')' if open_high or high == math.inf else ']'}"
+    left_out = (open_low and value == low) or (open_high and value == high)
+    if not low <= value <= high or not math.isfinite(value) or left_out:
+        begin, end = "(" if open_low or low == -math.inf else "[", ")" if open_high or high == math.inf else "]"
+        interval = f"{begin}{low}, {high}{end}"
         raise ValueError(f"{name} must lie in {interval}, received {given}")
     if abs(value) > _LARGEST_32 and any(array.dtype != np.float64 for array in used_with):
         raise ValueError(f"{name} must be a number that float32 can hold, received {given}")

@@ -69,6 +69,10 @@ def test_numbers_are_taken_and_others_refused():
     for value in (-0.1, 1.1, np.nan, np.inf):
         refused(ValueError, f"p must lie in [0, 1], received {value}", arguments.number, "p", value, 0, 1)
     refused(ValueError, "p must lie in [0, 1), received 1", arguments.number, "p", 1, 0, 1, open_high=True)
+    for value in (0, 0.0, 2):
+        refused(
+            ValueError, f"p must lie in (0, 1], received {value}", arguments.number, "p", value, 0, 1, open_low=True
+        )
     refused(ValueError, "lr must lie in [0, inf), received inf", arguments.number, "lr", np.inf, 0)
     refused(ValueError, "s must lie in (-inf, inf), received -inf", arguments.number, "s", -np.inf, -np.inf)
     for value in (True, "1", None, [1], 1j):

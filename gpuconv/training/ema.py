@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Mapping
 import numpy as np
 
 from gpuconv import backends, ops
-from gpuconv.arguments import number, positive
+from gpuconv.arguments import number
 from gpuconv.checkpoint import Checkpoint, CheckpointError
 from gpuconv.dtypes import accumulation_dtype
 from gpuconv.layers.base import Layer
@@ -20,7 +20,7 @@ AVERAGE, TRAINED = "average", "trained"  # prefixes of a checkpoint's arrays
 def decay_value(ema: object) -> float:
     """Check a decay and return it. Raises TypeError unless it is a number, and ValueError unless it is above 0 and
     below 1."""
-    return positive("ema", number("ema", ema, 0, 1, open_high=True))
+    return number("ema", ema, 0, 1, open_low=True, open_high=True)
 
 
 class Ema:

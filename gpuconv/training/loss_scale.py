@@ -43,7 +43,7 @@ class LossScale:
     def __post_init__(self) -> None:
         positive("start", self.start)
         number("growth", self.growth, 1)
-        positive("backoff", number("backoff", self.backoff, 0, 1))
+        number("backoff", self.backoff, 0, 1, open_low=True)
         integer("interval", self.interval, 1)
 
     def config(self) -> Record:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gpuconv import losses, spec
-from gpuconv.arguments import integer, number, positive
+from gpuconv.arguments import integer, number
 from gpuconv.names import canonical
 from gpuconv.types import Record
 
@@ -43,7 +43,7 @@ class Plateau:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "patience", integer("patience", self.patience, 0))
-        object.__setattr__(self, "factor", positive("factor", number("factor", self.factor, 0, 1, open_high=True)))
+        object.__setattr__(self, "factor", number("factor", self.factor, 0, 1, open_low=True, open_high=True))
         object.__setattr__(self, "threshold", number("threshold", self.threshold, 0, 1, open_high=True))
         object.__setattr__(self, "watch", canonical("measure", self.watch, MEASURES))
 

@@ -226,8 +226,8 @@ def test_a_checkpoint_with_missing_or_invalid_averages_is_refused(tmp_path):
 
 def test_an_invalid_ema_is_refused():
     for ema, message in (
-        (0, "ema must be above 0, received 0"),
-        (1, r"ema must lie in \[0, 1\), received 1"),
+        (0, r"ema must lie in \(0, 1\), received 0"),
+        (1, r"ema must lie in \(0, 1\), received 1"),
         (-0.5, "ema must lie in"),
         (math.nan, "ema must lie in"),
         ("0.9", "ema must be a number, received '0.9'"),

@@ -71,7 +71,7 @@ def test_invalid_plateaus_are_refused():
         "5,0.5": "a plateau is written like '5,factor=0.5', received '5,0.5'",
         "5,cosine": "a plateau is written like",
         "5,patience=3": "multiple values",
-        "5,factor=0": "factor must be above 0, received 0",
+        "5,factor=0": r"factor must lie in \(0, 1\), received 0",
         "5,factor=1": "factor must lie in",
         "5,factor=half": "factor must be a number",
         "5,threshold=nan": "threshold must lie in",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gpuconv.arguments import integer, number, positive
+from gpuconv.arguments import integer, number
 from gpuconv.backends import backend_of
 from gpuconv.ops.expect import expect_writable
 from gpuconv.ops.optim.expect import expect_floats, expect_scaling
@@ -34,7 +34,7 @@ def update_loss_scale(
     backend = backend_of(scaling=scaling, lists=dict(grads=grads))
     expect_scaling(scaling)
     expect_floats("grads", grads)
-    growth, backoff = number("growth", growth, 1.0), positive("backoff", number("backoff", backoff, 0.0, 1.0))
+    growth, backoff = number("growth", growth, 1.0), number("backoff", backoff, 0.0, 1.0, open_low=True)
     interval = integer("interval", interval, 1)
     expect_writable(scaling=scaling)
     backend.optim.update_loss_scale(scaling, grads, growth=growth, backoff=backoff, interval=interval)

@@ -98,9 +98,15 @@ REFUSALS = [
         [np.zeros(4), PARAMS],
         {"backoff": 2},
         ValueError,
-        "backoff must lie in [0.0, 1.0], received 2",
+        "backoff must lie in (0.0, 1.0], received 2",
     ),
-    (ops.update_loss_scale, [np.zeros(4), PARAMS], {"backoff": 0}, ValueError, "backoff must be above 0, received 0"),
+    (
+        ops.update_loss_scale,
+        [np.zeros(4), PARAMS],
+        {"backoff": 0},
+        ValueError,
+        "backoff must lie in (0.0, 1.0], received 0",
+    ),
     (
         ops.sgd_step,
         [PARAMS, PARAMS],
