@@ -23,7 +23,7 @@ from numpy.typing import DTypeLike
 from gpuconv import backends
 from gpuconv.arguments import flag, integer, seed_value
 from gpuconv.dtypes import as_precision, converted
-from gpuconv.layers.config import constructor_call, encode, expect_rebuildable, lists_to_tuples, make, settings
+from gpuconv.layers.config import as_setting, constructor_call, encode, expect_rebuildable, make, settings
 from gpuconv.layers.hooks import Handle, Hook
 from gpuconv.layers.layer_call import call, listen, run
 from gpuconv.layers.registry import LAYERS, name_of
@@ -104,7 +104,7 @@ class Layer(Stateful["Layer"]):
         for name, value in self.hyperparameters().items():
             if name != "frozen":
                 is_flag = not self.is_foreign and isinstance(getattr(type(self), name, None), bool)
-                setattr(self, name, flag(name, value) if is_flag else lists_to_tuples(value))
+                setattr(self, name, flag(name, value) if is_flag else as_setting(value))
         self.path, self.device, self.dtype = "", "numpy", np.dtype("float32")
         self.tf32 = False
         self.input_shape: Shape | None = None

@@ -44,9 +44,11 @@ def decode(value: object) -> object:
     return [decode(entry) for entry in value] if isinstance(value, (list, tuple)) else value
 
 
-def lists_to_tuples(value: object) -> object:
-    """The value with lists replaced by tuples, recursively."""
-    return tuple(lists_to_tuples(entry) for entry in value) if isinstance(value, (list, tuple)) else value
+def as_setting(value: object) -> object:
+    """The value as a layer's setting: with tuples instead of lists, and Python's numbers instead of NumPy's."""
+    if isinstance(value, (list, tuple)):
+        return tuple(as_setting(entry) for entry in value)
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def make(config: Mapping[str, Any], **options: Any) -> AnyLayer:
