@@ -12,7 +12,7 @@ from gpuconv.backends.cuda import emulator
     ("variable", "value", "message"),
     [
         ("SEED", "x", "GPUCONV_EMULATOR_SEED is 'x': expected a whole number"),
-        ("SEED", str(2**64), "seed must be from 0"),
+        ("SEED", str(2**64), r"seed must be below 2\*\*64"),
         ("SANITIZE", "all", "GPUCONV_EMULATOR_SANITIZE is 'all': sanitize must be one of"),
         ("WORKERS", "0", "GPUCONV_EMULATOR_WORKERS is '0': workers must be at least 1"),
     ],
@@ -44,4 +44,7 @@ def test_configure_changes_settings_within_a_block_and_refuses_wrong_ones():
         emulator.configure(seed=-1)
     with pytest.raises(ValueError, match="workers must be at least 1"):
         emulator.configure(workers=0)
+    for name, wrong in (("seed", 1.5), ("seed", "3"), ("seed", True), ("workers", 2.0), ("workers", "2")):
+        with pytest.raises(TypeError, match=f"{name} must be an integer, received {wrong!r}"):
+            emulator.configure(**{name: wrong})
     assert emulator.settings() == before

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+from gpuconv.arguments import integer, seed_value
+
 SANITIZERS = ("none", "checked", "address")
 
 
@@ -33,10 +35,8 @@ class Settings:
     def __post_init__(self) -> None:
         if self.sanitize not in SANITIZERS:
             raise ValueError(f"sanitize must be one of {', '.join(SANITIZERS)}, received {self.sanitize!r}")
-        if not 0 <= self.seed < 2**64:
-            raise ValueError(f"seed must be from 0 to 2**64 - 1, received {self.seed}")
-        if self.workers < 1:
-            raise ValueError(f"workers must be at least 1, received {self.workers}")
+        object.__setattr__(self, "seed", seed_value("seed", self.seed))
+        object.__setattr__(self, "workers", integer("workers", self.workers, 1))
 
 
 def _from_environment() -> Settings:
@@ -86,7 +86,7 @@ def configure(
     *, seed: int | None = None, sanitize: str | None = None, workers: int | None = None
 ) -> contextlib.AbstractContextManager[Settings]:
     """Change settings, immediately; others stay unchanged. In a ``with`` statement they are restored at its end. Raises
-    ValueError for an invalid value."""
+    ValueError for an invalid value, and TypeError for a seed or workers that are no integers."""
     global _current
     before = settings()
     arguments: dict[str, Any] = {"seed": seed, "sanitize": sanitize, "workers": workers}
