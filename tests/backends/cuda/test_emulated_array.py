@@ -56,7 +56,7 @@ def test_asarray_copies_arrays_from_elsewhere():
     assert emulator.asarray([1, 2], np.int8).dtype == np.int8
 
 
-def test_numpy_functions_return_emulated_arrays():
+def test_ufuncs_methods_and_views_give_emulated_arrays():
     x = emulator.asarray(np.float32([[1, -2, 3], [4, 5, -6]]))
     assert device_of(x) == "emulated"
     for y in (x * 2, np.abs(x), x[:, 1], x.reshape(-1), x.sum(axis=0), x.copy(), x.astype(np.float64), 1 - x, x > 0):
