@@ -5,7 +5,7 @@ module.
     add(grid, block, y, a, b, n)
 
 The kind of the arrays chooses the device. Every launch is checked against the signature in the source: the number of
-arguments, each array's dtype, contiguity, alignment and device, each scalar's range. Scalars are cast to the exact C
+arguments, each array's dtype, contiguity, alignment and device, each integer's range. Scalars are cast to the exact C
 type, None is a null pointer, and a launch of no blocks is skipped.
 """
 
