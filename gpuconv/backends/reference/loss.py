@@ -52,7 +52,7 @@ def _mean(scores, losses, slopes, grad_scale, out):
 
 
 def _right_answers(scores: np.ndarray, labels: np.ndarray, ignored: int | None = None) -> np.ndarray:
-    """(N, classes), True at each label that is not ignored. Raises ValueError for others that are not classes."""
+    """(N, classes), True at each label that is not ignored. Raises ValueError if such a label is not a class."""
     expect_within("labels", labels, scores.shape[1], but=ignored)
     return (labels[:, None] == np.arange(scores.shape[1])) & (labels[:, None] != ignored)
 
