@@ -28,7 +28,8 @@ def asarray(x: object, device: str | None = None, dtype: DTypeLike | None = None
     An array in the other byte order is converted to the machine's; a subclass of NumPy's array becomes a plain view.
     Raises TypeError for a masked array, for objects, text, dates and records, and for numbers of more than 64 bits (of
     a complex number, each part); and the errors of `resolve`.
-    `torch.from_dlpack(x)` and the like convert in the other direction: arrays of every device support DLPack.
+    `torch.from_dlpack(x)` and the like convert in the other direction: arrays of every device support DLPack, but
+    NumPy exports no bfloat16, so "numpy" and "emulated" do not either.
     """
     array = _wrap_foreign(x)
     source = device_or_none(array)
