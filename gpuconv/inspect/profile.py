@@ -24,6 +24,7 @@ from gpuconv.layers import Flatten, Input, Layer, Sequential
 from gpuconv.layers.base import expect_built
 from gpuconv.layers.layer_call import listen
 from gpuconv.layers.sequential import runs_of
+from gpuconv.names import canonical
 from gpuconv.profiling import launches, work
 from gpuconv.profiling.timer import Timer, open_timer
 from gpuconv.profiling.work import Work
@@ -142,9 +143,9 @@ def profile(
     untimed ones. arch: for the emulated device, the architecture for which kernels are compiled to get registers and
     occupancy. On the emulated device nothing is run or timed. Raises TypeError for anything but a net and for a number
     that is no integer, RuntimeError if the net is not built or its weights are not initialized, and ValueError for a
-    number below 1 and for a net without trained parameters.
+    number below 1, for an unknown architecture and for a net without trained parameters.
     """
-    steps = integer("steps", steps, 1)
+    steps, arch = integer("steps", steps, 1), canonical("architecture", arch, nvrtc.known_architectures())
     step = ProfiledStep(net, integer("batch_size", batch_size, 1), fuse)
     emulated = Device.named(net.device).kind == "emulated"
     with launches.record_launches(execute=not emulated) as found:

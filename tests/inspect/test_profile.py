@@ -238,3 +238,9 @@ def test_a_missing_kernel_compiler_is_reported(monkeypatch):
 def test_batch_sizes_and_steps_below_one_are_refused(options, message, device):
     with pytest.raises(ValueError, match=f"{message} must be at least 1, received 0"):
         profile(small_net(device), **options)
+
+
+@pytest.mark.parametrize("device", ["numpy", "emulated"])
+def test_an_unknown_architecture_is_refused(device):
+    with pytest.raises(ValueError, match="unknown architecture 'sm_1'"):
+        profile(small_net(device), arch="sm_1")
