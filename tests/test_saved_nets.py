@@ -75,7 +75,10 @@ def test_files_that_are_not_saved_nets_are_refused(tmp_path, small_net):
 
 def test_a_net_with_numpys_numbers_is_saved_with_pythons(tmp_path):
     """As in Linear(labels.max() + 1)."""
-    net = Sequential([Input((np.int64(4),)), Dropout(np.float32(0.25)), Linear(np.int64(3))])
+    constant = {"name": "constant", "value": np.float32(0.5)}
+    net = Sequential(
+        [Input((np.int64(4),)), Dropout(np.float32(0.25)), Linear(np.int64(3)), Linear(2, weight_init=constant)]
+    )
     assert repr(net[2]) == "Linear(out_features=3)"
     net[1].p = np.float32(0.5)
     json.dumps(net.config())

@@ -45,9 +45,11 @@ def decode(value: object) -> object:
 
 
 def as_setting(value: object) -> object:
-    """The value as a layer's setting: with tuples instead of lists, and Python's numbers instead of NumPy's."""
+    """The value as a layer's setting, at any depth with tuples for lists and Python's numbers for NumPy's."""
     if isinstance(value, (list, tuple)):
         return tuple(as_setting(entry) for entry in value)
+    if isinstance(value, dict):
+        return {key: as_setting(entry) for key, entry in value.items()}
     return value.item() if isinstance(value, np.generic) else value
 
 
