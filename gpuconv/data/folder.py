@@ -49,7 +49,8 @@ def load(
     images, one for training and one for testing.
     """
     split = canonical("split", split, SPLITS)
-    test, seed = number("test", test, -math.inf), integer("seed", seed, -(2**63), 2**64 - 1)
+    test = number("test", test, -math.inf)
+    seed = integer("seed", seed, 0 if split == "order" else -(2**63), 2**64 - 1)
     if test == 1:
         raise ValueError(f"test=1 keeps all of {os.fspath(directory)} for testing, and none for training")
     if not 0 < test < 1:

@@ -37,6 +37,12 @@ def test_the_split_depends_on_the_seed(pets):
     assert not np.array_equal(tests[0], tests[2])
 
 
+def test_a_seed_below_0_is_refused_for_a_split_by_order_before_any_image_is_read(pets, monkeypatch):
+    monkeypatch.setattr(folder, "_read", None)
+    with pytest.raises(ValueError, match="seed must be at least 0, received -1"):
+        folder.load(pets, seed=-1, split="order")
+
+
 def test_of_many_files_each_is_for_testing_by_its_name_regardless_of_the_others():
     """Stored runs rely on this choice of test files: with another rule, a resumed run would be tested on images that
     it was trained on."""

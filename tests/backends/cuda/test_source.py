@@ -93,6 +93,10 @@ def test_other_clusters_are_refused(dims):
         source.signatures(f'extern "C" __global__ void __cluster_dims__({dims}) k() {{}}', {})
 
 
+def test_a_kernel_may_have_no_parameters():
+    assert parameters("") == parameters("void") == ()
+
+
 def test_an_unreadable_parameter_is_named():
     with pytest.raises(ValueError, match="cannot read the kernel parameter 'float x\\[4\\]'"):
         parameters("float x[4]")

@@ -169,7 +169,7 @@ def _signatures(text: str, defines: tuple[tuple[str, str], ...]) -> dict[str, Si
         max_threads, *_ = _attribute("__launch_bounds__", attributes)
         found[name] = Signature(
             name,
-            tuple(_parameter(_expand(p, macros)) for p in match["list"].split(",") if p.strip()),
+            tuple(_parameter(_expand(p, macros)) for p in match["list"].split(",") if p.strip() not in ("", "void")),
             max_threads,
             _cluster(name, _attribute("__cluster_dims__", attributes)),
         )
