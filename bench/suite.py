@@ -116,7 +116,7 @@ CONVOLUTIONS: dict[str, list[Conv2dProblem]] = {
 
 # Single directions; all gradients in one call; fprop with bias and ReLU in one call, and also with 2x2 max pooling.
 DIRECTIONS = ("fprop", "dgrad", "wgrad", "backward", "fprop_relu", "fprop_relu_pool")
-# What each op, group and dtype adds to the importance of its entries.
+# What each op, group and dtype adds to the `importance` of its entries, so that they are timed later.
 _LATER = {"backward": 1, "fprop_relu": 2, "fprop_relu_pool": 2}
 _LATER |= {"vgg-512": 1, "resnet20": 1, "seed-net": 1, "resnet18-cifar": 2, "deepbench": 3}
 _LATER |= {"float32": 2, "float16": 3}

@@ -40,8 +40,8 @@ def saliency(net: Sequential, x: Array, *, target: int | None = None) -> np.ndar
 def occlusion(
     net: Sequential, x: Array, *, target: int | None = None, size: int | None = None, stride: int | None = None
 ) -> np.ndarray:
-    """How far a class's score falls when a square around each pixel is set to 0, which is the mean of normalized images
-    (Zeiler and Fergus 2013): the mean over all squares that cover the pixel, (H, W) in float64.
+    """How far a class's score falls when a square is set to 0, the mean of normalized images: for each pixel the
+    average over the squares that cover it, (H, W) in float64 (Zeiler and Fergus 2013).
 
     Args:
         size: The side of the square in pixels, from 1 to the image's shorter side; by default an eighth of that.

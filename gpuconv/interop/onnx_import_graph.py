@@ -1,7 +1,8 @@
 """Converts an ONNX graph to sequences of layers, from its input to its output.
 
-A value read by one node continues with that node's layer; a value read by two nodes starts a block, which ends at the
-Add where both paths meet. ONNX flattens volumes in (C, H, W) order; weights that read such features are reordered.
+A value that one node reads is the input of that node's layer; a value that two nodes read starts a residual block,
+which ends at the Add where both paths meet. ONNX flattens volumes in (C, H, W) order; weights that read such features
+are reordered.
 """
 
 from __future__ import annotations

@@ -203,7 +203,8 @@ class LiveRun:
 
         Raises ValueError if no state has this number.
         """
-        if number not in (known := saved_states.numbers(self.run_dir)):
+        known = saved_states.numbers(self.run_dir)
+        if type(number) is not int or number not in known:
             raise ValueError(f"no checkpoint is saved as {number!r}; those saved are {known or 'none'}")
         found = checkpoints.load(saved_states.file(self.run_dir, number))
         new = segment.make(found.state["settings"], self.sets, self.device)

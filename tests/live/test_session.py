@@ -63,8 +63,9 @@ def test_a_run_can_return_to_a_saved_checkpoint(open_session):
     assert do(session, "save") == 1
     do(session, "go")
     wait_for(session, lambda: session.trainer.steps > step + 5)
-    with pytest.raises(ValueError, match=r"saved are \[1\]"):
-        do(session, "load", number=2)
+    for number in (2, 1.0, True):
+        with pytest.raises(ValueError, match=rf"no checkpoint is saved as {number}; those saved are \[1\]"):
+            do(session, "load", number=number)
     do(session, "load", number=1)
     wait_for(session, lambda: session.trainer.steps == step)
     assert np.array_equal(session.segment.net["fc1"]["weight"], weight)
