@@ -63,21 +63,27 @@ class ImportedGraph:
                 if name and self.resolved(name) not in self.constants:
                     self.readers.setdefault(self.resolved(name), []).append(node)
         self.output = self._only_name("output", [each.name for each in model.graph.output])
+        self.given = [each for each in model.graph.input if each.name not in self.constants]
+
+    @property
+    def batch(self) -> int:
+        """The number of images that the file fixes; 0 if it leaves the number open."""
+        dims = self.given[0].type.tensor_type.shape.dim
+        return dims[0].dim_value if dims else 0
 
     def net(self, input_shape: Shape | None) -> tuple[Sequential, str]:
         """The net, in float32, and the precision of the file."""
-        given = [each for each in self.model.graph.input if each.name not in self.constants]
-        name = self._only_name("input", [each.name for each in given])
+        name = self._only_name("input", [each.name for each in self.given])
         first = self.readers.get(name, [])
         channels_last = [node.op_type for node in first] == ["Transpose"] and attributes(first[0])["perm"] == TO_NCHW
-        shape = input_shape or self._shape(given[0], channels_last)
+        shape = input_shape or self._shape(self.given[0], channels_last)
         row, end = Row(self, tuple(shape), channels_last).follow(name)
         if end is not None:
             self.fail(end, "its two inputs do not come from one volume")
         layers = [Input(tuple(shape), name=re.sub(r"\W", "_", name)), *row.layers]
         if row.flattened:
             raise RefusedError(f"{self.file}: the net ends with features in (C, H, W) order, which no layer gives")
-        half = given[0].type.tensor_type.elem_type == self.onnx.TensorProto.FLOAT16
+        half = self.given[0].type.tensor_type.elem_type == self.onnx.TensorProto.FLOAT16
         net = Sequential(layers, share=True)
         noted = {each.key: each.value for each in self.model.metadata_props}.get(METADATA)
         if noted:

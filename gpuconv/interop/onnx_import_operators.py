@@ -162,8 +162,9 @@ def _dropout(row: Row, node: NodeProto) -> Layer:
 
 def _flatten(row: Row, node: NodeProto) -> Layer:
     if node.op_type == "Reshape":
-        sizes = row.graph.weight(node, 1)
-        if sizes is None or len(sizes) != 2 or int(sizes[1]) not in (-1, int(np.prod(row.shape))):
+        sizes, features = row.graph.weight(node, 1), int(np.prod(row.shape))
+        kept = {(0, -1), (0, features), (-1, features), (row.graph.batch, -1), (row.graph.batch, features)}
+        if sizes is None or tuple(map(int, sizes)) not in kept:
             row.graph.fail(node, "only a reshape to (N, features) has a layer")
     elif attributes(node).get("axis", 1) not in (1, -len(row.shape)):
         row.graph.fail(node, "only axis=1 has a layer")

@@ -10,7 +10,7 @@ import pytest
 
 from gpuconv import interop, models
 from gpuconv.interop.onnx_library import METADATA
-from gpuconv.layers import Conv2D, Flatten, Linear, Residual, Sequential, SiLU
+from gpuconv.layers import Conv2D, Flatten, Input, Linear, Residual, Sequential, SiLU
 from tests.interop.onnx_rows import ROWS, SHAPE, built, expect_close
 
 onnx = pytest.importorskip("onnx")
@@ -149,6 +149,12 @@ def test_operators_read_a_volume_that_was_transposed_to_nhwc_as_onnx_does_or_are
             interop.from_onnx(written([nhwc, reader], tmp_path / "net.onnx", ("N", 4, 4, 4), **values))
 
 
+def test_a_reshape_to_the_number_of_images_that_the_file_fixes_is_a_flatten(tmp_path):
+    nodes = [node("Reshape", "x s", "f"), node("MatMul", "f m", "y")]
+    file = written(nodes, tmp_path / "net.onnx", (2, 2, 4, 4), s=[2, -1], m=np.ones((32, 3), np.float32))
+    assert [type(layer) for layer in interop.from_onnx(file)] == [Input, Flatten, Linear]
+
+
 def test_graphs_without_matching_layers_and_invalid_options_are_refused(tmp_path, monkeypatch):
     path, weight = tmp_path / "net.onnx", np.ones((2, 2, 1, 1), np.float32)
     relu, any_size = node("Relu", "x", "r"), ("N", 2, "h", "w")
@@ -176,6 +182,10 @@ def test_graphs_without_matching_layers_and_invalid_options_are_refused(tmp_path
             {},
         ),
         ("one operand is a constant number", [relu, node("Mul", "r w", "y")], dict(w=weight)),
+        *(
+            ("only a reshape to .N, features. has a layer", [node("Reshape", "x s", "y")], dict(s=sizes))
+            for sizes in ([2, -1], [-1, 16], [32, -1], [1, 32])
+        ),
         ("features in", [node("Flatten", "x", "y")], {}),
         (r"give input_shape=\(H, W, C\)", [node("Relu", "x", "y")], dict(size=any_size)),
         ("a constant can only be added after a MatMul", [node("Add", "x w", "y")], dict(w=weight)),
