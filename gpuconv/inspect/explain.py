@@ -64,7 +64,8 @@ class Explanation:
         kind: The layer's class.
         at: The index of the value.
         value: Computed by the device.
-        total: The oracle's value, in float64.
+        total: The oracle's value, in float64. If a layer takes several ops, such as a bilinear Upsample, the oracle
+            computes the last one from the device's results of the others.
         bias: The term added to the sum; 0 without a bias.
         window: The inputs that are read, (R, S, C) or (features,), with 0 in the padding of a convolution and -inf in
             that of a max pool; backward, the gradients of all outputs. For a residual block or branches, (branches,):
