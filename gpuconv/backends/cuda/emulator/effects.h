@@ -20,7 +20,7 @@ void Block::start_asynchronous() {
     }
 }
 
-// Each operation on asynchronous work begins with this. With a seed, some pending work takes effect and another thread may run first,
+// Most operations on asynchronous work begin with this. With a seed, some pending work takes effect and another thread may run first,
 // each at random.
 inline void Block::interleave() {
     begin_asynchronous();
