@@ -15,13 +15,16 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+PARTS = {"train": COLD, "validation": GOOD, "test": WARM}
+
 
 def curves(history: Sequence[Mapping[str, Any]], *, title: str = "") -> Figure:
     """Loss and accuracy by epoch, for the training, validation and test images.
 
     Args:
         history: One mapping for each epoch with "epoch" and any of "train_loss", "train_accuracy", "validation_loss",
-            ..., "test_accuracy" (accuracies between 0 and 1); missing measures are not drawn.
+            ..., "test_accuracy" (accuracies between 0 and 1); missing measures are not drawn, and without any accuracy,
+            as in a regression, only the loss is.
         title: Above the curves; "" for none.
 
     Raises:
@@ -35,14 +38,20 @@ def curves(history: Sequence[Mapping[str, Any]], *, title: str = "") -> Figure:
             raise TypeError(f"a history is a list of dictionaries, received {type(record).__name__}")
         if "epoch" not in record:
             raise ValueError(f"each record needs its epoch, received {', '.join(map(str, record))}")
-    figure = new_figure(1500, 620)
+    measured = {key for record in history for key, value in record.items() if value is not None}
+    panels = [("loss", 1, "{:.3f}")]
+    if any(f"{part}_accuracy" in measured for part in PARTS):  # a regression has none
+        panels.append(("accuracy", 100, "{:.1f} %"))
+    width, left, distance = 15 + 742.5 * len(panels), 67.5, 742.5  # in pixels
+    figure = new_figure(round(width), 620)
     if title:
-        draw_text(figure, 0.045, 0.94, title, max_width=1365, color=INK, fontsize=11, weight="bold", va="center")
-    for number, (quantity, scale, text_format) in enumerate((("loss", 1, "{:.3f}"), ("accuracy", 100, "{:.1f} %"))):
-        axes = figure.add_axes((0.045 + 0.495 * number, 0.14, 0.335, 0.66 if title else 0.76))
+        style = {"color": INK, "fontsize": 11, "weight": "bold", "va": "center"}
+        draw_text(figure, left / width, 0.94, title, max_width=width - 135, **style)
+    for number, (quantity, scale, text_format) in enumerate(panels):
+        axes = figure.add_axes(((left + distance * number) / width, 0.14, 502.5 / width, 0.66 if title else 0.76))
         axes.set_title(quantity, color=MUTED, fontsize=9, loc="left", pad=10)
         ends = []
-        for part, color in (("train", COLD), ("validation", GOOD), ("test", WARM)):
+        for part, color in PARTS.items():
             key = f"{part}_{quantity}"
             points = [(row["epoch"], scale * row[key]) for row in history if row.get(key) is not None]
             if points:

@@ -22,9 +22,16 @@ def test_curves_draws_loss_and_accuracy_of_training_and_test():
 
 
 def test_curves_draws_a_single_epoch_without_test_results():
-    loss, accuracy = plots.curves([{"epoch": 1, "train_loss": 2.0, "test_loss": None}]).axes
+    row = {"epoch": 1, "train_loss": 2.0, "test_loss": None, "train_accuracy": 0.5}
+    loss, accuracy = plots.curves([row]).axes
     assert [line.get_label() for line in loss.lines] == ["train"]
-    assert not accuracy.lines
+    assert [line.get_label() for line in accuracy.lines] == ["train"]
+
+
+def test_curves_of_a_regression_have_no_panel_for_the_accuracy():
+    figure = plots.curves([{"epoch": 1, "train_loss": 0.5, "train_accuracy": None, "test_loss": 0.7}], title="mse")
+    (axes,) = figure.axes
+    assert axes.get_title(loc="left") == "loss"
 
 
 def test_curves_labels_do_not_touch():
