@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import re
 from collections.abc import Callable
 from typing import Any
+
+import numpy as np
 
 from gpuconv import algorithms, losses
 from gpuconv.checkpoint import as_json, short_json
@@ -36,9 +39,23 @@ ABSENT: Record = {
     "options": {},
 }
 ABSENT_DATA: Record = {"drop_last": False, "augmentation": "none", "at_end": False}
+_NUMPY_NUMBER = re.compile(r"np\.((?:float|u?int)\d+)\(([^()]*)\)")
+_DECIMAL = re.compile(r"\d+\.\d+(?:e[-+]?\d+)?")
+
+
+def _in_15_digits(text: str) -> str:
+    """The text with its decimals in 15 digits, as many as an older version wrote."""
+    return _DECIMAL.sub(lambda match: f"{float(match[0]):.15g}", text)
+
+
+def _with_pythons_numbers(text: str) -> str:
+    """The text with Python's numbers in place of NumPy's, which an older version wrote as "np.float32(0.1)"."""
+    return _NUMPY_NUMBER.sub(lambda match: repr(getattr(np, match[1])(match[2]).item()), text)
+
+
 TEXTS: dict[str, Callable[[str], str]] = {  # rewrite an old text with today's names and with every option
     "loss": losses.redescribed,
-    "schedule": lambda text: str(schedules.get(text)),
+    "schedule": lambda text: _in_15_digits(str(schedules.get(text))),
     "plateau": lambda text: text and str(Plateau.of(text)),
     "clip": lambda text: text and str(Clip.of(text)),
 }
@@ -85,7 +102,8 @@ def _as_written_now(settings: Record) -> Record:
     for name, again in TEXTS.items():
         if name in found:
             with contextlib.suppress(ValueError, TypeError):
-                found[name] = again(found[name])
+                text = found[name]
+                found[name] = again(_with_pythons_numbers(text) if isinstance(text, str) else text)
     return found | {name: ABSENT_DATA | found[name] for name in ("train", "validation", "test") if found.get(name)}
 
 

@@ -3,7 +3,12 @@
 import itertools
 import json
 
-from gpuconv.training import compare_settings
+import numpy as np
+import pytest
+
+from gpuconv import losses
+from gpuconv.training import compare_settings, schedules
+from gpuconv.training.plateau import Plateau
 
 
 def test_differences_name_the_keys():
@@ -37,6 +42,21 @@ def test_values_of_different_types_differ_as_a_whole():
     values = {'{"a": 1}': {"a": 1}, "[1]": [1], "5": 5, "null": None}
     for there, here in itertools.permutations(values, 2):
         assert compare_settings.differences(values[there], values[here], "x") == [f"x is {there} there and {here} here"]
+
+
+@pytest.mark.parametrize(
+    ("name", "stored", "current"),
+    [
+        ("schedule", "linear:0.333333333333333", str(schedules.Linear(1 / 3))),
+        ("schedule", "step:2,gamma=np.float64(0.3)", str(schedules.Step(2, 0.3))),
+        ("loss", "Huber(delta=np.float32(0.3))", str(losses.Huber(np.float32(0.3)))),
+        ("plateau", "5,factor=np.float32(0.5)", str(Plateau(5, factor=np.float32(0.5)))),
+    ],
+    ids=["digits", "schedule", "loss", "plateau"],
+)
+def test_numbers_that_an_older_version_wrote_in_another_form_are_equal(name, stored, current):
+    assert stored != current
+    assert compare_settings.setting_differences({name: stored}, {name: current}) == []
 
 
 def test_a_value_without_a_name_is_called_it():
