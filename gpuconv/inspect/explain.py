@@ -147,7 +147,7 @@ def explain(
 
     Args:
         net: Built.
-        x: (1, H, W, C) of the size for which the net was built, on its device.
+        x: (1, H, W, C) as the net takes it, on its device.
         layer: Its name, such as "residual1.conv1" for an inner layer.
         at: The index of an activation, (y, x, channel) or (feature,).
         most: The number of terms to list.
@@ -160,16 +160,16 @@ def explain(
         TypeError: An argument other than `at` and `target` has another type.
         RuntimeError: The net has no shapes yet.
         ValueError: An unknown layer or class, a class without `backward`, an index outside the layer's volume, more
-            than one image or an image of another size, `most` below 1, or a layer that is a Sequential, fused, or a
-            user's own.
+            than one image, `most` below 1, or a layer that is a Sequential, fused, or a user's own.
     """
     expect_one_image(net, x)
-    if tuple(x.shape) != (expected := (1, *(net.input_shape or ()))):  # an Input(..., larger=True) takes it
-        raise ValueError(f"x must be of the size for which the net was built, {expected}, received shape {x.shape}")
     arguments.integer("most", most, 1)
     backward, locate = arguments.flag("backward", backward), arguments.flag("locate", locate)
     if target is not None and not backward:
         raise ValueError(f"target is for backward=True, as an activation has no class; received {target!r}")
+    if tuple(x.shape[1:]) != net.input_shape:  # Input(..., larger=True) takes larger images
+        net = net.twin()
+        net.place(net.path, tuple(x.shape[1:]))
     chosen = layer_of(net, layer)
     expect_explainable(net, chosen)
     branch = None

@@ -36,7 +36,7 @@ def test_all_precisions_agree_with_float32():
     assert str(outcome).startswith("agree over 3 steps: ")
 
 
-def test_trainers_that_have_trained_before_are_compared_for_as_many_further_steps(monkeypatch):
+def test_trainers_that_have_trained_before_are_compared_for_the_given_number_of_further_steps(monkeypatch):
     a, b = trainer(), trainer()
     a.fit(DATA, epochs=3, batch_size=8, progress=False)
     fresh, trained = (bisect(each, trainer(), DATA, steps=2, batch_size=8).calls[0] for each in (trainer(), a))

@@ -8,7 +8,19 @@ import numpy as np
 import pytest
 
 from gpuconv.inspect import explain
-from gpuconv.layers import LAYERS, Conv2D, Flatten, Input, Layer, Linear, MaxPool2D, ReLU, Sequential, Tanh
+from gpuconv.layers import (
+    LAYERS,
+    Conv2D,
+    Flatten,
+    GlobalAvgPool2D,
+    Input,
+    Layer,
+    Linear,
+    MaxPool2D,
+    ReLU,
+    Sequential,
+    Tanh,
+)
 from gpuconv.layers.base import descendants
 from gpuconv.layers.fused import Fused
 from gpuconv.layers.registry import name_of
@@ -65,7 +77,7 @@ def test_the_terms_of_a_gradient_are_the_outputs_with_a_factor(net, x):
     assert len(found.terms) == len(factors) == np.count_nonzero(found.weight)
 
 
-def test_a_pool_names_its_winner_and_a_relu_its_input(net, x):
+def test_a_pool_names_its_winner_and_a_relu_and_a_flatten_their_input(net, x):
     volumes = net.activations(x)
     pool = explain(net, x, "pool", (1, 1, 3))
     assert volumes["relu"][0][pool.terms[0].at] == pool.value
@@ -74,7 +86,22 @@ def test_a_pool_names_its_winner_and_a_relu_its_input(net, x):
     assert str(relu).endswith(f"from the input {relu.terms[0].input:.9g} at [2, 1, 3]")
     flat = explain(net, x, "flat", (7,))
     assert str(flat).endswith(f"from the input {flat.value:.9g} at [{', '.join(map(str, flat.terms[0].at))}]")
-    assert len(flat.terms[0].at) == 3
+    assert volumes["pool"][0][flat.terms[0].at] == flat.value
+
+
+@pytest.mark.parametrize("name", ["conv1", "relu1", "pool1", "pool2", "fc1"])
+def test_values_of_an_image_larger_than_the_net_was_built_for_are_explained(name):
+    body = [Conv2D(3, 3, padding=1), ReLU(), MaxPool2D(2), GlobalAvgPool2D(), Flatten(), Linear(3)]
+    net = Sequential([Input((4, 4, 2), larger=True), *body], seed=1)
+    x = np.random.default_rng(0).normal(size=(1, 6, 5, 2)).astype(np.float32)
+    volume = net.activations(x)[name][0]
+    for at in np.ndindex(volume.shape):
+        found = explain(net, x, name, at)
+        assert found.value == volume[at]
+        assert found.total == pytest.approx(volume[at], rel=1e-5, abs=1e-6)
+    gradient = explain(net, x, name, tuple(np.zeros(volume.ndim, int)), backward=True)
+    assert gradient.value == pytest.approx(gradient.total, rel=1e-5, abs=1e-6)
+    assert net.input_shape == (4, 4, 2)
 
 
 def test_unknown_layers_positions_outside_and_invalid_arguments_are_refused(net, x):
