@@ -35,6 +35,8 @@ def encode(value: object) -> object:
         return value.config()  # type: ignore[attr-defined]
     if isinstance(value, (list, tuple)):
         return [encode(entry) for entry in value]
+    if isinstance(value, dict):
+        return {key: encode(entry) for key, entry in value.items()}
     return value.item() if isinstance(value, np.generic) else value
 
 
@@ -45,11 +47,10 @@ def decode(value: object) -> object:
 
 
 def as_setting(value: object) -> object:
-    """The value as a layer's setting, at any depth with tuples for lists and Python's numbers for NumPy's."""
+    """The value as a layer's setting, with tuples for lists and Python's numbers for NumPy's at any depth of lists and
+    tuples; a dictionary stays the same object."""
     if isinstance(value, (list, tuple)):
         return tuple(as_setting(entry) for entry in value)
-    if isinstance(value, dict):
-        return {key: as_setting(entry) for key, entry in value.items()}
     return value.item() if isinstance(value, np.generic) else value
 
 

@@ -151,7 +151,7 @@ class Stateful(Generic[LayerT]):
             device: Where the values live.
 
         Raises ValueError or TypeError for a wrong argument, DeviceError for a device that is not available, and what an
-        initializer raises; nothing has changed then.
+        initializer raises; nothing has changed then, which takes memory for both the old and the new values.
         """
         seed = seed_value("seed", seed)
         with restored_on_error(self):

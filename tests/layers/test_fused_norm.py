@@ -87,8 +87,8 @@ def test_convolutions_fused_with_batch_norm_give_the_same_results(device):
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_convolutions_fused_with_a_pool_and_batch_norm_give_the_same_results(device):
-    """The first four layers are a block of airbench94. Maps have odd sizes, a layer has groups, and the last pool has
-    no norm."""
+    """The four layers after the input are the first half of a block of airbench94. Maps have odd sizes, a layer has
+    groups, and the last pool has no norm."""
 
     def net():
         layers = [

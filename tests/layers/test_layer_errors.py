@@ -15,6 +15,7 @@ from gpuconv.layers import (
     Flatten,
     GroupNorm,
     Input,
+    Layer,
     Linear,
     MaxPool2D,
     ReLU,
@@ -65,6 +66,20 @@ def test_forward_without_arrays_is_refused():
 def test_calling_a_layer_that_must_be_built_first_says_so(layer):
     with pytest.raises(RuntimeError, match="build the "):
         layer(np.ones((2, 4, 4, 2), np.float32))
+
+
+def test_an_error_of_a_users_hook_or_layer_is_not_taken_for_a_missing_build():
+    class Faulty(Layer):
+        def forward(self, x, training=False):
+            return self.no_such_attribute
+
+    relu = ReLU()
+    relu.register_forward_hook(lambda layer, x, y: {}["key"])
+    x = np.ones((2, 4, 4, 2), np.float32)
+    with pytest.raises(KeyError, match="key"):
+        Sequential([relu])(x)
+    with pytest.raises(AttributeError, match="no_such_attribute"):
+        Sequential([Faulty()])(x)
 
 
 def test_an_array_in_pytorchs_layout_gets_a_hint(net, x):

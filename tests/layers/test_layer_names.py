@@ -89,6 +89,7 @@ def test_a_net_contains_its_names_and_its_layers(net, x):
     assert "conv1.weight" in Sequential([Input((6, 6, 2)), Conv2D(3, 3)], initialize=False)
     unbuilt = Sequential([Conv2D(3, 3)])
     assert "conv1" in unbuilt
+    assert "conv1.weight" not in unbuilt  # its variables are known once it is built
     assert "conv1.wait" not in unbuilt
     assert net[1] in net
     assert Conv2D(3, 3, padding=1) not in net
