@@ -258,11 +258,11 @@ class Shadow:
         path.unlink(missing_ok=True)
 
     def _report_violation(self, path: Path, row: Row, step: int, answer: Record) -> None:
-        kept = self.folder / f"shadow-{row.op}-{row.layer or 'net'}-step{step}.safetensors"
+        place = f"{row.layer or 'net'}{f'-{row.direction}' if self._runs_both_ways(row) else ''}"
+        kept = self.folder / f"shadow-{row.op}-{place}-step{step}.safetensors"
         checkpoint.save(kept, checkpoint.load(path))
-        place = f" of {row.layer}" if row.layer else ""
         message = (
-            f"step {step}: {row.op}{place} is beyond its bound: {answer['text']}; "
+            f"step {step}: {self._call(row)} is beyond its bound: {answer['text']}; "
             f"gpuconv shadow replay {kept} repeats the call"
         )
         if self.violation == "stop":
@@ -295,14 +295,18 @@ class Shadow:
         return sorted((unseen | self.rows).values(), key=lambda row: (row.layer, row.direction, row.op))
 
     def picture(self) -> Figure:
-        """The figure of `gpuconv.plots.shares`: the worst error of each op, layer and direction that was
-        checked."""
-        rows = {
-            f"{row.op}{f' of {row.layer}, {row.direction}' if row.layer else ''} ({row.checked})": {"run": row.worst}
-            for row in self.report()
-            if row.checked
-        }
+        """The figure of `gpuconv.plots.shares`: the worst error of each op, layer and direction that was checked."""
+        rows = {f"{self._call(row)} ({row.checked})": {"run": row.worst} for row in self.report() if row.checked}
         return plots.shares(rows, title=str(self).partition("\n")[0])
+
+    def _call(self, row: Row) -> str:
+        """A row's call in words, with its direction if the op runs in both."""
+        place = f" of {row.layer}" if row.layer else ""
+        return f"{row.op}{place}{f', {row.direction}' if self._runs_both_ways(row) else ''}"
+
+    def _runs_both_ways(self, row: Row) -> bool:
+        """Whether the row's layer runs its op in forward and in backward."""
+        return sum((op, layer) == (row.op, row.layer) for op, layer, _ in {*self._sizes, *self.rows}) > 1
 
     def __str__(self) -> str:
         rows = self.report()
@@ -317,8 +321,7 @@ class Shadow:
             worst = f"{row.worst:20.3g}  {row.step}" if row.checked else f"{'-':>20}"
             lines.append(f"  {row.layer or '-':20} {row.op:26} {row.checked:7} {worst}")
         most = max((row for row in rows if row.checked), key=lambda row: row.worst)
-        place = " of ".join(filter(None, [most.op, most.layer]))
-        lines.append(f"  nearest to its bound: {place} at step {most.step}: {most.where}")
+        lines.append(f"  nearest to its bound: {self._call(most)} at step {most.step}: {most.where}")
         return "\n".join(lines)
 
 

@@ -175,8 +175,7 @@ def test_checking_changes_no_bit_and_reports_the_worst_call(at_once):
     assert re.match(r"\w+\[[\d, ]+\] is ", most.where)
     pytest.importorskip("matplotlib")
     shown = [text.get_text() for text in watched.shadowed.picture().axes[0].texts]
-    rows = watched.shadowed.report()
-    names = [f"{row.op}{f' of {row.layer}, {row.direction}' if row.layer else ''} ({row.checked})" for row in rows]
+    names = [f"{row.op}{f' of {row.layer}' if row.layer else ''} ({row.checked})" for row in watched.shadowed.report()]
     assert shown == [*names, "the bound"]
 
 
