@@ -96,6 +96,7 @@ _OPERANDS = {"x", "w", "y", "dx", "dy", "dw", "bias", "partials", "out", "more"}
 
 
 def _is_convolution(kernel: str) -> bool:
+    """Whether a kernel is a convolution, unless depthwise, or the reduction of a split-K product."""
     return kernel.startswith(("conv2d_", "gemm_")) and not kernel.endswith("_depthwise")
 
 

@@ -10,7 +10,6 @@ import json
 import math
 import os
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 
@@ -188,12 +187,21 @@ def _digest(tensors: dict[str, np.ndarray], state: str) -> str:
     return digest.hexdigest()
 
 
+def _inode(path: str | os.PathLike[str]) -> int:
+    """The number by which the file system knows a file; another one once it is replaced. 0 if there is none."""
+    try:
+        return os.stat(path).st_ino
+    except OSError:
+        return 0
+
+
 def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
     """`files.write`, for a file of a run. Raises CheckpointError."""
+    before = _inode(path)
     try:
         files.write(path, data)
     except OSError as error:
-        kept = f"; {path} is as it was before" if Path(path).exists() else ""
+        kept = f"; {path} is as it was before" if before and before == _inode(path) else ""
         raise CheckpointError(f"cannot write {path}: {error.strerror or error}{kept}") from error
 
 

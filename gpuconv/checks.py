@@ -247,14 +247,17 @@ def first_loss(net: Sequential, x: Array, labels: Array, *, loss: str | Loss = "
     with weights, on a copy of the net. Another value means a wrong loss, such as a sum over the batch, or scores that
     are not near 0, for example because the images were not scaled.
 
-    Arguments as in `sanity`. Raises ValueError for a classification loss of a net that gives only one score.
+    Arguments as in `sanity`. Raises ValueError for a net without weights, and for a classification loss of a net that
+    gives only one score.
     """
     compute = losses.get(loss)
     if net.output_shape == (1,) and isinstance(compute, (SoftmaxCrossEntropy, SVMHinge)):
         raise ValueError("the net gives one score: there is nothing to classify; the checks need at least two classes")
     twin = net.copy()
-    last = [layer for layer in twin.walk() if "weight" in layer.arrays][-1]
-    for array in last.arrays.values():
+    weighted = [layer for layer in twin.walk() if "weight" in layer.arrays]
+    if not weighted:
+        raise ValueError("the net has no layer with weights to scale down")
+    for array in weighted[-1].arrays.values():
         array[...] = backends.asarray(backends.to_numpy(array) * array.dtype.type(1e-3), net.device)
     scores = twin.forward(x, training=True)
     twin.release()
@@ -382,7 +385,8 @@ def update_ratio(
 
 
 def _expect_optimizer(optimizer: object) -> None:
-    if optimizer is not None and not (hasattr(optimizer, "build") and hasattr(optimizer, "step")):
+    is_one = hasattr(optimizer, "build") and hasattr(optimizer, "step") and not isinstance(optimizer, type)
+    if optimizer is not None and not is_one:
         raise TypeError(
             "optimizer must be an object such as gpuconv.training.Adam(), with build(params) and step(params, grads), "
             f"received {type(optimizer).__name__}"

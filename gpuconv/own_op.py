@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -74,7 +75,8 @@ def compare(
     operation, with arrays by position and options by name. It returns all results of the operation, or
     ``out, cache`` as in the CS231n assignments, or only the first result; in the last two cases the details say
     what was not compared. layout: "NCHW" passes volumes and filters in PyTorch's layout, and expects volumes in that
-    layout in return. tolerance: the largest accepted error, by default 1000 times the machine epsilon of `dtype`.
+    layout in return. tolerance: the largest accepted error, which may be infinite; by default 1000 times the machine
+    epsilon of `dtype`.
 
     A case in which `mine` raises, or returns another shape or other NaNs, counts as failed. Raises what the operation
     itself raises for a case that it rejects, ValueError for an unknown layout or argument, for an argument given twice,
@@ -83,7 +85,9 @@ def compare(
     if layout not in _LAYOUTS:
         raise ValueError(f"layout must be one of {', '.join(_LAYOUTS)}, received {layout!r}")
     dtype = as_dtype(dtype)
-    allowed = 1000 * float(np.finfo(dtype).eps) if tolerance is None else number("tolerance", tolerance, 0.0)
+    if tolerance is None:
+        tolerance = 1000 * float(np.finfo(dtype).eps)
+    allowed = tolerance if tolerance == math.inf else number("tolerance", tolerance, 0.0)
     kinds = inspect.signature(op).parameters
     slots = [name for name in arrays_of(op) if kinds[name].kind is not inspect.Parameter.KEYWORD_ONLY]
     found = Comparisons()
@@ -93,7 +97,7 @@ def compare(
         for written, value in written_case.items():
             name = lookup(what, written, kinds).name
             if name in case:
-                raise ValueError(f"the {what} {name} is given twice, once as {written}")
+                raise ValueError(f"{name!r}, an {what}, is given twice, the second time as {written!r}")
             case[name] = value
         arrays = {name: _array(case[name], dtype, seed + index, slots.index(name)) for name in slots if name in case}
         options = {name: value for name, value in case.items() if name not in slots}

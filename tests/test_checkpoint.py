@@ -172,8 +172,8 @@ def test_an_invalid_safetensors_header_is_refused(tmp_path):
 
 
 def write_with_header(path, header, data=b""):
-    """Writes a file with the given header. To a header with a state in text it adds format 1 and the right checksum, if
-    the header has none."""
+    """Writes a file with the given header. If the header's state is text, adds format 1 and the right checksum where
+    the header lacks them."""
     if isinstance(header.get("state"), str):
         digest = hashlib.sha256(header["state"].encode("utf-8", "surrogatepass")).hexdigest()
         header = {"format": 1, "sha256": digest} | header

@@ -161,6 +161,8 @@ def test_wrong_options_of_checks_are_refused():
             r"step\(params, grads\), received str",
         ),
         (lambda: checks.sanity(net, None, labels, optimizer="adam"), TypeError, r"step\(params, grads\), received str"),
+        (lambda: checks.sanity(net, None, labels, optimizer=Adam), TypeError, r"step\(params, grads\), received type"),
+        (lambda: checks.first_loss(Sequential([Input((4,))]), x, labels), ValueError, "no layer with weights"),
         (lambda: checks.overfits(net, x, labels, steps="all"), TypeError, "steps must be an integer, received 'all'"),
     ):
         with pytest.raises(error, match=message):
@@ -186,7 +188,7 @@ def test_a_net_that_cannot_distinguish_its_images_does_not_overfit():
     x, labels = data(20)
     result = checks.overfits(models.build("digits-net"), np.zeros_like(x), labels, steps=20)
     assert not result.passed
-    assert "at step 20" in result.details
+    assert result.details.endswith("at step 20")
 
 
 def test_nan_ends_the_overfitting_at_once():
@@ -194,7 +196,7 @@ def test_nan_ends_the_overfitting_at_once():
     x[3, 2, 2] = np.nan
     result = checks.overfits(models.build("digits-net"), x, labels)
     assert not result.passed
-    assert "at step 1" in result.details
+    assert result.details.endswith("at step 1")
 
 
 def test_the_overfitting_check_mentions_no_labels_for_a_loss_of_targets():

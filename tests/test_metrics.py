@@ -16,7 +16,7 @@ LABELS = np.array([2, 3, 1, 2])
 
 
 def measure(metric, scores=SCORES, labels=LABELS, ends=(0, 1, 4)):
-    """A metric's name and result after several batches, each of the samples between two successive `ends`."""
+    """A metric's name and result after several batches. A batch holds the samples from one of `ends` to the next."""
     ((name, started),) = metrics.begin(metrics.named([metric])).items()
     for first, last in itertools.pairwise(ends):
         started.update(scores[first:last], labels[first:last])

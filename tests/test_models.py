@@ -98,7 +98,7 @@ def test_whitening_refuses_a_wrong_eps():
 
 
 @pytest.mark.parametrize("shape", [(32, 32, 3), (2, 32, 32, 1), (0, 32, 32, 3), (2, 1, 32, 3)], ids=str)
-def test_whitening_refuses_images_without_patches(shape):
+def test_whitening_refuses_images_of_a_wrong_shape_or_without_patches(shape):
     net = models.airbench94()
     before = net["conv1.weight"].copy()
     with pytest.raises(ValueError, match=r"images must be \(N, H, W, 3\) of at least 2 x 2 pixels, N from 1"):

@@ -69,11 +69,17 @@ def test_wrong_results_are_reported():
 
 def test_arguments_of_a_case_may_have_the_names_in_capitals():
     assert gc.checks.compare(lambda x: np.maximum(x, 0), ops.relu, [dict(X=(3,))]).passed
-    with pytest.raises(ValueError, match="the argument of relu x is given twice, once as X"):
+    with pytest.raises(ValueError, match="'x', an argument of relu, is given twice, the second time as 'X'"):
         gc.checks.compare(lambda x: np.maximum(x, 0), ops.relu, [dict(x=(3,), X=(4,))])
 
 
-def test_as_many_results_of_other_kinds_are_named():
+def test_an_infinite_tolerance_accepts_every_error():
+    (comparison,) = gc.checks.compare(lambda x: x + 7, ops.relu, [dict(x=(3,))], tolerance=np.inf)
+    assert comparison.passed
+    assert comparison.error > 1
+
+
+def test_results_of_other_kinds_are_named_if_their_number_is_right():
     def with_two_caches(x, *_, **__):
         return x, {}, 3
 

@@ -38,7 +38,7 @@ def unix_only(tree):
         yield from UNIX_MODULES & {name.partition(".")[0] for name in names}
 
 
-def test_sources_name_their_encodings_and_import_no_unix_module():
+def test_sources_name_their_encodings_and_import_no_unix_module_unconditionally():
     for path in SOURCES:
         tree = ast.parse(path.read_bytes())
         assert [*without_encoding(tree)] == [], f"{path}: text without an encoding"

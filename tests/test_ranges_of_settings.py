@@ -1,4 +1,5 @@
-"""The first and last value that each setting accepts, and the next one, which is refused in a message about it."""
+"""The first and last value that each setting accepts, and the next one, which is refused in a message about the
+setting."""
 
 from __future__ import annotations
 

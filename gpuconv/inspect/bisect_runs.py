@@ -210,7 +210,8 @@ def bisect_runs(a: PathLike, b: PathLike) -> Runs:
 
     Raises:
         ValueError: a and b are the same run, one of them has no digests, or they have no step or no tensor in common;
-            a CheckpointError, which is a ValueError, for a file that cannot be read or holds no digests.
+            a CheckpointError, which is a ValueError, for a file that cannot be read or has a line
+            that is no line of digests.
         FileNotFoundError: A folder holds no run.
     """
     files = [_file(path) for path in (a, b)]

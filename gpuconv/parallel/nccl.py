@@ -39,7 +39,8 @@ class NCCL(Ranks):
         messages: The same processes as ranks that exchange messages on the host, through MPI or TCP; by default
             chosen by how the processes were started.
 
-    Raises ValueError for another time limit, and for a variable LOCAL_RANK that is not a whole number.
+    Raises ValueError for a time limit that is not finite and above 0, and for a variable LOCAL_RANK that is not a whole
+    number; TypeError for a time limit that is no number.
     """
 
     def __init__(self, time_limit: float = 300.0, messages: Ranks | None = None) -> None:

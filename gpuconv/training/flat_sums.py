@@ -11,9 +11,8 @@ import numpy as np
 from gpuconv import backends, ops
 from gpuconv.types import Array
 
-BUCKET = (
-    4 << 20
-)  # the least bytes of a bucket that ranks exchange while backward still runs, but for a dtype's last bucket
+# The least bytes of a bucket that ranks exchange while backward still runs; the last one of a dtype may be smaller.
+BUCKET = 4 << 20
 
 
 @dataclass(frozen=True)

@@ -259,9 +259,11 @@ class Trainer(RunState):
             self.plateau.expect_watched(validation is not None, self.loss)
         if settings is not None and not isinstance(settings, dict):
             raise TypeError(f"settings are a dictionary of JSON values by name, received {type(settings).__name__}")
-        if taken := [name for name in settings or () if name in NOTES]:
+        taken = [name for name in settings or () if name in NOTES]
+        if taken and run_dir is not None and not resume:
             raise ValueError(
-                f"a run stores {', '.join(NOTES)} itself; give settings other names, received {', '.join(taken)}"
+                f"a run stores {', '.join(NOTES)} itself, from net.classes, the normalization and the images; give "
+                f"settings other names, received {', '.join(taken)}"
             )
         splits_off = fit_loaders.is_fraction(validation)
         test_at_end = splits_off if test_at_end is None else flag("test_at_end", test_at_end)

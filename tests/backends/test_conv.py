@@ -170,7 +170,7 @@ def test_depthwise_is_a_dense_convolution_with_diagonal_filters():
 
 @pytest.mark.parametrize("name", ["float32", "float16", "bfloat16"])
 @pytest.mark.parametrize("case", [TINY[2], ODD[0], ODD[5], ODD[8], ODD[20]], ids=str)
-def test_every_dtype_is_within_its_bound(case, name):
+def test_narrower_dtypes_are_within_their_bounds(case, name):
     if name == "bfloat16":
         pytest.importorskip("ml_dtypes")
     check_by_definition(case, as_dtype(name))

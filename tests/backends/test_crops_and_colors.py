@@ -96,7 +96,7 @@ def test_crops_are_drawn_as_pytorchs(height, width, smallest, count):
         assert (start >= 0).all()
         assert (start <= free).all()
         deviation = math.sqrt((free * (free + 2)).sum() / 12)  # of a sum of uniform numbers from 0 to `free`
-        central = len(free) / 2 if height > width else 0  # crops of the fallback are centered, rounded down
+        central = len(free) / 2 if height > width else 0  # all crops of 50 x 11 are centered, rounded down
         assert abs(start.sum() - free.sum() / 2) <= 4 * deviation + central
 
 

@@ -41,7 +41,7 @@ def test_an_entry_has_at_least_the_median_noise_of_its_record(tmp_path, noises, 
 
 
 def record_of(folder, median, *noises):
-    """A record of one entry with this time for each noise."""
+    """A record with one entry for each noise, all with this median time."""
     sides = [{"role": "ours", "name": "gpuconv", "status": "timed", "median": median}]
     entries = [{"key": str(number), "noise": noise, "sides": sides} for number, noise in enumerate(noises)]
     return record(folder, entries=entries)

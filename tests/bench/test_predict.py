@@ -38,7 +38,7 @@ def test_the_busiest_multiprocessor_counts_if_all_blocks_are_resident_and_else_t
     assert counted == Terms(1, counted_blocks, counted_blocks * 300, counted_blocks * 48, 0)
 
 
-def test_the_main_loop_is_that_of_the_most_products_without_the_sums_that_a_branch_skips():
+def test_the_main_loop_is_the_one_with_most_products_without_the_sums_that_a_branch_skips():
     opcodes = ("LDG.E", "HMMA.16816.F32", "LDSM.16", "BRA", "FADD", "FADD", "HMMA.16816.F32")
     code = [Instruction(opcode, 6 if opcode == "BRA" else None) for opcode in opcodes]  # the branch skips both FADDs
     loop = [*code, Instruction("BRA", 1), Instruction("FFMA", None), Instruction("BRA", 8)]

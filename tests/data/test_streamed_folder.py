@@ -66,6 +66,7 @@ def test_several_threads_decode_the_upcoming_images_and_no_others(photos, monkey
     batches.close()
     assert len(set(threads)) == 2
     order = random.permutation(len(train), seed=0, epoch=0)
+    assert len(paths) == len({*paths})
     assert {*paths} <= {train.paths[at] for at in order[: 3 * 4]}  # one batch in use, and three ahead
 
 

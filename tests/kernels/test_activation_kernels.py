@@ -84,7 +84,7 @@ def test_nan_propagates_and_large_values_stay_finite(name):
     assert np.isfinite(y[1:]).all()
 
 
-def test_leaky_relu_takes_a_slope_and_works_on_views_on_unaligned_arrays_and_in_place():
+def test_leaky_relu_takes_a_slope_and_works_in_place_and_with_views_and_unaligned_arrays():
     x = signed((6, 10), "float32")
     device, columns = asarray(x, "emulated"), emulator.zeros((6, 20))
     expected = np.where(x > 0, x, np.float32(0.25) * x)

@@ -108,7 +108,7 @@ def test_batch_norm_by_running_statistics_is_within_its_bound(device, rng, shape
 
 
 @pytest.mark.parametrize("shape", [(20000, 7), (6, 5)])
-def test_batch_norm_has_the_same_bits_in_every_thread_order(device, rng, shape):
+def test_batch_norm_has_the_same_bits_in_several_thread_orders(device, rng, shape):
     x, dy = random(rng, shape, "float32"), random(rng, shape, "float32")
     gamma, beta, mean, var = vectors(rng, shape[-1], "float32")
     assert_same_bits("batch_norm", device, x, gamma, beta, mean, var, training=True)

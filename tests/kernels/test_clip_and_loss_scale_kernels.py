@@ -35,7 +35,7 @@ def test_overflow_is_found_at_the_start_and_around_the_boundary_of_two_blocks(de
 
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_clipping_agrees_with_numpy_aligned_and_not(device, rng, dtype):
-    """Several blocks and dtypes; the norm has the same bits in every thread order."""
+    """Several blocks and dtypes; the norm has the same bits in several thread orders."""
     for offset in (0, 1):
         large = random(rng, (20011 + offset,), dtype)
         grads = [large[offset:], random(rng, (5, 3), "float32"), random(rng, (0,), dtype)]

@@ -60,7 +60,7 @@ def test_the_variance_is_right_despite_a_large_bias(device):
     np.testing.assert_allclose(to_numpy(results[3]), inv_std.value, rtol=1e-3)
 
 
-def test_statistics_have_the_same_bits_in_every_thread_order(device):
+def test_statistics_have_the_same_bits_in_several_thread_orders(device):
     case = conv(2, 9, 13, 4, 40, (3, 3))
     for pool in (1, 2):
         arrays = conv_norm_arrays(case, "float32")
@@ -150,7 +150,7 @@ def test_backward_sums_of_no_images_are_zero(device):
     assert not dbeta.any()
 
 
-def test_backward_sums_have_the_same_bits_in_every_thread_order(device):
+def test_backward_sums_have_the_same_bits_in_several_thread_orders(device):
     for name, activation in (("phases", "gelu"), ("beyond a tile", None)):
         arrays, options = norm_below(CONVOLUTIONS_ABOVE[name], "float32", activation)
         assert_same_bits("batch_norm_backward", device, *arrays, **options_on(device, options))

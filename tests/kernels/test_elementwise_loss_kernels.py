@@ -10,7 +10,7 @@ from tests.kernels.agreement import assert_same_bits, expected, on_device, rando
 
 @pytest.mark.parametrize("name", ["mean_squared_error", "huber_loss", "binary_cross_entropy"])
 def test_elementwise_losses_agree_with_the_oracle_over_many_blocks(device, rng, name, monkeypatch):
-    """`gpuconv verify` checks the bounds. This test has many blocks, every thread order, and outputs in views."""
+    """`gpuconv verify` checks the bounds. This test has many blocks, several thread orders, and outputs in views."""
     scores, targets = random(rng, (211, 5, 7), "float32"), rng.random((211, 5, 7), np.float32)
     weight = [rng.random(7, np.float32)] if name == "binary_cross_entropy" else []
     value, gradient = on_device(name, device, scores, targets, *weight)

@@ -35,7 +35,7 @@ def test_linear_ops_agree_with_the_oracle(device, rng, op, shape, dtype):
 
 
 @pytest.mark.parametrize("op", OPS)
-def test_a_deep_product_gives_the_same_bits_in_every_thread_order(device, rng, op):
+def test_a_deep_product_gives_the_same_bits_in_several_thread_orders(device, rng, op):
     assert_same_bits(op, device, *arguments(op, rng, (600, 700, 9), "float32"))
 
 

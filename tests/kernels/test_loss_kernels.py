@@ -99,8 +99,8 @@ def test_gradients_of_soft_targets_may_overwrite_the_scores_or_the_targets(devic
 @pytest.mark.parametrize("soft", [False, True], ids=["labels", "soft"])
 @pytest.mark.parametrize("shape", [(37, 10), (3, 1000), (2111, 17)])
 def test_class_weights_agree_with_the_oracle_over_many_blocks(device, rng, shape, soft):
-    """`gpuconv verify` checks the bounds. This test has many blocks, every thread order, and gradients written over the
-    scores or the weights."""
+    """`gpuconv verify` checks the bounds. This test has many blocks, several thread orders, and gradients written over
+    the scores or the weights."""
     scores, labels = scores_and_labels(rng, shape, "float32")
     options = {"label_smoothing": 0.1} | ({} if soft else {"ignore_index": 3})
     targets = rng.random(shape, np.float32) if soft else labels

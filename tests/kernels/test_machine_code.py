@@ -169,7 +169,7 @@ def test_the_main_loop_has_one_fma_per_product_and_wide_loads(file, dtype, arch)
 @pytest.mark.parametrize("arch", [*ARCHS, "sm_100a"])
 @pytest.mark.parametrize("arithmetic", ["bfloat16", "tf32"])
 @pytest.mark.parametrize("direction", ["fprop", "dgrad", "wgrad"])
-def test_the_main_loop_on_tensor_cores_multiplies_and_loads_no_more_than_needed(direction, arithmetic, arch):
+def test_the_main_loop_on_tensor_cores_has_the_needed_products_and_wide_loads(direction, arithmetic, arch):
     """One HMMA for 16 x 8 outputs and 32 bytes of depth. Operands come into shared memory by cp.async of 16 bytes, and
     from there by ldmatrix, or 16 bytes at a time where 32-bit numbers are transposed.
 

@@ -112,7 +112,7 @@ def test_thread_orders_and_unaligned_arrays_give_the_same_bits(device, rng, rule
 
 
 @rules
-def test_averages_have_the_same_bits_in_every_thread_order_and_if_unaligned(device, rng, rule):
+def test_averages_have_the_same_bits_in_several_thread_orders_and_if_unaligned(device, rng, rule):
     before = lists_of(rng, rule, "float32")
     averages = [random(rng, param.shape, "float32") for param in before[0]]
     results = []
@@ -270,7 +270,7 @@ def test_parameters_with_and_without_a_master_share_a_launch(device, rng, rule):
 
 
 @rules
-def test_masters_have_the_same_bits_in_every_thread_order_and_if_unaligned(device, rng, rule):
+def test_masters_have_the_same_bits_in_several_thread_orders_and_if_unaligned(device, rng, rule):
     before = with_masters(rng, rule, "bfloat16")
     results = []
     for order in thread_orders(device):

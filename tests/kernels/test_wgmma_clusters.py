@@ -88,7 +88,7 @@ SEVERAL_TILES = {
 
 @pytest.mark.parametrize("op", SEVERAL_TILES)
 @pytest.mark.parametrize("splits", [1, 3], ids=["no-split-k", "split-k-3"])
-@pytest.mark.parametrize("clusters", [1, 2, None], ids=["1-cluster", "2-clusters", "a-cluster-for-each-tile"])
+@pytest.mark.parametrize("clusters", [1, 2, None], ids=["1-cluster", "2-clusters", "a-block-for-each-tile"])
 def test_clusters_compute_one_or_several_tiles(monkeypatch, op, splits, clusters):
     for seed, case in enumerate(SEVERAL_TILES[op], splits):
         dtype = ("float16", "bfloat16")[(seed + (clusters or 0)) % 2]

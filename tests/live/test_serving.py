@@ -217,6 +217,11 @@ def test_the_error_for_a_port_in_use_or_another_host_says_what_to_do(capsys, tmp
     assert f"127.0.0.1:{port}: Address already in use; choose another with --port" in capsys.readouterr().err
     assert main(["live", "--host", "192.0.2.1"]) == 2  # an address for documentation, which no machine has
     assert "192.0.2.1:8600: Cannot assign requested address; choose another with --host" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_an_invalid_host_is_refused_in_one_line(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     for host in ("a..b", "a" * 64, "\udcff", "no such host"):
         assert main(["live", "--host", host]) == 2
         assert capsys.readouterr().err.count("\n") == 1

@@ -8,7 +8,8 @@ of a stream, or of a branch of a graph, only when something waits for it, "early
 gives the same numbers with both. The stand-in enforces these rules, and test_rules.py tests each of them:
 
 - arrays and streams belong to the device that was current at their creation; while another one is current, an array
-  can only be copied to the host (with peer access, used like any other), and a stream cannot be entered;
+  cannot be filled, assigned or copied on its device (unless `peer_access` is set, which no test does), and a stream
+  cannot be entered;
 - legacy, blocking and non-blocking streams wait for one another as in the CUDA Programming Guide, "Default Stream";
 - what CUDA forbids during a capture is refused or invalidates the capture; a graph keeps no array alive;
 - a pool reuses a freed block at once, poisoned, for the stream that allocated it, and for no other stream;

@@ -1,4 +1,4 @@
-"""Defaults are the documented ones: others would change the behavior of users' programs."""
+"""Defaults are those of a table: others would change the behavior of users' programs."""
 
 from __future__ import annotations
 

@@ -89,9 +89,9 @@ def test_a_resumed_run_has_the_same_bits(tmp_path, precision):
     assert resumed.history == uninterrupted.history
     if precision == "float16":
         assert resumed.loss_scale.read() == uninterrupted.loss_scale.read()
-        scale, _, _, skipped = stopped.loss_scale.read()
+        last_scale, _, _, skipped = stopped.loss_scale.read()
         assert skipped > 0
-        assert scale > 2.0 ** (18 - skipped)  # it also grew
+        assert last_scale > 2.0 ** (18 - skipped)  # it also grew
 
 
 def test_another_precision_is_refused_at_resume(tmp_path):

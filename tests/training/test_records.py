@@ -75,7 +75,7 @@ def test_metrics_of_a_trainer_are_in_the_records_of_held_out_data(tmp_path, caps
 
 @pytest.mark.parametrize("name", ["loss", "accuracy"])
 def test_a_metric_with_the_name_of_a_recorded_measure_is_refused(name):
-    """Its result would take the place of that measure, which decides which epoch is best."""
+    """Its result would take the place of that measure, by which epochs may be compared."""
     trainer = Trainer(toy_run.net(), metrics={name: lambda scores, labels: scores.std()})
     with pytest.raises(ValueError, match=f"a run records its own {name}; give the metric '{name}' another"):
         trainer.fit(toy_run.loader(), epochs=1, validation=toy_run.held_out(), progress=False)

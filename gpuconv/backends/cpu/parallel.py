@@ -89,7 +89,7 @@ def fixed_parts() -> Iterator[None]:
     """A context in which ops have the same bits on any number of cores, with the same NumPy and BLAS.
 
     Each call of BLAS uses one thread, if threadpoolctl can set this; otherwise the bits may differ. Ops in threads
-    outside the context that would split a batch wait until it ends.
+    outside the context wait until it ends if their batch has more than one sample.
     """
     if _fixed.get() or _inside.get():
         yield

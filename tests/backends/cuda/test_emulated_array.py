@@ -46,6 +46,14 @@ def test_impossible_shapes_are_refused(shape, error, message):
         emulator.empty(shape, np.float32)
 
 
+def test_a_shape_of_numpys_integers_does_not_wrap():
+    for shape in ((np.int8(20), np.int8(10)), (np.uint8(200), np.uint8(200)), (np.int32(65536), np.int32(3))):
+        assert emulator.empty(shape, np.uint8).shape == tuple(map(int, shape))
+    assert emulator.empty(np.int8(20)).shape == (20,)
+    with pytest.raises(TypeError):
+        emulator.empty((2.0, 3))
+
+
 def test_asarray_copies_arrays_from_elsewhere():
     host = np.arange(6.0).reshape(2, 3).T
     x = emulator.asarray(host)

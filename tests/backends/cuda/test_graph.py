@@ -12,7 +12,7 @@ from tests.backends.cuda.fake_cupy import CudaError, FakeCupy
 
 
 class Capturing(FakeCupy):
-    """A CuPy with streams, graphs and pools that record their calls. capacity: of the largest allocation, in bytes."""
+    """A CuPy with streams, graphs and pools that record their calls. capacity: the most bytes of one allocation."""
 
     def __init__(self, capacity=100):
         super().__init__()

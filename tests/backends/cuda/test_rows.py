@@ -36,4 +36,5 @@ def test_rows_that_are_not_whole_elements_apart_are_copied():
     assert rows.strides == (13, 4)
     flat, pitch = rows_of(rows)
     assert pitch == 3
+    assert flat.flags.c_contiguous
     np.testing.assert_array_equal(np.asarray(flat), numbers)

@@ -24,7 +24,8 @@ def device_only() -> Iterator[None]:
     """A context in which any read, write, copy or wait by the host through an emulated array or `gpuconv.backends`
     raises HostAccessError; kernels, views and new, unwritten arrays are allowed.
 
-    It cannot detect access through the array's buffer, as by `numpy.asarray(array)` or `array.flat`.
+    It cannot detect access through the array's buffer, as by `numpy.asarray(array)`, or through its attributes `flat`
+    and `real`.
     """
     token = _off_limits.set(True)
     try:

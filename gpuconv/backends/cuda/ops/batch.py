@@ -22,7 +22,7 @@ from gpuconv.types import Array, ArrayT, Scalar
 _ELEMENTS = 4096  # numbers of one sample per thread block
 
 # A sample has fewer numbers, because the index at which a thread's loop ends must fit into 32 bits too. The stride of
-# the loop is the number of the sample's threads, a sixteenth of its numbers.
+# the loop is the number of the sample's threads, at most about a sixteenth of its numbers.
 _MOST_ELEMENTS = 2**31 - 2**27
 
 _FLIPS: dict[bool | str, int] = {False: 0, True: 1, "alternating": 2}  # the kernel's `enum Flip`
