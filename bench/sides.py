@@ -38,8 +38,8 @@ class WrongResultError(ArithmeticError):
     """The result of a side differs from the float64 one; the side is not timed."""
 
 
-# The largest ||result - float64|| / ||float64|| of any side: derived bounds of long sums are too wide to show a fault,
-# and we have no bounds for a peer's algorithms (Winograd, say).
+# The largest allowed ||result - float64|| / ||float64|| of any side: derived bounds of long sums are too wide to show a
+# fault, and we have no bounds for a peer's algorithms (Winograd, say).
 TOLERANCE = {"float64": 1e-10, "float32": 1e-3, "float16": 1e-2, "bfloat16": 1e-2}
 
 

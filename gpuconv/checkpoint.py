@@ -60,7 +60,8 @@ class Checkpoint:
 
 
 def save(path: str | os.PathLike[str], checkpoint: Checkpoint) -> None:
-    """Write a checkpoint. Raises CheckpointError if it fails; then an existing file at `path` is unchanged.
+    """Write a checkpoint. Raises CheckpointError if it fails; then an existing file at `path` is unchanged,
+    unless the error came from flushing the folder after the rename.
 
     Also raises CheckpointError for contents that could not be read back: a masked array, a dtype that is not in
     `_DTYPES`, a state that `parse` refuses.

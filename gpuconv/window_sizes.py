@@ -25,7 +25,7 @@ def output_size(size: int, kernel: int, stride: int, padding: Pair, dilation: in
     slack = size + sum(padding) - span
     if slack < 0:
         raise ValueError(
-            f"the filter spans {span} but the padded input only {size + sum(padding)} "
+            f"a window spans {span} but the padded input only {size + sum(padding)} "
             f"(size {size}, padding {padding[0]} + {padding[1]}); use a larger input, "
             "more padding or a smaller kernel_size or dilation"
         )

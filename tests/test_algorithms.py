@@ -113,7 +113,7 @@ def test_the_algorithm_that_a_layer_reports_is_the_one_that_runs():
 
 @pytest.mark.kernels
 def test_a_fused_layer_reports_the_algorithm_that_runs():
-    """With a pool there are fewer pixels, and no split-K."""
+    """The product of a convolution fused with a pool omits pixels outside of the windows, and has no split-K."""
     for batch in (1, 100):
         layers = [Input((13, 9, 1)), Conv2D(64, 1), ReLU(), MaxPool2D(2), Conv2D(8, 2), Sigmoid(), Flatten(), Linear(5)]
         net = Sequential(layers, device="emulated").fuse()

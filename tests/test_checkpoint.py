@@ -292,6 +292,17 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(path, full_disk):
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]
 
 
+def test_a_failure_after_the_rename_does_not_call_the_file_unchanged(path, monkeypatch):
+    def refuse(folder):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    before = path.read_bytes()
+    monkeypatch.setattr(files, "_sync", refuse)
+    with pytest.raises(CheckpointError, match=r"Input/output error$"):
+        save(path, Checkpoint({"x": np.ones(100)}))
+    assert path.read_bytes() != before
+
+
 def test_a_failure_at_the_end_leaves_the_old_file_too(path, monkeypatch):
     def refuse(source, target):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))

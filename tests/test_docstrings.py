@@ -115,7 +115,7 @@ def test_every_error_is_named(name):
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_everything_public_has_a_docstring(name):
+def test_every_public_function_class_and_method_has_a_docstring(name):
     module = imported(name)
     assert [path for path, _, texts in public(module) if not any(texts)] == []
 

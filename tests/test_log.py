@@ -1,4 +1,4 @@
-"""The library logs and the command line prints: `import gpuconv` writes nothing, and training only its progress."""
+"""No module calls `print`, a run's messages are logged, and only the command line shows them."""
 
 from __future__ import annotations
 

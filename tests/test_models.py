@@ -80,7 +80,7 @@ def test_the_digits_net_takes_other_images():
     [
         ("tiny-vg", {}, "did you mean 'tiny-vgg'"),
         ("tiny-vgg", {"classes": 0}, "classes must be at least 1"),
-        ("tiny-vgg", {"input_shape": (4, 4, 3)}, r"^pool3: the filter spans 2"),
+        ("tiny-vgg", {"input_shape": (4, 4, 3)}, r"^pool3: a window spans 2"),
     ],
 )
 def test_bad_requests_are_refused(name, options, message):

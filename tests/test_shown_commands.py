@@ -1,4 +1,5 @@
-"""The commands that the README and the docs show: all are valid, and those that take seconds run."""
+"""The commands that the README and the docs show, except those behind a variable, nsys, mpiexec or torchrun: all are
+valid, and those that take seconds run."""
 
 import re
 import shlex

@@ -1,4 +1,4 @@
-"""Rules of the source files: no private name imported from another, and no comparison of a device's name with text."""
+"""Rules of the source files: no use of another file's private names, no comparison of a device's name with text."""
 
 from __future__ import annotations
 

@@ -87,7 +87,7 @@ def test_the_sizes_that_the_error_of_exact_names_fit(axis):
 def test_a_filter_larger_than_its_input_is_refused():
     refused(
         ValueError,
-        "the filter spans 5 but the padded input only 4 (size 3, padding 1 + 0)",
+        "a window spans 5 but the padded input only 4 (size 3, padding 1 + 0)",
         window_sizes.output_size,
         3,
         3,

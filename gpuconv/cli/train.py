@@ -222,6 +222,11 @@ def _chosen_settings(options: argparse.Namespace) -> tuple[Record, str | None]:
         with user_errors():
             file = config.read(options.config)
         recipe = recipe or file.pop("recipe", None)
+        if options.resume and recipe:
+            raise UserError(
+                f"{options.resume} continues with the settings it was started with; leave the recipe {recipe} out of "
+                f"{options.config}"
+            )
         chosen = run_settings.override({name: value for name, value in file.items() if name != "recipe"}, chosen)
     return chosen, recipe
 

@@ -38,8 +38,9 @@ def laid_out(images: object, shape: tuple[int, ...], rank: int) -> np.ndarray:
             return last
         if last.shape[-3:] == shape:
             order = (*range(rank - 3), *(axis + rank - 3 for axis in (1, 2, 0)))
+            accepted = "(N, H, W, C)" if rank == 4 else "(H, W, C)"
             raise ValueError(
-                f"images must have their channels last, (N, H, W, C), received shape {array.shape}; "
+                f"images must have their channels last, {accepted}, received shape {array.shape}; "
                 f"x.transpose{order} moves them there"
             )
     return array

@@ -23,8 +23,8 @@ class StreamLoader(Loader):
     Args:
         dataset: The samples.
         batch_size: Images of a batch.
-        normalization: How uint8 images are normalized. It must be None for float images, which are passed on unchanged
-            and cannot be augmented either.
+        normalization: How uint8 images are normalized. It must be None for float images, which are only converted to
+            `dtype` and cannot be augmented either.
         workers: Threads that read in advance; by default as many as the samples allow, but at most 8 and at most one
             for each core.
         options: As in `Loader`.
@@ -51,8 +51,8 @@ class StreamLoader(Loader):
         self.workers = self._given.get("workers", default)
         if dataset.dtype != np.uint8 and (normalization is not None or str(self.augmentation) != "none"):
             raise ValueError(
-                f"images of {dataset.name!r} are floats, taken as they are; normalization and augmentation are for "
-                "uint8 images"
+                f"images of {dataset.name!r} are floats, which are only converted to a dtype; normalization and "
+                "augmentation are for uint8 images"
             )
 
     def over(self, dataset: Dataset | Samples, **changes: object) -> Loader:

@@ -15,7 +15,8 @@ def load(
     """(train, test) of n and max(1, n // 5) images, uint8 (N, H, W, C).
 
     Each class has a random picture; each image is the mean of its class's picture and random noise. So a net can learn
-    the classes, and the test images are unseen. Image i has class i % classes.
+    the classes, and the test images are unseen. Image i of both sets together, training images first, has class
+    i % classes.
 
     Raises TypeError and ValueError for arguments of other types and ranges.
     """

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from gpuconv import arguments, backends
-from gpuconv.inspect.explain import chosen_score, expect_one_image, layer_of
+from gpuconv.inspect.explain import chosen_score, expect_one_image, layer_of, planned_for
 from gpuconv.inspect.terms import as_float64, expect_not_fused
 from gpuconv.layers.fused import Fused
 from gpuconv.layers.sequential import Sequential
@@ -102,6 +102,7 @@ def grad_cam(net: Sequential, x: Array, *, layer: str | None = None, target: int
             positions or is a part of a fused one, and for a net without a layer that has more than one position.
     """
     _expect_one_map(net, x)
+    net = planned_for(net, x)
     name = _last_map(net) if layer is None else layer
     chosen = layer_of(net, name)
     if not isinstance(chosen, Fused):

@@ -160,16 +160,15 @@ def explain(
         TypeError: An argument other than `at` and `target` has another type.
         RuntimeError: The net has no shapes yet.
         ValueError: An unknown layer or class, a class without `backward`, an index outside the layer's volume, more
-            than one image, `most` below 1, or a layer that is a Sequential, fused, or a user's own.
+            than one image or an image that the net does not take, `most` below 1, or a layer that is a Sequential,
+            fused, or a user's own.
     """
     expect_one_image(net, x)
     arguments.integer("most", most, 1)
     backward, locate = arguments.flag("backward", backward), arguments.flag("locate", locate)
     if target is not None and not backward:
         raise ValueError(f"target is for backward=True, as an activation has no class; received {target!r}")
-    if tuple(x.shape[1:]) != net.input_shape:  # Input(..., larger=True) takes larger images
-        net = net.twin()
-        net.place(net.path, tuple(x.shape[1:]))
+    net = planned_for(net, x)
     chosen = layer_of(net, layer)
     expect_explainable(net, chosen)
     branch = None
@@ -221,6 +220,20 @@ def expect_one_image(net: object, x: Array) -> None:
     expected = (1, *(net.input_shape or ()))  # type: ignore[attr-defined]
     if len(x.shape) != len(expected) or x.shape[0] != 1:
         raise ValueError(f"x must be a batch of one image, such as {expected}, received shape {tuple(x.shape)}")
+
+
+def planned_for(net: Sequential, x: Array) -> Sequential:
+    """The net; or, if x has another size than the images for which it was built, a copy with layers planned for x.
+    Raises ValueError for an x that the net does not take."""
+    shape = tuple(x.shape[1:])
+    if shape == net.input_shape:
+        return net
+    twin = net.twin()
+    try:
+        twin.place(net.path, shape)
+    except ValueError as error:
+        raise ValueError(f"the net does not take x of shape {tuple(x.shape)}: {error}") from error
+    return twin
 
 
 def layer_of(net: Sequential, name: str) -> Layer:

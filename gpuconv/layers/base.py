@@ -376,7 +376,8 @@ class Layer(Stateful["Layer"]):
             values: Only for that old call.
 
         Raises:
-            CheckpointError: The file cannot be written; an existing file at `path` is unchanged.
+            CheckpointError: The file cannot be written; an existing file at `path` is unchanged, unless the error came
+                from flushing the folder after the rename.
             RuntimeError: The net is not built or has no weights yet; an existing file at `path` is unchanged.
             IsADirectoryError: `path` is a folder.
             TypeError: `path` is not a path; a user's layer without layers inside takes the old call instead.

@@ -43,6 +43,8 @@ def encode(value: object) -> object:
 def decode(value: object) -> object:
     if isinstance(value, Mapping) and "layer" in value:
         return make(value)
+    if isinstance(value, dict):
+        return {key: decode(entry) for key, entry in value.items()}
     return [decode(entry) for entry in value] if isinstance(value, (list, tuple)) else value
 
 

@@ -67,7 +67,7 @@ def run(layer: AnyLayer, method: str, *args: object, **options: object) -> Maybe
                 stack.enter_context(listener(layer, direction))
             return call(layer, method, *args, **options)
     except AttributeError as error:
-        if layer.built or layer.is_foreign or error.obj is not layer:
+        if layer.built or layer.is_foreign or layer.hooks or error.obj is not layer:
             raise
         raise RuntimeError(f"build the {type(layer).__name__} first: its input shape is unknown") from error
     except (ValueError, TypeError, MemoryError, RuntimeError) as error:

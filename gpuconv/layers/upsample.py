@@ -48,13 +48,15 @@ class Upsample(Layer):
         h, w, channels = input_shape
         down, across = arguments.pair("scale", self.scale, 1)
         self.variables = {"ones": Variable((channels, down, across, 1), ones, buffer=True)}
-        self._options = dict(stride=(down, across), groups=channels)
         return h * down, w * across, channels
 
     @property
     def options(self) -> Options:
         """The keyword arguments of both directions of the convolution."""
-        return self._options
+        if "ones" not in self.variables:
+            raise RuntimeError("build the Upsample first: its input shape is unknown")
+        channels, *scale, _ = self.variables["ones"].shape
+        return dict(stride=tuple(scale), groups=channels)
 
     @property
     def pool_options(self) -> list[Options]:

@@ -106,7 +106,7 @@ def row_transform(axes: Axes) -> Transform:
 
 
 def style_axes(axes: Axes, across: str) -> None:
-    """Style axes with lines. across: the label of the horizontal axis."""
+    """Style the axes of a line plot. across: the label of the horizontal axis."""
     axes.set_facecolor(PAPER)
     axes.grid(axis="y", color=FAINT, lw=0.8)
     axes.set_axisbelow(True)

@@ -53,7 +53,7 @@ def _with_pythons_numbers(text: str) -> str:
     return _NUMPY_NUMBER.sub(lambda match: repr(getattr(np, match[1])(match[2]).item()), text)
 
 
-TEXTS: dict[str, Callable[[str], str]] = {  # rewrite an old text with today's names and with every option
+TEXTS: dict[str, Callable[[str], str]] = {  # rewrite a text with today's names and every option
     "loss": losses.redescribed,
     "schedule": lambda text: _in_15_digits(str(schedules.get(text))),
     "plateau": lambda text: text and str(Plateau.of(text)),
@@ -97,7 +97,8 @@ def _defaults(kind: type) -> Record:
 
 
 def _as_written_now(settings: Record) -> Record:
-    """The settings as this version writes them. Entries that it cannot read stay as they are."""
+    """The settings as this version writes them, but for the decimals of a schedule, which are compared in 15 digits.
+    Entries that it cannot read stay as they are."""
     found = in_current_form(ABSENT | settings)
     for name, again in TEXTS.items():
         if name in found:

@@ -191,7 +191,7 @@ class RunState(TrainingStep):
         check_weights.check_net(path, checkpoint, self.net)
         self._expect_settings(state["settings"], path)
         if state["batch"] >= max(self.batches, 1):
-            raise CheckpointError(f"{path}: batch is {state['batch']}, and an epoch has {self.batches} batches")
+            raise CheckpointError(f"{path}: batch is {state['batch']}, and an epoch has {self.batches} steps")
         if bool(self.loss_scale) != bool(state["loss_scale"]):
             used = "one" if self.loss_scale else "none"
             raise CheckpointError(

@@ -319,7 +319,8 @@ class Shadow:
         lines = [head, f"  {'layer':20} {'op':26} {'checked':>7} {'worst error / bound':>20}  at step"]
         for row in rows:
             worst = f"{row.worst:20.3g}  {row.step}" if row.checked else f"{'-':>20}"
-            lines.append(f"  {row.layer or '-':20} {row.op:26} {row.checked:7} {worst}")
+            op = f"{row.op}, {row.direction}" if self._runs_both_ways(row) else row.op
+            lines.append(f"  {row.layer or '-':20} {op:26} {row.checked:7} {worst}")
         most = max((row for row in rows if row.checked), key=lambda row: row.worst)
         lines.append(f"  nearest to its bound: {self._call(most)} at step {most.step}: {most.where}")
         return "\n".join(lines)

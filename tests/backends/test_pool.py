@@ -370,6 +370,12 @@ def test_strided_inputs_give_the_same_bits():
         np.testing.assert_array_equal(call(*strided), call(*(a.copy() for a in strided)))
 
 
+def test_the_gradient_of_a_global_average_of_empty_maps_is_empty():
+    for shape in ((1, 0, 3, 2), (2, 4, 0, 5)):
+        dy = np.ones((shape[0], 1, 1, shape[3]))
+        assert ops.global_avg_pool2d_backward(dy, input_shape=shape).shape == shape
+
+
 def test_an_empty_batch_gives_an_empty_result():
     x = np.zeros((0, 5, 7, 3), np.float32)
     y, argmax = ops.max_pool2d(x, kernel_size=2)

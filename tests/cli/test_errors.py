@@ -46,7 +46,7 @@ from tests.cli.command import output_of
         (["train", "--data", "cifar10:nowhere"], "no CIFAR-10 in nowhere"),
         (["train", "--data", "folder:nowhere"], "nowhere"),
         (["train", "--data", "synthetic:n=0"], "n must be at least 1"),
-        (["train", "--model", "lenet"], "the filter spans 5"),  # digits are 8x8
+        (["train", "--model", "lenet"], "a window spans 5"),  # digits are 8x8
         (["train", "--resume", "nowhere"], "nowhere holds no run"),
         (["train", "--qqqq"], "unknown argument '--qqqq' (see"),
         (["lab", "--template"], "required: --op"),
@@ -62,7 +62,7 @@ from tests.cli.command import output_of
         (["lr-find", "--lr", "1"], "unknown argument '--lr'"),
         (["lr-find", "--optimizer", "adm"], "did you mean 'adam'"),
         (["lr-find", "--optimizer", "sgd:lr=0.1", "--model", "seed-net"], "are tried; leave lr out"),
-        (["lr-find", "--model", "lenet"], "the filter spans 5"),
+        (["lr-find", "--model", "lenet"], "a window spans 5"),
         (["lr-find", "--data", "folder:nowhere"], "nowhere"),
         (["lr-fnd"], "did you mean 'lr-find'"),
         (["train", "--resume", "here", "--run-dir", "there"], "not allowed with"),

@@ -31,9 +31,12 @@ def test_resume_refuses_another_validation_part(tmp_path, capsys):
     assert "--validation is 0.25 there, 0.5 here" in capsys.readouterr().err
 
 
-def test_a_resumed_run_takes_no_recipe(capsys):
+def test_a_resumed_run_takes_no_recipe(tmp_path, capsys):
     assert main(["train", "--resume", "somewhere", "--recipe", "airbench94"]) == 2
     assert "leave --recipe out" in capsys.readouterr().err
+    (tmp_path / "run.toml").write_text('recipe = "airbench94"\n')
+    assert main(["train", "--resume", "somewhere", "--config", str(tmp_path / "run.toml")]) == 2
+    assert "leave the recipe airbench94 out of" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
-"""Options of `gpuconv train` beyond the recipe's: a validation part, stopping, averages, shards, initial weights."""
+"""Options of `gpuconv train` beyond the recipe's: a validation part, stopping, plateaus, clipping, averages,
+accumulation, shards, batch norm over ranks, initial weights."""
 
 from __future__ import annotations
 
@@ -108,6 +109,8 @@ def test_the_average_of_the_weights_is_tested_stored_and_evaluated(work, capsys)
     accuracy = re.findall(r"test accuracy +([0-9.]+%)", out)[-1]
     assert f"test accuracy {accuracy}" in output_of(capsys, "evaluate", "run", "--which", "last")
     output_of(capsys, "train", "--resume", "run")
+    output_of(capsys, "train", *TINY_RUN, "--epochs", 2, "--run-dir", "plain")
+    assert metrics(work / "run")[-1]["test_loss"] != metrics(work / "plain")[-1]["test_loss"]
 
 
 def test_accumulated_batches_are_stored_with_the_run(work, capsys):

@@ -49,7 +49,7 @@ def test_batches_have_the_bits_of_those_of_a_loader():
 def test_float_images_are_neither_normalized_nor_augmented():
     floats = of_array(IMAGES.astype(np.float32))
     for options in ({"normalization": PLAIN}, {"augmentation": Augmentation(flip=True)}):
-        with pytest.raises(ValueError, match="images of 'array' are floats, taken as they are"):
+        with pytest.raises(ValueError, match="images of 'array' are floats, which are only converted to a dtype"):
             StreamLoader(floats, 2, **options)
     x, y = next(StreamLoader(floats, 4, shuffle=False, dtype="float64").epoch())
     assert (x.dtype, y.dtype, y.tolist()) == (np.float64, np.int64, LABELS[:4].tolist())

@@ -99,8 +99,9 @@ def test_values_of_an_image_larger_than_the_net_was_built_for_are_explained(name
         found = explain(net, x, name, at)
         assert found.value == volume[at]
         assert found.total == pytest.approx(volume[at], rel=1e-5, abs=1e-6)
-    gradient = explain(net, x, name, tuple(np.zeros(volume.ndim, int)), backward=True)
+    gradient = explain(net, x, name, (1,) * volume.ndim, backward=True)
     assert gradient.value == pytest.approx(gradient.total, rel=1e-5, abs=1e-6)
+    assert gradient.value != 0
     assert net.input_shape == (4, 4, 2)
 
 

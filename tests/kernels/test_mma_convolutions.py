@@ -41,8 +41,10 @@ def test_16_bit_floats_and_tf32_use_tensor_cores(op, device):
 def test_split_k_agrees_with_the_oracle(device, monkeypatch, op, splits):
     force_algorithm(monkeypatch, serving("bfloat16")[2], splits)
     activation = dict(activation="silu") if op == "conv2d" else {}
-    for case in (problem(16, 24), problem(5, 7, groups=2)):
-        assert_right(op, device, case, "bfloat16", **activation)
+    for case in (problem(16, 24), problem(20, 28, groups=2)):
+        with launches.record_launches() as launched:
+            assert_right(op, device, case, "bfloat16", **activation)
+        assert "gemm_reduce_splits" in [launch.kernel.name for launch in launched]
 
 
 @directions

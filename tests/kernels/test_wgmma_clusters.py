@@ -1,6 +1,6 @@
-"""Convolutions by wgmma in clusters, whose blocks load the filters, or in wgrad dy, for each other
-(multicast_iterator.cuh); on the emulated device, since no GPU has run them. Their machine code is checked in
-test_wgmma_machine_code.py."""
+"""Convolutions by wgmma in clusters, in which each block loads a share of one operand for both: of the filters, or in
+wgrad of dy (multicast_iterator.cuh); on the emulated device, since no GPU has run them. Their machine code is checked
+in test_wgmma_machine_code.py."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_filters_or_channels_that_do_not_fill_the_tile_agree_with_the_oracle(mon
 
 
 @pytest.mark.parametrize("op", SEVERAL_TILES)
-def test_every_order_of_threads_gives_the_bits_of_the_tile_without_clusters(monkeypatch, op):
+def test_shuffled_threads_give_the_bits_of_the_tile_without_clusters(monkeypatch, op):
     """The bits are equal on the emulated device, whose products all round in the same way."""
     for case in (
         SEVERAL_TILES[op][0],

@@ -31,7 +31,7 @@ from tests.layers.net_with_shortcut import net_of
 
 def test_a_shape_error_names_the_layer_deep_inside():
     row = [Input((8, 8, 3)), Conv2D(4, 3), Residual([Conv2D(4, 3, padding=1), MaxPool2D(9)])]
-    with pytest.raises(ValueError, match=r"^residual1\.pool1: the filter spans 9"):
+    with pytest.raises(ValueError, match=r"^residual1\.pool1: a window spans 9"):
         Sequential(row)
 
 
@@ -73,11 +73,15 @@ def test_an_error_of_a_users_hook_or_layer_is_not_taken_for_a_missing_build():
         def forward(self, x, training=False):
             return self.no_such_attribute
 
-    relu = ReLU()
-    relu.register_forward_hook(lambda layer, x, y: {}["key"])
     x = np.ones((2, 4, 4, 2), np.float32)
-    with pytest.raises(KeyError, match="key"):
-        Sequential([relu])(x)
+    for hook, error in (
+        (lambda layer, x, y: {}["no_such_name"], KeyError),
+        (lambda layer, x, y: layer.no_such_name, AttributeError),
+    ):
+        relu = ReLU()
+        relu.register_forward_hook(hook)
+        with pytest.raises(error, match="no_such_name"):
+            Sequential([relu])(x)
     with pytest.raises(AttributeError, match="no_such_attribute"):
         Sequential([Faulty()])(x)
 

@@ -148,6 +148,15 @@ def test_layers_that_can_be_saved_are_built():
         assert rebuilt(net).config() == net.config()
 
 
+def test_a_dictionary_among_the_settings_is_kept_and_its_config_rebuilds_it():
+    options = {"sizes": np.float32(0.5), "inner": layers.ReLU()}
+    layer = HoldsAnything(options)
+    assert layer.content is options
+    again = rebuilt(layer).content
+    assert again["sizes"] == 0.5
+    assert isinstance(again["inner"], layers.ReLU)
+
+
 class ComputesInFloat64(Layer):
     """Its results are float64, whatever the net's dtype."""
 

@@ -30,6 +30,6 @@ def test_every_imported_module_exists():
 
 def test_every_element_that_the_script_uses_exists():
     ids = set(re.findall(r'id="([^"]+)"', FILES["index.html"]))
-    used = set(re.findall(r'\$\("([^"]+)"\)', FILES["page.js"]))
+    used = set(re.findall(r'(?:\$|\bput)\("([^"]+)"', FILES["page.js"]))
     assert "error" in used
     assert used <= ids

@@ -1,4 +1,5 @@
-"""Messages between ranks over TCP. The ranks are threads here; a fixture takes the place of torchrun's variables."""
+"""Messages between ranks over TCP. In most tests the ranks are threads, and a fixture takes the place
+of torchrun's variables."""
 
 from __future__ import annotations
 

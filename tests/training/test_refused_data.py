@@ -1,4 +1,5 @@
-"""Data that `fit` and `evaluate` refuse before training, what the errors say, and similar data that are accepted."""
+"""Data that `fit` and `evaluate` refuse before or during training, what the errors say, and similar data that
+are accepted."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def watched_steps(device, share, steps, seconds, worker):
     clock = Clock()
     if worker:
         worker.clock = clock
-    watcher = Shadow(share, clock=clock, make=lambda: worker)
+    watcher = Shadow(share, clock=clock, make=lambda: worker or pytest.fail("a worker was started"))
     run = Trainer(net(device), "sgd", lr=0.01)
     x = backends.asarray(RNG.normal(size=(8, 8, 8, 1)), device, "float32")
     y = backends.asarray(DATA[1][:8], device)
@@ -179,13 +179,31 @@ def test_checking_changes_no_bit_and_reports_the_worst_call(at_once):
     assert shown == [*names, "the bound"]
 
 
-def test_an_op_that_runs_forward_and_backward_has_two_bars():
+def test_violations_of_an_op_forward_and_backward_in_one_step_are_kept_in_two_files(tmp_path):
+    """Their messages name the directions too."""
+    watcher = Shadow(0.5, "warn", tmp_path)
+    call = tmp_path / "call.safetensors"
+    checkpoint.save(call, checkpoint.Checkpoint({"x": np.ones(3)}))
+    rows = [Row("add", "residual1", direction) for direction in ("forward", "backward")]
+    watcher.rows = {(row.op, row.layer, row.direction): row for row in rows}
+    for row in rows:
+        with pytest.warns(ShadowWarning, match=f"step 7: add of residual1, {row.direction} is beyond its bound"):
+            watcher._report_violation(call, row, 7, {"text": "wrong"})
+        assert (tmp_path / f"shadow-add-residual1-{row.direction}-step7.safetensors").exists()
+    watcher.close()
+
+
+def test_an_op_that_runs_forward_and_backward_has_two_bars_and_two_lines():
     pytest.importorskip("matplotlib")
     watcher = Shadow(0.5)
     for direction in ("forward", "backward"):
         watcher.rows["add", "residual1", direction] = Row("add", "residual1", direction, checked=1, worst=0.5)
     shown = [text.get_text() for text in watcher.picture().axes[0].texts]
     watcher.close()
+    assert [line.split()[:3] for line in str(watcher).splitlines()[2:4]] == [
+        ["residual1", "add,", "backward"],
+        ["residual1", "add,", "forward"],
+    ]
     assert shown == ["add of residual1, backward (1)", "add of residual1, forward (1)", "the bound"]
 
 

@@ -1,4 +1,4 @@
-"""Compares every algorithm of the convolutions with the oracle."""
+"""Compares the algorithms in `ALGORITHMS`, of convolutions, with the oracle."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from ci.gate.experiments import Answer
 
 
 def ask(device: str, small: bool) -> Answer:
-    """Every named algorithm on the small convolution cases, including those that "auto" never chooses."""
+    """Every algorithm in `ALGORITHMS` (not few_channels, not depthwise) on the small convolution cases, including those
+    that "auto" never chooses."""
     from gpuconv import lab
     from gpuconv.algorithms import ALGORITHMS
     from gpuconv.verify import verify

@@ -95,7 +95,7 @@ def global_avg_pool2d(x, *, out):
 
 def global_avg_pool2d_backward(dy, *, input_shape, out):
     dx = np.empty(input_shape, dy.dtype) if out is None else out
-    return store(widen(dy) / (input_shape[1] * input_shape[2]), dy.dtype, dx)
+    return store(widen(dy) / max(1, input_shape[1] * input_shape[2]), dy.dtype, dx)
 
 
 # --- which windows read which cells ------------------------------------------------------------

@@ -55,4 +55,4 @@ def global_avg_pool2d(x, *, out):
 
 
 def global_avg_pool2d_backward(dy, *, input_shape, out):
-    return round_to(np.broadcast_to(wide(dy) / (input_shape[1] * input_shape[2]), input_shape), dy.dtype, out)
+    return round_to(np.broadcast_to(wide(dy) / max(1, input_shape[1] * input_shape[2]), input_shape), dy.dtype, out)

@@ -33,9 +33,8 @@ def softmax_cross_entropy(op: str, arrays: Arrays, options: Options, dtype: np.d
 
 
 def _largest_row_weight(labels: np.ndarray, weight: np.ndarray | None, ignored: int | None) -> tuple[float, int]:
-    """(most, summed). most: a bound on how much a row counts in the loss, relative to an average row: the weighted sum
-    of its targets, times the number of rows, divided by the divisor of the loss. summed: how many values are added up
-    in such sums."""
+    """(most, summed). most: a bound on rows * (the weighted sum of a row's targets) / (the loss's divisor). summed: how
+    many values are added up in such sums."""
     if labels.ndim == 2:
         return float(max(labels.sum(1).max(), 1) * (1 if weight is None else weight.max())), labels.shape[1]
     if weight is None and ignored is None:

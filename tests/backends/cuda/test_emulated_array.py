@@ -50,6 +50,7 @@ def test_a_shape_of_numpys_integers_does_not_wrap():
     for shape in ((np.int8(20), np.int8(10)), (np.uint8(200), np.uint8(200)), (np.int32(65536), np.int32(3))):
         assert emulator.empty(shape, np.uint8).shape == tuple(map(int, shape))
     assert emulator.empty(np.int8(20)).shape == (20,)
+    assert emulator.empty(np.array([2, 3])).shape == (2, 3)
     with pytest.raises(TypeError):
         emulator.empty((2.0, 3))
 

@@ -48,7 +48,7 @@ REFUSALS = [
     ),
     (ops.conv2d, [X, W], {"stride": 3, "fit": "exact"}, ValueError, "input sizes that would fit: 3 or 6"),
     (ops.conv2d, [X, W], {"activation": "rely"}, ValueError, "unknown activation 'rely'; did you mean 'relu'?"),
-    (ops.conv2d, [X, zeros(6, 9, 2, 4)], {}, ValueError, "the filter spans 9 but the padded input only 5"),
+    (ops.conv2d, [X, zeros(6, 9, 2, 4)], {}, ValueError, "a window spans 9 but the padded input only 5"),
     (
         ops.conv2d,
         [X, W, zeros(5)],
@@ -160,7 +160,7 @@ REFUSALS = [
     (ops.conv2d, [X, W[0]], {}, ValueError, "w must have the axes (K, R, S, C/groups), received shape (3, 2, 4)"),
     (ops.conv2d, [X, W], {"padding": -1}, ValueError, "padding must be at least 0, received -1"),
     (ops.conv2d, [X, W], {"stride": 1.5}, TypeError, "stride must be an integer, received 1.5"),
-    (ops.conv2d, [X, W], {"dilation": 3}, ValueError, "the filter spans 7 but the padded input only 5"),
+    (ops.conv2d, [X, W], {"dilation": 3}, ValueError, "a window spans 7 but the padded input only 5"),
     (ops.conv2d, [X, zeros(6, 3, 2, 1)], {"groups": 4}, ValueError, "received groups 4, 4 channels, 6 filters"),
     (ops.conv2d, [X, W], {"out": Y.astype(float)}, TypeError, "out must have the result's dtype float32"),
     (ops.conv2d, [X.tolist(), W], {}, TypeError, "x must be an array of NumPy or CuPy, received list"),

@@ -8,7 +8,7 @@ import math
 import operator
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal, SupportsIndex
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -128,7 +128,7 @@ def _allocate(shape: int | Sequence[int], dtype: DTypeLike, poison: int | None) 
     from gpuconv.backends.cuda.emulator.runtime import runtime
 
     dtype = as_numeric("an array", dtype)
-    shape = tuple(map(operator.index, (shape,) if isinstance(shape, SupportsIndex) else shape))
+    shape = tuple(map(operator.index, (shape,) if isinstance(shape, (int, np.integer)) else shape))
     if min(shape, default=0) < 0:
         raise ValueError(f"an array has no negative dimensions, received shape {shape}")
     nbytes = math.prod(shape) * dtype.itemsize

@@ -356,7 +356,7 @@ def group_norm_backward(
 
 def _threads_of_groups(x: Array, groups: int) -> tuple[int, tuple[int, int, int, int]]:
     """The threads of a block: a power of two from a warp to THREADS, if possible one for every four numbers of the
-    block's group. And the kernels' arguments pixels, channels, groups and columns."""
+    block's group. Also returns the kernels' arguments pixels, channels, groups and columns."""
     pixels, channels = math.prod(x.shape[1:-1]), x.shape[-1]
     group_channels = channels // groups
     threads = min(THREADS, max(WARP, 1 << (ceil_div(pixels * group_channels, 4) - 1).bit_length()))

@@ -179,7 +179,7 @@ def headers() -> str | None:
     """The folder of cuda_fp16.h; None if it is not installed."""
     try:
         from cuda import pathfinder
-    except ImportError:  # as in `toolkit`
+    except ImportError:  # cuda-pathfinder is not installed
         return None
     return pathfinder.find_nvidia_header_directory("cudart")
 
