@@ -1,4 +1,4 @@
-"""No module calls `print`, a run's messages are logged, and only the command line shows them."""
+"""Outside the command line no module calls `print`. A run's messages are logged; only the command line shows them."""
 
 from __future__ import annotations
 

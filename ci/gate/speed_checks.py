@@ -151,7 +151,7 @@ DETAILED = 6  # kernels
 
 
 def ncu(gate: Gate, seconds: float) -> Found:
-    """Four numbers of every kernel of two training steps, then all of Nsight Compute on the first launches of the
+    """Four numbers of every kernel of three training steps, then all of Nsight Compute on the first launches of the
     slowest six."""
     if not shutil.which("ncu"):
         raise NotReachedError("ncu is not on the PATH")

@@ -212,6 +212,7 @@ def _train(options: argparse.Namespace, ranks: Ranks, more_callbacks: Sequence[C
 def _chosen_settings(options: argparse.Namespace) -> tuple[Record, str | None]:
     """The settings and the recipe that the options and the --config file name; the options win."""
     from gpuconv.cli import config
+    from gpuconv.names import lookup
 
     if options.resume and options.recipe:
         raise UserError(f"{options.resume} continues with the settings it was started with; leave --recipe out")
@@ -222,12 +223,11 @@ def _chosen_settings(options: argparse.Namespace) -> tuple[Record, str | None]:
         with user_errors():
             file = config.read(options.config)
         recipe = recipe or file.pop("recipe", None)
-        if options.resume and recipe:
-            raise UserError(
-                f"{options.resume} continues with the settings it was started with; leave the recipe {recipe} out of "
-                f"{options.config}"
-            )
         chosen = run_settings.override({name: value for name, value in file.items() if name != "recipe"}, chosen)
+        if options.resume and recipe:  # its settings are compared with the run's, as those of the file are
+            with user_errors():
+                settings = lookup("recipe", recipe, recipes.RECIPES)
+            chosen = run_settings.override(settings, chosen)
     return chosen, recipe
 
 

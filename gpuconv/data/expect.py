@@ -96,6 +96,6 @@ def expect_image_dtype(dtype: np.dtype, name: str) -> None:
     """Raise TypeError unless images are uint8 or floats."""
     if dtype != np.uint8 and not is_float(dtype):
         raise TypeError(
-            f"images of {name!r} must be uint8 in 0..255, which is normalized, or floats, which are taken as they are; "
-            f"received {dtype.name}"
+            f"images of {name!r} must be uint8 in 0..255, which is normalized, or floats, which are only "
+            f"converted to a dtype; received {dtype.name}"
         )

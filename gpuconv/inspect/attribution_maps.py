@@ -29,7 +29,7 @@ def saliency(net: Sequential, x: Array, *, target: int | None = None) -> np.ndar
     Raises:
         TypeError: `net` is not a net, or x not an array.
         RuntimeError: The net has no shapes yet.
-        ValueError: An unknown class, or x is not a batch of one image.
+        ValueError: An unknown class, or x is not a batch of one image that the net takes.
     """
     _expect_one_map(net, x)
     twin = net.twin()  # gradients accumulate in the copy

@@ -4,6 +4,7 @@ sum as computed by the oracle, NumPy and the device, and the thread that compute
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -223,16 +224,21 @@ def expect_one_image(net: object, x: Array) -> None:
 
 
 def planned_for(net: Sequential, x: Array) -> Sequential:
-    """The net; or, if x has another size than the images for which it was built, a copy with layers planned for x.
-    Raises ValueError for an x that the net does not take."""
+    """The net; or, if x has another size than the images for which it was built, a copy whose layers have the shapes
+    that they have for x. Raises ValueError for an x that the net does not take."""
     shape = tuple(x.shape[1:])
     if shape == net.input_shape:
         return net
+
+    def note(layer: Layer, given: Array, y: Array) -> None:
+        layer.input_shape, layer.output_shape = tuple(given.shape[1:]), tuple(y.shape[1:])
+
     twin = net.twin()
-    try:
-        twin.place(net.path, shape)
-    except ValueError as error:
-        raise ValueError(f"the net does not take x of shape {tuple(x.shape)}: {error}") from error
+    with ExitStack() as stack:
+        for layer in descendants(twin):
+            stack.enter_context(layer.register_forward_hook(note))
+        twin.infer(x)
+    twin.input_shape = shape
     return twin
 
 

@@ -36,15 +36,13 @@ def encode(value: object) -> object:
     if isinstance(value, (list, tuple)):
         return [encode(entry) for entry in value]
     if isinstance(value, dict):
-        return {key: encode(entry) for key, entry in value.items()}
+        return {key: as_setting(entry) for key, entry in value.items()}
     return value.item() if isinstance(value, np.generic) else value
 
 
 def decode(value: object) -> object:
     if isinstance(value, Mapping) and "layer" in value:
         return make(value)
-    if isinstance(value, dict):
-        return {key: decode(entry) for key, entry in value.items()}
     return [decode(entry) for entry in value] if isinstance(value, (list, tuple)) else value
 
 

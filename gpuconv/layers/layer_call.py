@@ -54,7 +54,7 @@ def run(layer: AnyLayer, method: str, *args: object, **options: object) -> Maybe
     with branches run their branches, which are sequences, through `call`.
 
     The parts of a PerPart are run one by one, unless the layer takes all parts together. Errors get a note that names
-    the layer. Raises RuntimeError for a layer that must be built first.
+    the layer.
     """
     if isinstance(args[0], PerPart) and not takes_all_parts(layer):
         return args[0].run_each(layer, lambda x: run(layer, method, x, *args[1:], **options))
@@ -66,10 +66,6 @@ def run(layer: AnyLayer, method: str, *args: object, **options: object) -> Maybe
             for listener in [*_listeners]:  # a copy, because other threads may change the list
                 stack.enter_context(listener(layer, direction))
             return call(layer, method, *args, **options)
-    except AttributeError as error:
-        if layer.built or layer.is_foreign or layer.hooks or error.obj is not layer:
-            raise
-        raise RuntimeError(f"build the {type(layer).__name__} first: its input shape is unknown") from error
     except (ValueError, TypeError, MemoryError, RuntimeError) as error:
         if layer.path:
             what = type(layer).__name__ if layer.children() else repr(layer)
@@ -136,8 +132,14 @@ def output_arrays(layers: Sequence[Any], x: Array, out: Array | None) -> list[Ar
 
 def call(layer: AnyLayer, method: str, *args: Any, **options: Any) -> MaybePerPart:
     """As `run`, without listeners and notes: converts the result of a user's layer to the net's dtype and calls the
-    hooks. A backward hook receives the layer's own gradient of the input, even if that is added to another one."""
-    found = getattr(layer, method)(*args, **options)
+    hooks. A backward hook receives the layer's own gradient of the input, even if that is added to another one. Raises
+    RuntimeError for a layer that must be built first."""
+    try:
+        found = getattr(layer, method)(*args, **options)
+    except AttributeError as error:
+        if layer.built or layer.is_foreign or error.obj is not layer:
+            raise
+        raise RuntimeError(f"build the {type(layer).__name__} first: its input shape is unknown") from error
     if layer.is_foreign:
         found = _in_net_dtype(layer, method, found)
         if found is not None:

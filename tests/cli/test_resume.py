@@ -11,7 +11,7 @@ import pytest
 
 from gpuconv.cli import main, runs
 from tests.cli.processes import gpuconv, wait_for
-from tests.cli.small_run import TINY_RUN, last_line, train
+from tests.cli.small_run import TINY_DATA, TINY_RUN, last_line, train
 
 
 def test_resume_refuses_other_settings_and_names_them(drawn_run, capsys):
@@ -31,12 +31,21 @@ def test_resume_refuses_another_validation_part(tmp_path, capsys):
     assert "--validation is 0.25 there, 0.5 here" in capsys.readouterr().err
 
 
-def test_a_resumed_run_takes_no_recipe(tmp_path, capsys):
+def test_a_resumed_run_takes_no_recipe(capsys):
     assert main(["train", "--resume", "somewhere", "--recipe", "airbench94"]) == 2
     assert "leave --recipe out" in capsys.readouterr().err
-    (tmp_path / "run.toml").write_text('recipe = "airbench94"\n')
-    assert main(["train", "--resume", "somewhere", "--config", str(tmp_path / "run.toml")]) == 2
-    assert "leave the recipe airbench94 out of" in capsys.readouterr().err
+
+
+def test_the_recipe_of_a_file_is_compared_with_that_of_the_resumed_run(tmp_path, capsys):
+    file, run = tmp_path / "run.toml", tmp_path / "run"
+    options = ["train", "--device", "numpy", "--config", str(file)]
+    file.write_text(f'recipe = "digits-net"\nepochs = 1\ndata = "{TINY_DATA}"\n')
+    assert main([*options, "--run-dir", str(run)]) == 0
+    assert main([*options, "--resume", str(run)]) == 0
+    file.write_text('recipe = "airbench94"\nepochs = 1\n')
+    capsys.readouterr()
+    assert main([*options, "--resume", str(run)]) == 2
+    assert "--model is digits-net there, airbench94 here" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 
 from gpuconv.inspect import grad_cam, occlusion, saliency
 from gpuconv.inspect.attribution_maps import map_stages
-from gpuconv.layers import Conv2D, Flatten, GlobalAvgPool2D, Input, Linear, Sequential, Tanh
+from gpuconv.layers import Conv2D, Flatten, GlobalAvgPool2D, Input, Linear, MaxPool2D, Sequential, Tanh
 
 X = np.random.default_rng(3).normal(size=(1, 6, 8, 2))
 
@@ -53,6 +53,16 @@ def test_grad_cam_of_a_net_with_global_average_pooling_is_its_class_activation_m
     assert heat[0, 0] == pytest.approx(coarse[0, 0])
     assert heat[-1, -1] == pytest.approx(coarse[-1, -1])
     assert grad_cam(net, X, layer="conv1", target=2).shape == (6, 8)
+
+
+def test_grad_cam_of_a_larger_image_chooses_the_layer_by_the_shapes_for_that_image():
+    """The second pool's maps have one position for the images of the net, and 2 x 2 for this one."""
+    body = [Conv2D(4, 3, padding=1), Tanh(), MaxPool2D(2), MaxPool2D(2), GlobalAvgPool2D(), Flatten(), Linear(2)]
+    net = Sequential([Input((4, 4, 1), larger=True), *body], seed=0)
+    x = np.random.default_rng(1).normal(size=(1, 8, 8, 1)).astype(np.float32)
+    maps = {layer: grad_cam(net, x, target=0, layer=layer) for layer in ("pool1", "pool2", None)}
+    np.testing.assert_array_equal(maps[None], maps["pool2"])
+    assert not np.array_equal(maps[None], maps["pool1"])
 
 
 def test_a_map_is_named_in_any_spelling(net):

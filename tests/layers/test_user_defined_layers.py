@@ -149,12 +149,10 @@ def test_layers_that_can_be_saved_are_built():
 
 
 def test_a_dictionary_among_the_settings_is_kept_and_its_config_rebuilds_it():
-    options = {"sizes": np.float32(0.5), "inner": layers.ReLU()}
+    options = {"size": np.float32(0.5), "taps": [{"layer": "conv1", "at": 2}]}
     layer = HoldsAnything(options)
     assert layer.content is options
-    again = rebuilt(layer).content
-    assert again["sizes"] == 0.5
-    assert isinstance(again["inner"], layers.ReLU)
+    assert rebuilt(layer).content == options
 
 
 class ComputesInFloat64(Layer):

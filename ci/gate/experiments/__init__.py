@@ -24,7 +24,7 @@ QUESTIONS = {  # by the module that holds `ask`
     "float32": "Does a captured run in float32 reach its accuracy?",
     "loader": "Does a loader of PyTorch's GPU tensors feed captured steps as it feeds launches?",
     "choices": "Does the tuner make the same choices twice, each time without stored ones?",
-    "families": "Is every algorithm of a matrix product right for convolutions on this GPU?",
+    "families": "Is every algorithm in `ALGORITHMS` right for convolutions on this GPU?",
     "driver": "Does gpuconv[cuda12] work under a driver of CUDA 12?",
 }
 

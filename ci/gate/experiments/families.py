@@ -1,4 +1,4 @@
-"""Compares the algorithms in `ALGORITHMS`, of convolutions, with the oracle."""
+"""Compares convolutions by each algorithm in `ALGORITHMS` with the oracle."""
 
 from __future__ import annotations
 
