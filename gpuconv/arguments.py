@@ -106,6 +106,16 @@ def number(
     return value
 
 
+def bounds(low: object, high: object) -> tuple[float, float]:
+    """`low` and `high` as finite floats, low <= high, whose difference is finite."""
+    low, high = number("low", low, -math.inf), number("high", high, -math.inf)
+    if not low <= high:
+        raise ValueError(f"low must not exceed high, received {low} and {high}")
+    if not math.isfinite(high - low):
+        raise ValueError(f"high - low must be finite, received {low} and {high}")
+    return low, high
+
+
 def positive(name: str, value: object, used_with: Sequence[Array] = ()) -> float:
     """`value` as a finite float above 0. used_with: as in `number`."""
     if (found := number(name, value, 0.0, used_with=used_with)) == 0:

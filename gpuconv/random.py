@@ -23,7 +23,7 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from gpuconv.arguments import integer
+from gpuconv.arguments import bounds, integer, number
 from gpuconv.dtypes import accumulation_dtype, as_dtype
 from gpuconv.inverse_normal import inverse_normal_cdf
 from gpuconv.inverse_normal import log as log  # random.log is public too
@@ -119,11 +119,12 @@ def uniform(
 
     Args:
         shape: The shape of the result.
-        low, high: The bounds.
+        low, high: The bounds, finite, and high at least low.
         dtype: A float dtype.
 
     Other arguments as in `bits`.
     """
+    low, high = bounds(low, high)
 
     def draw(words: NDArray[np.uint32]) -> NDArray[np.floating]:
         return low + (high - low) * ((words >> np.uint32(8)) * 2.0**-24)
@@ -152,11 +153,13 @@ def normal(
 
     Args:
         shape: The shape of the result.
-        mean, std: Of the distribution.
+        mean: The mean, finite.
+        std: The standard deviation, finite, at least 0.
         dtype: A float dtype.
 
     Other arguments as in `bits`.
     """
+    mean, std = number("mean", mean, -math.inf), number("std", std, 0.0)
 
     def draw(words: NDArray[np.uint32]) -> NDArray[np.floating]:
         return mean + std * inverse_normal_cdf((words + 0.5) * 2.0**-32)

@@ -1,5 +1,7 @@
 """Philox against its published vectors, and the distributions drawn from it."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -98,6 +100,22 @@ def test_bad_scalars_are_refused(bad, error):
     arguments = {"n": 8, "seed": 0, "stream": INIT} | bad
     with pytest.raises(error, match="must be"):
         random.bits(arguments.pop("n"), **arguments)
+
+
+@pytest.mark.parametrize(
+    ("draw", "bad", "error", "message"),
+    [
+        (random.normal, {"std": -1}, ValueError, r"std must lie in \[0.0, inf\), received -1"),
+        (random.normal, {"std": "wide"}, TypeError, "std must be a number, received 'wide'"),
+        (random.normal, {"mean": math.nan}, ValueError, r"mean must lie in \(-inf, inf\), received nan"),
+        (random.uniform, {"low": 2, "high": 1}, ValueError, "low must not exceed high, received 2.0 and 1.0"),
+        (random.uniform, {"low": -1e308, "high": 1e308}, ValueError, "high - low must be finite"),
+    ],
+    ids=["negative-std", "text-as-std", "nan-as-mean", "low-above-high", "range-too-wide"],
+)
+def test_parameters_of_no_distribution_are_refused(draw, bad, error, message):
+    with pytest.raises(error, match=message):
+        draw(3, seed=0, stream=INIT, **bad)
 
 
 def test_draws_of_no_numbers_are_empty():

@@ -235,9 +235,12 @@ class Sequential(Layer):
 
     def forward(self, x: Array, training: bool = False, **into: object) -> Array:
         """As `Layer.forward`. into: out and addend, for a last layer that takes them."""
-        return self._run_layers("forward", x, arguments.flag("training", training), **into)
+        y = self._run_layers("forward", x, arguments.flag("training", training), **into)
+        self._saved = (y.shape, y.dtype) if arguments.is_array(y) else None  # not for a PerPart
+        return y
 
     def infer(self, x: Array, **into: object) -> Array:
+        self._saved = None
         return self._run_layers("infer", x, **into)
 
     def _run_layers(self, method: str, x: Array, *options: object, **into: Any) -> Array:
@@ -256,7 +259,16 @@ class Sequential(Layer):
 
     def backward(self, dy: Array, *, input_grad: bool = True, **into: object) -> Array | None:
         """As `Layer.backward`; with input_grad=False it stops at the first layer with a trained variable. into:
-        onto, for a first layer that takes it."""
+        onto, for a first layer that takes it.
+
+        Raises ValueError for a dy of another shape than the output, TypeError for one of another dtype; the kept
+        activations remain then.
+        """
+        if self.kept and arguments.is_array(dy) and (dy.shape, dy.dtype) != self.kept:
+            shape, dtype = self.kept
+            error = ValueError if dy.shape != shape else TypeError
+            raise error(f"dy must have shape {shape} and dtype {dtype}, as the output, received {dy.shape} {dy.dtype}")
+        self._saved = None
         if not arguments.flag("input_grad", input_grad) and not self.trainable:
             self.release()
             return None

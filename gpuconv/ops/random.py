@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from gpuconv.arguments import integer, number, seed_value, stream_word
+from gpuconv.arguments import bounds, integer, number, seed_value, stream_word
 from gpuconv.backends import backend_of
 from gpuconv.ops.expect import expect_any_float, expect_writable
 from gpuconv.ops.registry import op
@@ -39,11 +39,7 @@ def random_uniform(
     """
     backend = backend_of(y=y)
     expect_any_float("y", y)
-    low, high = number("low", low, -math.inf), number("high", high, -math.inf)
-    if not low <= high:
-        raise ValueError(f"low must not exceed high, received {low} and {high}")
-    if not math.isfinite(high - low):
-        raise ValueError(f"high - low must be finite, received {low} and {high}")
+    low, high = bounds(low, high)
     seed, stream = seed_value("seed", seed), stream_word("stream", stream)
     substream, offset = stream_word("substream", substream), integer("offset", offset, 0)
     expect_writable(y=y)

@@ -47,7 +47,7 @@ def test_a_gradient_with_another_number_of_channels_than_the_output_is_refused(c
     net = Sequential([Input((1, 2, 1)), Branches([[Conv2D(2, 1)], []])])
     net(np.ones((1, 1, 2, 1), np.float32), True)
     with pytest.raises(ValueError, match=f"dy must have 3 channels, as the output, received {channels}"):
-        net.backward(np.ones((1, 1, 2, channels), np.float32))
+        net.layers[1].backward(np.ones((1, 1, 2, channels), np.float32))
 
 
 def test_layers_of_branches_are_named_and_summarized_by_their_paths():
