@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import pytest
-
-pytest.importorskip("coverage")
+from tools.mutation import library
 
 
 def test_nested_packages_are_mutated_too():
-    from tools.mutation import library
-
     files = library.files()
     assert {"gpuconv/training/trainer.py", "gpuconv/training/optimizers/sgd.py", "gpuconv/system/files.py"} <= set(
         files

@@ -32,8 +32,8 @@ from collections import Counter
 from collections.abc import Generator, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import coverage
 import pytest
 
 from tools.mutation.campaign import (
@@ -52,6 +52,9 @@ from tools.mutation.campaign import (
     share,
 )
 from tools.mutation.python_faults import PythonMutant, mutants
+
+if TYPE_CHECKING:
+    import coverage
 
 SCOPE = [
     "gpuconv/training",
@@ -158,6 +161,8 @@ class Recorder:
 
 def record(tree: Path, tests: list[str]) -> Record:
     """Run the tests in a copy of the repository. Raises RuntimeError if they cannot be run."""
+    import coverage
+
     watch = coverage.Coverage(data_file=None, source=[str(tree / "gpuconv")], config_file=False)
     watch.start()
     recorder = Recorder(watch)
