@@ -6,7 +6,7 @@ from gpuconv.cli import main
 
 
 def output_of(capsys, *arguments, status=0) -> str:
-    """What a command prints to stdout and stderr; a mistake (status 2) is exactly one line of stderr."""
+    """What a command prints to stdout and stderr. With status 2, stderr must be exactly one line with an error."""
     capsys.readouterr()
     ended = main([*map(str, arguments)])
     out, err = capsys.readouterr()

@@ -25,7 +25,8 @@ def wait_for(path, seconds=60):
 
 
 def ending_of(work, status=0, prepare=lambda: None):
-    """The exit status and stderr of a process that starts, works and ends as a command does; 99 if `work` raises."""
+    """The exit status and stderr of a process that starts, works and ends like a command. The status is 99 if `work`
+    raises."""
     read, write = os.pipe()
     child = os.fork()
     if not child:

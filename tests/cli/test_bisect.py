@@ -177,7 +177,8 @@ def test_repeated_gradients_of_a_float16_run_are_divided_by_the_loss_scale(work)
         assert np.linalg.norm(values) == pytest.approx(digest.norm, rel=1e-4), digest.name
 
 
-COPY_TO_16_BITS = "copy.at[j] = round_to<GRAD>(values[0]);"  # of sgd_step; in float32 its result is not stored
+# A line of the kernel sgd_step that a float32 net does not need: it writes the 16-bit copy of a parameter.
+COPY_TO_16_BITS = "copy.at[j] = round_to<GRAD>(values[0]);"
 
 
 def write_sgd_step(line):
@@ -190,7 +191,7 @@ WRONG_ELEMENT = "if (blockIdx.x == 0 && i == 0 && j == 1) numbers[0].at[j] += DT
 
 @pytest.mark.kernels
 def test_a_run_with_a_users_kernel_is_repeated_only_with_that_kernel(work, capsys):
-    """Repeated with the shipped kernel it is another run; repeated with the user's, the wrong element is found."""
+    """The shipped kernel repeats the run with other numbers. With the user's kernel, the wrong element is found."""
     write_sgd_step(WRONG_ELEMENT)
     options = ["--optimizer", "sgd", "--device", "emulated", "--digests", "--quiet"]
     assert main(["train", *TINY, "--run-dir", "right", *options]) == 0

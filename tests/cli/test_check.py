@@ -105,7 +105,7 @@ def test_check_measures_the_first_step_of_the_schedule(monkeypatch):
 
 
 def test_check_passes_on_images_with_plain_backgrounds(capsys):
-    """Equal pixels give ties in the max pool of the seed net, where it has no derivative."""
+    """Equal pixels give ties in the max pool of the seed net, and at a tie the maximum has no derivative."""
     assert main(["check", "--model", "seed-net"]) == 0
     assert "PASS  gradients" in capsys.readouterr().out
 

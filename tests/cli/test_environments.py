@@ -292,7 +292,7 @@ def test_an_invalid_cxx_gives_an_error_of_one_line(cxx, message, tmp_path):
 
 
 def test_a_compiler_that_starts_to_fail_gives_an_error_of_one_line(tmp_path):
-    """It compiles the runtime and then fails, as it does when the disk becomes full."""
+    """The compiler compiles the runtime and then fails, as if the disk had become full."""
     script = tmp_path / "c++"
     script.write_text(
         '#!/bin/sh\ncase "$*" in *DDTYPE*|*DREAL*|*-DVECTOR*) echo "no space left" >&2; exit 1;; esac\nexec g++ "$@"\n'

@@ -91,7 +91,7 @@ def branched(work):
 
 
 @pytest.mark.usefixtures("branched")
-def test_the_branch_of_a_value_of_a_concatenation_is_in_the_json(capsys):
+def test_the_json_names_the_branch_that_a_concatenated_value_comes_from(capsys):
     branches = []
     for channel in (0, 1, 3):
         line = f"explain branched a.png --layer branches1 --at 1,2,{channel} --device numpy --json"

@@ -1,7 +1,7 @@
-"""Damaged or crafted run folders are refused in one line by train --resume, evaluate, predict and summary, or give the
-result of the undamaged folder.
+"""train --resume, evaluate, predict and summary refuse a damaged or crafted run folder in one line, or give the result
+of the undamaged folder.
 
-There is never a traceback, and no silently different result unless the checksum is that of the changed contents.
+There is never a traceback. The result may differ only where the checksum was computed anew from the changed contents.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ def test_changed_entries_of_run_json_are_refused_or_change_nothing(run, capsys):
 
 
 def test_changed_entries_of_a_checkpoint_with_a_valid_checksum_give_no_traceback(run, capsys, monkeypatch):
-    """The checksum is right, so the contents are used."""
+    """The checksum matches the changed contents, so the commands read them."""
     monkeypatch.setattr(checkpoint, "dump", json.dumps)  # writes even what a save would refuse
     commands, draw = Commands(capsys), random.Random(1)
     loaded, refused, tried = checkpoint.load(run.last), 0, 0
@@ -195,7 +195,8 @@ def test_changed_bytes_of_both_files_are_refused_or_change_nothing(run, capsys):
 
 
 def test_changed_headers_of_safetensors_files_are_refused_or_change_nothing(run, capsys):
-    """The header is JSON; dtypes, shapes, offsets, names and metadata change, and its length field stays correct."""
+    """The header is JSON. First its dtypes, shapes, offsets, names and metadata change, with a correct length field.
+    Then only the length field changes."""
     commands, draw = Commands(capsys), random.Random(4)
     valid = run.last.read_bytes()
     size = struct.unpack("<Q", valid[:8])[0]

@@ -107,7 +107,7 @@ def test_live_runs_the_file_of_a_net_only_if_model_names_it(file, tmp_path, caps
 
 
 def test_a_file_whose_layer_changed_is_refused(file, tmp_path, capsys, monkeypatch):
-    """Python's bytecode cache cannot tell: the file keeps its size and its time of modification."""
+    """The file keeps its size and its time of modification, so Python's bytecode cache misses the change."""
     monkeypatch.setattr(sys, "dont_write_bytecode", False)
     train_by_command(file, tmp_path / "run", capsys)
     forget(file)

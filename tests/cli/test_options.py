@@ -114,7 +114,7 @@ OPTIONS = {  # by command: the shortest command line, and how it is parsed
     "data": (["cifar10", "--to", "x"], {"name": "cifar10", "to": "x"}),
     "info": ([], {}),
 }
-MORE_WORDS = {  # more words, and the options that are then parsed differently
+MORE_WORDS = {  # words after the shortest command line, and the options that they set
     "train": [
         (
             "--seed 0 --epochs 1 --batch-size 1 --whiten 0 --checkpoint-every 1 --graph --run-dir x",

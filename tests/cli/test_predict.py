@@ -40,8 +40,8 @@ def test_predict_passes_its_options_on_and_prints_the_classes(drawn, trained, tm
     assert (function, file, classes) == ("draw_activations", "inside.png", [f"class {label}" for label in range(4)])
     assert options == {"title": "seed-net looks at a.png"}
     np.testing.assert_array_equal(image, test.images[0])
-    # One unreadable image alone is an error; among several the others are still tried; if none can be read, nothing is
-    # drawn.
+    # A single image that cannot be read is an error. Among several images, the others are still tried. If none can be
+    # read, nothing is drawn.
     assert main(["predict", files[0], "--run-dir", str(trained)]) == 2
     assert main(["predict", files[0], files[0], "--run-dir", str(trained), "--picture", str(tmp_path / "x.png")]) == 1
     assert len(drawn) == 1

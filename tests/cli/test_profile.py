@@ -129,7 +129,7 @@ COLUMNS = "layer                              time  share     MFLOP       MB   G
 
 
 def test_the_profile_of_a_device_with_times_shows_rates_and_shares():
-    """3 MFLOP in 3 ms are 1 GFLOP/s; at the roof they would take 2 ms, and their 1 MB 0.5 ms."""
+    """3 MFLOP in 3 ms are 1 GFLOP/s. At the rates of the roof, 3 MFLOP take 2 ms, and moving 1 MB takes 0.5 ms."""
     measured = Profile("numpy", "float32", 2, STEP, [])
     assert profile.text(measured, ROOF).splitlines() == [
         COLUMNS,

@@ -31,8 +31,8 @@ class StopAfterOne(gc.training.Callback):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A run's folder, its net and the test images. By the training loss its first epoch is the best: the rate of the
-    second is too high."""
+    """A run's folder, its net and the test images. By the training loss, the first epoch is the best, as the learning
+    rate of the second epoch is too high."""
     folder = tmp_path_factory.mktemp("python") / "run"
     return folder, *train(folder, schedule="step:1,gamma=1000")
 

@@ -137,7 +137,7 @@ def test_the_emulated_device_gives_the_weights_and_losses_of_numpy():
     )
 
 
-def test_the_model_is_the_given_one_or_that_of_the_recipe_or_the_data():
+def test_a_given_model_overrides_that_of_the_recipe_which_overrides_that_of_the_data():
     assert recipes.get(None, "digits")["model"] == "digits-net"
     assert recipes.get(None, "folder")["model"] == recipes.get(None, "cifar10")["model"] == "tiny-vgg"
     assert recipes.get(None, "digits", "airbench94")["model"] == "airbench94"

@@ -1,4 +1,4 @@
-"""A separate test folder: used completely, its classes matched by name."""
+"""All images of a separate test folder are used, and its classes are matched by name."""
 
 from __future__ import annotations
 

@@ -167,7 +167,7 @@ def test_a_class_that_was_added_or_renamed_is_refused(work, capsys):
 
 
 def test_a_run_of_version_0_1_0_keeps_its_split(work, capsys):
-    """Version 0.1.0 stored a relative path and no rule for the split: the order of files divides the images."""
+    """Version 0.1.0 stored a relative path and no rule for the split. It split the images by the order of the files."""
     on_numpy(capsys, "train", "--data", "folder:photos,split=order", *TINY, "--run-dir", "old")
     run = RunDirectory("old")
     content, loaded = json.loads(run.settings_file.read_text()), checkpoint.load(run.last)
@@ -227,7 +227,7 @@ def test_an_invalid_entry_gives_an_error_of_one_line(work, capsys):
             assert "last.safetensors" in output
 
 
-# An entry of the net's config; a new value that describes no net, or not the net of the weights; and the message.
+# An entry of the net's config, its new value, the message. The changed config describes no net, or not the stored one.
 NETS = [
     ("net.layers.1.out_channels", 10**15, "of another net"),
     ("net.layers.1.out_channels", -1, "net: "),

@@ -210,7 +210,7 @@ def test_a_run_is_complete_with_closed_and_full_streams_and_without_a_reader(tmp
 
 
 class RecordsFlushes(io.StringIO):
-    """Keeps all of its text at each flush."""
+    """At each flush, records all the text written so far."""
 
     def __init__(self):
         super().__init__()
