@@ -29,7 +29,8 @@ def finished(tmp_path_factory):
 
 @pytest.fixture
 def captures(monkeypatch):
-    """The number of launches in each capture (on the emulated device only), and the number of graph launches."""
+    """Counts of captured steps. captured: the number of kernel launches in each capture, on the emulated device only.
+    replays: how often a capture was replayed."""
     from gpuconv.backends.cuda.runtime.graph import CudaRecorder, EmulatedRecorder
 
     seen = {"captured": [], "replays": 0}

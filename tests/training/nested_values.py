@@ -4,7 +4,7 @@ import copy
 
 
 def changed(value, path, new):
-    """A copy of `value` with `new` at a path such as "records.0.step"; if `new` is `...`, without the entry there."""
+    """A copy of `value` with `new` at a path such as "records.0.step". If `new` is `...`, the entry is removed."""
     value = copy.deepcopy(value)
     inner, *names = value, *path.split(".")
     for name in names[:-1]:

@@ -17,7 +17,7 @@ def trainer_without_norm(device="numpy", **options):
 
 
 def loader(batch_size, device="numpy", **options):
-    """21 images: in batches of 4 the last has 1, in groups of 3 batches the last group has 9."""
+    """A loader of 21 images. With batches of 4, the last batch has 1 image, and the last group of 3 batches has 9."""
     return toy_run.loader(toy_run.images(21), batch_size).over(toy_run.images(21), device=device, **options)
 
 
@@ -44,7 +44,7 @@ def test_accumulated_batches_train_like_one_large_batch(device):
 
 
 def test_batches_of_a_group_are_weighted_by_their_sizes():
-    """The batches of a group differ in size; its gradient is that of the mean loss over all their samples."""
+    """The gradient of a group is that of the mean loss over all its samples, although its batches differ in size."""
     torch = pytest.importorskip("torch")
     draw = np.random.default_rng(0)
     sizes = (4, 1, 3, 2, 5)
@@ -82,7 +82,7 @@ def test_every_batch_of_a_group_updates_the_running_statistics():
 def test_a_loader_that_drops_its_last_batch_drops_no_group():
     trainer = trainer_without_norm(accumulate=4)
     fit(trainer, loader(4, drop_last=True), epochs=1)
-    assert (trainer.steps, trainer.batches) == (2, 2)  # of 16 and 4 images
+    assert (trainer.steps, trainer.batches) == (2, 2)  # the groups have 16 and 4 images
 
 
 def test_a_generator_gives_the_batches_of_each_epoch():
@@ -126,7 +126,7 @@ def test_an_update_of_batches_that_overflow_is_skipped():
         np.testing.assert_array_equal(toy_run.weights(trainer)[name], before[name])
 
 
-def test_the_accumulated_gradient_is_clipped_and_not_that_of_each_batch():
+def test_clipping_applies_to_the_accumulated_gradient_and_not_to_each_batch():
     trainer = Trainer(trainer_without_norm().net, "sgd", lr=1.0, accumulate=3, clip=0.01)
     before = toy_run.weights(trainer)
     fit(trainer, loader(7), epochs=1)
@@ -170,9 +170,8 @@ WEIGHTED += [losses.SoftmaxCrossEntropy(weight=(1, 5, 0.25), ignore_index=1, lab
     [*(("numpy", loss) for loss in WEIGHTED), ("emulated", WEIGHTED[-1])],
     ids=["numpy-weight", "numpy-ignore_index", "numpy-both", "emulated-both"],
 )
-def test_a_weighted_loss_of_parts_is_that_of_one_large_batch(device, loss):
-    """The loss is divided by the sum of the label weights of the whole update; all labels of a part may be
-    ignored."""
+def test_a_weighted_loss_in_parts_trains_like_one_large_batch(device, loss):
+    """The loss is divided by the sum of the label weights of the whole update. A part may have only ignored labels."""
     results = {}
     for name, size, options in (
         ("one", 21, {}),

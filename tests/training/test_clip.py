@@ -23,7 +23,7 @@ def weights(trainer):
 
 
 def moved(trainer):
-    """The norm of the change of all parameters in one step; at rate 1, that of the clipped gradients."""
+    """The norm of the change of all parameters in one step. At rate 1 it is the norm of the clipped gradients."""
     before = trainer.optimizer.masters or trainer.net.params()
     before = {name: value.copy() for name, value in before.items()}
     x, y = BATCHES[0]
@@ -85,7 +85,7 @@ def test_clipping_does_not_hide_nan():
         assert not np.isfinite(next(iter(weights(trainer).values()))).any(), clip
 
 
-def test_the_norm_is_that_of_all_groups_and_of_all_shards():
+def test_the_norm_is_taken_over_all_groups_and_all_shards():
     groups = "fc1.weight -> sgd:lr=1; * -> sgd:lr=1"
     net = linear().net
     assert moved(Trainer(net, groups, clip=0.01)) == pytest.approx(0.01, rel=1e-3)

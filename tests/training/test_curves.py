@@ -86,5 +86,5 @@ def test_curves_are_drawn_periodically_and_at_the_end(monkeypatch, tmp_path, cap
         curves.on_stop(trainer, "finished")
     assert caplog.messages == ["no curves.png: no fonts", "no curves.png: no disk"]
     failing[0] = "no more"
-    curves.on_stop(trainer, "failed")  # after a failure only its own message matters
+    curves.on_stop(trainer, "failed")  # after a failure, only the error itself is worth a message
     assert len(caplog.messages) == 2

@@ -17,8 +17,8 @@ from tests.training import toy_run
 
 STEPS, BATCH = 20, 4
 
-# The rounding errors of a step are about 1e-7 of a weight; over twenty steps at this rate they grow only slowly: two
-# correct runs differed by 2e-7. A wrong gradient changes the first digits.
+# The rounding errors of a step are about 1e-7 of a weight. Over twenty steps at this learning rate they grow only
+# slowly: two correct runs differed by 2e-7. A wrong gradient changes the first digits.
 AGREEMENT = dict(rtol=1e-4, atol=1e-5)
 
 
@@ -34,7 +34,7 @@ def images(count, shape, classes):
 
 
 def batches(device, steps=STEPS):
-    """The same augmented batches on any device, with the data set in its memory."""
+    """The same augmented batches on any device. The loader holds the data set in the memory of that device."""
     dataset = images(STEPS * BATCH, (32, 32, 3), 10)
     loader = Loader(
         dataset,

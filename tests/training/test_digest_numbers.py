@@ -65,7 +65,7 @@ def test_a_hash_names_its_kind_and_depends_on_every_bit():
 
 @pytest.mark.kernels
 def test_tensors_on_a_gpu_are_read_there(tmp_path, monkeypatch):
-    """The digests copy only tables of results to the host. The GPU is that of the stand-in for CuPy."""
+    """The digests copy only tables of results to the host. The stand-in for CuPy provides the GPU."""
     copied, tensors_seen = [], []
 
     class Keeping(Digests):

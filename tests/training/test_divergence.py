@@ -1,4 +1,4 @@
-"""NaN and infinity: the run stops, names the step, and saves nothing of it."""
+"""NaN and infinity stop a run. The error names the step, and nothing of this step is saved."""
 
 import json
 

@@ -26,7 +26,8 @@ def averages(trainer):
 
 
 class Watch:
-    """Records, at the start and after each step, what the optimizer updates: parameters, or masters of a 16-bit net."""
+    """Copies the arrays that the optimizer updates, at the start and after each step. They are the parameters, or the
+    float32 masters of 16-bit parameters."""
 
     def __init__(self, stop=None):
         self.updated, self.stop = [], stop
@@ -48,7 +49,7 @@ def fit(trainer, **options):
 
 
 def test_the_average_agrees_with_pytorch():
-    """AveragedModel's first update copies the weights; here it comes before the first step."""
+    """AveragedModel copies the weights in its first update, so the test calls it with the initial weights first."""
     torch = pytest.importorskip("torch")
     from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -111,7 +112,7 @@ def test_a_resumed_run_goes_on_with_the_same_bits(tmp_path, precision):
         fit(toy_run.trainer(precision=precision), run_dir=tmp_path / "cut", resume=True)
 
 
-def test_float16_averages_are_of_the_masters_and_unchanged_by_a_skipped_step():
+def test_averages_in_float16_follow_the_masters_and_a_skipped_step_leaves_them_unchanged():
     trainer, watch = toy_run.trainer(ema=0.75, precision="float16"), Watch()
     expected = {name: value.astype(np.float64) for name, value in weights(trainer.net).items()}
     fit(trainer, validation=None, epochs=10, callbacks=[watch])

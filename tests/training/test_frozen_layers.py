@@ -18,7 +18,7 @@ class Thaw(Callback):
 
 
 def thawing_run(run_dir, precision, stop_at=0, **options):
-    """The trainer of a run that begins with a frozen first layer. stop_at: the step after which it stops; 0: none."""
+    """The trainer of a run that begins with a frozen first layer and stops after step `stop_at`; 0 means at its end."""
     trainer = toy_run.trainer(precision=precision)
     trainer.net["conv1"].freeze()
     toy_run.fit(

@@ -79,7 +79,7 @@ def fit_without_warnings(trained):
         )
 
 
-HOST_ACCESSES = {  # by the name that the error gives
+HOST_ACCESSES = {  # name in the error message: a function that accesses the host
     "numpy.add": lambda x: x + 1,
     "numpy.sum": lambda x: np.sum(x),
     "copy": lambda x: x.copy(),

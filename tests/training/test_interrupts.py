@@ -1,4 +1,4 @@
-"""Signals: the first ends the run after its step, the second at once; the handlers are restored."""
+"""The first signal ends a run after the current step, a second one at once. The former handlers are restored."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""A run whose process is killed anywhere and that is resumed ends with the same files."""
+"""A run that is killed at any point and then resumed ends with the files of an uninterrupted run."""
 
 import random
 import signal
@@ -48,7 +48,7 @@ def test_a_run_killed_at_random_steps_resumes_with_the_same_bits(tmp_path, unint
 @pytest.mark.slow
 @pytest.mark.parametrize("syncs", [(2, 3), (7, 4), (9, 6)], ids="sync {0[0]}, then {0[1]}".format)
 def test_a_run_killed_while_writing_resumes_with_the_same_bits(tmp_path, uninterrupted, syncs):
-    """syncs: in which call of fsync the first process is killed, and in which the second, which resumes the run.
+    """syncs: the numbers of the fsync calls in which the two processes are killed. The second one resumes the run.
 
     The first process writes, in this order: 1 run.json, 2 config.toml, 3 last.safetensors, 4 metrics.jsonl,
     5 metrics.csv, 6 last.safetensors at step 3, 7 best.safetensors and 8 last.safetensors at step 5, 9

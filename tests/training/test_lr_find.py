@@ -101,7 +101,7 @@ def test_the_table_names_some_steps_and_the_suggestion():
     assert result.records()[1] == {"step": 2, "lr": 10.0, "loss": 9.9, "smoothed": 9.9}
 
 
-def test_the_rates_of_groups_multiply_those_of_the_test_and_their_schedules_are_ignored():
+def test_group_rates_multiply_the_rates_of_the_range_test_and_group_schedules_are_ignored():
     by_factor = lr_find(toy_run.net(), toy_run.loader(), "* -> sgd:lr=2,momentum=0.9", start=1e-3, end=1e-2, steps=6)
     scheduled = lr_find(
         toy_run.net(), toy_run.loader(), "* -> sgd:lr=2,momentum=0.9 @ linear:1", start=1e-3, end=1e-2, steps=6

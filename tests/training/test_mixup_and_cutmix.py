@@ -71,7 +71,7 @@ def test_losses_that_take_no_probabilities_are_refused_before_training(options, 
 @pytest.mark.parametrize("augmentation", [MIXUP, CUTMIX], ids=str)
 @pytest.mark.parametrize("options", [{"shards": 2}, {"accumulate": 2}, {"shards": 2, "accumulate": 2}], ids=str)
 def test_mixed_batches_may_be_sharded_and_accumulated(augmentation, options):
-    """The result is that of the same mixed batches given as a list, and agrees between devices."""
+    """A loader and a list of the same mixed batches give the same bits, and the devices agree up to rounding."""
     weights = {}
     batches = [*loader(augmentation=augmentation, drop_last=True).epoch(0)]
     for name, device, train in (
@@ -87,7 +87,7 @@ def test_mixed_batches_may_be_sharded_and_accumulated(augmentation, options):
         np.testing.assert_allclose(weights["emulated"][name], value, rtol=1e-4, atol=1e-6, err_msg=name)
 
 
-def test_a_loss_of_floats_is_refused_for_labels_that_would_be_mixed():
+def test_a_loss_with_float_targets_is_refused_if_labels_would_be_mixed():
     with pytest.raises(DataError, match="MeanSquaredError"):
         Trainer(toy_run.net(), "sgd", lr=0.1, loss="mse").fit(loader(), epochs=1, progress=False)
 

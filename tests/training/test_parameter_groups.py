@@ -34,7 +34,7 @@ def test_each_group_follows_its_own_optimizer_and_rate():
         for name, optimizer in alone.items():
             rate = max(0.0, 1 - step / 4) if name == "conv1.bias" else factor
             optimizer.step({name: expected[name]}, grads, lr=rate * optimizer.lr)
-        if step == 3:  # the last at which the rate of the bias is above 0
+        if step == 3:  # the last step in which the rate of the bias is above 0
             final_bias = params["conv1.bias"].copy()
     assert toy_run.same_arrays(params, expected)
     np.testing.assert_array_equal(params["conv1.bias"], final_bias)

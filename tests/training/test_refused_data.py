@@ -100,7 +100,7 @@ def test_the_first_nonfinite_image_is_named_wherever_it_is():
 
 
 def test_nonfinite_images_read_later_are_found_by_the_loss_and_mentioned(tmp_path):
-    """Before training, no image of a memory-mapped file is checked, and only the first of a list of samples."""
+    """Before training, `fit` checks no image of a memory-mapped file, and only the first image of a list of samples."""
     wrong = FLOATS.copy()
     wrong[20] = np.nan
     np.save(tmp_path / "images.npy", wrong)
@@ -201,7 +201,7 @@ def test_a_loader_of_another_dtype_or_device_than_the_net_is_named_before_traini
     assert fit(toy_run.loader(dtype="bfloat16"), net=net, epochs=1).history
 
 
-def test_a_last_batch_without_statistics_is_refused_before_anything_is_made(tmp_path):
+def test_a_last_batch_too_small_for_statistics_is_refused_before_anything_is_made(tmp_path):
     net = Sequential([Input((6, 5, 1)), Flatten(), Linear(4), BatchNorm(), Linear(3)])
     with pytest.raises(ValueError, match=r"norm1 needs statistics .* batch size than 7 for 22 images, or drop that"):
         Trainer(net).fit(toy_run.images(), batch_size=7, epochs=1, run_dir=tmp_path / "run", progress=False)

@@ -1,4 +1,4 @@
-"""A stored value of another type than its schema's is refused with its place."""
+"""A stored value that is not of the kind in its schema is refused, and the error names its path."""
 
 import math
 
@@ -7,7 +7,7 @@ import pytest
 from gpuconv.training import run_schemas
 
 
-def test_stored_values_of_another_type_are_refused_with_their_place():
+def test_the_error_for_a_stored_value_of_a_wrong_kind_names_its_path():
     fitting = {
         run_schemas.TEXT: ["", "x"],
         run_schemas.FLAG: [True, False],

@@ -76,7 +76,7 @@ def test_another_format_version_is_named_whatever_else_the_file_holds(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"settings": {}}', '{"format": 1}', '{"format": 7, "settings": {}}'])
-def test_settings_that_are_not_ours_are_refused(tmp_path, text):
+def test_an_invalid_settings_file_is_refused(tmp_path, text):
     run = RunDirectory.start(tmp_path / "run", {})
     run.settings_file.write_text(text)
     with pytest.raises(CheckpointError, match=r"run\.json"):

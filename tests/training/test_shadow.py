@@ -35,7 +35,7 @@ DATA = RNG.integers(0, 256, (64, 8, 8, 1)).astype(np.uint8), RNG.integers(0, 3, 
 
 
 def watched_steps(device, share, steps, seconds, worker):
-    """A shadow over steps timed by a fake clock, and the time spent and allowed after each step."""
+    """A shadow that watched steps timed by a fake clock, and the seconds spent and allowed up to each step."""
     clock = Clock()
     if worker:
         worker.clock = clock

@@ -46,7 +46,8 @@ def test_dropout_masks_of_parts_are_those_of_the_whole_batch(device):
     unsharded, sharded = layer(), layer()
     expected = [to_numpy(unsharded.forward(ones(7), training=True)) for _ in range(2)]
     for y in expected:
-        for first, end in ((0, 1), (1, 3), (3, 7)):  # 45 numbers in a sample: parts begin inside blocks of four
+        # A sample has 45 numbers, so the parts begin inside blocks of four random numbers.
+        for first, end in ((0, 1), (1, 3), (3, 7)):
             with part_of_batch(Part(first, 7, last=end == 7)):
                 part = sharded.forward(ones(end - first), training=True)
             gradient = sharded.backward(ones(end - first))

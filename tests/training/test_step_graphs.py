@@ -71,7 +71,8 @@ def test_replayed_steps_have_the_bits_of_uncaptured_ones(captures, device, optim
     )
     assert captures["replays"]
     if batch_size == 1 and device == "emulated":
-        # 22 steps an epoch. The first: 1 uncaptured, 7 single, a graph of 8, 6 single; the second: two of 8, 6 single.
+        # An epoch has 22 steps. The first epoch runs 1 step uncaptured and replays 7 single steps, a graph of 8 steps
+        # and 6 single steps. The second epoch replays two graphs of 8 steps and 6 single steps.
         one, eight = captures["captured"]
         assert eight == STEPS_PER_GRAPH * one
         assert captures["replays"] == 7 + 1 + 6 + 2 + 6
@@ -81,7 +82,7 @@ def test_replayed_steps_have_the_bits_of_uncaptured_ones(captures, device, optim
 @devices
 @pytest.mark.parametrize("precision", ["tf32", "float16", "bfloat16"])
 def test_replayed_steps_have_the_same_bits_in_every_precision(captures, device, precision):
-    """In float16 steps are skipped, and the loss scale falls and grows inside graphs."""
+    """In float16, some steps are skipped, and the loss scale falls and grows inside graphs."""
 
     def run(graph):
         scale = LossScale(start=2.0**30, interval=2) if precision == "float16" else None
@@ -93,7 +94,7 @@ def test_replayed_steps_have_the_same_bits_in_every_precision(captures, device, 
     if precision == "float16":
         scale, _, _, skipped = runs[0].loss_scale.read()
         assert runs[1].loss_scale.read() == runs[0].loss_scale.read()
-        assert 8 < skipped < 40  # not all in the first step, which runs uncaptured
+        assert 8 < skipped < 40  # so replayed steps were skipped too: only the first runs uncaptured
         assert scale > 2.0 ** (30 - skipped)  # it also grew
 
 

@@ -130,7 +130,7 @@ def test_recording_digests_changes_no_bit(device, precision, tmp_path):
     steps = read(tmp_path / "digests.jsonl")
     assert len(steps) == 12
     names = {(digest.direction, digest.name) for digest in steps[-1].tensors}
-    assert ("forward", "pool1") in names  # on a device with kernels, the end of a fused layer
+    assert ("forward", "pool1") in names  # on a device with kernels, pool1 is the end of a fused layer
     hashes = {
         digest.hash
         for step in steps
@@ -157,7 +157,7 @@ def test_a_chain_of_fused_layers_is_named_after_its_ends(tmp_path):
 
 
 @pytest.mark.parametrize("activations", [[], [ReLU]], ids=["plain", "relu"])
-def test_tensors_of_a_fused_residual_block_are_those_of_the_block_itself(activations, tmp_path):
+def test_tensors_of_a_fused_residual_block_are_those_of_the_unfused_block(activations, tmp_path):
     def tensors(fuse):
         body = [Conv2D(2, 1), BatchNorm(), ReLU(), Conv2D(2, 1), BatchNorm()]
         row = [Residual(body, [Conv2D(2, 1)]), *[activation() for activation in activations], Flatten(), Linear(3)]

@@ -1,5 +1,5 @@
-"""A toy run: a net and images that train quickly, with every kind of state: that of batch norm, dropout, augmentation
-and an optimizer."""
+"""A toy run: a net and images that train quickly. The run has state of every kind: that of batch norm, dropout,
+augmentation and an optimizer."""
 
 import numpy as np
 
@@ -102,7 +102,7 @@ def bits(trainer):
 
 
 class StopAt:
-    """Stops a run after a step; with the reason "interrupted", as by a signal, the run is not tested at its end."""
+    """Stops a run after a step. With the reason "interrupted", which a signal gives too, the run is not tested."""
 
     def __init__(self, step, reason="interrupted"):
         self.step, self.reason = step, reason
