@@ -1,4 +1,4 @@
-"""The table of algorithms with one more for a test, such as one that no GPU has run."""
+"""Adds an algorithm, such as one that no GPU has run, to the table of algorithms during a test."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gpuconv.backends.cuda.gemm import plan
 
 @contextlib.contextmanager
 def with_algorithm(algorithm: Algorithm, **changed) -> Iterator[Algorithm]:
-    """Within this context the table also has this algorithm. changed: fields to replace in it."""
+    """Within this context the table also has a copy of this algorithm. changed: the fields that differ in the copy."""
     before, new = algorithms.ALGORITHMS, replace(algorithm, **changed)
     algorithms.ALGORITHMS = (*before, new)
     _forget()

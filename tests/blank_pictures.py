@@ -1,4 +1,5 @@
-"""Replaces pictures by files of one pixel, as matplotlib takes 0.15 s for each; with `pictures` a test draws them."""
+"""Replaces pictures by files of one pixel, as matplotlib takes 0.15 s for each. A test with the fixture `pictures`
+draws real ones."""
 
 import base64
 import contextlib

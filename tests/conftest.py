@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # there is one worker for each core, which its threads would have to share
+if "PYTEST_XDIST_WORKER" in os.environ:  # one worker runs per core, so more threads would only compete
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import pytest
@@ -42,7 +42,7 @@ def pytest_collection(session):
 def pytest_collection_finish(session):
     gc.freeze()
     gc.enable()
-    if _emulated_device_is_used() and not session.config.stash[_used_before]:  # each worker would compile its runtime
+    if _emulated_device_is_used() and not session.config.stash[_used_before]:  # each worker would compile the runtime
         raise pytest.UsageError("a module of tests uses the emulated device when it is imported; only tests may use it")
 
 

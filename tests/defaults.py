@@ -1,4 +1,4 @@
-"""Compares default arguments with a table; gives whether dataclasses are frozen, compare by value and have a hash."""
+"""Compares default arguments with a table; tells whether dataclasses are frozen, compare by value and have a hash."""
 
 from __future__ import annotations
 

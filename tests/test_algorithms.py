@@ -77,7 +77,7 @@ def a_net(algo="auto", device="emulated"):
 
 
 def products_of_a_step(net, batch=7):
-    """Each matrix-product kernel of a step, in order, its algorithm, and whether it uses TF32."""
+    """For each matrix-product kernel of a step, in order: its name, its algorithm, and whether it uses TF32."""
     x = asarray(np.ones((batch, 6, 5, 3), np.float32), net.device)
     with launches.record_launches() as launched:
         net.backward(net.forward(x, training=True))

@@ -89,7 +89,7 @@ def test_a_round_trip_gives_the_same_bits():
 
 
 def sliding_net():
-    """No padding, strides 2 * 2 = 4 in all, windows of 14 x 12."""
+    """A net without padding. Its windows of 14 x 12 slide by 4 pixels, as two of its layers have stride 2."""
     return Sequential(
         [
             Input((14, 12, 3)),

@@ -1,4 +1,4 @@
-"""Defaults of functions: other ones would change the behavior of users' programs."""
+"""Defaults are pinned in a table, because a changed default would change the behavior of users' programs."""
 
 from __future__ import annotations
 

@@ -30,7 +30,8 @@ class Built(NamedTuple):
 
 
 def sources() -> set[str]:
-    """The repository's files, including new ones; in an unpacked source distribution, without those a build created."""
+    """The repository's files, including new ones. In an unpacked source distribution, all of its files except those
+    that a build created."""
     if (ROOT / ".git").exists():
         command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
         listed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True, timeout=60)
@@ -42,7 +43,8 @@ def sources() -> set[str]:
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory) -> Built:
-    """The source distribution, built from a copy, and the wheel built from it, so that leftovers of builds stay out."""
+    """The source distribution, and the wheel that is built from it. A copy of the sources is built, so leftovers of
+    earlier builds stay out."""
     pytest.importorskip("build")  # comes with gpuconv[test]; a machine for the GPU gate alone need not have it
     folder = tmp_path_factory.mktemp("distribution")
     for name in sources():

@@ -90,7 +90,7 @@ def test_lines_of_kernels_in_shown_outputs_are_those_of_the_shipped_files():
 
 @pytest.mark.slow
 def test_the_code_in_nets_md_runs_unchanged(tmp_path, monkeypatch, capsys):
-    """Each block runs by itself, with a net that has a residual block, a module of PyTorch, and pictures in files."""
+    """Each block runs by itself. It finds a net with a residual block, a PyTorch module, and picture files."""
     torch, image = pytest.importorskip("torch"), pytest.importorskip("PIL.Image")
     monkeypatch.chdir(tmp_path)
     layers, nn = gc.layers, torch.nn

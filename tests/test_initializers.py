@@ -27,7 +27,7 @@ def draw(choice, shape=SHAPE, dtype="float64", **options):
 def test_the_variance_follows_the_formula(choice, variance):
     values = draw(choice)
     assert values.size == 30720
-    standard_error = variance * np.sqrt(2 / values.size)  # of a normal sample's variance; a uniform one's is smaller
+    standard_error = variance * np.sqrt(2 / values.size)  # for normal numbers; for uniform ones it is smaller
     assert abs(values.var() - variance) < 4 * standard_error
     assert abs(values.mean()) < 4 * np.sqrt(variance / values.size)
     if "uniform" in str(choice):
@@ -44,8 +44,8 @@ def test_fans_follow_from_the_shape_of_the_weights_and_vectors_have_none():
 @pytest.mark.parametrize("groups", [1, 4, 16], ids=["plain", "grouped", "depthwise"])
 @pytest.mark.parametrize("distribution", ["normal", "uniform"])
 def test_a_convolution_preserves_the_variance_for_its_fan(groups, distribution):
-    """He initialization by fan_in preserves it forward, by fan_out backward; Xavier does both where the two fans are
-    equal, as here. The gradient is measured away from the borders."""
+    """He initialization preserves the variance forward with fan_in, and backward with fan_out. Xavier initialization
+    does both where the two fans are equal, as here. The gradient is measured away from the borders."""
     channels = filters = 16
     x = np.random.default_rng(0).normal(size=(8, 34, 34, channels))
 

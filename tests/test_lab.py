@@ -65,7 +65,7 @@ def test_every_case_of_an_algorithm_runs_its_file(op, monkeypatch):
 
 @pytest.mark.kernels
 def test_cases_that_the_algorithm_does_not_serve_are_left_out(tmp_path, monkeypatch):
-    """wgmma-2x128x128 serves multiples of 8 channels and filters only."""
+    """wgmma-2x128x128 serves only numbers of channels and filters that are multiples of 8."""
     path = tmp_path / "my_conv.cu"
     path.write_text(lab.template("conv2d", "wgmma-2x128x128"))
     listed = lab.cases_of("conv2d", "wgmma-2x128x128", ("tiny",))

@@ -1,4 +1,4 @@
-"""Values cached for lists of arrays are found only with the same array objects, while they live."""
+"""A value cached for a list of arrays is found only with the same array objects, and only while all of them exist."""
 
 import numpy as np
 import pytest

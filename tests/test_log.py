@@ -19,7 +19,7 @@ MAY_PRINT = (
 
 
 def test_no_module_of_the_library_prints():
-    """`gpuconv.live.serve` passes its address to `ready`, which defaults to `print`."""
+    """`gpuconv.live.serve` does not call `print` by name, but its argument `ready`, which defaults to `print`."""
     for path in (ROOT / "gpuconv").rglob("*.py"):
         if path.relative_to(ROOT / "gpuconv").as_posix().startswith(MAY_PRINT):
             continue

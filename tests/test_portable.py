@@ -15,7 +15,8 @@ UNIX_MODULES = {"curses", "fcntl", "grp", "pty", "pwd", "resource", "syslog", "t
 
 
 def without_encoding(tree):
-    """The lines of calls of open, read_text, write_text, or with text=True, that use the platform's encoding."""
+    """The lines of calls that use the platform's encoding: of open, read_text and write_text, and of any function with
+    text=True."""
     for call in ast.walk(tree):
         if not isinstance(call, ast.Call):
             continue

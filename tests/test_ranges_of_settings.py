@@ -1,5 +1,5 @@
-"""The first and last value that each setting accepts, and the next one, which is refused in a message about the
-setting."""
+"""Each setting accepts the first and the last value of its range, and refuses the next value in a message that names
+the setting."""
 
 from __future__ import annotations
 

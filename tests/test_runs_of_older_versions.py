@@ -140,7 +140,8 @@ NAMES = {  # a stored name, its table, and an invented former name
 
 
 def without_defaults(value):
-    """The settings without those that have their default, as a version without these settings stored them."""
+    """The settings without the entries of DEFAULTS that have their default. A version that did not have these settings
+    yet stored nothing for them."""
     if isinstance(value, list):
         return [without_defaults(entry) for entry in value]
     if not isinstance(value, dict):

@@ -73,8 +73,8 @@ def test_files_that_are_not_saved_nets_are_refused(tmp_path, small_net):
         gc.load(file)
 
 
-def test_a_net_with_numpys_numbers_is_saved_with_pythons(tmp_path):
-    """As in Linear(labels.max() + 1)."""
+def test_numpy_numbers_in_a_net_are_saved_as_python_numbers(tmp_path):
+    """A program may create Linear(labels.max() + 1), whose out_features is a NumPy number."""
     constant = {"name": "constant", "value": np.float32(0.5)}
     net = Sequential(
         [Input((np.int64(4),)), Dropout(np.float32(0.25)), Linear(np.int64(3)), Linear(2, weight_init=constant)]

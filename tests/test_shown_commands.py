@@ -1,5 +1,5 @@
-"""The commands that the README and the docs show, except those behind a variable, nsys, mpiexec or torchrun: all are
-valid, and those that take seconds run."""
+"""All commands that the README and the docs show are valid, and those that take only seconds run. Commands behind a
+variable, nsys, mpiexec or torchrun are left out."""
 
 import re
 import shlex

@@ -9,7 +9,7 @@ from tests.devices import kernel_devices
 
 
 def test_tf32_rounds_as_computed_by_hand():
-    """10 fraction bits: 2**-11 is halfway from 1 to the next number, and ties round away from zero."""
+    """TF32 has 10 fraction bits, so 1 + 2**-11 is halfway from 1 to the next number. Ties round away from zero."""
     below, above = np.nextafter(np.float32(1 + 2**-11), np.float32([0, 2]))
     ends = [0, -0.0, 2**-149, 2**-126, 3.4028235e38]
     numbers = np.float32([1, below, 1 + 2**-11, above, -1 - 2**-11, 1 + 3 * 2**-11, *ends])
@@ -23,7 +23,7 @@ def test_tf32_rounds_as_computed_by_hand():
 
 @pytest.mark.parametrize("device", ["numpy", *kernel_devices()])
 def test_both_factors_are_rounded_and_the_bias_is_not(device):
-    """One product per sum, so float32 holds it exactly and the bits must be equal."""
+    """Each sum has one product, which float32 holds exactly, so the bits must be equal."""
     rng = np.random.default_rng(5)
     x, w = rng.standard_normal((7, 1)).astype(np.float32), rng.standard_normal((6, 1)).astype(np.float32)
     x[3], w[2] = np.nan, 0x7FFFFF * 2.0**-100

@@ -33,7 +33,8 @@ def files_in_table(title):
 
 
 TO_A_KERNEL = files_in_table("The `x` of a convolution enters")
-CHECKS = ["ops/conv/conv2d.py", "ops/conv/expect.py", "ops/expect.py"]  # of the first call with these shapes
+# Only the first call with these shapes enters these files.
+CHECKS = ["ops/conv/conv2d.py", "ops/conv/expect.py", "ops/expect.py"]
 EMULATED = "backends/cuda/emulator/library.py"
 
 

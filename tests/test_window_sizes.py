@@ -59,7 +59,7 @@ def test_output_size_counts_the_windows(axis):
 
 
 @given(AXES)
-def test_the_sizes_that_the_error_of_exact_names_fit(axis):
+def test_the_error_of_an_exact_fit_names_input_sizes_that_fit(axis):
     size, *rest = axis
     try:
         window_sizes.output_size(size, *rest, "floor")
