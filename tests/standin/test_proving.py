@@ -114,7 +114,7 @@ def test_an_algorithm_with_a_fault_is_not_chosen_and_does_no_harm_to_this_proces
         assert row["algorithm"] not in (None, NAME)
         assert "proof" not in row
         np.testing.assert_allclose(result, getattr(ops, op)(*arrays, **options), rtol=1e-4, atol=1e-3)
-    with pytest.raises(UnprovedError, match=f"Stand-in 90 it is not proved for this one: .*{proving.FAULTS[fault]}"):
+    with pytest.raises(UnprovedError, match=f"Stand-in 90 has not proved it for this one: .*{proving.FAULTS[fault]}"):
         run_op("conv2d", [X, W, B], algo=NAME)
     stored = stored_verdicts(tmp_path)
     assert bool(stored) == (fault in proving.LASTING)

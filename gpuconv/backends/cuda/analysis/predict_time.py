@@ -57,8 +57,8 @@ class Terms:
     """The work of a convolution on a GPU, or, in a model, the cycles that each term costs.
 
     launch: 1. block: thread blocks of the busiest multiprocessor. instruction, hmma: what its busiest scheduler issues
-    in the main loop. reduction: thread blocks of the split-K reduction as it was in the H200's first record, with 32
-    outputs per block; 0 for today's kernel, with 1024 outputs per block, whose time follows from its bytes.
+    in the main loop. reduction: thread blocks of the split-K reduction, if they compute 32 outputs each, as in the
+    H200's first record. It is 0 for today's kernel, with 1024 outputs per block, whose time follows from its bytes.
     """
 
     launch: float
@@ -76,8 +76,8 @@ TERMS = tuple(field.name for field in fields(Terms))
 
 @dataclass(frozen=True)
 class Prediction:
-    """A predicted time. seconds: the time. parts: the seconds of each term, and those of the bytes, which move while
-    the others run. binds: the name of the largest part."""
+    """A predicted time. seconds: the time. parts: the seconds of each term and of moving the bytes, which overlaps
+    the terms. binds: the name of the largest part."""
 
     seconds: float
     parts: Mapping[str, float]
@@ -187,7 +187,7 @@ def compiled(algorithm: Algorithm, direction: str, arithmetic: str, vectors: tup
     used, instructions = machine_code_of(algorithm, direction, arithmetic, vectors, arch)
     loop = machine_code.main_loop(instructions)
     if loop is None:
-        raise ValueError(f"algorithm {algorithm.name!r} has no tensor-core loop; the model covers no other")
+        raise ValueError(f"algorithm {algorithm.name!r} has no loop on tensor cores; the model covers no others")
     # The HMMA instructions of a warp for one tile of the depth.
     hmma_per_tile = algorithm.macros["THREAD_M"] * algorithm.macros["THREAD_N"] // 2
     return Compiled(loop.share(hmma_per_tile), used.registers, used.static_shared)

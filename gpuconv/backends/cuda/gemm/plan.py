@@ -29,11 +29,11 @@ _MULTIPROCESSORS = 132
 _BUSY_THREADS = 256  # threads that saturate the arithmetic of one multiprocessor
 _START_DEPTH = 32  # the fixed cost of a block, expressed as extra depth
 _MULTIPLY_ADDS_PER_CLOCK = 128  # multiply-adds per clock of a multiprocessor's CUDA cores
-# Clocks on tensor cores by the performance model (analysis/predict_time.json): of a block, and of an instruction and an
-# HMMA on a scheduler. They are copied here, because a plan must not change with each refit.
+# Clocks of kernels on tensor cores: per block, and per instruction and HMMA of a scheduler. They are copied from the
+# performance model (analysis/predict_time.json), because a plan must not change with each refit.
 _BLOCK_CLOCKS, _INSTRUCTION_CLOCKS, _HMMA_CLOCKS = 1916, 1.671, 3.319
 _SINGLE_LOADS = 3  # factor on the instructions of wgrad's tiles that load x one number at a time, as in a first layer
-_BYTES_PER_CLOCK = 4.256e12 / 1.98e9 / _MULTIPROCESSORS  # of a multiprocessor: the model's copy rate and clock
+_BYTES_PER_CLOCK = 4.256e12 / 1.98e9 / _MULTIPROCESSORS  # per multiprocessor, from the model's copy rate and clock
 _SECOND_LAUNCH_CLOCKS = 2344  # clocks until the reduction after split-K starts; not confirmed by a record
 _SHORTEST_SPLIT = 128  # the least depth of a split, except the last
 
@@ -77,9 +77,9 @@ class Plan:
 
 @functools.lru_cache(maxsize=4096)
 def plan(product: Product, algo: str = AUTO, capability: int = NEWEST) -> Plan:
-    """The plan with the least estimated time: of the named algorithm, or of all that serve the product, run on this GPU
-    and need no proof. Ties go to the algorithm that is listed first, then to fewer splits. capability: the GPU's, 90
-    for 9.0.
+    """The plan with the least estimated time. algo: the name of its algorithm, or "auto" for any algorithm that serves
+    the product, runs on this GPU and needs no proof. Ties go to the algorithm that is listed first, then to fewer
+    splits. capability: the GPU's, 90 for 9.0.
 
     Raises ValueError for a name that is unknown or does not serve the arithmetic, and for an algorithm that this GPU
     cannot run; UnservedError for one that does not serve the product.
@@ -90,7 +90,7 @@ def plan(product: Product, algo: str = AUTO, capability: int = NEWEST) -> Plan:
         if not named.runs_on(capability):
             raise ValueError(
                 f"algorithm {named.name!r} needs a GPU of compute capability {named.capability / 10:.1f}, received one "
-                f"of {capability / 10:.1f}; those that it runs: "
+                f"of {capability / 10:.1f}; that GPU runs: "
                 f"{', '.join((AUTO, *(a.name for a in algorithms)))}"
             )
         _expect_served(product, named)
@@ -207,8 +207,8 @@ def _main_loop_cost(product: Product, algorithm: Algorithm, blocks: int, depth: 
 
 
 def _splits(product: Product, tiles: int) -> list[int]:
-    """1, and values of split_k that give all multiprocessors about the same number of blocks, within the workspace and
-    with at least _SHORTEST_SPLIT of the depth in each but the last."""
+    """1, and values of split_k that give all multiprocessors about the same number of blocks. The partial sums fit into
+    the workspace, and each split but the last has a depth of at least _SHORTEST_SPLIT."""
     within = LARGEST_WORKSPACE // partials_bytes(product, 1)
     most = max(1, min(product.k // _SHORTEST_SPLIT, within, MAX_GRID[1]))
     full = {_MULTIPROCESSORS * blocks // tiles for blocks in range(1, 9)}

@@ -46,7 +46,7 @@ class UnprovedWarning(Notice):
 class Verdict:
     """What the prover found. proved: whether the algorithm may be chosen. reason: the findings, as text for people.
     seconds: the duration of the proof. lasting: whether the verdict is about the algorithm, so that it is stored for
-    later processes; a verdict because of too little memory, for example, is not. when: the day."""
+    later processes. A verdict for another reason, such as too little memory, is not stored. when: the day."""
 
     proved: bool
     reason: str
@@ -96,8 +96,8 @@ def expect_proved(product: Product, named: Plan, gpu: Gpu | Emulated, *, ask: bo
         unproved = prover.MOST_WITHOUT_PROOF
         why = f"{unproved} questions of this process ended without a proof; `gpuconv prove` asks further ones"
     raise UnprovedError(
-        f"a GPU runs algorithm {named.algorithm.name!r} only for problems for which it was proved there, and on "
-        f"{gpu.model} it is not proved for this one: {why}"
+        f"a GPU runs algorithm {named.algorithm.name!r} only for problems for which that GPU has proved it; "
+        f"{gpu.model} has not proved it for this one: {why}"
     )
 
 
@@ -140,8 +140,8 @@ def _verdict_holder(product: Product, algorithm: str, device: str) -> list[Verdi
 
 
 def prove(product: Product, candidate: Plan, gpu: Gpu | Emulated) -> Verdict:
-    """Ask the prover even if a verdict is known, and store a lasting verdict. A product about which it cannot be asked
-    is not proved, for the reason in the verdict. Raises RuntimeError or OSError if a kernel cannot be compiled."""
+    """Ask the prover even if a verdict is known, and store a lasting verdict. If the prover cannot be asked about the
+    product, the verdict is no proof and says why. Raises RuntimeError or OSError if a kernel cannot be compiled."""
     reference, beyond = _reference(product, candidate, gpu), _beyond_the_prover(product)
     if product.problem is None or reference is None or beyond:
         return Verdict(False, beyond or "no other algorithm serves it")
