@@ -31,11 +31,10 @@ def adapter_of(device: str) -> Any:  # noqa: ANN401 - each device's adapter has 
 
 
 def resolve(device: str) -> str:
-    """The full name of a device, checked: "auto" becomes the device of `choose`, "cuda" becomes "cuda:0", "cpu" becomes
-    "numpy".
+    """The full name of a device: "auto" becomes the device of `choose`, "cuda" becomes "cuda:0", "cpu" becomes "numpy".
 
-    Raises ValueError for an unknown name (the nearest known one is named) and DeviceError, saying what is missing, for
-    a device that is not available.
+    Raises ValueError for an unknown name, and names the nearest known one. Raises DeviceError for a device that is not
+    available, and says what is missing.
     """
     return adapter_of(device).name
 
@@ -98,8 +97,8 @@ def same_bits(device: str) -> AbstractContextManager[None]:
 
 
 def identity(device: str) -> str:
-    """What determines the bits of a device's results, besides gpuconv and the processor: the device's name and, for
-    "numpy", NumPy's version and the number of threads; for others, their description."""
+    """The full name of a device, and what determines the bits of its results besides gpuconv and the processor: for
+    "numpy", NumPy's version and the number of threads; for any other device, its description."""
     adapter = adapter_of(device)
     details = adapter.identity() if hasattr(adapter, "identity") else adapter.description
     return f"{adapter.name}: {details}"

@@ -26,8 +26,9 @@ def asarray(x: object, device: str | None = None, dtype: DTypeLike | None = None
     dtype: by default x's.
 
     An array in the other byte order is converted to the machine's; a subclass of NumPy's array becomes a plain view.
-    Raises TypeError for a masked array, for objects, text, dates and records, and for numbers of more than 64 bits (of
-    a complex number, each part); and the errors of `resolve`.
+    Raises TypeError for a masked array, for objects, text, dates and records, and for numbers of more than 64 bits, or
+    128 bits if they are complex. Raises as `resolve` does, too.
+
     `torch.from_dlpack(x)` and the like convert in the other direction: arrays of every device support DLPack, but
     NumPy exports no bfloat16, so "numpy" and "emulated" do not either.
     """
@@ -88,7 +89,7 @@ def to_numpy(x: object, name: str = "the array") -> np.ndarray:
 
 def empty(shape: Sequence[int], dtype: DTypeLike, device: str = "numpy") -> Array:
     """An uninitialized array on a device. Raises as `resolve` does, and TypeError for a dtype of anything but
-    bools and numbers of at most 64 bits (of a complex number, each part)."""
+    bools and numbers of at most 64 bits, or 128 bits if they are complex."""
     return adapter_of(device).empty(tuple(shape), as_numeric("an array", dtype))
 
 

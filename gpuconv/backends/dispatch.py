@@ -73,9 +73,9 @@ def backend_of(
 ) -> type[Backend]:
     """The backend that serves a call on these arrays.
 
-    arrays: arguments that are arrays. lists: those that are lists of arrays. optional, optional_lists: the same, for
-    arguments that may be None; optional_lists are read only if there are lists. numbers: arguments that are a
-    number or an array of one number.
+    arrays: arguments that are arrays. lists: those that are lists of arrays. optional, optional_lists: arrays and lists
+    of arrays that may be None; optional_lists are read only if there are lists. numbers: arguments that are a number or
+    an array of one number.
 
     Raises TypeError, naming the argument, if the arrays live on several devices, and for a masked array, an array in
     the other byte order, an array that does not hold numbers, and anything that is not an array.

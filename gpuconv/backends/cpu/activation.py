@@ -1,4 +1,4 @@
-"""Activations. Most ops pass their formula to `elementwise`, which handles dtypes, blocks and out; those that only
+"""Activations. Most ops pass their formula to `elementwise`, which handles dtypes, blocks and out; ops that only
 select numbers are exact in every dtype and need no conversion."""
 
 from __future__ import annotations

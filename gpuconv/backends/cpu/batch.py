@@ -1,4 +1,4 @@
-"""Batches from a uint8 data set: gather, augment, normalize; and the mixing of a batch's images and labels."""
+"""Loads batches from a uint8 data set: gathers, augments and normalizes them. Mixes a batch's images and labels."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Two forms of the product of a block of windows with weights, and of the weights' gradient. Both take
+"""Two ways to multiply a block of windows by weights, and to compute the weights' gradient. Both take
 
-view       the im2col view of the block, (N, P, Q, R, S, C)
-weights    (G, R * S * C / G, K / G), and their gradient; with a bias, one more row, for an input of 1
-y, other   (N, P, Q, K); `multiply` writes y, `add_gradient` reads `other`, the gradient of y
+view                the im2col view of the block, (N, P, Q, R, S, C)
+weights, gradient   (G, R * S * C / G, K / G); a bias is one more row, whose input is 1
+y, other            (N, P, Q, K); `multiply` writes y, `add_gradient` reads `other`, the gradient of y
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 fprop   y  = im2col(x) @ w           im2col(x) has a row for each output pixel and a column for each (r, s, c)
 wgrad   dw = dy^T @ im2col(x)
 dgrad   dx = im2col(dy) @ flipped w  once for each phase of the stride (see `_phases`)
-both    dx as dgrad, and dw from the same copies: flipped dw = im2col(dy)^T @ x
+both    dx as in dgrad, and flipped dw = im2col(dy)^T @ x, from the same im2col(dy)
 
 `correlate` chooses the form of the matrix product.
 """
@@ -26,8 +26,8 @@ from gpuconv.dtypes import accumulation_dtype
 from gpuconv.problems import PLAIN, Conv2dProblem, Pool2dProblem
 
 # Limits for computing dw from the windows of dy, measured:
-MOST_CELLS = 4 / 3  # cells in a map of x for each one in y
-MOST_CHANNELS = 1 / 3  # channels of x for each one of y; up to this, dx and dw are faster separately
+MOST_CELLS = 4 / 3  # cells of x per cell of y
+MOST_CHANNELS = 1 / 3  # channels of x per channel of y; up to this, computing dx and dw separately is faster
 
 
 def conv2d(x, w, bias, problem, epilogue, *, algo, tf32, out):
@@ -128,7 +128,7 @@ def _as_filters(gradient: np.ndarray) -> np.ndarray:
 
 
 def _buffer_of_dx(out: np.ndarray | None, problem: Conv2dProblem, dtype: np.dtype, accumulate: bool) -> np.ndarray:
-    """An array for dx: `out` if possible; if dx is added to it, a new one, in the dtype of sums."""
+    """The array to compute dx in: if `accumulate`, a new one in the accumulation dtype; else `out` if possible."""
     return np.empty(problem.x_shape, accumulation_dtype(dtype)) if accumulate else buffer(out, problem.x_shape, dtype)
 
 
@@ -145,10 +145,11 @@ def _correlate_back(dy, filters, windows, dx) -> None:
 
 
 def _shares_copies(filters: np.ndarray, windows: Windows, problem: Conv2dProblem) -> bool:
-    """Whether dw is faster to compute from the windows of dy, which dx needs anyway, than from those of x. With dy's
-    windows dw is a sum over the cells of x; with x's windows, a sum over the cells of y, which are fewer without
-    padding. And if x has few channels, copying its windows is cheap, and dx computed separately can use row reuse,
-    which copies even less."""
+    """Whether dw is faster to compute from the windows of dy, which dx needs anyway, than from those of x.
+
+    From dy's windows, dw is a sum over the cells of x. From x's windows, it is a sum over the cells of y, which are
+    fewer without padding. If x has few channels, copying its windows is cheap; dx is then computed separately and can
+    use row reuse, which copies even less."""
     fewer_cells = problem.h * problem.w <= MOST_CELLS * problem.p * problem.q
     worth_it = problem.stride == (1, 1) and fewer_cells
     return worth_it and not suits_row_reuse(filters, windows, MOST_CHANNELS)

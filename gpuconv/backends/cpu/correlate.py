@@ -1,10 +1,10 @@
 """The sum of products over windows, the core of all three directions of a convolution: the windows are copied into a
-matrix, one block at a time, and multiplied by the filters. Three other forms were measured to be faster:
+matrix, one block at a time, and multiplied by the filters. Three other forms were measured to be faster in some cases:
 
 wide_filters  for few channels and filters, where copying the windows would take longer than multiplying them;
-row_reuse     also for wide filters: without groups, for filters of several rows, a vertical stride of 1, not many more
-              filters than channels, and maps that are not too large, if no gradient is computed from the copies: each
-              row of a map is copied once, not once for each row of taps;
+row_reuse     copies each row of a map once, not once for each row of taps. It is for filters of several rows without
+              groups, a vertical stride of 1, not many more filters than channels, and maps that are not too large. It
+              computes no gradient. Wide filters can use it, too;
 Taps          (in block_gemm) for depthwise filters, one for each channel.
 """
 
@@ -160,8 +160,9 @@ def _gradient(dy, x, windows, groups) -> np.ndarray:
 
 
 class _Blocks:
-    """The windows of x in blocks, each for one product, the largest first: one or more images if a copy of one is
-    small enough, else one or more rows p of one image. Yields a block's images, its rows and their view."""
+    """Splits the windows of x into blocks, one for each product; no block is larger than the first. A block has one or
+    more images if the windows of an image fit into `budget` bytes, else one or more rows p of one image. Yields each
+    block's images, its rows and their view."""
 
     def __init__(self, x: np.ndarray, windows: Windows, budget: int) -> None:
         count, image_bytes = windows.count[0], max(1, windows.copied_bytes(x[:1]))

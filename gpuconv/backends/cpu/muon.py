@@ -37,7 +37,8 @@ def muon_step(params, grads, velocities, masters, scaling, averages, *, lr, mome
 
 def _orthogonal(x: np.ndarray, steps: int, precision: str) -> np.ndarray:
     """x (rows, columns) after Newton-Schulz steps, which bring its singular values near 1. Each step is
-    x = a x + (b x x^T + c (x x^T)^2) x. A matrix with more rows than columns is transposed for them."""
+    x = a x + (b x x^T + c (x x^T)^2) x. A matrix with more rows than columns is transposed before the steps and
+    back afterwards."""
     if x.shape[0] > x.shape[1]:
         return _orthogonal(x.T, steps, precision).T
     stored_dtype = as_dtype("bfloat16") if precision == "bfloat16" else x.dtype

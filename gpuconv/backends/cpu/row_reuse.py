@@ -1,9 +1,9 @@
 """A convolution that copies each row of a map once.
 
 The windows of one row of a map are copied once, not once for each row of taps, and multiplied by all R rows of taps, as
-if by R * K filters of height one. This gives R sums for each of the K filters; each belongs to another output row, or
-to none if that row would lie outside. So R times less is copied, and R times as many sums are added. This is faster for
-few filters per channel, also because a product with more columns is faster.
+if by R * K filters of height one. This gives R sums for each of the K filters; each sum belongs to a different output
+row, or to none if that row would lie outside. So R times less is copied, and R times as many sums are added. This is
+faster for few filters per channel, also because a product with more columns is faster.
 """
 
 from __future__ import annotations

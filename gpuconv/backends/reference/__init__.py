@@ -2,7 +2,7 @@
 
 An op widens its arrays to float64, computes its formula and rounds once to the arrays' dtype (also in between, where
 its docstring says so). Where all devices must give the same bits (random numbers, dropout, batches, a digest's hash),
-it uses the arithmetic that the docstring, `gpuconv.random` or `batch` here states. Begin with `conv`.
+it uses the arithmetic that its docstring, `gpuconv.random` or the module `batch` states. Begin with `conv`.
 
 Arguments are already checked, and sizes come as a problem (`gpuconv.problems`).
 """

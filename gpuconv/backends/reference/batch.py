@@ -1,14 +1,14 @@
-"""Batches from a uint8 data set, one sample at a time, and their mixing. All devices give these bits: arithmetic is
-float32 (mixing: the accumulation dtype), rounded to dtype at the end, and each loaded sample draws words w0 to w3:
+"""Loads batches from a uint8 data set, a sample at a time, and mixes them. All devices give these bits: they compute in
+float32 (mix_batch: the accumulation dtype) and round to dtype at the end. Each loaded sample draws words w0 to w3:
 
-flip    True: if w0 >= 2^31. "alternating": if word 0 of the block at the image's index, in substream 1, is >= 2^31; in
-        odd epochs, if it is less
+flip    True: if w0 >= 2^31. "alternating": in even epochs, if word 0 of the block at the image's index, in substream 1,
+        is >= 2^31; in odd epochs, if that word is less
 shift   by dy = (w1 * (2 shift + 1) >> 32) - shift rows, and by dx columns, computed from w2 in the same way
 cutout  zeros in a square of `cutout` pixels a side, which begins at center - cutout // 2;
         center: row (w3 >> 16) * H >> 16, column (w3 & 0xffff) * W >> 16
 
-The image is first cropped and recolored, by words of further substreams, and then flipped. Output pixel (h, w) is its
-pixel (h + dy, w + dx). "Uniform" below means u = (w >> 8) / 2^24 of a word w.
+The image is first cropped and recolored, by words of further substreams, and then flipped. Output pixel (h, w) is pixel
+(h + dy, w + dx) of the flipped image.
 """
 
 import math
@@ -76,7 +76,7 @@ def _crop_resized(image, smallest, block, seed):
         area, ratio, vertical, horizontal = _random_words(block, 4 + attempt, seed)
         side = np.sqrt(_between(smallest, 1, area) * np.float32(height * width))
         x = (2 * _between(0, 1, ratio) - 1) * np.float32(math.log(4 / 3) / 2)
-        q = (12 + x * x + 6 * x) / (12 + x * x - 6 * x)  # exp(x), a Padé approximant: the square root of width / height
+        q = (12 + x * x + 6 * x) / (12 + x * x - 6 * x)  # Padé approximant of exp(x), the square root of width / height
         rows, columns = int(np.rint(side / q)), int(np.rint(side * q))
         top, left = vertical * (height - rows + 1) >> 32, horizontal * (width - columns + 1) >> 32
         if 0 < rows <= height and 0 < columns <= width:
@@ -124,7 +124,7 @@ def _random_words(block, substream, seed):
 
 
 def _between(low, high, word):
-    """Uniform: low + (high - low) * u, rounded to float32 at each step."""
+    """low + (high - low) * u, rounded to float32 at each step, where u = (word >> 8) / 2^24 is uniform in [0, 1)."""
     return np.float32(low) + np.float32(high - low) * np.float32((word >> 8) / 2**24)
 
 

@@ -1,4 +1,4 @@
-"""The digest of a tensor. The op's docstring defines the hash's bits; the sums are those of the values."""
+"""The digest of a tensor. The op's docstring defines the bits of the hash; the sums are computed in float64."""
 
 import numpy as np
 

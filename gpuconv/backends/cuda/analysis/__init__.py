@@ -1,1 +1,1 @@
-"""The kernels' resources on a GPU and their predicted times, from their machine code; nothing is run."""
+"""Determines kernels' resources on a GPU and predicts their times, from their machine code, without running them."""

@@ -31,8 +31,8 @@ class Instruction(NamedTuple):
 
 @dataclass(frozen=True)
 class MainLoop:
-    """What a warp issues in one iteration. instructions: the number of all. hmma: the number of multiplications on
-    tensor cores among them."""
+    """What a warp issues in one iteration. instructions: how many it issues. hmma: how many of these multiply on tensor
+    cores."""
 
     instructions: float
     hmma: float
@@ -85,11 +85,11 @@ PRODUCTS = ("HMMA", "HGMMA")  # the opcodes of multiplications on tensor cores
 
 
 def main_loop(instructions: list[Instruction], counted: tuple[str, ...] = PRODUCTS) -> MainLoop | None:
-    """The loop with the most multiplications on tensor cores, the innermost of equal ones; None if there is none.
-    counted: other opcodes to count instead, in loops without multiplications.
+    """The loop with the most multiplications on tensor cores, the innermost of equal ones; None if no loop has any.
 
-    Parts that a branch can skip, and that add without multiplying on tensor cores or copying, such as the sums of the
-    bias gradient, do not count.
+    counted: opcodes to count instead of multiplications; loops with multiplications are then left out. A part of the
+    loop that a branch can skip does not count if it adds but neither multiplies on tensor cores nor copies. An example
+    is the sums of the bias gradient.
     """
     loops = list[tuple[int, int, int]]()
     for end, (_, start) in enumerate(instructions):

@@ -24,8 +24,8 @@ REFERENCE_GPU = GPUS["h200"]
 def convolution(
     problem: Conv2dProblem, direction: str, arithmetic: str, algo: str, moved: float, model: Model, gpu: Gpu
 ) -> tuple[str, Prediction] | None:
-    """The algorithm that `algo` selects for a direction, and its predicted time; None if the model has no terms for it.
-    If `algo` does not serve the problem, "auto" selects the algorithm instead.
+    """The algorithm that `algo` selects for a direction, and its predicted time; None if the model does not cover that
+    algorithm or the arithmetic. If `algo` does not serve the problem, "auto" selects the algorithm instead.
 
     moved: the bytes that must pass through memory.
     """

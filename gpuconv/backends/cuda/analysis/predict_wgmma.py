@@ -5,8 +5,8 @@
 or the time of its bytes at the GPU's copy rate, or of its arithmetic at the measured ceiling, if that is more. Blocks
 compute one tile after another; `turns` is the number of tiles of the busiest multiprocessor, which holds one block, or
 two with some tile sizes. While a block stores a tile, its ring of stages is filled for the next one, and the other
-block, if there is one, multiplies. `epilogue` is the time to store the last tile, plus what this overlapping work does
-not hide of the other tiles' stores. docs/performance-model.md says where the rates come from.
+block, if there is one, multiplies. `epilogue` is the time to store the last tile, plus the part of the other tiles'
+stores that this overlapping work does not hide. docs/performance-model.md says where the rates come from.
 """
 
 from __future__ import annotations
@@ -93,9 +93,9 @@ def predict_launch(
     gpu: Gpu,
 ) -> Prediction:
     """The predicted time of a launch whose busiest multiprocessor computes `turns` tiles of `stages` stages each.
-    drained: whether the ring runs empty after each tile, because the copying threads sum what they copied, as in most
-    wgrad. moved: the bytes that must pass through memory. partials: the bytes that the split-K reduction reads. The
-    clocks of a stage overlap."""
+    drained: whether the ring runs empty after each tile, because the copying threads sum what they copied, as in
+    wgrad without clusters. moved: the bytes that must pass through memory. partials: the bytes that the split-K
+    reduction reads. The clocks of a stage overlap."""
     stage = stage_clocks(algorithm, counted, model, gpu)
     stored = EXECUTED * counted.others * _multiplying(algorithm) / SCHEDULERS * model.rates.instruction
     loop = stages * max(vars(stage).values())

@@ -23,14 +23,14 @@ MASKED = dict(MASK=4)  # the mask with the most bits; the other one is compiled 
 NO_TAP_TABLE = dict(TAP_TABLE=0)  # for filters whose taps do not fit in the tile iterators' table
 FPROP_EPILOGUES: tuple[Mapping[str, Any], ...] = (
     dict(ACTIVATION="Identity"),
-    dict(ACTIVATION="Gelu", SAVES_INPUT=1),  # needs more than an activation whose input is not stored
+    dict(ACTIVATION="Gelu", SAVES_INPUT=1),  # needs more resources than an activation whose input is not stored
     dict(ACTIVATION="Relu") | MASKED,
     dict(ACTIVATION="Identity", MOMENTS=1),
     dict(ACTIVATION="Identity", MOMENTS=1) | MASKED,
 )
 DGRAD_EPILOGUES: tuple[Mapping[str, Any], ...] = (
     dict(ACTIVATION="Identity"),
-    dict(ACTIVATION="Gelu", NORM_SUMS=1),  # needs more than the sums of a norm without an activation
+    dict(ACTIVATION="Gelu", NORM_SUMS=1),  # needs more resources than the sums of a norm without an activation
 )
 
 
@@ -62,9 +62,9 @@ SIMT, MMA, WGMMA, WGMMA_CLUSTER, OF_FEW_CHANNELS = (
     algorithm_variants(family, DISTINCT_ARITHMETICS)
     for family in ("simt", "mma", "wgmma", "wgmma_cluster", "few_channels")
 )
-# Pairs of the dtype of parameters and state, and that of gradients: equal, or float32 masters with 16-bit gradients.
+# The dtype of parameters and state, and the dtype of gradients: equal, or float32 masters with 16-bit gradients.
 STEP_DTYPES = (*((name, name) for name in FLOAT_NAMES), ("float32", "float16"), ("float32", "bfloat16"))
-# The same with the dtype of the factors of Muon's products: that of the sums, or bfloat16 with sums in float32.
+# The same, with the factors of Muon's products in the accumulation dtype and, if that is float32, also in bfloat16.
 MUON_STEP_DTYPES = tuple(
     (*step, factor)
     for step in STEP_DTYPES

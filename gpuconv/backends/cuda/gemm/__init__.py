@@ -1,5 +1,4 @@
-"""Products of implicit matrices (kernels/gemm.cuh), in the order in which a launcher uses the modules: `product`
-describes what is multiplied, `plan` divides it into blocks, `tuner` chooses among plans, `launch` runs one, `reduce`
-adds up the partial sums of split-K. `verdicts` says which algorithms a GPU has proved, and asks the `prover` about new
-ones.
+"""Products of implicit matrices (kernels/gemm.cuh). A launcher uses the modules in this order: `product` describes what
+is multiplied, `plan` divides it into blocks, `tuner` chooses among plans, `launch` runs one, `reduce` adds up the
+partial sums of split-K. `verdicts` says which algorithms a GPU has proved, and asks the `prover` about new ones.
 """

@@ -26,7 +26,8 @@ def kernel_of(product: Product, plan: Plan) -> Kernel:
 
 
 def digest_of(product: Product, plan: Plan, device: str, *, build: bool = True) -> str | None:
-    """The digest of a plan's machine code on a GPU, compiled if it is not in the cache yet; on the emulated device, the
-    digest of its text and macros. build: whether to compile; otherwise the result may be None."""
+    """The digest of the machine code of a plan's kernel on a GPU; on the emulated device, of its text and macros.
+
+    build: whether to compile the kernel if it is not in the cache yet; if not, the digest is then None."""
     module, where = kernel_of(product, plan).module, Device.named(device)
     return module.digest(where.index if where.on_gpu else None, build=build)

@@ -23,8 +23,8 @@ class Product:
 
     kernel: the kernel of a direction, such as "conv2d_fprop". split_k: whether several blocks may share the depth k.
     few_channels_smem_bytes: shared memory of the algorithms for few channels; 0 if none serves. struct: the kernel's
-    description of the problem. macros: those in addition to dtype, activation and the algorithm's. activation: that of
-    the output, as in `gpuconv.problems.Epilogue`. problem, epilogue: those of a convolution.
+    description of the problem. macros: the kernel's, without those of the dtype, the activation and the algorithm.
+    activation: applied to the output, as in `gpuconv.problems.Epilogue`. problem, epilogue: those of a convolution.
     """
 
     kernel: str

@@ -25,7 +25,7 @@ from gpuconv.types import Record
 
 START, PREPARE, LIMIT = 30.0, 30.0, 10.0  # most seconds to start, to prepare a question, and to run the algorithm
 IDLE = 60.0  # seconds without a question after which the child is ended, because it holds GPU memory
-MOST_WITHOUT_PROOF = 8  # questions without a proof, after which `gave_up` is true; each of them ends its child
+MOST_WITHOUT_PROOF = 8  # after so many questions without a proof, `gave_up` is true
 
 PROVED, REFUTED, UNABLE = "proved", "refuted", "unable"
 _CRASHES = ("SIGSEGV", "SIGBUS", "SIGABRT", "SIGILL", "SIGFPE", "SIGTRAP")  # signals that a program causes itself
@@ -178,7 +178,7 @@ def ask(question: Record, subject: str) -> Answer:
 
 
 def gave_up() -> bool:
-    """Whether so many questions of this process ended without a proof that only explicit requests ask further ones."""
+    """Whether MOST_WITHOUT_PROOF questions of this process ended without a proof; then only explicit requests ask."""
     return _prover.without_proof >= MOST_WITHOUT_PROOF
 
 

@@ -4,7 +4,7 @@ A product's candidates are timed once on each model of GPU, before its first run
 compiled kernels, under a key of the product (without its activation), the GPU's model, and the candidates with their
 source. After an edit of a kernel, or if the entry is damaged, the candidates are timed again. So "auto" may choose
 differently on two machines, or after the cache was cleared, and results may then differ in the order of their sums; the
-bits of a given choice never do.
+bits of a given choice never differ.
 ``GPUCONV_AUTOTUNE=0`` uses the cost model's choice instead, which does not depend on measurements, for all products
 for which the process has not chosen yet. Training on shards always uses the cost model's choice.
 
@@ -229,8 +229,10 @@ def _measure(plans: Sequence[Plan], gpu: Gpu, run: Callable[[Plan], None], folde
 
 
 def _least_seconds(gpu: Gpu, run: Callable[[], None], share: float, best: float) -> tuple[float, float]:
-    """The least seconds of a run, and the seconds spent: on one run, then on samples of several runs within `share`,
-    unless the first run took much longer than `best`, the seconds of the best other candidate (0 if there is none)."""
+    """The least seconds of a run, and the seconds spent on all runs. After one run, samples of several runs are timed
+    within `share` seconds. They are left out if the first run took much longer than `best`.
+
+    best: the seconds of the best other candidate, 0 if there is none."""
     least = spent = gpu.seconds(run, 1)
     if best and least > _HOPELESS * best:
         return least, spent

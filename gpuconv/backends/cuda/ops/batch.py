@@ -21,8 +21,8 @@ from gpuconv.types import Array, ArrayT, Scalar
 
 _ELEMENTS = 4096  # numbers of one sample per thread block
 
-# A sample has fewer numbers, because the index at which a thread's loop ends must fit into 32 bits too. The stride of
-# the loop is the number of the sample's threads, at most about a sixteenth of its numbers.
+# A sample must have fewer numbers than this, because the index at which a thread's loop ends must fit into 32 bits too.
+# The stride of the loop is the number of the sample's threads, at most about a sixteenth of the sample's numbers.
 _MOST_ELEMENTS = 2**31 - 2**27
 
 _FLIPS: dict[bool | str, int] = {False: 0, True: 1, "alternating": 2}  # the kernel's `enum Flip`
@@ -62,7 +62,7 @@ def _packed(
     """Thread blocks for a sample, and the kernel's `struct Batch`."""
     images, height, width, channels = shape
     blocks = _blocks(height, width, channels)
-    if augmentation.colors[1]:  # for contrast, each of several blocks would read the whole image
+    if augmentation.colors[1]:  # contrast needs the mean of the image, for which each block would read all of it
         blocks = 1
     divisors = fast_divmod(max(1, width)), fast_divmod(max(1, channels))
     flip, reflect = _FLIPS[augmentation.flip], augmentation.border == "reflect"

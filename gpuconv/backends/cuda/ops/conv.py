@@ -215,7 +215,7 @@ def conv2d_backward(
     accumulate: bool,
 ) -> tuple[ArrayT, ArrayT]:
     dy, (dgrad, wgrad) = _gradient_before_mask(dy, mask, problem, epilogue), algos
-    if dgrad not in (AUTO, DEPTHWISE) and x.size:  # refuse it before dw changes
+    if dgrad not in (AUTO, DEPTHWISE) and x.size:  # refuse a wrong dgrad algorithm before dw changes
         (w,), (rows, pitch) = contiguous(w), _rows_with_tap_table(dy, problem, problem.k)
         dx_rows, x_pitch = (None, problem.c) if out is None or pitch_of(out) is None else rows_of(out)
         plan_of_name(_dgrad_product(rows, pitch, w, dx_rows, x_pitch, problem, tf32), dgrad, dy)

@@ -39,8 +39,8 @@ def softmax_cross_entropy(
 
 
 def _ignored_label(dtype: np.dtype, ignore_index: int | None) -> int:
-    """The label that a kernel ignores. dtype: that of the labels, which kernels read as int64: a large uint64 is equal
-    to a negative number."""
+    """The label that a kernel ignores. dtype: that of the labels. Kernels read labels as int64, in which a large uint64
+    is a negative number, so a negative ignore_index must not reach them with unsigned labels."""
     if ignore_index is None or (ignore_index < 0 and dtype.kind == "u"):
         return _IGNORE_NOTHING
     return ignore_index
@@ -69,7 +69,7 @@ def svm_hinge(
 def _loss(
     name: str, scores: ArrayT, labels: Array, option: float, grad_scale: Scalar, out: ArrayT | None, *more: object
 ) -> tuple[ArrayT, ArrayT]:
-    """Launch the kernel of a loss over class scores; the file has its name. option: label_smoothing or delta."""
+    """Launch the kernel `name` of the file `name`.cu, a loss over class scores. option: label_smoothing or delta."""
     rows, classes = scores.shape
     module, lanes = row_module(f"{name}.cu", scores, LABEL=labels.dtype)
     arguments = rows, classes, lanes, option, *device_scalar(grad_scale, np.float64), *more

@@ -259,7 +259,8 @@ def _statistics(
     activation: str | None,
 ) -> None:
     """Fill mean and inv_std, and update the running statistics. outputs: mean, inv_std, running mean and running
-    variance. x_rows: `rows_to_sum(x)`. activation: that of the normalization, so that both use one module."""
+    variance. x_rows: `rows_to_sum(x)`. activation: the activation after the norm, so that the statistics
+    and the norm use one module."""
     channels, (x, pitch) = len(outputs[0]), x_rows
     width = width_of(channels, x, pitches=(pitch,))
     module = _kernels(x.dtype, width, activation)

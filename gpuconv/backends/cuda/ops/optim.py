@@ -235,8 +235,8 @@ def _step(
 
 
 def _dtype_pairs(masters: Sequence[Array], params: Sequence[Array]) -> list[tuple[np.dtype, np.dtype]]:
-    """The dtypes of each master and of its copy. A parameter without a copy gets the pair of the masters of its dtype
-    that have a 16-bit copy, if there are any, so that they share a launch."""
+    """The dtypes of each master and of its copy. If other masters of its dtype have a 16-bit copy, a parameter
+    without a copy gets their pair of dtypes, so that they share a launch."""
     copy_dtypes = {
         master.dtype: param.dtype for master, param in zip(masters, params) if master is not param and param.size
     }

@@ -20,7 +20,7 @@ from gpuconv.types import Array, ArrayT
 
 _SIZES = ("h", "w", "packs", "p", "q", "r", "s", "stride_h", "stride_w", "top", "left", "padded_h", "padded_w")
 _POOL = np.dtype([(name, np.int32) for name in _SIZES] + [("x_packs", np.uint32), ("y_packs", np.uint32)], align=True)
-_LARGEST_PART = 2**31  # a launch indexes fewer elements: a uint32 must also hold an index one stride past the last
+_LARGEST_PART = 2**31  # a launch indexes fewer elements than this, because uint32 indices go one stride past the last
 
 
 @functools.lru_cache(maxsize=4096)

@@ -1,1 +1,1 @@
-"""Kernels from source to launch: compiling, caching, loading, checking, capturing; and their arrays."""
+"""Compiles, loads, checks and launches kernels, captures launches, and creates the kernels' arrays."""

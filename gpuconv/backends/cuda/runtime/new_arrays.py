@@ -31,7 +31,7 @@ def asarray(x: np.ndarray, *, like: ArrayT) -> ArrayT:
 
 
 def span(array: Array, count: int) -> Array:
-    """A flat view of `count` numbers in memory, beginning at an array's first; all must lie in its allocation."""
+    """A flat view of the `count` numbers that begin at an array's first; all must lie in the array's allocation."""
     return strided(array, (count,), (1,))
 
 

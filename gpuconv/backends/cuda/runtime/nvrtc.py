@@ -13,7 +13,7 @@ from types import ModuleType
 from gpuconv.backends.cuda import cache
 from gpuconv.text.plain_text import one_line
 
-# Every kernel must compile for these, except that one with instructions of a single chip compiles only for that chip.
+# Every kernel must compile for all of these; a kernel with instructions of a single chip, only for that chip.
 ARCHITECTURES = ("sm_80", "sm_86", "sm_89", "sm_90a", "sm_100a", "sm_120")
 
 
@@ -44,8 +44,8 @@ def known_architectures() -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Resources:
-    """A kernel's resources, as ptxas reports them. All but the registers are in bytes; all but static_shared, which is
-    a block's, are per thread."""
+    """A kernel's resources, as ptxas reports them. registers: a number per thread. static_shared: bytes per block. The
+    others: bytes per thread."""
 
     registers: int
     stack: int
@@ -135,7 +135,7 @@ def _key(version: str, text: str, options: Mapping[str, object]) -> list[str]:
 
 @functools.cache
 def toolkit() -> tuple[ModuleType, str]:
-    """cuda.core, and the version of NVRTC, which this loads."""
+    """Load NVRTC. Returns cuda.core and NVRTC's version. Raises CompileError if a part is missing."""
     try:
         from cuda import core, pathfinder  # noqa: F401 - `headers` needs the second one
         from cuda.bindings import nvrtc

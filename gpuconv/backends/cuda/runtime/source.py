@@ -1,8 +1,8 @@
 """Reads .cu files: one flat text of a kernel and its headers, and the signatures of its kernels.
 
-Project headers (``#include "..."``) are pasted in, once each, with ``#line`` directives. NVRTC gets this text, and the
-C++ compiler what `for_host` makes of it. The cache's key covers it, and profilers and error messages map it back to the
-.cu files.
+Project headers (``#include "..."``) are pasted in, once each, with ``#line`` directives, so that profilers and error
+messages name the lines of the .cu files. NVRTC compiles this text; the emulator compiles what `for_host` makes of it.
+The cache's key contains the text.
 
 In the directives, a shipped file appears as, for example, "gpuconv/kernels/pool.cuh", and a user's file as its path
 relative to the compiled .cu. So the text, the cache's key and the binary do not depend on where the files are.
@@ -69,7 +69,7 @@ class Parameter:
 
     dtype: the NumPy name of the scalar's or the element's type; None for ``void*``, a struct and a pointer to structs;
     "uint64" for a pointer to pointers.
-    alignment: the alignment in bytes that the type requires of a pointer; 1 if no more than that of the dtype.
+    alignment: the bytes to which the type requires a pointer to be aligned; 1 if the dtype's own alignment is enough.
     """
 
     name: str
@@ -140,8 +140,8 @@ def _shown(file: Path, base: Path, shipped: Path) -> str:
 
 
 def _c_string(name: str) -> str:
-    """A C string literal: the name as it is, if it is printable and has no quote or backslash; else its bytes, with
-    quotes, backslashes and all that are not printable ASCII as octal escapes."""
+    """A C string literal of a name. If the name is not printable, or has a quote or a backslash, its bytes are written:
+    quotes, backslashes and all bytes that are not printable ASCII become octal escapes."""
     if name.isprintable() and not set(name) & {'"', "\\"}:
         return f'"{name}"'
     shown = (chr(byte) if 32 <= byte < 127 and byte not in b'"\\' else f"\\{byte:03o}" for byte in os.fsencode(name))
@@ -205,7 +205,7 @@ def _constant(expression: str) -> int | None:
 
 
 def signatures(text: str, defines: Mapping[str, str]) -> dict[str, Signature]:
-    """Every ``extern "C" __global__ void`` kernel of a flat text, by name, its types after macro substitution.
+    """Every ``extern "C" __global__ void`` kernel of a flat text, by name, with the macros in its types expanded.
 
     Raises ValueError for a parameter that cannot be read, and for a cluster that this library cannot run.
     """

@@ -19,7 +19,7 @@ from gpuconv.types import Array
 
 _ALIGNMENT = 64  # bytes, of a CUtensorMap in host memory
 
-# Values of the enumerations in cuda.h. The dtype matters only if numbers outside the array are NaN; ours are zeros.
+# Values of the enumerations in cuda.h. The dtype matters only if numbers outside the array are NaN; here they are 0.
 _UINTS = {1: 0, 2: 1, 4: 2, 8: 4}  # CUtensorMapDataType, by the bytes of a number
 _SWIZZLES = {0: 0, 32: 1, 64: 2, 128: 3}  # CUtensorMapSwizzle
 _NOT_INTERLEAVED = _ZEROS_OUTSIDE = 0  # CUtensorMapInterleave, CUtensorMapFloatOOBfill
@@ -32,7 +32,7 @@ def tensor_map(array: Array, box: Sequence[int], swizzle: int = 0) -> np.void:
 
     box: a box's extent in each of the array's dimensions, 1 to 256 each, the last one a multiple of 16 bytes. swizzle:
     0, or 32, 64 or 128 bytes, which the last extent must not exceed. Raises ValueError beyond these and CUDA's other
-    limits; on a GPU also OSError without a driver, and RuntimeError if it refuses the map.
+    limits; on a GPU also OSError without a driver, and RuntimeError if the driver refuses the map.
     """
     if isinstance(array, emulator.EmulatedArray):
         return emulated_map(array, box, swizzle)
