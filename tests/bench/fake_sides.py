@@ -1,5 +1,5 @@
-"""Fake sides of a benchmark, quick to time and some of them slow, wrong or broken on purpose; and the rows of timed
-entries."""
+"""Fake sides of a benchmark, which are quick to time. A test can make a side slow, wrong or broken, and get the rows of
+the timed entries."""
 
 from __future__ import annotations
 

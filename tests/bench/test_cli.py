@@ -34,7 +34,7 @@ def test_ops_writes_a_record(tmp_path, capsys, quick_peaks):
     assert "fprop 64x8x8x10-10x3x3-p1.1.1.1 float32" in capsys.readouterr().out
 
 
-def test_the_option_missing_times_only_entries_that_the_record_lacks(tmp_path, capsys, quick_peaks):
+def test_on_request_only_entries_that_the_record_lacks_are_timed(tmp_path, capsys, quick_peaks):
     record_options = ["--results", str(tmp_path), "--commit", "abc"]
     assert cli.main([*SMALL, *record_options]) == 0
     (path,) = tmp_path.glob("*/*.json")

@@ -73,9 +73,9 @@ def test_every_timed_mma_convolution_of_the_h200_records_is_in_the_model():
     assert timed <= {row["row"] for row in Model.load().rows}
 
 
-def test_rows_of_a_record_that_the_model_knows_are_not_counted_anew():
+def test_the_instructions_of_rows_that_the_model_has_are_not_counted_again():
     (path,) = RESULTS.glob("nvidia-h200/2026-11-26-*.json")
-    known = {row["row"]: row | {"seconds": 1.0} for row in Model.load().rows}  # times that no record has
+    known = {row["row"]: row | {"seconds": 1.0} for row in Model.load().rows}  # no record has this time
     assert list(fit_model.rows_of(Record.load(path).data, H200, known)) == list(known.values())
 
 

@@ -86,7 +86,8 @@ def traced(call, counts):
 
 
 def monitored(call, counts):
-    """As `traced`, for Python 3.12 and later: there a trace function gets no instructions of a frame that it enters."""
+    """The same count as `traced`, for Python 3.12 and later. There, setting f_trace_opcodes takes effect only at the
+    next call of sys.settrace."""
     count, monitoring = 0, sys.monitoring
     tool, event = monitoring.PROFILER_ID, monitoring.events.INSTRUCTION
 

@@ -31,14 +31,14 @@ def test_memory_limits_a_kernel_whose_bytes_take_longest():
 
 
 @pytest.mark.parametrize(("blocks", "counted_blocks"), [(132, 1), (133, 2), (264, 2), (330, 2.5)])
-def test_the_busiest_multiprocessor_counts_if_all_blocks_are_resident_and_else_the_mean(blocks, counted_blocks):
+def test_blocks_are_counted_on_the_busiest_multiprocessor_or_as_a_mean_if_not_all_are_resident(blocks, counted_blocks):
     counted = predict_time.terms(
         MainLoop(100, 16), blocks=blocks, tiles_of_depth=3, threads=128, resident=2, reduction=0, multiprocessors=132
     )
     assert counted == Terms(1, counted_blocks, counted_blocks * 300, counted_blocks * 48, 0)
 
 
-def test_the_main_loop_is_the_one_with_most_products_without_the_sums_that_a_branch_skips():
+def test_the_main_loop_is_the_one_with_most_products_and_excludes_sums_that_a_branch_skips():
     opcodes = ("LDG.E", "HMMA.16816.F32", "LDSM.16", "BRA", "FADD", "FADD", "HMMA.16816.F32")
     code = [Instruction(opcode, 6 if opcode == "BRA" else None) for opcode in opcodes]  # the branch skips both FADDs
     loop = [*code, Instruction("BRA", 1), Instruction("FFMA", None), Instruction("BRA", 8)]

@@ -41,7 +41,7 @@ def test_the_bytes_of_a_slice_exclude_the_other_channels():
         assert prediction[direction].counts.bytes == pytest.approx(volumes * volume, abs=1000)
 
 
-def test_a_bilinear_upsampling_is_the_sum_of_its_launches():
+def test_the_bytes_and_the_time_of_an_upsampling_follow_from_its_launches():
     nearest, bilinear = (
         predict_steps.of_layer(Upsample(2, mode), (4, 6, 6, 8), H200) for mode in ("nearest", "bilinear")
     )
@@ -52,7 +52,7 @@ def test_a_bilinear_upsampling_is_the_sum_of_its_launches():
             (bilinear[direction], 3, small + large + large + padded + padded + large),
         ):
             assert prediction.counts.launches == launches
-            # The difference is the filter and the structs of the launches.
+            # The tolerance covers the bytes of the filter and of the launches' argument structs.
             assert prediction.counts.bytes == pytest.approx(moved, abs=1000)
             assert prediction.total == prediction.counts.bytes / H200.copy + (launches - 1) * predict_steps.LAUNCH
     lines = [*predict_steps.layers_table(H200)]

@@ -47,8 +47,9 @@ def predict(algo="wgmma-128x128", counted=CODE, **changed):
     ],
 )
 def test_the_clocks_of_a_stage_equal_those_computed_by_hand(algo, tensor, read):
-    """A stage has four instructions for each 64 rows. One of 64 x 128 x 16 takes 64 clocks on the tensor cores, and
-    reads 6 KiB of shared memory in 48; one of 64 x 256 x 16 takes 128, and reads 10 KiB in 80."""
+    """A stage has four instructions for each 64 rows. An instruction of 64 x 128 x 16 takes 64 clocks on the tensor
+    cores, and reads 6 KiB of shared memory in 48 clocks. One of 64 x 256 x 16 takes 128 clocks, and reads 10 KiB in 80
+    clocks."""
     algorithm = find(algo, "bfloat16")
     stage = predict_wgmma.stage_clocks(algorithm, WarpCode(80, 175, 0), MADE_UP, H200)
     copied = (algorithm.block_m + algorithm.block_n) * 128
@@ -66,7 +67,7 @@ def test_the_time_of_a_convolution_equals_that_computed_by_hand():
     # A stage copies 32 KiB. Half of the 400 other instructions run, at two clocks each in the two multiplying warps of
     # a scheduler. The partial sums of 4.256 MB take 1 us.
     l2, stored = 32768 * 132 / 5120, 0.5 * 400 * 2 * 2
-    clocks = 10_000 + PROLOGUE + l2 + 2 * 18 * l2 + stored  # the first tile is stored while the ring is filled
+    clocks = 10_000 + PROLOGUE + l2 + 2 * 18 * l2 + stored  # filling the ring hides the store of the first tile
     assert predicted.seconds == pytest.approx(clocks / H200.clock + 1e-6)
     assert predicted.parts["tensor"] == pytest.approx(2 * 18 * 512 / H200.clock)
     assert predicted.binds == "l2"
@@ -137,7 +138,7 @@ def test_the_loops_that_multiply_and_copy_are_found_inside_those_over_tiles():
     assert machine_code.main_loop(code, ("LDG",)) == MainLoop(3, 0)
 
 
-def test_a_part_that_multiplies_counts_although_a_branch_can_skip_it():
+def test_a_part_that_multiplies_is_counted_although_a_branch_can_skip_it():
     opcodes = ("LDG.E", "BRA", "FADD", "HGMMA.64x128x16", "BRA", "FADD", "BRA")
     branch_targets = {1: 4, 4: 6, 6: 0}
     code = [Instruction(opcode, branch_targets.get(at)) for at, opcode in enumerate(opcodes)]

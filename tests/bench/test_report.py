@@ -45,7 +45,7 @@ def results(tmp_path):
     return tmp_path / "results"
 
 
-def test_the_report_shows_the_newest_record_and_leaves_the_rest_of_the_page(page, results):
+def test_the_report_shows_the_newest_record_and_keeps_the_rest_of_the_page(page, results):
     record(results, date="2026-01-01T00:00:00+00:00", commit="older", entries=ENTRIES[:1])
     record(results, date="2026-01-03T00:00:00+00:00", commit="newer", entries=ENTRIES)
     record(results, date="2026-01-02T00:00:00+00:00", commit="middle")
@@ -136,7 +136,7 @@ def test_the_block_names_sides_that_were_not_timed_and_counts_entries_not_reache
     assert "Not reached when the run was stopped or its time was up: 3 entries." in " ".join(text.split())
 
 
-def test_the_block_names_nothing_left_out_if_everything_was_timed(page, results):
+def test_the_block_mentions_no_omissions_if_everything_was_timed(page, results):
     record(results, entries=ENTRIES)
     report.write(page, results)
     assert "not timed" not in page.read_text()

@@ -1,6 +1,7 @@
 """The benchmark's runner.
 
-A side is gpuconv or a peer, such as PyTorch: one with wrong results is not timed, and one that fails stops no other.
+A side is gpuconv or a peer, such as PyTorch. A side with wrong results is not timed. When a side fails, the other sides
+are still timed.
 """
 
 from __future__ import annotations
@@ -100,7 +101,7 @@ def test_pytorchs_results_are_within_the_bound(op):
         if name == "compile":
             expected = "left out"
         elif name == "gpuconv" and op == "bias_relu":
-            expected = "absent"  # there, bias and ReLU are part of the convolution
+            expected = "absent"  # in gpuconv, the convolution applies bias and ReLU
         assert timing["status"] == expected, timing
 
 

@@ -9,7 +9,7 @@ from ci.gate.results import FailedError, LateError, NotReachedError
 from tests.ci.gate.scripts import write_tool
 
 
-def test_verify_names_ops_that_fail_give_malformed_output_or_run_out_of_time(prepared):
+def test_verify_names_the_ops_that_fail_or_give_malformed_output_or_run_out_of_time(prepared):
     prepared.facts["ops"] = ["relu", "add", "scale", "conv2d"]
     passing = (0, "all 3 pass on cuda:0")
     with pytest.raises(FailedError, match=r"1 of 4 ops pass; failed: add; .*proves it: relu; out of time: scale"):
@@ -27,7 +27,7 @@ def test_verify_names_ops_that_fail_give_malformed_output_or_run_out_of_time(pre
         correctness_checks.verify(prepared.prepare(), 30)
 
 
-def test_the_suite_runs_on_the_device_one_process_per_file_kernels_first(prepared, monkeypatch):
+def test_the_suite_runs_on_the_device_with_one_process_per_file_and_kernels_first(prepared, monkeypatch):
     for name in ("a/test_a.py", "kernels/test_k.py", "training/test_devices.py"):
         (prepared.home / "tests" / name).parent.mkdir(parents=True)
         (prepared.home / "tests" / name).write_text("")

@@ -135,7 +135,7 @@ def test_wgmma_is_proved_in_every_direction_on_the_stand_in(direction):
 
 
 def test_an_algorithm_that_hangs_costs_one_time_limit(monkeypatch, capsys):
-    """With ten seconds for each product it would use up the time in which the other algorithms are checked."""
+    """Otherwise it would take ten seconds for each product, and the other algorithms would not be checked in time."""
     proofs_of = []
 
     def prove(product, candidate, place):
@@ -188,7 +188,7 @@ def test_the_output_of_a_check_is_in_the_record(tmp_path, monkeypatch, done, err
     assert raised.value.details == {"printed": done.text.splitlines()}
 
 
-def test_a_gpu_of_another_architecture_does_not_reach_a_check(tmp_path):
+def test_on_a_gpu_of_another_architecture_a_check_counts_as_not_reached(tmp_path):
     gate = Gate(tmp_path, tmp_path, tmp_path, facts={"arch": "sm_100a"})
     with pytest.raises(NotReachedError, match=r"needs compute capability 9\.0, this GPU takes sm_100a"):
         hopper.check_of("ring")(gate, 60.0)

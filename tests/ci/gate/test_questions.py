@@ -1,4 +1,4 @@
-"""Verdicts of experiments: one that hangs, crashes or answers in another form gives no answer."""
+"""Verdicts of experiments. If an experiment hangs, crashes or answers in another form, its question has no answer."""
 
 from __future__ import annotations
 
@@ -37,7 +37,10 @@ def answer(answer="yes", seen="so it is", question=QUESTION):
         (Done(0, 'VERDICT {"answer": "yes"}\n', 1.0), "unknown", "cannot be read"),
         (Done(0, answer()[:-9], 1.0), "unknown", "cannot be read"),
     ],
-    ids=["yes", "no", "hangs", "crashes", "silent", "two", "other", "maybe", "unseen", "word", "list", "part", "cut"],
+    ids=[
+        *("yes", "no", "hangs", "crashes", "no verdict", "two verdicts", "another question", "another answer"),
+        *("nothing seen", "no JSON", "a list", "only an answer", "cut off"),
+    ],
 )
 def test_a_verdict_needs_one_complete_answer_and_exit_status_0(done, expected, message):
     verdict = read_verdict(QUESTION, done.text, done.code, done.late, done.last)

@@ -1,4 +1,4 @@
-"""The checks of a part: their time, their record, and what one that fails leaves to the others."""
+"""The checks of a part: their time, their record, and that a failed check does not affect the others."""
 
 from __future__ import annotations
 
@@ -75,14 +75,15 @@ def test_time_left_by_a_check_goes_only_to_later_checks_of_its_part(gate, monkey
 
     def part(*seconds):
         checks = tuple(Check(str(length), 1, takes(length)) for length in seconds)
-        return Part("p", 1.25, checks)  # 75 s, 15 of them to spare
+        return Part("p", 1.25, checks)  # 75 s: 60 for the checks, 15 for ending a child that is out of time
 
     results = run_parts([part(0, 100, 0), part(0, 0)], gate, 600, lambda _: None)
-    assert limits == [20, 30, 30, 60]  # two checks of the first part, whose third is not reached, and two of the second
+    # Two checks of the first part, whose third check is not reached, and the two checks of the second part.
+    assert limits == [20, 30, 30, 60]
     assert results[2].reason == "the time was used up before"
     limits.clear()
     run_parts([part(0)], gate, 45, lambda _: None)
-    assert limits == [30], "the time for everything counts too"
+    assert limits == [30], "the time limit of the whole run counts too"
 
 
 def test_after_ctrl_c_the_stopped_and_unreached_checks_are_recorded(gate):
