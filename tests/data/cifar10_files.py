@@ -12,7 +12,7 @@ COUNT = 6
 
 
 def batch(number, count=COUNT):
-    """Pixels (count, 3072) in the files' order, three planes of 32x32, and labels."""
+    """Pixels (count, 3072) and labels. Each image has three planes of 32x32 pixels, as in the files."""
     words = random.bits(count * 768, seed=number, stream=random.DATA)
     return words.view(np.uint8).reshape(count, 3072), (np.arange(count) * 3 + number) % 10
 

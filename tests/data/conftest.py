@@ -8,5 +8,5 @@ from tests.data.cifar10_files import COUNT
 
 @pytest.fixture
 def short_files(monkeypatch):
-    """Files of COUNT images are of the right size."""
+    """Makes the reader expect COUNT images in each CIFAR-10 file."""
     monkeypatch.setattr(cifar10, "IMAGES_PER_FILE", COUNT)

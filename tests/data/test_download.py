@@ -258,7 +258,8 @@ def test_a_server_without_a_valid_certificate_is_an_error(server, tmp_path):
 @pytest.mark.parametrize("stated", [True, False], ids=["stated", "not-stated"])
 @pytest.mark.parametrize("excess", [-1, 1, 10**6], ids=["shorter", "longer", "far-longer"])
 def test_a_download_of_the_wrong_size_is_refused(server, tmp_path, excess, stated):
-    """If the server states the size, at once; otherwise when the file becomes too long or ends too early."""
+    """If the server states the size, the download is refused at once; otherwise it is refused when the file becomes too
+    long or ends too early."""
     server.content = (CONTENT + bytes(10**6))[: len(CONTENT) + excess]
     server.length = "true" if stated else None
     error = ConnectionError if excess < 0 and not stated else ValueError
@@ -307,7 +308,7 @@ def test_a_tilde_is_the_home_folder(monkeypatch, tmp_path):
     assert cifar10.download("~/data") == tmp_path / "data"
 
 
-def test_the_bar_of_a_resumed_download_counts_bytes_from_those_downloaded_before(monkeypatch, tmp_path):
+def test_the_bar_of_a_resumed_download_starts_at_the_bytes_that_were_downloaded_before(monkeypatch, tmp_path):
     calls = []
 
     class Response:

@@ -43,7 +43,7 @@ def test_a_seed_below_0_is_refused_for_a_split_by_order_before_any_image_is_read
         folder.load(pets, seed=-1, split="order")
 
 
-def test_of_many_files_each_is_for_testing_by_its_name_regardless_of_the_others():
+def test_with_many_files_whether_a_file_is_for_testing_does_not_depend_on_the_other_files():
     """Stored runs rely on this choice of test files: with another rule, a resumed run would be tested on images that
     it was trained on."""
     names = [f"cats/{number:03}.png" for number in range(10)]

@@ -99,7 +99,7 @@ def test_a_test_folder_takes_its_size_from_the_training_folder_in_any_spelling(m
     assert [is_whole(f"{name}:train"), is_whole(f"{name}:train,test=0.5")] == [True, False]
 
 
-def test_a_slash_after_a_folder_name_that_looks_like_an_option_keeps_it_a_name(monkeypatch, tmp_path):
+def test_a_folder_name_that_looks_like_an_option_stays_a_name_if_a_slash_follows(monkeypatch, tmp_path):
     """The stored text has the slash, too."""
     monkeypatch.setattr(folder, "load", lambda directory, **options: (directory, options))
     monkeypatch.chdir(tmp_path)

@@ -40,8 +40,8 @@ print(count["read"], count["refused"], (resource.getrusage(resource.RUSAGE_SELF)
 
 
 def read_all(folder, read, prepare=""):
-    """(files read, files refused, MB used) for all files in a folder, from another process limited to 4 GB, which runs
-    in that folder."""
+    """Reads all files of a folder in another process, which has at most 4 GB of memory and runs in that folder. Returns
+    (files read, files refused, MB used)."""
     limit = (4 << 30, 4 << 30)
     done = subprocess.run(
         [sys.executable, "-c", READ_ALL.format(read=read, prepare=prepare), str(folder)],

@@ -1,4 +1,4 @@
-"""The error for an argument of a wrong type says what was expected and received; it is not that of an inner
+"""The error for an argument of a wrong type says what was expected and received, and does not come from an inner
 function."""
 
 from __future__ import annotations

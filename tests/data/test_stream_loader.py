@@ -1,4 +1,4 @@
-"""The loader of samples: its batches, which are those of a loader in memory, its threads, order and float images."""
+"""The loader of samples: its threads, its order, float images, and batches equal to those of a loader in memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.data.small_samples import IMAGES, LABELS, Numbered, of_array
 PLAIN = Normalization([0] * 3, [1] * 3)
 
 
-def test_by_default_a_loader_has_the_threads_that_samples_and_cores_allow_up_to_eight(monkeypatch):
+def test_by_default_a_loader_has_as_many_threads_as_samples_and_cores_allow_up_to_eight(monkeypatch):
     for cores, allowed, requested, expected in (
         (64, 1, None, 1),
         (64, 5, None, 5),
@@ -30,7 +30,7 @@ def test_by_default_a_loader_has_the_threads_that_samples_and_cores_allow_up_to_
             StreamLoader(Numbered(4), 2, normalization=Normalization([0], [1]), workers=wrong)
 
 
-def test_batches_have_the_bits_of_those_of_a_loader():
+def test_batches_have_the_same_bits_as_those_of_a_loader_in_memory():
     pixels = np.random.default_rng(0).integers(0, 256, (22, 6, 5, 1)).astype(np.uint8)
     labels = np.arange(22) % 3
     for augment in ("flip,shift:2,cutout:2", "alternating-flip,shift:1,reflect", "none"):

@@ -26,7 +26,7 @@ def photos(tmp_path):
 
 
 @pytest.mark.parametrize("options", ["", ",size=5x7", ",channels=1,test=0.4,seed=2", ",split=order"])
-def test_images_labels_and_batches_are_those_in_memory(photos, options):
+def test_images_labels_and_batches_equal_those_of_a_folder_in_memory(photos, options):
     in_memory, streamed = load(f"folder:{photos}{options}"), load(f"folder:{photos}{options},stream=1")
     for memory, files in zip(in_memory, streamed, strict=True):
         assert isinstance(files, Samples)

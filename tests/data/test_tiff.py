@@ -15,8 +15,8 @@ Image = pytest.importorskip("PIL.Image")
 @pytest.mark.parametrize("photometric", [0, 1], ids=["white-is-zero", "black-is-zero"])
 @pytest.mark.parametrize("bits", [1, 2, 4, 8, 12, 16])
 def test_a_gray_tiff_of_every_depth_is_scaled_to_8_bits(tmp_path, bits, photometric, order):
-    """The smallest value becomes black and the largest white, or the reverse. Of the pixels, only those of 16
-    bits depend on the byte order; the tags always do."""
+    """The smallest value becomes black and the largest white, or the reverse. The byte order always applies to the
+    tags, but to pixels only if they have 16 bits."""
     white = 2**bits - 1
     values = [0, white, white // 2, 1, white - 1]
     data = np.array(values, f"{order}u2").tobytes() if bits == 16 else packed_bits(values, bits)
@@ -47,8 +47,8 @@ def test_signed_values_are_refused(tmp_path, bits):
     ids=["unspecified", "multiplied", "alpha"],
 )
 def test_the_second_channel_of_a_gray_tiff_is_read_by_its_tag(tmp_path, kind, expected):
-    """The tag ExtraSamples gives its meaning. White shows through alpha: a gray of 128 that is half transparent becomes
-    64 + 127, or 128 + 127 if it is stored multiplied by its alpha."""
+    """The tag ExtraSamples gives the meaning of this channel. White shows through alpha: a gray of 128 that is half
+    transparent becomes 64 + 127, or 128 + 127 if it is stored multiplied by its alpha."""
     data = bytes([128, 128, 0, 0, 64, 255])
     extra = {Tag.SAMPLES_PER_PIXEL: 2, Tag.EXTRA_SAMPLES: kind}
     path = tiff(tmp_path / "a.tif", data, bits=8, width=3, extra=extra)

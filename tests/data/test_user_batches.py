@@ -50,10 +50,10 @@ def test_an_iterator_cannot_go_back():
             ValueError, match="train is a list_iterator, which gives each batch once; give the function"
         ):
             list(iterator.epoch(0))
-    assert first_pixels(iterator.epoch(2)) == EXPECTED[4:6]  # it is where it was
+    assert first_pixels(iterator.epoch(2)) == EXPECTED[4:6]  # the refused calls did not advance the iterator
 
 
-def test_uint8_batches_are_normalized_by_the_statistics_of_the_first_and_may_not_follow_floats():
+def test_uint8_batches_are_normalized_by_the_statistics_of_the_first_batch_and_may_not_follow_floats():
     raw = [(x.astype(np.uint8), y) for x, y in FLOATS]
     measured = []
     normalized = batches(raw, normalize=lambda x: measured.append(x) or Normalization([1] * 3, [2] * 3))

@@ -56,7 +56,7 @@ def test_grad_cam_of_a_net_with_global_average_pooling_is_its_class_activation_m
 
 
 def test_grad_cam_of_a_larger_image_chooses_the_layer_by_the_shapes_for_that_image():
-    """The second pool's maps have one position for the images of the net, and 2 x 2 for this one."""
+    """For images of the net's size, the maps of the second pool have one position. For this image they have 2 x 2."""
     body = [Conv2D(4, 3, padding=1), Tanh(), MaxPool2D(2), MaxPool2D(2), GlobalAvgPool2D(), Flatten(), Linear(2)]
     net = Sequential([Input((4, 4, 1), larger=True), *body], seed=0)
     x = np.random.default_rng(1).normal(size=(1, 8, 8, 1)).astype(np.float32)

@@ -147,7 +147,7 @@ def test_a_wrong_kernel_in_a_users_file_is_named(op, tmp_path):
         violation = outcome.violation
         assert (violation.side, violation.step) == (1, 1)
         assert (violation.layer, violation.direction, violation.op, violation.parameter, violation.worst.at) == named
-        assert violation.other_share <= 1  # the shipped kernel, with the same arrays
+        assert violation.other_share <= 1  # the other side runs the shipped kernel on the same arrays
 
 
 @pytest.mark.kernels
@@ -171,7 +171,7 @@ def test_a_cuda_device_agrees_with_numpy_and_a_wrong_kernel_on_it_is_named(sched
                 violation.parameter,
                 violation.worst.at,
             ) == named
-            assert violation.other_share <= 1  # the shipped kernel, with the same arrays
+            assert violation.other_share <= 1  # the other side runs the shipped kernel on the same arrays
 
 
 def test_the_parts_of_a_side_are_written_in_any_order():

@@ -25,7 +25,7 @@ def steps_of(path, device="numpy", lr=0.01, precision="float32"):
 
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory):
-    """The recorded steps of one run, with which the tests compare those of others."""
+    """The recorded steps of one run, which the tests compare with the steps of other runs."""
     return steps_of(tmp_path_factory.mktemp("digests") / "one.jsonl")
 
 
@@ -34,8 +34,8 @@ def on_another_machine(steps):
 
 
 def sparse(steps, every):
-    """The steps with outputs and input gradients only in the first and in every n-th; `Digests(every=n)` records them
-    in the first n too."""
+    """The steps, with outputs and input gradients only in the first step and in every n-th. `Digests(every=n)` also
+    records them in each of the first n steps."""
     inside = ("forward", "backward")
     return [
         replace(step, tensors=[tensor for tensor in step.tensors if tensor.direction not in inside])
@@ -81,7 +81,7 @@ def test_the_first_difference_is_named_in_the_order_of_the_work(recorded, number
     assert comparison.beyond.a == comparison.bits.a
 
 
-def test_a_difference_inside_a_step_that_is_not_recorded_there_is_seen_in_its_gradients(recorded):
+def test_a_difference_in_an_unrecorded_output_is_seen_in_the_gradients_of_its_step(recorded):
     other = changed(recorded, 3, "forward", "conv2", 3.0)
     for a, b in ((recorded, sparse(other, 4)), (sparse(recorded, 4), other), (sparse(recorded, 4), sparse(other, 2))):
         difference = compare(a, on_another_machine(b)).found

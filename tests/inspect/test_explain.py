@@ -54,7 +54,8 @@ def test_the_terms_of_every_value_add_up_to_it(net, x):
         for at in np.ndindex(*volumes[name].shape[1:]):
             explanation = explain(net, x, name, at, most=1000)
             assert explanation.value == volumes[name][0][at]
-            terms = explanation.terms[:1] if name == "pool" else explanation.terms  # a pool gives its winner
+            # The value of a pool is its first term, the winner.
+            terms = explanation.terms[:1] if name == "pool" else explanation.terms
             total = explanation.bias + sum(term.product for term in terms)
             assert abs(explanation.value - total) <= 1e-5 * max(1.0, abs(total)), str(explanation)
 
@@ -70,7 +71,7 @@ def test_terms_refer_to_inputs_of_the_layer(net, x):
         assert magnitudes == sorted(magnitudes, reverse=True)
 
 
-def test_the_terms_of_a_gradient_are_the_outputs_with_a_factor(net, x):
+def test_the_terms_of_a_gradient_are_the_outputs_whose_factor_is_not_zero(net, x):
     """Most gradients of the convolution's outputs are 0 behind the ReLU and the pool, so most products are 0 too."""
     found = explain(net, x, "grouped", (2, 2, 0), backward=True, most=1000)
     factors = {tuple(map(int, index)) for index in np.argwhere(found.weight)}

@@ -99,7 +99,7 @@ def test_rows_are_medians_over_steps_and_the_timeline_is_the_middle_step(monkeyp
     assert report.rows[0].seconds == 20
     name, direction, begin, end = report.timeline[0]
     assert (name, direction, begin) == ("step", "", 0)
-    marks = 2 * len(report.timeline)  # the begin and the end of each span, the step's own at the outside
+    marks = 2 * len(report.timeline)  # the begin and the end of each span; the step's span has the first and the last
     assert end == 20 * (marks - 1)
 
 

@@ -41,11 +41,11 @@ def node(op, inputs, output, **attributes):
     return helper.make_node(op, inputs.split(), [output], name=f"{output}-node", **attributes)
 
 
-# The exported nets that are not imported unchanged, and the operator that is refused, or None if the net is imported
-# with other layers.
+# The exported nets that are not imported unchanged. The value is the operator that is refused, or None if the net is
+# imported with other layers.
 NOT_RESTORED = {
     "adaptive": None,  # imported as AvgPool2D
-    "avg-pool-cover-counts-no-added-cells": "Mul",  # by a number for each cell
+    "avg-pool-cover-counts-no-added-cells": "Mul",  # multiplies each cell by a number of its own
     "branches": "Sum",
     "image-norms": "GroupNormalization",
     "transposed": "ConvTranspose",
@@ -130,7 +130,7 @@ def test_graphs_that_our_exports_do_not_write_are_imported(tmp_path):
         expect_close(interop.from_onnx(file).infer(x), expected)
 
 
-def test_operators_read_a_volume_that_was_transposed_to_nhwc_as_onnx_does_or_are_refused(tmp_path):
+def test_operators_on_a_volume_transposed_to_nhwc_give_the_results_of_onnx_or_are_refused(tmp_path):
     x, used = batch((4, 4, 4)), dict(w=np.ones((4, 4, 1, 1), np.float32), v=np.ones(4, np.float32), axes=[1, 2])
     nhwc = node("Transpose", "x", "t", perm=[0, 2, 3, 1])
     nodes = [nhwc, node("ReduceMean", "t axes", "m"), node("Relu", "m", "y")]
@@ -149,7 +149,7 @@ def test_operators_read_a_volume_that_was_transposed_to_nhwc_as_onnx_does_or_are
             interop.from_onnx(written([nhwc, reader], tmp_path / "net.onnx", ("N", 4, 4, 4), **values))
 
 
-def test_a_reshape_to_the_number_of_images_that_the_file_fixes_is_a_flatten(tmp_path):
+def test_a_reshape_that_keeps_the_number_of_images_fixed_in_the_file_is_a_flatten(tmp_path):
     nodes = [node("Reshape", "x s", "f"), node("MatMul", "f m", "y")]
     file = written(nodes, tmp_path / "net.onnx", (2, 2, 4, 4), s=[2, -1], m=np.ones((32, 3), np.float32))
     assert [type(layer) for layer in interop.from_onnx(file)] == [Input, Flatten, Linear]
