@@ -125,7 +125,7 @@ CASES = [  # the layer, the shape of its input, that of its output
 
 
 def name_of_case(layer):
-    """What test names call a layer, such as "GELU(approximate='tanh')" and "ConvNorm of Conv2D+BatchNorm"."""
+    """The text for a layer in test names, such as "GELU(approximate='tanh')" and "ConvNorm of Conv2D+BatchNorm"."""
     kind = type(layer).__name__
     inner = [type(part).__name__ for part in layer.walk() if not part.children() and part is not layer]
     if inner:

@@ -1,4 +1,4 @@
-"""Inputs of a net, and a step of it with all results, to compare two ways of running it."""
+"""Inputs of a net, and all results of one of its steps, to compare two ways of running the net."""
 
 import numpy as np
 

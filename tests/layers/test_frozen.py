@@ -118,7 +118,7 @@ def test_layers_before_the_first_trained_one_get_no_backward():
     net["fc1"].frozen = False
     assert backwards() == 0
     net["residual2"].rows[1]["conv1"].unfreeze()
-    assert backwards() == 1  # the shortcut's alone
+    assert backwards() == 1  # only the Counting layer of the shortcut
     net["conv1"].frozen = ("weight",)
     assert backwards() == 5
     net.unfreeze()

@@ -32,7 +32,8 @@ def conv_norm(filters, size=3, stride=1):
 
 def residual_net(**options):
     """A block with an identity, one with a projection, one without an activation after it, a body that is a norm alone,
-    and a body with a pool after its convolution, before an activation whose gradient needs its input."""
+    and a body with a pool after its convolution. The gradient of the activation after this last block needs the
+    activation's input."""
     return Sequential(
         [
             Input((8, 6, 3)),
@@ -131,7 +132,8 @@ def test_the_gradients_of_the_body_and_of_the_shortcut_are_added_without_a_launc
     y = net.forward(gc.asarray(np.ones((2, 8, 6, 3), np.float32), "emulated"), training=True)
     with launches.record_launches() as launched:
         net.backward(y, input_grad=False)
-    # What remains: the block without an activation, the body that is a norm alone, the shortcut that is a pool.
+    # Three blocks still need a launch: the block without an activation after it, the block whose body is a norm alone,
+    # and the block whose shortcut is a pool.
     assert [launch.kernel.name for launch in launched].count("add_forward") == 3
 
 

@@ -111,7 +111,7 @@ def test_a_wrong_option_of_build_or_reset_changes_nothing(make, options, error):
         assert all((layer[name] == array).all() for name, array in before.items())
 
 
-def test_a_kept_value_outside_of_the_new_dtype_changes_nothing():
+def test_a_kept_value_out_of_the_range_of_the_new_dtype_is_refused_and_changes_nothing():
     conv = Conv2D(2, 3)
     conv.build((4, 4, 1))
     conv["weight"][...] = 1e30

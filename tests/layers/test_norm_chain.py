@@ -66,7 +66,7 @@ def test_norms_read_by_convolutions_are_chained_and_give_the_same_results(device
 
 
 def test_a_chain_of_norms_needs_no_pass_for_their_sums():
-    """The kernels for the input gradients of the convolutions after them compute the sums of all five norms."""
+    """For each of the five norms, the kernel for the input gradient of the next convolution computes the sums."""
     with launches.record_launches() as launched:
         step_arrays(net_of_norms_read_by_convolutions("emulated").fuse(norm_sums=True))
     names = [launch.kernel.name for launch in launched]
@@ -89,7 +89,7 @@ def test_norms_are_chained_to_a_convolution_whose_input_gradient_can_add_up_thei
     # The gradient of the norm goes back through the pool.
     assert not chained(Conv2D(4, 1), MaxPool2D(2), BatchNorm(), Conv2D(4, 1))
     assert not chained(*norm, Conv2D(4, 3, groups=4))  # depthwise
-    assert not chained(*norm, Conv2D(4, 1), ReLU())  # its gradient has a mask
+    assert not chained(*norm, Conv2D(4, 1), ReLU())  # the gradient of this convolution has the ReLU's mask
     assert not chained(*norm, MaxPool2D(2), Conv2D(4, 1))
 
 

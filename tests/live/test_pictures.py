@@ -76,7 +76,7 @@ def test_layers_inside_others_are_shown_under_the_names_that_explain_takes(x):
     ]
     sent = {volume.layer: volume for volume in pictures.gradients(net, x, 2, losses.get("softmax"))}
     assert sorted(sent) == sorted(NAMES)
-    # Both summands get the gradient of the sum, and a branch gets its slice of the concatenation's.
+    # Both summands get the gradient of the sum, and a branch gets its slice of the concatenation's gradient.
     assert np.array_equal(sent["residual1"].slices, sent["residual1.block1.conv1"].slices)
     assert np.array_equal(sent["branches1"].slices[4:], sent["branches1.branch2.branches1"].slices)
     assert not any(array.any() for array in net.grads().values())

@@ -122,7 +122,7 @@ def test_a_paused_session_shows_thirty_frames_a_second(open_session):
     session = open_session(NET)
     with served(session) as port:
         do(session, "pause")
-        # The processor time of server and client, because other work may share the machine.
+        # Processor time, of server and client together, is measured because other work may share the machine.
         seen, begun = set(), time.process_time()
         with connected(port) as connection:
             for number in range(90):
@@ -190,7 +190,7 @@ def finish(server, run):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
 def test_a_signal_saves_the_current_step(tmp_path, number):
-    """It does so even if the reader of the standard output is gone."""
+    """The step is saved even if the reader of the standard output is gone."""
     reading, writing = os.pipe()
     command = [sys.executable, "-m", "gpuconv", "live", "--port", "0", "--device", "numpy", "--epochs", "1000"]
     with open(tmp_path / "stderr", "wb") as stderr:

@@ -58,7 +58,7 @@ def test_a_new_rate_keeps_the_optimizer_state_and_another_optimizer_keeps_the_ra
     assert all(np.array_equal(before[name], after[name]) for name in before)
     do(session, "change", settings={"optimizer": "rmsprop"})
     wait_for(session, lambda: session.trainer.optimizer.name == "rmsprop")
-    assert session.trainer.optimizer.lr == 0.5  # settings that both have are kept
+    assert session.trainer.optimizer.lr == 0.5  # settings that both optimizers have are kept
     assert session.trainer.steps == before["steps"]
 
 

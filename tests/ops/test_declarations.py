@@ -28,7 +28,7 @@ def test_an_ops_docstring_says_what_it_does_and_lists_its_arguments_in_order(op)
 
 @pytest.mark.parametrize("op", OPS)
 def test_arrays_come_first_and_other_arguments_are_keyword_only(op):
-    """An array that is left out then shifts no other argument. The kernel_size of a pool may be positional, as in
+    """So leaving out an array shifts no other argument. The kernel_size of a pool may be positional, as in
     PyTorch, because a pool has no array that could be left out."""
     positional = OPS[op].arrays + (("kernel_size",) if op in ("max_pool2d", "avg_pool2d") else ())
     for parameter in inspect.signature(getattr(ops, op)).parameters.values():

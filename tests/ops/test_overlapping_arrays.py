@@ -62,7 +62,7 @@ def test_an_output_may_overlap_any_input(op, device):
 
 
 def overlapping(x, out, shift, device):
-    """Arrays like x and out on a device, the second `shift` bytes after the first, which holds the values of x."""
+    """Two arrays on a device, like x and out. The second begins `shift` bytes after the first, which has x's values."""
     start = 64 + abs(shift)
     memory = gc.asarray(np.full(start + 64 + max(x.nbytes, out.nbytes), ARBITRARY_BYTE, np.uint8), device)
     views = [
@@ -124,8 +124,8 @@ WITH_INPUTS = [op for op in ops.__all__ if op != "clip_values" and any(inputs(op
 
 @pytest.mark.parametrize("op", WITH_INPUTS)
 def test_no_backend_receives_an_input_that_overlaps_an_output(op, monkeypatch):
-    """Such an input is copied, even if the current backends would accept it, unless it is the very memory of an `out`
-    that the op may write in place."""
+    """Such an input is copied, even if the current backends would accept it. The exception is an input with exactly the
+    memory of an `out` that the op may write in place."""
     compared = 0
     for call in (*calls(op), *(call | {"training": False} for call in calls(op) if "training" in call)):
         call |= outputs(op, call) if set(array_names(op)) & set(RESULTS) else {}

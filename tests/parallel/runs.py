@@ -12,7 +12,7 @@ BYTES_PER_STEP = 4 * (411 + 8) + 4 * 8
 
 
 def run_program(ranks, how, folder, shards=0):
-    """The output of `train_toy_run.py` on these ranks. how: see there."""
+    """The output of `train_toy_run.py` on these ranks. how: its argument HOW."""
     done = mpiexec.run(ranks, PROGRAM, how, folder, shards)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

@@ -1,4 +1,5 @@
-"""Ranks over NCCL on the stand-in for CuPy: threads with a GPU each, which exchange as a part of their graphs."""
+"""Ranks over NCCL on the stand-in for CuPy. Each rank is a thread with its own GPU, and a captured step includes the
+exchange between the ranks."""
 
 from __future__ import annotations
 

@@ -103,7 +103,7 @@ def test_ranks_within_a_power_of_two_keep_about_equal_shares_and_the_others_none
         assert sorted(name for names in names_of_ranks for name in names) == sorted(
             name for name, _ in net.named_parameters()
         )
-        power = 1 << (size.bit_length() - 1)  # the largest power of two that is not above their number
+        power = 1 << (size.bit_length() - 1)  # the largest power of two that is at most the number of ranks
         for names in names_of_ranks[:power]:
             assert sum(net[name].nbytes for name in names) <= sum(sizes) / power + max(sizes)
         assert not any(names_of_ranks[power:])

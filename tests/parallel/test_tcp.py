@@ -127,7 +127,7 @@ def test_ranks_that_torchrun_starts_gather_their_values():
 
 
 VARIABLES = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
-WRONG = {  # changes to these, and the message
+WRONG = {  # changes to VARIABLES, and the message
     "no address": (
         {"MASTER_ADDR": ""},
         "need the variables RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT; MASTER_ADDR is not",

@@ -52,7 +52,7 @@ def bisected(tmp_path, *options):
 
 
 def test_the_element_where_two_runs_of_two_ranks_differ_is_found_by_one_process(tmp_path):
-    """With shards, one process has the bits of the ranks and can repeat them."""
+    """With shards, one process gives the same bits as the ranks, so it can repeat their runs."""
     document = bisected(tmp_path, "--shards", "2")
     first = document["bits"]
     assert (first["step"], first["a"]["direction"], document["no_element"]) == (1, "update", None)
@@ -108,7 +108,7 @@ def test_two_ranks_without_shards_train_like_two_shards(tmp_path):
 def test_a_rank_that_differs_is_named_before_anything_is_written(tmp_path, difference):
     done = mpiexec.run(2, PROGRAM, f"other-{difference}", tmp_path / "run")
     assert done.returncode
-    part = "weights" if difference == "weights" else "settings"  # which include the checksum of the data
+    part = "weights" if difference == "weights" else "settings"  # the settings include the checksum of the data
     assert f"has other {part} than rank 0" in done.stderr
     assert "ParallelError: rank 1" in done.stderr
     assert not (tmp_path / "run").exists()

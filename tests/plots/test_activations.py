@@ -102,7 +102,7 @@ def test_scores_are_the_best_five_sorted():
         "kind 6",
         "5.0 %",
     ]
-    drawn = [patch.get_width() for patch in bars.patches if patch.get_width() < 1]  # each lies on one of width 1
+    drawn = [patch.get_width() for patch in bars.patches if patch.get_width() < 1]  # each lies on a bar of width 1
     assert drawn == sorted(drawn, reverse=True)
 
 

@@ -11,7 +11,7 @@ from gpuconv.training import Trainer
 
 
 class Recorder:
-    """Stands in for the NVTX domain: what was pushed and popped, in order."""
+    """Stands in for the NVTX domain. events: what was pushed and popped, in order."""
 
     def __init__(self):
         self.events = []
@@ -77,7 +77,8 @@ def test_a_range_ends_when_its_layer_raises(recorder):
 
 
 def test_without_a_profiler_a_range_takes_less_than_20_microseconds():
-    """In the real domain. Half a microsecond was measured; only a range that is far slower exceeds the bound."""
+    """The range is in the real domain. It took half a microsecond when it was measured, so only a range that is far
+    slower exceeds the bound."""
 
     def use():
         with profiling.span("conv1.forward", "forward"):

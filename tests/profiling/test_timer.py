@@ -86,7 +86,7 @@ def test_the_cuda_timer_separates_device_time_from_host_time(monkeypatch, device
 
     samples = CudaTimer("cuda:0").burst(call, 0.05)
     assert set(samples) == {"wall", "host", "cold", "warm"}
-    for column in ("cold", "warm"):  # without the host's time, during which the queue still has work
+    for column in ("cold", "warm"):  # the host's time is hidden, because the queue still has work
         np.testing.assert_allclose(samples[column], device, rtol=1e-6)
     np.testing.assert_allclose(samples["host"], host, rtol=1e-6)
     np.testing.assert_allclose(samples["wall"], max(device, host), rtol=0.4)

@@ -3,13 +3,13 @@
     with standin.installed(gpus=("90", "80"), schedule="late") as machine:
         y = gpuconv.ops.relu(gpuconv.asarray(x, "cuda:1"))
 
-Kernels run in gpuconv's emulator. Where CUDA leaves the order of work open, the schedule decides: "late" runs the work
-of a stream, or of a branch of a graph, only when something waits for it, "early" as soon as it is queued; correct code
-gives the same numbers with both. The stand-in enforces these rules, and test_rules.py tests each of them:
+Kernels run in gpuconv's emulator. Where CUDA leaves the order of work open, the schedule decides. "late" runs the work
+of a stream, or of a branch of a graph, only when something waits for it. "early" runs it as soon as it is queued.
+Correct code gives the same numbers with both. The stand-in enforces these rules, and test_rules.py tests each of them:
 
-- arrays and streams belong to the device that was current at their creation; while another one is current, an array
-  cannot be filled, assigned or copied on its device (unless `peer_access` is set, which no test does), and a stream
-  cannot be entered;
+- arrays and streams belong to the device that was current at their creation. While another device is current, a stream
+  cannot be entered, and an array cannot be filled, assigned or copied (`peer_access` allows this for arrays, but no
+  test sets it);
 - legacy, blocking and non-blocking streams wait for one another as in the CUDA Programming Guide, "Default Stream";
 - what CUDA forbids during a capture is refused or invalidates the capture; a graph keeps no array alive;
 - a pool reuses a freed block at once, poisoned, for the stream that allocated it, and for no other stream;

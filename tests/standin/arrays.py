@@ -175,8 +175,8 @@ def ones(shape, dtype=np.float32) -> ndarray:
 
 
 def asarray(x, dtype=None) -> ndarray:
-    """A device array itself, or converted to dtype; a host array is copied to the device. The host array may change
-    afterwards: it is copied at once, as CuPy does to pinned memory."""
+    """Returns a device array itself, or converted to dtype, and copies a host array to the device. The host array may
+    change after the call, because it is copied at once; CuPy copies it to pinned memory."""
     if isinstance(x, ndarray):
         return x if dtype is None or x.dtype == dtype else x.astype(dtype)
     host = np.array(x, dtype, order="C")

@@ -17,7 +17,7 @@ POISON = 0xFF  # NaN in every float
 
 
 class Memory:
-    """Memory of cudaMalloc. Dropping it is cudaFree, which waits for the device."""
+    """Memory as from cudaMalloc. Deleting the object acts like cudaFree, which waits for the device."""
 
     def __init__(self, size: int) -> None:
         self._machine = current()

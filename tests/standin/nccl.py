@@ -164,7 +164,9 @@ class NcclCommunicator:
 
     def _queue(self, transfers: list[Transfer], stream: int) -> None:
         queue = queue_at(stream)
-        assert queue.device == self._device, f"a stream of GPU {queue.device}, a communicator of GPU {self._device}"
+        assert queue.device == self._device, (
+            f"the stream is of GPU {queue.device}, the communicator of GPU {self._device}"
+        )
         words = tuple(f"{transfer.kind}: {transfer.count} {transfer.dtype}" for transfer in transfers)
         self._world.calls[self._rank].append(Call(words, queue.captured is not None))
         queue.push(Exchange(self, transfers))

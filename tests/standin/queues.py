@@ -21,7 +21,7 @@ Piece = tuple[list[Wait], Work]  # a piece of work, after those that it waits fo
 class Capture:
     """The work of a capture.
 
-    origin: the stream on which it began. branches: the streams that became part of it by waiting for one that was.
+    origin: the stream on which it began. branches: the streams that joined it by waiting for a stream of the capture.
     unjoined: the branches with work pushed since another stream last waited for them.
     """
 
@@ -109,7 +109,7 @@ class Queue:
         if self.captured is None:
             self.captured = capture
             capture.branches.append(self)
-        assert self.captured is capture, "a stream waits for another capture"
+        assert self.captured is capture, "a captured stream waits for a stream of another capture"
         capture.append(self, [(other, end)], lambda: None)
         capture.unjoined.discard(other)
 

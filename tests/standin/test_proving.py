@@ -28,7 +28,7 @@ DY = np.random.default_rng(4).standard_normal((2, 4, 5, 12)).astype(np.float32)
 
 @pytest.fixture
 def on_gpu(monkeypatch, tmp_path):
-    """on_gpu(schedule, fault) provides a GPU on which the new algorithm is the fastest. It has the fault
+    """on_gpu(schedule, fault) provides a GPU on which the new algorithm is the fastest. The algorithm has the fault
     only in the prover's process."""
     stored = cache.Cache(tmp_path / "cache")
     for module in (tuner, verdicts):

@@ -229,7 +229,8 @@ def test_events_measure_gpu_time_and_not_host_time(machine):
 
 
 def captured_copies(between):
-    """A graph that writes 1 to an array, copies it in a branch, and writes 2; the copy after a replay.
+    """Captures and replays a graph that writes 1 to an array, copies the array in a branch, and writes 2 to it. Returns
+    the copy.
 
     between: a function of the stream and the event after the copy; it is called before the second write.
     """

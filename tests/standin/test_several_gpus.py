@@ -1,4 +1,4 @@
-"""Ops and arrays on several GPUs, like and unlike."""
+"""Ops and arrays on several GPUs, of equal or different compute capability."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_ops_do_not_query_a_gpus_properties(schedule):
         assert machine.property_calls == 0
 
 
-def test_unlike_gpus_each_load_their_own_binary(schedule):
+def test_gpus_of_different_compute_capability_each_load_their_own_binary(schedule):
     with standin.installed(("80", "90"), schedule=schedule):
         for device in ("cuda:0", "cuda:1"):
             x = gc.asarray(X, device)

@@ -1,4 +1,5 @@
-"""Files are written completely or not at all, also by concurrent writers, and never through a link; errors in words."""
+"""Files are written completely or not at all, also by concurrent writers, and never through a link. Errors are
+described in words."""
 
 import errno
 import os
@@ -62,7 +63,8 @@ def test_a_planted_link_is_replaced_and_its_target_is_kept(tmp_path, monkeypatch
 
 
 def test_a_planted_file_is_not_used_as_the_temporary_one(tmp_path, monkeypatch):
-    """It appears after the folder was cleared; as a hard link to another file it would look like ours."""
+    """The file appears after the folder was cleared. It is a hard link to another file, so it looks like a file of
+    gpuconv."""
     (tmp_path / "precious").write_text("mine")
 
     def plant(folder):

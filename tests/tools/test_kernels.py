@@ -1,4 +1,5 @@
-"""Mutation runs of the kernels: a mutant is killed only if a test fails; pytest runs in a process that used kernels."""
+"""Mutation runs of the kernels: a mutant is killed only if a test fails. Pytest also runs in a process that has used
+kernels before."""
 
 from __future__ import annotations
 

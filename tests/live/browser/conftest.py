@@ -27,8 +27,8 @@ def browser():
 
 @pytest.fixture
 def open_page(browser, address):
-    """Opens pages; fails if one logged a warning or an error (but for status 400), raised an error, or sent a request
-    to another host."""
+    """Opens pages. Fails if a page logged a warning or an error (except for status 400), raised an error, or sent a
+    request to another host."""
     wrong: list[str] = []
     contexts = []
 

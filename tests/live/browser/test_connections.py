@@ -1,4 +1,4 @@
-"""Several browsers, one after them, and a server that restarts."""
+"""Two browsers, a browser that is opened after they have closed, and a server that restarts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.live.browser.page import MARKS, serving, step, wait_for_accuracy, wai
 pytestmark = MARKS
 
 
-def test_two_browsers_show_the_same_run_and_one_opened_after_them_its_progress(open_page):
+def test_two_browsers_show_the_same_run_and_a_later_browser_shows_its_progress(open_page):
     one, other = open_page(), open_page()
     wait_for_accuracy(one, 0.2)
     other.click("#toggle")

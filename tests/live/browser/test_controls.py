@@ -1,4 +1,4 @@
-"""Another optimizer and a saved checkpoint, while the net trains."""
+"""The optimizer is changed and a saved checkpoint is loaded while the net trains."""
 
 from __future__ import annotations
 
