@@ -27,7 +27,8 @@ def both_gradients(case, x, w, bias, dy):
 
 @functools.cache
 def by_definition(case, dtype):
-    """Every direction by the definition in float64: of the arrays, and of their absolute values (the magnitude)."""
+    """Every direction by the definition in float64. The first results are those of the arrays. The second results are
+    those of their absolute values, the magnitudes for the error bounds."""
     arrays = [a.astype(np.float64) for a in random_arrays(case, dtype)]
     return [
         {
@@ -50,7 +51,8 @@ def check_by_definition(case, dtype=np.float64):
 
 
 def check_windows_of_a_nonfinite_input(value):
-    """A pixel that is infinite or NaN reaches only the outputs of the windows that read it, and likewise in dgrad."""
+    """A pixel of x that is infinite or NaN reaches only the outputs of the windows that read it, and one of dy only the
+    pixels of dx that its window reads."""
     x, w, _, _ = random_arrays(conv(1, 8, 8, 2, 3, 3))
     x[0, 4, 4, 1] = value
     finite = np.isfinite(ops.conv2d(x, w, padding=1))

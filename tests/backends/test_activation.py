@@ -1,4 +1,4 @@
-"""Activations: against SciPy and long formulas in float64, their limits, their gradients."""
+"""Activations agree with SciPy and with formulas in float64, and have the right limits and gradients."""
 
 import math
 

@@ -118,7 +118,7 @@ def test_an_offset_may_be_an_array_of_one_element(images, labels):
 
 
 def test_alternating_flips_show_every_image_both_ways(images, labels):
-    """Each image is flipped in every other epoch, whatever the order; about half of them in the first."""
+    """Each image is flipped in every other epoch, whatever the order. In the first, about half of the images are."""
 
     def epoch(number):
         order = random.permutation(M, seed=4, epoch=number)

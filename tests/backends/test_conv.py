@@ -65,7 +65,7 @@ def test_relu_and_pool_give_the_values_computed_by_hand():
     w = np.array([1.0, -1.0])[:, None, None, None]
     y, mask = ops.conv2d_relu(x, w, pool=2)
     np.testing.assert_array_equal(y, [[[[2, 2], [9, 1]], [[0, 3], [np.nan, np.nan]]]])
-    # Four bits per filter: the first of two equals, nothing at zero and NaN.
+    # Four bits per filter mark the maximum of a window: the first of two equal ones, and none if it is zero or NaN.
     np.testing.assert_array_equal(mask, [[[[0b0010_0100], [0b0100_0010]], [[0b0010_0000], [0]]]])
     dx = ops.conv2d_dgrad(np.ones_like(y), w, input_shape=x.shape, mask=mask, pool=2)
     np.testing.assert_array_equal(dx, volume([[0, -1, 0, 1], [1, 0, -1, 0], [0, -1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]]))
@@ -82,7 +82,8 @@ def test_a_pool_without_relu_gives_the_values_computed_by_hand():
     y, mask = ops.conv2d_relu(x, w, pool=2, activation=None)
     nan = np.nan
     np.testing.assert_array_equal(y, [[[[2, 2, 0], [9, 1, 0]], [[-1, 3, 0], [nan, nan, nan]]]])
-    # Four bits per filter: the first of equals, whatever its sign, or the first NaN; none past the last filter.
+    # Four bits per filter mark the maximum of a window, whatever its sign: the first of equal ones, or the first NaN.
+    # No bit is set past the last filter.
     rows = [[[0b0010_0100, 1], [0b0100_0010, 1]], [[0b0010_0001, 1], [0b0001_0001, 1]]]
     np.testing.assert_array_equal(mask, [rows])
     dx = ops.conv2d_dgrad(np.ones_like(y), w, input_shape=x.shape, mask=mask, pool=2)

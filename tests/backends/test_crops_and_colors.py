@@ -12,7 +12,7 @@ pytestmark = pytest.mark.usefixtures("oracle_and_numpy")
 
 
 def load(images, count, **options):
-    """Each image `count` times, in the range of bytes."""
+    """Each image loaded `count` times and not normalized: its values are from 0 to 255."""
     c = images.shape[3]
     indices = np.repeat(np.arange(len(images)), count)
     statistics = dict(mean=np.zeros(c, np.float32), std=np.ones(c, np.float32))
@@ -36,7 +36,8 @@ def crop_positions(height, width, count, **options):
 
 
 def test_a_crop_gives_the_values_computed_by_hand():
-    """Crops of one or two of four pixels, stretched to four. Those of two are interpolated at quarters between them."""
+    """A row of four pixels is cropped to one or two pixels and stretched to four. Between two pixels the result is
+    interpolated at quarters of their distance."""
     row = np.array([[[[10], [20], [30], [41]]]], np.uint8)
     crops = {tuple(crop) for crop in load(row, 400, resized_crop=0.08)[:, 0, :, 0].tolist()}
     pairs = {(a, 0.75 * a + 0.25 * b, 0.25 * a + 0.75 * b, b) for a, b in ((10, 20), (20, 30), (30, 41))}
@@ -104,7 +105,7 @@ def test_crops_are_drawn_as_pytorchs(height, width, smallest, count):
 
 
 def factors(strengths, count, seed, offset):
-    """The contract's factors, (count, 3), in float64."""
+    """The factors f that the docstring of load_batch defines, (count, 3), in float64."""
     words = random.bits(4 * count, seed=seed, stream=random.AUGMENT, substream=2, offset=offset).reshape(count, 4)
     low = np.maximum(0, 1 - np.array(strengths))
     return low + (1 + np.array(strengths) - low) * (words[:, :3] >> 8) / 2**24
@@ -135,7 +136,7 @@ def test_colors_are_pytorchs_color_jitter(image, strengths):
 
 @pytest.mark.parametrize("saturation", [0, 0.4])
 def test_hue_is_that_of_hsv(saturation):
-    """Against the standard library, as torchvision's adjust_hue."""
+    """The expected pixels are turned in hue by the standard library, in the same way as by torchvision's adjust_hue."""
     rng = np.random.default_rng(4)
     image = rng.integers(0, 256, (1, 6, 7, 3)).astype(np.uint8)
     image[0, 0] = [[0, 0, 0], [255, 255, 255], [9, 9, 9], [255, 0, 0], [7, 7, 200], [7, 200, 200], [200, 7, 200]]

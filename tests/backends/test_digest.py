@@ -47,7 +47,7 @@ def test_the_hash_depends_on_the_bytes_in_row_major_order_and_not_on_shape_or_la
 
 
 def test_the_hash_depends_on_the_place_of_every_block_and_sums_cover_all_of_them():
-    """NumPy's code reads blocks of 2**18 bytes, which are 2**16 of these numbers."""
+    """The fast NumPy code reads blocks of 2**18 bytes, which are 2**16 of these numbers."""
     large = np.arange(3 * 2**16 + 1, dtype=np.float32)
     swapped = np.concatenate([large[2**16 : 2**17], large[: 2**16], large[2**17 :]])
     assert hash_of(large) != hash_of(swapped)

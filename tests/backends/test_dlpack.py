@@ -80,7 +80,7 @@ def test_asarray_shares_the_memory_of_a_tensor():
     x = asarray(tensor)
     np.testing.assert_array_equal(x, [[0, 1, 2], [3, 4, 5]])
     tensor[0, 0] = 9
-    assert x[0, 0] == 9, "the memory is shared"
+    assert x[0, 0] == 9, "the memory must be shared"
     x[0, 1] = 7  # and may be written to
     assert tensor[0, 1] == 7
     assert asarray(tensor.T, dtype="float64").flags.writeable

@@ -85,7 +85,7 @@ def test_weights_and_ignored_rows_give_the_values_computed_by_hand():
 
 
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.3])
-def test_where_nothing_counts_loss_and_gradient_are_0(label_smoothing):
+def test_loss_and_gradient_are_0_if_every_row_is_ignored_or_has_weight_0(label_smoothing):
     for labels, weight, ignored in (([7, 7], None, 7), ([1, 1], [1.0, 0.0, 2.0], None)):
         weight = None if weight is None else np.array(weight)
         options = dict(label_smoothing=label_smoothing, ignore_index=ignored)
@@ -225,7 +225,7 @@ def test_a_label_out_of_range_is_refused(loss, label):
     out = np.full((4, 3), 7.0)
     with pytest.raises(ValueError, match=rf"labels must lie in \[0, 3\), received {label} at index 2"):
         loss(np.zeros((4, 3)), np.array([0, 2, label, 99]), out=out)
-    assert (out == 7).all(), "nothing was written"
+    assert (out == 7).all(), "a refused call must write nothing"
 
 
 @given(st.integers(1, 6), st.integers(1, 6), st.integers(0, 99), st.floats(0, 1), st.floats(0, 5))

@@ -24,7 +24,7 @@ def test_mixup_gives_the_values_computed_by_hand():
 
 @pytest.mark.parametrize("cut", [False, True], ids=["mixup", "cutmix"])
 def test_a_factor_of_1_keeps_the_images_and_0_takes_the_others(cut):
-    """A rectangle of cutmix may be clipped at the border."""
+    """For cutmix the other image may fill only a part, because the rectangle may be clipped at the border."""
     x, labels = np.arange(24, dtype=np.float32).reshape(2, 3, 4, 1), np.array([0, 1])
     mixed, targets = ops.mix_batch(x, labels, table(1), classes=2, cut=cut)
     np.testing.assert_array_equal(mixed, x)

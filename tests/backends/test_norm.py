@@ -32,7 +32,7 @@ def test_batch_norm_in_training_gives_the_values_computed_by_hand():
     y, mean, inv_std = batch_norm(
         x, np.array([2.0, 1.0]), np.array([0.5, -1.0]), running, training=True, momentum=0.25, eps=4 / 3
     )
-    # Channel 0: mean 3, variance 8/3, 8/3 + 4/3 = 2**2. Channel 1: mean 0, variance 200/3, and 204/3 = 68.
+    # Channel 0: mean 3, variance 8/3, and variance + eps = 2**2. Channel 1: mean 0, variance 200/3, and 68 with eps.
     np.testing.assert_allclose(mean, [3, 0], atol=1e-15)
     np.testing.assert_allclose(inv_std, [1 / 2, 1 / np.sqrt(68)])
     np.testing.assert_allclose(y[:, 0], [-2 + 0.5, 0.5, 2 + 0.5])

@@ -165,7 +165,7 @@ def test_lr_and_step_may_be_arrays(name):
 
 @every_step
 def test_strided_parameters_of_many_blocks_change_like_contiguous_ones(name):
-    """Views are updated in place. Both parameters have several of the blocks that NumPy's code updates at once."""
+    """Views are updated in place. The fast NumPy code updates both parameters in several blocks."""
     op, _, count, options = STEPS[name]
     params, grads, states = problem(count, "float16", [(501, 70)])
     views, *state_views = ([np.zeros((70, 1002), np.float16).T[::2]] for _ in range(1 + count))
@@ -234,7 +234,7 @@ def test_small_steps_vanish_without_masters_and_add_up_with_them():
         ops.sgd_step([param], [grad], masters=[master], lr=2.0**-10)
     np.testing.assert_array_equal(without_master, np.ones(3, dtype))
     np.testing.assert_array_equal(master, np.full(3, 1 - 20 * 2.0**-13, np.float32))
-    np.testing.assert_array_equal(param, np.full(3, 1 - 2.0**-8, dtype))  # nearer to the master than 1
+    np.testing.assert_array_equal(param, np.full(3, 1 - 2.0**-8, dtype))  # nearer to the master than 1 is
 
 
 @every_step

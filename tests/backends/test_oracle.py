@@ -33,7 +33,7 @@ def computes_in_float64():
 # --- where it applies --------------------------------------------------------------------------
 
 
-def test_the_oracle_applies_within_the_block_and_ends_however_it_is_left():
+def test_the_oracle_applies_within_the_block_and_ends_even_after_an_error():
     assert not computes_in_float64()
     with oracle():
         assert computes_in_float64()
@@ -110,7 +110,7 @@ def test_arrays_of_other_devices_are_not_affected():
     [
         ("float32", 1 + 2.0**-24, 1),  # ties to even
         ("float32", 1 + 3 * 2.0**-24, 1 + 2.0**-22),
-        ("float16", 1 + 2.0**-11 + 2.0**-40, 1 + 2.0**-10),  # rounded to float32 first it would be a tie
+        ("float16", 1 + 2.0**-11 + 2.0**-40, 1 + 2.0**-10),  # rounded to float32 first, it would be a tie
         ("bfloat16", 1 + 2.0**-8, 1),
         ("bfloat16", 1 + 3 * 2.0**-8, 1 + 2.0**-6),
         ("bfloat16", 1 + 2.0**-8 + 2.0**-40, 1 + 2.0**-7),
@@ -266,7 +266,7 @@ def test_the_oracle_is_short_and_imports_no_fast_code():
 
 @pytest.mark.parametrize("first", ["import gpuconv", "import gpuconv.cli", "import gpuconv.verify, gpuconv.layers"])
 def test_fast_code_is_set_up_at_its_first_use(first):
-    """Importing the CPU backend configures the allocator; its first op asks BLAS for its thread count."""
+    """Importing the CPU backend configures the allocator, and its first op asks BLAS for the number of threads."""
     code = f"""
 import sys
 {first}

@@ -157,7 +157,7 @@ def test_zeros_of_either_sign_tie(dtype):
     for window in ((-0.0, 0.0), (0.0, -0.0)):
         y, argmax = max_of(*window, dtype=dtype)
         assert argmax == 0
-        assert np.signbit(y) == np.signbit(window[0]), "the value is the winner's, sign and all"
+        assert np.signbit(y) == np.signbit(window[0]), "the value must be the winner's, with its sign"
 
 
 def test_padding_never_wins_even_against_minus_infinity():

@@ -1,5 +1,5 @@
-// For test_conv_addresses.py. Each kernel but the last writes where a matrix of conv2d_matrices.cuh finds elements, as offsets
-// from the tensor's beginning; -1 where there is none. No element is read.
+// For test_conv_addresses.py. A matrix of conv2d_matrices.cuh finds elements of a tensor. Each kernel but the last writes the
+// offset of every element from the tensor's beginning, or -1 if the matrix finds none. No element is read.
 #include "conv2d_matrices.cuh"
 
 template <class Matrix>
@@ -35,7 +35,8 @@ extern "C" __global__ void plain_filters(int64* offsets, const DTYPE* w, const i
     find_all(offsets, w, Plain{w, taps, conv.k, taps}, lines, columns, count);
 }
 
-// Stores 1 at (row, column) of an output, which lies in memory such that this element is *at. Does the same with partial sums.
+// Stores 1 at (row, column) of an output. *at is this element, so the output begins row * pitch + column elements before it.
+// Then does the same for partial sums.
 extern "C" __global__ void output_address(DTYPE* at, accumulator<DTYPE>* partial, int64 pitch, int32 row, int32 column) {
     if (threadIdx.x != 0) return;
     const int64 back = row * pitch + column;

@@ -1,4 +1,4 @@
-"""Running an op on a device and on the oracle, in float64, from the same inputs."""
+"""Runs an op on a device, and from the same inputs in float64 on the oracle."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 // Clusters of blocks, correct and with one fault a kernel; for ci/gate/hopper_kernels/cluster.py and for test_clusters.py, which
 // looks up the lines that end in `// begin`, `// end`, `// copier` and `// adder`.
-// The kernels' calls have their own lines, or NVRTC 12.0 would crash (kernels/README.md).
+// The call in each kernel is on a line of its own: NVRTC 12.0 may crash on a call beside the opening brace (kernels/README.md).
 #include "add_tile.cuh"
 #include "bulk_copy.cuh"
 #include "cluster.cuh"
@@ -133,7 +133,8 @@ extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(96) overl
     sums<OVERLAPS>(y, map, tiles);
 }
 
-// The same with tiles of 512 numbers, 16 rows of x, and a warpgroup that adds them by an asynchronous instruction. Blocks of 256 threads.
+// As `sums`, but a tile has 512 numbers, which are 16 rows of x, and a warpgroup adds the tiles by an asynchronous instruction.
+// A block has 256 threads.
 template <bool TOO_EARLY>
 __device__ void sums_of_warpgroup(float* y, const TensorMap& map, int tiles) {
     constexpr int STAGES = 2;
@@ -225,7 +226,7 @@ extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(32) publi
     cluster_sync();
 }
 
-// The blocks use their shared variables in different orders: `ready` is at the same address in both.
+// The blocks use their shared variables in different orders. Nevertheless `ready` is at the same address in both blocks.
 extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(32) different_orders(float* y) {
     if (cluster_rank() == 0) {
         __shared__ float before[32];

@@ -34,8 +34,8 @@ extern "C" __global__ void rounded_to_tf32(uint32* bits, int32 count) {
     for (int32 i = threadIdx.x; i < count; i += 32) bits[i] = tf32_bits(bits[i]) & 0xffffe000;
 }
 
-// from: four matrices of 8 rows of 8 numbers. straight, transposed (32 lanes, 4 matrices, 2 numbers): what each lane receives if the
-// matrices are loaded directly, and transposed.
+// from: four matrices of 8 rows of 8 numbers. straight, transposed (32 lanes, 4 matrices, 2 numbers): what each lane receives when
+// the matrices are loaded directly, and when they are loaded transposed.
 extern "C" __global__ void matrices(uint16* straight, uint16* transposed, const uint16* from) {
     __shared__ alignas(16) uint16 tile[32][8];
     for (int i = 0; i < 8; ++i) tile[threadIdx.x][i] = from[threadIdx.x * 8 + i];

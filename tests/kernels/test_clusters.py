@@ -19,7 +19,7 @@ FILE = Path(__file__).with_name("clusters.cu")
 PAIRS, TILES = 2, 5
 
 # What the message of each fault says, in the notation of fault_messages.py. Every run finds the faults in ALWAYS; a
-# checked run also finds those in CHECKED. The message that it gives for a fault in both is the one in CHECKED.
+# checked run also finds those in CHECKED. If both have a fault, CHECKED has the message of a checked run.
 STAGE = "shared stages + # bytes of block ~"
 ALWAYS = {
     "one_sync_missing": "deadlock; block ~, warpgroup 0: 96 threads, first (0, 0, 0), wait at END at a cluster_sync(), "
@@ -94,7 +94,7 @@ def test_the_message_names_the_fault(kernel, sanitize):
         assert re.match(start, message), message
         assert re.search(expected, message), f"seed {seed}: {message}"
         if seed > 0:  # the first run may compile
-            assert time.process_time() - begin < 1, "a deadlock is noticed at once"
+            assert time.process_time() - begin < 1, "a deadlock must be noticed at once"
 
 
 def test_a_report_of_a_deadlock_names_twelve_ways_to_wait_in_each_block():
@@ -150,7 +150,7 @@ def test_an_arrival_before_the_other_block_initialized_its_mbarrier_is_reported(
 
 
 def exchanged(kernel, size, grid, threads, **settings):
-    """What the blocks of clusters of `size` compute from what others wrote, and the right result."""
+    """What the blocks of clusters of `size` compute from the numbers that other blocks wrote, and the right result."""
     blocks = grid[0] * grid[1]
     x = np.random.default_rng(0).standard_normal((blocks, threads)).astype(np.float32)
     y = emulator.empty((blocks, threads))

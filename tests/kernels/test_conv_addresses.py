@@ -92,7 +92,7 @@ def tap_of(index, rs, ss, filters):
     return np.append(rs, 0)[row], np.append(ss, 0)[column], k, exists
 
 
-# Strides and dilations with and without a common factor: rows that no, one, two or all three taps read.
+# Strides and dilations with and without a common factor. No tap, one, two or all three taps read a row.
 PHASED = [
     LARGE,
     varied(LARGE, stride=(2, 2), dilation=(2, 1)),

@@ -16,7 +16,8 @@ from tests.tolerance import assert_within
     "outputs", [dict(out="dy", dw="w"), dict(out="x"), dict(dw="x"), dict(db="dy"), dict(db="mask")], ids=str
 )
 def test_backward_may_write_over_its_inputs(device, outputs):
-    """outputs: the outputs, each with the input whose memory it overwrites. The input's original values are used."""
+    """outputs: the outputs, each with the input whose memory it overwrites. The gradients must be those of the inputs
+    before they were overwritten."""
     case = conv(2, 9, 11, 8, 8, (3, 3), padding=((1, 1), (1, 1)))
     x, w, bias, dy = random_arrays(case, np.float32)
     _, mask = ops.conv2d_relu(x, w, bias, **case.window)

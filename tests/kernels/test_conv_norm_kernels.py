@@ -1,5 +1,5 @@
-"""Batch normalization beside a convolution: the epilogue of conv2d sums the statistics of the norm above it, and the
-epilogue of conv2d_dgrad sums the gradients of the norm below it."""
+"""Batch normalization beside a convolution. The epilogue of conv2d sums the statistics of a norm that follows (above),
+and the epilogue of conv2d_dgrad sums the gradients of a norm that comes before (below)."""
 
 from contextlib import nullcontext
 from itertools import cycle
@@ -84,7 +84,7 @@ def test_statistics_have_no_memory_errors(device):
 
 
 def norm_below(case, dtype, activation=None, seed=0):
-    """Arrays and options of batch_norm_backward for a norm below a convolution: the convolution reads its output."""
+    """Arrays and options of batch_norm_backward for a norm below a convolution, which reads the norm's output."""
     rng = np.random.default_rng(seed)
     wide_dtype = accumulation(dtype)
     dy, x, w = (rng.standard_normal(shape).astype(dtype) for shape in (case.y_shape, case.x_shape, case.w_shape))

@@ -22,7 +22,7 @@ def test_dropout_has_the_mask_and_bits_of_the_oracle(device, rng, dtype, shape, 
 
 @pytest.mark.parametrize("size", [64, 63])  # in packs of four, and one by one
 def test_an_element_whose_uniform_equals_p_is_kept(device, size):
-    """uniform >= p, not > p: equality occurs once in 2^24 elements, so p is set to one of the drawn numbers."""
+    """An element is kept if uniform >= p. Equality occurs once in 2^24 elements, so p is set to a drawn number."""
     drawn = bits(size, seed=3, stream=DROPOUT) >> 8
     place = int(np.argsort(drawn)[size // 2])
     y = on_device("dropout", device, np.ones(size, np.float32), p=drawn[place] * 2.0**-24, seed=3)

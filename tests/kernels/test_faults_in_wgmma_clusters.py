@@ -1,5 +1,5 @@
-"""Faults planted in convolutions by wgmma in clusters, one at a time: the emulated device's checker names each, or
-values are wrong.
+"""Faults planted one at a time in the convolution kernels that use wgmma in clusters. The emulated device's checker
+names each fault, or the values are wrong.
 
 test_faults_in_wgmma_fprop.py plants faults in the code that kernels without clusters use too, test_clusters.py in
 small kernels.
@@ -16,7 +16,7 @@ from tests.kernels.wgmma_faults import MAIN_LOOP, RING, VALUES, assert_found, pl
 
 MULTICAST = "multicast_iterator.cuh"
 FPROP, DGRAD, WGRAD = (f"conv2d_{each}_wgmma_cluster.cu" for each in ("fprop", "dgrad", "wgrad"))
-# One cluster computes eight cluster tiles, of two groups, and fills the ring one and a half times for each.
+# One cluster computes eight cluster tiles, of two groups, and fills the ring one and a half times for each tile.
 CASE = conv(1, 17, 16, 128, 272, 3, padding=1, groups=2)
 
 # What the checker says, in the notation of fault_messages.py.
@@ -189,7 +189,7 @@ FAULTS = {
 }
 
 
-# The same in dgrad: eight cluster tiles of two groups, for each of which the ring is filled one and a half times.
+# dgrad: one cluster computes eight cluster tiles, of two groups, and fills the ring one and a half times for each tile.
 CASE_OF_DGRAD = conv(1, 17, 16, 272, 128, 3, padding=1, groups=2)
 FAULTS_OF_DGRAD = {
     "half of the depth not loaded": (
@@ -234,7 +234,7 @@ FAULTS_OF_DGRAD = {
     ),
 }
 
-# The same in wgrad, with db: eight cluster tiles of two groups, whose blocks lie side by side.
+# wgrad with db: one cluster computes eight cluster tiles, of two groups. The two blocks of a tile lie side by side.
 CASE_OF_WGRAD = conv(2, 17, 16, 96, 272, 3, padding=1, groups=2)
 OTHER_COLUMNS = "|".join(
     f"race: writes argument '{name}' + # bytes, which thread (#, 0, 0) of block (#, 0, 0) wrote at @ "

@@ -1,4 +1,5 @@
-"""Faults planted in the convolution forward by wgmma, one at a time: the emulated device's checker names each.
+"""Faults planted one at a time in the wgmma kernel of the forward convolution. The emulated device's checker names each
+fault.
 
 test_warpgroups.py plants faults in a small ring of its own.
 """
@@ -12,7 +13,7 @@ from gpuconv.verify.conv_problems import conv
 from tests.kernels.convolutions import force_algorithm
 from tests.kernels.wgmma_faults import FAULTS_OF_FPROP, FPROP, assert_found, planted
 
-# One block computes six tiles, each one and a half rounds of the ring deep.
+# One block computes six tiles, and fills the ring one and a half times for each tile.
 CASE = conv(1, 17, 16, 64, 136, 3, padding=1)
 
 

@@ -1,5 +1,5 @@
-"""Faults planted in the gradients of a convolution by wgmma, one at a time: the emulated device's checker names each,
-or the values differ from the oracle's."""
+"""Faults planted one at a time in the wgmma kernels of a convolution's gradients: the emulated device's checker names
+each, or the values differ from the oracle's."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ SUMS, STRAIGHT, TAPS, PIXELS = "column_sums.cuh", "straight_iterator.cuh", "tap_
 WINDOWS, BLOCKS = "conv2d_matrices.cuh", "gemm.cuh"
 DGRAD, WGRAD = "conv2d_dgrad", "conv2d_wgrad"
 KERNEL_HEADER = {DGRAD: "input_gradient.cuh", WGRAD: "filter_gradient.cuh"}
-# One block computes several tiles. Those of wgrad, and in dgrad those of the deepest of four phases, are one and a half
-# rounds of the ring deep; the phases have different taps.
+# One block computes several tiles. It fills the ring one and a half times for each tile of wgrad, and for each tile of
+# dgrad in the deepest of four phases. The phases have different taps.
 CASES = {
     DGRAD: conv(1, 33, 17, 136, 144, 3, stride=2, padding=1, dilation=(3, 1)),
     WGRAD: conv(1, 25, 22, 16, 136, 3, padding=1),

@@ -66,7 +66,7 @@ def test_every_shape_agrees_with_the_oracle(device, case, arithmetic):
 
 @pytest.fixture
 def one_multiprocessor(monkeypatch):
-    """Two blocks, or one per tile of filters, process all tiles."""
+    """All tiles are processed by two blocks, or by one block per tile of filters if that is more."""
     monkeypatch.setattr(plan, "_MULTIPROCESSORS", 1)
     plan.plan.cache_clear()
     yield
@@ -163,7 +163,7 @@ def test_memory_accesses_stay_within_bounds(one_multiprocessor, arithmetic):
 
 
 def test_filters_are_read_without_bank_conflicts():
-    """With a single pixel all lanes read the same value of x."""
+    """The output has one pixel, so all lanes read the same value of x. Only reads of filters could conflict."""
     for arithmetic in ARITHMETICS:
         arrays, options = arguments(conv(1, 4, 4, 3, 64, (4, 4)), arithmetic)
         with emulator.bank_conflicts() as counts:
@@ -173,7 +173,7 @@ def test_filters_are_read_without_bank_conflicts():
         assert conflicts == 0
 
 
-# --- which problems use it ---------------------------------------------------------------------
+# --- which problems use the algorithm ----------------------------------------------------------
 
 OPTIONS = dict(stride=1, padding=1, algo=FEW_CHANNELS)
 
@@ -261,7 +261,7 @@ def test_the_patch_fits_in_shared_memory(rng, arithmetic):
         needed = 256 + math.ceil(depth / 4) * 16 + filter_bytes + 2 * most_rows * pitch * 16 // chunk
         assert needed <= reserved
         exact_sizes += needed == reserved
-    assert exact_sizes > 100  # the size is often exactly the needed one, so it is no loose bound
+    assert exact_sizes > 100  # often the launcher reserves exactly what is needed
 
 
 def test_every_arithmetic_but_float64_has_a_tile():

@@ -25,7 +25,7 @@ channels = pytest.mark.parametrize(
 
 
 def separate_ops(case: Conv2dProblem, x, w, bias, dy, pool: int):
-    """conv2d, relu and max_pool2d, forward and backward: y, and the gradient of the convolution's output."""
+    """Run conv2d, relu and max_pool2d forward and backward. Return y and the gradient of the convolution's output."""
     unpooled = ops.conv2d(x, w, bias, activation="relu", **case.window)
     if pool == 1:
         return unpooled, ops.relu_backward(dy, unpooled)
@@ -35,8 +35,8 @@ def separate_ops(case: Conv2dProblem, x, w, bias, dy, pool: int):
 
 
 def serving_convolution(case: Conv2dProblem, arithmetic: str) -> list[Algorithm]:
-    """The algorithms that serve this convolution. Those of clusters need multiples of 8 channels and filters in
-    each group."""
+    """The algorithms that serve this convolution. Algorithms in clusters need multiples of 8 channels and filters
+    in each group."""
     multiples_of_8 = not any(number // case.groups % 8 for number in (case.c, case.k))
     return [
         algorithm

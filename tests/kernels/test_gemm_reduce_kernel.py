@@ -15,8 +15,8 @@ SPLITS = (1, 2, 8, 9, 31)  # added up by one, two or four groups of threads
 
 
 def reduced(device, dtype, size, splits, *, second_size=0, bias=None, accumulate=False, skipped=0, activation=None):
-    """The kernel's outputs for random partial sums, and the same in float64. second_size: the length of a second
-    output. skipped: elements in memory before the output."""
+    """The kernel's outputs for random partial sums, and the right ones in float64. second_size: the length of a
+    second output. skipped: elements in memory before the output."""
     rng, dtype = np.random.default_rng(size + splits), as_dtype(dtype)
     pitch = size + -(-second_size // 4) * 4
     partials = rng.standard_normal((splits, pitch)).astype(accumulation_dtype(dtype))

@@ -118,7 +118,7 @@ def test_class_weights_agree_with_the_oracle_over_many_blocks(device, rng, shape
         np.testing.assert_array_equal(to_numpy(out), gradient)
 
 
-def test_an_ignored_row_may_hold_nan_and_another_wrong_label_makes_nan(device, rng, monkeypatch):
+def test_an_ignored_row_may_hold_nan_and_a_label_out_of_range_makes_nan(device, rng, monkeypatch):
     monkeypatch.setattr(loss, "_refuse_wrong_labels", lambda labels, classes, ignored=None: None)
     scores, labels = scores_and_labels(rng, (5, 7), "float32")
     scores[1], labels[1] = np.nan, -1

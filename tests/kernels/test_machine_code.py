@@ -68,7 +68,7 @@ def width(dtype: str) -> int:
     return 16 // SIZES[dtype]
 
 
-# One variant per file and dtype; those for bfloat16 are the float16 ones with another conversion.
+# One variant per file and dtype. bfloat16 is left out: its kernels are those of float16 with another conversion.
 CHECKED = [v for v in representatives(variants()) if dict(v.defines).get("DTYPE", "float32") in SIZES]
 
 
@@ -85,7 +85,7 @@ def test_kernels_use_no_local_memory_and_no_float_atomics(variant, arch):
         assert not function.matching(r"(ATOM|ATOMG|ATOMS|RED|REDG|REDAS)\.(?!.*INC).*"), name
 
 
-# Of each kernel: whether it loads, and whether it stores, 16 bytes at a time where its arrays allow.
+# (loads, stores): whether a kernel's loads, and its stores, move 16 bytes at a time where the arrays allow.
 WIDE_MOVES = {
     "activation.cu": {".*": (True, True)},
     "arithmetic.cu": {".*": (True, True)},
@@ -170,8 +170,8 @@ def test_the_main_loop_has_one_fma_per_product_and_wide_loads(file, dtype, arch)
 @pytest.mark.parametrize("arithmetic", ["bfloat16", "tf32"])
 @pytest.mark.parametrize("direction", ["fprop", "dgrad", "wgrad"])
 def test_the_main_loop_on_tensor_cores_has_the_needed_products_and_wide_loads(direction, arithmetic, arch):
-    """One HMMA for 16 x 8 outputs and 32 bytes of depth. Operands come into shared memory by cp.async of 16 bytes, and
-    from there by ldmatrix, or 16 bytes at a time where 32-bit numbers are transposed.
+    """One HMMA for 16 x 8 outputs and 32 bytes of depth. Operands are copied to shared memory by cp.async of 16
+    bytes, and from there to registers by ldmatrix, or 16 bytes at a time where 32-bit numbers are transposed.
 
     The loop is unrolled over the stages."""
     algorithm, *_ = serving(arithmetic)
@@ -189,8 +189,8 @@ def test_the_main_loop_on_tensor_cores_has_the_needed_products_and_wide_loads(di
     assert not function.matching(r"(LDL|STL)\b.*")
 
 
-# The most instructions that a warp issues in the main loop for each HMMA, as compiled by NVRTC 13.0.88, which compiled
-# the kernels of the GPU record, and by 13.5.37. docs/kernels/implicit_gemm.md has the numbers of both.
+# The most instructions that a warp issues in the main loop for each HMMA. They hold for NVRTC 13.0.88, which compiled
+# the kernels of the GPU record, and for 13.5.37. docs/kernels/implicit_gemm.md has the numbers of both versions.
 ISSUED = {
     ("fprop", "bfloat16"): {"mma-128x128": 3.0, "mma-128x64": 3.2},
     ("dgrad", "bfloat16"): {"mma-128x128": 3.6, "mma-128x64": 3.9},

@@ -34,7 +34,7 @@ def test_a_product_of_fragments_is_within_its_bound(device, rng, arithmetic):
 
 
 def test_factors_are_rounded_to_tf32(device, rng):
-    """Ties away from zero; subnormal numbers toward zero; NaN and infinities stay what they are."""
+    """Ties are rounded away from zero, and subnormal numbers toward zero. NaN and infinities do not change."""
     edges = [0, 1, 0x1FFF, 0x7FFFFF, 0x800000, 0x3F800FFF, 0x3F801000, 0x3F803000, 0x3FFFF000, 0x7F7FEFFF, 0x7F7FF000]
     specials = [0x7F800000, 0x7F800001, 0x7FC00000, 0x7FFFFFFF]
     bits = np.uint32([*edges, *specials, *rng.integers(0, 1 << 31, 4096)])

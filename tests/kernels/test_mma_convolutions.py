@@ -76,7 +76,7 @@ def test_an_empty_batch_agrees_with_the_oracle(device, op):
 @directions
 @pytest.mark.parametrize("arithmetic", ["bfloat16", "tf32"])
 def test_the_kernels_have_no_bank_conflicts(op, arithmetic):
-    """Copies into the tiles, fragment loads from them, and sums on the way to the output."""
+    """Shared memory is accessed by copies into the tiles, by fragment loads, and by sums on the way to the output."""
     dtype, tf32_option = dtype_and_options(arithmetic)
     case = conv(1, 8, 8, 64, 64, (1, 1))
     for algorithm in serving(arithmetic):

@@ -1,5 +1,5 @@
-"""Faults that a GPU would hide, planted in small kernels: the error names kernel and block, and where it can the thread
-and the line."""
+"""Faults that a GPU would hide, planted in small kernels. The error names the kernel, the block and, where it can, the
+thread and the line."""
 
 import re
 from pathlib import Path

@@ -1,6 +1,6 @@
-"""Convolutions by wgmma in clusters, in which each block loads a share of one operand for both: of the filters, or in
-wgrad of dy (multicast_iterator.cuh); on the emulated device, since no GPU has run them. Their machine code is checked
-in test_wgmma_machine_code.py."""
+"""Convolutions by wgmma in clusters of two blocks. Both blocks need the same filters, or in wgrad the same dy, and each
+block loads a share for both (multicast_iterator.cuh). No GPU has run these kernels, so the emulated device runs them.
+test_wgmma_machine_code.py checks their machine code."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_verifys_cases_agree_under_the_checker(op, dtype, every):
 
 
 # Depths of less than a stage and of more than a round of the ring; groups whose rows and columns are not whole tiles;
-# phases with other taps, and with none.
+# phases with different taps, and with none.
 SEVERAL_TILES = {
     "conv2d": (ODD_TILES, conv(2, 9, 33, 56, 72, 3, padding=1), conv(1, 17, 17, 16, 80, 1, groups=2)),
     "conv2d_dgrad": (
@@ -99,7 +99,7 @@ def test_clusters_compute_one_or_several_tiles(monkeypatch, op, splits, clusters
 
 @pytest.mark.parametrize("count", [8, 64, 72, 128, 200], ids="{}-columns".format)
 def test_filters_or_channels_that_do_not_fill_the_tile_agree_with_the_oracle(monkeypatch, count):
-    """A share may lie wholly past the filters of fprop and wgrad, or the channels of dgrad, of the last group too."""
+    """A block's share may lie wholly past the filters (fprop, wgrad) or channels (dgrad) of a group, even the last."""
     for groups in (1, 3):
         with emulator.configure(sanitize="checked", seed=count % 7):
             for op, c, k in (("conv2d", 24, count), ("conv2d_dgrad", count, 24), ("conv2d_wgrad", 24, count)):
@@ -188,7 +188,7 @@ def test_the_gradient_of_the_bias_is_summed_beside_the_products(monkeypatch, cas
 
 
 def test_a_slice_of_dy_gives_the_bits_of_a_dense_one(monkeypatch):
-    """dy and x are slices of the channels of wider volumes, and the map of dy has their pitch."""
+    """dy and x are slices of the channels of wider volumes. The tensor map of dy has the pitch of the wider volume."""
     force_algorithm(monkeypatch, find(WIDE, "bfloat16"))
     (dy, x), options = arguments("conv2d_wgrad", conv(2, 9, 11, 24, 40, 3, padding=1), "bfloat16")
     expected = on_device("conv2d_wgrad", "emulated", dy, x, **options)

@@ -1,5 +1,5 @@
-"""Convolutions by wgmma (gemm_wgmma.cuh), which no GPU has run: the emulated device runs every case tier, and
-its checker all cases but some layers of the tier `real`. test_wgmma_machine_code.py examines the machine code."""
+"""Convolutions by wgmma (gemm_wgmma.cuh). No GPU has run these kernels. The emulated device runs every case tier. Under
+its checker it runs all but some layers of the tier `real`. test_wgmma_machine_code.py examines the machine code."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ SEVERAL_TILES = {
 @directions
 @pytest.mark.parametrize("blocks", [1, 2, 3])
 def test_blocks_that_compute_several_tiles_agree_with_the_oracle(monkeypatch, op, algo, blocks):
-    """A block computes an even or odd number of tiles, from 1 to 10: the ring's phases go on from tile to tile."""
+    """The ring's phases go on from tile to tile, so blocks compute even and odd numbers of tiles, from 1 to 10."""
     force_algorithm(monkeypatch, find(algo, "bfloat16"), 1, blocks)
     for seed, case in enumerate(SEVERAL_TILES[op], blocks):
         with emulator.configure(sanitize="checked", seed=seed):
@@ -230,7 +230,7 @@ def test_an_empty_batch_and_no_channels_are_accepted(device, algo):
 
 @directions
 def test_the_kernels_have_no_bank_conflicts(op, algo):
-    """Copies into the tiles, and sums on the way to the output."""
+    """Threads access shared memory for copies into the tiles, and for sums on the way to the output."""
     with emulator.bank_conflicts() as counts:
         assert_right(op, "emulated", conv(1, 16, 16, 64, 256, 1), "bfloat16", algo=algo)
     accesses, conflicts = counts(wgmma_tiers.OPS[op] + "_wgmma")

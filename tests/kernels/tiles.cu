@@ -1,7 +1,7 @@
 // Compares the tile iterators of tile_iterator.cuh with the matrices that they walk. For each chunk of each tile from `begin` on,
-// `found` receives its offset from the tensor's beginning according to the iterator, and `expected` the one according to Matrix::find;
-// -1 for a chunk of zeros. No element is read. One block; found, expected (tiles, passes, threads). row, column: the phase of dgrad;
-// the other directions ignore it.
+// `found` receives the offset from the tensor's beginning that the iterator gives, and `expected` the offset that Matrix::find
+// gives. Both are -1 for a chunk of zeros. No element is read. A launch has one block. found, expected: (tiles, passes, threads).
+// row, column: the phase of dgrad; the other directions ignore it.
 #include "gemm_mma.cuh"
 
 #include "conv2d_matrices.cuh"
@@ -67,7 +67,8 @@ extern "C" __global__ void wgrad_x(int64* found, int64* expected, const DTYPE* x
     walk_both<BLOCK_N, VECTOR_C, false>(found, expected, x, InputWindows{x, conv}, side, begin, tiles);
 }
 
-// Thread t copies 16 bytes of x to y where exists[t], and else writes zeros: then it passes an address outside of x, which is not read.
+// If exists[t], thread t copies 16 bytes of x to y. If not, it writes zeros, and passes an address outside of x, which must
+// not be read.
 extern "C" __global__ void copy_or_zeros(float* y, const float* x, const int32* exists) {
     extern __shared__ __align__(16) unsigned char memory[];
     float* own = reinterpret_cast<float*>(memory) + threadIdx.x * 4;

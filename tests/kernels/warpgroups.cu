@@ -1,6 +1,6 @@
 // A ring of stages between a producer and two consumer warpgroups, correct and with one fault a kernel; for
 // ci/gate/hopper_kernels/ring.py and for test_warpgroups.py, which looks up the lines that end in `// producer` and `// consumer`.
-// The kernels' calls have their own lines, or NVRTC 12.0 would crash (kernels/README.md).
+// The call in each kernel is on a line of its own: NVRTC 12.0 may crash on a call beside the opening brace (kernels/README.md).
 #include "add_tile.cuh"
 #include "async_copy.cuh"
 #include "mbarrier.cuh"
@@ -166,7 +166,7 @@ extern "C" __global__ void __launch_bounds__(384, 1) no_wait_for_full(float* y, 
 }
 
 // y: 128 numbers a block. One warpgroup copies four tiles of x; when its copies end, they arrive at the mbarrier by themselves. The
-// other adds up the tiles, and four neighboring numbers of the sum.
+// other warpgroup adds up the tiles, and each of its threads then adds up four neighboring numbers of the sum.
 template <bool FENCE, bool CORRECT_COUNT>
 __device__ void copies_arrive(float* y, const float* x) {
     __shared__ alignas(16) float stages[2][TILE];

@@ -99,8 +99,8 @@ FAULTS_OF_FPROP = {
 
 @contextlib.contextmanager
 def planted(folder, kernel_file, *edits):
-    """Within this context the kernels of a .cu have a fault. edits: a file's name, its text without the fault, and with
-    it."""
+    """Within this context the kernels of a .cu have a fault. edits: (the name of a file, a part of its text, and that
+    part with the fault)."""
     for path in source.directory().iterdir():
         if path.suffix == ".cuh" or path.name == kernel_file:
             shutil.copy(path, folder)
@@ -137,7 +137,7 @@ def assert_found(kernel_file: str, op: str, case: Conv2dProblem, text: str, seed
         if text == VALUES:
             assert "expected" in message, message
         else:
-            assert seed == seeds[0] or time.process_time() - begin < seconds, "a deadlock is noticed at once"
+            assert seed == seeds[0] or time.process_time() - begin < seconds, "a deadlock must be noticed at once"
             assert_named(message, kernel_file.removesuffix(".cu"), text)
 
 

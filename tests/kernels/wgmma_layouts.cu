@@ -1,5 +1,5 @@
-// The layouts of wgmma_layout.cuh, for test_wgmma_layouts.py: of each, the offset of every element, the descriptors of every step of
-// the depth, and the addresses that the descriptors give.
+// For test_wgmma_layouts.py. For each layout of wgmma_layout.cuh: the offset of every element, the descriptors of every step of the
+// depth, and the addresses that the descriptors give.
 #include "wgmma_layout.cuh"
 
 constexpr int ROWS = 128, DEPTH = 64;

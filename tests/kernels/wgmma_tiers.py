@@ -1,4 +1,4 @@
-"""Every convolution of the case tiers by every tile of wgmma, on the emulated device under its checker:
+"""Runs every convolution of the case tiers by every tile of wgmma, on the emulated device under its checker:
 python -m tests.kernels.wgmma_tiers [--tier odd] [--op conv2d_dgrad] [--algo wgmma-256x128] [--dtype bfloat16]
 
 The op, the name of the case, the tile and the dtype determine the order of threads, the number of splits of the depth,
@@ -24,7 +24,7 @@ from gpuconv.backends.cuda import emulator
 from tests.kernels.convolutions import force_algorithm
 
 # The kernel of each op. Together they have epilogues of bias and activation, mask and pool, moments, and the sums of a
-# norm below.
+# norm before the convolution.
 OPS = {
     "conv2d": "conv2d_fprop",
     "conv2d_relu": "conv2d_fprop",

@@ -125,7 +125,7 @@ def test_row_reuse_splits_the_batch_as_im2col_does(row_reuse_blocks, monkeypatch
     assert row_reuse_blocks == [2, 2, 2]
 
 
-def test_an_image_that_just_fits_in_a_block_gives_all_rows_of_a_larger_output(row_reuse_blocks, monkeypatch):
+def test_dgrad_gives_all_rows_of_a_dx_larger_than_dy_if_an_image_just_fits_in_a_block(row_reuse_blocks, monkeypatch):
     case = convolution(2, 5, 5, 32, 32, 3)  # dx has 5 rows, dy has 3
     monkeypatch.setattr(correlate, "ROW_REUSE_BYTES", 8 * 3 * 5 * 3 * 32)
     check_by_definition(case)

@@ -170,7 +170,7 @@ def test_an_image_gives_the_same_bits_in_any_part(op, monkeypatch):
     np.testing.assert_array_equal(OPS[op](), expected)
 
 
-PRODUCTS = {  # the number of terms in each sum
+PRODUCTS = {  # for each op, the number of terms in each of its sums, and a call
     "conv2d": (27, lambda x, w, dy: ops.conv2d(x, w, padding=1)),
     "conv2d_dgrad": (45, lambda x, w, dy: ops.conv2d_dgrad(dy, w, input_shape=x.shape, padding=1)),
     "conv2d_wgrad": (7 * 9 * 8, lambda x, w, dy: ops.conv2d_wgrad(dy, x, kernel_size=3, padding=1)),

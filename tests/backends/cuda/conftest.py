@@ -21,7 +21,8 @@ def cupy(monkeypatch):
 
 @pytest.fixture
 def use_gpu(monkeypatch, tmp_path):
-    """Treats emulated arrays as those of the stand-in; the disk cache and the choices in memory start empty."""
+    """A function that makes emulated arrays count as arrays on a given stand-in GPU. The disk cache and the choices in
+    memory start empty."""
     monkeypatch.setattr(tuner, "cache", SimpleNamespace(default=lambda: Cache(tmp_path / "cache")))
     monkeypatch.delenv("GPUCONV_AUTOTUNE", raising=False)
     monkeypatch.setattr(tuner, "known_choices", {})

@@ -17,7 +17,7 @@ X, W = (np.random.default_rng(7).standard_normal(s).astype(np.float32) for s in 
 
 
 class StandInGpu:
-    """A GPU on which each algorithm takes a given time; it records which are timed.
+    """A GPU on which each algorithm takes a given time. It records which algorithms are timed.
 
     durations: the seconds of a run of each algorithm. capture: whether a CUDA graph is being captured."""
 
@@ -40,7 +40,7 @@ class StandInGpu:
 
 
 def durations(fastest, fast=1e-5, slow=3e-5):
-    """How many seconds each algorithm takes, where one is the fastest."""
+    """The seconds of each algorithm: `fast` for the fastest one, `slow` for all others."""
     return {name: fast if name == fastest else slow for name in NAMES}
 
 
@@ -58,7 +58,7 @@ def run_op(op="conv2d", arrays=(X, W), **options):
 
 
 def chosen_without_kernels(fastest):
-    """The name of the algorithm that the tuner chooses, and how many runs it timed; no kernel runs."""
+    """The name of the algorithm that the tuner chooses, and how many runs it timed. The runs launch no kernel."""
     product, timed = Product("conv2d_fprop", 100, 100, 100, 1, np.dtype(np.float32)), []
 
     def seconds(call, count):

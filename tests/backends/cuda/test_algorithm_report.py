@@ -1,4 +1,4 @@
-"""The algorithms that a layer reports, which are those that run."""
+"""The algorithms that a layer reports are those that run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gpuconv.layers.fused import ConvReLU
 from tests.backends.cuda.stand_in_gpu import CONV2D, NAMES, StandInGpu, X, durations, run_op
 
 
-def test_a_layer_reports_what_runs_without_tuning_and_within_same_bits(use_gpu, monkeypatch):
+def test_a_layer_reports_the_algorithm_that_runs_even_without_tuning_and_under_same_bits(use_gpu, monkeypatch):
     fastest = next(name for name in NAMES if name != plan.plan(CONV2D).algorithm.name)
     use_gpu(StandInGpu(durations(fastest)))
     layer = Conv2D(12, 3)
@@ -22,7 +22,7 @@ def test_a_layer_reports_what_runs_without_tuning_and_within_same_bits(use_gpu, 
     modeled = layer.algorithms(len(X))["fprop"]
     assert run_op()[0][-1] == layer.algorithms(len(X))["fprop"] == fastest
     monkeypatch.setenv("GPUCONV_AUTOTUNE", "0")
-    assert run_op()[0] == [layer.algorithms(len(X))["fprop"]] == [fastest]  # remembered
+    assert run_op()[0] == [layer.algorithms(len(X))["fprop"]] == [fastest]  # the measured choice is kept
     monkeypatch.setattr(tuner, "model_chooses", ContextVar("model_chooses", default=True))
     assert run_op()[0] == [layer.algorithms(len(X))["fprop"]] == [modeled]
     monkeypatch.delenv("GPUCONV_AUTOTUNE")

@@ -73,7 +73,7 @@ def test_cxx_may_hold_options_and_paths(monkeypatch, tmp_path):
 
 
 def test_ctrl_c_does_not_reach_the_compiler():
-    """A run finishes its step, which may have to compile a kernel first."""
+    """After Ctrl-C a training run finishes its step, and the step may have to compile a kernel first."""
     group = cxx._run([sys.executable, "-c", "import os; print(os.getpgrp())"], "python")
     assert int(group) != os.getpgrp()
 

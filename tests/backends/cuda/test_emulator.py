@@ -132,7 +132,7 @@ def test_vector_types_bit_functions_and_math_functions_give_cudas_results():
 
 @pytest.mark.slow
 def test_a_divergent_barrier_is_reported_without_assembly():
-    """The fibers are the portable ones (ucontext), in a separate process."""
+    """A separate process uses the portable fibers (ucontext)."""
     program = f"""
 import numpy as np
 from gpuconv.backends.cuda.emulator import cxx

@@ -60,7 +60,7 @@ def test_runs_on_cupy_are_timed_between_two_events_behind_a_gate(monkeypatch):
     queue.clear()
 
     def run():
-        assert waiting[0].is_alive(), "the gate is still closed"
+        assert waiting[0].is_alive(), "the gate must still be closed"
         queue.append("run")
 
     assert gpu.seconds(run, 3) == pytest.approx(0.021)
@@ -73,4 +73,4 @@ def test_runs_on_cupy_are_timed_between_two_events_behind_a_gate(monkeypatch):
     with pytest.raises(RuntimeError, match="no such kernel"):
         gpu.seconds(fails, 1)
     waiting[0].join(0.1)
-    assert not waiting[0].is_alive(), "the gate opens whatever happens"
+    assert not waiting[0].is_alive(), "the gate must open even if a run fails"

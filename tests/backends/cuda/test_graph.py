@@ -92,7 +92,7 @@ def test_a_capture_makes_its_calls_in_order_and_keeps_its_memory(capturing):
     begun = ["free the rest", "private memory", "begin", "work", "end", "common memory"]
     assert capturing.calls[0] == "free the rest"  # by the recorder's constructor
     assert capturing.calls[1:] == [*prepared, *begun, "launch", "launch"]
-    assert capturing.alive == 1  # although the work has dropped it
+    assert capturing.alive == 1  # the recorder keeps the memory that the work has dropped
     recorder.release()
     assert capturing.alive == 0
 

@@ -46,7 +46,7 @@ def test_every_accepted_architecture_compiles(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_kernels_for_gpus_without_asynchronous_copies_compile_for_them():
+def test_the_kernels_that_use_no_asynchronous_copies_compile_for_sm_75():
     if "sm_75" not in nvrtc.known_architectures():
         pytest.skip("this NVRTC no longer compiles for sm_75")
     copying = ("mma.cu", "mma_cluster.cu", "_few_channels.cu")
@@ -126,7 +126,7 @@ PACKAGED = [
         "NVRTC 12.9",
     ),
     ("another major", {"cuda-bindings": "13.0.3", "nvidia-cuda-nvrtc": "14.0.1"}, None),
-    ("a toolkit of the system's", {"cuda-bindings": "13.0.3"}, None),
+    ("a system-wide toolkit", {"cuda-bindings": "13.0.3"}, None),
     ("no bindings", {"nvidia-cuda-nvrtc": "13.0.88"}, None),
     ("odd", {"cuda-bindings": "dev", "nvidia-cuda-nvrtc": "13"}, None),
 ]
@@ -150,7 +150,7 @@ def test_the_cache_key_holds_the_version_of_the_nvrtc_that_compiled(monkeypatch,
     nvrtc.toolkit.cache_clear()
     monkeypatch.setattr(nvrtc, "_packaged_version", lambda: packaged)
     assert compiled("sm_80") == first
-    assert nvrtc.version() == nvrtc.toolkit()[1] != packaged  # loaded by now
+    assert nvrtc.version() == nvrtc.toolkit()[1] != packaged  # NVRTC is loaded by now
 
 
 def test_the_cache_entry_is_independent_of_where_headers_and_cache_are(tmp_path, monkeypatch):

@@ -1,4 +1,5 @@
-"""Proofs made in this process instead of a child: right kernels are proved, those with a planted fault refuted."""
+"""Proofs made in this process instead of a child: right kernels are proved, kernels with a planted fault are
+refuted."""
 
 from __future__ import annotations
 

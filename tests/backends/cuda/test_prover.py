@@ -116,7 +116,7 @@ def test_threads_take_turns(prover_of):
 
 
 def test_a_child_that_refuted_an_algorithm_is_replaced(prover_of):
-    """A faulty kernel may have damaged its state."""
+    """A faulty kernel may have damaged the state of the child."""
     refuting = prover_of(ASKED + "verdict(status='refuted', reason=str(os.getpid()))")
     answers = [refuting.ask({}, FINGERPRINT) for _ in range(3)]
     assert len({answer.reason for answer in answers}) == 3

@@ -62,7 +62,7 @@ int main() {
 
 
 def test_occupancy_agrees_with_nvidias_header(tmp_path):
-    """cuda_occupancy.h from the CUDA runtime headers, on every chip."""
+    """The header is cuda_occupancy.h of the CUDA runtime. The results are compared for every chip."""
     pathfinder = pytest.importorskip("cuda.pathfinder", reason="cuda-core is not installed", exc_type=ImportError)
     folder = pathfinder.find_nvidia_header_directory("cudart") or pytest.skip("no CUDA headers")
     try:
@@ -147,5 +147,5 @@ def test_several_processes_give_the_same_report_as_one(monkeypatch, tmp_path):
     monkeypatch.setenv("GPUCONV_CACHE_DIR", str(tmp_path))
     listed = [(v, "sm_80") for v in variants() if v.file == "metrics.cu"]
     in_parallel = list(resources.report(listed, 2))
-    assert len(in_parallel) == len(listed) == len(list(tmp_path.iterdir())) > 1  # compiled there, and found again here
+    assert len(in_parallel) == len(listed) == len(list(tmp_path.iterdir())) > 1  # and the next report finds them
     assert in_parallel == list(resources.report(listed))

@@ -28,7 +28,7 @@ def test_a_slice_is_copied_if_only_the_copy_allows_wide_packs(channels, count, c
 
 
 def test_rows_that_are_not_whole_elements_apart_are_copied():
-    """Such as those of one field of packed records."""
+    """The rows of one field of packed records are an example."""
     records = emulator.zeros((4 * 13,), np.uint8).view(np.dtype([("rows", np.float32, 3), ("flag", np.uint8)]))
     rows = records["rows"]
     numbers = np.arange(12, dtype=np.float32).reshape(4, 3)

@@ -86,7 +86,7 @@ def test_the_blocks_of_a_cluster_are_read():
 
 
 @pytest.mark.parametrize("dims", ["2, 2, 1", "9, 1, 1", "0", "1, 1, 2", "N, 1, 1"])
-def test_other_clusters_are_refused(dims):
+def test_a_cluster_that_is_not_1_to_8_blocks_along_x_is_refused(dims):
     with pytest.raises(
         ValueError, match=r"kernel k: a cluster is __cluster_dims__\(N, 1, 1\), N a constant from 1 to 8"
     ):

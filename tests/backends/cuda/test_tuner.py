@@ -28,14 +28,14 @@ def test_the_fastest_algorithm_is_chosen_and_gives_the_same_bits_as_when_named(u
     np.testing.assert_array_equal(second_result, expected)
 
 
-def test_among_equally_fast_ones_the_cost_models_choice_wins(use_gpu):
+def test_among_equally_fast_algorithms_the_cost_models_choice_wins(use_gpu):
     gpu = use_gpu(StandInGpu(dict.fromkeys(NAMES, 1e-5)))
     assert run_op()[0][-1] == gpu.timed[0] == plan.plan(CONV2D).algorithm.name
 
 
 @pytest.mark.parametrize("fails", [[NAMES[-1]], NAMES[:-1]], ids=["one", "all-but-one"])
 def test_candidates_that_fail_while_they_are_timed_are_left_out(use_gpu, monkeypatch, fails):
-    """The error of such a launch may appear only at the next synchronization."""
+    """The error of a failed launch may appear only at the next synchronization."""
     gpu = use_gpu(StandInGpu(durations(NAMES[-1])))
     seconds = gpu.seconds
 
@@ -69,7 +69,7 @@ def test_nothing_is_timed_during_a_capture(use_gpu, tmp_path):
     assert modeled != "simt-64x64"
     afterwards = use_gpu(StandInGpu(durations("simt-64x64")))
     assert run_op()[0][-1] == "simt-64x64"
-    assert afterwards.timed, "the choice during the capture was not stored"
+    assert afterwards.timed, "the choice during the capture must not be stored"
     for forget in (False, True):
         captured = use_gpu(StandInGpu(durations("simt-32x32"), capture=True), forget)
         assert run_op()[0] == ["simt-64x64"]

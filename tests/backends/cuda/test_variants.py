@@ -1,4 +1,4 @@
-"""The list of variants: every kernel file, and what the launchers load."""
+"""The list of variants has every kernel file and every variant that the launchers load."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_the_launchers_load_only_listed_variants(monkeypatch):
                 and dtype == "float16"
                 and options.get("algo", "auto") == "auto"
             ):
-                for algo in ("wgmma-128x128", "wgmma-2x128x128", "wgmma-128x2x192"):  # no choices of "auto"
+                for algo in ("wgmma-128x128", "wgmma-2x128x128", "wgmma-128x2x192"):  # "auto" chooses none of these
                     with contextlib.suppress(UnservedError):
                         getattr(ops, case.op)(*on_device, **options | {"algo": algo})
     listed = {(variant.file, frozenset(variant.defines)) for variant in variants()}

@@ -89,7 +89,7 @@ def test_a_verdict_against_an_algorithm_is_kept_and_warned_about_once(stand_in, 
     assert (verdict(ask=False) is not None) == lasting
 
 
-def test_a_damaged_entry_is_asked_again_and_a_new_proof_replaces_it(stand_in):
+def test_a_damaged_entry_is_ignored_and_a_new_proof_replaces_the_stored_verdict(stand_in):
     verdict()
     (entry,) = stand_in.folder.glob("proof-*")
     (entry / "verdict.json").write_text(json.dumps({"proved": True}))
