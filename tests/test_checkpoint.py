@@ -292,7 +292,7 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(path, full_disk):
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]
 
 
-def test_a_failure_after_the_rename_does_not_call_the_file_unchanged(path, monkeypatch):
+def test_the_error_for_a_failure_after_the_rename_does_not_call_the_file_unchanged(path, monkeypatch):
     def refuse(folder):
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
@@ -303,7 +303,7 @@ def test_a_failure_after_the_rename_does_not_call_the_file_unchanged(path, monke
     assert path.read_bytes() != before
 
 
-def test_a_failure_at_the_end_leaves_the_old_file_too(path, monkeypatch):
+def test_a_failed_rename_leaves_the_old_file_too(path, monkeypatch):
     def refuse(source, target):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 

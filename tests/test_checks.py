@@ -66,7 +66,7 @@ def wrong_layers():
     return WrongReLU, WrongBias
 
 
-def test_a_shape_given_as_a_list_keeps_the_weights():
+def test_a_layer_checked_at_a_shape_given_as_a_list_keeps_its_weights():
     layer = Linear(3)
     layer.build((4,), seed=3)
     for shape in ((4,), [4]):

@@ -47,7 +47,7 @@ def test_a_continued_table_row_is_found():
 
 
 NAMED_FILE = re.compile(r"`((?:bench|ci|examples|gpuconv|kernels|tests|tools)/[\w./-]*)`")
-PLACEHOLDERS = {  # kernels/README.md lists the files of any op
+PLACEHOLDERS = {  # names in kernels/README.md that stand for the files of any op
     "gpuconv/ops/op.py",
     "gpuconv/backends/reference/op.py",
     "gpuconv/backends/cpu/op.py",
@@ -58,7 +58,7 @@ PLACEHOLDERS = {  # kernels/README.md lists the files of any op
 
 
 def missing_files(page, text):
-    """The files that a page names and that do not exist; the package installs `kernels` as `gpuconv/kernels`."""
+    """The missing files that a page names. A page may say `gpuconv/kernels`, where the package installs `kernels`."""
     named = {name.replace("gpuconv/kernels/", "kernels/") for name in NAMED_FILE.findall(text)} - PLACEHOLDERS
     return sorted(name for name in named if not ((ROOT / name).exists() or (page.parent / name).exists()))
 
@@ -125,7 +125,7 @@ def test_the_code_in_nets_md_runs_unchanged(tmp_path, monkeypatch, capsys):
 def test_every_package_with_a_page_of_the_documentation_is_an_attribute():
     pages = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "docs" / "api").glob("*.md"))
     documented = set(re.findall(r"automodule:: gpuconv\.(\w+)", pages))
-    documented -= {"torch", "inverse_normal"}  # imported by their own names
+    documented -= {"torch", "inverse_normal"}  # programs import these two modules by name
     assert len(documented) > 15
     missing = f"[name for name in {sorted(documented)} if not hasattr(gc, name)]"
     assert python(f"import gpuconv as gc; print({missing})") == "[]"

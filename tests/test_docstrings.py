@@ -29,8 +29,8 @@ def imported(name):
 
 
 def public(module):
-    """The public functions, classes and methods of a module by path, each with its docstrings: its own, and those of
-    the base classes and of the methods that it overrides."""
+    """The path, the object and the docstrings of each public function, class and method of a module. The docstrings
+    include those of base classes and of overridden methods."""
     defined = [name for name, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__]
     for name in getattr(module, "__all__", None) or [name for name in defined if not name.startswith("_")]:
         value = getattr(module, name)

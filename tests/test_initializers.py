@@ -112,7 +112,7 @@ def test_dirac_is_refused_for_other_shapes_than_filters():
         Linear(3, weight_init="dirac").build((2,))
 
 
-def test_the_same_seed_gives_the_same_bits_and_parameters_differ():
+def test_the_same_seed_gives_the_same_bits_and_each_parameter_gets_its_own():
     np.testing.assert_array_equal(draw("he_normal"), draw("he_normal"))
     assert (draw("he_normal") != draw("he_normal", seed=2)).any()
     net = Sequential([Input((4, 4, 2)), Conv2D(2, 3, padding=1), Conv2D(2, 3, padding=1)], seed=9)

@@ -28,8 +28,8 @@ def run(*arguments, capsys):
 
 @pytest.mark.kernels
 @pytest.mark.parametrize("op", ops.__all__)
-def test_every_case_of_an_op_runs_its_file(op, monkeypatch):
-    """This holds in every dtype; a case that runs another kernel would say nothing about the user's file."""
+def test_every_case_of_an_op_runs_the_kernel_file_of_the_op(op, monkeypatch):
+    """All dtypes are tried. A case that runs another kernel would say nothing about the user's file."""
     monkeypatch.setattr(lab, "verify", lambda chosen, dtypes, device: files_of(chosen, dtypes))
     file = source.resolve(lab.shipped_file(op))
     files_by_case = dict(lab.check(file, op, "emulated", DTYPES))
@@ -53,7 +53,7 @@ def files_of(chosen, dtypes):
 
 @pytest.mark.kernels
 @pytest.mark.parametrize("op", ["conv2d", "conv2d_relu", "conv2d_wgrad", "linear_dgrad"])
-def test_every_case_of_an_algorithm_runs_its_file(op, monkeypatch):
+def test_every_case_of_an_algorithm_runs_the_kernel_file_of_the_algorithm(op, monkeypatch):
     monkeypatch.setattr(lab, "verify", lambda chosen, dtypes, device: files_of(chosen, dtypes))
     file = source.resolve(lab.shipped_file(op, "mma-64x64"))
     assert file.name.endswith("_mma.cu")
@@ -182,7 +182,7 @@ def test_bad_input_is_refused(tmp_path, capsys):
     assert "no.cu: no such file" in output
 
 
-def test_times_need_two_turns_of_each_file(my_pool):
+def test_timing_needs_at_least_two_repeats(my_pool):
     for repeats, error, message in (
         (1, ValueError, "repeats must be at least 2, received 1"),
         ("six", TypeError, "repeats must be an integer, received 'six'"),

@@ -19,7 +19,7 @@ from tests.refused import refused
 
 # --- convolutions ------------------------------------------------------------------------------
 
-# Input and filters; window; P and Q; (m, n, k, batches) of each direction, all by hand.
+# Input and filters; window; P and Q; (m, n, k, batches) of each direction, all computed by hand.
 CONVOLUTIONS = [
     (
         (2, 32, 32, 3),
@@ -75,7 +75,7 @@ def test_a_product_with_a_pool_covers_whole_windows_only():
 
 
 def phases(size, taps, stride, dilation, before):
-    """For each group of pixels of one axis that the same taps read: the number of pixels and of taps."""
+    """The numbers of pixels and taps in each phase, a group of pixels of one axis that the same taps read."""
     pixels = Counter((pixel + before) % stride for pixel in range(size))
     return [
         (count, sum((phase - tap * dilation) % stride == 0 for tap in range(taps))) for phase, count in pixels.items()

@@ -113,7 +113,7 @@ def test_bad_scalars_are_refused(bad, error):
     ],
     ids=["negative-std", "text-as-std", "nan-as-mean", "low-above-high", "range-too-wide"],
 )
-def test_parameters_of_no_distribution_are_refused(draw, bad, error, message):
+def test_impossible_parameters_of_a_distribution_are_refused(draw, bad, error, message):
     with pytest.raises(error, match=message):
         draw(3, seed=0, stream=INIT, **bad)
 

@@ -48,7 +48,7 @@ def device_names_compared(nodes: Collection[ast.AST]) -> list[str]:
 
 
 def test_devices_are_compared_as_device_values_and_not_by_their_names():
-    """Names have several spellings: `Device.named` knows them."""
+    """A device's name has several spellings, which `Device.named` knows."""
     found = {str(path.relative_to(ROOT)): device_names_compared(syntax(path)) for path in modules()}
     # In devices.py `module` is the name of a Python module.
     assert found.pop("gpuconv/devices.py") == ["module.startswith('gpuconv.backends.cuda.emulator')"]

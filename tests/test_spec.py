@@ -1,4 +1,4 @@
-"""Short forms of schedules, optimizers, data sets and augmentations: an option that is given twice."""
+"""Options that are given twice in the short form of a schedule, an optimizer, a data set or an augmentation."""
 
 from __future__ import annotations
 

@@ -51,8 +51,8 @@ def holds(values, x):
 
 
 def walk(x, call):
-    """The files of the functions that `call` passes x to, in the order of the calls; successive calls into one file are
-    listed once. Comprehensions, which have frames of their own up to Python 3.11, count as part of their function."""
+    """The files of the functions that `call` passes x to, in the order of the calls. Successive calls into one file are
+    listed once. Comprehensions have frames of their own up to Python 3.11, and count as part of their function."""
     files = []
 
     def enter(frame, event, _):

@@ -31,7 +31,7 @@ def test_a_loss_with_class_weights_is_one_weighted_mean_over_all_images(ignore_i
         assert evaluation.accuracy == (scores.argmax(axis=1) == data.labels)[counted].mean()
 
 
-def test_an_epoch_with_class_weights_resumes_with_its_sums(tmp_path):
+def test_a_run_resumed_within_an_epoch_keeps_its_sums_of_class_weights(tmp_path):
     def run(name, stop=None, **options):
         trainer = toy_run.trainer(lr=1e-30, loss=SoftmaxCrossEntropy(weight=(1, 5, 0.25)))
         toy_run.fit(trainer, run_dir=tmp_path / name, callbacks=[toy_run.StopAt(stop)], epochs=1, **options)
