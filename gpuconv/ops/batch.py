@@ -45,19 +45,20 @@ def load_batch(
     """Gather, augment and normalize a batch from a uint8 data set.
 
     x[n] = (augment(images[indices[n]]) - mean) * (1 / std), with indices counted from start, computed in float32 and
-    rounded once to dtype, in this order: crop, brightness, contrast, saturation, hue, flip, shift, cutout. Cut-out
-    pixels are 0 after normalization. Sample n draws Philox blocks of the AUGMENT stream, at offset + n.
+    rounded once to dtype. The steps of augment are, in this order: crop, brightness, contrast, saturation, hue, flip,
+    shift, cutout. Cut-out pixels are 0 after normalization. Sample n draws Philox blocks of the AUGMENT stream, at
+    offset + n.
 
-    resized_crop is torchvision's RandomResizedCrop to the image's own size: the area, as a share of the image's, is
-    uniform between resized_crop and 1, the logarithm of width / height is uniform between those of 3/4 and 4/3, and the
-    position is uniform; after ten draws that do not fit, the crop is the largest central rectangle with such a ratio.
-    It is interpolated bilinearly, with positions in 1/256 of a pixel.
+    resized_crop is torchvision's RandomResizedCrop to the image's own size. The crop's share of the image's area is
+    uniform between resized_crop and 1, the logarithm of its width / height is uniform between log(3/4) and log(4/3),
+    and its position is uniform. After ten draws that do not fit, the crop is the largest central rectangle with such a
+    ratio. It is interpolated bilinearly, with positions in 1/256 of a pixel.
 
-    brightness, contrast, saturation and hue are torchvision's ColorJitter in this fixed order: a factor f, uniform in
-    [max(0, 1 - s), 1 + s], gives f * image + (1 - f) * other, clipped to the range of bytes. With gray = 0.2989 R +
-    0.587 G + 0.114 B, other is black for brightness, the mean of gray for contrast, and gray for saturation. The hue
-    (of HSV) is rotated by a fraction of the circle that is uniform in [-hue, hue]. The numbers are not rounded to
-    bytes.
+    brightness, contrast, saturation and hue are torchvision's ColorJitter in this fixed order. For each of the first
+    three, with value s, a factor f, uniform in [max(0, 1 - s), 1 + s], gives f * image + (1 - f) * other, clipped to
+    the range of bytes. With gray = 0.2989 R + 0.587 G + 0.114 B, other is black for brightness, the mean of gray for
+    contrast, and gray for saturation. The hue (of HSV) is rotated by a fraction of the circle that is uniform in
+    [-hue, hue]. The numbers are not rounded to bytes.
 
     flip="alternating" (Jordan 2024, arXiv:2404.00498): a random half of the images is flipped in even epochs, the rest
     in odd ones. The Philox block at an image's index, in substream 1 of the AUGMENT stream, decides which half. Sample
@@ -76,7 +77,8 @@ def load_batch(
         cutout: The side, in pixels, of a square around a uniform center that is cut out, clipped at the border; 0
             cuts nothing.
         resized_crop: The smallest share of an image's area that a crop takes, in (0, 1]; 0 does not crop.
-        brightness: s above, at least 0. Above 0, images must have 1 or 3 channels, as for the next three.
+        brightness: The s above, at least 0. If this or one of the next three is above 0, images must have 1 or 3
+            channels.
         contrast: As brightness.
         saturation: As brightness.
         hue: In [0, 0.5]. It has no effect on images of 1 channel.

@@ -12,7 +12,7 @@ from gpuconv.types import Array
 
 Check = TypeVar("Check", bound=Callable[..., object])
 
-_MAX_RESULTS = 4096  # cached results of one check; then all are dropped
+_MAX_RESULTS = 4096  # of one check; if as many are cached, the next result drops them all
 _EXACT = frozenset({int, str, bool, type(None)})  # types whose equal values are interchangeable
 _MISSING = object()  # stands for "no cached result"; None may be one
 

@@ -36,15 +36,16 @@ def muon_step(
     ema: float = 0.999,
     tf32: bool = False,
 ) -> None:
-    """v = momentum * v + g; param = param * sqrt(K) / |param| - lr * orthogonal(v), or with nesterov
-    orthogonal(g + momentum * v) (Jordan et al. 2024, "Muon"; the scaling of param comes from airbench).
+    """v = momentum * v + g; param = param * sqrt(K) / |param| - lr * orthogonal(v). With nesterov,
+    orthogonal(g + momentum * v) takes the place of orthogonal(v) (Jordan et al. 2024, "Muon"; the scaling of param
+    comes from airbench).
 
     |param| is the root of the sum of squares, so the squared norms of the scaled filters have a mean of 1; a parameter
     of zeros is not scaled. orthogonal(x) divides x by |x| + 1e-7, then does `steps` Newton-Schulz steps on the smaller
     side, x = a x + (b x x^T + c (x x^T)^2) x with a, b, c = 3.4445, -4.7750, 2.0315. These bring the singular values
-    near 1, not exactly to 1. Everything is computed in the accumulation dtype, unless another precision lets tensor
-    cores multiply: "tf32" rounds the factors of these products to TF32, and "bfloat16", as the original does, stores
-    x / |x|, x x^T, the polynomial and x in bfloat16.
+    near 1, not exactly to 1. With precision="full", everything is computed in the accumulation dtype. The other
+    precisions let tensor cores multiply: "tf32" rounds the factors of these products to TF32, and "bfloat16" stores
+    x / |x|, x x^T, the polynomial and x in bfloat16, as the original does.
 
     Args:
         params: Arrays of rank 2 or more, taken as matrices (K, the rest), changed in place.
@@ -56,8 +57,8 @@ def muon_step(
             themselves.
         scaling: The array that update_loss_scale or clip_norm changed, or None. The gradients are multiplied by
             scaling[1] first; if that is 0, nothing changes, not even the averages.
-        averages: Changed in place to ema * average + (1 - ema) * param, of the masters if there are any; each has the
-            shape and dtype of the array that it averages.
+        averages: Changed in place to ema * average + (1 - ema) * param; with masters, the master takes param's place.
+            Each has the shape and dtype of the array that it averages.
         lr: The learning rate, at least 0; may be a float32 or float64 array of one element on the device.
         momentum: In [0, 1].
         nesterov: Take the second form; needs a momentum above 0.

@@ -89,7 +89,7 @@ def random_permutation(order: ArrayT, *, seed: int, epoch: int = 0, stream: int 
         order: (n,) int64, changed in place.
         seed: The seed of the random numbers: a 64-bit integer, at least 0.
         epoch: Distinguishes the orders of one seed: a 32-bit integer.
-        stream: What the numbers are for; by default that of a data set's order.
+        stream: What the numbers are for; by default the order of a data set.
 
     Returns:
         order.

@@ -1,16 +1,16 @@
 """Checks an algorithm on one GEMM problem: runs it, and compares its results with a proved algorithm's.
 
 1. On random numbers, three times. The bits must be the same each time. The values may differ from the proved
-   algorithm's by at most twice the bound of `gpuconv verify`, once for each algorithm. Large results are compared only
-   at regular intervals, unless part 2 is skipped.
+   algorithm's by at most twice the bound of `gpuconv verify`, because both algorithms may have an error. Large results
+   are compared only at regular intervals, unless part 2 is skipped.
 2. On small whole numbers, whose sums are exact in any order. Every value must have the proved algorithm's bits; only
    moments and activations that round are compared by bounds. This is repeated for each `Form` of the call: without a
    bias, with results added to `out`, and with y, dy and dx as slices of the channels of wider volumes, whose other
-   channels must not change. Sums too long to be exact in float32 skip this part.
+   channels must not change. This part is skipped if the sums are too long to be exact in float32.
 
 On a GPU, memory for results starts as NaNs between guard zones, which must be intact after each run; the emulated
 device checks each access itself. At the end the proved algorithm runs on the random numbers again. It must give the
-same bits as at first, which shows that they are unchanged.
+same bits as at first, which shows that its inputs are unchanged.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from gpuconv.verify.guards import Guards, NoGuards
 from gpuconv.verify.rules.norm import moment_bounds
 from gpuconv.verify.rules.products import behind_activation
 
-RUNS = 3  # on the random numbers, with the same bits
+RUNS = 3  # on the random numbers; each must give the same bits
 COMPARED = 1 << 20  # at most this many values of a result are compared by bounds; all of them if part 2 is skipped
 _EXACT_ACTIVATIONS = (None, "relu")  # they leave exact sums exact
 
@@ -51,7 +51,8 @@ _FORMS = {
 
 
 class Proof:
-    """Creating it runs only the proved algorithm; `judge` then runs the one to be proved."""
+    """The proof of an algorithm. Creating a Proof runs only the proved algorithm, with which results are compared;
+    `judge` then runs the algorithm to be proved."""
 
     def __init__(self, question: Question) -> None:
         self.question, epilogue = question, question.epilogue
@@ -61,11 +62,11 @@ class Proof:
         magnitudes = Inputs(question, "magnitudes")
         self._mark = self.guards.mark()
         before = Epilogue.of(None, 2, masked=True) if epilogue.pool == 2 else PLAIN  # without activation and moments
-        # The results of the proved algorithm: for random numbers and for whole numbers; then, without activation and
-        # moments, for the magnitudes and, if the activation rounds, for whole numbers again.
+        # The proved algorithm runs on random numbers and on whole numbers. Then it runs without activation and moments,
+        # on the magnitudes and, if the activation rounds, on the whole numbers again.
         with tuner.record_products() as products:
             self._first = self._proved(self._random, Form(), epilogue)
-            forms = _forms(question, self._whole) if 2 * question.product.k < EXACT else []  # half: see `Inputs`
+            forms = _forms(question, self._whole) if 2 * question.product.k < EXACT else []  # 2: see `Inputs`
             self._exact = {form: self._proved(self._whole, form, epilogue) for form in forms}
         if {*products} != {question.product}:
             raise RuntimeError(f"the arrays lead to another product than {question.product}: {products}")
@@ -181,7 +182,8 @@ def _share(expected: Expected, result: np.ndarray) -> float:
 
 
 def _compare_moments(expected: np.ndarray, result: np.ndarray, dtype: np.dtype) -> None:
-    """Compare moments, which each algorithm computes over parts of its own, by the statistics of all parts together."""
+    """Compare the statistics of all values, merged from the moments of the parts that an algorithm divides them into;
+    another algorithm may have other parts."""
     (count, mean, variance), (own_count, own_mean, own_variance) = _merge_moments(expected), _merge_moments(result)
     if not np.array_equal(count, own_count):
         raise RefutedError(f"the moments count {own_count.min():g} to {own_count.max():g} values, not {count.max():g}")

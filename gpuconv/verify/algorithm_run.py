@@ -97,14 +97,15 @@ class Inputs:
         self.arrays = {name: self._array(*each, seed) for seed, (name, each) in enumerate(shapes)}
 
     def out(self, shape: tuple[int, ...], accumulate: bool = False) -> Array:
-        """An array for a result: unwritten, or with whole numbers to which it is added."""
+        """An array for a result: unwritten, or with whole numbers to which the result is added."""
         if not accumulate:
             return self._unwritten(shape, self._shifts_out)
         return self._array(shape, self._shifts_out, seed=9)
 
     def sliced(self, of: Array) -> tuple[Array, Array]:
         """(wider volume, slice of its channels with the numbers of `of`). The volume has 32 bytes of channels more than
-        `of`, which hold zeros: half of them on each side, or one more on the left if results are not aligned."""
+        `of`, and these hold zeros. Half of them lie on each side. If results are not aligned, one channel more lies on
+        the left, and one less on the right."""
         width = 16 // of.dtype.itemsize
         volume = backends.zeros((*of.shape[:-1], of.shape[-1] + 2 * width), of.dtype, self._question.device)
         begin = width + self._shifts_out

@@ -92,7 +92,7 @@ class Call:
         return Expected("db", np.reshape(one.value, -1), np.reshape(one.bound, -1))
 
     def _added_to(self) -> dict[str, np.ndarray]:
-        """The contents before the call of the arrays to which it added, by the names of the arguments."""
+        """The arrays to which the call added its results, with their contents before the call, by argument name."""
         options = _ACCUMULATE_OPTIONS.get(self.op, {})
         return {name: self.into[name] for name, option in options.items() if name in self.into and self.options[option]}
 
@@ -176,8 +176,8 @@ def _from_json(tensors: dict[str, np.ndarray], entry: Record) -> Any:  # noqa: A
 
 
 def _overflowed(one: Expected, result: np.ndarray) -> Expected:
-    """The same, but infinite where the result is infinite and the dtype's range ends within the bound of the value:
-    there an overflow is correct."""
+    """The expected result `one`, with infinities where `result` overflowed correctly: there it is infinite, and the end
+    of the dtype's range lies within the bound of the expected value."""
     if result.dtype.kind in "iub":
         return one
     found, value = as_float64(result), np.asarray(one.value)
@@ -214,11 +214,12 @@ def recording(
     wants: Callable[[str, int], bool] = lambda op, size: True,
     inside: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Iterator[None]:
-    """Within this context, `keep` receives each call of an op by this thread after it ran.
+    """Within this context, `keep` receives each call of an op that this thread makes, after the op ran.
 
     wants: a function of an op's name and the bytes of its arguments that decides whether to record the call. The inputs
-    are copied to the host before the op runs and the results afterwards, so that what it changes in place is recorded
-    with both values. inside: makes the context in which the copies are made and `keep` is called.
+    are copied to the host before the op runs and the results afterwards, so an array that the op changes in place is
+    recorded with its old and its new values. inside: makes the context in which the copies are made and `keep` is
+    called.
     """
     thread = threading.get_ident()
     keeping = False  # do not record ops that `keep` calls

@@ -45,7 +45,7 @@ class Guards:
         return ""
 
     def mark(self) -> int:
-        """The place in the order of allocations from which `release` may begin."""
+        """The number of allocations that are held, for `release`."""
         return len(self._blocks)
 
     def release(self, mark: int = 0) -> None:

@@ -18,7 +18,7 @@ from gpuconv.verify.compare import Expected
 from gpuconv.verify.rules import activations, digest, losses, norm, optim, products
 from gpuconv.verify.rules.base import Arrays, Rule, accumulating_rule, as_float64, exact_results
 
-# How many of an op's first arrays are rounded to TF32; 2 for other ops.
+# How many of an op's first arrays are rounded to TF32; 2 for ops that are not listed.
 _FACTORS = {"conv2d_backward": 3, "batch_norm_backward": 1}
 
 

@@ -1,9 +1,9 @@
 """The child process that proves algorithms. Each line of standard input is a question from
 `gpuconv.backends.cuda.gemm.prover`.
 
-It answers with two lines, one before and one after it runs the algorithm to be proved; if the preparation fails, only
-with the second. If nobody kills it, it ends itself when a question takes too long, so that a hanging kernel does not
-outlive the process that asked."""
+The process answers a question with two lines, one before and one after it runs the algorithm to be proved. If the
+preparation fails, it writes only the second line. It ends itself when a question takes too long, so that a hanging
+kernel does not outlive the process that asked."""
 
 from __future__ import annotations
 

@@ -41,7 +41,8 @@ def conv2d_dgrad(
     accumulate: bool = False,
 ) -> ArrayT:
     """The gradient of conv2d with respect to x: dx[n, h, w, c] = sum of dy[n, p, q, k] * w[k, r, s, c] over all k and
-    every (p, q, r, s) that reads (h, w). With groups, k runs over the filters of c's group, and w counts c within it.
+    every (p, q, r, s) for which output (p, q) reads pixel (h, w) by tap (r, s). With groups, k runs over the filters of
+    c's group, and the last index of w counts c within that group.
 
     Args:
         dy: The gradient with respect to y, (N, P, Q, K); with pool=2 (N, P // 2, Q // 2, K).
@@ -59,7 +60,7 @@ def conv2d_dgrad(
             or of the output of conv2d_batch_norm's pool, and passes only where the mask has a 1.
         pool: The `pool` of that op; 2 needs the mask.
         out: Receives the result and must have its shape and dtype; by default a new array.
-        accumulate: Add to out instead of overwriting it; sum and addition are rounded once.
+        accumulate: Add to out instead of overwriting it; the sum is rounded once, after the addition.
 
     Returns:
         dx: (N, H, W, C), of dy's dtype.

@@ -65,8 +65,8 @@ def batch_norm_backward(
     statistics are constants, so dx = gamma * inv_std * dy.
 
     With an activation, the argument dy is the gradient of the activation's output; the dy in the formulas above is then
-    that of its input. After an addend, this input cannot be recomputed from x, so the activation's gradient is computed
-    from `saved`.
+    the gradient of the activation's input. After an addend, this input cannot be recomputed from x, so its gradient is
+    computed from `saved`.
     With a mask, dx is passed on through the max pool that computed x: the result is the gradient of the pool's input.
     With w, dy is the gradient of the output of a convolution that read this norm's output. In the formulas above,
     conv2d_dgrad(dy, w), rounded, takes the place of dy; the epilogue of conv2d_dgrad computes the two sums.
@@ -85,7 +85,8 @@ def batch_norm_backward(
         mask: What conv2d_batch_norm returned with pool=2.
         input_shape: With a mask, the shape of the pool's input, (N, P, Q, K), the output of conv2d_batch_norm's
             convolution.
-        groups: With a mask the groups of that convolution, with w those of the one that w belongs to.
+        groups: With a mask, the groups of conv2d_batch_norm's convolution; with w, the groups of the convolution that
+            has the filters w.
         w: The filters of a conv2d that read the norm's output, (K, R, S, C // groups) of x's dtype; then x is (N, H, W,
             C), and there is no mask.
         stride: With w, as in conv2d.

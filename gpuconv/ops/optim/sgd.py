@@ -39,8 +39,8 @@ def sgd_step(
             themselves.
         scaling: The array that update_loss_scale or clip_norm changed, or None. The gradients are multiplied by
             scaling[1] first; if that is 0, nothing changes, not even the averages.
-        averages: Changed in place to ema * average + (1 - ema) * param, of the masters if there are any; each has the
-            shape and dtype of the array that it averages.
+        averages: Changed in place to ema * average + (1 - ema) * param; with masters, the master takes param's place.
+            Each has the shape and dtype of the array that it averages.
         lr: The learning rate, at least 0; may be a float32 or float64 array of one element on the device.
         momentum: In [0, 1].
         nesterov: Take the second form; needs a momentum above 0.

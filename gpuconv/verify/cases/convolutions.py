@@ -42,8 +42,7 @@ def _random_convolution(rng: np.random.Generator) -> Conv2dProblem:
 
 
 def convolution_cases(count: int, rng: np.random.Generator) -> Iterator[Case]:
-    """An option's value, and whether a problem has a case with it, follow from the problem's index: all combinations
-    would be too many cases."""
+    """The index of a problem decides which cases it has, and with which options; all combinations would be too many."""
     tiers = {"tiny": TINY, "odd": ODD, "real": REAL, "random": [_random_convolution(rng) for _ in range(count)]}
     activations = [None, *ACTIVATIONS]
     for tier, problems in tiers.items():
@@ -196,7 +195,7 @@ def _accumulating(problem: Conv2dProblem, gradient: Make) -> Make:
 
 
 def _under_mask(problem: Conv2dProblem, pool: int, gradient: Make) -> Make:
-    """The arguments of `gradient` with a mask that conv2d_relu returned, and a dy of its output's shape."""
+    """The arguments of `gradient` with a mask that conv2d_relu returned, and a dy of the shape of conv2d_relu's y."""
 
     def make(rng: np.random.Generator, dtype: np.dtype) -> Arguments:
         from gpuconv import ops

@@ -126,9 +126,9 @@ def _gradients(shapes: list[Shape], last: float, options: Options) -> Make:
 def _clipping(
     shapes: list[Shape], options: Options, fills: bool = False, last: float = np.nan, scaled: bool = True
 ) -> Make:
-    """The arguments of clip_norm or clip_values: gradients and a scaling. fills: whether they begin with an array to
-    fill, as clip_norm's do. last: one more gradient of this single number; clip_norm gets it only if it is infinite,
-    because NaN would leave nothing to compare."""
+    """The arguments of clip_norm or clip_values: gradients and a scaling. fills: whether the arguments begin with an
+    array to fill, as clip_norm's do. last: the only number of one more gradient. clip_norm gets this gradient only if
+    the number is infinite, because NaN would leave nothing to compare."""
 
     def make(rng: np.random.Generator, dtype: np.dtype) -> Arguments:
         grads = _normal_gradients(rng, shapes, dtype)

@@ -151,9 +151,9 @@ def _input_gradient(
     options: Options,
     dtype: np.dtype,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The gradient of the activation's input, and its bound. An activation's derivative changes by at most the error of
-    its input (by all of it for ELU near 0; the factor 1.13 is a margin), except where it jumps: there rounding may move
-    the input to either side, and the derivative changes by up to 1."""
+    """The gradient of the activation's input, and its bound. An error of the input changes an activation's derivative
+    by at most as much. (ELU reaches this limit near 0; the factor 1.13 is a margin.) Where the derivative jumps,
+    rounding may move the input to the other side, which changes the derivative by up to 1."""
     op = options.get("activation")
     if not op:
         return dy, np.zeros_like(dy)

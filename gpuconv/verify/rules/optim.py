@@ -32,7 +32,8 @@ def optimizer(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> lis
     """The params, state, masters and averages after the step. The arrays are the op's: params, grads, state, masters,
     scaling, averages.
 
-    The rounding errors of a parameter's formula are bounded as those of a sum of 16 products, a state's as of 8."""
+    The rounding errors of a parameter's formula are bounded like those of a sum of 16 products. The errors of a state's
+    formula are bounded like those of a sum of 8."""
     *first, masters, scaling, averages = arrays
     lists = [group for group in (*first, masters) if isinstance(group, list)]
     before = [[a.copy() for a in group] for group in lists]
@@ -126,7 +127,7 @@ def _step_size(op: str, states: Arrays, grad: np.ndarray, options: Options, skip
 
 
 def _sign_error(mean: np.ndarray, grad: np.ndarray, options: Options, dtype: np.dtype) -> np.ndarray:
-    """Twice the rate where rounding may flip the sign of Lion's direction."""
+    """The error of Lion's step by a wrong sign: twice the rate where rounding may flip the sign, and 0 elsewhere."""
     beta = options.get("beta1", 0.9)
     terms = beta * mean, (1 - beta) * grad
     may_flip = np.abs(sum(terms)) <= accumulation(dtype, 4, sum(map(np.abs, terms)))

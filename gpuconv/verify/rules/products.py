@@ -70,8 +70,8 @@ def conv2d_backward(op: str, arrays: Arrays, options: Options, dtype: np.dtype) 
 
 
 def bias_grad(rule_of: Callable[[str], Rule | None]) -> Rule:
-    """A sum of rows. With an activation, the rows are those of its gradient, whose own error is added up too. rule_of:
-    the rule of an activation's backward op, by name."""
+    """The rule of bias_grad, a sum of rows. With an activation, the rows of the activation's gradient are summed, and
+    so are their errors. rule_of: the rule of an activation's backward op, by name."""
     sum_of_rows = linear_in_its_inputs(lambda arrays, options: math.prod(arrays[0].shape[:-1]))
 
     def rule(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> list[Expected]:
@@ -97,9 +97,10 @@ def window_length(arrays: Arrays, options: Options) -> int:
 
 
 def conv2d_relu(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> list[Expected]:
-    """The error of y is at most the largest of those in its window. A byte of the mask must be equal unless rounding
-    may flip one of its bits: where a window's largest and second largest values are too close to tell apart or, with
-    ReLU, where the largest is too close to zero. Other activations store their input instead of a mask."""
+    """The error of a value of y is at most the largest error of the convolution in its window. A byte of the
+    mask must be equal unless rounding may flip one of its bits: where a window's largest and second largest values are
+    too close to tell apart or, with ReLU, where the largest is too close to zero. Other activations store their input
+    instead of a mask."""
     window = {name: value for name, value in options.items() if name not in ("pool", "activation")}
     (before,) = linear_in_its_inputs(conv_length)("conv2d", arrays, window, dtype)
     y, mask = ops.conv2d_relu(*arrays, **options)
