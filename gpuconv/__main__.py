@@ -6,8 +6,8 @@ import sys
 
 
 def main() -> int:
-    """Run the command line of this process. Ctrl-C during its imports ends it with status 130, as later."""
-    # Not by KeyboardInterrupt: during the import of NumPy, it becomes an ImportError about a broken installation.
+    """Run the command line of this process. Ctrl-C ends the process with status 130, even during the imports."""
+    # NumPy would turn a KeyboardInterrupt during its import into an ImportError about a broken installation.
     signal.signal(signal.SIGINT, lambda *_: os._exit(128 + signal.SIGINT))
     from gpuconv.cli import main as command_line
 

@@ -1,4 +1,4 @@
-"""The activations that other ops can apply, such as convolutions and batch norm: names, options and properties."""
+"""The activations that convolutions, batch norm and other ops can apply: names, options and properties."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gpuconv.types import ArrayT
 
 @dataclass(frozen=True)
 class Activation:
-    """An activation that other ops can apply: the op of this name with its defaults.
+    """An activation that other ops can apply. It is the op of this name with its default options.
 
     saves_input: whether its backward reads its input rather than its output. jumps: the inputs at which its derivative
     jumps. steepest: an upper bound of its slope; the default is GELU's and holds for all but hard_swish. options: the

@@ -3,7 +3,8 @@
 Convolutions and linear ops are products of implicit matrices (kernels/gemm.cuh); only depthwise convolutions have
 kernels of another kind too. An algorithm is a kernel family and its tile; `ALGORITHMS` lists those for all products,
 and `FEW_CHANNELS` those that serve only fprop of convolutions with few channels, such as the first layers of nets.
-``algo="auto"`` lets the device choose (`gpuconv.backends.cuda.gemm`), ``algo="simt-128x64"`` selects that one.
+``algo="auto"`` lets the device choose (`gpuconv.backends.cuda.gemm`); ``algo="simt-128x64"`` selects the algorithm of
+that name.
 
 To add one, add its entry. It uses the kernels of its family: for "simt" ``conv2d_fprop_simt``, ``conv2d_dgrad_simt``
 and ``conv2d_wgrad_simt`` in kernels/conv2d_fprop.cu and so on; for another family, such as "mma", ``conv2d_fprop_mma``
@@ -42,16 +43,17 @@ class Algorithm:
     """A kernel family and a tile: a block of `threads` computes block_m x block_n outputs in steps of block_k.
 
     arithmetics: those of `ARITHMETICS` that it serves. rate: its estimated speed for the cost model; 1.0 is the float32
-    peak of the CUDA cores. issued: for the family "mma", instead of a rate, the instructions that a warp issues for
-    each HMMA of the main loop, by the names of `KERNELS`. macros: those that its kernels need besides the macros of
-    every product. smem_bytes: dynamic shared memory of a block; for few channels see `few_channels_smem_bytes`.
-    resident: the number of blocks per multiprocessor if each block computes several tiles; 0 if each computes one.
+    peak of the CUDA cores. issued: the number of instructions that a warp issues for each HMMA of the main loop, by the
+    names of `KERNELS`; only the family "mma" has it, and has no rate. macros: those that its kernels need besides the
+    macros of every product. smem_bytes: dynamic shared memory of a block; for few channels, see
+    `few_channels_smem_bytes`. resident: the number of blocks per multiprocessor if each block computes several tiles; 0
+    if each computes one.
     kernels: those of `KERNELS` that its family has. capability: the lowest compute capability that it needs, 80 for
     8.0; 0 if it runs on every GPU. one_chip: whether it runs only on GPUs of exactly that capability, because it uses
     instructions such as those of sm_90a. cluster_down: the number of a cluster's blocks whose tiles lie one below the
-    other; they load the columns of B for each other. cluster_across: the number of those whose tiles lie side by side;
-    they load the rows of A for each other. proved: whether a GPU has run it; otherwise each GPU has to prove it for
-    each problem first.
+    other; they load the columns of B for each other. cluster_across: the number of a cluster's blocks whose tiles lie
+    side by side; they load the rows of A for each other. proved: whether a GPU has run it; if none has, each GPU has to
+    prove it for each problem first.
     """
 
     name: str
@@ -170,9 +172,9 @@ def _wgmma(
     cluster_down: int = 1,
     cluster_across: int = 1,
 ) -> Algorithm:
-    """Hopper's wgmma (kernels/gemm_wgmma.cuh), which no GPU has run yet: a block's last warpgroup copies, the others
-    multiply. One warpgroup multiplies if block_m is 64 or if two blocks are resident, otherwise two. The rate is
-    modeled, not measured: 0.6 of the tensor cores' peak, which is 16 times that of the CUDA cores."""
+    """Hopper's wgmma (kernels/gemm_wgmma.cuh), which no GPU has run yet. A block's last warpgroup copies tiles to
+    shared memory, and the others multiply: one if block_m is 64 or if two blocks are resident, otherwise two. The rate
+    is modeled, not measured: 0.6 of the tensor cores' peak, which is 16 times that of the CUDA cores."""
     cluster = cluster_down * cluster_across
     rows, columns = (f"{blocks}x" if blocks > 1 else "" for blocks in (cluster_down, cluster_across))
     warpgroups = min(2, block_m // 64) // resident
@@ -237,10 +239,10 @@ ALGORITHMS = (
 
 
 def _few_channels(arithmetics: tuple[str, ...], block_n: int, block_k: int, resident: int, rate: float) -> Algorithm:
-    """Input patches in shared memory; a warp computes 32 pixels x all filters of the tile
+    """A block keeps patches of the input in shared memory; a warp computes 32 pixels x all filters of the tile
     (kernels/conv2d_few_channels.cuh).
 
-    rate: modeled, not measured; its blocks read mostly shared memory.
+    rate: modeled for blocks that read mostly shared memory, not measured.
     """
     tile = dict(BLOCK_M=PIXELS, BLOCK_N=block_n, THREAD_M=4, THREAD_N=block_n // 4)
     macros = tile | dict(MIN_BLOCKS=resident, VECTOR_C=1)
@@ -286,8 +288,8 @@ def serving(arithmetic: str, few_channels: bool = False) -> tuple[Algorithm, ...
 
 @functools.cache
 def find(name: str, arithmetic: str, few_channels: bool = False) -> Algorithm:
-    """The algorithm of this name. Raises ValueError for an unknown one, naming the nearest, and for one that does not
-    serve this arithmetic, naming those that do."""
+    """The algorithm of this name. Raises ValueError for an unknown name, and for an algorithm that does not serve this
+    arithmetic. The message names the nearest name, or the algorithms that serve it."""
     known = full_name(name)
     served = {algorithm.name: algorithm for algorithm in serving(arithmetic, few_channels)}
     if known not in served:
@@ -321,7 +323,8 @@ def for_product(algo: object, arithmetic: str, direction: str) -> str:
 def for_convolution(algo: object, problem: Conv2dProblem, epilogue: Epilogue, arithmetic: str, direction: str) -> str:
     """The full name of an algorithm for one direction ("fprop", "dgrad", "wgrad") of a convolution.
 
-    "auto" becomes "depthwise" where that applies; an algorithm without a kernel for this direction becomes "auto".
+    "auto" becomes "depthwise" if the depthwise kernels serve the convolution. An algorithm without a kernel for this
+    direction becomes "auto".
     Raises ValueError if the algorithm does not serve this convolution or arithmetic.
     """
     name = full_name(algo)
@@ -356,7 +359,7 @@ def _not_few_channels(name: str) -> ValueError:
 
 
 def algorithm_of_launch(kernel: str, macros: Mapping[str, str]) -> str | None:
-    """The name of the algorithm of a launched kernel, compiled with these macros; None if it has none."""
+    """The name of the algorithm whose kernel was launched, compiled with these macros; None for any other kernel."""
     if kernel.endswith(f"_{DEPTHWISE}"):
         return DEPTHWISE
     arithmetic = "tf32" if "TF32" in macros else macros.get("DTYPE", "")

@@ -14,7 +14,7 @@ BORDERS = ("zero", "reflect")
 
 @dataclass(frozen=True, eq=False)  # compared and hashed by identity
 class BatchAugmentation:
-    """How `gpuconv.ops.load_batch` changes the images; colors: its brightness, contrast, saturation and hue."""
+    """How `gpuconv.ops.load_batch` changes the images. colors: the arguments brightness, contrast, saturation, hue."""
 
     flip: bool | str
     shift: int

@@ -60,11 +60,11 @@ class Checkpoint:
 
 
 def save(path: str | os.PathLike[str], checkpoint: Checkpoint) -> None:
-    """Write a checkpoint. Raises CheckpointError if it fails; then an existing file at `path` is unchanged,
-    unless the error came from flushing the folder after the rename.
+    """Write a checkpoint. Raises CheckpointError if that fails. An existing file at `path` is then unchanged, except if
+    the error came from flushing the folder after the rename.
 
     Also raises CheckpointError for contents that could not be read back: a masked array, a dtype that is not in
-    `_DTYPES`, a state that `parse` refuses.
+    `_DTYPES`, or a state that `parse` refuses.
     """
     from safetensors.numpy import save as serialize
 
@@ -189,7 +189,7 @@ def _digest(tensors: dict[str, np.ndarray], state: str) -> str:
 
 
 def _inode(path: str | os.PathLike[str]) -> int:
-    """The number by which the file system knows a file; another one once it is replaced. 0 if there is none."""
+    """The inode number of a file, which changes when the file is replaced; 0 if there is no file."""
     try:
         return os.stat(path).st_ino
     except OSError:
@@ -197,7 +197,7 @@ def _inode(path: str | os.PathLike[str]) -> int:
 
 
 def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
-    """`files.write`, for a file of a run. Raises CheckpointError."""
+    """Write a file of a run by `files.write`. Raises CheckpointError if that fails."""
     before = _inode(path)
     try:
         files.write(path, data)

@@ -87,13 +87,13 @@ def gradient_check(
     step: float = 1e-6,
     seed: int = 0,
 ) -> GradientChecks:
-    """Compare backward with central differences, (f(v + h) - f(v - h)) / 2h, in float64, for the input ("x") and each
-    trained parameter, on a copy of the layer or net that lives on the same device. f is the sum of the output's
-    elements times fixed random factors.
+    """Compare backward with central differences, (f(v + h) - f(v - h)) / 2h, in float64. Checks the gradients of the
+    input ("x") and of each trained parameter, on a copy of the layer or net on the same device. f is the sum of the
+    output's elements times fixed random factors.
 
     An element's error is (|backward - numerical| - noise) / scale, or 0 if that is negative. The noise is the error
-    that rounding the two values of f can cause; the scale is the larger of the two gradients, but at least a
-    thousandth of the array's largest one.
+    that rounding the two values of f can cause. The scale is the larger of the two gradients, but at least a
+    thousandth of the array's largest gradient.
 
     Dropout masks stay fixed. At ties, such as those of a max pool on a plain background, f has no derivative, and the
     two gradients differ even if backward is correct.
@@ -308,10 +308,10 @@ regularisation = regularization  # the former name
 def overfits(
     net: Sequential, x: Array, labels: Array, *, loss: str | Loss = "softmax", steps: int = 300, lr: float = 1e-3
 ) -> SanityCheck:
-    """The net must overfit a few samples: every label correct, if the loss classifies, and the loss reduced by nine
-    tenths of the distance from its initial value to its minimum. The minimum is taken to be 0; with label smoothing it
-    is the entropy of the smoothed targets. Trains with Adam, without regularization and dropout, until both hold or
-    the loss is not finite.
+    """The net must overfit a few samples. If the loss classifies, every label must be correct. The loss must fall by
+    nine tenths of the distance from its initial value to its minimum. The minimum is taken to be 0; with label
+    smoothing it is the entropy of the smoothed targets. Trains with Adam, without regularization and dropout, until
+    both conditions hold or the loss is not finite.
 
     Args:
         steps: The largest number of steps, at least 1.

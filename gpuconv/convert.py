@@ -20,7 +20,7 @@ from gpuconv.types import Shape
 def linear_to_conv(linear: Linear, volume: Shape | None = None) -> Conv2D:
     """The CONV layer equivalent to a built FC layer, with the same values.
 
-    volume: the (H, W, C) that is flattened before the layer; by default its features are the channels of a 1x1 map.
+    volume: the (H, W, C) that is flattened before the layer; by default (1, 1, features of the layer).
     Raises ValueError if the volume has another size than the layer's input, or the layer is not built.
     """
     (features,) = _input_shape(linear)
@@ -37,7 +37,7 @@ def conv_to_linear(conv: Conv2D) -> Linear:
     """The FC layer that maps the flattened input of a built CONV layer to its flattened output.
 
     Its weight is the convolution as one matrix, (P * Q * K, H * W * C), with zeros where an output does not read an
-    input: the reshaped filters if there is one group, no padding, and the filters are as large as the input. Raises
+    input. With one group, no padding and filters as large as the input, the weight is just the reshaped filters. Raises
     ValueError if the layer is not built.
     """
     shape = _input_shape(conv)

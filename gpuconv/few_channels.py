@@ -7,7 +7,7 @@ import math
 
 from gpuconv.problems import Conv2dProblem
 
-PIXELS, FILTERS = 256, 64  # a tile for few channels; filters: those of the largest tile
+PIXELS, FILTERS = 256, 64  # of a tile for few channels: its pixels, and the most filters that it can have
 MOST_SMEM_BYTES = 96 * 1024  # the most shared memory of a block for few channels: every GPU since sm_80 has it
 
 

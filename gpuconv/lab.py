@@ -44,7 +44,8 @@ def shipped_file(op: str, algo: str | None = None) -> str:
         algo: For a matrix product, one of `gpuconv.algorithms.ALGORITHMS`; None for the SIMT family.
 
     Raises:
-        ValueError: An unknown op or algorithm, naming the nearest one, or an algorithm of an op that has none.
+        ValueError: An unknown op or algorithm; the message names the nearest one. Also an algorithm for an op that has
+            none.
     """
     op = canonical("op", op, ops.__all__)
     found = OPS[op]
@@ -91,7 +92,7 @@ def check(
     Other arguments as in `shipped_file`.
 
     Yields:
-        A row of outcomes for each dtype, a table in a notebook.
+        A row of outcomes for each dtype, which a notebook shows as a table.
 
     Raises:
         ValueError: The op has no case in any of the dtypes, the device runs no kernels, or the file does not define the
@@ -142,7 +143,7 @@ def _algorithms(algo: str | None) -> list[Algorithm]:
 
 
 def _with_algorithm(case: Case, entries: list[Algorithm]) -> Case:
-    """The case in the dtypes that any of these entries serves, with the first one as its algorithm."""
+    """The case in the dtypes that any of these entries serves. The first entry that serves a dtype is the algorithm."""
     tf32 = bool(case.arguments(case.dtypes[0])[1].get("tf32"))
 
     def algorithm_for(dtype: DTypeLike) -> str | None:

@@ -19,9 +19,9 @@ RECENT = 32  # different lists; a training step has a few for each group of para
 class ListCache(Generic[Value]):
     """Values for lists of arrays, by the identity of the arrays.
 
-    An entry is dropped as soon as one of its arrays is deleted, so a reused id finds nothing. It is stored only if
-    its list is one of the last `RECENT` different ones that `keep` received, so lists that are new in each call are not
-    stored.
+    An entry is dropped as soon as one of its arrays is deleted, so a reused id finds nothing. `keep` stores a value
+    only if it received the same list before, as one of the last `RECENT` different lists. So lists that are new in each
+    call are not stored.
     Nothing is cached for NumPy arrays, whose dtype, strides and flags may change.
     """
 

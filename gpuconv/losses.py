@@ -211,8 +211,8 @@ def expect_net(loss: object, shape: tuple[int, ...]) -> None:
     """Raise ValueError for a loss that does not fit a net.
 
     Args:
-        loss: Its weights, if it has any, must be one for each entry of the scores' last axis; a pos_weight may also be
-            a single number.
+        loss: If it has weights, there must be one for each entry of the scores' last axis; a pos_weight may also be a
+            single number.
         shape: The shape of one image's scores.
     """
     name = "pos_weight" if isinstance(loss, BinaryCrossEntropy) else "weight"
@@ -333,8 +333,8 @@ def _takes_scale(loss: Loss) -> bool:
 
 
 def describe(loss: object) -> str:
-    """A description of `loss`, the same in every process: one of gpuconv's with its options; a user's function or class
-    by its name, a dataclass or partial also with its values. Two functions of one name have the same description."""
+    """A description of `loss`, the same in every process. It gives the name and, for gpuconv's losses, dataclasses and
+    partials, the options or values. Two functions of one name have the same description."""
     if isinstance(loss, partial):
         given = [*map(repr, loss.args), *(f"{name}={value!r}" for name, value in loss.keywords.items())]
         return f"{describe(loss.func)}({', '.join(given)})"

@@ -144,8 +144,8 @@ def named(metrics: Sequence[MetricLike] | Mapping[str, MetricLike]) -> dict[str,
     """The metrics by the names of their results.
 
     Args:
-        metrics: Names, functions of (scores, labels), or objects with `update` and `result`; or these by the names
-            that their results are to have.
+        metrics: A list of names, functions of (scores, labels), or objects with `update` and `result`; or a mapping
+            from the names that the results are to have to these.
 
     Raises:
         TypeError: Anything that is not a metric.

@@ -217,7 +217,7 @@ def airbench94(classes: int) -> Nested:
 
 @_model("vgg16", (224, 224, 3), 1000)
 def vgg16(classes: int) -> Nested:
-    """VGG-16 for ImageNet (Simonyan and Zisserman 2014): 138,344,128 weights without biases."""
+    """VGG-16 for ImageNet (Simonyan and Zisserman 2014), with 138,344,128 weights, not counting the biases."""
     blocks = [
         [[_conv_relu(width) for _ in range(depth)], MaxPool2D(2)]
         for width, depth in ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
@@ -307,9 +307,9 @@ def _airbench_conv(filters: int, *pool: Layer) -> list[Layer]:
 
 
 def whiten(net: Sequential, images: object, *, eps: float = 5e-4) -> None:
-    """Initialize the net's first convolution to whiten its patches, as in airbench: its filters become the eigenvectors
-    of the patches' second moments (a covariance from which no mean is subtracted) divided by sqrt(eigenvalue + eps),
-    each with both signs.
+    """Initialize the net's first convolution to whiten its patches, as in airbench. Its filters become the eigenvectors
+    of the patches' second moments (a covariance from which no mean is subtracted). Each eigenvector is divided by
+    sqrt(eigenvalue + eps), and occurs with both signs.
 
     Args:
         net: Built; its first convolution has 2 * R * S * C filters.

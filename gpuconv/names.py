@@ -12,7 +12,7 @@ def lookup(kind: str, name: object, table: Mapping[str, T]) -> T:
     """Return ``table[name]``. Upper and lower case are the same, and so are ``_`` and ``-``.
 
     Raises TypeError if `name` is not a string and ValueError, naming the nearest known name, if the table has no such
-    entry. `kind` names it in the message ("model", "optimizer", ...).
+    entry. `kind` is what the message calls an entry: "model", "optimizer", ...
     """
     if not isinstance(name, str):
         raise TypeError(f"the {kind} is chosen by name, received {type(name).__name__}: {name!r}")

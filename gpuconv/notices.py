@@ -22,7 +22,8 @@ def notice(text: str) -> None:
 
 @contextmanager
 def on_stderr() -> Iterator[None]:
-    """A context in which warnings are one line on stderr, without a source line; a notice is never an error."""
+    """A context in which warnings are printed as one line on stderr, without a source line. A notice is never raised as
+    an error."""
 
     def say(
         message: Warning | str,

@@ -78,9 +78,9 @@ def compare(
     layout in return. tolerance: the largest accepted error, which may be infinite; by default 1000 times the machine
     epsilon of `dtype`.
 
-    A case in which `mine` raises, or returns another shape or other NaNs, counts as failed. Raises what the operation
-    itself raises for a case that it rejects, ValueError for an unknown layout or argument, for an argument given twice,
-    for a negative tolerance and for no cases at all, and TypeError for a tolerance that is no number.
+    A case in which `mine` raises, or returns another shape or other NaNs, counts as failed. If the operation itself
+    rejects a case, its error is raised. Raises ValueError for an unknown layout or argument, an argument given twice, a
+    negative tolerance, or no cases at all, and TypeError for a tolerance that is no number.
     """
     if layout not in _LAYOUTS:
         raise ValueError(f"layout must be one of {', '.join(_LAYOUTS)}, received {layout!r}")
@@ -158,8 +158,8 @@ def _compare_case(
 
 
 def _is_result_of_op(received: object, expected: np.ndarray) -> bool:
-    """Whether a result after the first is the operation's own (an array of integers if the operation's is one, else of
-    floats), not a cache for backward."""
+    """Whether a result after the first is a result of the operation, not a cache for backward. It must be an array: of
+    integers if the operation returns integers there, otherwise of floats."""
     return hasattr(received, "dtype") and (np.asarray(received).dtype.kind in "iub") == (expected.dtype.kind in "iub")
 
 

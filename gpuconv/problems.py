@@ -1,8 +1,8 @@
 """The sizes of a convolution, a pool or a linear layer, and its epilogue.
 
-Problems are cached: two calls with the same shapes get the same object, which is part of the key of everything prepared
-for it. It holds no arrays. Letters are those of CUTLASS and cuDNN: input N x H x W x C, K filters of R x S taps, output
-N x P x Q x K. Creating a problem raises ValueError if the sizes do not fit.
+Problems are cached: two calls with the same shapes get the same object. The key of everything that is prepared for a
+problem contains this object. A problem holds no arrays. Letters are those of CUTLASS and cuDNN: input N x H x W x C,
+K filters of R x S taps, output N x P x Q x K. Creating a problem raises ValueError if the sizes do not fit.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ class Epilogue:
     activation: one of `gpuconv.activations.ACTIVATIONS`, or None. pool: 2 for max pooling of 2 x 2 windows at stride 2,
     1 for none. masked: whether the forward pass also stores a mask of where gradients pass, which gradient ops read;
     see `gpuconv.ops.conv2d_relu`. moments: also compute each filter's statistics. saves_input: also store the
-    activation's input. norm_sums: only for dgrad of a convolution whose input a batch norm computed: also compute the
-    sums that the norm's backward pass needs; `activation` is then the one that followed the norm.
+    activation's input. norm_sums: also compute the sums that the backward pass of a batch norm needs. This is only for
+    dgrad of a convolution whose input the norm computed; `activation` is then the one that followed the norm.
     """
 
     activation: str | None = None
@@ -295,8 +295,8 @@ def channels_first(*names: str) -> str:
 
 
 def _layout_hint(h: int, c: int, r: int, filter_channels: int, groups: int) -> str:
-    """The hint if x, w or both seem to be in PyTorch's layout, else ""; c and filter_channels do not fit. The arguments
-    are sizes from the shapes of x and w."""
+    """The hint if x, w or both seem to be in PyTorch's layout, else "". Called when c and filter_channels do not fit
+    each other. The arguments are sizes from the shapes of x and w."""
     if h == filter_channels * groups:
         return channels_first("x")
     if c == r * groups:

@@ -24,7 +24,7 @@ class Row:
     parameters: their number, including biases; weights: the same without biases. activations: the size of the output
     volume; 0 for a layer whose output can overwrite its input, as the CS231n notes count. mult_adds: of a forward pass.
     algorithms: those of its matrix products by direction, for the given batch size; {} on a device without a choice of
-    algorithms. proofs: by direction, for those algorithms that the GPU had to prove first.
+    algorithms. proofs: how the GPU proved those algorithms that it had to prove first, by direction.
     """
 
     name: str
@@ -46,7 +46,7 @@ def rows(net: Layer, batch_size: int = 128, device: str | None = None) -> list[R
     expect_built(net)
     batch_size = integer("batch_size", batch_size, 1)
     shown = (layer for layer in net.walk() if isinstance(layer, Merging) or not layer.children())
-    # The first layer of a fused one gets the algorithms of the fused one.
+    # The row of a fused layer's first layer shows the algorithms of the fused layer.
     runs_as = {id(layer.layers[0]): layer for layer in net.walk() if isinstance(layer, Fused)}
     return [_row(layer, runs_as.get(id(layer), layer).algorithms(batch_size, device)) for layer in shown]
 

@@ -19,7 +19,7 @@ def output_size(size: int, kernel: int, stride: int, padding: Pair, dilation: in
     slack // stride + 1 and drops the rest, "exact" requires that there is no rest, and "cover" adds a last
     partial window if that window begins before the end of the input (PyTorch's ``ceil_mode``).
 
-    Raises ValueError if a window is larger than the padded input, and with "exact" for a rest.
+    Raises ValueError if a window is larger than the padded input, or if there is a rest with "exact".
     """
     span = dilation * (kernel - 1) + 1
     slack = size + sum(padding) - span
