@@ -1,12 +1,13 @@
 """Find where two runs, devices, precisions or algorithms begin to differ.
 
-Two runs of `gpuconv train --digests`: names the first step and tensor (a layer's output, a gradient, an updated
-parameter) that differs; on one machine any differing bit counts, on two only a difference that rounding does not
-explain.
+A and B may be two runs of `gpuconv train --digests`. The command then names the first step and tensor (a layer's
+output, a gradient, an updated parameter) that differs. On one machine any differing bit counts; on two machines only a
+difference that rounding does not explain.
 
-Two sides, such as numpy, emulated, float16 or cuda:1,tf32,simt-64x64: trains the same net on both for some steps,
-checks each call of an op against the oracle on the same arrays, and names the first call beyond its bound: step, layer,
-direction and element. --kernel FILE --op NAME puts your .cu in the place of a shipped one on B.
+A and B may also be two sides, such as numpy, emulated, float16 or cuda:1,tf32,simt-64x64. The command then trains the
+same net on both for some steps, checks each call of an op against the oracle on the same arrays, and names the first
+call beyond its bound: step, layer, direction and element. With --kernel FILE --op NAME, B runs your .cu in place of the
+shipped one.
 
 Status 1 if they differ."""
 
@@ -51,8 +52,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--element",
         action=argparse.BooleanOptionalAction,
-        help="for two runs: repeat both up to the tensor that differs, to name its element (default: if that takes at "
-        "most an epoch of each)",
+        help="for two runs: repeat both up to the tensor that differs, and name the element that differs most "
+        "(default: if that takes at most an epoch of each)",
     )
     parser.add_argument("--picture", metavar="FILE", help="draw the differences by step and tensor, or by op (a .png)")
 
@@ -61,10 +62,10 @@ def run(options: argparse.Namespace) -> int:
     pictures.expect_target(options.picture)
     if not (os.path.exists(options.a) or os.path.exists(options.b)):
         if options.element is not None:
-            raise UserError("--element and --no-element are for two runs; of two sides the element is always named")
+            raise UserError("--element and --no-element are for two runs; for two sides the element is always named")
         return _compare_sides(options)
     if others := [shared_options.option(name) for name in SIDE_OPTIONS if getattr(options, name) is not None]:
-        raise UserError(f"runs are compared as they were; leave {', '.join(others)} out")
+        raise UserError(f"runs are compared as they were recorded; leave {', '.join(others)} out")
     return _compare_runs(options)
 
 
@@ -84,7 +85,8 @@ def _compare_runs(options: argparse.Namespace) -> int:
 
 
 def _find_element(found: Runs, options: argparse.Namespace) -> str:
-    """Repeat both runs up to the tensor that differs, to add its element; "" or why that was not done."""
+    """Repeat both runs up to the tensor that differs, and add the element that differs most to `found`. Returns why
+    that was not done, or ""."""
     from gpuconv.checkpoint import CheckpointError
     from gpuconv.cli.bisect_repeat import Repetition
     from gpuconv.inspect.bisect_runs import Element
@@ -98,7 +100,7 @@ def _find_element(found: Runs, options: argparse.Namespace) -> str:
         runs = [Repetition(path, difference.step) for path in (options.a, options.b)]
         if options.element is None and any(run.steps > run.steps_per_epoch for run in runs):
             steps = " and ".join(f"{run.steps:,}" for run in runs)
-            return f"--element repeats {steps} steps of the runs, more than an epoch, to find it"
+            return f"with --element, {steps} steps of the runs, more than an epoch, are repeated to find it"
         element = Element.of(*(run.values(difference.key) for run in runs))
     except (UserError, CheckpointError, OSError, ValueError) as error:
         if options.element:

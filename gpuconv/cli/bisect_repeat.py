@@ -1,5 +1,5 @@
 """Repeats a recorded run up to a step and keeps one tensor of that step, which `gpuconv bisect RUN_A RUN_B` compares
-with that of another run."""
+with the same tensor of another run."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from gpuconv.training.tensor_digests import Digests, Key, Step, machine, read, w
 from gpuconv.training.tensor_sums import CRC32
 from gpuconv.types import Array, Record
 
-_OTHER_HASHES = "{} has hashes of an older version, which the repeated run would not have"
+_OTHER_HASHES = "{} has hashes of an older version, which cannot be compared with a repeated run's"
 
 
 class Repetition:
-    """A run that can be repeated on this machine up to a recorded step. Raises UserError if it cannot, saying why, and
-    OSError or CheckpointError for a file that is missing or damaged.
+    """A run that can be repeated on this machine up to a recorded step. Raises UserError if the run cannot be repeated,
+    and OSError or CheckpointError for a file that is missing or damaged.
 
     steps: the number of steps to repeat, from the last checkpoint before that step, or from the start.
     steps_per_epoch: the number of steps in an epoch.
@@ -99,8 +99,8 @@ class Repetition:
                     raise UserError(_OTHER_HASHES.format(self.directory))
                 if not alike:
                     raise UserError(
-                        f"{self.directory}, repeated, is another run from step {step.step} on: {digest.direction} of "
-                        f"{digest.name} has other bits than recorded (by other code, or by other ranks)"
+                        f"{self.directory}, when repeated, has other bits than recorded from step {step.step} on, "
+                        f"first in {digest.direction} of {digest.name}; other code or other ranks recorded the run"
                     )
 
 

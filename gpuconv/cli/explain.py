@@ -1,8 +1,8 @@
-"""Explain one value of a net for an image: its inputs, their factors, and the sum as the oracle, NumPy and the device
-compute it, with each error and its bound; or show the parts of the image on which a class depends.
+"""Explain one value of a net for an image, or show the parts of the image on which a class depends.
 
-On a CUDA device or the emulated one it names the kernel, block, warp, thread and source line that computed the value,
-as observed on the emulator."""
+The explanation of a value lists its inputs, their factors, and the sum as the oracle, NumPy and the device compute it,
+each with its error and bound. On a CUDA device or the emulated one it names the kernel, block, warp, thread and source
+line that computed the value, as observed on the emulator."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--map", metavar="KIND", help="saliency, occlusion or grad-cam: a picture of the whole image")
     parser.add_argument("--target", metavar="CLASS", help="the class of --backward and --map (default: the best)")
     parser.add_argument("--most", metavar="N", type=count(1), default=8, help="how many inputs to name (default: 8)")
-    parser.add_argument("--picture", metavar="FILE", help="draw it (a .png)")
+    parser.add_argument("--picture", metavar="FILE", help="draw the value or the map (a .png)")
     add_which(parser)
     add_file(parser)
     add_device(parser)
@@ -93,9 +93,9 @@ def _expect_choice(options: argparse.Namespace) -> None:
         if options.layer and options.map != "grad-cam":
             raise UserError(f"--layer is for --map grad-cam, received --map {options.map}")
         if not options.picture:
-            raise UserError("--map makes a picture: say where, --picture FILE.png")
+            raise UserError("--map makes a picture: say where with --picture FILE.png")
     elif not (options.layer and options.at):
-        raise UserError("say which value, --layer conv2 --at 5,7,12, or which map of the image, --map grad-cam")
+        raise UserError("say which value with --layer conv2 --at 5,7,12, or which map of the image with --map grad-cam")
     elif options.target and not options.backward:
         raise UserError("--target is for --backward and --map; an activation has no class")
 

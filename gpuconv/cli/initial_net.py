@@ -15,7 +15,7 @@ def initial_net(
 ) -> tuple[Sequential, Normalization]:
     """The net of these settings with its initial weights, and the normalization of its images.
 
-    begun: whether a checkpoint will be loaded; it includes the effect of --weights and --whiten."""
+    begun: whether a checkpoint will be loaded, which already includes the effect of --weights and --whiten."""
     from gpuconv import models
     from gpuconv.cli import nets
     from gpuconv.data import Normalization

@@ -32,7 +32,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--arch",
         action="append",
         metavar="NAME",
-        help="every variant, only for this architecture (may be given more than once)",
+        help="compile every variant, for this architecture only (may be given more than once)",
     )
     parser.add_argument(
         "--file", action="append", metavar="NAME", help="only this .cu file (may be given more than once)"
@@ -152,8 +152,8 @@ def _predicted(lines: list) -> tuple[dict, str]:
 
 
 def _worst(lines: list[Line]) -> list[Line]:
-    """The worst variant of each kernel and architecture: the one with the most registers, of those that spill or use
-    local memory if there are any."""
+    """The worst variant of each kernel and architecture: the one with the most registers. A variant that spills or uses
+    local memory is worse than any that does not."""
     worst: dict[tuple[str, str], Line] = {}
     for line in lines:
         key = (line.kernel, line.arch)

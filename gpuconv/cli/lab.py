@@ -24,11 +24,11 @@ EXAMPLES = [
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", nargs="?", type=Path, help="your .cu file")
-    parser.add_argument("--op", required=True, metavar="NAME", help="the op that it implements")
+    parser.add_argument("--op", required=True, metavar="NAME", help="the op that your file implements")
     parser.add_argument(
         "--algo",
         metavar="NAME",
-        help="for a matrix product, the algorithm that it implements (default: the first simt)",
+        help="for a matrix product, the algorithm that your file implements (default: the first simt algorithm)",
     )
     parser.add_argument("--template", action="store_true", help="print the op's shipped file as a starting point")
     parser.add_argument(

@@ -1,7 +1,7 @@
 """Train with a live web page: curves, activations, top-5 scores and controls, at http://127.0.0.1:8600.
 
 Without options it trains on the handwritten digits that come with gpuconv. With RUN_DIR it shows a run of `gpuconv
-train`, of `fit` or of this command, and can continue it if it has not ended. Ctrl-C finishes the step and saves."""
+train`, of `fit` or of this command; a run that has not ended can be continued. Ctrl-C finishes the step and saves."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--host",
         default="127.0.0.1",
         metavar="ADDRESS",
-        help="the address to listen on (default: 127.0.0.1, which only this machine can reach; at another, such as "
-        "0.0.0.0, the page's URL contains a token that is required)",
+        help="the address to listen on (default: 127.0.0.1, which only this machine can reach; at another "
+        "address, such as 0.0.0.0, the page requires the token that its printed URL contains)",
     )
     parser.add_argument(
         "--repeat", metavar="DIR", help="repeat a run from the start, with each change at the step where it was made"
@@ -120,8 +120,8 @@ def _new_session(options: argparse.Namespace, settings: run_settings.Settings) -
 
 
 def _session_of_run(options: argparse.Namespace, directory: str) -> Session:
-    """The session of a run, or with --repeat of a new run that repeats it. The training images stand in for the test
-    images of a run that has none."""
+    """The session of a run or, with --repeat, of a new run that repeats it. If the run has no test images, the training
+    images stand in for them."""
     from gpuconv import checkpoint, live
     from gpuconv.live import setting_changes
     from gpuconv.training import RunDirectory

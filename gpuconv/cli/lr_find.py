@@ -1,7 +1,7 @@
 """Find a learning rate: train a net for some steps at a rising rate, and see where the loss falls fastest.
 
-Smith's range test. It prints a table and a suggestion, and writes files only with --out. Settings that are not given
-are those of `gpuconv train`."""
+This is Smith's range test. It prints a table and a suggestion, and writes files only with --out. Settings that are not
+given have the defaults of `gpuconv train`."""
 
 from __future__ import annotations
 

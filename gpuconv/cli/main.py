@@ -140,8 +140,8 @@ def module(command: str) -> ModuleType:
 
 
 def parsers(only: str | None = None) -> tuple[Parser, dict[str, Parser]]:
-    """The parser of the command line, and that of each command. only: add the options of this command only, without
-    importing the modules of the others."""
+    """The parser of the command line, and the parser of each command. only: add the options of this command only,
+    without importing the modules of the others."""
     parser = Parser(prog="gpuconv", description="Train, inspect and use ConvNets.", allow_abbrev=False)
     parser.add_argument("--version", action="store_true", help="print the version")
     parser.add_argument(COMPLETION, metavar="SHELL", help="print the completion script for bash, zsh or another shell")

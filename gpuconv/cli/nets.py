@@ -57,7 +57,7 @@ def import_file(model: str | None) -> None:
 
 
 def with_file_of(model: str, stored: str) -> str:
-    """The net that a run stored as `stored`, with its file replaced by that of `model`."""
+    """The net that a run stored as `stored`, with its file replaced by the file of `model`."""
     return f"{_file(model)[0]}:{_file(stored)[1]}"
 
 
@@ -66,7 +66,7 @@ def add_file(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model",
         metavar="FILE",
-        help="the file.py that defines layers of the run's net; its code is run only if it is given",
+        help="the file.py that defines layers of the run's net; its code is run only if you give this option",
     )
 
 
@@ -79,8 +79,8 @@ def build(model: str, input_shape: Shape | None = None, classes: int | None = No
     """Build a net as `models.build` does, or by a file's function. The function is called with the input shape, the
     number of classes, and those `options` that are among its arguments, and returns a net or a list of layers.
 
-    Raises ValueError for an unknown net or function, and UserError, naming the file, if the file cannot be imported, or
-    its function fails or does not return a net with this number of scores. The net's input is not checked: an
+    Raises ValueError for an unknown net or function. Raises UserError, naming the file, if the file cannot be imported,
+    or if its function fails or does not return a net with this number of scores. The net's input is not checked: an
     `Input(..., larger=True)` takes other images too, and training checks its images.
     """
     from gpuconv import models

@@ -68,7 +68,7 @@ def share(text: str) -> float:
 
 
 def _real(text: str) -> float:
-    """The number, or NaN, which lies in no range, if the text is not one."""
+    """The number in the text. NaN, which lies in no range, if the text is not a number."""
     try:
         return parse_numbers.real(text)
     except ValueError:

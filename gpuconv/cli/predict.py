@@ -1,7 +1,7 @@
 """Classify image files: the five best scores of a trained net, sorted.
 
-Images of up to 67 million pixels, with 8 bits per value or gray with 12 or 16 bits, are converted to the net's input,
-and the output says how."""
+An image may have up to 67 million pixels, with 8 bits per value; gray images may also have 12 or 16 bits. Each image is
+converted to the net's input, and the output says how."""
 
 from __future__ import annotations
 

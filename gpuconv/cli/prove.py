@@ -1,8 +1,9 @@
 """Prove algorithms on a device: check that each gives a proved algorithm's results for the products of a net's step.
 
-Without --algo these are the algorithms that no GPU has run yet; a GPU chooses them only for products for which it has
-proved them. They run in a child process; docs/prover.md describes what it compares. Verdicts are stored with the
-compiled kernels and replace earlier ones. Status 1 if an algorithm is not proved, or serves no product of the step."""
+Without --algo, the command proves the algorithms that no GPU has run yet. A GPU chooses these only for products for
+which it has proved them. Algorithms to be proved run in a child process; docs/prover.md describes what is compared.
+Verdicts are stored with the compiled kernels and replace earlier ones. Status 1 if an algorithm is not proved, or
+serves no product of the step."""
 
 from __future__ import annotations
 
@@ -58,10 +59,10 @@ def run(options: argparse.Namespace) -> int:
     serving_none = [name for name in names if all(plan.algorithm.name != name for _, plan in to_prove)]
     json_output.note(device=device, products=len(products), proofs=[], serve_none=serving_none)
     for name in serving_none:
-        print(f"{name} serves none of them")
+        print(f"{name} serves none of these products")
     if not to_prove:
         if not names:
-            print("all algorithms that serve them are proved")
+            print("all algorithms that serve these products are proved")
         return 1 if names else 0
     print(f"\n{HEADER}")
     failed, gpu = 0, tuner.gpu_or_emulated(device)

@@ -20,14 +20,15 @@ DEFAULT = {
 # optimizer, as in his public airbench94_muon. Its rates are for a loss summed over a batch of 2000, and for scores
 # divided by 256 with head weights of standard deviation 1. Here the loss is the mean, so SGD's rates are multiplied and
 # decays divided by 2000. The net divides scores by 9, so its head has weights of 9 / 256; the head's rate is
-# multiplied by (9 / 256)^2, and its decay divided by that. A step changes the scores in the same way. Muon's step is
-# invariant to these factors.
+# multiplied by (9 / 256)^2, and its decay divided by that. A step then changes the scores as in airbench94_muon. Muon's
+# step is invariant to these factors.
 _NORMS = "sgd:lr=106,momentum=0.85,nesterov=true,weight_decay=3.7736e-5"  # 0.053 * 2000, 0.004 / 0.053 / 2000
 _HEAD = "sgd:lr=1.6562,momentum=0.85,nesterov=true,weight_decay=2.4152e-3"  # 0.67 * 2000 * (9 / 256)^2, 0.004 / lr
 _MUON = "muon:lr=0.24,momentum=0.6,nesterov=true,newton_schulz=3"
 
-# By name; missing settings are those of DEFAULT. A recipe with a net's name is that net's default, except airbench94,
-# which is for that net and batches of 2000. digits-net's was chosen on held-out training images, never on test images.
+# By name; missing settings are those of DEFAULT. digits-net is the default recipe of the net of that name; this recipe
+# was chosen on held-out training images, never on test images. airbench94 is no net's default, because it is for
+# batches of 2000.
 RECIPES: dict[str, Record] = {
     "default": {},
     "digits-net": {"model": "digits-net", "epochs": 30, "augment": "shift:1", "loss": "softmax:label_smoothing=0.1"},
@@ -54,7 +55,7 @@ NET_OF_DATA = {"digits": "digits-net"}
 def get(model: str | None, data: str, name: str | None = None) -> Record:
     """The recipe of this name, by default the net's; if model is None too, that of the data's default net.
 
-    Raises ValueError for an unknown name; the nearest known one is named.
+    Raises ValueError for an unknown name; the message names the nearest known one.
     """
     chosen = {} if name is None else lookup("recipe", name, RECIPES)
     model = model or chosen.get("model") or NET_OF_DATA.get(data, "tiny-vgg")

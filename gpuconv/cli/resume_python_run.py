@@ -28,8 +28,8 @@ PARTS = ("train", "validation", "test")
 
 
 def resume(options: argparse.Namespace, chosen: Record, callbacks: Sequence[Callback], ranks: Ranks) -> int:
-    """Continue the run. Raises UserError if it needs something that exists only in its program: a loss, an optimizer, a
-    schedule, a layer or images.
+    """Continue the run. Raises UserError if the run needs something that exists only in the program that started it: a
+    loss, an optimizer, a schedule, a layer or images.
 
     chosen: the settings given on the command line. ranks: the ranks that train together; each reads the run."""
     from gpuconv.layers import Layer
@@ -112,8 +112,8 @@ def _expect_started_in_python(run: RunDirectory) -> None:
 
 
 def data_sets(stored: Record, data: str | None, test: str | None) -> Record:
-    """The data sets of a run by part, found by their checksums among those that `data` and `test` describe, or by
-    default those that the run names. Raises UserError if one is not found."""
+    """The data sets of a run, by part. Looks for their checksums among the data sets that `data` and `test` describe,
+    by default among those that the run names. Raises UserError if one is not found."""
     from gpuconv.data import from_spec
 
     stored_parts = {part: stored[part] for part in PARTS if stored.get(part)}

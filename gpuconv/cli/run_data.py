@@ -29,7 +29,7 @@ def load_data(
 
 
 def make_loader(data: Dataset | Samples, batch_size: int, **options: object) -> Loader:
-    """The loader of a data set: all of it in device memory, or read from files batch by batch."""
+    """The loader of a data set. It reads `Samples` from files batch by batch, and keeps other data in device memory."""
     from gpuconv import data as kinds
 
     kind: Any = kinds.StreamLoader if isinstance(data, kinds.Samples) else kinds.Loader
@@ -47,7 +47,7 @@ def split_validation(
 
 
 def warn_of_other_data(run: Run, train: Dataset | Samples, test: Dataset | Samples) -> None:
-    """Warn if images differ from the run's, because it may have been trained on some of the test images."""
+    """Warn if images differ from the run's, because the run may have been trained on some of the test images."""
     stored = [run.stored.get(part) or {} for part in ("train", "test")]
     train = split_validation(run.settings, train)[0]
     by_part = {"train": train} | ({"test": test} if run.stored.get("test") or not run.started_in_python else {})
@@ -55,7 +55,7 @@ def warn_of_other_data(run: Run, train: Dataset | Samples, test: Dataset | Sampl
         counts = [part.get("images", "?") for part in stored]
         _warn(
             f"the data differs from that of the run, which had {counts[0]} images to train on and {counts[1]} to test "
-            f"on, here {len(train)} and {len(test)}: it may have been trained on some of these test images"
+            f"on; this data has {len(train)} and {len(test)}: the run may have been trained on some of its test images"
         )
 
 
@@ -69,7 +69,7 @@ def warn_of_trained_images(run: Run, test: Dataset | Samples) -> None:
     except UserError as error:
         return _warn(f"{unknown}{error}")
     if isinstance(train, Samples) or isinstance(test, Samples):
-        return _warn(f"{unknown}they are read as they are needed (stream=1)")
+        return _warn(f"{unknown}images that are read as they are needed (stream=1) are not compared")
     if not _is_same_data(run, "train", train):
         return _warn(f"{unknown}its training images have changed")
     trained = {hash(image.tobytes()) for image in train.images}

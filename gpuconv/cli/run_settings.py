@@ -129,8 +129,7 @@ def with_recipe(chosen: Record, name: str | None = None) -> Settings:
 
 
 def from_stored(command: Record) -> Settings:
-    """The settings that a command line stored with its run, completed by the defaults of those that an older version
-    lacked.
+    """The settings that a command line stored with its run. Settings that an older version lacked have their defaults.
 
     Raises ValueError or TypeError that names the missing, unknown or wrong setting.
     """

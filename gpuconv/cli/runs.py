@@ -91,8 +91,8 @@ def _errors_of_entry(path: str | os.PathLike[str], name: str) -> Iterator[None]:
 
 
 def _net_without_weights(config: Json, model: str) -> Sequential:
-    """A net without weights. Raises ValueError for an invalid config, and UserError that names the option to give if a
-    layer comes from a file that was not imported. model: the run's --model."""
+    """A net without weights. Raises ValueError for an invalid config. If a layer comes from a file that was not
+    imported, raises UserError, which names the option to give. model: the run's --model."""
     from gpuconv.layers import Layer
     from gpuconv.layers.registry import UndefinedLayerError
 
@@ -101,8 +101,8 @@ def _net_without_weights(config: Json, model: str) -> Sequential:
     except UndefinedLayerError as error:
         layer = re.search("'.*?'", str(error))
         raise UserError(
-            f"the net has the layer {layer[0] if layer else ''}, which a file of yours defines; its code is run "
-            f"only if you name it: --model {model if nets.is_in_file(model) else 'FILE.py'}"
+            f"the net has the layer {layer[0] if layer else ''}, which a file of yours defines; the file's code is "
+            f"run only if you name the file: --model {model if nets.is_in_file(model) else 'FILE.py'}"
         ) from error
     except Exception as error:  # a config written by hand can fail in any way
         raise ValueError(str(error) or type(error).__name__) from error
@@ -112,9 +112,9 @@ def _net_without_weights(config: Json, model: str) -> Sequential:
 
 
 def open_run(directory: str | Path, device: str, which: str = "last", model: str | None = None) -> Run:
-    """The net of a run directory's "last" or "best" checkpoint, on a device. model: the file that defines some of its
-    layers. Raises FileNotFoundError if there is no run, UserError if there is no such checkpoint, and CheckpointError
-    if it is corrupt or does not fit."""
+    """The net of a run directory's "last" or "best" checkpoint, on a device. model: the file that defines some of the
+    net's layers. Raises FileNotFoundError if there is no run, UserError if there is no such checkpoint, and
+    CheckpointError if the checkpoint is corrupt or does not fit."""
     from gpuconv import checkpoint
     from gpuconv.layers import Layer
     from gpuconv.training import RunDirectory, check_weights, run_schemas
@@ -152,8 +152,8 @@ def add_which(parser: argparse.ArgumentParser) -> None:
 
 
 def settings_to_resume(directory: str, chosen: Record) -> Settings:
-    """The settings stored with a run. Raises UserError that names the given settings that differ from them, except the
-    locations of data and of the net's file, which may have moved."""
+    """The settings stored with a run. Raises UserError if given settings differ from these, and names them. The
+    locations of the data and of the net's file may differ, because both may have moved."""
     from gpuconv.training import RunDirectory
 
     run = RunDirectory.open(directory)
@@ -163,7 +163,7 @@ def settings_to_resume(directory: str, chosen: Record) -> Settings:
     if nets.is_in_file(settings.model):
         if not model:
             raise UserError(
-                f"the net of {directory} is made by code in a file, which is run only if you name it: "
+                f"the net of {directory} is made by code in a file, which is run only if you name the file: "
                 f"--model {settings.model}"
             )
         if nets.is_in_file(model):  # the file may have moved

@@ -1,8 +1,7 @@
-"""Repeat a call of an op that `gpuconv train --shadow` found beyond its bound, on any device, from the file that it
-wrote.
+"""Repeat a call of an op that `gpuconv train --shadow` found wrong, on any device.
 
-Prints the worst error as a share of its bound, both as stored and as the device gives it now; status 1 if the device
-exceeds the bound."""
+The call is read from the file that the run wrote. The command prints the worst error as a share of its bound, both as
+stored and as the device gives it now. Status 1 if the device exceeds the bound."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ def add_shadow(parser: argparse.ArgumentParser) -> None:
         "--shadow",
         type=share,
         metavar="SHARE",
-        help="check calls of ops against the oracle during training, in that share of the time, such as 2%%",
+        help="check calls of ops against the oracle during training, for this share of the training time, such as 2%%",
     )
     parser.add_argument(
         "--on-violation",

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def print_shadow(shadow: Shadow | None, path: Path) -> None:
-    """Print what the shadow oracle found, if there was one, and draw it. path: the picture's."""
+    """Print what the shadow oracle found, if there was one, and draw it into the picture at `path`."""
     from gpuconv import plots
 
     if shadow is None:

@@ -38,7 +38,7 @@ OPTIONS: dict[str, tuple[Callable[[str], int | float | str], str, str]] = {
     "seed": (count(0), "N", "seeds everything random: weights, order, augmentation (default: 0)"),
     "epochs": (count(1), "N", "passes over the training images"),
     "batch_size": (count(1), "N", "images a step"),
-    "lr": (positive, "X", "learning rate, before the schedule's factor; with groups, a factor on their rates"),
+    "lr": (positive, "X", "learning rate, before the schedule's factor; for optimizer groups, a factor on their rates"),
     "optimizer": (
         str,
         "SPEC",
@@ -78,7 +78,11 @@ OPTIONS: dict[str, tuple[Callable[[str], int | float | str], str, str]] = {
         "mixup:ALPHA, cutmix:ALPHA, such as flip,shift:4",
     ),
     "loss": (str, "SPEC", "softmax or svm, such as softmax:label_smoothing=0.1,weight=1/2/0.5"),
-    "whiten": (count(0), "IMAGES", "initialize the first convolution to whiten, with this many training images; 0: no"),
+    "whiten": (
+        count(0),
+        "IMAGES",
+        "initialize the first convolution's filters from this many training images, to whiten its input; 0: no",
+    ),
     "early_stopping": (
         count(0),
         "N",
@@ -95,7 +99,7 @@ OPTIONS: dict[str, tuple[Callable[[str], int | float | str], str, str]] = {
     "sync_batch_norm": (
         switch,
         "1|0",
-        "batch norm takes the statistics of all ranks, not those of each (default: 0; 1 without a value)",
+        "batch norm takes its statistics over all ranks, not over each rank alone (default: 0; 1 without a value)",
     ),
     "precision": (str, "NAME", f"precision of the net: {', '.join(PRECISIONS)}; masters are float32"),
 }

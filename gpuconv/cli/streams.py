@@ -1,4 +1,4 @@
-"""The standard streams of a command: output that cannot be written or is not wanted, and its end on a signal."""
+"""The standard streams of a command, if output cannot be written or is not wanted; and how a signal ends a command."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ def silent(on: bool = True) -> Iterator[None]:
 
 
 def end(status: int) -> int:
-    """The exit status after the output is written: 2 in place of 0 if it was lost, unless only the reader closed the
-    pipe."""
+    """Write the buffered output, and return the exit status: 2 in place of 0 if output was lost. Output to a pipe
+    that its reader closed does not count as lost."""
     outlet = _outlet(sys.stdout)
     with contextlib.suppress(OSError):  # the stream keeps the error
         sys.stdout.flush()

@@ -22,7 +22,9 @@ MODEL_OPTIONS = ("input", "classes", "precision")  # a run's net has its own siz
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--model", metavar="NAME", help="a net by name, or FILE.py:FUNCTION; with --run-dir, the file of its layers"
+        "--model",
+        metavar="NAME",
+        help="a net by name, or FILE.py:FUNCTION; with --run-dir, the file of the net's layers",
     )
     parser.add_argument("--run-dir", metavar="DIR", help="the net of a run")
     parser.add_argument("--input", metavar="HxWxC", type=volume, help="the input volume (default: the net's own)")

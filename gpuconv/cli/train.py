@@ -70,13 +70,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--log",
         choices=["tensorboard"],
-        help="also log the run for a tracker, in RUN_DIR/tensorboard; changes no result and is not stored",
+        help="also log the run for a tracker, in RUN_DIR/tensorboard; changes no result; the run does not store this "
+        "option",
     )
     parser.add_argument(
         "--checkpoint-every",
         type=option_types.count(1),
         metavar="STEPS",
-        help="also save within epochs; changes no result and is not stored, so repeat it with --resume",
+        help="also save within epochs; changes no result; the run does not store this option: repeat it with --resume",
     )
     parser.add_argument(
         "--rank-timeout",
@@ -89,7 +90,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--shard-optimizer",
         action="store_true",
         help="under mpiexec or torchrun: each process keeps the optimizer's state of a part of the parameters; changes "
-        "no result and is not stored, so repeat it with --resume",
+        "no result; the run does not store this option: repeat it with --resume",
     )
     parser.add_argument(
         "--digests",
@@ -97,7 +98,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         const=True,
         metavar="FILE",
         help="record a hash, the sum and the norm of each tensor of every step, for gpuconv bisect (default: RUN_DIR/"
-        "digests.jsonl); changes no result and is not stored, so repeat it with --resume",
+        "digests.jsonl); changes no result; the run does not store this option: repeat it with --resume",
     )
     parser.add_argument(
         "--digests-every",
@@ -224,7 +225,7 @@ def _chosen_settings(options: argparse.Namespace) -> tuple[Record, str | None]:
             file = config.read(options.config)
         recipe = recipe or file.pop("recipe", None)
         chosen = run_settings.override({name: value for name, value in file.items() if name != "recipe"}, chosen)
-        if options.resume and recipe:  # its settings are compared with the run's, as those of the file are
+        if options.resume and recipe:  # the recipe's settings are compared with the run's, like the file's
             with user_errors():
                 settings = lookup("recipe", recipe, recipes.RECIPES)
             chosen = run_settings.override(settings, chosen)
@@ -273,7 +274,7 @@ def _trainer(options: argparse.Namespace, settings: run_settings.Settings, net: 
 
 
 def _print_accuracy(accuracy: float, trainer: Trainer, held_out: Loader, tta: str) -> None:
-    """Print the test accuracy, with test-time augmentation if the settings ask for it. accuracy: without it."""
+    """Print the test accuracy, with test-time augmentation if the settings ask for it. accuracy: that without it."""
     from gpuconv.training import evaluate
 
     if tta != "none":

@@ -109,7 +109,12 @@ def test_bisect_prints_why_a_run_cannot_be_repeated(work, capsys):
         ('"checksum": "', '"checksum": "0', "run.json", "c cannot be repeated: "),
         ("xxh3:", "crc32:", "digests.jsonl", "c has hashes of an older version"),
         ("xxh3:", "splitmix:", "digests.jsonl", "c has hashes of an older version"),
-        ("xxh3:", "xxh3:0", "digests.jsonl", "c, repeated, is another run from step 1 on: forward of input has other"),
+        (
+            "xxh3:",
+            "xxh3:0",
+            "digests.jsonl",
+            "c, when repeated, has other bits than recorded from step 1 on, first in ",
+        ),
     ):
         shutil.rmtree("c", ignore_errors=True)
         shutil.copytree("b", "c")
@@ -149,7 +154,7 @@ def test_a_run_is_repeated_from_its_nearest_checkpoint(work, capsys):
     assert main(["bisect", "a", "b"]) == 1
     output = capsys.readouterr().out
     assert "differ first at step 5: " in output
-    assert "the element is not known: --element repeats 3 and 3 steps of the runs, more than an epoch" in output
+    assert "the element is not known: with --element, 3 and 3 steps of the runs, more than an epoch" in output
     assert main(["bisect", "a", "b", "--element"]) == 1
     assert "  largest difference at [" in capsys.readouterr().out
 
@@ -201,7 +206,8 @@ def test_a_run_with_a_users_kernel_is_repeated_only_with_that_kernel(work, capsy
     assert main(["bisect", "right", "wrong"]) == 1
     output = capsys.readouterr().out
     assert "differ first at step 1: conv1.weight after the update" in output
-    assert "the element is not known: wrong, repeated, is another run from step 1 on: update of conv1.weight" in output
+    assert "the element is not known: wrong, when repeated, has other bits than recorded from step 1 on" in output
+    assert "first in update of conv1.weight" in output
     values = Repetition("right", 1).values(("update", "conv1.weight", 0))
     with replaced_files.replace_files({lab.shipped_file("sgd_step", None): Path("my.cu").resolve()}):
         element = Element.of(values, Repetition("wrong", 1).values(("update", "conv1.weight", 0)))
@@ -226,7 +232,7 @@ def test_runs_and_settings_that_cannot_be_compared_are_refused_in_one_line(work,
         "bisect a a/run.json": "a/run.json, line 1, is not a line of digests",
         "bisect a nowhere": "cannot read the digests nowhere",
         "bisect a numpy": "cannot read the digests numpy",
-        "bisect a b --steps 3 --seed 1": "runs are compared as they were; leave --seed, --steps out",
+        "bisect a b --steps 3 --seed 1": "runs are compared as they were recorded; leave --seed, --steps out",
         "bisect numpy emulated --element": "--element and --no-element are for two runs",
         "bisect numpy numpy": "A and B are both numpy; name two sides",
         "bisect numpy emulatd": "unknown device, precision, algorithm or run 'emulatd'; did you mean 'emulated'",

@@ -125,7 +125,7 @@ def test_invalid_positions_targets_and_pictures_are_refused_in_one_line(work, ca
         "--layer conv1 --at 0,0,0 --backward --target cow": "unknown class 'cow'",
         "--layer conv1 --at 0,0,0 --picture x.jpg": "must end in .png",
         "--map heat --picture x.png": "unknown map 'heat'",
-        "--map saliency": "say where, --picture",
+        "--map saliency": "say where with --picture",
         "--map saliency --at 1,1,1 --picture x.png": "leave --at",
         "--map occlusion --layer conv1 --picture x.png": "--layer is for --map grad-cam",
         "--map grad-cam --layer fc1 --picture x.png": "needs a layer with maps",

@@ -79,7 +79,7 @@ def test_commands_run_the_file_of_a_net_only_if_model_names_it(train, file, tmp_
     for command in commands:
         forget(file)
         refused = output_of(capsys, *command, status=2)
-        assert "is run only if you name it: --model" in refused
+        assert "is run only if you name the file: --model" in refused
         assert file.stem not in sys.modules
         for model in (file, f"{file}:build", moved):
             forget(file)
@@ -101,7 +101,7 @@ def test_live_runs_the_file_of_a_net_only_if_model_names_it(file, tmp_path, caps
     train_by_command(file, tmp_path / "run", capsys)
     forget(file)
     command = ["live", tmp_path / "run", "--device", "numpy"]
-    assert "is run only if you name it" in output_of(capsys, *command, status=2)
+    assert "is run only if you name the file" in output_of(capsys, *command, status=2)
     output_of(capsys, *command, "--model", file)
     assert served[0]["run_dir"] == tmp_path / "run"
 
@@ -163,7 +163,7 @@ def test_a_net_from_a_function_in_a_file_is_trained_evaluated_and_resumed(work, 
         output_of(capsys, "train", *options, "--model", f"{my_net}:{name}", "--run-dir", name)
     assert "test accuracy" in output_of(capsys, "evaluate", "build", "--device", "numpy")
     err = output_of(capsys, "train", "--resume", "build", status=2)
-    assert f"is run only if you name it: --model {work}/{my_net}:build" in err
+    assert f"is run only if you name the file: --model {work}/{my_net}:build" in err
     assert "test accuracy" in output_of(capsys, "train", "--resume", "build", "--model", f"{my_net}:build")
     output_of(capsys, "train", *options, "--model", f"{my_net}:build")
     assert (work / "runs" / f"synthetic-{my_net[:-3]}-1").is_dir()

@@ -59,10 +59,10 @@ def test_prove_prints_each_verdict_and_fails_if_one_is_not_proved(run_prove):
 
 
 def test_prove_says_when_there_is_nothing_to_prove(run_prove):
-    assert run_prove({}) == (0, ["all algorithms that serve them are proved"])
-    assert run_prove({}, "--algo", "mma-64x64") == (1, ["mma-64x64 serves none of them"])
+    assert run_prove({}) == (0, ["all algorithms that serve these products are proved"])
+    assert run_prove({}, "--algo", "mma-64x64") == (1, ["mma-64x64 serves none of these products"])
     status, lines = run_prove({"simt-64x64": PROVED}, "--algo", "simt-64x64", "--algo", "mma-64x64")
-    assert (status, lines[0], lines[-1]) == (1, "mma-64x64 serves none of them", "all 1 proved on emulated")
+    assert (status, lines[0], lines[-1]) == (1, "mma-64x64 serves none of these products", "all 1 proved on emulated")
 
 
 def test_prove_refuses_the_device_numpy(capsys):

@@ -63,8 +63,8 @@ def test_the_element_where_two_runs_of_two_ranks_differ_is_found_by_one_process(
 def test_two_runs_of_two_ranks_without_shards_are_compared_but_not_repeated(tmp_path):
     document = bisected(tmp_path)
     assert (document["bits"]["step"], document["bits"]["element"]) == (1, None)
-    assert f"{tmp_path / 'a'}, repeated, is another run from step 1 on" in document["no_element"]
-    assert "by other ranks" in document["no_element"]
+    assert f"{tmp_path / 'a'}, when repeated, has other bits than recorded from step 1 on" in document["no_element"]
+    assert "other ranks recorded the run" in document["no_element"]
 
 
 def test_two_ranks_send_each_parameter_once_a_step(tmp_path):
