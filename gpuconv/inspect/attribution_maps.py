@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from gpuconv import arguments, backends
-from gpuconv.inspect.explain import chosen_score, expect_one_image, layer_of, planned_for
+from gpuconv.inspect.explain import chosen_score, expect_one_image, layer_of, net_with_shapes_for
 from gpuconv.inspect.terms import as_float64, expect_not_fused
 from gpuconv.layers.fused import Fused
 from gpuconv.layers.sequential import Sequential
@@ -40,8 +40,8 @@ def saliency(net: Sequential, x: Array, *, target: int | None = None) -> np.ndar
 def occlusion(
     net: Sequential, x: Array, *, target: int | None = None, size: int | None = None, stride: int | None = None
 ) -> np.ndarray:
-    """How far a class's score falls when a square is set to 0, the mean of normalized images: for each pixel the
-    average over the squares that cover it, (H, W) in float64 (Zeiler and Fergus 2013).
+    """How far a class's score falls when a square of the image is set to 0, which is the mean of normalized images
+    (Zeiler and Fergus 2013). Each pixel has the average over the squares that cover it, (H, W) in float64.
 
     Args:
         size: The side of the square in pixels, from 1 to the image's shorter side; by default an eighth of that.
@@ -89,26 +89,28 @@ def occlusion_stages(
 
 
 def grad_cam(net: Sequential, x: Array, *, layer: str | None = None, target: int | None = None) -> np.ndarray:
-    """Where a layer's maps support a class: the positive part of their sum, each weighted by the mean of its gradient
-    (Selvaraju et al. 2017), (H, W) of the image in float64; each pixel has the value of the position that covers it.
+    """Where a layer's maps support a class (Selvaraju et al. 2017), (H, W) of the image in float64.
+
+    Each map is weighted by the mean of its gradient, and the maps are summed; the result is the positive part of the
+    sum. Each pixel of the image has the value of the map's position that covers it.
 
     Args:
-        layer: Its name, by default the last whose output has more than one position.
+        layer: The layer's name; by default the last layer whose output has more than one position.
 
     Other arguments as in `saliency`.
 
     Raises:
         TypeError, RuntimeError, ValueError: As in `saliency`; ValueError also for a layer that is unknown, has no
-            positions or is a part of a fused one, and for a net without a layer that has more than one position.
+            positions or is a part of a fused layer, and for a net without a layer that has more than one position.
     """
     _expect_one_map(net, x)
-    net = planned_for(net, x)
+    net = net_with_shapes_for(net, x)
     name = _last_map(net) if layer is None else layer
     chosen = layer_of(net, name)
     if not isinstance(chosen, Fused):
         expect_not_fused(net, chosen)
     if len(chosen.output_shape or ()) != 3:
-        raise ValueError(f"Grad-CAM needs a layer with maps (H, W, C), the output of {name} is {chosen.output_shape}")
+        raise ValueError(f"Grad-CAM needs a layer with maps (H, W, C); the output of {name} is {chosen.output_shape}")
     twin = net.twin()
     kept: list[Array] = []
     with layer_of(twin, name).register_forward_hook(lambda each, given, y: kept.append(y)):

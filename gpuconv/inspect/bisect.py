@@ -36,10 +36,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Side:
-    """A device, a precision and an algorithm of convolutions and linear layers, in any order: "emulated" or
-    "cuda:1,tf32,simt-64x64".
+    """A device, a precision, and an algorithm of convolutions and linear layers. As text they are separated by commas,
+    in any order, and some may be left out: "emulated" or "cuda:1,tf32,simt-64x64".
 
-    device: None for the other side's device; if that is None too, for the one that "auto" chooses.
+    device: None means the other side's device. If both are None, it is the device that "auto" chooses.
     """
 
     device: str | None = None
@@ -82,8 +82,8 @@ def _kind(word: str) -> str:
 
 @dataclass(frozen=True)
 class Violation:
-    """The first call beyond its bound; if both sides have one in the same step, A's. side: 0 for A, 1 for B. step:
-    counted from 1 at the first compared step. layer: "" outside layers. direction: also "update" or "outside of
+    """The first call beyond its bound; if both sides have one in the same step, the call of A. side: 0 for A, 1 for B.
+    step: counted from 1 at the first compared step. layer: "" outside layers. direction: also "update" or "outside of
     layers". parameter: for an update, the parameter with the wrong value, else "". worst: the element whose error is
     the largest share of its bound. other: the other side's value of this element, from the same inputs; NaN if the
     result there has another shape. other_share: the error of `other` as a share of the bound."""
@@ -158,7 +158,7 @@ class _Judge:
         self.trainer, self.steps = trainer, steps
         self.shares: dict[str, float] = {}
         self.calls = self.skipped = self.updates = 0
-        self.before = trainer.steps  # those of an earlier `fit` are not counted
+        self.before = trainer.steps  # the steps of an earlier `fit` are not counted
 
     def __call__(self, data: DataLike, **fit: Any) -> None:
         epochs = self.trainer.epoch + self.steps  # enough: an epoch has at least one step
@@ -208,7 +208,7 @@ def bisect(
     Args:
         a, b: The trainers, of equal nets.
         data: As in `Trainer.fit`.
-        steps: The number of steps, on from those that a trainer has done before.
+        steps: The number of steps to compare. A trainer that has trained before continues from its last step.
         kernels: .cu files that B uses in place of the shipped files of the same names, as in `gpuconv.lab`.
         fit: Further arguments of `Trainer.fit`, such as batch_size.
 

@@ -11,8 +11,8 @@ by as much as rounding explains, to first order:
 - A step whose outputs and gradients inside the net were not recorded is assumed to round as much as the recorded step
   that rounds most.
 - A step changes a parameter by an array of norm n. In two runs these arrays differ by at most 2 n times the gradient's
-  relative error, which counts as 1 if it is larger: Adam takes full steps along a gradient that is only rounding error.
-  Later steps inherit this drift.
+  relative error. A relative error above 1 counts as 1, because Adam takes full steps even along a gradient that is only
+  rounding error. Later steps inherit this drift.
 """
 
 from __future__ import annotations
@@ -148,11 +148,11 @@ class ComparedTensor:
 
 @dataclass
 class Runs:
-    """The result of a comparison. steps: the number of steps that both runs recorded. lengths: how many each of them
-    recorded. settings: those that differ, in words. bits: the first tensor whose bits differ. beyond: the first tensor
-    whose difference rounding does not explain. one_machine: whether any differing bit counts, as on one machine with
-    the same dtypes and kinds of hashes. hashes: those kinds. shares: for each tensor (direction, name), by step, the
-    difference as a share of what rounding explains."""
+    """The result of a comparison. steps: the number of steps that both runs recorded. lengths: the number that each run
+    recorded. settings: the settings that differ, in words. bits: the first tensor whose bits differ. beyond:
+    the first tensor whose difference rounding does not explain. one_machine: whether any differing bit counts, as on
+    one machine with the same dtypes and kinds of hashes. hashes: the kinds of hashes. shares: for each tensor
+    (direction, name), by step, the difference as a share of what rounding explains."""
 
     steps: int = 0
     lengths: tuple[int, int] = (0, 0)
@@ -210,8 +210,8 @@ def bisect_runs(a: PathLike, b: PathLike) -> Runs:
 
     Raises:
         ValueError: a and b are the same run, one of them has no digests, or they have no step or no tensor in common;
-            a CheckpointError, which is a ValueError, for a file that cannot be read or has a line
-            that is no line of digests.
+            a CheckpointError, which is a ValueError, for a file that cannot be read or that has a
+            line that holds no digests.
         FileNotFoundError: A folder holds no run.
     """
     files = [_file(path) for path in (a, b)]
@@ -234,7 +234,8 @@ def _file(path: PathLike) -> Path:
 
 
 def compare(a: list[Step], b: list[Step]) -> Runs:
-    """Compare the steps that both runs recorded. Raises ValueError if there is none, or one without a common tensor."""
+    """Compare the steps that both runs recorded. Raises ValueError if there is no such step, or if the two runs have no
+    tensor in common at one of them."""
     ours, theirs = ({step.step: step for step in steps} for steps in (a, b))
     both = sorted(ours.keys() & theirs.keys())
     if not both:
@@ -272,7 +273,7 @@ class Rounding:
         self.relative_error = 0.0  # of everything computed so far, all errors added up
         self.unrecorded = unrecorded
         self.drift: defaultdict[str, float] = defaultdict(float)  # of each parameter, absolute
-        self._gradients: dict[str, float] = {}  # their norms in this step
+        self._gradients: dict[str, float] = {}  # the norms of the parameters' gradients in this step
         self._norms: dict[str, float] = {}  # of the parameters after this step
 
     def begin(self, step: list[Digest], inside: bool) -> None:

@@ -42,12 +42,13 @@ class Computed:
 
 @dataclass(frozen=True)
 class Thread:
-    """The threads that wrote the value, and the memory accesses of the last one of each op, recorded by the emulator.
+    """The threads that wrote the value, and the memory accesses of the last writer in each op, as the emulator recorded
+    them.
 
     Args:
         algorithm: The algorithm of the matrix product, "" for other ops.
         writers: The threads, in order.
-        touched: The accesses.
+        touched: The memory accesses.
         part: With split-K, the thread that computed the first of the parts of the sum; the last writer adds the parts.
     """
 
@@ -58,8 +59,8 @@ class Thread:
 
 
 def compute_everywhere(calls: Sequence[Call], offset: int, device: str) -> list[Computed]:
-    """The value by the oracle, NumPy and the device. calls: the ops that compute it, one after another. offset: its
-    place in their flattened result."""
+    """The value by the oracle, NumPy and the device. calls: the ops that compute it, one after another. offset: the
+    index of the value in the flattened result of these ops."""
     first, *added = calls
     expected = first.expected()[0]
     value, bound = (_value_at(part, first, offset) for part in (expected.value, expected.bound))
@@ -161,8 +162,8 @@ def locate_threads(layer: Layer, calls: Sequence[Call], offset: int, device: str
 def _watch_call(call: Call, offset: int, algorithm: str, part: bool = False) -> tuple[list[Writer], list[Touched]]:
     """The threads that write a value of a call's result, and the accesses of the last one.
 
-    part: watch the value's part in the first of split-K's `partials` instead; each of these begins with a sum for each
-    value (kernels/gemm_reduce.cu).
+    part: with split-K, watch the memory of the value's first partial sum instead. Each split has an array of partial
+    sums in `partials`, which begins with one sum for each value of the result (kernels/gemm_reduce.cu).
     """
     from gpuconv.backends.cuda import emulator
 

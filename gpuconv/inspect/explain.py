@@ -42,9 +42,9 @@ class Term:
     """One product of the sum.
 
     Args:
-        at: The index of the input, (y, x, channel) or (feature,); backward: of the output.
-        input: Its value; backward: its gradient.
-        weight: Its factor.
+        at: The index of the input, (y, x, channel) or (feature,); in a gradient's sum, the index of the output.
+        input: The value of the input; in a gradient's sum, the gradient of the output.
+        weight: The factor of `input`.
     """
 
     at: tuple[int, ...]
@@ -69,9 +69,10 @@ class Explanation:
             computes the last one from the device's results of the others.
         bias: The term added to the sum; 0 without a bias.
         window: The inputs that are read, (R, S, C) or (features,), with 0 in the padding of a convolution and -inf in
-            that of a max pool; backward, the gradients of all outputs. For a residual block or branches, (branches,):
-            what each adds, or the value of the one that is concatenated there.
-        weight: Their factors, of the window's shape; None if the value is no weighted sum.
+            that of a max pool. For a gradient, the gradients of all outputs. For a residual block or branches,
+            (branches,): what each branch adds to the value or gradient. For a value of concatenated branches, (1,):
+            the branch's value.
+        weight: The factors of `window`, of its shape; None if the value is no weighted sum.
         terms: The products of the largest magnitude; for a max pool, the winner first. For a residual block or
             branches, those of the first branches, in the order of the branches.
         direction: "forward" or "backward".
@@ -158,7 +159,7 @@ def explain(
             device. Only for nets on that device or on a CUDA device; a net on NumPy has no thread.
 
     Raises:
-        TypeError: An argument other than `at` and `target` has another type.
+        TypeError: An argument other than `at` and `target` has the wrong type.
         RuntimeError: The net has no shapes yet.
         ValueError: An unknown layer or class, a class without `backward`, an index outside the layer's volume, more
             than one image or an image that the net does not take, `most` below 1, or a layer that is a Sequential,
@@ -169,7 +170,7 @@ def explain(
     backward, locate = arguments.flag("backward", backward), arguments.flag("locate", locate)
     if target is not None and not backward:
         raise ValueError(f"target is for backward=True, as an activation has no class; received {target!r}")
-    net = planned_for(net, x)
+    net = net_with_shapes_for(net, x)
     chosen = layer_of(net, layer)
     expect_explainable(net, chosen)
     branch = None
@@ -223,9 +224,9 @@ def expect_one_image(net: object, x: Array) -> None:
         raise ValueError(f"x must be a batch of one image, such as {expected}, received shape {tuple(x.shape)}")
 
 
-def planned_for(net: Sequential, x: Array) -> Sequential:
-    """The net; or, if x has another size than the images for which it was built, a copy whose layers have the shapes
-    that they have for x. Raises ValueError for an x that the net does not take."""
+def net_with_shapes_for(net: Sequential, x: Array) -> Sequential:
+    """The net if it was built for images of the size of x; otherwise a copy whose layers have their shapes for x.
+    Raises ValueError for an x that the net does not take."""
     shape = tuple(x.shape[1:])
     if shape == net.input_shape:
         return net

@@ -90,7 +90,7 @@ class Profile:
     """The profile of a step. rows: in execution order. timeline: (name, direction, begin, end) of the step with the
     median time, in seconds from its start; an inner layer lies within its outer layer. arch: the architecture for which
     the kernels were compiled to get their registers; None if there are no kernels, or if their registers are unknown.
-    unknown: why they are, or None."""
+    unknown: the reason why the registers are unknown, or None."""
 
     device: str
     precision: str

@@ -47,9 +47,9 @@ _CONSTANTS = {"bias", "running_mean"}  # arrays that change only the constant of
 
 @dataclass(frozen=True)
 class Window:
-    """The inputs of one value. weight: their factors; None where the value is no weighted sum, as in a max pool, an
-    elementwise activation or a copy. bias: added to the sum. origin: for each axis of `values`, the start in the input
-    and the step between values."""
+    """The inputs of one value. weight: the inputs' factors; None where the value is no weighted sum, as in a max pool,
+    an elementwise activation or a copy. bias: added to the sum. origin: for each axis of `values`, the start in the
+    input and the step between values."""
 
     values: np.ndarray
     weight: np.ndarray | None
@@ -62,7 +62,7 @@ class Window:
 
 
 def expect_explainable(net: Layer, layer: Layer) -> None:
-    """Raises ValueError for a Sequential, a layer that is a fused one or a part of it, or an unknown kind of layer."""
+    """Raises ValueError for a Sequential, a fused layer, a part of a fused layer, or an unknown kind of layer."""
     what = f"{layer.path or 'the net'} is a {name_of(type(layer))}"
     if isinstance(layer, Sequential):
         raise ValueError(f"{what}, which holds several layers; name one of them: {_names(layer)}")
@@ -72,7 +72,7 @@ def expect_explainable(net: Layer, layer: Layer) -> None:
 
 
 def expect_not_fused(net: Layer, layer: Layer) -> None:
-    """Raises ValueError for a layer that is a fused one or a part of it."""
+    """Raises ValueError for a fused layer and for a part of one."""
     fused = next((each for each in descendants(net) if isinstance(each, Fused) and layer in each.walk()), None)
     if fused:
         raise ValueError(
@@ -100,7 +100,7 @@ def window_of_output(layer: Layer, x: np.ndarray, at: Index) -> Window:
     if isinstance(layer, _AFFINE):
         nothing, exact, ones = np.zeros((1, *x.shape)), _host_copy(layer), _host_copy(layer)
         for array in ones.arrays.values():
-            array[...] = 1  # a weight of 0 is read too
+            array[...] = 1  # so that inputs with a weight of 0 are in the window too
         box = _one_value_box(at) if layer.elementwise else _bounding_box(_output_derivatives(ones, nothing, at))
         with backends.oracle():
             bias = float(exact.infer(nothing)[(0, *at)])
@@ -168,8 +168,8 @@ def _output_derivatives(exact: Layer, x: np.ndarray, at: Index) -> np.ndarray:
 
 
 def _normalized(layer: ImageNorm, x: np.ndarray, at: Index) -> Window:
-    """The inputs that are normalized together with one input. The factors are those of weight *
-    (input - mean) / deviation, where the deviation depends on the inputs as well."""
+    """The inputs that are normalized together with one input. The value is weight * (input - mean) / deviation + bias,
+    and the factors are those with this deviation, although the deviation depends on the inputs as well."""
     count = x.shape[-1] // layer.groups if isinstance(layer, GroupNorm) else x.shape[-1]
     first = at[-1] // count * count
     positions = [slice(None)] * (x.ndim - 1) if isinstance(layer, GroupNorm) else _one_value_box(at[:-1])

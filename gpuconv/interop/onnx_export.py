@@ -49,7 +49,7 @@ def to_onnx(
         dtype: "float32" or "float16"; by default float16 for a float16 net, else float32.
 
     Raises:
-        TypeError: A layer has no ONNX form, or an argument another type.
+        TypeError: A layer has no ONNX form, or an argument has the wrong type.
         ValueError: The net is not built or lacks the requested normalization, the layout or dtype is unknown, or a
             layer has no ONNX form for images of any size.
         ImportError: The onnx package is missing.
@@ -66,7 +66,7 @@ def model(net: Sequential, layout: str, normalization: bool, softmax: bool, dtyp
         raise ValueError("the net has no weights yet: begin it with Input(...) or call build(input_shape)")
     normalization, softmax = flag("normalization", normalization), flag("softmax", softmax)
     if normalization and getattr(net, "normalization", None) is None:
-        raise ValueError("normalization=True needs net.normalization, and the net was not trained on uint8 images")
+        raise ValueError("normalization=True needs net.normalization, which a net gets by training on uint8 images")
     layout = lookup("layout", layout, LAYOUTS)
     graph = ExportedGraph(net, lookup("dtype", dtype or _default_dtype(net), DTYPES), FORMS)
     first = next(net.walk() if not isinstance(net, Sequential) else iter(net.layers))

@@ -45,7 +45,7 @@ def _conv(row: Row, node: NodeProto) -> Layer:
     weight, bias = row.graph.weight(node, 1), row.graph.weight(node, 2)
     assert weight is not None
     if weight.ndim != 4:
-        row.graph.fail(node, f"convolutions are over two axes, its filters are of shape {weight.shape}")
+        row.graph.fail(node, f"convolutions are over two axes, but its filters are of shape {weight.shape}")
     layer = Conv2D(
         len(weight),
         _one_or_pair(weight.shape[2:]),

@@ -100,7 +100,7 @@ def from_torch(state: object, net: Layer, *, strict: bool = True) -> dict[str, n
     expect_built(net)
     parts, groups = _parts(net), _groups(state)
     problems = [f"unexpected {prefix}" for prefix in list(groups)[len(parts) :]]
-    problems += [f"nothing left for {part.layer.path}" for part in parts[len(groups) :]]
+    problems += [f"no module is left for {part.layer.path}" for part in parts[len(groups) :]]
     own_state = {key: backends.to_numpy(value) for key, value in net.state_dict().items()}
     lacking = {_join(part.layer.path, name) for part in parts for name in part.names}
     unused = {key for key in state if not _is_batch_counter(key)}

@@ -15,7 +15,7 @@ from gpuconv.live.session import Session
 __all__ = ["DataSplits", "Session", "Sets", "serve"]
 
 EVERYWHERE = ("0.0.0.0", "::")  # addresses to listen on, but not to connect to
-ENDS = "finishing the step, then saving; once more ends at once"
+ENDS = "finishing the step, then saving; a second signal ends the process at once"
 NEEDS = "the live page needs starlette and uvicorn: python -m pip install 'gpuconv[live]'"
 
 
@@ -48,7 +48,7 @@ def serve(
     Raises:
         TypeError, ValueError: `session` or `port` is not accepted.
         ImportError: starlette or uvicorn is missing.
-        OSError: It cannot listen on the address, for example because the port is taken.
+        OSError: The server cannot listen on the address, for example because the port is taken.
     """
     if not isinstance(session, Session) and not callable(session):
         raise TypeError(f"session must be a Session, or a function that makes one, received {type(session).__name__}")

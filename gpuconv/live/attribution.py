@@ -1,4 +1,5 @@
-"""The map of the parts of the displayed image on which the best class depends, computed piece by piece."""
+"""The attribution map of the displayed image, which shows the parts that the best class depends on; computed piece by
+piece."""
 
 from __future__ import annotations
 
@@ -17,8 +18,9 @@ BATCH = 15  # occluded images that are evaluated between two steps
 
 
 class Attribution:
-    """The map of the displayed image. kind: one of KINDS. A map is made anew after each step; an occlusion map takes
-    several calls of `advance`."""
+    """The map of the displayed image. kind: one of KINDS.
+
+    A new map is made after each step. An occlusion map takes several calls of `advance`."""
 
     def __init__(self) -> None:
         self.kind = NONE
@@ -47,7 +49,7 @@ class Attribution:
         head = {"map": self.kind, "target": self._target, "step": self._begun_after, "error": ""}
         try:
             found = next(self._work, None)
-        except ValueError as error:  # for example, the net has no map for Grad-CAM
+        except ValueError as error:  # for example, no layer of the net has maps for Grad-CAM
             self._work = None
             return pictures.pack(head | {"error": str(error)}, [])
         except Exception:

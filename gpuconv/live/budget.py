@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 
 class Limits(NamedTuple):
-    """The limits of a kind of display. every: the fewest seconds from the time when one is due until the next is due.
-    share: the fraction of the run's time that they may take."""
+    """The limits of a kind of display. every: after a display was due, the next is due at least so many seconds later.
+    share: the fraction of the run's time that displays of this kind may take."""
 
     every: float
     share: float
@@ -42,12 +42,13 @@ class Budget:
         return self.clock() >= min(self._next.values())
 
     def make_due(self, *names: str) -> None:
-        """Make these, or all, due at once, because something changed that the user is waiting for."""
+        """Make the displays with these names due at once, because the user is waiting for a change. Without names, all
+        become due."""
         self._next.update(dict.fromkeys(names or self._next, -float("inf")))
 
     @contextlib.contextmanager
     def spend(self, name: str) -> Iterator[None]:
-        """A context around a display; the next one is due once the cost of this one is within its share.
+        """A context around a display. The next one of this kind is due once the cost of this one is within the share.
 
         A display is made at the end of a step, and so a little late. The wait for the next one counts from the time
         when this one was due."""

@@ -1,4 +1,4 @@
-"""Passes messages from the training thread to browsers: the newest of each kind; slow browsers miss some."""
+"""Passes the newest message of each kind from the training thread to browsers. A slow browser misses some messages."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 
 class Hub:
-    """The newest message by name. `put` may be called from any thread and never waits."""
+    """The newest message of each name. `put` may be called from any thread and never waits."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

@@ -25,7 +25,7 @@ class Mailbox:
         return future
 
     def wake(self) -> None:
-        """End a waiting `answer`."""
+        """End a call of `answer` that is waiting."""
         self._queue.put(None)
 
     @property

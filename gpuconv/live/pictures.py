@@ -24,8 +24,8 @@ SIDE = 64  # pixels along the longer side of a slice of a volume, at most
 
 
 class Volume(NamedTuple):
-    """What is shown of a layer's volume. shape: the volume's. slices: (n, h, w) floats. step: the distance between
-    displayed pixels."""
+    """What is shown of a layer's volume. shape: the shape of the whole volume. slices: the shown part, (n, h, w)
+    floats. step: the distance between displayed pixels."""
 
     layer: str
     shape: tuple[int, ...]
@@ -72,7 +72,7 @@ def gradients(net: Sequential, x: Array, label: int, loss: Loss) -> list[Volume]
 
 def filters(net: Layer) -> list[Volume]:
     """The first filters of each layer that has any, at most SLICES of them; up to four channels of a filter are placed
-    in a square. Those of a linear layer after a Flatten get the shape of the flattened volume."""
+    in a square. The filters of a linear layer after a Flatten get the shape of the flattened volume."""
     found: list[Volume] = []
     before: Layer = net
     for name, layer in layers_of(net).items():

@@ -75,7 +75,8 @@ def read_net(text: object, input_shape: tuple[int, ...], classes: int, seed: int
     except (ValueError, TypeError) as error:  # two layers have the same name
         raise LayerError(str(error), None) from None
     if net.parameter_count > MOST_PARAMETERS:
-        raise LayerError(f"the net has {net.parameter_count:,} parameters, at most {MOST_PARAMETERS:,}", None)
+        parameters = f"{net.parameter_count:,} parameters"
+        raise LayerError(f"the net has {parameters}; at most {MOST_PARAMETERS:,} are allowed", None)
     return net.config()
 
 
@@ -108,7 +109,7 @@ def _expect_bounded(layer: Layer) -> None:
     if count > MOST_PARAMETERS or values > MOST_VALUES:
         raise ValueError(
             f"{type(layer).__name__} has {count:,} parameters and gives {values:,} values; at most {MOST_PARAMETERS:,} "
-            f"and {MOST_VALUES:,}"
+            f"parameters and {MOST_VALUES:,} values are allowed"
         )
 
 

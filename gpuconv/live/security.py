@@ -90,7 +90,7 @@ class Guard:
             raise RefusedRequestError(421, f"this server is {self.host}, the request is for {host[:100]!r}")
 
     def _expect_token(self, headers: dict[str, str], query: bytes) -> str | None:
-        """The cookie to set, if the token came in the address."""
+        """The cookie to set if the token came in the address, else None. Raises RefusedRequestError without a token."""
         if self.token is None:
             return None
         try:

@@ -80,9 +80,10 @@ class Segment:
 def make(
     recipe: Record, sets: DataSplits, device: str, *, prepare: Callable[[Sequential], None] | None = None
 ) -> Segment:
-    """The segment of a recipe, with initial weights drawn by the seed in its net. prepare: called on the new net.
+    """The segment of a recipe. Its net gets initial weights, drawn by the seed in `recipe["net"]`. prepare: called on
+    the new net.
 
-    Raises ValueError, TypeError or DataError if something does not fit, before anything changes."""
+    Raises ValueError, TypeError or DataError if the recipe and the data do not fit. Nothing has changed then."""
     net = Layer.from_config(recipe["net"], device=device, precision=recipe["precision"])
     if prepare:
         prepare(net)

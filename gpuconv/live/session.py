@@ -146,7 +146,8 @@ class Session(LiveRun, Callback):
         self.say(f"failed: {self.message}")
 
     def _repeat_changes(self) -> None:
-        """Make the changes to repeat that are due; while a segment runs, only the first, which ends it."""
+        """Make the changes in `repeat` that are due. While a segment runs, only the first is made, because it ends the
+        segment."""
         while self._repeat and self.trainer.steps >= self._repeat[0][0] and not self._next:
             self.change(self._repeat.popleft()[1])
 
@@ -162,8 +163,8 @@ class Session(LiveRun, Callback):
     # --- callbacks -----------------------------------------------------------------------------
 
     def next_step(self, trainer: RunState) -> int | None:
-        """The number of steps that `trainer` may run at once: 1 if something is due after the next step, else those up
-        to the next change of settings to repeat, or None for no limit."""
+        """The number of steps that `trainer` may run at once: 1 if something is due after the next step; otherwise the
+        number of steps to the next change in `repeat`, or None for no limit if no change is left."""
         begun = time.perf_counter()
         requested = not self._mailbox.is_empty or self.phase == PAUSED or self.view.waits_for_step or self._closing
         self._answers_after_step = requested or self.view.is_due

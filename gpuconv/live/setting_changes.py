@@ -1,8 +1,8 @@
 """Changes of a run's settings during training.
 
 A change starts the next segment of the run from the same state. It is recorded among the run's records at its step, in
-the same file as the state from which the run continues. So a killed run resumes either with or without the whole
-change, and `changes_of` lists the changes for a repetition of the run.
+the same file as the state from which the run continues. So a killed run resumes either with the whole change or without
+it, and `changes_of` lists the changes for a repetition of the run.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 POINTS = 400  # at most this many points of a curve are sent
 EXAMPLES = 64  # test images that are evaluated
-SHOWN = 12  # at most this many right ones are shown, and at most as many wrong ones
+SHOWN = 12  # at most this many images that the net classifies correctly are shown, and at most as many others
 
 
 def encode(value: object) -> bytes:
@@ -48,8 +48,8 @@ def net(segment: Segment) -> Record:
 
 
 def curves(records: Sequence[Record]) -> Record:
-    """[step, loss, accuracy] for the readings and for the epochs of each part, both thinned, and [step, text] for the
-    changes."""
+    """The points of the curves: [step, loss, accuracy] for the readings, and for the epochs of each part ("train",
+    "validation" and "test"), all of them thinned. "changes": [step, text] for each change of settings."""
     readings = [[r["step"], r["loss"], r["accuracy"]] for r in records if r["event"] == "step"]
     epochs = [r for r in records if r["event"] == "epoch"]
     parts = {
@@ -85,7 +85,8 @@ def picture(segment: Segment, kind: str, image: np.ndarray, truth: int | None, h
 
 
 def examples(segment: Segment, sets: DataSplits) -> bytes:
-    """Of the first test images some right and some wrong ones, with their five best scores, and how many are right."""
+    """Some of the first test images, those that the net classifies correctly before the others, with their five best
+    scores; and how many of the first test images are classified correctly."""
     images = np.asarray(sets.test.first(EXAMPLES))
     labels = sets.test.labels[: len(images)]
     scores = segment.net.infer(normalize_images(segment, images))

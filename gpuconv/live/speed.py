@@ -17,7 +17,7 @@ class Speed:
         self._since = time.perf_counter(), steps
 
     def at(self, steps: int, images_per_step: int) -> float:
-        """The speed now, after `steps` steps of so many images each."""
+        """The speed now, after `steps` steps of `images_per_step` images each."""
         now, (since, before) = time.perf_counter(), self._since
         if now - since > 0.5:
             self.per_second = (steps - before) * images_per_step / (now - since)

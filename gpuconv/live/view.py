@@ -70,7 +70,7 @@ class View:
         self.show(segment, ended=ended)
 
     def show(self, segment: Segment, *, ended: bool) -> None:
-        """Send what is due. ended: whether no step follows whose update could be measured."""
+        """Send what is due. ended: whether the run has ended, so that no later step's update can be measured."""
         steps = segment.trainer.steps
         if self._before is not None and steps > self._before[0]:
             (at, before), self._before = self._before, None

@@ -36,8 +36,8 @@ class NCCL(Ranks):
     Args:
         time_limit: The seconds that another rank may take to answer, above 0. A GPU may take half that time for the
             work between two readings of the metrics.
-        messages: The same processes as ranks that exchange messages on the host, through MPI or TCP; by default
-            chosen by how the processes were started.
+        messages: Ranks of the same processes that exchange messages on the host, over MPI or TCP; by default the kind
+            that fits how the processes were started.
 
     Raises ValueError for a time limit that is not finite and above 0, and for a variable LOCAL_RANK that is not a whole
     number; TypeError for a time limit that is no number.

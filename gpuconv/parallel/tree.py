@@ -36,9 +36,9 @@ def tree(flat: Array, rank: int, size: int) -> Iterator[Exchange]:
     exchange before it requests the next one.
 
     Ranks at distance 1, 2, 4, ... exchange halves and add them, then return the sums the same way. Each of R ranks, R a
-    power of two, sends 2 (R - 1) / R of the array, and each element is summed along a binary tree. If the number of
-    ranks is not a power of two, the ranks past the next lower one first give their array to another rank, and get the
-    sums from it at the end.
+    power of two, sends 2 (R - 1) / R times the array, and each element is summed along a binary tree. If the number of
+    ranks is not a power of two, the ranks from the next lower power of two on first give their array to another rank,
+    and get the sums from it at the end.
     """
     power = 1 << (size.bit_length() - 1)
     if rank >= power:
@@ -65,7 +65,7 @@ def tree(flat: Array, rank: int, size: int) -> Iterator[Exchange]:
 
 def collect(flat: Array, ends: Sequence[int], rank: int, size: int, swap: Swap) -> None:
     """Give every rank all sections of an array of one axis, of which rank r has flat[ends[r]:ends[r + 1]]. If the
-    number of ranks is not a power of two, the ranks past the next lower one have empty sections."""
+    number of ranks is not a power of two, the ranks from the next lower power of two on have empty sections."""
     power = 1 << (size.bit_length() - 1)
     if rank >= power:
         swap(rank - power, into=flat[: ends[power]])

@@ -116,7 +116,7 @@ def _as_volume(volume: Array) -> np.ndarray:
     """A volume (H, W, C) unchanged, or the output (C,) of an FC layer as a 1x1 map."""
     volume = np.asarray(volume, np.float32)
     if volume.ndim not in (1, 3) or not volume.size:
-        raise ValueError(f"a layer's volume is (H, W, C) or (C,), none of these 0, received shape {volume.shape}")
+        raise ValueError(f"a layer's volume is (H, W, C) or (C,), with no size of 0, received shape {volume.shape}")
     return volume.reshape(1, 1, -1) if volume.ndim == 1 else volume
 
 
@@ -126,7 +126,7 @@ def _as_image(image: np.ndarray) -> np.ndarray:
     if not is_numeric(image.dtype) or image.dtype.kind == "c":
         raise TypeError(f"an image is an array of numbers, received {image.dtype}")
     if image.ndim != 3 or not image.size:
-        raise ValueError(f"an image is (H, W) or (H, W, C), none of these 0, received shape {given.shape}")
+        raise ValueError(f"an image is (H, W) or (H, W, C), with no size of 0, received shape {given.shape}")
     image = image / 255 if image.dtype == np.uint8 else np.clip(image, 0, 1)
     if image.shape[2] != 3:
         image = image.mean(axis=2, keepdims=True)

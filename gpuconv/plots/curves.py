@@ -23,8 +23,8 @@ def curves(history: Sequence[Mapping[str, Any]], *, title: str = "") -> Figure:
 
     Args:
         history: One mapping for each epoch with "epoch" and any of "train_loss", "train_accuracy", "validation_loss",
-            ..., "test_accuracy" (accuracies between 0 and 1); missing measures are not drawn, and without any accuracy,
-            as in a regression, only the loss is.
+            ..., "test_accuracy" (accuracies between 0 and 1). Missing measures are not drawn. Without any accuracy, as
+            in a regression, only the loss is drawn.
         title: Above the curves; "" for none.
 
     Raises:

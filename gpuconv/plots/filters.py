@@ -32,7 +32,7 @@ def filters(weight: np.ndarray, *, title: str = "") -> Figure:
     if weight.ndim != 4:
         raise ValueError(f"filters are (K, R, S, C), received shape {weight.shape}")
     if not weight.size:
-        raise ValueError(f"filters are (K, R, S, C), none of these 0, received shape {weight.shape}")
+        raise ValueError(f"filters are (K, R, S, C), with no size of 0, received shape {weight.shape}")
     bound = scale_of(weight)
     colored = weight.shape[3] == 3
     tiles = weight / (2 * bound) + 0.5 if colored else signed_colors(np.moveaxis(weight, 3, 1), bound)

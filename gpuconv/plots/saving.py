@@ -51,7 +51,7 @@ def target(path: str | os.PathLike[str]) -> Path:
     """
     path = Path(path)
     if path.suffix.lower() != ".png":
-        raise PlotError(f"a picture is a PNG file, its name must end in .png, received {path}")
+        raise PlotError(f"a picture is a PNG file, so its name must end in .png, received {path}")
     if not path.parent.is_dir():
         raise OSError(errno.ENOENT, "the folder to put it in does not exist", str(path))
     if path.exists() and not path.is_file():  # a rename would replace a device or a pipe

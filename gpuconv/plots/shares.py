@@ -34,7 +34,7 @@ def shares(rows: Mapping[str, Mapping[str, float]], *, title: str = "") -> Figur
     left, top, height, width = 380, 100, 26, 1300
     total = top + height * len(rows) + 90
     figure = new_figure(width, total)
-    heading(figure, title or "errors by their bounds", width, total)
+    heading(figure, title or "errors as shares of their bounds", width, total)
     axes = figure.add_axes((left / width, 90 / total, (width - left - 70) / width, height * len(rows) / total))
     style_axes(axes, "error / bound")
     axes.set_xscale("log")

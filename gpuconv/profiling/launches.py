@@ -60,8 +60,8 @@ def table(launches: Sequence[Launch], arch: str | None = None) -> list[Record]:
     convolution or a matrix product), macros, number of launches, blocks, threads, and the proof of an algorithm that
     needed one.
 
-    arch: an architecture such as "sm_90a"; the rows then have the kernel's registers, spilled bytes, shared memory and,
-    for a known chip, occupancy too, for which the kernel is compiled if necessary."""
+    arch: an architecture such as "sm_90a". The rows then also have the kernel's registers, spilled bytes, shared memory
+    and, for a known chip, occupancy. Kernels are compiled for `arch` if necessary."""
     return [_row(launch, count, arch) for launch, count in Counter(launches).items()]
 
 

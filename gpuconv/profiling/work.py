@@ -1,8 +1,8 @@
 """The least work of an operation: floating-point operations and bytes of memory, and the time that these take.
 
-The floor is the larger of two times: that of reading every input once and writing every output once, at the rate of the
-device's own copy, and that of every multiplication and addition, at the rate of its matrix product
-(`gpuconv.profiling.peaks`).
+The floor is the larger of two times. One is the time to read every input once and to write every output once, at the
+rate of the device's own copy. The other is the time of all multiplications and additions, at the rate of the device's
+matrix product (`gpuconv.profiling.peaks`).
 """
 
 from __future__ import annotations
@@ -66,11 +66,12 @@ def of_layer(
     forward kept (kept: bytes), and writes the gradients of the parameters that are trained; with input_grad it also
     reads the parameters and writes the gradient of the input. Only products count as FLOPs.
 
-    A residual block or branches count only what joins their paths: the additions of outputs or of input gradients, and
-    for a concatenation the copies of outputs that cannot be written straight into their slices, or of gradients that
-    cannot be read straight from them. Where a norm joins the paths, it reads the shortcut's output in forward; in
-    backward, with an activation, it reads the output and writes the gradient of the sum. Where a convolution adds its
-    input's gradient to another one, it reads that one. holds_input: whether the layer below writes the input of a
+    A residual block or branches count only what joins their paths. Without a concatenation, that is the additions of
+    outputs. A concatenation counts the copies of outputs that cannot be written straight into their slices, and of
+    gradients that cannot be read straight from the slices. In backward, the additions of input gradients count in both
+    cases. Where a norm joins the paths, it reads the shortcut's output in forward; in backward, with an activation, it
+    reads the output and writes the gradient of the sum. Where a convolution adds its input's gradient to the sum
+    of other branches, only the reading of that sum counts. holds_input: whether the layer below writes the input of a
     concatenation straight into its slice of the output. A chain of fused layers counts the sum of its layers.
     """
     if isinstance(layer, NormChain):

@@ -62,7 +62,7 @@ class Child:
         self._answers.put({"ended": self._status()})
 
     def _status(self) -> int | str:
-        """The child's exit status, or in words that it has closed its output without ending."""
+        """The child's exit status, or text that says that it closed its output without ending."""
         import subprocess
 
         try:

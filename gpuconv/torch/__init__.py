@@ -3,8 +3,9 @@
     net = gpuconv.torch.replace(net)           # every Conv2d and Linear inside runs our kernels
     y = gpuconv.torch.conv2d(x, w, padding=1)  # or one call
 
-Volumes are NCHW; in channels_last memory, which results have, our kernels read them as NHWC without a copy. Volumes in
-other memory, and all tensors on "emulated", are copied; the others share memory with our arrays. CUDA tensors run on
+Volumes are NCHW. Our kernels read volumes in channels_last memory as NHWC without a copy, and they return volumes in
+this memory format. Volumes in another memory format, and all tensors on "emulated", are copied; all other tensors share
+memory with our arrays. CUDA tensors run on
 PyTorch's current stream, CPU tensors on "numpy", or on "emulated" inside ``with gpuconv.torch.cpu_device("emulated")``.
 `torch.compile` leaves each operator as it is.
 """

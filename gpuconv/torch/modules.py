@@ -57,7 +57,7 @@ def replace(module: torch.nn.Module) -> torch.nn.Module:
         The module.
 
     Raises:
-        TypeError: It is not a module of PyTorch.
+        TypeError: `module` is not a module of PyTorch.
         ValueError: A convolution has a padding_mode other than "zeros"; then nothing has changed.
     """
     if not isinstance(module, torch.nn.Module):

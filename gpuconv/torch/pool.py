@@ -86,7 +86,7 @@ def _max_pool_shape(x: Tensor, *window: Any) -> tuple[Tensor, Tensor]:
 def _max_pool2d(x: Tensor, *window: Any) -> tuple[Tensor, Tensor]:
     y, argmax = run(ops.max_pool2d, nhwc(x), **_pool_options(*window))
     if argmax.dtype != torch.uint8:
-        raise ValueError(f"a max pool here has windows of at most 256 cells, received kernel_size {window[0]}")
+        raise ValueError(f"a window of a max pool has at most 256 pixels, received kernel_size {window[0]}")
     return nchw(y), nchw(argmax)
 
 

@@ -1,4 +1,5 @@
-"""Between PyTorch's tensors and our arrays, which share memory where they can: devices, streams and layouts."""
+"""Passes PyTorch's tensors to our ops and their results back, with shared memory where possible. This file chooses the
+device and the stream, and converts layouts."""
 
 from __future__ import annotations
 

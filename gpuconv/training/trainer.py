@@ -326,7 +326,7 @@ class Trainer(RunState):
         """Hold the run directory, restore the last checkpoint, and train. loader: training batches. held_out: the
         validation and test data. The other arguments are those of `fit`."""
         self.run, self.stop_reason, self.interrupted_by, self.tested = None, None, None, None
-        interrupts = Interrupts("finishing the step, then stopping; once more aborts at once")
+        interrupts = Interrupts("finishing the step, then stopping; a second signal aborts at once")
         with interrupts, contextlib.ExitStack() as contexts:
             if run_dir is not None and self.ranks.rank == 0:
                 self.run = contexts.enter_context(RunDirectory.held(run_dir, self.fit_settings, resume))

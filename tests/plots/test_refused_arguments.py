@@ -26,12 +26,12 @@ CALLS = {
     "activations, empty image": (
         lambda: activations(np.zeros((0, 4))),
         ValueError,
-        r"an image is \(H, W\) or \(H, W, C\), none of these 0, received shape \(0, 4\)",
+        r"an image is \(H, W\) or \(H, W, C\), with no size of 0, received shape \(0, 4\)",
     ),
     "activations, empty volume": (
         lambda: activations(volumes=[("conv1", np.zeros((2, 2, 0)))]),
         ValueError,
-        r"a layer's volume is \(H, W, C\) or \(C,\), none of these 0, received shape \(2, 2, 0\)",
+        r"a layer's volume is \(H, W, C\) or \(C,\), with no size of 0, received shape \(2, 2, 0\)",
     ),
     "activations, truth": (lambda: activations(truth=3), ValueError, "truth must be at most 2, received 3"),
     "activations, negative truth": (lambda: activations(truth=-1), ValueError, "truth must be at least 0, received -1"),
@@ -60,7 +60,7 @@ CALLS = {
     "filters, empty": (
         lambda: plots.filters(np.zeros((0, 3, 3, 1))),
         ValueError,
-        r"filters are \(K, R, S, C\), none of these 0, received shape \(0, 3, 3, 1\)",
+        r"filters are \(K, R, S, C\), with no size of 0, received shape \(0, 3, 3, 1\)",
     ),
     "differences, first": (
         lambda: plots.differences({TENSOR: {1: 0.5}}, first=5),

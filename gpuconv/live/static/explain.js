@@ -1,4 +1,5 @@
-// One value: its window, with a filter also the filter and the bias; then the value, and the largest products or inputs.
+// Shows how one value is computed: its window (times the filter, plus the bias, if the layer has a filter), the value, and
+// the largest products or inputs.
 
 // NaN and infinities, such as the padding of a max pool, come as text.
 const exponential = (value) => (typeof value === "string" ? value : value.toExponential(1));

@@ -1,6 +1,6 @@
 // Signed bytes and images as pixels on canvases.
 
-// From -127, light blue, over 0, the dark ground, to 127, light amber.
+// The colors of the values from -127 (light blue) through 0 (the dark background) to 127 (light amber).
 const STOPS = [[217, 245, 255], [66, 168, 235], [26, 71, 115], [22, 26, 34], [128, 71, 20], [255, 168, 66], [255, 242, 204]];
 const COLORS = Array.from({ length: 255 }, (_, index) => {
   const at = (index / 254) * (STOPS.length - 1);
