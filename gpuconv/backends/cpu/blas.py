@@ -31,5 +31,5 @@ def kernels() -> str:
 def leaves_avx512_unused() -> bool:
     """Whether the processor has AVX-512 but OpenBLAS chose kernels without it."""
     found = np.show_config(mode="dicts").get("SIMD Extensions", {}).get("found", [])  # no key if none is found
-    has_avx512 = not {"AVX512_SKX", "X86_V4"}.isdisjoint(found)  # NumPy names it X86_V4 since version 2.4
+    has_avx512 = not {"AVX512_SKX", "X86_V4"}.isdisjoint(found)  # X86_V4 since NumPy 2.4, AVX512_SKX before
     return has_avx512 and kernels() in AVX2_ALONE

@@ -154,7 +154,7 @@ class _OneCoreBlas:
 
 
 def _start(work: Callable[..., Result], part: Sequence[object]) -> Future[Result]:
-    """Run a function in another thread, in a copy of this one's context, which includes np.errstate."""
+    """Run a function in another thread, in a copy of this thread's context, which includes np.errstate."""
     return _thread_pool().submit(contextvars.copy_context().run, work, *part)
 
 

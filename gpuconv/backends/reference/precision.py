@@ -14,7 +14,7 @@ def factors(tf32: bool, *arrays: np.ndarray) -> list[np.ndarray]:
 
 
 def round_to(result, dtype: np.dtype, out: np.ndarray | None = None, accumulate: bool = False) -> np.ndarray:
-    """Round a float64 result to dtype, ties to even, into `out` or a new array; `accumulate` adds `out` before that."""
+    """Round a float64 result to dtype, ties to even, into `out` or a new array; `accumulate` first adds `out` to it."""
     result = np.asarray(result if out is None or not accumulate else wide(out) + result, np.float64)
     if dtype.name == "bfloat16":  # ml_dtypes would round twice, to float32 first
         step = _spacing(result, significant_bits=8, smallest=-133)

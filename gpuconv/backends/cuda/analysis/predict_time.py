@@ -56,9 +56,10 @@ GPUS = {
 class Terms:
     """The work of a convolution on a GPU, or, in a model, the cycles that each term costs.
 
-    launch: 1. block: thread blocks of the busiest multiprocessor. instruction, hmma: what its busiest scheduler issues
-    in the main loop. reduction: thread blocks of the split-K reduction, if they compute 32 outputs each, as in the
-    H200's first record. It is 0 for today's kernel, with 1024 outputs per block, whose time follows from its bytes.
+    launch: 1. block: thread blocks of the busiest multiprocessor. instruction, hmma: what the busiest scheduler of that
+    multiprocessor issues in the main loop. reduction: thread blocks of the split-K reduction, if they compute 32
+    outputs each, as in the H200's first record. It is 0 for today's kernel, with 1024 outputs per block, whose time
+    follows from its bytes.
     """
 
     launch: float

@@ -23,7 +23,7 @@ MULTIPLY_ADDS = 2048  # of 16-bit numbers per clock of a multiprocessor: NVIDIA'
 SHARED = 128  # bytes of shared memory per clock of a multiprocessor: NVIDIA's
 L2 = 5120  # bytes per clock of the GPU: NVIDIA's for the A100, assumed for Hopper
 LATENCY = 1000  # clocks from a block's start to its first tile: assumed
-CLUSTER_SYNC = 200  # clocks of a barrier of a cluster's blocks, of which a block has two: assumed
+CLUSTER_SYNC = 200  # clocks of one barrier of a cluster's blocks: assumed; every block waits at two
 EXECUTED = 0.5  # the share of the code outside both loops that a block runs: assumed
 COPYING = 4  # warps of a block that copy; the others multiply
 

@@ -87,9 +87,11 @@ def occupancy(arch: str, registers: int, shared: int, threads: int) -> float | N
 
 
 def jobs(chosen: Sequence[Variant], archs: Iterable[str], everything: bool) -> list[tuple[Variant, str]]:
-    """The variants that the report compiles: all of them for the architectures in `THOROUGH`, where registers are
-    scarcest, and one of each file and arithmetic for the others; with `everything`, all of them for every architecture.
-    A variant that uses instructions of one architecture is compiled only for that one."""
+    """The variants that the report compiles, each with an architecture.
+
+    For the architectures in `THOROUGH`, where registers are scarcest, it compiles all variants; for the others, one of
+    each file and arithmetic. With `everything`, it compiles all variants for every architecture. A variant that uses
+    instructions of one architecture is compiled only for that one."""
     few = representatives(chosen)
     listed = ((v, arch) for arch in archs for v in (chosen if everything or arch in THOROUGH else few))
     return [(v, arch) for v, arch in listed if v.compiles_for(arch)]

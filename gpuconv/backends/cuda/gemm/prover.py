@@ -146,7 +146,7 @@ class Prover:
 
 
 def _checked(answer: Record | None, subject: str) -> Answer | None:
-    """A complete answer that is about this subject or UNABLE; else None."""
+    """The answer if it is complete and either UNABLE or about this subject; else None."""
     if not isinstance(answer, Mapping) or set(answer) != {"of", "status", "reason", "seconds"}:
         return None
     status, reason, seconds = answer["status"], answer["reason"], answer["seconds"]
@@ -178,7 +178,8 @@ def ask(question: Record, subject: str) -> Answer:
 
 
 def gave_up() -> bool:
-    """Whether MOST_WITHOUT_PROOF questions of this process ended without a proof; then only explicit requests ask."""
+    """Whether MOST_WITHOUT_PROOF questions of this process ended without a proof. After that, only explicit requests
+    ask the prover."""
     return _prover.without_proof >= MOST_WITHOUT_PROOF
 
 

@@ -44,9 +44,10 @@ def launch_over_packs(
     mask: Array | None = None,
     group: int | None = None,
 ) -> None:
-    """Launch a kernel(volumes..., [mask,] count, pool[, group]), a thread for each pack of the first volume. x, y: the
-    volumes of that name, or their gradients, which may be rows with a pitch. With `group`, packs do not cross groups of
-    that many channels.
+    """Launch a kernel(volumes..., [mask,] count, pool[, group]), a thread for each pack of the first volume.
+
+    x, y: the pool's input and output, or their gradients; both may be rows with a pitch. group: packs do not cross
+    groups of this many channels.
 
     Volumes too large for the kernel's 32-bit indices are split into parts of one or more images. Raises ValueError if a
     single image is too large.

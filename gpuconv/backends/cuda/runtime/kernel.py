@@ -116,7 +116,7 @@ class Kernel:
         """Launch. grid: blocks along x, y, z. block: threads along x, y, z. shared: bytes of dynamic shared memory.
 
         Raises TypeError, ValueError or OverflowError for arguments that do not fit, and CompileError or
-        HostCompilerError if the kernel does not compile, before anything runs; and EmulatorError for a fault on the
+        HostCompilerError if the kernel does not compile; nothing has run then. Raises EmulatorError for a fault on the
         emulated device.
         """
         gpu, converted = self._fast_path(arguments)

@@ -13,7 +13,7 @@ from types import ModuleType
 from gpuconv.backends.cuda import cache
 from gpuconv.text.plain_text import one_line
 
-# Every kernel must compile for all of these; a kernel with instructions of a single chip, only for that chip.
+# A kernel with instructions of a single chip must compile for that chip; every other kernel, for all of these.
 ARCHITECTURES = ("sm_80", "sm_86", "sm_89", "sm_90a", "sm_100a", "sm_120")
 
 

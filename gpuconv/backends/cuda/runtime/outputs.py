@@ -25,8 +25,8 @@ def contiguous_copy(array: ArrayT) -> ArrayT:
 
 
 def pitch_of(array: Array) -> int | None:
-    """The number of elements from the beginning of one row of the last axis to that of the next, if the rows are dense
-    and evenly spaced, as in a contiguous array or in a slice of its channels, ``y[..., 3:7]``; else None."""
+    """The number of elements from the beginning of one row of the last axis to the beginning of the next, if the rows
+    are dense and evenly spaced, as in a contiguous array or a slice of its channels, ``y[..., 3:7]``; else None."""
     if array.flags.c_contiguous:
         return array.shape[-1] if array.ndim else 1
     *outer, (length, last_stride) = zip(array.shape, array.strides)
