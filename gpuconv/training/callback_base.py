@@ -2,15 +2,16 @@
 
 A callback has some of these methods:
 
-    on_start(trainer)            before the first step, after a checkpoint was loaded
+    on_start(trainer)            before the first step; a resumed run has loaded its checkpoint by then
     on_step(trainer, record)     after each step; record: the loss and accuracy every `metrics_every` steps, else None
     on_epoch(trainer, record)    after each epoch, with its record
     on_test(trainer, record)     at the end, if the test data is evaluated only then
     on_stop(trainer, reason)     at the end: "finished", "interrupted", "failed" or the reason given to `stop`
 
-and optionally ``around_step(trainer)``, a context in which each step runs; steps are not captured then.
+A callback may also have ``around_step(trainer)``, which returns a context. Each step runs in this context, and no step
+is captured.
 
-Each rank calls its callbacks, but one with the attribute ``only_on_rank_0 = True`` is called on rank 0 only.
+Each rank calls its callbacks. A callback with the attribute ``only_on_rank_0 = True`` is called only on rank 0.
 
 ``trainer.stop("reason")`` ends the run after the current step. Checkpoints hold no state of callbacks; after a resume,
 a callback finds the past epochs in ``trainer.history``.
@@ -47,8 +48,8 @@ class Callback:
         return 1 if _defines(self, "on_step") else None
 
     def on_epoch(self, trainer: TrainerLike, record: Record) -> None:
-        """After an epoch of `trainer`. `record`: its number, loss and accuracy, and those of the validation and test
-        data.
+        """After an epoch of `trainer`. `record`: the epoch's number, its training loss and accuracy, and the loss and
+        accuracy on the validation and test data.
         """
 
     def on_test(self, trainer: TrainerLike, record: Record) -> None:
@@ -70,9 +71,9 @@ EVENTS = {  # the arguments of each event
 
 
 def checked_callbacks(callbacks: Sequence[object]) -> list[Any]:
-    """Callbacks as a list. Raises TypeError if they cannot be iterated over, for a class, for an object without any
-    event method, for a method "on_..." of an unknown event (naming the nearest one), and for a method that does not
-    take its event's arguments."""
+    """Callbacks as a list. Raises TypeError if they cannot be iterated over. Also raises TypeError if a callback is a
+    class, has no event method, has a method "on_..." of an unknown event (the message names the nearest event), or has
+    a method that does not take its event's arguments."""
     if not isinstance(callbacks, Iterable):
         raise TypeError(f"callbacks are a list, received {type(callbacks).__name__}")
     found = [*callbacks]

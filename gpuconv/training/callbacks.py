@@ -1,5 +1,5 @@
-"""Callbacks of a run: checkpoints, curves, early stopping, progress. `logs` has those that write metrics.jsonl and
-metrics.csv, `callback_base` the events of a callback."""
+"""Callbacks of a run: checkpoints, curves, early stopping, progress. `logs` has the callbacks that write metrics.jsonl
+and metrics.csv; `callback_base` describes the events."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ class Checkpoints(Callback):
     Saves at the start, so that an unwritable directory fails at once, then after each epoch, every `every` steps, and
     when the run stops. Nothing is saved when a run fails.
 
-    run: None on a rank that writes no files; the callback still waits for the other ranks there, and takes part in
-    snapshots of a sharded optimizer.
+    run: The run directory; None on a rank that writes no files. There the callback only waits for the other ranks and
+    takes part in the snapshots of a sharded optimizer.
     """
 
     def __init__(self, run: RunDirectory | None, every: int | None = None) -> None:
@@ -98,10 +98,11 @@ class Checkpoints(Callback):
 
 
 class Curves(Callback):
-    """Draw loss and accuracy by epoch: when the run ends, and after each epoch that ends at least `seconds` after the
-    start or the previous drawing.
+    """Draw the curves of loss and accuracy over the epochs: at the end of the run, and after an epoch if the start or
+    the previous drawing was at least `seconds` ago.
 
-    If drawing fails, the run continues, and the reason is printed, unless it is the same as before or the run failed.
+    If drawing fails, the run continues. The reason is printed, unless the previous failure had the same reason. After a
+    failed run no reason is printed.
     """
 
     def __init__(self, path: Path, seconds: float = 30.0) -> None:
@@ -133,8 +134,8 @@ class Curves(Callback):
 
 
 class EarlyStopping(Callback):
-    """Stop after `patience` epochs in a row, at least 1, without a better validation accuracy. If the loss does not
-    classify, the validation loss counts instead; without validation data, the training loss."""
+    """Stop after `patience` (at least 1) epochs in a row without a better validation accuracy. If the loss does not
+    classify, the validation loss counts instead; without validation data, the training loss counts."""
 
     def __init__(self, patience: int) -> None:
         self.patience = integer("patience", patience, 1)
@@ -150,15 +151,15 @@ class EarlyStopping(Callback):
 
 
 class Progress(Callback):
-    """A line after each epoch, for the test at the end and for the reason of an early stop; on a terminal also a
-    progress bar over the epoch's steps."""
+    """Print a line after each epoch, after the test at the end, and with the reason of an early stop. On a terminal,
+    also show a progress bar over the epoch's steps."""
 
     def on_start(self, trainer: RunState) -> None:
         self._bar: Any = None
         self._began = time.perf_counter()
 
     def next_step(self, trainer: RunState) -> int | None:
-        return None  # it only counts
+        return None  # on_step only updates the progress bar
 
     def on_step(self, trainer: RunState, record: Record | None) -> None:
         with contextlib.suppress(OSError, ValueError):  # stderr is closed

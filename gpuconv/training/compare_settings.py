@@ -1,8 +1,9 @@
 """Compares the settings of a run with those of a stored one.
 
-A setting that an older version did not store has the value in `ABSENT`, or in `ABSENT_DATA` for a data set, or, in the
-description of a layer or an optimizer, the default of its class. A renamed class keeps its old name as a second entry
-of its table (`LAYERS`, `OPTIMIZERS`, `LOSSES`, `SCHEDULES`, `MODELS`), so that stored runs find it.
+A setting that an older version did not store gets a default value: from `ABSENT` for a setting of the run, from
+`ABSENT_DATA` for one of a data set, and from the class for one of a layer or an optimizer. A renamed class keeps its
+old name as a second entry of its table (`LAYERS`, `OPTIMIZERS`, `LOSSES`, `SCHEDULES`, `MODELS`), so that stored runs
+find it.
 """
 
 from __future__ import annotations
@@ -62,8 +63,8 @@ TEXTS: dict[str, Callable[[str], str]] = {  # rewrite a text with today's names 
 
 _GONE: Any = object()  # stands for a missing entry
 
-# Settings that are not compared: where the data are and which part of the training data is for validation, because the
-# data's checksum is compared; and the wording of the command line, because what it sets is compared.
+# Settings that are not compared. The names of the data and the part split off for validation are left out because the
+# checksums of the data are compared. The command line is left out because the settings that it makes are compared.
 NOT_COMPARED = ("train.name", "validation.name", "validation.part", "test.name", "options.command")
 
 
@@ -97,8 +98,8 @@ def _defaults(kind: type) -> Record:
 
 
 def _as_written_now(settings: Record) -> Record:
-    """The settings as this version writes them, but for the decimals of a schedule, which are compared in 15 digits.
-    Entries that it cannot read stay as they are."""
+    """The settings as this version writes them, except that the decimals of a schedule are rounded to 15 digits.
+    Entries that this version cannot read are unchanged."""
     found = in_current_form(ABSENT | settings)
     for name, again in TEXTS.items():
         if name in found:
@@ -141,7 +142,7 @@ def setting_differences(there: Record, here: Record, only: tuple[str, ...] | Non
     """The differences between the settings of a stored run (there) and of this one (here), in words. only: the names of
     the settings to compare; None compares all."""
     there, here = _as_written_now(there), _as_written_now(here)
-    # Older versions did not store these options for runs started in Python.
+    # Older versions did not store the options in `NOTES` for runs started in Python.
     unnoted = [name for name in NOTES if name not in there["options"]]
     here["options"] = {name: value for name, value in here["options"].items() if name not in unnoted}
     if only is not None:

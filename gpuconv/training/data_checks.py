@@ -80,8 +80,8 @@ def expect(name: str, loader: object, net: Layer, loss: object, shards: int = 1,
 
 
 def expect_shape(name: str, shape: Shape, net: Layer, origin: str = "") -> None:
-    """Raise DataError if a net that begins with `Input` does not take images of this shape. origin: ends the
-    message."""
+    """Raise DataError if a net that begins with `Input` does not take images of this shape. origin: text that is
+    appended to the message."""
     first = net[0] if isinstance(net, Sequential) else net
     if isinstance(first, Input):
         try:
@@ -91,10 +91,10 @@ def expect_shape(name: str, shape: Shape, net: Layer, origin: str = "") -> None:
 
 
 def _expect_mixable(name: str, loader: Loader | StreamLoader, net: Layer, loss: object) -> None:
-    """Raise DataError unless the loader's mixup or cutmix fits the purpose, the net and the loss."""
+    """Raise DataError unless the loader is for training, and its mixup or cutmix fits the net and the loss."""
     mixing, classes, scores = loader.augmentation.mixing, len(loader.dataset.classes), net.output_shape
     if name != "train":
-        raise DataError(f"{name} would be mixed by {mixing}, which is for training: make its loader without it")
+        raise DataError(f"{name} would be mixed by {mixing}, which is for training: make the loader without {mixing}")
     if not losses.takes_probabilities(loss):
         raise DataError(
             f"{mixing} turns labels into probabilities, which {losses.describe(loss)} does not take: train with the "
@@ -111,8 +111,8 @@ def expect_repeatable(name: str, data: object) -> None:
     """Raise ValueError for data that can be iterated over only once."""
     if hasattr(data, "__next__"):
         raise ValueError(
-            f"{name} is a {type(data).__name__}, which gives each batch once, and every epoch needs them: give the "
-            "function that makes it, or a list of batches"
+            f"{name} is a {type(data).__name__}, which gives each batch once, and every epoch needs all "
+            "batches: give the function that makes it, or a list of batches"
         )
 
 
@@ -127,7 +127,7 @@ def expect_length(loader: object) -> int:
 
 
 def is_our_loader(loader: object) -> TypeGuard[Loader]:
-    """Whether it is a `Loader` whose `epoch` is not overridden, so that its batches may be loaded in another way."""
+    """Whether it is a `Loader` whose `epoch` is not overridden, so that its batches may be loaded without `epoch`."""
     return isinstance(loader, Loader) and type(loader).epoch is Loader.epoch
 
 

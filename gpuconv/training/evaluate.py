@@ -34,10 +34,10 @@ class Evaluation:
     """The result of `evaluate`.
 
     Args:
-        loss: The mean loss over the images that count; weighted, if the loss has class weights; 0 if none counts.
+        loss: The mean loss over the images that count, weighted if the loss has class weights; 0 if no image counts.
         accuracy: Between 0 and 1; NaN if no image counts, or if the loss takes a target for each score, so that there
             is no right class.
-        samples: The number of images, not counting those whose label the loss ignores.
+        samples: The number of images that count: those whose label the loss does not ignore.
         confusion: int64 (classes, classes) or None; [i, j] counts the images of class i that were classified as class
             j.
         metrics: The results of the requested metrics, by name.

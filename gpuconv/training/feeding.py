@@ -22,7 +22,7 @@ class Feed:
 
     batches_per_step: the number of batches in a group; the last group of an epoch may have fewer."""
 
-    on_device = False  # whether `next` is only device work, the same for all groups of a size
+    on_device = False  # whether `next` is only device work, and the same work for all groups of equal size
     in_parts = False  # whether `next` returns only this rank's part of each batch
 
     def __init__(self, loader: Any, batches_per_step: int = 1) -> None:  # noqa: ANN401 - any object as described
@@ -135,8 +135,8 @@ def feed(
     """The feed of a loader. On NumPy a thread prepares the batches of a `Loader` ahead.
 
     range_of_rank: a function of a batch's size that returns where this rank's part begins and ends; None for a single
-    rank. It is used only for a `Loader` on NumPy, and not if images are mixed or a step takes several batches. Where it
-    is not used, each rank loads whole batches.
+    rank. It is used if the loader is a `Loader` on NumPy that does not mix images, and a step takes one batch.
+    Otherwise each rank loads whole batches.
     batches_per_step: the number of batches that a step takes."""
     if is_our_loader(loader) and Device.named(loader.device).runs_kernels:
         return DeviceFeed(loader, batches_per_step)

@@ -64,7 +64,7 @@ class Fit:
 
     def __call__(self) -> None:
         """Run the epochs, between the callbacks' `on_start` and `on_stop`."""
-        # The readings of the loss detect an overflow and name the step, which NumPy's warnings could not.
+        # NumPy's warnings are off, because the readings of the loss detect an overflow and also name the step.
         with np.errstate(over="ignore", invalid="ignore"), profiling.ranges(), contextlib.closing(self.replay):
             started: list[CallbackLike] = []
             try:
@@ -181,7 +181,7 @@ class Fit:
         device work."""
         size = self.feed.size(self.run.batch)
         work = partial(self.feed.step, self.counter, size, self.run.step_on)
-        if self.checks_step or self.around:  # not captured, but with the same bits
+        if self.checks_step or self.around:  # not captured; the results have the same bits
             with contextlib.ExitStack() as contexts:
                 for each in self.around:
                     contexts.enter_context(each(self.run))
@@ -231,7 +231,7 @@ class Fit:
         return record
 
     def _test(self) -> None:
-        """Evaluate the sets that are due only at the end, unless the run was interrupted, because it may be
+        """Evaluate the sets that are due only at the end. An interrupted run is not evaluated, because it may be
         continued."""
         run = self.run
         if run.stop_reason != INTERRUPTED and (found := self._measured(end=True)):

@@ -36,12 +36,15 @@ def loaders(
 ) -> Loaders:
     """A loader for each data set, in order. The first one is for training; others may be None, which stays None.
 
-    Only the first one is shuffled. Its uint8 images, unless it is a `Loader`, are normalized by `normalization`, by
-    default with their own statistics; those of the others are normalized as the first one's. steps_per_epoch: the
-    number of batches in an epoch of the first one, if it is an iterable of batches, by default its length. Raises
-    TypeError if no loader can be made from the data, or if the normalization of uint8 images is unknown, and ValueError
-    if the first one has another number of batches than `steps_per_epoch`, for a fraction as "validation" that is not
-    between 0 and 1, or for floats that do not look normalized, although the net's other images are.
+    Only the first data set is shuffled. Its uint8 images are normalized by `normalization`, by default by their own
+    statistics; the uint8 images of the others are normalized in the same way. A data set that is a `Loader` keeps its
+    own order and normalization. steps_per_epoch: the number of batches in an epoch of the first data set, if that is an
+    iterable of batches; by default its length.
+
+    Raises:
+        TypeError: No loader can be made from the data, or the normalization of uint8 images is unknown.
+        ValueError: The first data set has another number of batches than `steps_per_epoch`; or "validation" is a
+            fraction that is not between 0 and 1; or floats do not look normalized, although the net's other images are.
     """
     if normalization is not None:
         expect_normalization(normalization, net.input_shape)
@@ -101,7 +104,7 @@ def with_split_off(data: DataSets, net: Layer, seed: int) -> DataSets:
 def held_out(name: str, data: object, net: Layer, normalization: Normalization | None, batch_size: int) -> Epochs:
     """A loader of held-out data: not shuffled, and normalized by `normalization`, by default as in training."""
     if normalization is not None:
-        expect_normalization(normalization, None)  # its shape is compared with the images, if it normalizes any
+        expect_normalization(normalization, None)  # without a shape, which is checked when images are normalized
     normalize = partial(as_in_training, name, normalization or getattr(net, "normalization", None))
     found = loader(name, data, net, normalize, batch_size=integer("batch_size", batch_size, 1))
     expect(name, found, net, None)
@@ -202,8 +205,8 @@ def set_image_notes(
     loader: object,
     normalization: Normalization | None = None,
 ) -> None:
-    """Set the net's normalization and the names of its classes. The net's names, one for each of its scores, stay
-    unless the data have as many names that are not only numbers.
+    """Set the net's normalization and the names of its classes. If the net already has a name for each score, the
+    data's names replace them only if there are as many and not all of them are numbers.
 
     normalization: the one by which the caller normalized floats, if known."""
     net.normalization = getattr(loader, "normalization", None) or normalization

@@ -11,7 +11,8 @@ import numpy as np
 from gpuconv import backends, ops
 from gpuconv.types import Array
 
-# The least bytes of a bucket that ranks exchange while backward still runs; the last one of a dtype may be smaller.
+# The smallest size, in bytes, of a bucket that ranks exchange while backward still runs; the last bucket of a dtype may
+# be smaller.
 BUCKET = 4 << 20
 
 
@@ -26,7 +27,7 @@ class Term:
 
 
 class Bucket(NamedTuple):
-    """The elements from `first` up to `end` of the flat array number `flat`, and the numbers of the terms in them."""
+    """The elements [first, end) of the array `Sums.flat[flat]`. terms: the numbers of the terms in them."""
 
     flat: int
     first: int

@@ -12,7 +12,7 @@ def trainer_arguments(settings: Record) -> Options:
     """The arguments of `Trainer` that determine a run's results, apart from the net, its precision and
     `sync_batch_norm`.
 
-    Raises ValueError or TypeError for an optimizer, loss or schedule that exists only in its program.
+    Raises ValueError or TypeError for an optimizer, loss or schedule that the run's own program defined.
     """
     arguments = {
         "optimizer": optimizers.get(**settings["optimizer"]),

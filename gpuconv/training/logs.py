@@ -32,7 +32,7 @@ class Log(Callback):
         write_atomically(self.path, "".join(map(self._next, trainer.records)).encode())
 
     def next_step(self, trainer: RunState) -> int | None:
-        return None  # it only needs records
+        return None  # on_step only writes the record
 
     def on_step(self, trainer: RunState, record: Record | None) -> None:
         if record is not None:

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from gpuconv.training.protocols import DataLike, LossLike, OptimizerLike, OptimizerSettings
 
 WINDOW = 20  # smoothing takes the mean over the steps that are at most 1/20 of all steps away
-# The smoothed loss has diverged if it is above its first value and above WORSE times its lowest value L, or for an L
-# below 0 above L + (WORSE - 1) |L|.
+# The smoothed loss has diverged if it is above its first value and above L + (WORSE - 1) |L|, where L is its lowest
+# value so far. For an L above 0 this bound is WORSE L.
 WORSE = 4.0
 ROWS = 12  # rows of the printed table
 
@@ -50,10 +50,10 @@ class RangeTest:
 
     @property
     def suggestion(self) -> float | None:
-        """The rate at which the loss falls fastest: where the lowest smoothed loss so far, as a function of log(rate),
-        has the lowest slope, by central differences. None if the loss does not fall.
+        """The rate at which the loss falls fastest, or None if it does not fall.
 
-        Because of "so far", a fall after a rise counts only from where the loss goes below its earlier lowest value."""
+        It is the rate at which the running minimum of the smoothed loss, as a function of log(rate), has the lowest
+        slope by central differences. So a fall after a rise counts only from where the loss goes below that minimum."""
         slopes = np.gradient(np.minimum.accumulate(self.smoothed), np.log(self.rates)) if len(self.rates) > 1 else [0.0]
         best = int(np.argmin(slopes))
         return float(self.rates[best]) if slopes[best] < 0 else None
@@ -101,13 +101,13 @@ def lr_find(
     """Train a copy of the net at a rate that rises exponentially from `start` to `end` over `steps`, and return the
     losses (Smith 2015, arXiv:1506.01186, section 3.3). The net and the optimizer are left as they are.
 
-    It stops early if the loss is not finite, or if the smoothed loss is above its first value and above 4 times its
-    lowest value L (above L + 3 |L| if L is below 0).
+    It stops early if the loss is not finite, or if the smoothed loss is above its first value and above L + 3 |L|,
+    where L is its lowest value so far.
 
     Args:
         net: Built, on the device where it is to be trained.
-        train: As in `Trainer.fit`, with `batch_size` and `normalization`; batches need a length. If there are fewer
-            than `steps`, they are read again from the start.
+        train: As in `Trainer.fit`, with `batch_size` and `normalization`. An iterable of batches must have a length. If
+            there are fewer batches than `steps`, they are read again from the start.
         optimizer: As in `Trainer`, but without `lr`; the `lr` of an object is not used. With groups, the rate is a
             factor on each group's own rate, and the groups' schedules are ignored.
         start, end: The first and the last rate, 0 < start < end.

@@ -31,8 +31,8 @@ def expect_shardable(shard_optimizer: object, optimizer: Optimizer) -> bool:
 
 class OptimizerShards:
     """Assigns a net's parameters, frozen ones included, to the ranks that keep their state: in order, with about the
-    same number of bytes for each rank. Only the first ranks keep state, as many as the largest power of two that is not
-    above the number of ranks. `own` has the names of this rank's parameters."""
+    same number of bytes for each rank. Only the first k ranks keep state, where k is the largest power of two that is
+    not above the number of ranks. `own` has the names of this rank's parameters."""
 
     def __init__(self, net: Layer, ranks: Ranks) -> None:
         self.ranks = ranks
@@ -50,8 +50,8 @@ class OptimizerShards:
     def exchange(self, params: Arrays, sums: Sums, numbers: range) -> None:
         """Give every rank the parameters that other ranks updated. Only device work, except over MPI.
 
-        sums: the buffer for the exchange; its contents are lost. numbers: those of its views that have the shapes
-        and dtypes of the parameters, in their order."""
+        sums: the buffer for the exchange; its contents are lost. numbers: one index into `sums.views` for each
+        parameter, in order; the view has the parameter's shape and dtype."""
         if self.ranks.size == 1:
             return
         views = {name: sums.views[number] for name, number in zip(params, numbers)}

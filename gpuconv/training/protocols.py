@@ -15,7 +15,7 @@ from gpuconv.data.sources import Epochs, Indexed
 from gpuconv.types import MetricLike as MetricLike
 from gpuconv.types import Record, UserArray
 
-# What users may annotate as they like.
+# `Any`, so that users may annotate these arguments as they like.
 TrainerLike = Any  # a `Trainer`, whose module imports this one
 UserArrays = Any  # a dictionary of arrays by name
 

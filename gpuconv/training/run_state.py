@@ -168,8 +168,9 @@ class RunState(TrainingStep):
     def last_of(self, run: RunDirectory) -> Checkpoint | None:
         """A run's last checkpoint. None, with a logged warning, if the run was killed before it saved one.
 
-        Raises CheckpointError if the checkpoint is missing, but there are files that a run writes only after it; and
-        SettingsError if there is none yet and the run has other settings than this `fit`."""
+        Raises CheckpointError if the checkpoint is missing although the run has files that are written only after the
+        first checkpoint. Raises SettingsError if the run has saved no checkpoint yet and has other settings than this
+        `fit`."""
         settings = run.settings()
         if run.last.exists():
             return checkpoints.load(run.last)
@@ -221,8 +222,9 @@ class RunState(TrainingStep):
         return self.optimizer_shards is None or self.optimizer_shards.keeps(entry.partition(".")[2])
 
     def _freeze_as_in(self, config: Record, optimizer: dict[str, np.ndarray], path: object) -> None:
-        """Freeze the layers that are frozen in a checkpoint's net (callbacks may have frozen them during the run) if
-        the optimizer's state then matches the checkpoint's. Otherwise raises CheckpointError, and nothing changes."""
+        """Freeze the layers that are frozen in a checkpoint's net; callbacks may have frozen them during the run.
+        Raises CheckpointError if the optimizer's state does not match the checkpoint's after that; then nothing is
+        changed."""
         layers, before = [*self.net.walk()], self.optimizer.state_dict()
         frozen_before = [layer.frozen for layer in layers]
         try:

@@ -15,8 +15,8 @@
     activations.png, filters.png   drawn by the command line
     run.lock           names the process that is writing here
 
-One process writes at a time; others may read meanwhile, because each file is replaced atomically, except logs, which
-grow. metrics.jsonl and metrics.csv contain no times, so the same run writes the same bytes.
+Only one process writes at a time. Others may read meanwhile: logs are appended to, and every other file is replaced
+atomically. metrics.jsonl and metrics.csv contain no times, so the same run writes the same bytes.
 """
 
 from __future__ import annotations
@@ -105,8 +105,8 @@ class RunDirectory:
 
         Args:
             path: The folder.
-            settings: JSON-serializable. A new run stores them; a resumed one keeps those that it has, and the caller
-                compares them.
+            settings: JSON-serializable. A new run stores these settings. A resumed run keeps its stored settings, and
+                the caller compares both.
             resume: Whether to continue a run.
 
         Raises as `start` and `open` do, and CheckpointError, naming the process, if another one holds the lock.

@@ -12,10 +12,10 @@ from gpuconv.types import Array
 
 
 class Reading(NamedTuple):
-    """Sums over batches. loss_sum: the sum of each batch's mean loss times its number of samples. correct: the number
-    of right answers. samples: the number of samples. finite_steps: the number of steps with a finite loss. weights:
-    with class weights, the sum of the labels' weights, which then replace the number of samples in loss_sum; else
-    None."""
+    """Sums over batches. loss_sum: the sum of each batch's mean loss times its number of samples; with class weights,
+    times the sum of its labels' weights. correct: the number of right answers. samples: the number of samples.
+    finite_steps: the number of steps with a finite loss. weights: the sum of the labels' weights; None without class
+    weights."""
 
     loss_sum: float
     correct: float
@@ -60,8 +60,8 @@ class Totals:
 
     def add(self, loss: Array, scores: Array, labels: Array, criterion: object = None) -> None:
         """Add a batch. loss: its mean loss, 0-d. scores: (N, classes); of equal scores, the first one is the answer.
-        labels: (N,) integers, or (N, classes) floats. criterion: the loss function; it may ignore a label, or have no
-        notion of a right answer.
+        labels: (N,) integers, or (N, classes) floats. criterion: the loss function; it may ignore a label. If it does
+        not classify, no answer counts as right.
 
         A step counts as finite if the sum of losses is still finite after it. So the count tells the first step whose
         loss is not finite.

@@ -186,7 +186,8 @@ class OneCycle(Schedule):
 class Warmup(Schedule):
     """Another schedule times a straight line that reaches 1 at the last step of the first `length` epochs.
 
-    The other schedule is not delayed, so its milestones do not move (Goyal et al. 2017). then: all that `get` takes.
+    The other schedule is not delayed, so its milestones do not move (Goyal et al. 2017). then: the other
+    schedule, in any form that `get` takes.
     """
 
     length: float
@@ -216,8 +217,8 @@ class Called(Schedule):
 
     @cached_property
     def _argument_count(self) -> int:
-        """How many of (step, total, epoch) the function gets: its arguments without defaults, but at least one, and all
-        three for *args. Raises TypeError for other signatures."""
+        """How many of (step, total, epoch) the function gets: as many as it has arguments without defaults, but at
+        least one; all three if it takes *args. Raises TypeError for other signatures."""
         with contextlib.suppress(TypeError, ValueError):  # ValueError: a C function without a signature
             signature = inspect.signature(self.function)
             required = [each for each in signature.parameters.values() if each.default is each.empty]

@@ -101,7 +101,8 @@ class Shadow:
         self._worker: Any = None
         self._ready = self._ended = False
         self._pending: list[tuple[Path, Site, int, float, int]] = []  # (file, site, step, expected seconds, bytes)
-        # Bytes of the arguments of each site's largest call in the first step; of the first call, if the site is newer.
+        # For each site, the bytes of the arguments of its largest call in the first step. For a site that appears in a
+        # later step, those of its first call.
         self._sizes: dict[Site, int] = {}
         self._longest: dict[Site, float] = {}  # seconds of the longest check so far, copying included
         self._copying_of: dict[Site, float] = {}  # seconds of copying for the pending checks
@@ -162,8 +163,8 @@ class Shadow:
         return self._deck[-1]
 
     def _draw_sites(self) -> set[Site]:
-        """The sites to check in this step: as many of the next ones as the budget covers, but at most one whose cost
-        was never measured, as the last one."""
+        """The sites to check in this step: as many of the next sites as the budget covers. A site whose cost was never
+        measured is the last one drawn."""
         drawn: set[Site] = set()
         left = self._seconds_left()
         while self._sizes and (site := self._next()) not in drawn and self._expected(site) <= left:
@@ -175,8 +176,8 @@ class Shadow:
 
     @contextmanager
     def checking(self, step: int) -> Iterator[None]:
-        """A context around an uncaptured step, which passes the drawn calls to the worker. The first time it only
-        records which calls a step makes. step: the step's number, from 1."""
+        """A context around an uncaptured step. It passes the drawn calls to the worker; in the first checked step it
+        only records which calls a step makes. step: the step's number, from 1."""
         from gpuconv.verify.call import recording
 
         drawn, seen = self._draw_sites(), set[Site]()

@@ -1,10 +1,10 @@
 """Steps computed in parts: batches cut into shards, which are distributed over the ranks, and several batches
 accumulated for one update.
 
-Each part has a forward and a backward pass of its own; if batch norm takes statistics over all parts, a rank runs its
-parts layer by layer together. A part's gradients and other results are weighted by its share of the samples and added
-up along a binary tree over the parts, ((s0 + s1) + (s2 + s3)) + ((s4 + s5) + (s6 + s7)), so that the bits do not
-depend on which rank computes which shard.
+Each part has a forward and a backward pass of its own. If batch norm takes statistics over all parts, a rank runs each
+layer on all of its parts before the next layer. A part's gradients and other results are weighted by its share of the
+samples. They are added up along a binary tree over the parts, ((s0 + s1) + (s2 + s3)) + ((s4 + s5) + (s6 + s7)), so
+that the bits do not depend on which rank computes which shard.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Parts:
         self._kept: list[tuple[Array, Array]] = []  # (running statistics, buffer for their values before a step)
         self._sums: list[Sums] = []  # the sums of complete subtrees that are not yet added, the largest subtree first
         self._numbers: dict[tuple[int, str], int] = {}  # (id of a layer, variable) -> the number of its gradient's term
-        self._exchanges: list[Callable[[], None]] = []  # each waits for the exchange of a bucket begun during backward
+        self._exchanges: list[Callable[[], None]] = []  # each waits for a bucket whose exchange began in backward
         self._signature: object = None
 
     def _add_up(
@@ -100,7 +100,8 @@ class Parts:
     def _add_up_in_turn(
         self, parts: Iterable[tuple[Array, Array]], own: list[Part], counts: list[int], work: Backpropagate
     ) -> None:
-        """Compute one part after another, each from the running statistics before the step if these are summed."""
+        """Compute one part after another. If running statistics are summed, each part starts from their values before
+        the step."""
         for running, kept in self._kept:
             _copy(running, kept)
         for number, ((x, y), part) in enumerate(zip(parts, own)):
@@ -142,8 +143,8 @@ class Parts:
             self._signature = signature
 
     def _statistics(self) -> list[Array]:
-        """The running statistics that are summed as the gradients are; others are updated by one part after another, or
-        by all parts together (`sync_batch_norm`)."""
+        """The running statistics that are summed over the parts, as gradients are. Other running statistics are updated
+        by one part after another, or by all parts together (`sync_batch_norm`)."""
         return []
 
     def _terms(self, totals: Totals, final: bool = True) -> list[Term]:
@@ -311,7 +312,9 @@ def expect_synchronizable(sync_batch_norm: object, fuse: bool | None, net: Layer
     if sync_batch_norm not in (True, False):
         raise TypeError(f"sync_batch_norm must be True or False, received {sync_batch_norm!r}")
     if sync_batch_norm and fuse:
-        raise ValueError("fuse=True computes batch norm with its neighbors, without other ranks; leave fuse out")
+        raise ValueError(
+            "fuse=True computes batch norm in one op with adjacent layers, without other ranks; leave fuse out"
+        )
     for layer in net.walk() if sync_batch_norm else ():
         if isinstance(layer, Fused) and any(isinstance(each, BatchNorm) for each in layer.walk()):
             raise ValueError(

@@ -10,7 +10,7 @@ import numpy as np
 from gpuconv import backends, ops
 from gpuconv.training.optimizers.base import Optimizer
 
-Rates = list[float]  # the learning rates of one step, one for each optimizer of a `Groups`; else a single one
+Rates = list[float]  # the learning rates of one step: one for each optimizer of a `Groups`, one for any other optimizer
 
 AHEAD = 64  # number of steps whose learning rates are written to the device at once
 

@@ -11,7 +11,7 @@ from gpuconv import backends
 from gpuconv.notices import Notice
 from gpuconv.parallel import Ranks
 
-STEPS_PER_GRAPH = 8  # fewer steps, when the host has to act sooner, are replayed one by one, by a graph of one step
+STEPS_PER_GRAPH = 8  # if the host has to act sooner, a graph of one step is replayed for each step
 
 Work = Callable[[], None]
 
@@ -42,8 +42,8 @@ class Replay:
     def run(self, work: Work, steps: int, shape: Hashable, same: object) -> None:
         """Run `work`, the device's part of one step, `steps` times.
 
-        shape: what a graph is made for, such as the size of the batch; each has its own graphs. same: all graphs are
-        dropped when this no longer compares equal.
+        shape: a key, such as the size of the batch; each shape has its own graphs. same: the values and addresses that
+        the graphs contain; all graphs are dropped when they change.
         """
         if self._recorder and same != self._same:
             self._release_graphs()

@@ -7,10 +7,10 @@
 
 with each tensor's direction, name, dtype, number of values, products summed for one value, hash of its bytes, sum,
 norm, and the norm of its change in the step; null stands for NaN and for a number of 1e308 or more in absolute value.
-Sums and norms of gradients, but not their hashes, are those of the gradients divided by float16's loss scale. The
-tensors are in the order of the work: the layers' outputs, the gradients of their inputs, the parameters' gradients, the
-variables after the update (frozen ones and buffers included), the loss. A hash begins with its kind. Lines of format 1
-are read too; they have no "format", and their hashes are CRC-32 without the kind.
+In float16, gradients are multiplied by the loss scale: their sums and norms are divided by it again, their hashes are
+of the multiplied values. The tensors are in the order of the work: the layers' outputs, the gradients of their inputs,
+the parameters' gradients, the variables after the update (frozen ones and buffers included), the loss. A hash begins
+with its kind. Lines of format 1 are read too; they have no "format", and their hashes are CRC-32 without the kind.
 """
 
 from __future__ import annotations
@@ -68,16 +68,16 @@ class Digest:
 
     @property
     def rounds(self) -> bool:
-        """Whether its values may have rounding errors: whether they are floats."""
+        """Whether its values may have rounding errors, that is, whether they are floats."""
         return is_float(as_numeric("dtype", self.dtype))
 
     @property
     def error(self) -> float:
         """A bound on the error that rounding in `Measures` causes in the norm, and also in sum / sqrt(size).
 
-        Adding rows of n values causes an error of at most n u / (1 - n u) times the sum of their absolute values, which
-        is at most sqrt(size) times the norm. Rows of squares may be twice as long, because the norm has half the
-        relative error of its square."""
+        Adding rows of n values causes an error of at most n u / (1 - n u) times the sum of their absolute values, where
+        u is the unit roundoff. That sum is at most sqrt(size) times the norm. Rows of squares may be twice as long,
+        because the norm has half the relative error of its square."""
         unit = np.finfo(np.float64 if self.dtype == "float64" else np.float32).eps / 2
         return ROW * float(unit) * (self.norm or 0.0) if self.rounds else 0.0
 
@@ -190,8 +190,8 @@ class Digests(Callback):
 
     @contextmanager
     def _digests(self, trainer: RunState, layers: Sequence[Layer]) -> Iterator[list[str]]:
-        """A context for one step, at whose end the list has one text: the JSON of the digests. layers: those whose
-        outputs and gradients of their inputs are recorded."""
+        """A context for one step. It yields a list, and at its end appends the JSON of the digests to this list.
+        layers: the layers whose outputs and input gradients are recorded."""
         found: list[str] = []
         measures, tensors = Measures(), []
         sums = trainer.totals.read()
@@ -248,7 +248,7 @@ def _template_of(
         products = _products(of, shape)
     elif direction == "gradient":
         outputs = {f"{layer.path}.{name}": layer.output_shape for layer, name, _ in net.all_variables()}
-        # A filter's gradient sums over all output positions: the outputs of a sample / the filters.
+        # A filter's gradient sums over all output positions: outputs of a sample / number of filters, for each sample.
         products = samples * math.prod(outputs.get(of) or ()) / shape[0]
     elif direction == "loss":
         products = samples

@@ -44,7 +44,7 @@ class Measures:
         self._parts: list[np.ndarray] = [np.zeros(1)]  # one part at least, even if all tensors are empty
         self._sum_of_root: list[int] = []  # likewise for `_roots`, whose values are squared before they are added
         self._roots: list[np.ndarray] = []
-        self._on_gpu: list[int] = []  # the numbers of these tensors
+        self._on_gpu: list[int] = []  # the numbers of the tensors on a GPU
         self._tables: list[Any] = []
 
     def add(self, tensor: Array, before: Array | None = None, scale: float = 1.0) -> None:

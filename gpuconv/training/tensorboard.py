@@ -40,9 +40,9 @@ class TensorBoard(Callback):
     epoch's last step (`update/...`), and with `image` a picture of that image's activations.
 
     path: a folder, by default "tensorboard" in the run directory. Event files are added to it; when a run is resumed,
-    TensorBoard drops the steps after the checkpoint. image: uint8 (H, W, C) of the net's size. truth: its class,
-    also as an array of one element. Raises ImportError without tensorboardX, TypeError for an image or a truth of
-    another kind, and ValueError for a truth below 0.
+    TensorBoard drops the steps after the checkpoint. image: uint8 (H, W, C) of the net's size. truth: the image's
+    class, an integer or an array of one element. Raises ImportError without tensorboardX, TypeError for an image or a
+    truth of another kind, and ValueError for a truth below 0.
     """
 
     only_on_rank_0 = True
@@ -105,7 +105,7 @@ class TensorBoard(Callback):
         self._events.close()
 
     def _remember_weights(self, trainer: RunState) -> None:
-        """Keep the weights before the last step of an epoch, and forget them at its start."""
+        """Keep the weights if only the last step of the epoch is left; drop them at the start of an epoch."""
         if trainer.batch == trainer.batches - 1:
             self._before = _weights(trainer)
         elif trainer.batch == 0:
@@ -120,7 +120,8 @@ class TensorBoard(Callback):
         self._events.add(self._library.summary.histogram(name, values.reshape(-1), _BINS), step)
 
     def _draw(self, trainer: RunState) -> None:
-        """Log the activation picture. If drawing fails, the reason is printed, unless it is the same as before."""
+        """Log the activation picture. If drawing fails, the reason is printed, unless the previous failure
+        had the same reason."""
         from gpuconv import plots
 
         net = trainer.net
@@ -128,7 +129,7 @@ class TensorBoard(Callback):
             return
         try:
             if net.normalization is None:
-                raise plots.PlotError("the net was not trained on uint8 images, as the picture needs")
+                raise plots.PlotError("it needs a net that was trained on uint8 images")
             classes = net.classes or [str(number) for number in range(net.output_shape[-1])]
             figure = picture(net, self.image, net.normalization, classes, truth=self.truth)
             drawn = self._library.summary.image("activations", plots.pixels(figure), dataformats="HWC")

@@ -27,17 +27,20 @@ def load(
     path: a file that `Layer.save` wrote, a checkpoint, or a run directory. which: the run's "last" or "best"
     checkpoint. device: where to put the net. precision: by default as saved.
 
-    Raises FileNotFoundError if `path` does not exist or is a folder without a run, CheckpointError, naming what is
-    wrong, for a file that is damaged, PyTorch's or without a net and for a run without that checkpoint, ValueError for
-    an unknown `which`, device or precision and for a weight out of the range of `precision`, TypeError for a `path`
-    that is not one, and DeviceError for a device that is not available.
+    Raises:
+        FileNotFoundError: `path` does not exist, or is a folder without a run.
+        CheckpointError: The file is damaged, was written by PyTorch or holds no net, or the run has no such checkpoint.
+            The message says which.
+        ValueError: `which`, the device or the precision is unknown, or a weight is out of the range of `precision`.
+        TypeError: `path` is not a path.
+        DeviceError: The device is not available.
     """
     file = checkpoint_file(path, which)
     return net_of(checkpoints.load(file), file, device=device, precision=precision)
 
 
 def checkpoint_file(path: str | os.PathLike[str], which: str = "last") -> Path:
-    """The file to read: `path` itself, or a run directory's checkpoint of that name."""
+    """The file to read: `path` itself, or the checkpoint `which` if `path` is a run directory."""
     which = canonical("checkpoint", which, WHICH)
     if not isinstance(path, (str, os.PathLike)):
         raise TypeError(f"expected the path of a saved net or of a run directory, received {type(path).__name__}")
@@ -122,7 +125,7 @@ def load_weights(path: str | os.PathLike[str], net: Layer, *, which: str = "last
         FileNotFoundError, TypeError: As in `load`.
         ValueError: `which` is unknown.
         CheckpointError: As in `load`; also for an array that is missing, unknown, of another shape, not finite or out
-            of the range of the net's dtype, which it names. Nothing has changed then.
+            of the range of the net's dtype. The message names the array. Nothing has changed then.
     """
     file = checkpoint_file(path, which)
     arrays = checkpoints.load(file).part("net")

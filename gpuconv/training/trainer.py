@@ -55,9 +55,9 @@ if TYPE_CHECKING:
 class Trainer(RunState):
     """A net, its optimizer, loss and schedule, and the training state.
 
-    `trained` is the net that a step runs: `net`, or `net.fuse()`, which shares its layers. The state: `steps` (those
-    done), `epoch` (the epochs completed), `batch` (the steps done in the current epoch), `records` (those of
-    metrics.jsonl, except that of the test at the end), `tested` (the result of that test).
+    `trained` is the net that a step runs: `net`, or `net.fuse()`, which shares its layers. The state: `steps` (the
+    number of steps done), `epoch` (the number of epochs completed), `batch` (the number of steps done in the current
+    epoch), `records` (the records of metrics.jsonl, without the test at the end), `tested` (the result of this test).
 
     Args:
         net: Built, on the device where it is to be trained.
@@ -70,8 +70,8 @@ class Trainer(RunState):
         clip: The largest norm of all gradients together, or a short form, such as "value:0.5", or a `Clip`.
         ema: The decay of a moving average of the weights, such as 0.999. Validation, tests and checkpoints use the
             average; `averaged()` puts it into the net.
-        accumulate: The number of batches per update, which uses the gradients of the mean loss over all their images.
-            A step is an update, in the schedule too.
+        accumulate: The number of batches per update. An update uses the gradients of the mean loss over all images of
+            these batches. A step is an update, in the schedule too.
         seed: The seed of the shuffles of data that `fit` splits into batches itself, of the split into training and
             validation data, and of the shadow oracle's draws.
         precision: "float32", "tf32", "float16", "bfloat16" or "float64", to which the net is converted
@@ -93,8 +93,8 @@ class Trainer(RunState):
             Unless sync_batch_norm is set, the parts are computed one by one, and batch norm takes the statistics of
             each. Augmentation and dropout draw the same random numbers as for the whole batch.
         parallel: How the processes started by mpiexec or torchrun train one net: "mpi" or `gpuconv.parallel.MPI(...)`
-            on numpy and emulated, "nccl" or `gpuconv.parallel.NCCL(...)` on a GPU for each process. Each runs this
-            program; `ranks.rank` tells which it is (docs/parallel.md).
+            on numpy and emulated, "nccl" or `gpuconv.parallel.NCCL(...)` on a GPU for each process. Each
+            process runs this program; `ranks.rank` is its number (docs/parallel.md).
         sync_batch_norm: Whether batch norm takes statistics over the whole batch, on all ranks, instead of each part;
             the net is not fused then.
         shard_optimizer: Whether each rank keeps the optimizer's state and the moving averages of only a part of the
@@ -210,24 +210,24 @@ class Trainer(RunState):
             train: (images, labels), a Dataset or any object with __len__ and __getitem__, which is shuffled and split
                 into batches; or batches: a Loader, a PyTorch DataLoader, a generator, or a function that makes one
                 (docs/data.md). Floats are taken as they are.
-            epochs: In total, those of a resumed run included.
+            epochs: The total number of epochs, including those that a resumed run has already done.
             validation: Evaluated after each epoch; it decides which epoch is "best" (without it, the training loss
                 does). A number between 0 and 1 splits that fraction of each class off the training data, drawn by the
                 trainer's seed; 0 means none.
-            test: Evaluated only for the record, after each epoch.
+            test: Evaluated after each epoch; its results are recorded and decide nothing.
             test_at_end: Whether `test` is evaluated once at the end instead (the default if validation is a fraction),
                 with the result in `tested`.
             callbacks: Objects with event methods (`Callback`).
             run_dir: A folder for checkpoints, logs and curves (`RunDirectory`).
-            resume: Whether to continue from the last checkpoint in run_dir, with the same settings. The bits are those
-                of a run without a stop; on the CPU only with the same BLAS and the same number of its threads, which
-                determine the order of its sums.
+            resume: Whether to continue from the last checkpoint in run_dir, with the same settings. The results have
+                the same bits as those of a run without a stop. On the CPU this needs the same BLAS with the same number
+                of threads, which determine the order of the sums.
             metrics_every: The number of steps between readings of the running loss, which detect NaN.
             checkpoint_every: Steps between checkpoints, in addition to one after each epoch.
             batch_size: Images of a batch, for data without batches.
             steps_per_epoch: The number of batches in an epoch, for batches from a generator or another iterable.
-            normalization: How uint8 images are normalized; the net keeps it. By default the net's own, or else one by
-                the statistics of the training images.
+            normalization: How uint8 images are normalized; the net keeps it. By default the net's own; if it has none,
+                the statistics of the training images are used.
             settings: Further JSON-serializable settings, stored in run_dir and compared when a run is resumed. The
                 names classes, mean, std and input_shape are the run's own.
             progress: Whether to show a bar and print a line for each epoch.
@@ -300,8 +300,8 @@ class Trainer(RunState):
 
     @contextlib.contextmanager
     def _image_notes(self, loader: Epochs, known: Normalization | None) -> Iterator[None]:
-        """A context in which the net has the normalization and the classes of the training data. It keeps them, unless
-        an error ends the context before the first step."""
+        """A context in which the net has the normalization and the classes of the training data. The net keeps them
+        afterwards, unless an error ends the context before the first step."""
         before, steps = {name: getattr(self.net, name, None) for name in ("normalization", "classes")}, self.steps
         fit_loaders.set_image_notes(self.net, loader, known)
         try:

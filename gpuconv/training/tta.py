@@ -13,8 +13,7 @@ TTA = {"none": 1, "mirror": 2, "shift": 3, "mirror+shift": 6}  # the number of v
 
 
 def averaged_scores(net: Layer, x: Array, tta: str = "none") -> Array:
-    """The mean of a net's scores over the `views` of a batch, by their weights. x: (N, H, W, C). Returns
-    (N, classes)."""
+    """The weighted mean of a net's scores over the `views` of a batch. x: (N, H, W, C). Returns (N, classes)."""
     total: Any = None
     for weight, view in views(x, tta):
         scores = net.infer(view)

@@ -17,9 +17,9 @@ from gpuconv.types import Record
 class HeldOut:
     """The held-out data of a run.
 
-    metrics: `gpuconv.metrics` by name. loaders: by the name under which their results are recorded; some may be None.
-    at_end: the names of the loaders that are evaluated only once, at the end of the run. Raises ValueError for a metric
-    named "loss" or "accuracy", and for metrics without a loader."""
+    metrics: metrics by name, see `gpuconv.metrics`. loaders: loaders by the name under which their results are
+    recorded; None for data that is not given. at_end: the names of the loaders that are evaluated only once, at the end
+    of the run. Raises ValueError for a metric named "loss" or "accuracy", and for metrics without a loader."""
 
     def __init__(
         self, metrics: Mapping[str, MetricLike], loaders: Mapping[str, DataLike | None], at_end: tuple[str, ...] = ()
@@ -32,7 +32,7 @@ class HeldOut:
         if metrics and not self.loaders:
             raise ValueError(
                 f"{', '.join(metrics)} is measured on validation or test data, and neither is given: "
-                "fit(..., validation=0.1) splits it off the training data"
+                "fit(..., validation=0.1) splits validation data off the training data"
             )
         self.at_end = at_end
 

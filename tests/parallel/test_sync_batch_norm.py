@@ -239,7 +239,7 @@ def test_nets_and_options_that_cannot_be_synchronized_are_refused():
     ):
         Trainer(with_container, sync_batch_norm=True, shards=4)
     Trainer(with_container, sync_batch_norm=True, shards=1)
-    with pytest.raises(ValueError, match="fuse=True computes batch norm with its neighbors, without other ranks"):
+    with pytest.raises(ValueError, match="batch norm in one op with adjacent layers, without other ranks"):
         Trainer(net(), sync_batch_norm=True, fuse=True)
     fused = net_of_containers().fuse()
     with pytest.raises(ValueError, match="relu1, a ConvNorm of a fused net, computes batch norm without other"):

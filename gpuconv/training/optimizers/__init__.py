@@ -30,10 +30,12 @@ def get(optimizer: str | Optimizer, **settings: Any) -> Optimizer:
     """An optimizer from its name or short form ("sgd", "sgd:momentum=0.9,nesterov=true"), or several for groups of
     parameters ("filters -> muon:lr=0.02; * -> sgd:lr=0.05", see `Groups`). An optimizer is returned as it is.
 
-    settings: arguments of its class, which override the short form. Raises ValueError for an unknown name (the nearest
-    known one is named), for an unknown setting or one out of its range (including a flag that is neither true nor
-    false), and for settings given with an optimizer that is already built; TypeError for another setting of a wrong
-    type, and if `optimizer` is neither text nor an optimizer.
+    settings: arguments of its class, which override the short form.
+
+    Raises:
+        ValueError: The name or a setting is unknown (the message names the nearest known name), a setting is out of its
+            range, a flag is neither true nor false, or settings are given with an optimizer that is already built.
+        TypeError: Another setting has a wrong type, or `optimizer` is neither text nor an optimizer.
     """
     if isinstance(optimizer, Optimizer):
         if settings:

@@ -48,7 +48,7 @@ class Optimizer:
     _step: Array = field(default=None, init=False, repr=False)  # type: ignore[assignment]
     _weight_decay: list[float] = field(default_factory=list, init=False, repr=False)
     _parameters: tuple[str, ...] = field(default=(), init=False, repr=False)
-    # Whether this optimizer keeps the state of the parameter with a given name; None: it keeps that of all parameters.
+    # Whether this optimizer keeps the state of the parameter with a given name; if None, it keeps the state of all.
     keeps: Callable[[str], bool] | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -61,7 +61,8 @@ class Optimizer:
 
     @property
     def parameters(self) -> tuple[str, ...]:
-        """The names of the parameters given to `build`, in that order; with `keeps` it updates only some of them."""
+        """The names of the parameters given to `build`, in that order. With `keeps` the optimizer updates only some
+        of them."""
         return self._parameters
 
     def config(self) -> Record:

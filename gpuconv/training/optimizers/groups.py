@@ -42,7 +42,8 @@ class Group:
         return cls(selector, named(optimizer), schedules.get(schedule) if at else None)
 
     def fits(self, name: str, param: Array) -> bool:
-        """Whether the selector matches a parameter: "filters" are those of rank 4, else it is a pattern of names."""
+        """Whether the selector matches a parameter. "filters" matches parameters of rank 4; any other selector is a
+        pattern of names."""
         return len(param.shape) == _FILTER_RANK if self.selector == "filters" else fnmatch.fnmatch(name, self.selector)
 
 

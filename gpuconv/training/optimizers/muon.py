@@ -26,8 +26,8 @@ class Muon(Optimizer):
         momentum: In [0, 1].
         nesterov: Whether to use Nesterov momentum, which needs a momentum above 0.
         newton_schulz: The number of Newton-Schulz steps, 0 to 100.
-        matmul_precision: How the matrix products are computed: "full" in the accumulation dtype; "tf32" or "bfloat16"
-            with factors of that precision, on a GPU by tensor cores, but not for nets in float64; or "auto", which is
+        matmul_precision: How the matrix products are computed. "full": in the accumulation dtype. "tf32" or "bfloat16":
+            with factors of that precision, on a GPU by tensor cores; nets in float64 cannot use them. "auto":
             "bfloat16" for 16-bit nets and "full" for others.
         tf32: The earlier name of matmul_precision: True means "tf32", False means "full", and "auto" means "auto".
 
