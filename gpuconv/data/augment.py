@@ -27,8 +27,8 @@ class Augmentation:
     how they are drawn.
 
     mixup: blend each image with another of its batch, by a factor from the distribution Beta(mixup, mixup). cutmix:
-    replace a rectangle by that of another image, with a share of the area drawn from Beta(cutmix, cutmix). Both turn
-    labels into class probabilities. See `ops.mix_batch`.
+    replace a rectangle by the same rectangle of another image. The rectangle's share of the area, before it is clipped
+    at the border, is drawn from Beta(cutmix, cutmix). Both turn labels into class probabilities. See `ops.mix_batch`.
 
     Raises TypeError for a value of another type, and ValueError for one out of its range, and if mixup and cutmix are
     both above 0.

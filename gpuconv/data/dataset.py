@@ -109,7 +109,8 @@ class Dataset:
             what: The purpose of the second set, for messages.
 
         Raises:
-            ValueError: Unless 0 < fraction < 1, and if no class has two images, because the second set would be empty.
+            ValueError: `fraction` is not between 0 and 1, or no class has two images, so that the second set would be
+                empty.
         """
         second = fraction_mask(self.labels, fraction, seed, f"the {what} part of {self.name!r}")
         return self.subset(~second), self.subset(second)

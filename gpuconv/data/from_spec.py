@@ -111,8 +111,8 @@ def absolute_spec(spec: str, like: str = "") -> str:
 
 
 def from_run(spec: str) -> str:
-    """The text stored with a run, with split=order added to a folder's if it names no split: version 0.1.0 stored none,
-    and split by this rule."""
+    """The text stored with a run. If it is a folder's text without a split, split=order is added, because version 0.1.0
+    used this rule and did not store it."""
     spec, described = with_full_name(spec), _described_folder(spec)
     return spec if described is None or "split" in described[1] else f"{spec},split=order"
 

@@ -62,7 +62,7 @@ def read_image(
     pixels become white. Gray with 12 and 16 bits is scaled down to 8, so that white stays white.
 
     Raises:
-        OSError: The file is missing, cannot be opened, or is not a regular file (but a FIFO or a folder).
+        OSError: The file is missing, cannot be opened, or is not a regular file (for example a FIFO or a folder).
         ValueError: The file is not an image, is larger than MAX_PIXELS or MAX_BYTES, or has values of unknown range
             (signed integers, 32-bit integers, floats); the message names the file. Or `channels` is neither 1 nor 3, or
             `size` is not accepted.
@@ -136,7 +136,7 @@ def _pillow() -> ModuleType:
 
 def _file_to_read(path: str | os.PathLike[str]) -> BinaryIO:
     if (size := os.stat(path).st_size) > MAX_BYTES:
-        raise ValueError(f"cannot read {os.fspath(path)}: it has {size:,} bytes, at most {MAX_BYTES:,}")
+        raise ValueError(f"cannot read {os.fspath(path)}: it has {size:,} bytes, at most {MAX_BYTES:,} are read")
     return files.open_regular(path)
 
 

@@ -27,7 +27,7 @@ class Samples:
         dtype: uint8, which is normalized, or a float dtype, which is passed to the net unchanged.
         labels: int64 (N,), or floats (N, ...), or None if a label is known only when its sample is read.
         classes: The names of the classes, or empty.
-        workers: Threads that may read at once.
+        workers: The number of threads that may read at the same time.
         spec: As in `Dataset`.
     """
 

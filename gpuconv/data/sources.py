@@ -48,8 +48,8 @@ def as_data_source(
     """`data` as a Dataset, as Samples, or as an object with ``epoch(epoch, start_batch)``.
 
     name: for messages. shape: of one image, as the net takes it. classes: the number of the net's scores. length: for
-    an iterable of batches, their number in an epoch, by default len(data) if it has one. device, dtype, normalize: like
-    `length`, arguments of `Batches`, which other data do not need.
+    an iterable of batches, the number of batches in an epoch; by default len(data), if data has a length. device,
+    dtype, normalize: passed to `Batches`, as `length` is; other kinds of data do not need them.
 
     Raises TypeError for data that is none of `ACCEPTED` or has another dtype, and ValueError for data that is empty,
     and for images or labels that are not accepted.

@@ -93,7 +93,7 @@ class StreamLoader(Loader):
             return backends.asarray(images, device=self.device, dtype=self._options["dtype"]), targets
         every = backends.asarray(np.arange(len(images)), device=self.device)
         options = self._options | ({"flip": False} if self.augmentation.flip == "alternating" else {})
-        # load_batch gathers only class numbers. Other targets need no gathering: they are those of this batch.
+        # load_batch gathers only class numbers. Other targets are already those of this batch.
         numbers = targets if labels.ndim == 1 else every
         moved = backends.asarray(images, device=self.device)
         x, picked = ops.load_batch(moved, numbers, every, offset=offset, **options)

@@ -20,19 +20,19 @@ from gpuconv.dtypes import as_dtype
 class Batches:
     """Batches (x, y) of a user's iterable.
 
-    Each epoch iterates over an iterable from the start, or calls a function; an iterator, such as a generator,
+    Each epoch iterates over the iterable from its start, or calls the function again. An iterator, such as a generator,
     continues where it stopped. The first batch is read and checked on creation, and used in the first epoch.
 
     Args:
-        source: A PyTorch DataLoader, a generator, or a function that makes one. It yields x: (n, *shape), floats (not
-            normalized, only cast to `dtype`) or uint8, or a PyTorch tensor, which may have channels first; and y: (n,)
-            integers, or floats (n, ...), a target for each score.
+        source: A PyTorch DataLoader, a generator, or a function that makes one. It yields pairs (x, y). x has shape
+            (n, *shape) and is uint8 or floats; floats are not normalized, only cast to `dtype`. A PyTorch tensor may
+            have channels first. y is (n,) integers, or (n, ...) floats with a target for each score.
         name: The name of the data, for messages.
         shape: The shape of one image.
         length: The number of batches in an epoch; None if unknown.
         device: Where the batches go.
         dtype: The dtype of x there.
-        normalize: Returns the normalization of uint8 images, given the images of the first batch; None for floats.
+        normalize: A function of the images of the first batch. It returns their normalization, or None for floats.
 
     Raises:
         TypeError: An argument, or an array of the first batch, has another type.

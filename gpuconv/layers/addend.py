@@ -1,4 +1,4 @@
-"""What joins a residual block's shortcut with the batch norm at the end of its body."""
+"""The shortcut of a residual block, as an array that the batch norm at the end of the body adds to its output."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ class Addend:
     """An array that a norm adds to its output, and the activation after the sum.
 
     value: the array, until the norm has read it. activation: None, or the name of an op whose backward reads only its
-    output. output: with an activation, what it returned. gradient: that of the array, set by the norm's backward.
+    output. output: the activation's result; None without an activation. gradient: the gradient of `value`, set by the
+    norm's backward.
     """
 
     value: Array | None

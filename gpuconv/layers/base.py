@@ -179,9 +179,10 @@ class Layer(Stateful["Layer"]):
         return self
 
     def as_sliding(self, flattened: Shape | None) -> tuple[Layer | None, Shape | None]:
-        """An unbuilt layer that does the same at each position of a larger image, or None if none is needed.
+        """(layer, flattened): an unbuilt layer that computes the same as this one at each position of a larger image,
+        or None if no layer is needed; and `flattened` for the next layer.
 
-        flattened: the shape before a preceding `Flatten` that no FC layer has read yet; returned for the next layer.
+        flattened: between a `Flatten` and the first FC layer after it, the shape before that `Flatten`; else None.
         Raises ValueError for a layer that cannot slide. See `Sequential.as_convolutional`.
         """
         if fixed := next((layer for layer in self.walk() if not layer.slides), None):
@@ -300,9 +301,11 @@ class Layer(Stateful["Layer"]):
             precision: "float32"; "tf32", float32 arrays multiplied in TF32; "float16", "bfloat16" or "float64". In a
                 16-bit net, norms keep their parameters and statistics in float32. By default unchanged.
 
-        Raises, before anything is changed, ValueError for an unknown device or precision, for both `dtype` and
-        `precision`, and for a weight outside the range of its new dtype, TypeError for another dtype, and DeviceError
-        for a device that is not available.
+        Raises:
+            ValueError: The device or precision is unknown, both `dtype` and `precision` are given, or a weight is
+                outside the range of its new dtype. Nothing has changed then.
+            TypeError: `dtype` is another dtype. Nothing has changed then.
+            DeviceError: The device is not available. Nothing has changed then.
         """
         device = self.device if device is None else backends.resolve(device)
         given = dtype is not None or precision is not None
@@ -421,9 +424,9 @@ class Layer(Stateful["Layer"]):
     def from_config(config: Mapping[str, Any], **options: Any) -> Any:  # noqa: ANN401 - a layer of any class
         """The layer or net that `config` describes; the entry "layer" names its class.
 
-        options: further arguments of the constructor (for a net: dtype or precision, which replaces the config's,
-        device, initialize). Raises ValueError for an unknown layer or option, with the nearest known one, for a missing
-        option and for a value out of its range, and TypeError for a value of another type.
+        options: further arguments of the constructor; for a net also device, initialize, and dtype or precision, which
+        replaces the config's precision. Raises ValueError for an unknown layer or option, with the nearest known one,
+        for a missing option and for a value out of its range, and TypeError for a value of another type.
         """
         return make(config, **options)
 

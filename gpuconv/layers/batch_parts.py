@@ -1,8 +1,8 @@
 """The part of a batch that layers receive. Dropout needs it to number the elements of the whole batch, and batch norm
 may sum over the parts.
 
-Parts go through a net one after another, or together, layer by layer, as batch norm over all parts requires; a layer
-then receives a `PerPart` of them.
+Parts go through a net one after another, or all together, layer by layer, as batch norm over all parts requires. In the
+second case, a `PerPart` holds the activations of all parts.
 """
 
 from __future__ import annotations

@@ -80,8 +80,9 @@ class Merging(Layer, base=True):
         return self.merge == "concat" or all(row is None or reads_slices(row) for row in self.rows)
 
     def copied_branches(self, direction: str, *, holds_input: bool) -> list[str]:
-        """The names of the branches that a concatenation copies: in "forward" the outputs of those that cannot write
-        into their slice, in "backward" the gradients of those that cannot read them there.
+        """The names of the branches for which a concatenation copies an array. In "forward", it copies the outputs of
+        branches that cannot write into their slice of the output; in "backward", the gradients of branches that cannot
+        read their slice of dy.
 
         holds_input: whether the layer below writes the input straight into its slice."""
         if self.merge == "add":
@@ -139,7 +140,7 @@ class Merging(Layer, base=True):
         return y
 
     def _joined(self, *outputs: Array, out: Array | None) -> Array:
-        """The merged outputs, of any size. out: for a sum."""
+        """The merged outputs, of any size. out: receives a sum; a concatenation does not use it."""
         self._expect_alike([output.shape[1:] for output in outputs])
         if self.merge == "add":
             return _sum(*outputs, out=out)
@@ -172,8 +173,8 @@ class Merging(Layer, base=True):
         return [in_parts(partial(self._slice, number), dy) for number in range(len(self.rows))]
 
     def sum_gradients(self, gradients: Iterable[Array]) -> Array:
-        """The sum of the input's gradients from the branches, given the gradients of their outputs. Each of
-        these is taken from the iterator only after the previous branch has run."""
+        """The sum of the input's gradients from the branches. gradients: the gradients of the branches' outputs; each
+        is taken from the iterator only after the previous branch has run."""
         total: MaybePerPart = None
         adding = self.adds_to_sum
         for row, dy, adds in zip(self.rows, gradients, adding):
@@ -190,9 +191,9 @@ class Merging(Layer, base=True):
 
     @property
     def adds_to_sum(self) -> list[bool]:
-        """For each branch, whether its backward adds the gradient of the input to the sum of the branches before it. It
-        must be able to, and that sum must be a new array. The first branch's gradient is a new array if that branch
-        is able to add, too; otherwise it may be dy itself."""
+        """For each branch, whether its backward adds its gradient of the input to the sum of the branches before it.
+        The branch must support this (`adds_input_grad`), and the sum must be a new array. After one branch, the sum is
+        that branch's gradient: a new array if the branch supports adding too, but otherwise perhaps dy itself."""
         able = [row is not None and adds_input_grad(row) for row in self.rows]
         return [number > 0 and can and (number > 1 or able[0]) for number, can in enumerate(able)]
 

@@ -47,8 +47,8 @@ def decode(value: object) -> object:
 
 
 def as_setting(value: object) -> object:
-    """The value as a layer's setting, with tuples for lists and Python's numbers for NumPy's at any depth of lists and
-    tuples; a dictionary stays the same object."""
+    """The value as a layer's setting: in lists and tuples of any depth, lists become tuples and NumPy's numbers become
+    Python's. A dictionary stays the same object."""
     if isinstance(value, (list, tuple)):
         return tuple(as_setting(entry) for entry in value)
     return value.item() if isinstance(value, np.generic) else value
@@ -94,8 +94,9 @@ def expect_rebuildable(layer: AnyLayer) -> None:
         return
     if issubclass(kind, LAYERS["Sequential"]):
         raise TypeError(
-            f"{kind.__name__} cannot be saved or copied: copies and slices of what derives from Sequential are plain "
-            "Sequentials; write a function that returns one, or a layer that derives from Layer (docs/layers.md)"
+            f"{kind.__name__} cannot be saved or copied: copies and slices of a class that derives from Sequential are "
+            "plain Sequentials; write a function that returns a Sequential, or a layer that derives from Layer "
+            "(docs/layers.md)"
         )
     fields = settings(kind)
     parameters = inspect.signature(kind).parameters.values()

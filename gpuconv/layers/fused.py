@@ -27,7 +27,7 @@ from gpuconv.window_sizes import NO_PADDING
 
 @dataclass(eq=False, repr=False)
 class Fused(Layer, base=True):
-    """Several consecutive layers that run as one. `fits` says which layers a kind can replace.
+    """Several consecutive layers that run as one. `fits` of a subclass says which layers it can replace.
 
     Args:
         layers: The layers that it runs as one.
@@ -276,7 +276,7 @@ class ConvNorm(FusedConv):
         return self.conv.gradients_of(dz, x, input_grad, onto)
 
     def before_conv(self, dy: Array, **next_conv: object) -> tuple[Array, Array]:
-        """The gradient of the convolution's output, and its input.
+        """The gradient of the convolution's output, and the convolution's input.
 
         Args:
             dy: The gradient of the output, or of the output of a convolution that reads it.

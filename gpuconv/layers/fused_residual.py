@@ -20,8 +20,9 @@ from gpuconv.types import Array
 
 @dataclass(eq=False, repr=False)
 class ResidualNorm(Fused):
-    """A residual block whose body ends in batch norm, and optionally an activation whose backward reads its output: the
-    last op of the body is `gpuconv.ops.batch_norm` or `gpuconv.ops.conv2d_batch_norm` with addend=."""
+    """A residual block whose body ends in batch norm, and optionally the activation after the block, if its backward
+    reads only its output. The last op of the body is `gpuconv.ops.batch_norm` or `gpuconv.ops.conv2d_batch_norm` with
+    addend=."""
 
     @staticmethod
     def fits(layers: Sequence[Layer]) -> bool:
@@ -40,7 +41,8 @@ class ResidualNorm(Fused):
 
     @property
     def reads_slices(self) -> bool:  # type: ignore[override]
-        """A sum without an activation passes dy itself to the shortcut."""
+        """Whether backward reads a dy that is a slice without copying it. Without an activation, backward passes dy
+        itself to the shortcut."""
         shortcut = self._rows[1]
         return self.activation is not None or shortcut is None or reads_slices(shortcut)
 
@@ -53,7 +55,7 @@ class ResidualNorm(Fused):
 
     @property
     def adds_to_sum(self) -> bool:
-        """Whether the body or the shortcut adds the gradient of its input to that of the other one."""
+        """Whether the body or the shortcut adds its gradient of the input to the gradient from the other."""
         return self._adds_onto_gradient or any(cast(Residual, self.layers[0]).adds_to_sum)
 
     joined, adding = joining_layer, adds_to_sum  # their former names
@@ -97,7 +99,7 @@ class ResidualNorm(Fused):
             yield addend.gradient_of(dy)  # the body's backward has computed it
 
         if input_grad and self._adds_onto_gradient:
-            # The norm's backward computes that gradient before the body's first layer adds to it.
+            # The norm's backward sets the addend's gradient before the body's first layer adds to it.
             onto = Onto(lambda: addend.gradient_of(dy), needs_own=shows_gradients(body))
             return cast(Array, call(body, "backward", dy, onto=onto))
         if input_grad:

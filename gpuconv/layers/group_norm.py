@@ -35,7 +35,8 @@ class ImageNorm(Layer, base=True):
         return input_shape
 
     def _images(self, x: Array) -> tuple[Array, int]:
-        """x in the shape (N, ..., C) that the op takes, where N counts what is normalized, and the number of groups."""
+        """(x in the shape (N, ..., C) that the op takes, the number of groups). N counts the images or the
+        positions."""
         raise NotImplementedError
 
     def forward(self, x: Array, training: bool = False, *, out: Array | None = None) -> Array:

@@ -1,4 +1,4 @@
-"""A gradient of an input that another layer has computed, to which a layer's backward adds its own."""
+"""Lets a layer's backward add its gradient of the input to the gradient that another layer has computed."""
 
 from __future__ import annotations
 

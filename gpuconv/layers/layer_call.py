@@ -79,12 +79,12 @@ def writes_slices(layer: AnyLayer) -> bool:
 
 
 def reads_slices(layer: AnyLayer) -> bool:
-    """Whether a layer's backward reads a dy that is such a slice without copying it."""
+    """Whether a layer's backward reads a dy that is a slice of the channels of a wider volume without copying it."""
     return layer.reads_slices and not layer.is_foreign
 
 
 def takes_slices(layer: AnyLayer) -> bool:
-    """Whether a layer reads an x that is such a slice without copying it."""
+    """Whether a layer reads an x that is a slice of the channels of a wider volume without copying it."""
     return layer.takes_slices and not layer.is_foreign
 
 

@@ -22,9 +22,9 @@ class BatchNorm(Layer):
     """Normalize each channel of (..., C) to mean 0 and variance 1, then multiply by `weight` and add `bias` (Ioffe and
     Szegedy 2015).
 
-    Training uses the statistics of the batch, or, where a Trainer computes a batch in parts, of each part; with
-    `Trainer(sync_batch_norm=True)` of the whole batch on all ranks. It also updates `running_mean` and `running_var`.
-    Inference uses these running statistics. All four arrays are (C,), in the net's accumulation dtype.
+    Training uses the statistics of the batch. If a Trainer computes a batch in parts, training uses those of each part,
+    or, with `Trainer(sync_batch_norm=True)`, those of the whole batch on all ranks. It also updates `running_mean` and
+    `running_var`. Inference uses these running statistics. All four arrays are (C,), in the net's accumulation dtype.
 
     Args:
         momentum: The batch's share of the running statistics, in [0, 1].
@@ -111,7 +111,7 @@ class BatchNorm(Layer):
             dy: The output's gradient.
             saved: x, mean, inv_std, training.
             input_grad: As in `Layer.backward`.
-            addend: What forward added to the output; it receives its gradient.
+            addend: The addend of forward; its `gradient` is set.
             fused: Further arguments of `gpuconv.ops.batch_norm_backward`, if an activation or a convolution follows or
                 a pool precedes.
         """

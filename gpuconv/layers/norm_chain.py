@@ -81,10 +81,9 @@ class NormChain(Fused):
         return self.layers[-1].algorithms(batch_size, device)
 
 
-# Instructions per element that a norm's backward sums take in a separate pass, and in dgrad's epilogue, by the
-# activation after the norm. The separate pass is limited by memory: while an H200 moves an element's bytes, it can
-# issue 31 instructions. In dgrad's epilogue each instruction takes the model's 1.67 clocks
-# (docs/kernels/column_reduce.md).
+# For each activation after a norm, the instructions per element that the norm's backward sums take in a separate pass
+# and in dgrad's epilogue. The separate pass is limited by memory: while an H200 moves an element's bytes, it can issue
+# 31 instructions. In dgrad's epilogue each instruction takes the model's 1.67 clocks (docs/kernels/column_reduce.md).
 _INSTRUCTIONS = {None: (7.1, 10.9), "relu": (18.0, 22.0), "gelu": (49.4, 53.1)}
 _ISSUED_MEANWHILE, _CLOCKS_IN_DGRAD = 31, 1.67
 

@@ -46,14 +46,14 @@ def predict(
 
 
 def prepare_images(net: Layer, images: object, normalize: bool | None) -> tuple[Array, bool]:
-    """Any images that `predict` takes, as one batch in the net's dtype on its device, and whether it was a single
-    image."""
+    """Any images that `predict` takes, as one batch in the net's dtype on its device, and whether `images` is a
+    single image."""
     batch, single = as_batch(net, images)
     return _as_input(net, batch, _normalizes(net, batch, normalize)), single
 
 
 def as_batch(net: Layer, images: object) -> tuple[Array, bool]:
-    """The images as one array (N, H, W, C) of floats or uint8, and whether it was a single image."""
+    """The images as one array (N, H, W, C) of floats or uint8, and whether `images` is a single image."""
     expect_built(net)
     shape = net.input_shape or ()
     if isinstance(images, Iterator):

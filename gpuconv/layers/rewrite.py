@@ -27,14 +27,14 @@ def fused_row(layers: Sequence[Layer]) -> list[Layer]:
 
 
 def chained_row(layers: Sequence[Layer], norm_sums: bool | None) -> Sequence[Layer]:
-    """A fused row, with runs of fused layers replaced by one. norm_sums: see `Sequential.fuse`."""
+    """A fused row, in which a chain replaces each run of layers that it can run. norm_sums: see `Sequential.fuse`."""
     for chained in CHAINED:
         layers = chained(layers, norm_sums)
     return layers
 
 
 def _replace_first(layers: Sequence[Layer]) -> tuple[Layer, int]:
-    """The replacement of the first layers, and how many it replaces."""
+    """The layer that replaces the first layers, and how many it replaces."""
     for length in range(len(layers), 0, -1):
         for kind in FUSED:
             if kind.fits(layers[:length]) and not any(layer.has_hooks for layer in layers[:length]):

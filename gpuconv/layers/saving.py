@@ -68,7 +68,7 @@ def notes(net: AnyLayer) -> Record:
 
 
 class Noted(Protocol):
-    """A net that keeps what is known of its images."""
+    """A net that keeps metadata about its images."""
 
     classes: Sequence[str] | None
     normalization: Normalization | None

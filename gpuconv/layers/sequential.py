@@ -40,9 +40,9 @@ if TYPE_CHECKING:
 class Sequential(Layer):
     """A sequence of layers, each applied to the output of the one before: a net, or a part of one.
 
-    A list that begins with `Input`, or (without `share`) with a layer that is built, is built at once; any other list
-    by `build`, whose options take precedence. Layers without a name are named by kind and number, conv1, relu1, ...,
-    and `Input` by its kind; ``net["conv1"]`` and ``net[0]`` give a layer.
+    A list that begins with `Input` is built at once. So is a list that begins with a built layer, unless `share` is
+    set. `build` builds any other list; its options take precedence over the constructor's. Layers without a name are
+    named by kind and number, conv1, relu1, ..., and `Input` by its kind; ``net["conv1"]`` and ``net[0]`` give a layer.
 
     A layer that is already built, for example in another net, is copied with its weights, so that no two nets share it:
     ``Sequential([*net[:-1], Linear(3)])`` is a separate net with a new head. A slice, ``net[:-1]``, is a net that
@@ -189,7 +189,7 @@ class Sequential(Layer):
 
     @property
     def writes_slices(self) -> bool:  # type: ignore[override]
-        """Whether its last layer does; `reads_slices` follows the last layer too."""
+        """Whether the last layer writes slices."""
         return writes_slices(self.layers[-1])
 
     @property
@@ -203,16 +203,17 @@ class Sequential(Layer):
 
     @property
     def reads_slices(self) -> bool:  # type: ignore[override]
+        """Whether the last layer reads slices."""
         return reads_slices(self.layers[-1])
 
     @property
     def takes_slices(self) -> bool:  # type: ignore[override]
-        """Whether its first layer does."""
+        """Whether the first layer takes slices."""
         return takes_slices(self.layers[0])
 
     @property
     def adds_input_grad(self) -> bool:  # type: ignore[override]
-        """Whether its first layer does."""
+        """Whether the first layer adds the input's gradient to an array."""
         return adds_input_grad(self.layers[0])
 
     def plan(self, input_shape: Shape) -> Shape:
@@ -297,7 +298,7 @@ class Sequential(Layer):
             batch_size: Images computed at a time.
             softmax: Whether to return probabilities over the last axis.
             top: k returns the k most probable classes of each image instead, as a list of (class, probability), the
-                best first. A class is its name in `classes`, or its number as text if they are None.
+                best first. A class is its name in `classes`, or its number as text if `classes` is None.
             normalize: By default uint8 images and files are normalized as in training (`normalization`), and floats are
                 assumed to be normalized; True or False overrides this.
 
@@ -359,12 +360,13 @@ class Sequential(Layer):
         - Batch norm and an activation become `gpuconv.ops.batch_norm` with that activation.
         - If the body of a residual block ends in batch norm, the norm's op also adds the shortcut, and applies the
           activation after the block if that activation's backward reads only its output.
-        - Where a CONV reads the output of such a norm, the gradient of its input also computes the norm's backward sums
+        - Where a CONV reads the output of a batch norm fused in one of these ways, without a POOL or a shortcut, the op
+          that computes the CONV's input gradient also computes the norm's backward sums
           (`gpuconv.ops.batch_norm_backward` with w).
 
         Args:
-            norm_sums: Whether the last of these is done wherever it can be; by default only where it is expected to be
-                faster, after a norm without an activation.
+            norm_sums: Whether the last of these fusions is done wherever it is possible; by default only where it is
+                expected to be faster, after a norm without an activation.
 
         A depthwise CONV is fused only with an activation whose backward reads its output, RELU included. Activations
         with other options than the defaults, and layers with hooks, are not fused. Layers inside containers are fused

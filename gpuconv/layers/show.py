@@ -9,7 +9,7 @@ from gpuconv.layers.shapes import volume_size
 
 
 def text_of(name: str, layers: Iterable[Layer]) -> str:
-    """A line for each layer of a net; layers inside others are indented. name: of the net's class."""
+    """A line for each layer of a net; layers inside others are indented. name: the name of the net's class."""
     lines = [*_lines(layers, "  ")]
     key, call, shape = (max((len(line[column]) for line in lines), default=0) for column in range(3))
     text = [f"{line[0]:{key}}  {line[1]:{call if shape else 0}}  {line[2]}".rstrip() for line in lines]

@@ -132,8 +132,8 @@ class Stateful(Generic[LayerT]):
         return precision_of(self.dtype, self.tf32)
 
     def compute_in(self, dtype: np.dtype, tf32: bool, device: str | None = None) -> None:
-        """Set the precision, and unless it is None the device, in every layer of the tree. Existing arrays are neither
-        converted nor moved, see `Layer.to`."""
+        """Set the precision in every layer of the tree, and also the device unless it is None. Existing arrays are
+        neither converted nor moved, see `Layer.to`."""
         for layer in self.walk():
             layer.dtype, layer.tf32, layer.device = dtype, tf32, device or layer.device
 
@@ -151,7 +151,7 @@ class Stateful(Generic[LayerT]):
             device: Where the values live.
 
         Raises ValueError or TypeError for a wrong argument, DeviceError for a device that is not available, and what an
-        initializer raises; nothing has changed then, which takes memory for both the old and the new values.
+        initializer raises. Nothing has changed then; for this, the old values stay in memory until all new ones exist.
         """
         seed = seed_value("seed", seed)
         with restored_on_error(self):
@@ -253,9 +253,13 @@ class Stateful(Generic[LayerT]):
         """Copy values into the arrays, in place. Floats of another precision are converted.
 
         strict=False ignores missing and unexpected keys. Returns the keys that were missing and those that were
-        unexpected. Before anything is changed, raises ValueError that lists all of these and every wrong shape,
-        ValueError for a number outside the dtype's range, and TypeError for a state that is not a mapping, for integers
-        in place of floats and for floats in place of integers.
+        unexpected.
+
+        Raises:
+            ValueError: A key is missing or unexpected, a shape is wrong (the message lists all such keys), or a number
+                is outside the dtype's range. Nothing has changed then.
+            TypeError: The state is not a mapping, or it has integers in place of floats, or floats in place of
+                integers. Nothing has changed then.
         """
         if not isinstance(state, Mapping):
             hint = "; gpuconv.interop.from_torch(module, net) converts it" if hasattr(state, "state_dict") else ""

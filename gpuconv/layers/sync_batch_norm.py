@@ -65,7 +65,8 @@ def backward(
     `gpuconv.ops.batch_norm_backward`.
 
     dx = gamma inv_std (dy - (dbeta + xhat dgamma) / m), with dgamma and dbeta summed over all parts, weighted by their
-    shares, and m the number of this part's values per channel: the loss of a part is the mean over its own samples.
+    shares. m is the number of this part's values per channel, because the loss of a part is the mean over its own
+    samples.
     """
     mean, var, inv_std = statistics
     found = [ops.batch_norm_backward(dy, x, gamma, mean, inv_std, training=False) for dy, x in zip(gradients, parts)]

@@ -23,9 +23,9 @@ class Upsample(Layer):
     (C, scale, scale, 1); backward sums each window.
 
     "bilinear" interpolates between the centers of pixels; outside the outermost centers it repeats the pixels at the
-    edge. It is computed as the mean of the repeated pixels over a window of size `scale` around each; for an even
-    scale, where windows lie between pixels, as the mean of the two adjacent windows. A window counts only pixels inside
-    the map.
+    edge. It first repeats each pixel. Then each output is the mean over a window of size `scale` around it, in which
+    only pixels inside the map count. A window of even size is not centered on a pixel, so along that axis the output is
+    the mean of the two adjacent windows.
 
     Args:
         scale: How much larger the map becomes: a whole number or (height, width).

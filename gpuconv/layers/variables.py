@@ -66,7 +66,7 @@ def expect_initializers(layer: Weighted) -> None:
 
 def weight_and_bias(layer: Weighted, weight_shape: Shape, groups: int = 1) -> dict[str, Variable]:
     """The variables of a layer with `weight_init`, `bias` and `bias_init`; the weight's first axis is the output.
-    groups: those of a convolution, which the weight's initializer takes."""
+    groups: the number of groups of a convolution, for the weight's initializer."""
     initializer = initializers.get(layer.weight_init)
     variables = {"weight": Variable(weight_shape, partial(initializer, groups=groups) if groups > 1 else initializer)}
     if layer.bias:
