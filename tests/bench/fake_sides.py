@@ -24,7 +24,7 @@ def entry(shape: int = 8, op: str = "fprop", dtype: str = "float32") -> Entry:
 
 
 def spend(seconds: float) -> None:
-    """Wait in a loop for that long: on a busy machine a sleep is imprecise."""
+    """Wait in a loop, because a sleep is imprecise on a busy machine."""
     end = time.perf_counter() + seconds
     while time.perf_counter() < end:
         pass

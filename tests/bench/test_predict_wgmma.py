@@ -64,8 +64,8 @@ def test_the_clocks_of_a_stage_equal_those_computed_by_hand(algo, tensor, read):
 
 def test_the_time_of_a_convolution_equals_that_computed_by_hand():
     predicted = predict(turns=2, partials=4.256e6)
-    # A stage copies 32 KiB. Half of the 400 other instructions run, at two clocks each in the two multiplying warps of
-    # a scheduler. The partial sums of 4.256 MB take 1 us.
+    # A stage copies 32 KiB. Half of the 400 other instructions run, in both multiplying warps of a scheduler, and each
+    # takes two clocks. The partial sums of 4.256 MB take 1 us.
     l2, stored = 32768 * 132 / 5120, 0.5 * 400 * 2 * 2
     clocks = 10_000 + PROLOGUE + l2 + 2 * 18 * l2 + stored  # filling the ring hides the store of the first tile
     assert predicted.seconds == pytest.approx(clocks / H200.clock + 1e-6)

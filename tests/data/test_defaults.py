@@ -1,4 +1,4 @@
-"""Defaults are those of a table: others would change the behavior of users' programs."""
+"""The defaults are those of a table, because other defaults would change the behavior of users' programs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Downloading from a server on this machine that can be told to misbehave."""
+"""Downloads from a local server, which a test can tell to misbehave."""
 
 import contextlib
 import hashlib

@@ -73,7 +73,7 @@ def test_white_shows_through_a_transparent_color(tmp_path, mode, channels):
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
-def test_an_opaque_image_is_read_as_without_transparency(tmp_path, mode, channels):
+def test_an_opaque_image_is_read_as_if_it_had_no_transparency(tmp_path, mode, channels):
     pixels = np.random.default_rng(5).integers(0, 256, (64, 64, 3)).astype(np.uint8)
     opaque = Image.fromarray(pixels)
     image = opaque.convert(mode)

@@ -19,8 +19,8 @@ class CallWhenUnpickled:
 
 
 def crafted(path):
-    """Pickles by what they contain. The pickle module would run the commands of those in COMMANDS, which create a file
-    at `path`."""
+    """Pickles, by what they contain. The pickle module would run the command in each pickle that COMMANDS names; the
+    command creates a file at `path`."""
     command = f"touch {path}"
     return {
         "os.system": pickle.dumps({"data": CallWhenUnpickled(os.system, command)}, 2),
@@ -76,7 +76,7 @@ def test_pickles_that_would_change_or_end_the_process_are_refused(short_files, t
     ids=["memo", "byte-array", "integer"],
 )
 def test_memory_is_not_allocated_by_sizes_that_a_pickle_declares(short_files, tmp_path, opcode):
-    """A memo index, a byte array of 1 TB, an integer of 2 GB: declared, but not in the file."""
+    """A pickle declares a huge memo index, a byte array of 1 TB or an integer of 2 GB, but its file is tiny."""
     tracemalloc.start()
     (tmp_path / "batch").write_bytes(b"\x80\x05" + opcode + b".")
     with pytest.raises(ValueError, match="batch is"):

@@ -79,7 +79,7 @@ def test_the_terms_of_a_gradient_are_the_outputs_whose_factor_is_not_zero(net, x
     assert len(found.terms) == len(factors) == np.count_nonzero(found.weight)
 
 
-def test_a_pool_names_its_winner_and_a_relu_and_a_flatten_their_input(net, x):
+def test_explanations_name_the_winner_of_a_pool_and_the_input_of_a_relu_or_flatten(net, x):
     volumes = net.activations(x)
     pool = explain(net, x, "pool", (1, 1, 3))
     assert volumes["relu"][0][pool.terms[0].at] == pool.value

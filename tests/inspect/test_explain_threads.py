@@ -63,7 +63,7 @@ def test_with_split_k_the_thread_of_the_first_part_is_named_too(dtype):
         assert writer.source.startswith("gemm")
         touched = {access.name: access for access in thread.part.touched}
         assert any(name.startswith("shared") and touched[name].read for name in touched)
-        part = 4 * np.ravel_multi_index(at, (4, 4, 64))  # sums are float32
+        part = 4 * np.ravel_multi_index(at, (4, 4, 64))  # in bytes: the sums are float32
         assert touched["argument 'partials'"].first <= part <= touched["argument 'partials'"].last
         assert not touched["argument 'partials'"].read
     thread = explain(net, x, "conv1", (2, 1, 35), locate=True, backward=True).thread

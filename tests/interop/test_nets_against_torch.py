@@ -98,7 +98,7 @@ def test_loss_gradients_and_running_statistics_of_a_step_agree(loss):
     ours_as_torch = interop.to_torch(ours, like=theirs.state_dict())
     for key in ("1.running_mean", "1.running_var"):
         np.testing.assert_allclose(ours_as_torch[key], theirs.state_dict()[key].numpy(), rtol=1e-12)
-    for layer in ours.walk():  # the gradients, through the same permutation as the weights
+    for layer in ours.walk():  # to_torch then permutes the gradients as it permutes the weights
         for name, gradient in layer.gradients.items():
             layer.arrays[name] = gradient
     gradients = interop.to_torch(ours, like=theirs.state_dict())

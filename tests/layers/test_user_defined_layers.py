@@ -148,7 +148,7 @@ def test_layers_that_can_be_saved_are_built():
         assert rebuilt(net).config() == net.config()
 
 
-def test_a_dictionary_among_the_settings_is_kept_and_its_config_rebuilds_it():
+def test_a_dictionary_among_the_settings_is_kept_and_is_rebuilt_from_the_config():
     options = {"size": np.float32(0.5), "taps": [{"layer": "conv1", "at": 2}]}
     layer = HoldsAnything(options)
     assert layer.content is options

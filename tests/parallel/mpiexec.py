@@ -23,7 +23,8 @@ def command(ranks, *arguments, options=()):
 
 
 def environment():
-    """One thread per rank, and MPICH's library, which mpi4py does not find in a nested virtual environment."""
+    """Variables for one thread per rank and for MPICH's library, which mpi4py does not find in a nested virtual
+    environment."""
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     return os.environ | {"OPENBLAS_NUM_THREADS": "1", "MPI4PY_LIBMPI": mpich_file("libmpi.so.12"), "PYTHONPATH": path}
 

@@ -41,8 +41,8 @@ class Capture:
         self._calls.append(work)
 
     def order(self, schedule: str) -> list[Work]:
-        """The order in which the graph runs. "early": that of the calls. "late": the work of a branch runs only when
-        other work waits for it."""
+        """The order in which the graph runs. "early": the order of the calls. "late": the work of a branch runs only
+        when other work waits for it."""
         if schedule == "early":
             return self._calls
         ordered: list[Work] = []

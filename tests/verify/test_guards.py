@@ -1,4 +1,4 @@
-"""Guards: they tell of writes out of bounds, and arrays begin as NaN."""
+"""Guards: they report writes out of bounds, and arrays begin as NaN."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests import standin
 
 
 @pytest.mark.parametrize("schedule", ["early", "late"])
-def test_guards_tell_of_writes_out_of_bounds_and_arrays_begin_as_nans(schedule):
+def test_guards_report_writes_out_of_bounds_and_arrays_begin_as_nans(schedule):
     with standin.installed(schedule=schedule):
         import cupy
 

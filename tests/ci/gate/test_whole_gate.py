@@ -76,7 +76,7 @@ END
 
 @pytest.mark.slow
 def test_the_whole_gate_runs_on_the_stand_in(tmp_path):
-    """At a small size, with kernels on the emulator, made-up times, and a fake Nsight and sanitizer."""
+    """The gate runs at a small size, with kernels on the emulator, made-up times, and a fake Nsight and sanitizer."""
     write_tool(tmp_path / "bin", "compute-sanitizer", SANITIZER)
     write_tool(tmp_path / "bin", "ncu", NCU)
     python = f"{sys.executable} -m tests.standin"
