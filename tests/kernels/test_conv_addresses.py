@@ -153,7 +153,7 @@ def test_addresses_past_2_to_the_31_in_the_output_are_right(device):
     ("case", "message"),
     [
         (conv(2**15, 256, 256, 1, 1, (1, 1)), "input pixels"),
-        (conv(1, 1, 1, 2**30, 1, (1, 2), padding=((0, 0), (0, 1))), "filter taps times channels"),
+        (conv(1, 1, 1, 2**30, 1, (1, 2), padding=((0, 0), (0, 1))), "the taps of a filter, times the channels"),
         (conv(1, 1, 1, 1, 1, (1, 1), padding=((2**30, 0), (0, 0)), stride=(2**20, 1)), "sides"),
     ],
 )

@@ -47,7 +47,8 @@ def expect_within_limits(problem: Conv2dProblem) -> None:
     depth = r * s * max(problem.c, problem.k) // problem.groups
     if depth > _MOST_PIXELS:
         raise ValueError(
-            f"filter taps times channels or filters of a group are at most {_MOST_PIXELS}, received {depth}"
+            f"the taps of a filter, times the channels or filters of a group, are at most {_MOST_PIXELS}, "
+            f"received {depth}"
         )
     side = max(h + sum(padding[0]), w + sum(padding[1]), dilation_h * r, dilation_w * s)
     if side > _LONGEST_SIDE:
