@@ -84,7 +84,7 @@ def test_gradients_agree_with_numerical_ones(name, options, shape):
 @pytest.mark.parametrize("dtype", FLOAT_NAMES)
 @pytest.mark.parametrize(("name", "options"), CASES)
 def test_backward_in_every_dtype_is_within_its_bound_of_float64(name, options, dtype):
-    """More elements than one block holds, so that there are several blocks."""
+    """The arrays have more elements than one block, so there are several blocks."""
     saved = signed((3, 7001), dtype)
     if name not in SAVES_INPUT:
         saved = getattr(ops, name)(saved, **options)
@@ -130,7 +130,7 @@ def test_hard_swish_gives_the_values_computed_by_hand():
 
 
 @pytest.mark.parametrize("dtype", FLOAT_NAMES)
-def test_nan_passes_and_infinities_reach_their_limits(dtype):
+def test_nan_gives_nan_and_infinities_give_the_limits(dtype):
     x = np.array([np.nan, np.inf, -np.inf]).astype(as_dtype(dtype))
     for name in ("relu", "relu6", "leaky_relu", "elu", "sigmoid", "tanh", "silu", "hard_swish", "gelu"):
         assert np.isnan(getattr(ops, name)(x)[0].astype(np.float64)), name

@@ -16,7 +16,7 @@ def clipped(grads, scaling=None, max_norm=1.0):
 
 
 def test_clipping_by_norm_gives_the_factors_computed_by_hand():
-    """Gradients of norm 13."""
+    """The gradients have the norm 13."""
     grads = [np.array([[3.0, -4.0]]), np.array(12.0), np.zeros((0, 2))]
     assert clipped(grads, max_norm=6.5) == [1, pytest.approx(6.5 / (13 + 1e-6), rel=1e-15), 0, 0]
     assert clipped(grads, max_norm=26.0) == [1, 1, 0, 0]

@@ -117,7 +117,8 @@ def factors(strengths, count, seed, offset):
     ids=["brightness", "contrast", "saturation", "all"],
 )
 def test_colors_are_pytorchs_color_jitter(image, strengths):
-    """torchvision's adjust_brightness, adjust_contrast, adjust_saturation, of floats from 0 to 1."""
+    """The expected pixels are those of torchvision's adjust_brightness, adjust_contrast and adjust_saturation, for
+    floats from 0 to 1."""
     options = dict(zip(("brightness", "contrast", "saturation"), strengths))
     jittered = load(image, 20, **options, seed=7, offset=2**33)
 
@@ -136,7 +137,7 @@ def test_colors_are_pytorchs_color_jitter(image, strengths):
 
 @pytest.mark.parametrize("saturation", [0, 0.4])
 def test_hue_is_that_of_hsv(saturation):
-    """The expected pixels are turned in hue by the standard library, in the same way as by torchvision's adjust_hue."""
+    """Python's colorsys turns the hue of the expected pixels, in the same way as torchvision's adjust_hue."""
     rng = np.random.default_rng(4)
     image = rng.integers(0, 256, (1, 6, 7, 3)).astype(np.uint8)
     image[0, 0] = [[0, 0, 0], [255, 255, 255], [9, 9, 9], [255, 0, 0], [7, 7, 200], [7, 200, 200], [200, 7, 200]]

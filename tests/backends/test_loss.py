@@ -44,7 +44,7 @@ def test_label_smoothing_gives_the_values_computed_by_hand():
 
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.3])
 @pytest.mark.parametrize("dtype", FLOAT_NAMES)
-def test_a_one_hot_row_is_a_label(dtype, label_smoothing):
+def test_a_one_hot_row_gives_the_results_of_its_label(dtype, label_smoothing):
     scores, labels = batch(7, 5, "float32")
     value, gradient = ops.softmax_cross_entropy(scores, labels, label_smoothing=label_smoothing)
     rows = np.eye(5)[labels].astype(as_dtype(dtype))

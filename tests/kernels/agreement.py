@@ -48,8 +48,8 @@ def expected(name: str, *arrays, **options):
 
 
 def thread_orders(device: str) -> list[contextlib.AbstractContextManager[Any]]:
-    """Ways to run a kernel that must all give the same bits: threads in order, and in shuffled orders; on a GPU, which
-    cannot shuffle them, two equal runs."""
+    """Ways to run a kernel, all of which must give the same bits: on the emulated device, with the threads in order and
+    in two shuffled orders; on a GPU, twice without a change."""
     if device != "emulated":
         return [contextlib.nullcontext(), contextlib.nullcontext()]
     return [contextlib.nullcontext(), *(_shuffled(seed) for seed in (1, 2))]

@@ -12,7 +12,7 @@ from tests.tolerance import assert_within, elementwise_bound, sum_bound
 CASES = {
     "one pixel": ((1, 1, 1, 1), dict(kernel_size=1)),
     "empty batch": ((0, 4, 4, 3), dict(kernel_size=2)),
-    "seed net": ((2, 32, 32, 12), dict(kernel_size=2)),
+    "windows side by side": ((2, 32, 32, 12), dict(kernel_size=2)),
     "prime sizes": ((3, 7, 11, 5), dict(kernel_size=2)),
     "overlapping": ((2, 9, 7, 3), dict(kernel_size=3, stride=2)),
     "overlapping, padded": ((1, 8, 8, 16), dict(kernel_size=3, stride=2, padding=1)),

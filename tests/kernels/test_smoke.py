@@ -67,6 +67,6 @@ def test_gemm_family_agrees_with_the_oracle(device, monkeypatch, name):
 
 
 def test_a_kernel_of_wgmma_compiles_for_hopper_without_a_spill():
-    """The others are compiled in test_wgmma_machine_code.py."""
+    """test_wgmma_machine_code.py compiles the other kernels of wgmma."""
     variant = tensor_core_variant("fprop", find("wgmma-128x128", "bfloat16"), "bfloat16")
     assert_no_spills(compiled(variant, "sm_90a"))

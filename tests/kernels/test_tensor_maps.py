@@ -1,4 +1,4 @@
-"""Boxes of tensors, loaded and stored through a TensorMap: swizzles, padding, what is refused. No GPU has run this."""
+"""Boxes of tensors, loaded and stored through a TensorMap: swizzles, padding, what is refused. No GPU has run these."""
 
 from pathlib import Path
 

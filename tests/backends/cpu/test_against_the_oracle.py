@@ -22,7 +22,7 @@ def test_op_is_within_its_bound(op, dtype, tiers):
             assert outcome.passed, f"{case.name}: {outcome.failure}"
 
 
-def test_the_fast_code_does_not_run_on_the_oracle(monkeypatch):
+def test_a_case_runs_the_fast_code_and_not_the_oracle(monkeypatch):
     """Otherwise the oracle would be compared with itself."""
     monkeypatch.setattr(cpu.activation, "relu", lambda x, *, out=None: np.full_like(x, 7))
     case = next(case for case in CASES if case.op == "relu")

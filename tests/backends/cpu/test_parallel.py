@@ -31,7 +31,7 @@ def test_parts_are_contiguous_and_results_keep_their_order(blas):
     assert len({part[2] for part in parts}) > 1
 
 
-def test_blas_runs_on_one_core_inside_and_gets_its_threads_back(blas):
+def test_blas_runs_on_one_core_within_a_part_and_gets_its_threads_back(blas):
     assert parallel.in_parts(lambda x: blas.num_threads, np.zeros(6)) == [1, 1, 1]
     assert blas.num_threads == parallel.threads() == 3
 

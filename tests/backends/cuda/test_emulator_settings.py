@@ -1,4 +1,4 @@
-"""The emulator's settings: in the program, and by environment variables."""
+"""The emulator's settings can be set in the program and by environment variables."""
 
 import sys
 
