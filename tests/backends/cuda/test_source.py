@@ -1,5 +1,6 @@
 """Reading .cu files: includes, signatures, shared variables."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -97,9 +98,10 @@ def test_a_kernel_may_have_no_parameters():
     assert parameters("") == parameters("void") == ()
 
 
-def test_an_unreadable_parameter_is_named():
-    with pytest.raises(ValueError, match="cannot read the kernel parameter 'float x\\[4\\]'"):
-        parameters("float x[4]")
+@pytest.mark.parametrize("parameter", ["float x[4]", "int (*f)(int)", "int (*f)(int, int (*)(float))"])
+def test_an_unreadable_parameter_is_named(parameter):
+    with pytest.raises(ValueError, match=re.escape(f"cannot read the kernel parameter {parameter!r}")):
+        parameters(f"float* y, {parameter}, int n")
 
 
 def test_each_header_is_included_once_with_line_numbers(tmp_path):

@@ -30,9 +30,9 @@ _COMMENT_OR_STRING = re.compile(r'//[^\n]*|/\*.*?\*/|"(?:\\.|[^"\\\n])*"', re.DO
 _ARGUMENTS = r"\s*\((?:[^()]|\([^()]*\))*\)"
 _ATTRIBUTES = rf"(?:(?:__launch_bounds__|__cluster_dims__){_ARGUMENTS}\s*)*"
 _KERNEL = re.compile(
-    rf'extern\s+"C"\s+__global__\s+(?P<before>{_ATTRIBUTES})void\s+(?P<after>{_ATTRIBUTES})(?P<name>\w+)\s*'
-    r"\((?P<list>[^()]*)\)\s*\{"
+    rf'extern\s+"C"\s+__global__\s+(?P<before>{_ATTRIBUTES})void\s+(?P<after>{_ATTRIBUTES})(?P<name>\w+)\s*\('
 )
+_BODY = re.compile(r"\s*\{")
 _ALIGN = r"(?:alignas|__align__)\s*\(([^()]*)\)\s*"
 _ALIGNMENT = re.compile(r"\b" + _ALIGN)
 _SHARED = re.compile(
@@ -164,16 +164,36 @@ def blank_comments(text: str) -> str:
 def _signatures(text: str, defines: tuple[tuple[str, str], ...]) -> dict[str, Signature]:
     macros = dict(defines)
     found = {}
-    for match in _KERNEL.finditer(blank_comments(text)):
+    text = blank_comments(text)
+    for match in _KERNEL.finditer(text):
+        declarations = _declarations(text, match.end())
+        if declarations is None:  # declared here, not defined
+            continue
         name, attributes = match["name"], _expand(match["before"] + match["after"], macros)
         max_threads, *_ = _attribute("__launch_bounds__", attributes)
         found[name] = Signature(
             name,
-            tuple(_parameter(_expand(p, macros)) for p in match["list"].split(",") if p.strip() not in ("", "void")),
+            tuple(_parameter(_expand(p, macros)) for p in declarations if p.strip() not in ("", "void")),
             max_threads,
             _cluster(name, _attribute("__cluster_dims__", attributes)),
         )
     return found
+
+
+def _declarations(text: str, start: int) -> list[str] | None:
+    """The parameters of a function whose list begins at `start`; None if no body follows the list."""
+    depth, begin, found = 0, start, []
+    for match in re.compile("[(),]").finditer(text, start):
+        if match[0] == "(":
+            depth += 1
+        elif depth > 0:
+            depth -= match[0] == ")"
+        else:
+            found.append(text[begin : match.start()])
+            begin = match.end()
+            if match[0] == ")":
+                return found if _BODY.match(text, begin) else None
+    return None
 
 
 def _attribute(name: str, text: str) -> list[int | None]:
