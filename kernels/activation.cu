@@ -6,7 +6,7 @@
 // saved: y or x, see SAVES_OUTPUT in activation.cuh. The output may be an input. A thread moves WIDTH numbers at a time.
 //
 // Macros: DTYPE float32, float64, float16, bfloat16; WIDTH 16 / sizeof(DTYPE) where all arrays are aligned to 16 bytes and, with
-// several rows, where it divides their length and distances; else 1.
+// several rows, WIDTH divides the length of the rows and their distances; else 1.
 // Limits: none. Floor: 2 (forward) or 3 (backward) * sizeof(DTYPE) bytes per number.
 #include "activation.cuh"
 #include "types.cuh"

@@ -1,7 +1,7 @@
 // The activations and their derivatives as functions of one number, for activation.cu and for fused epilogues.
 //
-// Real is float or double, the accumulator's type. Each has `apply(x)` and `gradient(dy, saved)`. saved is y where the derivative
-// can be computed from it (SAVES_OUTPUT is true), else x. `apply` passes NaN on.
+// Real is float or double, the accumulator's type. Each activation has `apply(x)` and `gradient(dy, saved)`. saved is y
+// where the derivative can be computed from it (SAVES_OUTPUT is true), else x. `apply` passes NaN on.
 #pragma once
 
 template <template <class> class Activation> constexpr bool SAVES_OUTPUT = true;

@@ -6,8 +6,8 @@
 //
 // factor and divisor are numbers, or are read from device memory (factor_at, divisor_at) when the kernel runs.
 // _forward takes arrays of any shape as one row. _rows takes rows along the last axis, with any distance from one row to the next,
-// as in slices of channels; for a vector that is added to every row the distance is 0. WIDTH then divides the rows' length and
-// distances. The output may be an input. A thread moves WIDTH numbers at a time.
+// as in slices of channels; for a vector that is added to every row the distance is 0. In _rows, WIDTH divides the
+// length of the rows and their distances. The output may be an input. A thread moves WIDTH numbers at a time.
 //
 // Macros: DTYPE float32, float64, float16, bfloat16; WIDTH 16 / sizeof(DTYPE) where all arrays are aligned to 16 bytes, else 1.
 // Limits: a row of _rows has fewer than 2^31 packs.

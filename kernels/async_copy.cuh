@@ -2,7 +2,7 @@
 //
 //   copy_async<16>(&tile[i], &x[j]);     // start; 4, 8 or 16 bytes; both addresses are aligned to that size
 //   copy_async<16>(&tile[i], p, 0);      // reads 0 bytes, the rest becomes zero: padding without a branch
-//   copy_async_or_zeros<16>(&tile[i], p, found);  // all bytes or zeros: unless `found`, p is not read
+//   copy_async_or_zeros<16>(&tile[i], p, found);  // copies 16 bytes if `found`; else writes zeros, and p is not read
 //   commit_copies();                     // makes the copies since the last commit one group
 //   wait_for_copies<1>();                // waits until at most 1 group of this thread is unfinished
 //   __syncthreads();                     // then the other threads may read

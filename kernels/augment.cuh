@@ -24,7 +24,8 @@ struct Crop {
     static __device__ Crop draw(float smallest, int32 height, int32 width, uint64 block, uint64 seed) {
         Crop crop = {0, 0, height, width, int64(1) << 32, int64(1) << 32};
         if (smallest == 0) return crop;
-        // If no attempt fits into the image: a central crop, one side at most 4/3 of the other one, rounded.
+        // If no attempt fits into the image, the crop is central, and its longer side is at most 4/3 of the shorter
+        // one, rounded.
         crop.rows = min(int64(height), (8 * int64(width) + 3) / 6);
         crop.columns = min(int64(width), (8 * int64(height) + 3) / 6);
         crop.top = (height - crop.rows) / 2;
@@ -52,7 +53,8 @@ struct Crop {
     }
 };
 
-// The two of `length` pixels between which the middle of step i lies, and the weight of the second one, in 1/256.
+// The middle of step i along a side of `length` pixels lies between the pixels `first` and `second`. part: the weight
+// of the second one, in 1/256.
 struct Neighbors {
     int32 first, second, part;
     __device__ Neighbors(int32 i, int64 step, int32 length) {

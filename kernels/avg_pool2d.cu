@@ -3,9 +3,9 @@
 //   forward    y[n, p, q, c] = sum of the window's cells inside the input / divisor(p, q)
 //   backward   dx[n, h, w, c] = sum of dy[n, p, q, c] / divisor(p, q) over the windows that contain (h, w)
 //
-// divisor: the number of the window's cells inside the padded input (INCLUDE_PAD 1) or inside the input (INCLUDE_PAD 0). Cells
-// past the padding, where a "cover" window reaches beyond it, never count. Sums run in row-major order. x (N, H, W, C),
-// y (N, P, Q, C). A thread computes WIDTH neighboring channels of one output.
+// divisor: the number of the window's cells inside the padded input (INCLUDE_PAD 1) or inside the input itself
+// (INCLUDE_PAD 0). A "cover" window may reach past the padding; the cells there never count. Sums run in row-major order.
+// x (N, H, W, C), y (N, P, Q, C). A thread computes WIDTH neighboring channels of one output.
 //
 // Macros: DTYPE; WIDTH 1 or 16 / sizeof(DTYPE); INCLUDE_PAD 0 or 1. Limits: fewer than 2^31 packs per launch.
 // Floor: x and y once; for 2x2 windows at stride 2, 5 sizeof(DTYPE) bytes per output. R * S additions per output.

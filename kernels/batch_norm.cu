@@ -69,8 +69,8 @@ batch_norm_merge(Moments* fewer, const Moments* partials, int32 chunks, int32 sh
     merge_tiles(fewer, partials, chunks, share, channels);
 }
 
-// y = act((x - mean) * scale + beta), for the channels of a thread's packs. With ADDS an addend is added to the value rounded to
-// DTYPE, as a separate addition would, before the activation.
+// y = act((x - mean) * scale + beta), for the channels of a thread's packs. With ADDS, the argument of act is rounded
+// to DTYPE and an addend is added to it, with the same bits as by a separate addition.
 template <bool ADDS>
 struct Normalize {
     DTYPE* y;

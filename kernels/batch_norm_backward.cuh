@@ -7,8 +7,9 @@
 // each number of the formula goes to the pixel of its window that the mask (mask.cuh) marks, zeros to all others.
 //
 // In the formulas, dy is the gradient of the activation's input. That input is recomputed from x instead of being read from memory.
-// With an addend it cannot be recomputed: _sums_saved reads `saved`, which the activation's backward takes. It stores the gradient
-// of the activation's input, which is also the gradient of the addend; _dx, without an activation, reads it as dy.
+// With an addend it cannot be recomputed, so _sums_saved reads `saved`, the array that the activation's backward takes.
+// _sums_saved also stores the gradient of the activation's input, which is the gradient of the addend too. _dx is then
+// compiled without an activation and reads that gradient as dy.
 //
 // alone                    _sums, _finish, _dx or _dx_unpooled: dy and x are read twice, dx written
 // with an addend           _sums_saved, _finish, _dx: also reads saved, and writes the addend's gradient
@@ -165,7 +166,7 @@ struct Unpool {
     int64 dy_pitch;
     int32 h, w, p, q, channels, filters;  // filters: those of one group
 
-    // A pack's window and first filter; returns its place in dy, in packs.
+    // Finds a pack's window and first filter; returns the pack's place in dy, in packs.
     __device__ __forceinline__ int64 locate(int64 pack, int32& window, int32& filter) const {
         const int32 packs = channels / WIDTH;
         window = int32(pack / packs);
@@ -194,7 +195,7 @@ struct Unpool {
     }
 };
 
-// dx = scale * (dy - shift - (x - mean) * slope); without batch statistics scale * dy. x may be null with
+// dx = scale * (dy - shift - (x - mean) * slope); without batch statistics dx = scale * dy. x may be null if there are
 // neither batch statistics nor an activation.
 struct NormInputGradient {
     DTYPE* dx;
@@ -225,7 +226,8 @@ struct NormInputGradient {
             if constexpr (MASK > 0) from = unpool.locate(pack + i * stride, windows[i], filters[i]);
             gradients[i] = reinterpret_cast<const Numbers*>(dy)[from];
         }
-        const bool reads_x = (MASK > 0 && ACTIVE) || x;  // always with an activation; with a mask the compiler must see that
+        // With an activation x is never null. With a mask the compiler must know this.
+        const bool reads_x = (MASK > 0 && ACTIVE) || x;
         if (reads_x)
 #pragma unroll
             for (int i = 0; i < ROWS; ++i) inputs[i] = reinterpret_cast<const Numbers*>(x)[x_from + i * x_stride];

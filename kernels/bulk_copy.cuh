@@ -9,8 +9,10 @@
 //   fence_proxy_async();  // by each thread that wrote the tile with ordinary stores; then a barrier; then one thread:
 //   bulk_store(y, tile, 4096);  or  tensor_store(map, tile, {c, w, n});  // elements outside are not stored
 //   bulk_commit();        // makes this thread's stores since the last commit one group
-//   bulk_wait_read<0>();  // until at most 0 groups still read shared memory: then the tile may be overwritten, or the block end
-//   bulk_wait<0>();       // until they are also written
+//   bulk_wait_read<0>();  // waits until at most 0 groups still read shared memory
+//   bulk_wait<0>();       // waits until at most 0 groups still read or write
+//
+// After bulk_wait_read<0>() the thread may let others overwrite the tile, and the block may end.
 //
 // A TensorMap is a kernel's parameter, `const __grid_constant__ TensorMap map`; the expected bytes of a box include
 // those outside the tensor. A tile is aligned to 128 bytes, or if the map is swizzled, to eight lines of the swizzle
@@ -18,8 +20,8 @@
 // (PTX ISA, "cp.async.bulk", "cp.async.bulk.tensor"; CUDA driver API, cuTensorMapEncodeTiled.)
 //
 // A map comes from gpuconv.backends.cuda.runtime.tensor_map. The emulator reports a box that lies wholly
-// outside the tensor in the first or the last dimension, or 128 elements away from it in a dimension between these, where
-// convolutions have padding.
+// outside the tensor in the first or the last dimension. In the dimensions between, where convolutions have padding, it
+// reports a box only if 128 or more elements lie between box and tensor.
 #pragma once
 
 #include "mbarrier.cuh"
@@ -146,8 +148,9 @@ __device__ __forceinline__ void tensor_load(void* to_shared, const TensorMap& ma
 #endif
 }
 
-// Copies the box to the same address of each block of the cluster whose bit in `ranks` is set, counted from the start of a
-// block's shared memory, and reports its bytes to the mbarrier at the same address there.
+// Copies the box to each block of the cluster whose bit in `ranks` is set, and reports its bytes to an mbarrier of that
+// block. The addresses of box and mbarrier, counted from the start of a block's shared memory, are the same in each
+// block.
 template <int RANK>
 __device__ __forceinline__ void tensor_load_multicast(void* to_shared, const TensorMap& map, Mbarrier* barrier,
                                                       const int (&at)[RANK], uint32 ranks GPUCONV_CALLER) {

@@ -7,12 +7,14 @@
 //   tensor_load_multicast(...);         // copies a box to several blocks (bulk_copy.cuh)
 //
 // A shared variable has the same address in each block, counted from the start of the block's shared memory. A cluster_sync()
-// must separate the initialization of an mbarrier from the first arrival of another block, and the last arrival and multicast
-// of another block from the end of the block that receives it.
+// must come between the initialization of an mbarrier and the first arrival of another block at it. Another
+// cluster_sync() must come between the last arrival or multicast of another block and the end of the block that
+// receives them.
 //
 // After a wait for mbarrier_arrive_in, a thread and its multicasts may overwrite what the arriving thread had read, including reads
-// by wgmma and cp.async for which that thread had waited. What it wrote to global memory is visible only after a cluster_sync(): an
-// arrival that publishes it (.release.cluster) compiles to a fence of the whole GPU.
+// by wgmma and cp.async for which the arriving thread had waited. What the arriving thread wrote to global memory is
+// visible only after a cluster_sync(): an arrival that publishes writes (.release.cluster) compiles to a fence of the
+// whole GPU.
 // (PTX ISA, "barrier.cluster", "mapa", "mbarrier.arrive"; CUTLASS frees stages by the same instruction.)
 //
 // On a GPU cluster_sync() does not wait for threads that have exited; the emulated device reports them.

@@ -51,7 +51,7 @@ struct Position {
 };
 
 // The packs of the calling thread in an array whose rows are `pitch` numbers apart, as in a slice of a wider volume's channels.
-// Where that is more than C, WIDTH divides both.
+// If the pitch is more than C, WIDTH divides both.
 struct PitchedPacks {
     int64 first, stride;
 
@@ -63,8 +63,9 @@ struct PitchedPacks {
     __device__ __forceinline__ int64 at(int64 step) const { return first + step * stride; }
 };
 
-// Calls body.packs<ROWS>(pack, stride, step) for ROWS steps, from `step` on, whose packs are pack, pack + stride, ..., and
-// body.single(number, index) for each number of an incomplete pack, with its index in the pack, at the array's end.
+// Calls body.packs<ROWS>(pack, stride, step) for ROWS steps, from `step` on; their packs are pack, pack + stride, ...
+// If the array ends with an incomplete pack, calls body.single(number, index) for each of its numbers. index: where the
+// number lies in the pack.
 template <int GROUP, class Body>
 __device__ __forceinline__ void walk(const Columns& columns, Body& body) {
     const Position position(columns);

@@ -9,9 +9,10 @@
 // a GEMM without multiplications by zero: rows are the phase's pixels (n, h, w), columns a group's channels, the depth is the
 // phase's taps (r, s, k). grid (tiles x groups x phases, splits); splits as in conv2d_fprop.cu, of the longest phase's depth.
 //
-// NORM_SUMS 1: in forward, a batch norm and ACTIVATION came before the convolution. Also writes the sums of that norm's backward
-// pass over each tile of dx, (phases x tiles down, C, 2), from the norm's input x (N, H, W, C); batch_norm.cu adds them up. One
-// split, no `accumulate`.
+// NORM_SUMS 1: in forward, a batch norm and ACTIVATION came before the convolution. The kernel also computes the sums
+// that this norm's backward pass needs, over each tile of dx, from the norm's input x (N, H, W, C). It writes them to
+// `sums` (phases x tiles down, C, 2), and batch_norm.cu adds up the tiles. NORM_SUMS excludes several splits and
+// `accumulate`.
 //
 // Macros: NORM_SUMS, and those of conv2d_fprop.cu except MASK, MOMENTS and SAVES_INPUT. VECTOR_K is for dy, VECTOR_C for w, dx
 // and x.

@@ -12,8 +12,9 @@
 #define SAVES_INPUT 0
 #endif
 
-// fprop's epilogue with a mask: stores y and the mask. A row of y is the maximum of WINDOW neighboring rows, after the activation
-// and rounded as in y. `y` applies the activation again, which changes nothing.
+// fprop's epilogue with a mask: stores y and the mask. A row of y is the maximum of WINDOW neighboring rows of the
+// product, after the activation and rounded as in y. The member `y` applies the activation again, which changes
+// nothing.
 struct MaskedEpilogue {
     static constexpr int ROWS = WINDOW;
 

@@ -20,9 +20,9 @@
 // w must be aligned to 16 bytes. VECTOR_K: the same for filters, y's pitch and y.
 // MIN_BLOCKS: thread blocks that a multiprocessor must be able to hold. Variants that need more registers require fewer blocks:
 // RESIDENT_BLOCKS (conv2d_matrices.cuh) and RESIDENT below. Limits: those of convolution.cuh.
-// Floor: x, w and y once; 2 R S C / groups FLOPs per output. With MASK 4, per number of y four times the FLOPs, and besides x and w
-// sizeof(DTYPE) + 1/2 bytes: y and the mask. Separate kernels move 17 sizeof(DTYPE) bytes and an index: the convolution writes
-// 4 numbers, the ReLU reads and writes them, and the pool reads them and writes 1.
+// Floor: x, w and y once; 2 R S C / groups FLOPs per output. With MASK 4, a number of y takes four times the FLOPs and,
+// besides x and w, sizeof(DTYPE) + 1/2 bytes, for y and the mask. Separate kernels move 17 sizeof(DTYPE) bytes and an
+// index: the convolution writes 4 numbers, the ReLU reads and writes them, and the pool reads them and writes 1.
 
 #include "gemm_simt.cuh"
 

@@ -1,9 +1,10 @@
 // The gradient of a convolution with respect to its filters by wgmma in clusters: float16 and bfloat16; sm_90a.
 //
 // Formula, layouts, splits and macros are those of conv2d_wgrad.cu, the main loop that of gemm_wgmma.cuh. The CLUSTER blocks of a
-// cluster compute tiles that lie side by side, so they need the same part of dy: each block loads a share of it for all
-// (multicast_iterator.cuh). The threads that multiply the tiles of the first columns also sum db from dy. If the number of tiles
-// across is not a multiple of CLUSTER, the last blocks have no columns: they multiply zeros and store nothing.
+// cluster compute tiles that lie side by side, so they need the same part of dy: each block loads its share of that
+// part for all blocks (multicast_iterator.cuh). The threads that multiply the tiles of the first columns also sum db
+// from dy. If the number of tiles across is not a multiple of CLUSTER, the last blocks have no columns: they multiply
+// zeros and store nothing.
 //
 // Grid: (clusters x CLUSTER, splits). The scheduler counts a cluster's tiles as one. gradients: the tensor map of dy. VECTOR_C and
 // VECTOR_K are 8.

@@ -20,7 +20,8 @@ struct Convolution {
     int32 n, h, w, c, p, q, k, r, s;  // c and k: of one group
     int32 all_channels, all_filters, top, left, dilation_h, dilation_w;
     FastDivmod pq, q_width, channels, filters, taps_across, stride_h, stride_w;  // by y's P * Q and Q, c, k, s, the strides
-    // dgrad: the pixels of one phase, the stride between taps that read its pixels, and that stride in windows
+    // dgrad: a phase's height and width in pixels, the step from one tap that reads its pixels to the next, and this
+    // step in windows
     int32 phase_h, phase_w, tap_step_h, tap_step_w, window_step_h, window_step_w;
     FastDivmod phases, phase_hw, phase_width;   // by the phases, phase_h * phase_w, phase_w
     FastDivmod fewer_across, more_across;       // by the two numbers of taps across that phases have
@@ -30,7 +31,9 @@ struct Convolution {
     // elements from one pixel to the next, of y or dy, and of x: all_filters and all_channels, or more in a slice of a wider
     // volume's channels
     int32 y_pitch, x_pitch;
-    int32 unused;  // pads to a multiple of 8 bytes, for the argument after it: without it conv2d_dgrad_wgmma spills with NORM_SUMS
+    // Pads the struct to a multiple of 8 bytes, for the kernel argument that follows. Without the padding
+    // conv2d_dgrad_wgmma spills with NORM_SUMS.
+    int32 unused;
 };
 
 constexpr int WINDOW = MASK == 4 ? 4 : 1;  // pixels of the convolution for one of y

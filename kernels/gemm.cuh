@@ -9,14 +9,15 @@
 //   Line   line(int32 i)            line i, as the numbers that help to find its elements; past the end, a line without elements
 //   Column column(int32 j)          likewise column j
 //   bool find(Line, Column, from)   the address of an element and its VECTOR - 1 right neighbors; false: they are zeros
-//   ALONG_LINES, ALONG_COLUMNS      how tile iterators walk it if its lines, or its columns, are the depth (tile_iterator.cuh)
+//   ALONG_LINES                     how tile iterators (tile_iterator.cuh) walk the matrix if its lines are the depth
+//   ALONG_COLUMNS                   the same if its columns are the depth
 //
 // The elements of a line are neighbors in memory. They run along the depth, or along the product's rows or columns.
 //
 // A main loop has a `TileIterator`, which moves tiles of an operand into shared memory, a thread's `Accumulators`, and `product`,
-// which multiplies the tiles: gemm_simt.cuh by scalar multiply-adds, gemm_mma.cuh on tensor cores. Kernels of one direction
-// that include these two main loops share their text. In gemm_wgmma.cuh a `Copier` and `Accumulators::multiply`, of different
-// warpgroups, take the place of `product`.
+// which multiplies the tiles: gemm_simt.cuh by scalar multiply-adds, gemm_mma.cuh on tensor cores. The two kernel files
+// of a direction that include these main loops share a body, such as conv2d_fprop.cuh. In gemm_wgmma.cuh a `Copier` and
+// `Accumulators::multiply`, of different warpgroups, take the place of `product`.
 //
 // Every output sums its part of the depth in order, so its bits do not depend on the tile.
 //
@@ -69,8 +70,9 @@ struct RowsInOrder {
     __device__ __forceinline__ int32 operator()(int32 row) const { return row < rows ? row : -1; }
 };
 
-// Stores sums into `out`, after the activation and, with `accumulate`, plus what out holds. With split-K stores them unchanged into
-// `partials`, which gemm_reduce.cu adds up. Both point at the block's group and have rows of `pitch` elements.
+// Applies the activation to sums, adds what `out` holds if `accumulate`, and stores the result in `out`. With split-K
+// it stores the sums unchanged in `partials`, which gemm_reduce.cu adds up. `out` and `partials` point at the block's
+// group and have rows of `pitch` elements.
 template <template <class> class Activation>
 struct EpilogueOf {
     static constexpr int ROWS = 1;  // rows of sums that one store takes

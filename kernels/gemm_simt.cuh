@@ -24,8 +24,9 @@ template <class Matrix, int SIDE, int VECTOR, bool COLUMNS_ARE_DEPTH, bool SUMS 
 class TileIterator {
     static constexpr uint32 LINES = COLUMNS_ARE_DEPTH ? SIDE : BLOCK_K, PER_LINE = SIDE * BLOCK_K / LINES / VECTOR;
     static constexpr int PASSES = LINES * PER_LINE / THREADS;
-    // Neighboring threads take neighboring vectors of a line. Single numbers along the depth, mostly taps of an image, are
-    // taken across lines: neighboring lines are neighboring pixels, and a thread stays in one line.
+    // Neighboring threads take neighboring vectors of a line. But if numbers move one at a time and the depth runs
+    // along the lines, they take neighboring lines. These are mostly neighboring pixels, and a thread stays in one
+    // line.
     static constexpr bool LINES_FIRST = COLUMNS_ARE_DEPTH && VECTOR == 1;
     static_assert(LINES * PER_LINE == PASSES * THREADS, "all threads move the same number of vectors");
     static_assert(VECTOR <= BLOCK_K / 2 && (SIDE % 32 == 0 || SIDE == 16), "the swizzle keeps a vector together");

@@ -1,10 +1,11 @@
 // The main loop of gemm.cuh by wgmma: float16 and bfloat16, sm_90a.
 //
 // A block computes every gridDim.x-th tile of the product. Dynamic shared memory holds a ring of STAGES pairs of tiles of the
-// operands, 64 deep. One warpgroup copies tiles into the ring by cp.async (tile_iterator.cuh) or, those that a cluster shares,
-// by multicasts (multicast_iterator.cuh). It goes on to the next tile of the product while the others still multiply or store. The
-// others divide the rows of the tile among them, and compute all of its columns, in products of 64 rows (wgmma.cuh). mbarriers
-// tell when a stage is filled and when it is free (wgmma_tile.cuh).
+// operands, 64 deep. One warpgroup copies tiles into the ring by cp.async (tile_iterator.cuh). Tiles that the blocks of
+// a cluster share come by multicasts instead (multicast_iterator.cuh). The copying warpgroup goes on to the next tile
+// of the product while the others still multiply or store. The others divide the rows of the tile among them, and
+// compute all of its columns, in products of 64 rows (wgmma.cuh). mbarriers tell when a stage is filled and when it is
+// free (wgmma_tile.cuh).
 //
 // Macros: those of gemm.cuh, where BLOCK_M / THREAD_M * BLOCK_N / THREAD_N is 128 for each warpgroup that multiplies; STAGES. A
 // block has THREADS + 128 threads.

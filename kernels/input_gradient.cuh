@@ -34,7 +34,7 @@ struct InputGradient {
     }
 
     // Stores the accumulators as dx, with the sums of a norm below, or adds them to dx, or stores them as partial sums. Called by
-    // the threads that have them.
+    // the threads that have accumulators.
     template <class Accumulators>
     __device__ __forceinline__ void
     store(const Accumulators& accumulators, DTYPE* dx, Sums* sums, Real* partials, const NormBelow& norm, int32 accumulate) const {

@@ -3,7 +3,7 @@
 
 #include "types.cuh"
 
-constexpr int64 IGNORE_NOTHING = -9223372036854775807LL - 1;  // in place of an ignored label; labels may have this value
+constexpr int64 IGNORE_NOTHING = -9223372036854775807LL - 1;  // as `ignored`: no label is ignored, whatever its value
 
 __device__ __forceinline__ bool is_ignored(int64 label, int64 ignored) { return label == ignored && ignored != IGNORE_NOTHING; }
 

@@ -1,9 +1,9 @@
 // Tiles of the operands in shared memory, as the main loop on tensor cores (gemm_mma.cuh) fills and reads them.
 //
 // A tile holds SIDE rows or columns of the product (here: sides) by STAGE_K of the depth, as lines of 16-byte chunks. ldmatrix
-// reads lines along the depth directly and transposes the others, but it cannot transpose 32-bit numbers. Of these a thread loads a
-// chunk, which belongs to four neighboring sides, and uses each number in a different product: the sides of four products are
-// interleaved.
+// reads lines along the depth directly. It transposes the other lines, unless they hold 32-bit numbers. From such a
+// line a thread loads a chunk, whose four numbers belong to four neighboring sides, and uses each of them in a
+// different product: the sides of four products are interleaved.
 //
 // To avoid bank conflicts, chunks that eight lanes access together must lie in eight different 16-byte columns of shared memory:
 // the chunks of one line when it is stored, one chunk from each of eight lines when ldmatrix reads, two neighboring chunks from

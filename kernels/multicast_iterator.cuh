@@ -1,5 +1,5 @@
 // The tile iterator of an operand that the blocks of a cluster share (gemm_wgmma.cuh): each block loads its share of a tile's rows,
-// and multicasts it to all. A tensor map describes the operand, `Boxes` where the boxes of a tile lie in it:
+// and multicasts it to all. A tensor map describes the operand, and `Boxes` says where the boxes of a tile lie in it:
 //
 //   COLUMNS_ARE_DEPTH                 whether the operand's lines run along the depth (K-major), as in TileIterator
 //   load(to, filled, side, depth)     called by all copying threads: multicasts the share of the tile at `depth` that begins at row

@@ -11,7 +11,8 @@ struct Pool {
     int32 p, q;
     int32 r, s, stride_h, stride_w, top, left;
     int32 padded_h, padded_w;  // H + bottom, W + right: where the padding ends
-    uint32 x_packs, y_packs;   // from a pixel of x or dx, of y or dy, to the next: `packs`, or more in a slice of channels
+    uint32 x_packs;            // from one pixel of x or dx to the next: `packs`, or more in a slice of channels
+    uint32 y_packs;            // the same for y or dy
 };
 
 using Numbers = Pack<DTYPE, WIDTH>;

@@ -15,7 +15,8 @@ class WalkIterator<Walk::STRAIGHT, Matrix, SIDE, VECTOR, COLUMNS_ARE_DEPTH, SUMS
 
     const Matrix& matrix;
     int32 side;
-    // If columns are the depth, the chunk of each pass in a tile at depth 0; else the chunk of the first pass in the next tile.
+    // If columns are the depth, from[pass] points to the chunk of that pass in a tile at depth 0. If lines are the
+    // depth, from[0] points to the chunk of the first pass in the tile that is copied next.
     const DTYPE* from[KEPT];
     int32 end[KEPT];  // the depth from which a pass finds no more elements
 

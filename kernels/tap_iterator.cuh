@@ -7,8 +7,8 @@
 
 // Entries of a table of taps. The launcher gives a filter a table (`fits_tap_table` in conv_struct.py) if it has at most 72 taps
 // and at most 31 rows and columns together, since one bit of a mask must stay 0, and if offsets of taps fit into 32 bits. Iterators
-// also look up taps past the filter, up to the end of the tile after the last one. They are fewer than the chunks of two tiles
-// along the depth.
+// also look up taps past the filter, up to the end of the tile that would follow the last tile. These are fewer than
+// the chunks of two tiles along the depth.
 constexpr int MOST_TAPS = 72 + 2 * STAGE_K / CHUNK;
 
 // A position in the depth of TAPS: a tap, and a part of it. A part is UNIT channels or filters.

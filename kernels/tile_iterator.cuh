@@ -8,12 +8,14 @@
 //   a.put(tile);                        // store what fetch loaded into registers
 //
 // If iterators fill a table ahead (FILLS_AHEAD), the main loop has a barrier between two fetches. A thread copies one chunk of
-// every LINES_A_PASS-th line of a tile. Where a line's chunks do not divide the threads, as with 24, the last threads copy nothing.
+// every LINES_A_PASS-th line of a tile. If the number of a line's chunks does not divide the number of threads, as 24
+// does not, the last threads copy nothing.
 //
-// The main loop includes mma_tile.cuh or wgmma_tile.cuh first. It defines `Tile`, CHUNK, STAGE_K, sums_memory() and the threads
-// that copy: COPIERS is their number, copier() the calling thread's index among them, sync_copiers() their barrier. Only these
-// threads have iterators. The iterators of the next tile of the product use the same tables, so the barrier must precede them.
-// STORES_LATER: whether the threads multiply between fetch and put, so that numbers that move one at a time wait in registers.
+// The main loop includes mma_tile.cuh or wgmma_tile.cuh first. That header defines `Tile`, CHUNK, STAGE_K,
+// sums_memory() and the threads that copy: COPIERS is their number, copier() the calling thread's index among them,
+// sync_copiers() their barrier. Only these threads have iterators. The iterators of the next tile of the product use
+// the same tables, so sync_copiers() must precede their construction. STORES_LATER: whether the threads multiply
+// between fetch and put, so that numbers that move one at a time wait in registers.
 //
 // Apart from its products the main loop mostly computes addresses. So an iterator computes its position once and then increments
 // it from tile to tile. How depends on the matrix: STRAIGHT (straight_iterator.cuh), TAPS (tap_iterator.cuh), PIXELS

@@ -73,7 +73,7 @@ def test_a_missing_file_is_found():
     assert missing_files(ROOT / "README.md", page) == ["tests/gone.py"]
 
 
-SHOWN_LINES = {  # parts of the lines that outputs in the docs name, such as `gemm.cuh:99`
+SHOWN_LINES = {  # parts of the lines that outputs in the docs name, such as `gemm.cuh:101`
     "activation.cu": "y[i] = round_to<DTYPE>(f.apply(load(x[i])))",
     "gemm.cuh": "(partials + offset) = values;",
     "gemm_reduce.cu": "*to = finished;",

@@ -128,6 +128,10 @@ extern "C" __global__ void failed_assertion(float* y, const float* x) {
 extern "C" __global__ void divides_by_zero(float* y, const float* x) {
     y[global_thread()] = 100 / (int(x[global_thread()]) - 69);  // fault
 }
+extern "C" __global__ void calls_a_null_function(float* y, const float* x) {
+    float (*volatile function)(float) = culprit() ? nullptr : sqrtf;
+    y[global_thread()] = function(x[0]);
+}
 __device__ int descend(volatile int* above, int levels) {
     volatile int here[1024];
     here[0] = above[0] + levels;

@@ -128,6 +128,14 @@ def test_an_invalid_address_does_not_end_the_process():
     assert "block (1, 0, 0), thread (5, 0, 0): out of bounds" in message("writes_nowhere", sanitize="none")
 
 
+def test_only_an_unchecked_run_advises_to_check():
+    unchecked, checked = (message("calls_a_null_function", sanitize=sanitize) for sanitize in ("none", "checked"))
+    for text in (unchecked, checked):
+        assert "thread (5, 0, 0): out of bounds: an access at an address that does not exist" in text
+    assert 'sanitize="checked"' in unchecked
+    assert "sanitize" not in checked
+
+
 def test_unwritten_memory_and_unfinished_copies_read_as_nan_without_checking():
     for kernel in ("reads_unwritten_shared_memory", "copy_not_waited_for", "copy_not_committed"):
         y = launch(kernel, sanitize="none")

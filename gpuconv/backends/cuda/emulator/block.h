@@ -148,7 +148,8 @@ class Block : public Context {
     // The processor reported an invalid address.
     [[noreturn]] void fail_at(uintptr_t address) {
         if (fibers.contains(address)) fail("stack overflow: local variables of more than 240 KB, or recursion");
-        fail("out of bounds: an access at an address that does not exist (sanitize=\"checked\" names the line)");
+        fail(std::string("out of bounds: an access at an address that does not exist") +
+             (launch->checked ? "" : " (sanitize=\"checked\" names the line of a load or store)"));
     }
 
   private:

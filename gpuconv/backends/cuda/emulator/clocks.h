@@ -1,9 +1,10 @@
 // The order of a cluster's accesses when mbarriers order some of its threads instead of the whole block.
 //
 // Vector clocks: each thread counts its own steps, and remembers for every other thread the last step that it knows of. A release
-// (an arrival) passes this knowledge on; an acquire (a wait) receives it. Asynchronous work has components in the clocks too: the
-// wgmma of a warpgroup one, the bulk copies to an mbarrier one, the bulk stores of a thread one. The async proxy sees a generic
-// write only after a fence, so each clock also records what a fence.proxy.async has covered.
+// (an arrival) passes this knowledge on; an acquire (a wait) receives it. Asynchronous work has components in the
+// clocks too: one for the wgmma of each warpgroup, one for the bulk copies to each mbarrier, one for the bulk stores of
+// each thread. The async proxy sees a generic write only after a fence, so each clock also records what a
+// fence.proxy.async has covered.
 #pragma once
 
 #include <algorithm>

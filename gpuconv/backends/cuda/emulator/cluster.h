@@ -164,7 +164,7 @@ inline Block& Block::in_cluster(unsigned rank, const char* use, Site site) {
 }
 
 // Describes a bulk copy to this block, or an arrival of another block here, that no thread of this block has waited for: in
-// another order of threads it would come after the block's end. Empty if there is none.
+// another order of threads the copy or arrival could come after the block's end. Empty if there is none.
 inline std::string Block::ended_too_early() {
     const Clock known = checker.clocks.of_any(first_thread(), first_thread() + count);
     for (const auto& [address, barrier] : asynchronous.mbarriers)

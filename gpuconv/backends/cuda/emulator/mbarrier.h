@@ -20,8 +20,9 @@ inline std::string Block::missing(const Mbarrier& barrier) const {
     return (lacks.empty() ? "" : ", which lacks " + lacks) + excess;
 }
 
-// The mbarrier at an address in the shared memory of `owner`. Fails if `owner` has ended, if the mbarrier is not initialized, was
-// invalidated or overwritten or, in a checked run, if nothing orders the running thread after its initialization.
+// The mbarrier at an address in the shared memory of `owner`. Fails if `owner` has ended, or if the mbarrier is not
+// initialized, was invalidated or was overwritten. In a checked run it also fails if nothing orders the running thread
+// after the initialization.
 inline Mbarrier& Block::mbarrier_of(Block& owner, void* address, const char* use, Site site) {
     begin_asynchronous();
     auto wrong = [&](const std::string& why) {

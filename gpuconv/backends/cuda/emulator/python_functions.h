@@ -13,7 +13,7 @@ int gpuconv_launch(const Launch* launch, char* message, size_t capacity) {
     if (fault.empty()) {
         fault = Memory::instance().damage();
         if (!fault.empty()) fault = std::string("kernel ") + launch->kernel + ": out of bounds: a write " + fault +
-                                      " (sanitize=\"checked\" names the thread)";
+                                      (launch->checked ? "" : " (sanitize=\"checked\" names the thread)");
     }
     snprintf(message, capacity, "%s", fault.c_str());
     return !fault.empty();

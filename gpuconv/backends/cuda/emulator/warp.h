@@ -1,5 +1,5 @@
-// Operations of a warp: synchronization (its clocks too), shuffles, votes, and functions called once for all lanes. Part of Block
-// (block.h).
+// Operations of a warp: synchronization of its threads and their clocks, shuffles, votes, and functions called once for
+// all lanes. Part of Block (block.h).
 #pragma once
 
 #include "block.h"

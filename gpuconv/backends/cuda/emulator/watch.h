@@ -1,6 +1,6 @@
 // Records which threads write certain bytes of memory, and all that one of them reads and writes. While a watch is on, each access
-// of a checked launch to a buffer or to shared memory passes through here, except bulk stores, what bulk loads write, the operands
-// that wgmma reads, and operations on mbarriers.
+// of a checked launch to a buffer or to shared memory passes through here. Exceptions are bulk stores, what bulk loads
+// write, the operands that wgmma reads, and operations on mbarriers.
 #pragma once
 
 #include <algorithm>

@@ -90,10 +90,10 @@ def watch_writes(memory: np.ndarray | ArgumentBytes, writer: Writer | None = Non
     """A context in which kernels run checked, and every write to the bytes of `memory` is added to the yielded list, in
     order.
 
-    memory: a contiguous view of an emulated array, or bytes of an argument, in each launch of a kernel that has it.
-    writer: a thread from an earlier watch; the list then also has a `Touched` for each buffer and shared variable that
-    this thread uses, after the writes of the launch. A watch does not see bulk stores, what bulk loads write, the
-    operands that wgmma reads, or operations on mbarriers.
+    memory: a contiguous view of an emulated array, or bytes of an argument, in each launch of a kernel that has this
+    argument. writer: a thread from an earlier watch. After the writes of each launch, the list then also has a
+    `Touched` for each buffer and shared variable that this thread uses. A watch does not see bulk stores, what bulk
+    loads write, the operands that wgmma reads, or operations on mbarriers.
 
     Raises ValueError for a view that is not contiguous, RuntimeError inside another watch; a kernel that is launched
     unchecked in the context raises EmulatorError.
