@@ -149,7 +149,7 @@ def train_with(fault, patch):
         alone = trained(NCCL(messages=Ranks()), shards=2, graph=False)
         fault(patch)
         for _, losses, _ in on_ranks(2, partial(trained, shards=2, graph=False)):
-            assert losses == alone[1], "another loss"
+            assert losses == alone[1], "the losses differ from those of one GPU"
 
 
 @pytest.mark.parametrize("fault", PLANTED)

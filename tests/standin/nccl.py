@@ -141,7 +141,7 @@ class NcclCommunicator:
             assert world.changed.wait_for(lambda: len(world.joined) == ndev, PATIENCE), "a rank did not join"
 
     def allReduce(self, sendbuf: int, recvbuf: int, count: int, datatype: int, op: int, stream: int) -> None:
-        assert sendbuf == recvbuf, "the stand-in sums in place"
+        assert sendbuf == recvbuf, "the stand-in supports only sums in place"
         self._add("allReduce", ("all",), sendbuf, count, datatype, stream)
 
     def send(self, sendbuf: int, count: int, datatype: int, peer: int, stream: int) -> None:

@@ -67,7 +67,9 @@ class Stream:
     def __enter__(self) -> Stream:
         machine = current()
         if self.device_id not in (-1, machine.device):
-            raise RuntimeError(f"this stream belongs to device {self.device_id}, the current one is {machine.device}")
+            raise RuntimeError(
+                f"this stream belongs to device {self.device_id}, the current device is {machine.device}"
+            )
         _stack(machine.device).append(self)
         machine.thread.__dict__.setdefault("entered", []).append(machine.device)
         return self
