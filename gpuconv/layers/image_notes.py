@@ -38,8 +38,8 @@ def expect_normalization(normalization: object, input_shape: Shape | None) -> No
 
     if not isinstance(normalization, Normalization):
         raise TypeError(
-            "normalization is a gpuconv.data.Normalization(mean, std), each of one number a channel in units of the "
-            f"pixels (0 to 255), received {type(normalization).__name__}"
+            "normalization is a gpuconv.data.Normalization(mean, std), with one number for each channel in units of "
+            f"the pixels (0 to 255), received {type(normalization).__name__}"
         )
     if input_shape is not None:
         for name in ("mean", "std"):

@@ -140,7 +140,7 @@ def _normalizes(net: Layer, batch: Array, requested: bool | None) -> bool:
         raise ValueError(
             f"these floats, from {pixels.min():g} to {pixels.max():g}, do not look normalized, and the net was trained "
             "on normalized ones: give uint8, which is normalized as in training, or pass normalize=True for floats in "
-            "the units of those uint8 images, normalize=False for floats that are normalized already"
+            "the units of the pixels (0 to 255), normalize=False for floats that are normalized already"
         )
     return False
 

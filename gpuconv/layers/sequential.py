@@ -353,7 +353,7 @@ class Sequential(Layer):
 
         - CONV, RELU and optionally a 2 x 2 max POOL become `gpuconv.ops.conv2d_relu`.
         - CONV and another activation become `gpuconv.ops.conv2d` with that activation if the activation's backward
-          reads its output, and `gpuconv.ops.conv2d_relu` if it reads its input, as for GELU.
+          reads the activation's output, and `gpuconv.ops.conv2d_relu` if it reads the activation's input, as for GELU.
         - CONV and a 2 x 2 max POOL become `gpuconv.ops.conv2d_relu` without the RELU.
         - CONV, optionally a 2 x 2 max POOL, batch norm and optionally an activation become
           `gpuconv.ops.conv2d_batch_norm`.
@@ -368,14 +368,14 @@ class Sequential(Layer):
             norm_sums: Whether the last of these fusions is done wherever it is possible; by default only where it is
                 expected to be faster, after a norm without an activation.
 
-        A depthwise CONV is fused only with an activation whose backward reads its output, RELU included. Activations
-        with other options than the defaults, and layers with hooks, are not fused. Layers inside containers are fused
-        too.
+        A depthwise CONV is fused only with an activation whose backward reads the activation's output, RELU included.
+        Activations with other options than the defaults, and layers with hooks, are not fused. Layers inside containers
+        are fused too.
 
-        Outputs have the same bits as unfused, except where the order of a sum changes: where a device splits the sums
-        of the unfused convolution (few images, deep filters) or computes batch statistics in the fused one. Gradients
-        sum the same products, on some devices in another order; in 16 bits the input's gradient of a residual block may
-        be rounded once instead of twice.
+        Outputs have the same bits as those of the unfused net, except where the order of a sum changes: where a device
+        splits the sums of the unfused convolution (few images, deep filters), or computes batch statistics in the fused
+        convolution. Gradients sum the same products, on some devices in another order; in 16 bits the input's gradient
+        of a residual block may be rounded once instead of twice.
 
         The returned net shares the layers of this one, and so every array: training one trains both. State dicts,
         params and grads have the same keys. Raises RuntimeError for a net that is not built.

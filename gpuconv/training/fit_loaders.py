@@ -104,7 +104,7 @@ def with_split_off(data: DataSets, net: Layer, seed: int) -> DataSets:
 def held_out(name: str, data: object, net: Layer, normalization: Normalization | None, batch_size: int) -> Epochs:
     """A loader of held-out data: not shuffled, and normalized by `normalization`, by default as in training."""
     if normalization is not None:
-        expect_normalization(normalization, None)  # without a shape, which is checked when images are normalized
+        expect_normalization(normalization, None)  # None: the shape is checked when images are normalized
     normalize = partial(as_in_training, name, normalization or getattr(net, "normalization", None))
     found = loader(name, data, net, normalize, batch_size=integer("batch_size", batch_size, 1))
     expect(name, found, net, None)

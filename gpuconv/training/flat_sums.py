@@ -19,7 +19,7 @@ BUCKET = 4 << 20
 @dataclass(frozen=True)
 class Term:
     """An array to be summed over the parts. weighted: whether each part is weighted by its share of the samples.
-    gradient: whether it is the gradient of a loss; then the weight may be another one (`Sums.gather`)."""
+    gradient: whether it is the gradient of a loss, whose divisor may then determine the weight (`Sums.gather`)."""
 
     array: Array
     weighted: bool = True
