@@ -77,7 +77,7 @@ class Algorithm:
 
     @property
     def cluster(self) -> int:
-        """The blocks of a cluster."""
+        """The number of blocks in a cluster."""
         return self.cluster_down * self.cluster_across
 
     def runs_on(self, capability: int) -> bool:
@@ -289,7 +289,7 @@ def serving(arithmetic: str, few_channels: bool = False) -> tuple[Algorithm, ...
 @functools.cache
 def find(name: str, arithmetic: str, few_channels: bool = False) -> Algorithm:
     """The algorithm of this name. Raises ValueError for an unknown name, and for an algorithm that does not serve this
-    arithmetic. The message names the nearest name, or the algorithms that serve it."""
+    arithmetic. The message names the nearest name, or the algorithms that serve the arithmetic."""
     known = full_name(name)
     served = {algorithm.name: algorithm for algorithm in serving(arithmetic, few_channels)}
     if known not in served:

@@ -26,7 +26,7 @@ def linear_to_conv(linear: Linear, volume: Shape | None = None) -> Conv2D:
     (features,) = _input_shape(linear)
     volume = (1, 1, features) if volume is None else volume
     if math.prod(volume) != features:
-        raise ValueError(f"the layer reads {features} features, {volume} has {math.prod(volume)}")
+        raise ValueError(f"the layer reads {features} features, but {volume} has {math.prod(volume)}")
     conv = linear.as_conv(volume)
     conv.build(volume, precision=linear.precision, device=linear.device)
     take_values(conv, linear)

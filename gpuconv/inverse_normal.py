@@ -61,7 +61,7 @@ _ATANH = tuple(1.0 / k for k in range(23, 0, -2))  # atanh(s) / s = 1 + s^2/3 + 
 def inverse_normal_cdf(p: NDArray[np.floating]) -> NDArray[np.floating]:
     """The z with P(Z <= z) = p for `p` in [2^-33, 1 - 2^-33], float64 of p's shape.
 
-    AS 241 has a third piece for p below exp(-25) = 1.4e-11, which is less than 2^-33.
+    AS 241 has a third piece for p below exp(-25) = 1.4e-11, which is not needed here: 2^-33 is larger.
     """
     q = p - 0.5
     z = q * ratio(_CENTER, 0.180625 - q * q)

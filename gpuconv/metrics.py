@@ -145,7 +145,7 @@ def named(metrics: Sequence[MetricLike] | Mapping[str, MetricLike]) -> dict[str,
 
     Args:
         metrics: A list of names, functions of (scores, labels), or objects with `update` and `result`; or a mapping
-            from the names that the results are to have to these.
+            from the results' names to these.
 
     Raises:
         TypeError: Anything that is not a metric.

@@ -57,8 +57,8 @@ def build(name: str, input_shape: Shape | None = None, classes: int | None = Non
 
     Raises:
         TypeError: An argument has another type.
-        ValueError: An unknown name, with the nearest known one, an argument out of its range, or an input that is too
-            small for the net.
+        ValueError: An unknown name (the message names the nearest known one), an argument out of its range, or an input
+            that is too small for the net.
         DeviceError: The device is not available.
     """
     return lookup("model", name, MODELS)(input_shape, classes, **options)

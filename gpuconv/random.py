@@ -10,8 +10,8 @@ The layout, which `philox.cuh` shares::
     counter = (block low, block high, stream, substream)             64-bit block number
     word i of a stream = word i % 4 of block offset + i // 4
 
-Streams separate the uses of one seed; substreams separate further (by the number of a parameter or
-a layer, or the epoch).
+Streams separate the uses of one seed. Substreams separate the uses of one stream, by the number of a
+parameter or a layer, or by the epoch.
 """
 
 from __future__ import annotations

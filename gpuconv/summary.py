@@ -22,9 +22,9 @@ class Row:
     """One layer, for one image.
 
     parameters: their number, including biases; weights: the same without biases. activations: the size of the output
-    volume; 0 for a layer whose output can overwrite its input, as the CS231n notes count. mult_adds: of a forward pass.
-    algorithms: those of its matrix products by direction, for the given batch size; {} on a device without a choice of
-    algorithms. proofs: how the GPU proved those algorithms that it had to prove first, by direction.
+    volume; 0 for a layer whose output can overwrite its input, as the CS231n notes count. mult_adds: the multiply-adds
+    of a forward pass. algorithms: those of its matrix products by direction, for the given batch size; {} on a device
+    without a choice of algorithms. proofs: how the GPU proved the algorithms that it had to prove first, by direction.
     """
 
     name: str

@@ -9,7 +9,7 @@ same net on both for some steps, checks each call of an op against the oracle on
 call beyond its bound: step, layer, direction and element. With --kernel FILE --op NAME, B runs your .cu in place of the
 shipped one.
 
-Status 1 if they differ."""
+Status 1 if A and B differ."""
 
 from __future__ import annotations
 

@@ -136,7 +136,7 @@ class _TensorKeeper(Digests):
         super().__init__(path)
         self.step, self.key = step, key
         self.values: np.ndarray | None = None
-        self.earlier = 0  # tensors of this direction and name in that step
+        self.earlier = 0  # the number of tensors of this direction and name seen so far in that step
 
     def seen(self, direction: str, name: str, tensor: Array, scale: float) -> None:
         if self.at == self.step and (direction, name) == self.key[:2]:

@@ -45,7 +45,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--backward", action="store_true", help="explain the gradient of the layer's input at that place instead"
     )
     parser.add_argument("--map", metavar="KIND", help="saliency, occlusion or grad-cam: a picture of the whole image")
-    parser.add_argument("--target", metavar="CLASS", help="the class of --backward and --map (default: the best)")
+    parser.add_argument(
+        "--target", metavar="CLASS", help="the class of --backward and --map (default: the best-scored)"
+    )
     parser.add_argument("--most", metavar="N", type=count(1), default=8, help="how many inputs to name (default: 8)")
     parser.add_argument("--picture", metavar="FILE", help="draw the value or the map (a .png)")
     add_which(parser)

@@ -25,7 +25,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_which(parser)
     add_file(parser)
     parser.add_argument(
-        "--normalization", action="store_true", help="take uint8 images and normalize them inside, as in training"
+        "--normalization", action="store_true", help="the model takes uint8 images and normalizes them, as in training"
     )
     parser.add_argument("--softmax", action="store_true", help="output probabilities instead of scores")
     parser.add_argument(

@@ -66,8 +66,8 @@ OPTIONS: dict[str, tuple[Callable[[str], int | float | str], str, str]] = {
     "ema": (
         fraction,
         "DECAY",
-        "keep a moving average of the weights, such as 0.999, which validation, the test and `gpuconv evaluate` use "
-        "(default: 0, none)",
+        "keep a moving average of the weights with this decay, such as 0.999; validation, the test and `gpuconv "
+        "evaluate` use the average (default: 0, none)",
     ),
     "accumulate": (count(1), "K", "update once for every K batches, by the gradients of all their images (default: 1)"),
     "augment": (
@@ -93,8 +93,8 @@ OPTIONS: dict[str, tuple[Callable[[str], int | float | str], str, str]] = {
     "shards": (
         shard_count,
         "S",
-        "cut each batch into S parts, a power of two, which go forward and backward one by one (default: 0, one part "
-        "for each process)",
+        "cut each batch into S parts, which go forward and backward one by one; S is a power of two (default: 0, one "
+        "part for each process)",
     ),
     "sync_batch_norm": (
         switch,

@@ -81,8 +81,8 @@ def _range(array: Array) -> Range:
 
 def _are_interleaved(a: Array, b: Array) -> bool:
     """Whether the rows of two arrays alternate in memory and share none, as do those of the channel slices
-    ``y[..., :3]`` and ``y[..., 3:7]``. In each array, the rows begin multiples of a common distance apart, the pitch.
-    So the arrays share no memory if their first rows do not overlap modulo the pitch."""
+    ``y[..., :3]`` and ``y[..., 3:7]``. In both arrays, rows begin multiples of one pitch apart. So the arrays share
+    no memory if their first rows do not overlap modulo the pitch."""
     pitch, rows = 0, []
     for array in (a, b):
         axes = [(size, stride) for size, stride in zip(array.shape, array.strides) if size > 1]

@@ -136,7 +136,7 @@ class Call:
             op = _RENAMED.get(op, op)
             lookup("op", op, OPS)
             arrays = [_from_json(tensors, entry) for entry in state["arrays"]]
-            # How many arrays the op takes now that it did not take when the call was stored.
+            # The number of array arguments that were added to the op after the call was stored.
             newer_arrays = len(_positional(op)) - len(arrays)
             return cls(
                 op,
@@ -176,8 +176,8 @@ def _from_json(tensors: dict[str, np.ndarray], entry: Record) -> Any:  # noqa: A
 
 
 def _overflowed(one: Expected, result: np.ndarray) -> Expected:
-    """The expected result `one`, with infinities where `result` overflowed correctly: there it is infinite, and the end
-    of the dtype's range lies within the bound of the expected value."""
+    """The expected result `one`, but infinite where `result` overflowed correctly. An overflow is correct if the end of
+    the dtype's range lies within the bound of the expected value."""
     if result.dtype.kind in "iub":
         return one
     found, value = as_float64(result), np.asarray(one.value)
@@ -216,10 +216,9 @@ def recording(
 ) -> Iterator[None]:
     """Within this context, `keep` receives each call of an op that this thread makes, after the op ran.
 
-    wants: a function of an op's name and the bytes of its arguments that decides whether to record the call. The inputs
-    are copied to the host before the op runs and the results afterwards, so an array that the op changes in place is
-    recorded with its old and its new values. inside: makes the context in which the copies are made and `keep` is
-    called.
+    wants: decides whether to record a call, from the op's name and the bytes of its arguments. The inputs are copied
+    to the host before the op runs and the results afterwards, so an array that the op changes in place is recorded with
+    its old and its new values. inside: makes the context in which the copies are made and `keep` is called.
     """
     thread = threading.get_ident()
     keeping = False  # do not record ops that `keep` calls

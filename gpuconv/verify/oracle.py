@@ -1,4 +1,4 @@
-"""The expected results of each op: the oracle's in float64, with error bounds for those of a device.
+"""The expected results of each op: the oracle's results in float64, with bounds on the errors of a device's results.
 
 Inputs have the dtype of the device's call, so float64 represents them exactly. If an op only adds and multiplies, its
 result for the absolute values of the inputs is the magnitude to which the bound is proportional. Ops whose bits are

@@ -15,7 +15,7 @@ from gpuconv.verify.conv_problems import ODD, REAL, TINY, conv
 
 SAVE_INPUT = [name for name, activation in ACTIVATIONS.items() if activation.saves_input]
 FEW_CHANNELS = "few_channels-256x64"  # the algorithm for inputs of few channels; it does not compute in float64
-FILTERS_OF_FEW_CHANNELS = "mma-64x32"  # computes the filter gradient of such inputs on tensor cores
+FILTERS_OF_FEW_CHANNELS = "mma-64x32"  # computes the filter gradient for such inputs on tensor cores
 
 
 def _random_convolution(rng: np.random.Generator) -> Conv2dProblem:

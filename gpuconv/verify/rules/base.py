@@ -24,7 +24,7 @@ def as_float64(x: object) -> Any:  # noqa: ANN401 - of the same kind as x
 
 
 def expected_sum(one: Expected, before: np.ndarray) -> Expected:
-    """The expected result of an op that adds it to an array. before: that array before the call."""
+    """The expected sum if an op adds the result `one` to an array. before: that array before the call."""
     old = as_float64(before)
     size = np.abs(old) + np.abs(one.value)
     bound = one.bound + accumulation(before.dtype, 1, size) + rounding(before.dtype, size)

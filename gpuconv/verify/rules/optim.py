@@ -177,7 +177,8 @@ def muon(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> list[Exp
 
 
 def _newton_schulz(x: np.ndarray, steps: int, error: float, dtype: np.dtype, precision: str) -> float:
-    """A bound on the Frobenius norm of the error after Newton-Schulz steps from x (rows <= columns). error: that of x.
+    """A bound on the Frobenius norm of the error after Newton-Schulz steps from x (rows <= columns). error: such a
+    bound for x.
 
     A step applies p(s) = a s + b s^3 + c s^5 to the singular values, as a function of the Hermitian [[0, x], [x^T, 0]].
     So it multiplies an error by at most the largest |p'| between 0 and x's norm (Daleckii and Krein: divided
