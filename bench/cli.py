@@ -26,8 +26,10 @@ EPILOG = """examples:
   python -m bench fit                                  # fit the model behind the predictions to the GPU records
 
 Results go to bench/results/<hardware>/<date>-<commit>.json, written anew after every entry: Ctrl-C loses nothing, and a
-second run on the same day and commit adds to the file. Status: 0 done, 1 a result of ours was wrong and not timed,
-2 an error that you can fix, printed in one line, 130 stopped."""
+second run on the same day and commit adds to the file.
+
+Status: 0: done. 1: a result of gpuconv was wrong, so that side was not timed. 2: an error that you can fix, printed in
+one line. 130: stopped."""
 
 MEASURING = ("ops", "steps", "peaks")  # the commands that write a record
 
@@ -73,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--threads",
             type=parse_numbers.integer,
-            help="CPU threads (default 2; all for the checks of a GPU's results)",
+            help="CPU threads (default 2; for a GPU all, because the CPU checks its results)",
         )
         command.add_argument("--results", type=Path, help="folder of the records (default bench/results)")
         command.add_argument("--commit", help="the name of this version, if git cannot tell it")
@@ -103,7 +105,7 @@ def _parser() -> argparse.ArgumentParser:
     fit = commands.add_parser("fit", help="fit the model behind the predictions to the GPU records")
     fit.add_argument("--results", type=Path)
     fit.add_argument("--nvrtc", type=Path, metavar="DIR", help="folder of the NVRTC to count new rows with")
-    host = commands.add_parser("host", help="time Python's part of repeated calls on a GPU, without one")
+    host = commands.add_parser("host", help="time Python's part of repeated calls on a GPU; needs no GPU")
     host.add_argument("--out", type=Path, metavar="FILE", help="write the times to this JSON file too")
     report = commands.add_parser("report", help="rewrite docs/benchmarks.md and its charts from the newest records")
     report.add_argument("--results", type=Path)
@@ -120,7 +122,7 @@ def _filters(command: argparse.ArgumentParser) -> None:
 
 
 def default_threads(device: str) -> int:
-    """Two CPU threads, or for a GPU all of them, which check its results."""
+    """Two CPU threads; for a GPU all threads, because the CPU checks its results."""
     kind = device.lower().partition(":")[0]  # Device.named would import NumPy
     on_gpu = kind == "cuda" or (kind == "auto" and Path("/dev/nvidiactl").exists())
     return os.cpu_count() or 2 if on_gpu else 2

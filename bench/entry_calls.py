@@ -1,7 +1,7 @@
 """The call of a convolution or memory-bound operation of the suite: its arrays, and its expected results in float64.
 
-Large results are compared in part, because float64 is slow: the first, middle and last images, filters or channels, or
-1000 elements of a parameter, of the call that is timed.
+Only a part of a large result is compared, because float64 is slow: the first, middle and last images, filters or
+channels, or 1000 elements of a parameter. The result itself comes from a call of full size, like the timed calls.
 """
 
 from __future__ import annotations

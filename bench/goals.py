@@ -1,9 +1,9 @@
 """The goals of the NumPy code, and whether a record meets them.
 
-Compared with PyTorch's fastest variant on the same processor, a convolution's forward pass takes at most 2 times as
-long (4 times for 3 input channels; there is no such goal for 10), its forward and backward passes together and a
-tiny-VGG step at most 3 times. `import gpuconv` takes at most 150 ms, and a tiny-VGG step needs at most 3 times the
-memory of its activations.
+The goals for time are relative to PyTorch's fastest variant on the same processor. A convolution's forward pass takes
+at most 2 times as long, or 4 times for 3 input channels; for 10 there is no such goal. Its forward and backward passes
+together take at most 3 times as long, and so does a tiny-VGG step. `import gpuconv` takes at most 150 ms, and a
+tiny-VGG step needs at most 3 times the memory of its activations.
 """
 
 from __future__ import annotations

@@ -40,7 +40,8 @@ def processor() -> str:
 
 
 def describe(device: str, threads: int) -> dict[str, Any]:
-    """Device, system and versions, on a GPU its driver, on a CPU the threads and BLAS's kernels, as JSON values."""
+    """The device, system and versions as JSON values; also the driver of a GPU, or the threads and BLAS's kernels of a
+    CPU."""
     on_gpu = Device.named(device).on_gpu
     name = backends.describe(device) if on_gpu else processor()
     known: dict[str, Any] = {"device": name, "system": platform.system(), "versions": versions()}

@@ -19,8 +19,8 @@ WGMMA = ("launch", "prologue", "tensor", "shared", "l2", "issue", "epilogue", "r
 
 
 def predict_entry(entry: Entry, algo: str, model: Model, gpu: Gpu) -> tuple[str, Prediction] | None:
-    """The algorithm that a convolution uses under `algo`, and its predicted time; None if the model has no terms for
-    it: other operations, and algorithms without tensor cores."""
+    """The algorithm that a convolution uses under `algo`, and its predicted time. None for what the model has no terms
+    for: other operations, and algorithms without tensor cores."""
     if entry.op not in DIRECTIONS:
         return None
     return convolution(entry.workload, entry.op, entry.dtype, algo, entry.work.bytes, model, gpu)
@@ -53,8 +53,8 @@ def timed_in(records: Sequence[dict[str, Any]], gpu: Gpu) -> Timed:
 def table(
     entries: Sequence[Entry], algo: str, model: Model, gpu: Gpu, timed: Timed, today: bool = False
 ) -> Iterator[str]:
-    """Lines for a terminal: each entry's predicted time, its parts with the largest marked, and the measured time; for
-    a wgmma algorithm its share of the ceiling instead.
+    """Lines for a terminal: each entry's predicted time, its parts with the largest marked, and the measured time. If
+    `algo` is one of wgmma's, the share of the ceiling takes the place of the measured time.
 
     timed: measured times, shown where the same algorithm is predicted. today: whether these are times of today's
     kernels, so that the differences are the model's errors; then "auto" is the algorithm that was measured.

@@ -191,8 +191,8 @@ def layers_table(gpu: Gpu) -> Iterator[str]:
 
 
 def table(model: Model, gpu: Gpu, records: Sequence[dict[str, Any]], algo: str = "auto") -> Iterator[str]:
-    """Lines for a terminal, with the measured time from the newest record of this GPU that has the step: ours, or if it
-    has none, PyTorch's."""
+    """Lines for a terminal, with the measured time from the newest record of this GPU that has the step: our time, or
+    PyTorch's if ours is not in that record."""
     yield (
         f"{'step, milliseconds':<30} {'launches':>8} {'splits':>6} {'MB':>7} {'convs':>8} {'bytes':>7} {'gaps':>7}"
         f" {'predicted':>9} {'measured':>9} difference"

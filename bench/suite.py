@@ -135,8 +135,8 @@ def _convolutions() -> Iterator[Entry]:
 
 # --- memory-bound operations -------------------------------------------------------------------
 
-# The bytes that each op moves for an element of its large tensor, for a dtype of s bytes. A ReLU's backward can take
-# the sign from one bit, a 2x2 pool the position of the maximum from two.
+# The bytes that each op moves for an element of its large tensor, for a dtype of s bytes. A ReLU's backward can read
+# the sign from one bit; the backward of a 2x2 pool can read the position of the maximum from two bits.
 MEMORY = {
     "bias_relu": lambda s: 2 * s,
     "relu": lambda s: 2 * s,

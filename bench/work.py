@@ -1,4 +1,4 @@
-"""The FLOPs and bytes that an entry of the suite must at least do and move."""
+"""The least FLOPs of an entry of the suite, and the fewest bytes that it moves."""
 
 from __future__ import annotations
 

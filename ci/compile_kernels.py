@@ -1,6 +1,7 @@
 """Compiles every kernel of the library and of the GPU gate for sm_90a: python -m pytest -n auto ci/compile_kernels.py
 
-A test for each, because an old NVRTC may crash: pytest-xdist then names the kernel, and goes on in a new process.
+Each kernel has a test of its own, because an old NVRTC may crash: pytest-xdist then names the kernel, and goes on in a
+new process.
 """
 
 from __future__ import annotations

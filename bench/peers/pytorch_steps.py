@@ -63,8 +63,8 @@ def sides(step: Step, device: str, compiled: bool) -> list[Side]:
 
 
 def capture_step(once: Callable[[Any, Any], Any], x, y) -> tuple[Any, ...]:
-    """The step as a graph, captured after the warm-up on a side stream that PyTorch's documentation asks for, and what
-    must live as long as it."""
+    """The step as a graph, and the objects that must live as long as the graph. The graph is captured after a warm-up
+    on a side stream, as PyTorch's documentation requires."""
     torch = load()
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())

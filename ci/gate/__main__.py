@@ -1,13 +1,14 @@
 """One run on a machine with a GPU: correctness, speed and its causes, and questions that only a GPU answers.
 
 Parts run in order, each with a time limit. Whatever a check runs on the GPU is a child process, which is killed when
-its time is up: one that hangs or crashes affects no other check. OUT holds gate.json and logs.zip, rewritten after
-every check, the benchmark's record in results/, and ncu.zip.
+its time is up. So a child that hangs or crashes affects no other check. OUT holds gate.json and logs.zip, rewritten
+after every check, the benchmark's record in results/, and ncu.zip.
 
 Nothing is installed from a network and gpuconv needs no installation: checks run in a copy of the tree. Wheels of
-missing packages can be supplied (--wheels), and compiled kernels (ci/pack_cubins.py, --cubins).
+missing packages can be supplied with --wheels, and compiled kernels (see ci/pack_cubins.py) with --cubins.
 
-Status: 0 all passed, 1 something failed or was not reached, 2 bad usage, 3 no GPU: nothing was proved, 130 stopped.
+Status: 0: all passed. 1: something failed or was not reached. 2: bad usage. 3: there is no GPU, so nothing was proved.
+130: stopped.
 """
 
 from __future__ import annotations
@@ -50,7 +51,9 @@ def _parser() -> argparse.ArgumentParser:
         "--minutes", type=float, help="time limit for all parts together (default: the sum of their limits)"
     )
     parser.add_argument("--wheels", type=Path, metavar="DIR", help="wheels of packages that this machine lacks")
-    parser.add_argument("--cubins", type=Path, metavar="FILE", help="compiled kernels (default cubins.zip, if there)")
+    parser.add_argument(
+        "--cubins", type=Path, metavar="FILE", help="compiled kernels (by default cubins.zip if present)"
+    )
     parser.add_argument("--commit", help="the name of this version, if git cannot tell it")
     parser.add_argument("--device", default="cuda", help="cuda (default) or cuda:1")
     parser.add_argument(
@@ -80,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         except ValueError as error:
             parser.error(str(error))
     if options.out is None:
-        parser.error("--out is needed, where $OUT is not set")
+        parser.error("--out is needed, because $OUT is not set")
     if options.minutes is not None and not options.minutes > 0:
         parser.error(f"--minutes must be above 0, received {options.minutes:g}")
     if options.wheels and not options.wheels.is_dir():

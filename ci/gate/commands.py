@@ -101,9 +101,9 @@ class Gate:
     def run_in_parallel(
         self, commands: Mapping[str, Sequence[str]], seconds: float, workers: int, **environment: str
     ) -> dict[str, Done]:
-        """Run commands in parallel, started in order, each with its own log; those not reached in time
-        are left out. The names are the logs. The commands do not time algorithms to choose one, because they would
-        disturb each other."""
+        """Run commands in parallel, started in order. commands: by the name of the log that each writes. Returns the
+        results by the same names; commands that were not started in time are left out. The commands do not time
+        algorithms to choose one, because they would disturb each other."""
         end, untimed = time.monotonic() + seconds, {"GPUCONV_AUTOTUNE": "0"}
 
         def run_one(name: str) -> Done | None:

@@ -37,7 +37,8 @@ def workers() -> int:
 
 
 def verify(gate: Gate, seconds: float) -> Found:
-    """One process per op, matrix products first: the oracle takes most of the time."""
+    """Verifies each op in a process of its own, because the oracle takes most of the time. Matrix products come
+    first."""
     tiers = ["--tier", "tiny", *([] if gate.small else ["--tier", "odd"])]
     words = [*gate.python, "-m", "gpuconv", "verify", "--device", gate.device, *tiers, "--op"]
     ops = SMALL if gate.small else sorted(gate.facts.get("ops", ()), key=lambda op: not OPS[op].takes_algorithm)

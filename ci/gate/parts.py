@@ -1,6 +1,6 @@
 """The parts in order, for a GPU that is available for thirty minutes: 28 are assigned, two are in reserve.
 
-Checks that the others depend on come first; the most informative about the kernels before the longest ones.
+Checks that other checks depend on come first, then those that tell most about the kernels, and the longest ones last.
 """
 
 from __future__ import annotations

@@ -151,8 +151,8 @@ DETAILED = 6  # kernels
 
 
 def ncu(gate: Gate, seconds: float) -> Found:
-    """Four numbers of every kernel of three training steps, then all of Nsight Compute on the first launches of the
-    slowest six."""
+    """Measures the four METRICS of every kernel of three training steps, then all metrics of Nsight Compute for the
+    first launches of the six slowest kernels."""
     if not shutil.which("ncu"):
         raise NotReachedError("ncu is not on the PATH")
     words = [

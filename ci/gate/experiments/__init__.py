@@ -20,9 +20,9 @@ class UnknownError(Exception):
 QUESTIONS = {  # by the module that holds `ask`
     "capture": "Can a kernel that was never loaded be launched in a capture?",
     "threads": "Can one thread capture while another works on the GPU?",
-    "bfloat16": "Does a captured run in bfloat16, convolution and norm fused, reach its accuracy?",
-    "float32": "Does a captured run in float32 reach its accuracy?",
-    "loader": "Does a loader of PyTorch's GPU tensors feed captured steps as it feeds launches?",
+    "bfloat16": "Does a captured run in bfloat16, with convolution and norm fused, reach the expected accuracy?",
+    "float32": "Does a captured run in float32 reach the expected accuracy?",
+    "loader": "Does a loader of PyTorch's GPU tensors give the same loss with captured steps as with launches?",
     "choices": "Does the tuner make the same choices twice, each time without stored ones?",
     "families": "Is every algorithm in `ALGORITHMS` right for convolutions on this GPU?",
     "driver": "Does gpuconv[cuda12] work under a driver of CUDA 12?",

@@ -6,8 +6,8 @@ ring      a ring of stages between a producer and two consumers, by mbarriers
 cluster   rings that the two blocks of a cluster fill for each other
 fprop, dgrad, wgrad   proves and times the algorithms that no GPU has run, and says what is wrong with refuted ones
 
-Prints a line for each case, and after a case that fails what is needed to mend it. Status 0 if all pass, 1 if one
-fails, 4 if there is nothing to run, 130 if it is stopped.
+Prints a line for each case; after a case that fails, also the details that are needed to mend it. Status 0 if all pass,
+1 if one fails, 4 if there is nothing to run, 130 if it is stopped.
 
 warpgroup, ring, cluster, algorithms   the checks
 wrong_values                  describes wrong results

@@ -133,8 +133,9 @@ def question_of(product: Product, candidate: Plan, device: str) -> Question:
 
 
 def modules(capability: int = 90) -> Iterator[Module]:
-    """The kernels of the checks on a GPU of this compute capability, to be compiled ahead: of the algorithms to prove,
-    and of the proved ones, which a proof also runs without activation and moments, for its bounds."""
+    """The kernels that the checks run on a GPU of this compute capability, for a compilation in advance. They are those
+    of the algorithms to prove and those of the proved algorithms. For its bounds, a proof also runs the proved
+    algorithm without activation and moments."""
     for name in DIRECTIONS:
         for each in products(name, False):
             for candidate in plan.unproved_plans(each, capability):
