@@ -6,12 +6,12 @@
     python -m tools.mutation.kernels --file mbarrier.cuh --each --sample 12 --tests tests/kernels/test_warpgroups.py
 
 Each mutant runs in a process of its own, on a copy of the kernels, on the emulated device: first the cases of
-gpuconv.verify that run code of the file, in float32; then the kernel tests that do; then the small cases in the other
-dtypes, in shuffled thread orders, and with every memory access checked. With --tests, only those tests run. A mutant
-dies by a wrong result, a fault that the emulator names, a crash, or a loop without end. A mutant that does not compile
-is not counted. kernels_survivors.toml lists, each with its reason, the mutants that compute the same as the shipped
-kernel, or that only a GPU could tell apart; they are not run again unless --recheck is given. Nothing in the repository
-is written.
+gpuconv.verify that run code of the file, in float32; then the kernel tests that run such code; then the small cases in
+the other dtypes, in shuffled thread orders, and with every memory access checked. With --tests, only those tests run. A
+mutant dies by a wrong result, a fault that the emulator names, a crash, or a loop without end. A mutant that does not
+compile is not counted. kernels_survivors.toml lists, each with its reason, the mutants that compute the same as the
+shipped kernel, or that only a GPU could tell apart; they are not run again unless --recheck is given. Nothing in the
+repository is written.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def kernel_files() -> list[str]:
     return sorted(path.name for path in source.directory().iterdir() if path.suffix in (".cu", ".cuh"))
 
 
-Build = tuple[Path, frozenset[tuple[str, str]], str]  # a kernel file, its macros, and what is checked: compiled once
+Build = tuple[Path, frozenset[tuple[str, str]], str]  # a kernel file, its macros, and the `sanitize` setting
 
 
 @contextlib.contextmanager
@@ -113,14 +113,15 @@ def parts_of(path: Path) -> frozenset[str]:
 
 @dataclass
 class Suite:
-    """The tests that run code of a file: the number of builds that each compiles again if the file changes, and its
-    processor time on the shipped kernels."""
+    """The tests that run code of a file. costs: for each test, the number of builds that it compiles again if the file
+    changes, and its processor time on the shipped kernels."""
 
     costs: dict[str, tuple[int, float]] = field(default_factory=dict)
 
     @property
     def tests(self) -> list[str]:
-        """Those with the fewest builds first, as compiling takes longest; of these the quickest first."""
+        """The tests in the order to run them: those with the fewest builds first, because compiling takes longest; then
+        the quickest first."""
         return sorted(self.costs, key=self.costs.__getitem__)
 
 
@@ -235,7 +236,7 @@ def main() -> int:
     os.chdir(REPOSITORY)
     command = parser(__doc__, processes=2)
     command.add_argument(
-        "--tests", action="append", metavar="PATH", help="run only these, in place of the cases and tests/kernels"
+        "--tests", action="append", metavar="PATH", help="run only these tests, in place of the cases and tests/kernels"
     )
     options = command.parse_args()
     if unknown := set(options.file or ()) - set(kernel_files()):
