@@ -138,9 +138,9 @@ def _mma(
 ) -> tuple[Algorithm, ...]:
     """Tensor cores, warp_m x warp_n outputs per warp (kernels/gemm_mma.cuh): for 16-bit floats and TF32.
 
-    halves, tf32: `issued` for 16-bit floats and for TF32, by direction, counted in sm_90a's machine code with 16-byte
-    copies; inf where there is no kernel. min_blocks: as in `_simt`, for 16-bit floats; TF32 has one less, because its
-    addresses take more registers.
+    halves, tf32: `issued` for 16-bit floats and for TF32, by direction, counted in the machine code for sm_90a of the
+    variants that copy 16 bytes at once; inf where there is no kernel. min_blocks: as in `_simt`, for 16-bit floats;
+    TF32 has one less, because its addresses take more registers.
     """
     threads, stages = 32 * (block_m // warp_m) * (block_n // warp_n), 4
     macros = dict(BLOCK_M=block_m, BLOCK_N=block_n, THREAD_M=warp_m // 8, THREAD_N=warp_n // 4, STAGES=stages)

@@ -1,4 +1,5 @@
-"""The standard streams of a command, if output cannot be written or is not wanted; and how a signal ends a command."""
+"""The standard streams of a command: what happens if output cannot be written or is not wanted, and how a signal ends
+the command."""
 
 from __future__ import annotations
 

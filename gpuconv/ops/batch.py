@@ -200,7 +200,7 @@ def mix_batch(
     offset: Scalar = 0,
     out: ArrayT | None = None,
 ) -> tuple[ArrayT, Array]:
-    """Mix each image with the one before it, the first with the last, by a factor lambda, drawn once for the batch.
+    """Mix each image with the one before it, and the first with the last. The factor lambda is drawn once for a batch.
 
     mixup (Zhang et al. 2018, arXiv:1710.09412): mixed[i] = lambda * x[i] + (1 - lambda) * x[i - 1]. Each operation
     is rounded to the accumulation dtype, and the result to x's dtype.

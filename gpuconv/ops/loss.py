@@ -223,8 +223,9 @@ def add_metrics(
         loss: The batch's mean loss, 0-d, in the accumulation dtype of scores.
         scores: (N, classes), any float dtype; the first largest score is the answer (NaN counts as largest). Without
             labels (N, ...).
-        labels: (N,) int64, or (N, classes) of any float dtype, where the largest one, found likewise, is the right
-            answer. None if there is no notion of a right answer; totals[1] then stays unchanged.
+        labels: (N,) int64, or (N, classes) of any float dtype, where the first largest value of a row is the
+            right answer (NaN counts as largest). None if there is no notion of a right answer; totals[1] then stays
+            unchanged.
         weight: (classes,), the weight of the loss, if labels are integers. Its numbers are not checked. A label outside
             the classes has weight 0, and its row counts as a wrong answer.
         ignore_index: The integer label of rows that do not count.

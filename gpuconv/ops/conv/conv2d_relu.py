@@ -64,8 +64,8 @@ def conv2d_relu(
         Otherwise the mask.
 
         mask: uint8 (N, P, Q, groups * bytes), with y's P and Q and bytes = ceil(K / groups * pool**2 / 8). It has
-        one bit for each convolution output that y depends on: 1 where the gradient passes, that is, where the
-        output is positive (with activation=None whatever its sign) and, with pool=2, is the first maximum of its
+        one bit for each convolution output that y depends on: 1 where the gradient passes. With "relu" it passes
+        only where the output is positive. With pool=2 it passes only where the output is the first maximum of its
         window. In the bytes of a group, bit i * pool**2 + j (bit 0 is the lowest of the first byte) belongs to the
         group's filter i and pixel j of the window, row-major. Unused bits are 0.
 

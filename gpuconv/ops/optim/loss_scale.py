@@ -18,8 +18,8 @@ def update_loss_scale(
 ) -> None:
     """Update a dynamic loss scale, between backward and the optimizer's step (Micikevicius et al. 2018).
 
-    After a step whose gradients are not all finite, which the optimizer then skips, the scale is multiplied by backoff;
-    after `interval` good steps, by growth.
+    If not all gradients of a step are finite, the optimizer skips the step, and the scale is multiplied by backoff.
+    After `interval` good steps, the scale is multiplied by growth.
 
     Args:
         scaling: (4,) float64, changed in place: [0] the scale by which to multiply the next loss gradient; [1] the
