@@ -23,8 +23,8 @@ from gpuconv.verify import conv_problems
 
 @dataclass(frozen=True)
 class Entry:
-    """One thing to time. group: its net or table. workload, by kind: a Conv2dProblem, a volume (N, H, W, C), or
-    a net's name and batch size."""
+    """One thing to time. group: the name of its list in this file. workload, by kind: a Conv2dProblem, a volume
+    (N, H, W, C), or a net's name and batch size."""
 
     kind: str
     op: str

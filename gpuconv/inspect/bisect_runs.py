@@ -311,7 +311,7 @@ class Rounding:
         )
 
     def _of_layer(self, layer: str, norms: Mapping[str, float]) -> float:
-        """The norm over all parameters of a layer, from those of each; 1 instead of 0."""
+        """The norm over all parameters of a layer, from the norm of each parameter; 1 instead of 0."""
         inside = [norms[name] for name in self._norms if name.rpartition(".")[0] == layer]
         return math.hypot(*inside) or 1.0
 

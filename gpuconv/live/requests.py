@@ -107,7 +107,7 @@ class LiveRun:
     # --- requests ------------------------------------------------------------------------------
 
     def greet(self) -> None:
-        """A browser connected: send everything at once."""
+        """A browser connected: make all displays due now."""
         self.view.budget.make_due()
         if self.phase != TRAINING:
             self._show()
@@ -226,7 +226,7 @@ class LiveRun:
         title: str = "image",
         map: str | None = None,
     ) -> None:
-        """Choose the image that is shown in the net, and how. None leaves a choice as it is.
+        """Choose the image that is shown in the net, and how it is shown. None leaves a choice as it is.
 
         Args:
             kind: What is shown of each layer: "activations", "gradients" or "filters".
