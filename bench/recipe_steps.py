@@ -27,7 +27,7 @@ CHECKED_STEPS, CHECKED_IMAGES = 3, 64
 
 @dataclass(frozen=True)
 class Recipe:
-    """A net's recipe with a batch size. A run has as many epochs as the recipe specifies, with `steps` steps in total."""
+    """A net's recipe with a batch size. A run has the epochs that the recipe specifies, with `steps` steps in total."""
 
     entry: Entry
     steps: int = RECIPE_STEPS

@@ -69,8 +69,9 @@ class Step:
 
 
 def sides(step: Step, device: str) -> list[Side]:
-    """gpuconv's sides: each launch from Python, and on a GPU the whole step replayed as a CUDA graph; where norms lie
-    below convolutions, also a graph that computes all of their backward sums in dgrad's epilogue."""
+    """gpuconv's sides. The first launches each kernel from Python. On a GPU the second replays the whole step as a CUDA
+    graph. Where norms lie below convolutions, a third side does the same with a net that computes all of the norms'
+    backward sums in dgrad's epilogue."""
 
     def eager() -> Prepared:
         trainer, sets, results = _prepared(step, device)

@@ -6,9 +6,9 @@ with NVRTC 13.0, this command makes DIR:
 
     pip install --no-deps --target DIR nvidia-cuda-nvrtc==13.0.88 nvidia-cuda-runtime==13.0.96
 
-The program compiles all variants of the library's kernels that the architecture can run, the launches of the nets that
-the gate times and, for sm_90a, the kernels of its part "hopper"; other kernels are compiled where a check runs. Kernels
-compiled before are taken from the cache.
+The program compiles all variants of the library's kernels that the architecture can run, the kernels that the gate's
+nets launch and, for sm_90a, the kernels of the gate's part "hopper". Other kernels are compiled where a check runs.
+Kernels compiled before are taken from the cache.
 """
 
 from __future__ import annotations

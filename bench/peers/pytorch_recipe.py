@@ -1,7 +1,7 @@
 """PyTorch's sides of a whole recipe, in channels_last: with and without torch.compile and a CUDA graph of each step.
 
-As in Keller Jordan's public script, images stay on the device, where they are converted and padded once, and a batch is
-one gather of them; a step's rates lie in device memory, so that a captured step can be replayed. Weights are float32
+As in Keller Jordan's public script, images stay on the device, where they are converted and padded once. A batch is one
+gather of them. A step's rates lie in device memory, so that a captured step can be replayed. Weights are float32
 under autocast, as on our side; Newton-Schulz runs in bfloat16 where the net does.
 """
 

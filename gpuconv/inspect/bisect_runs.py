@@ -209,9 +209,9 @@ def bisect_runs(a: PathLike, b: PathLike) -> Runs:
         a, b: Run directories, or files of digests (`gpuconv.training.Digests`).
 
     Raises:
-        ValueError: a and b are the same run, one of them has no digests, or they have no step or no tensor in common;
-            a CheckpointError, which is a ValueError, for a file that cannot be read or that has a
-            line that holds no digests.
+        ValueError: a and b are the same run, one of them has no digests, or they have no step or no tensor in common.
+            A file that cannot be read, or that has a line without digests, raises a CheckpointError, which is a
+            ValueError.
         FileNotFoundError: A folder holds no run.
     """
     files = [_file(path) for path in (a, b)]
