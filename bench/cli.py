@@ -144,7 +144,7 @@ def _measure(options: argparse.Namespace) -> int:
         _at_least("--rounds", options.rounds, 2)
         entries = select(options.command, device, options.op, options.shape, options.dtype)
         if not entries:
-            raise ValueError("no entry of the suite is left under these filters")
+            raise ValueError("no entry of the suite passes these filters")
     print(f"device     {device} ({why})")
     record = Record.start(device, options.threads, results=options.results or RESULTS, commit=options.commit)
     print(f"record     {record.path}\n{_peer(options.threads)}")

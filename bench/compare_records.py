@@ -40,7 +40,7 @@ def changes(a: Record, b: Record) -> list[Change]:
     if a.data["hardware"] != b.data["hardware"]:
         raise ValueError(
             f"{a.path.name} is of {a.data['hardware']} and {b.path.name} of {b.data['hardware']}: "
-            "times of different hardware say nothing of the code"
+            "times of different hardware say nothing about the code"
         )
     usual_noise = max(_usual_noise(a), _usual_noise(b))
     found = []

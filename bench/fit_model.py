@@ -106,7 +106,7 @@ def refit(records: Sequence[dict[str, Any]], before: Model | None, gpu: Gpu) -> 
     counted_with = before.nvrtc if before else nvrtc.version()
     rows = [row for record in records for row in rows_of(record, gpu, known, counted_with)]
     if len(rows) <= len(TERMS):
-        raise ValueError(f"a model of {len(TERMS)} terms needs more rows than that; the records have {len(rows)}")
+        raise ValueError(f"a model of {len(TERMS)} terms needs more rows than terms; the records have {len(rows)} rows")
     rates, errors, left_out = fit(rows, gpu)
     rounded = Terms(*(float(f"{getattr(rates, name):.4g}") for name in TERMS))
     model = Model(gpu.name, rounded, rms(errors), rms(left_out), counted_with, tuple(rows))

@@ -69,7 +69,7 @@ class Record:
         if not isinstance(data, dict) or "schema" not in data:
             raise RecordError(f"{path} is not a benchmark record: it has no schema number")
         if data["schema"] != SCHEMA:
-            raise RecordError(f"{path} has schema {data['schema']}, this version reads {SCHEMA}: measure again")
+            raise RecordError(f"{path} has schema {data['schema']}, but this version reads {SCHEMA}: measure again")
         return cls(Path(path), data)
 
     def add(self, entry: dict[str, Any]) -> None:

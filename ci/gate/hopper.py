@@ -13,7 +13,7 @@ _KEPT = 120  # lines of a check's output in the record; the logs have all of it
 def check_of(name: str) -> Body:
     def check(gate: Gate, seconds: float) -> Found:
         if gate.facts.get("arch") != "sm_90a":
-            raise NotReachedError(f"it needs compute capability 9.0, this GPU takes {gate.facts.get('arch')}")
+            raise NotReachedError(f"it needs the architecture sm_90a; this GPU has {gate.facts.get('arch')}")
         words = ["-m", "ci.gate.hopper_kernels", name, "--device", gate.device, *(["--small"] if gate.small else [])]
         done = gate.ask(f"hopper/{name}.log", words, seconds, GPUCONV_AUTOTUNE="1")
         details = {"printed": done.text.splitlines()[-_KEPT:]}

@@ -53,7 +53,7 @@ def run_parts(parts: Sequence[Part], gate: Gate, seconds: float, report: Callabl
             if stopped_by:
                 result = Result(part.name, check.name, NOT_REACHED, stopped_by)
             elif limit < 1:
-                result = Result(part.name, check.name, NOT_REACHED, "the time was used up before")
+                result = Result(part.name, check.name, NOT_REACHED, "earlier checks used up the time")
             else:
                 report(f"{part.name} {check.name}: at most {limit:.0f} s")
                 record.write(gate, results, f"{part.name} {check.name}")

@@ -95,7 +95,7 @@ def model(gate: Gate, seconds: float) -> Found:
     """Compares predictions for today's kernels with the times just measured."""
     name = str(gate.facts.get("name", ""))
     if not (known := [gpu for gpu in ("h100", "h200") if gpu in name.lower()]):
-        raise NotReachedError(f"the model covers H100 and H200, this is {name or 'an unknown GPU'}")
+        raise NotReachedError(f"the model covers the H100 and H200; this GPU is {name or 'unknown'}")
     words = ["-m", "bench", "predict", "--gpu", known[0], *KERNELS, "--results", str(gate.out / "results")]
     done = gate.ask("predict.log", words, seconds)
     done.raise_for_status()

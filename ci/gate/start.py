@@ -55,7 +55,7 @@ def environment(gate: Gate, seconds: float) -> Found:
         gate.run(log, [tool] if tool == "nvidia-smi" else [tool, "--version"], 0.1 * seconds)
     lines = [line for line in done.text.splitlines() if line.startswith("FACTS ")]
     if not lines:
-        raise FailedError(f"gpuconv cannot be asked for its device: {done.last}")
+        raise FailedError(f"the probe of gpuconv and its device failed; its last line: {done.last}")
     gate.facts |= json.loads(lines[-1].removeprefix("FACTS "))
     facts = gate.facts | {"tools missing": [tool for tool in TOOLS if not shutil.which(tool)]}
     if "no gpu" in facts:

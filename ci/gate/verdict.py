@@ -48,5 +48,5 @@ def read_verdict(question: str, text: str, code: int, late: bool, last: str) -> 
     if found.question != question:
         return unknown(f"answered another question: {found.question}")
     if found.answer not in ANSWERS or not isinstance(found.seen, str) or not found.seen.strip():
-        return unknown(f"gave an answer without what was seen: {found.answer!r}")
+        return unknown(f"gave no valid answer with an observation: {found.answer!r}")
     return found

@@ -124,7 +124,7 @@ class Bisection:
     def __str__(self) -> str:
         checked = f"{self.calls[0]} calls of A and {self.calls[1]} of B checked"
         if any(self.skipped):
-            checked += f", {sum(self.skipped)} more were not finite"
+            checked += f", {sum(self.skipped)} more had NaN or infinity"
         found = self.violation
         if found is None:
             return f"agree over {self.steps} steps: {checked}, each within its bound"

@@ -354,5 +354,5 @@ def _expect_place(at: Sequence[int], shape: tuple[int, ...], layer: str) -> tupl
         numbers = "1 whole number" if len(shape) == 1 else f"{len(shape)} whole numbers"
         received = [*at] if isinstance(at, Iterable) else at
         raise ValueError(
-            f"a position in {layer} is given by {numbers} from 0 inside {size}, received {received}"
+            f"a position in {layer} (size {size}) is given by {numbers}, counted from 0, received {received}"
         ) from None

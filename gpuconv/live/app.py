@@ -51,7 +51,7 @@ def application(session: Session, *, host: str = "127.0.0.1", token: str | None 
         _expect_type(request, "application/json")
         name, arguments = request_parsing.read_command(await request.body())
         if name in ("look", "explain") and "image" in arguments:
-            raise ValueError("an image is sent to /image")
+            raise ValueError("send the image to /image")
         return await _answer(session.ask(name, **arguments))
 
     async def image(request: Request) -> Response:

@@ -54,7 +54,7 @@ def read_net(text: object, input_shape: tuple[int, ...], classes: int, seed: int
         try:
             layer = Layer.from_config(config)
             if isinstance(layer, Input):
-                raise ValueError("the images give the input, which is not part of this list")
+                raise ValueError("leave Input out of this list: the input follows from the images")
             shape = layer.place("", shape)
             for each in layer.walk():
                 _expect_bounded(each)

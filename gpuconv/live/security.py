@@ -87,7 +87,7 @@ class Guard:
         if self.token is not None and (name == socket.gethostname().lower() or _is_address(name)):
             return  # reachable under many names; the token keeps others out
         if name not in known:
-            raise RefusedRequestError(421, f"this server is {self.host}, the request is for {host[:100]!r}")
+            raise RefusedRequestError(421, f"this server is {self.host}, but the request is for {host[:100]!r}")
 
     def _expect_token(self, headers: dict[str, str], query: bytes) -> str | None:
         """The cookie to set if the token came in the address, else None. Raises RefusedRequestError without a token."""

@@ -37,7 +37,7 @@ def curves(history: Sequence[Mapping[str, Any]], *, title: str = "") -> Figure:
         if not isinstance(record, Mapping):
             raise TypeError(f"a history is a list of dictionaries, received {type(record).__name__}")
         if "epoch" not in record:
-            raise ValueError(f"each record needs its epoch, received {', '.join(map(str, record))}")
+            raise ValueError(f"each record needs an entry 'epoch', received the entries {', '.join(map(str, record))}")
     measured = {key for record in history for key, value in record.items() if value is not None}
     panels = [("loss", 1, "{:.3f}")]
     if any(f"{part}_accuracy" in measured for part in PARTS):  # a regression has none

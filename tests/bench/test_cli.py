@@ -105,7 +105,7 @@ def test_a_wrong_result_of_gpuconv_gives_status_1(tmp_path, capsys, quick_peaks,
         (["steps", "--device", "numpy", "--shape", "tiny-vgg-n63"], "did you mean 'tiny-vgg-n64'"),
         (["ops", "--device", "numpy", "--rounds", "1"], "--rounds must be at least 2"),
         (["ops", "--device", "numpy", "--threads", "0"], "--threads must be at least 1"),
-        (["ops", "--device", "numpy", "--dtype", "float16"], "no entry of the suite is left"),
+        (["ops", "--device", "numpy", "--dtype", "float16"], "no entry of the suite passes these filters"),
         (["compare", "nowhere.json", "nowhere.json"], "nowhere.json: No such file"),
     ],
 )
@@ -124,7 +124,7 @@ def test_a_record_of_another_version_gives_an_error_of_one_line(tmp_path, capsys
     path.write_text('{"schema": 0}')
     assert cli.main(["compare", str(path), str(path)]) == 2
     error = capsys.readouterr().err
-    assert "has schema 0, this version reads 1" in error
+    assert "has schema 0, but this version reads 1" in error
     assert error.count("\n") == 1
 
 

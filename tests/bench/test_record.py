@@ -35,7 +35,7 @@ def test_a_second_run_adds_to_the_file_and_replaces_entries_it_times_again(tmp_p
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"schema": 99}', "has schema 99, this version reads 1"),
+        ('{"schema": 99}', "has schema 99, but this version reads 1"),
         ("[]", "no schema"),
         ("{}", "no schema"),
         ('{"schema": 1', "not a benchmark record"),

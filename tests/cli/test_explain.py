@@ -118,7 +118,7 @@ def test_invalid_positions_targets_and_pictures_are_refused_in_one_line(work, ca
         "--layer conv1": "say which value",
         "--layer conv1 --at 1,x": "expected numbers with commas",
         "--layer conv9 --at 1,1,1": "unknown layer 'conv9'",
-        "--layer conv1 --at 1,1": "3 whole numbers from 0 inside 8 x 8 x 4",
+        "--layer conv1 --at 1,1": "(size 8 x 8 x 4) is given by 3 whole numbers, counted from 0",
         "--layer conv1 --at 8,0,0": "received [8, 0, 0]",
         "--layer conv1 --at 0,0,0 --most 0": "--most",
         "--layer conv1 --at 0,0,0 --target cat": "--target is for --backward and --map",

@@ -110,9 +110,9 @@ def test_values_of_an_image_larger_than_the_net_was_built_for_are_explained(name
 def test_unknown_layers_positions_outside_and_invalid_arguments_are_refused(net, x):
     for layer, at, message in [
         ("convv", (0, 0, 0), "unknown layer"),
-        ("strided", (0, 0), "3 whole numbers from 0 inside 5 x 4 x 4"),
+        ("strided", (0, 0), r"\(size 5 x 4 x 4\) is given by 3 whole numbers, counted from 0"),
         ("strided", (5, 0, 0), r"received \[5, 0, 0\]"),
-        ("strided", (0, 0, -1), "inside 5 x 4 x 4"),
+        ("strided", (0, 0, -1), "size 5 x 4 x 4"),
     ]:
         with pytest.raises(ValueError, match=message):
             explain(net, x, layer, at)
@@ -122,7 +122,9 @@ def test_unknown_layers_positions_outside_and_invalid_arguments_are_refused(net,
         explain(net, x, "fc", (0,), most=0)
     with pytest.raises(ValueError, match="from 0 to 4, received 5"):
         explain(net, x, "fc", (0,), backward=True, target=5)
-    with pytest.raises(ValueError, match="a position in the input of fc is given by 1 whole number"):
+    with pytest.raises(
+        ValueError, match=r"a position in the input of fc \(size .*\) is given by 1 whole number, counted"
+    ):
         explain(net, x, "fc", (0, 0), backward=True)
 
 

@@ -29,7 +29,7 @@ CALLS = {
         ValueError,
         "the net takes volumes of 4 x 4 x 2 .*, received 6 x 5 x 2",
     ),
-    "explain, at is a number": (lambda: explain(at=5), ValueError, "3 whole numbers .* received 5"),
+    "explain, at is a number": (lambda: explain(at=5), ValueError, "3 whole numbers, .* received 5"),
     "explain, target of an activation": (lambda: explain(target=1), ValueError, "target is for backward=True"),
     "explain, backward": (lambda: explain(backward="no"), TypeError, "backward must be True or False, received 'no'"),
     "explain, locate": (lambda: explain(locate="no"), TypeError, "locate must be True or False, received 'no'"),

@@ -40,7 +40,7 @@ CALLS = {
     "curves, no epoch": (
         lambda: plots.curves([{"train_loss": 1.0}]),
         ValueError,
-        "each record needs its epoch, received train_loss",
+        "each record needs an entry 'epoch', received the entries train_loss",
     ),
     "rates, lengths": (
         lambda: plots.rates([0.1, 1.0], [2.0], [2.0, 1.0]),

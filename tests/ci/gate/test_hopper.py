@@ -190,7 +190,7 @@ def test_the_output_of_a_check_is_in_the_record(tmp_path, monkeypatch, done, err
 
 def test_on_a_gpu_of_another_architecture_a_check_counts_as_not_reached(tmp_path):
     gate = Gate(tmp_path, tmp_path, tmp_path, facts={"arch": "sm_100a"})
-    with pytest.raises(NotReachedError, match=r"needs compute capability 9\.0, this GPU takes sm_100a"):
+    with pytest.raises(NotReachedError, match=r"needs the architecture sm_90a; this GPU has sm_100a"):
         hopper.check_of("ring")(gate, 60.0)
 
 

@@ -80,7 +80,7 @@ def test_time_left_by_a_check_goes_only_to_later_checks_of_its_part(gate, monkey
     results = run_parts([part(0, 100, 0), part(0, 0)], gate, 600, lambda _: None)
     # Two checks of the first part, whose third check is not reached, and the two checks of the second part.
     assert limits == [20, 30, 30, 60]
-    assert results[2].reason == "the time was used up before"
+    assert results[2].reason == "earlier checks used up the time"
     limits.clear()
     run_parts([part(0)], gate, 45, lambda _: None)
     assert limits == [30], "the time limit of the whole run counts too"
