@@ -115,7 +115,7 @@ def refit(records: Sequence[dict[str, Any]], before: Model | None, gpu: Gpu) -> 
 
 
 def load_nvrtc(folder: Path) -> None:
-    """Compile with the NVRTC in a folder instead of the installed one; FileNotFoundError if there is none.
+    """Compile with the NVRTC in a folder instead of the installed one. Raises FileNotFoundError if there is none.
 
     `pip install --no-deps --target DIR nvidia-cuda-nvrtc==13.0.88` makes such a folder.
     """

@@ -9,7 +9,7 @@ from ci.gate import correctness_checks, hopper, questions, speed_checks, start
 from ci.gate.run_parts import Check, Part, checks
 
 AVAILABLE, RESERVE = 30.0, 2.0  # minutes
-LONGEST_CALL = 9.0  # minutes that the parts of one call of the gate, or an extra part, take together, at most
+LONGEST_CALL = 9.0  # minutes: the limit for the parts of one call of the gate together, and for each extra part
 # The parts that each call of the gate runs, together at most LONGEST_CALL.
 CALLS = (("start", "right"), ("why", "kernels"), ("questions",), ("steps",), ("suite",))
 

@@ -35,8 +35,8 @@ def activations(
     negative is blue, zero dark, positive amber.
 
     Args:
-        image: (H, W) or (H, W, C), uint8 or floats between 0 and 1; unless it has 3 channels, their mean is drawn in
-            gray.
+        image: (H, W) or (H, W, C), uint8 or floats between 0 and 1. If C is not 3, the mean of the channels is drawn
+            in gray.
         volumes: (name, (H, W, C) or (C,) array) of each layer.
         scores: (classes,) probabilities.
         classes: Their names.

@@ -11,12 +11,12 @@ NumberT = TypeVar("NumberT", int, float)
 
 
 def integer(text: str) -> int:
-    """The integer in `text`. ValueError for anything else, including "1_0" and "\uff11"."""
+    """The integer in `text`. Raises ValueError for anything else, including "1_0" and "\uff11"."""
     return _converted(text, int, "an integer")
 
 
 def real(text: str) -> float:
-    """The number in `text`, including "nan" and "inf". ValueError for anything else, including "1_0.5"."""
+    """The number in `text`, including "nan" and "inf". Raises ValueError for anything else, including "1_0.5"."""
     return _converted(text, float, "a number")
 
 
@@ -29,7 +29,8 @@ def is_digits(text: str) -> bool:
 
 
 def volume(text: str, axes: int) -> tuple[int, ...]:
-    """The lengths of `axes` axes, each above 0, from text such as "32x32x3". ValueError for anything else."""
+    """The lengths of `axes` axes, each above 0, from text such as "32x32x3". Raises ValueError for anything
+    else."""
     sides = text.lower().split("x")
     if len(sides) != axes or not all(map(is_digits, sides)) or not math.prod(map(int, sides)):
         raise ValueError(f"expected a size written {'x'.join(['32', '32', '3'][:axes])}, received {text!r}")

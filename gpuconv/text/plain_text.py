@@ -6,7 +6,8 @@ import unicodedata
 
 
 def printable(text: str) -> str:
-    """The text with invisible characters escaped: ESC would control the terminal, U+202E reverse the line."""
+    """The text with invisible characters escaped: ESC would control the terminal, and U+202E would reverse
+    the line."""
     return "".join(
         letter if letter.isprintable() else letter.encode("unicode_escape", "surrogatepass").decode() for letter in text
     )

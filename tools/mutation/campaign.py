@@ -26,7 +26,7 @@ BROKEN = "broken"  # the tool itself failed
 
 @dataclass(frozen=True)
 class Mutant:
-    """`text[start:end]` of a file, replaced."""
+    """A file with one fault: its `text[start:end]` is replaced."""
 
     file: str
     start: int
@@ -211,5 +211,5 @@ def print_conclusion(found: dict[str, Counter[str]], least: float) -> int:
     """Print the table and whether at least that share was killed; returns the exit status."""
     total = found["all"]
     print(f"\n{table(found)}\n")
-    print(f"{share(total):.1%} of the mutants die, at least {least:.0%} must; {total[SURVIVED]} survive unexplained")
+    print(f"{share(total):.1%} of the mutants die (at least {least:.0%} must); {total[SURVIVED]} survive unexplained")
     return 1 if share(total) < least else 0

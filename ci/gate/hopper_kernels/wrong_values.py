@@ -8,7 +8,7 @@ SHOWN = 12  # wrong values, or ranges of rows or columns, that are listed
 
 
 def ranges(numbers) -> str:
-    """ "0-3, 8" of 0, 1, 2, 3, 8."""
+    """Numbers as ranges in text: "0-3, 8" for 0, 1, 2, 3 and 8."""
     runs: list[list[int]] = []
     for number in sorted(map(int, numbers)):
         if runs and number == runs[-1][1] + 1:
