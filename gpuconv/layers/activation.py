@@ -15,7 +15,7 @@ from gpuconv.types import Array, Options, Shape
 
 @dataclass(eq=False, repr=False)
 class Activation(Layer, base=True):
-    """Runs the op named `op`, and in backward the op `op`_backward, which reads the input or output of the first."""
+    """Runs the op named `op`, and in backward the op `op`_backward, which reads the input or the output of `op`."""
 
     elementwise = writes_slices = reads_slices = takes_slices = True
     op: ClassVar[str]

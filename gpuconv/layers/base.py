@@ -1,8 +1,8 @@
 """The base of all layers: options, variables, forward, backward. Layers know no backend; they call `gpuconv.ops`.
 
 A layer is a dataclass. Its fields are its hyperparameters, so `config` and `from_config` need no code of their own.
-`plan` infers the output shape and declares the variables, `reset` initializes them. forward keeps what backward needs
-with `stash`; backward takes it, once, with `unstash`, so memory is released as backward proceeds.
+`plan` infers the output shape and declares the variables, `reset` initializes them. forward calls `stash` to keep what
+backward needs. backward takes it, once, with `unstash`, so memory is released as backward proceeds.
 
 The layers inside, gradients, freezing and the state dict are in `state.py`. A net runs its layers by `layer_call.py`.
 """
@@ -32,7 +32,7 @@ from gpuconv.layers.state import Frozen, Stateful, Unmatched, descendants, named
 from gpuconv.layers.variables import Variable, weight_and_bias
 from gpuconv.types import Array, Options, Record, Shape
 
-__all__ = [  # some are defined in the files below; all can be imported from here
+__all__ = [  # includes names that this file only imports, so that users find all of them here
     "LAYERS",
     "Array",
     "Handle",
@@ -56,10 +56,10 @@ __all__ = [  # some are defined in the files below; all can be imported from her
 class Layer(Stateful["Layer"]):
     """The base of all layers.
 
-    After `build`, `input_shape` and `output_shape` (both without N), `path` (its name, prefixed by the names of its
-    containers: "residual1.conv2") and `variables` are known; `arrays` holds the values. `tf32` says whether float32
-    products are computed in TF32 (`gpuconv.ops.conv2d`). The config of a net has it as the net's precision; the config
-    of a layer does not have it.
+    `build` sets `input_shape` and `output_shape` (both without N), `variables` and `path`. The path is the layer's
+    name, prefixed by the names of its containers: "residual1.conv2". `arrays` holds the values of the variables. `tf32`
+    says whether float32 products are computed in TF32 (`gpuconv.ops.conv2d`). A net's config stores `tf32` as part of
+    its precision; a layer's config does not store it.
 
     Args:
         name: Its name inside the net, without a dot; by default its kind and number ("conv1").
@@ -68,22 +68,22 @@ class Layer(Stateful["Layer"]):
 
     Raises:
         TypeError: A setting of another type.
-        ValueError: A setting that cannot be used; raised when the layer is created, or built if the check needs the
-            input's shape.
+        ValueError: A setting that cannot be used. A check that needs the input's shape is made when the layer is built,
+            every other check when the layer is created.
     """
 
     stem: ClassVar[str] = "layer"
-    numbered: ClassVar[bool] = True  # the default name is kind and number; otherwise only the kind, if it is free
+    numbered: ClassVar[bool] = True  # the default name is stem and number; otherwise the stem alone, if no layer has it
     elementwise: ClassVar[bool] = False  # the output can overwrite the input, so `summary` counts no volume for it
     takes_parts: ClassVar[bool] = False  # forward and backward also take a `gpuconv.layers.batch_parts.PerPart`
     writes_slices: ClassVar[bool] = False  # whether forward takes `out`, a slice of the channels of a wider volume
     reads_slices: ClassVar[bool] = False  # whether backward reads a dy that is such a slice without copying it
     idle_in_inference: ClassVar[bool] = False  # whether `infer` returns x itself
     takes_slices: ClassVar[bool] = False  # whether forward and backward read an x that is such a slice without a copy
-    holds_input: ClassVar[bool] = False  # whether the layer below may write x into a slice of this one's output
+    holds_input: ClassVar[bool] = False  # whether the layer below may write its output into this layer's output
     takes_addend: ClassVar[bool] = False  # whether forward takes `addend`, which it adds to its output
     adds_input_grad: ClassVar[bool] = False  # whether backward takes `onto`, to which it adds the input's gradient
-    slides: ClassVar[bool] = True  # whether it computes the same at more positions of a larger image
+    slides: ClassVar[bool] = True  # whether the layer can slide over a larger image, see `as_sliding`
 
     _: KW_ONLY
     name: str | None = None
@@ -117,7 +117,7 @@ class Layer(Stateful["Layer"]):
 
     is_foreign: ClassVar[bool] = False  # whether a user defined it; its results may have another float dtype
     hooks: ClassVar[Mapping[str, tuple[Hook, ...]]] = MappingProxyType({})  # each instance has its own
-    normalization: ClassVar[Any] = None  # of the images, kept by a net's first layer, see `Sequential`
+    normalization: ClassVar[Any] = None  # how images are normalized; a net's first layer keeps it, see `Sequential`
 
     # --- what a layer defines ------------------------------------------------------------------
 
@@ -146,9 +146,9 @@ class Layer(Stateful["Layer"]):
     def backward(self, dy: Array, *, input_grad: bool = True) -> Array | None:
         """Add to the gradients of the parameters; return the input's gradient.
 
-        A layer that `adds_input_grad` also takes `onto`, a `gpuconv.layers.input_gradient.Onto`: it adds its own
-        gradient to that array, a gradient of the same input from another layer, and returns the array. Without
-        `onto` it returns a new array.
+        A layer that `adds_input_grad` also takes `onto`, a `gpuconv.layers.input_gradient.Onto`. The array of
+        `onto` holds a gradient of the same input from another layer. This layer adds its own gradient to that array
+        and returns the array. Without `onto` it returns a new array.
 
         Args:
             dy: The output's gradient.
@@ -227,7 +227,8 @@ class Layer(Stateful["Layer"]):
         if isinstance(input_shape, str) or not isinstance(input_shape, Iterable):
             raise TypeError(f"input_shape must be a shape without N, such as (32, 32, 3), received {input_shape!r}")
         shape = tuple(integer(f"input_shape[{axis}]", size, 1) for axis, size in enumerate(input_shape))
-        kept = [layer for layer in self.walk() if vars(layer).get("arrays")]  # `place` refuses a layer without it
+        # `arrays` is missing if a subclass's __init__ does not call the base's; `place` raises then.
+        kept = [layer for layer in self.walk() if vars(layer).get("arrays")]
         if kept and dtype is None and precision is None:
             precision = kept[0].precision
         net_dtype, tf32 = as_precision(dtype, precision)
@@ -339,8 +340,8 @@ class Layer(Stateful["Layer"]):
         return Handle(self, "forward", hook)
 
     def register_backward_hook(self, hook: Hook) -> Handle:
-        """Call ``hook(layer, dx, dy)`` after each backward, with the gradients of its input (None where not requested)
-        and its output, which the hook must not change. Otherwise as `register_forward_hook`."""
+        """Call ``hook(layer, dx, dy)`` after each backward. dx is the input's gradient, None where not requested; dy is
+        the output's gradient. The hook must not change these arrays. Otherwise as `register_forward_hook`."""
         return Handle(self, "backward", hook)
 
     @property

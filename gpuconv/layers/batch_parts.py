@@ -140,8 +140,8 @@ Together = PartStates  # its former name
 
 @dataclass
 class _OwnState:
-    """A layer's state for one part. statistics, gradients: the part's own arrays, by name. attributes: the values that
-    the layer's attributes of these names have while the layer runs that part."""
+    """A layer's state for one part. statistics, gradients: the part's own arrays, by name. attributes: by name, the
+    values that the layer's attributes have while the layer runs that part."""
 
     statistics: dict[str, Array]
     gradients: dict[str, Array]
@@ -196,7 +196,8 @@ def takes_all_parts(layer: AnyLayer) -> bool:
 
 
 def run_net(net: AnyLayer, method: str, x: object, **options: object) -> MaybePerPart:
-    """Call the method of a whole net, whose layers `gpuconv.layers.layer_call.run` then runs."""
+    """Call the method of a whole net on x, an array or a `PerPart`. The net runs its layers with
+    `gpuconv.layers.layer_call.run`."""
     function = partial(getattr(net, method), **options)
     return x.run_each(net, function) if isinstance(x, PerPart) and not takes_all_parts(net) else function(x)
 

@@ -28,7 +28,7 @@ class Merging(Layer, base=True):
     """The base of layers that hold parallel sequences; `_rows` has them by name, with None for the input itself."""
 
     takes_parts = True
-    merge = "add"  # not annotated, because it is a field of Branches
+    merge = "add"  # not annotated: an annotation would make it a field of every subclass, not only of Branches
 
     def _set_rows(self, rows: dict[str, Row | None]) -> None:
         self._rows = {name: None if row is None else _sequence(row) for name, row in rows.items()}
@@ -104,8 +104,8 @@ class Merging(Layer, base=True):
     @property
     def holds_input(self) -> bool:  # type: ignore[override]
         """Whether the layer below may write the input straight into its slice of the output, from which the branches
-        then read it. The slice must begin and end at multiples of 16 bytes, and a pixel of the output be a multiple of
-        16 bytes long; the branches would copy any other slice."""
+        then read it. The slice must begin and end at multiples of 16 bytes, and a pixel of the output must be a
+        multiple of 16 bytes long; the branches would copy any other slice."""
         if self.merge != "concat" or None not in self.rows or not self.takes_slices:
             return False
         number = self.rows.index(None)
@@ -200,7 +200,7 @@ class Merging(Layer, base=True):
     adding, copied, summed = adds_to_sum, copied_branches, sum_gradients  # their former names
 
     def _slice(self, number: int, dy: Array) -> Array:
-        """A branch's slice of the gradient. Copied unless its reader (a branch or the final sum) takes slices."""
+        """A branch's slice of the gradient, copied unless its reader (a branch or the final sum) reads slices."""
         if dy.shape[-1] != self._ends[-1]:
             raise ValueError(f"dy must have {self._ends[-1]} channels, as the output, received {dy.shape[-1]}")
         row, part = self.rows[number], self._parts(dy)[number]

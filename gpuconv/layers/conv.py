@@ -140,7 +140,7 @@ class Conv2D(Layer):
         return self.problem.window | dict(algo=self.algo, tf32=self.tf32)
 
     def algorithms(self, batch_size: int, device: str | None = None, epilogue: Epilogue = PLAIN) -> dict[str, str]:
-        """As in `Layer.algorithms`. epilogue: that of the op that runs the convolution."""
+        """As in `Layer.algorithms`. epilogue: the epilogue of the op that runs the convolution."""
         x_shape = batch_size, *self.problem.x_shape[1:]
         problem = Conv2dProblem.of(x_shape, self.problem.w_shape, **self.problem.window)
         return backends.algorithms(

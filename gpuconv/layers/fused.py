@@ -177,7 +177,7 @@ class ConvActivation(FusedConv):
 
 
 class NormActivation(Fused):
-    """Batch normalization and an activation: `gpuconv.ops.batch_norm` with activation=, forward and backward."""
+    """Batch normalization and an activation: `gpuconv.ops.batch_norm` and `batch_norm_backward` with activation=."""
 
     @staticmethod
     def fits(layers: Sequence[Layer]) -> bool:

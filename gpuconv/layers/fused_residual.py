@@ -20,9 +20,9 @@ from gpuconv.types import Array
 
 @dataclass(eq=False, repr=False)
 class ResidualNorm(Fused):
-    """A residual block whose body ends in batch norm, and optionally the activation after the block, if its backward
-    reads only its output. The last op of the body is `gpuconv.ops.batch_norm` or `gpuconv.ops.conv2d_batch_norm` with
-    addend=."""
+    """A residual block whose body ends in batch norm, and optionally the activation after the block. The activation's
+    backward must read only the activation's output. The last op of the body is `gpuconv.ops.batch_norm` or
+    `gpuconv.ops.conv2d_batch_norm` with addend=."""
 
     @staticmethod
     def fits(layers: Sequence[Layer]) -> bool:

@@ -23,8 +23,8 @@ class BatchNorm(Layer):
     Szegedy 2015).
 
     Training uses the statistics of the batch. If a Trainer computes a batch in parts, training uses those of each part,
-    or, with `Trainer(sync_batch_norm=True)`, those of the whole batch on all ranks. It also updates `running_mean` and
-    `running_var`. Inference uses these running statistics. All four arrays are (C,), in the net's accumulation dtype.
+    or, with `Trainer(sync_batch_norm=True)`, those of the whole batch on all ranks. Training also updates
+    `running_mean` and `running_var`, which inference uses. All four arrays are (C,), in the net's accumulation dtype.
 
     Args:
         momentum: The batch's share of the running statistics, in [0, 1].

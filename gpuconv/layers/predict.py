@@ -87,7 +87,8 @@ def _array(images: Any, shape: tuple[int, ...]) -> Array:  # noqa: ANN401 - an a
     if kind_of(images) is not None:
         device = backends.device_of(images)
     else:
-        if not (hasattr(images, "__array__") or hasattr(images, "__array_interface__")):  # Pillow images, tensors
+        # Tensors and Pillow images have one of the two.
+        if not (hasattr(images, "__array__") or hasattr(images, "__array_interface__")):
             hint = "; its images are .images" if hasattr(images, "images") else ""
             raise TypeError(
                 "images must be an array of floats or uint8, a file, or a list of files or arrays, "
@@ -163,7 +164,7 @@ def _scores(net: Layer, images: Array, batch_size: int, softmax: bool, normalize
 
 
 def _as_input(net: Layer, x: Array, normalize: bool) -> Array:
-    """The images normalized, in the net's dtype."""
+    """The images in the net's dtype on its device, normalized if `normalize`."""
     if normalize:
         x = _normalized(net, backends.to_numpy(x))
     if normalize or x.dtype != net.dtype or backends.device_of(x) != net.device:

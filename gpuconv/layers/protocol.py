@@ -1,4 +1,4 @@
-"""The members of a layer for files that `base.py` imports, which cannot import `base.Layer` themselves."""
+"""The members of a layer, for files that cannot import `base.Layer` because `base.py` imports them."""
 
 from __future__ import annotations
 

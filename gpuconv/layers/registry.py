@@ -1,4 +1,5 @@
-"""Layers by name, gpuconv's and users': the name of a class in a config, and the class for a name.
+"""The registry of layer classes, gpuconv's and users'. It gives each class its name in configs, and finds the class for
+a name.
 
 gpuconv's layers have their plain names. Other classes are named with their module, "mynet.Swish", so that they replace
 no other layer.

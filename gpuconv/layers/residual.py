@@ -1,4 +1,4 @@
-"""The residual block: two sequences of layers, added."""
+"""The residual block: two sequences of layers, whose outputs are added."""
 
 from __future__ import annotations
 

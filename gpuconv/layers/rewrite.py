@@ -1,5 +1,5 @@
-"""Transformations of a sequence of layers: fusion (`Sequential.fuse`), and conversion to slide over larger images
-(`Sequential.as_convolutional`)."""
+"""Transformations of a sequence of layers: fusion (`Sequential.fuse`), and conversion to layers that slide over larger
+images (`Sequential.as_convolutional`)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gpuconv.types import Shape
 FUSED: list[type[Any]] = []  # the layers of `fused.py` and `fused_residual.py`; each class has fits(layers)
 Chain = Callable[[Sequence[Layer], bool | None], Sequence[Layer]]
 CHAINED: list[Chain] = []  # functions of `norm_chain.py` that replace runs of a fused row
-LONGEST = 4  # most layers that one fused layer replaces: CONV, POOL, batch norm and an activation
+LONGEST = 4  # the most layers that one fused layer replaces: CONV, POOL, batch norm and an activation
 
 
 def fused_row(layers: Sequence[Layer]) -> list[Layer]:

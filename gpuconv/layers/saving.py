@@ -31,7 +31,9 @@ def save(net: AnyLayer, path: object, *values: object) -> None:
         return _stash(net, *(() if path is None else (path, *values)))
     path = Path(path)
     if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder; save takes the name of a file, as {path / 'net.safetensors'}")
+        raise IsADirectoryError(
+            f"{path} is a folder; save takes the name of a file, such as {path / 'net.safetensors'}"
+        )
     if not net.built:
         raise RuntimeError("the net has no weights yet: begin it with Input(...) or call build(input_shape)")
     write(path, checkpoint_of(net))
@@ -57,7 +59,7 @@ def checkpoint_of(net: AnyLayer) -> Checkpoint:
 
 
 def notes(net: AnyLayer) -> Record:
-    """The known metadata of a net's images, JSON-serializable: those of `NOTES` that are set."""
+    """The metadata of a net's images, JSON-serializable: the entries of `NOTES` that are set."""
     classes, normalization = getattr(net, "classes", None), getattr(net, "normalization", None)
     found: Record = {}
     if classes is not None:

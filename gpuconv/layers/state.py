@@ -308,8 +308,8 @@ def restored_on_error(net: Stateful[Any]) -> Iterator[None]:
 
 
 def named_layers(layer: Stateful[LayerT]) -> dict[str, LayerT]:
-    """A layer's inner layers, by their names in paths. The body's layers of a residual block are named as the block's
-    own."""
+    """A layer's inner layers, by their names in paths. The layers in the body of a residual block count as the
+    block's own."""
     found: dict[str, LayerT] = {}
     for key, inner in layer.children():
         found |= {key: inner} if key else named_layers(inner)

@@ -51,7 +51,7 @@ def forward(
         )
     var = _weighted_sum(variances, shares, total)
     found = [ops.batch_norm(x, gamma, beta, mean, var, training=False, eps=eps) for x in parts]
-    values = batch_of(parts) * rows[0] // len(parts[0])  # of a channel, in the whole batch
+    values = batch_of(parts) * rows[0] // len(parts[0])  # per channel, in the whole batch
     for running, batch in ((running_mean, mean), (running_var, ops.scale(var, factor=values / (values - 1)))):
         ops.scale(running, factor=1 - momentum, out=running)
         ops.add(running, ops.scale(batch, factor=momentum), out=running)
