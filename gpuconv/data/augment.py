@@ -30,7 +30,7 @@ class Augmentation:
     replace a rectangle by the same rectangle of another image. The rectangle's share of the area, before it is clipped
     at the border, is drawn from Beta(cutmix, cutmix). Both turn labels into class probabilities. See `ops.mix_batch`.
 
-    Raises TypeError for a value of another type, and ValueError for one out of its range, and if mixup and cutmix are
+    Raises TypeError for a value of another type, and ValueError for a value out of its range or if mixup and cutmix are
     both above 0.
     """
 

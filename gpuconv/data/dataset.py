@@ -71,7 +71,7 @@ class Dataset:
         height, width, channels = self.images.shape[1:]
         return height, width, channels
 
-    raw = True  # whether images are uint8, which are normalized
+    raw = True  # whether the images are uint8, which still have to be normalized
 
     def first(self, count: int) -> NDArray[np.uint8]:
         """The first `count` images."""

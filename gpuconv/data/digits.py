@@ -14,7 +14,8 @@ TRAIN = 1437  # images; the others are for testing
 
 
 def load() -> tuple[Dataset, Dataset]:
-    """(train, test): the first 1,437 images and the last 360, most of which other people wrote.
+    """(train, test): the first 1,437 images and the last 360. Most of the test images were written by other people than
+    the training images.
 
     Images are uint8 (N, 8, 8, 1). For each pixel the file holds v, the number of points of a 4x4 block that were ink
     (0 to 16). The pixel's value is 255 * v // 16, from which v can be recovered.

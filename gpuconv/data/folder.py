@@ -200,10 +200,10 @@ class FolderSamples(Samples):
 def for_testing(names: Sequence[str], fraction: float, seed: int = 0) -> NDArray[np.bool_]:
     """A mask of the files of a class that are for testing: about `fraction` of them.
 
-    names: each file's path from the class folder on, such as "cats/001.png". A file is for testing if a hash of `seed`
-    and its name, a number in [0, 1), is below `fraction`, regardless of other files. There are two exceptions: of two
-    or more files, the one with the lowest hash is always for testing and the one with the highest for training; a
-    single file is for training.
+    names: each file's path from the class folder on, such as "cats/001.png". Each file has a hash of `seed` and its
+    name, a number in [0, 1). If the hash is below `fraction`, the file is for testing, regardless of other files. There
+    are two exceptions: of two or more files, the one with the lowest hash is always for testing and the one with the
+    highest for training; a single file is for training.
     """
     hashes = np.array([_hash(f"{seed}/{name}") for name in names])
     chosen = hashes < fraction

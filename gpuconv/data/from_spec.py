@@ -111,8 +111,8 @@ def absolute_spec(spec: str, like: str = "") -> str:
 
 
 def from_run(spec: str) -> str:
-    """The text stored with a run. If it is a folder's text without a split, split=order is added, because version 0.1.0
-    used this rule and did not store it."""
+    """The stored text of a run's data, changed so that this version's `load` gives the same sets. A folder's text that
+    names no split gets split=order, because version 0.1.0 used this rule and did not store it."""
     spec, described = with_full_name(spec), _described_folder(spec)
     return spec if described is None or "split" in described[1] else f"{spec},split=order"
 

@@ -34,8 +34,9 @@ class Loader:
 
     The whole data set moves to `device` once, as bytes, and each batch is one `ops.load_batch` there. Random numbers
     depend only on (seed, epoch, position in the epoch), not on the batch size or earlier calls; only mixup and cutmix
-    draw once for each batch. So an epoch that starts at any batch continues with the same bits. On device "numpy" a
-    background thread prepares two batches in advance; on a GPU, ops run asynchronously anyway.
+    draw once for each batch. So an epoch that starts at a later batch has the same bits as a whole epoch from that
+    batch on. On device "numpy" a background thread prepares two batches in advance; on a GPU, ops run asynchronously
+    anyway.
 
     Args:
         dataset: The images and labels.

@@ -95,7 +95,7 @@ class Normalization:
         axes = lookup("normalization", kind, {"channel": (0, 1, 2), "image": (0,)})
         total = images.sum(axis=axes, dtype=np.int64)
         count = math.prod(images.shape[axis] for axis in axes)
-        totals = total.reshape(-1, total.shape[-1])  # a row for each mean of a channel
+        totals = total.reshape(-1, total.shape[-1])  # (means per channel, channels)
         variance = []
         for squares, sums in zip(_squares(images), totals.T):
             # sum of (pixel - its mean)^2 = sum of pixel^2 - sum over means of (sum^2 / count)

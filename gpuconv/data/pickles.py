@@ -141,7 +141,7 @@ def _build(reader: _Reader) -> None:
 
 
 def _bytes(reader: _Reader) -> None:
-    """Loads a bytearray as bytes: those that exist, whatever length the pickle claims."""
+    """Loads a bytearray as bytes. Reads only the bytes that exist, whatever length the pickle claims."""
     (size,) = struct.unpack("<Q", reader.read(8))
     reader.append(reader.read(size))
 

@@ -52,7 +52,7 @@ class Samples:
 
     @property
     def raw(self) -> bool:
-        """Whether images are uint8, which are normalized."""
+        """Whether the images are uint8, which still have to be normalized."""
         return self.dtype == np.uint8
 
     def first(self, count: int) -> np.ndarray:

@@ -99,7 +99,7 @@ def _of_arrays(
     names = [str(label) for label in range(max(classes, int(numbers.max(initial=-1)) + 1))] if numbered else []
     if numbered and images.dtype == np.uint8 and in_file is None and images.ndim == 4:
         return Dataset(images, numbers, names, name)
-    if in_file is None:  # a file is not read just for this check: there, a NaN shows up in the loss
+    if in_file is None:  # a file is not read just for this check; a NaN in it shows up in the loss
         expect_finite(images, name)
     return ArraySamples(
         name=name, image_shape=images.shape[1:], dtype=images.dtype, labels=numbers, classes=names, images=images
