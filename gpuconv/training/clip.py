@@ -63,7 +63,7 @@ class Clip:
         Args:
             grads: The gradients by name.
             scaling: The array of `ops.update_loss_scale`, or None.
-            clipped: (4,) float64, which becomes the scaling that is returned if `kind` is "norm".
+            clipped: (4,) float64. If `kind` is "norm", this array receives the new scaling and is returned.
         """
         if self.kind == "value":
             ops.clip_values(list(grads.values()), scaling, clip_value=self.limit)

@@ -44,7 +44,7 @@ def _of_program(settings: Record) -> Iterator[Entry]:
     own = "made by the program"
     tested = (settings.get("test") or {}).get("name", data)
     lacks_test = tested == data and data_spec.is_whole(data)
-    why = "all of it was trained on; name a test set" if lacks_test else ""
+    why = "the run trained on all of it; name a test set" if lacks_test else ""
     yield "data", data, why if _can_read(data_spec.with_full_name, data) else own
     if tested != data:
         yield "test", tested, "" if _can_read(data_spec.with_full_name, tested) else own

@@ -51,7 +51,7 @@ def expect(name: str, loader: object, net: Layer, loss: object, shards: int = 1,
     classes = outputs[-1]
     largest_label = int(labels[labels != losses.ignored_label(loss)].max(initial=-1))
     classifies = isinstance(loss, (SoftmaxCrossEntropy, SVMHinge)) and (data.labels is None or labels.size)
-    has_one_class = len(data.classes) == 1  # 0 if the names of the classes are unknown
+    has_one_class = len(data.classes) == 1  # len(data.classes) is 0 if the names are unknown
     if classifies and name == "train" and (has_one_class or classes == 1):
         what = f"{data.name!r} has one class, {data.classes[0]!r}" if has_one_class else "the net gives one score"
         raise DataError(f"{what}: there is nothing to classify; training needs at least two classes")

@@ -90,7 +90,7 @@ class Plateau:
     def rate(self, history: Sequence[Record]) -> float:
         """The factor on the learning rate after the epochs of `history`.
 
-        An accuracy of None, of an epoch in which no label counted, is no improvement.
+        An epoch in which no label counted has an accuracy of None, which is no improvement.
         """
         rate, waited = 1.0, 0
         sign = -1 if self.watch.endswith("accuracy") else 1

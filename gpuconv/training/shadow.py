@@ -141,7 +141,7 @@ class Shadow:
     # --- choosing and recording calls ----------------------------------------------------------
 
     def due(self) -> bool:
-        """Whether to check calls of the next step, after reading the worker's answers. Raises ShadowError for a
+        """Read the worker's answers, and return whether to check calls of the next step. Raises ShadowError for a
         violation."""
         if self._worker:
             self._read_answers()
@@ -204,7 +204,7 @@ class Shadow:
 
     @contextmanager
     def _timing_copies(self, site: Callable[[], Site]) -> Iterator[None]:
-        """A context that adds the time within it to what copying has cost: in all, and for the site of the call."""
+        """A context that adds the time within it to the total cost of copying and to that of the call's site."""
         start = self.clock()
         try:
             yield

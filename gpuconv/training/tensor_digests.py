@@ -7,7 +7,7 @@
 
 with each tensor's direction, name, dtype, number of values, products summed for one value, hash of its bytes, sum,
 norm, and the norm of its change in the step; null stands for NaN and for a number of 1e308 or more in absolute value.
-In float16, gradients are multiplied by the loss scale: their sums and norms are divided by it again, their hashes are
+In float16, gradients are multiplied by the loss scale. Their sums and norms are divided by it again; their hashes are
 of the multiplied values. The tensors are in the order of the work: the layers' outputs, the gradients of their inputs,
 the parameters' gradients, the variables after the update (frozen ones and buffers included), the loss. A hash begins
 with its kind. Lines of format 1 are read too; they have no "format", and their hashes are CRC-32 without the kind.
@@ -96,8 +96,8 @@ class Digest:
 
     @classmethod
     def of(cls, direction: str, name: str, tensor: Array, products: float = 1, before: Array | None = None) -> Digest:
-        """The digest of a tensor, with as many digits as in a file. products: as in the class, rounded up. before: the
-        values before the step, for a variable after it."""
+        """The digest of a tensor, with as many digits as in a file. products: as in the class, rounded up. before: a
+        variable's values before the step, if the tensor holds its values after the step."""
         measures = Measures()
         with np.errstate(all="ignore"):
             measures.add(tensor, before)
@@ -132,7 +132,7 @@ class Step:
     tensors: list[Digest]
 
 
-Key = tuple[str, str, int]  # direction and name of a tensor, and how many with the same came before it in the step
+Key = tuple[str, str, int]  # a tensor's direction and name, and how many earlier tensors of the step have both
 
 
 def with_unique_keys(step: Step) -> list[tuple[Key, Digest]]:

@@ -215,7 +215,7 @@ def test_runs_on_a_training_and_a_test_folder_are_evaluated_and_resumed_even_if_
     assert {part: one[part]["checksum"] for part in ("train", "test")} == {
         part: other[part]["checksum"] for part in ("train", "test")
     }
-    assert "# data: all of it was trained on" in (tmp_path / "untested/config.toml").read_text()
+    assert "# data: the run trained on all of it" in (tmp_path / "untested/config.toml").read_text()
     for name in ("train", "test"):
         (tmp_path / name).rename(tmp_path / f"{name}-2")
     moved = [f"folder:{tmp_path}/{name}-2,channels=1" + ",stream=1" * stream for name in ("train", "test")]

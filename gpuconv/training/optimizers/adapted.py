@@ -27,8 +27,8 @@ class Adapted(Optimizer):
 
     `step` changes the parameters in place, or puts new arrays into the dictionary. The scheduled learning rate is
     passed as `lr` if `step` takes it, else written to the object's attribute `lr`, if it has one. If the object has
-    state_dict() and load_state_dict(), for named arrays, a resumed run continues with the same state. Its steps run on
-    the host, so they are not captured.
+    state_dict() and load_state_dict(), for named arrays, a resumed run continues with the same state. `step` runs on
+    the host, so it is not captured.
     """
 
     name: ClassVar[str] = "own"
