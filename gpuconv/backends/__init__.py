@@ -1,8 +1,8 @@
 """Devices, and the backend of an array.
 
-A device is named "numpy" (or "cpu"), "cuda" (or "cuda:1", ...), "emulated", or "auto". An array's type determines where
-it lives: NumPy arrays belong to the CPU backend, or within `oracle()` to the reference; CuPy arrays and emulated arrays
-to the CUDA backend. Nothing is moved silently: a call with arrays of two devices raises TypeError.
+A device is named "numpy" (or "cpu"), "cuda" (or "cuda:1", ...), "emulated", or "auto". An array's type determines its
+backend: NumPy arrays belong to the CPU backend (within `oracle()`, to the reference), and CuPy arrays and emulated
+arrays belong to the CUDA backend. Nothing is moved silently: a call with arrays of two devices raises TypeError.
 
 `dispatch` finds the backend that serves a call; `adapters` opens devices; `arrays` creates and moves arrays. Importing
 this package loads no CUDA library; each backend is imported on the first use of its name or its arrays.

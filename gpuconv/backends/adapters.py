@@ -72,9 +72,9 @@ def algorithms(
 ) -> dict[str, str]:
     """The name of a convolution's algorithm for each of "fprop", "dgrad" and "wgrad" on a device; {} on "numpy", which
     has only one. On a GPU "auto" is the fastest measured one, or the cost model's choice if nothing was measured yet.
-    Each name is a `gpuconv.algorithms.Choice`: a string that also holds the proof, if "auto" chose an algorithm that
-    the GPU had to prove first. Raises as `resolve` does and, for the devices that run kernels, ValueError for an
-    algorithm that does not serve the problem."""
+    Each name is a `gpuconv.algorithms.Choice`: a string that also holds the GPU's proof, if "auto" chose an algorithm
+    that needs one (docs/prover.md). Raises as `resolve` does. On a device that runs kernels, also raises ValueError for
+    an algorithm that does not serve the problem."""
     device = resolve(device)
     if not Device.named(device).runs_kernels:
         return {}
@@ -89,9 +89,9 @@ def synchronize(device: str = "numpy") -> None:
 
 
 def same_bits(device: str) -> AbstractContextManager[None]:
-    """A context in which ops on a device give the same bits on every GPU of one compute capability or, on "numpy",
-    on any number of cores, if threadpoolctl can set the threads of NumPy's BLAS. On "emulated" it does nothing: the
-    order of a kernel's sums depends only on the shapes."""
+    """A context in which ops give reproducible bits: on a GPU, the same bits on every GPU of one compute capability;
+    on "numpy", the same bits on any number of cores, if threadpoolctl can set the threads of NumPy's BLAS. On
+    "emulated" it does nothing: the order of a kernel's sums depends only on the shapes."""
     adapter = adapter_of(device)
     return adapter.same_bits() if hasattr(adapter, "same_bits") else nullcontext()
 

@@ -33,7 +33,8 @@ def _crop_and_resize(images, indices, smallest, block, seed):
     of 1/256 pixel."""
     height, width = images.shape[1:3]
     n = len(indices)
-    # The largest central rectangle: one side is at most 4/3 of the other one, rounded.
+    # The crop of an image that no attempt fits: the largest central rectangle in which one side is at most 4/3 of the
+    # other one, rounded.
     rows, columns = np.full(n, min(height, (8 * width + 3) // 6)), np.full(n, min(width, (8 * height + 3) // 6))
     top, left = (height - rows) // 2, (width - columns) // 2
     pending = np.arange(n)  # images for which no earlier attempt fitted

@@ -1,4 +1,4 @@
-"""The loaded BLAS libraries, the processor for which they chose kernels, and whether these leave AVX-512 unused."""
+"""The loaded BLAS libraries, the processor for which they chose kernels, and whether they leave AVX-512 unused."""
 
 from __future__ import annotations
 

@@ -188,7 +188,8 @@ def _phase(cell: int, axis: int, windows: Windows) -> tuple[slice, int, int]:
     """The outputs p and taps r that read the cells at cell, cell + stride, ... along an axis.
 
     Output p reads the cell start + p * stride + r * dilation through tap r, so r * dilation = cell - start modulo
-    stride. Consecutive such r differ by `every` = stride / gcd, and p then decreases by dilation / gcd.
+    stride. Let g be the greatest common divisor of stride and dilation. From one such r to the next, r increases by
+    `every` = stride / g, and p decreases by dilation / g.
 
     Returns the taps r, in descending order as p ascends, the first p, and the step of p.
     """

@@ -34,7 +34,7 @@ TIMES_WEIGHTS = 8
 FEW_WEIGHTS_BYTES, LEAST_OF_FEW_WEIGHTS = 64 << 10, 4 << 20
 MOST_BLOCK_BYTES = 8 << 20  # small compared with the activations
 
-ROW_REUSE_BYTES = 3 << 20  # bytes of copied rows for one product (measured); their sums take about as many
+ROW_REUSE_BYTES = 3 << 20  # bytes of copied rows for one product (measured); its sums take about as many bytes
 MOST_FILTERS = 1.5  # row reuse is faster up to this number of filters per channel: measured
 
 
@@ -86,7 +86,7 @@ def _in_chosen_form(x, filters, windows, bias, y, *others, **options) -> np.ndar
 
 
 def suits_row_reuse(filters: np.ndarray, windows: Windows, most: float) -> bool:
-    """Whether row reuse can compute filters (G, R, S, C, K), and there are at most `most` of them per channel."""
+    """Whether row reuse can apply filters (G, R, S, C, K), and there are at most `most` of them per channel."""
     groups, r, _, channels, k = filters.shape
     possible = groups == 1 and r > 1 and windows.stride[0] == 1
     return possible and k <= most * channels

@@ -23,7 +23,7 @@ def dropout_backward(dy, *, p, seed, substream, offset, first, out):
 
 
 def _mask(shape: tuple[int, ...], p: float, seed: int, substream: int, offset: int, first: int) -> np.ndarray:
-    """Where uniform = (word >> 8) * 2**-24 is at least p. Integers are compared, so that p is not rounded."""
+    """True where uniform = (word >> 8) * 2**-24 is at least p. Integers are compared, so that p is not rounded."""
     blocks, before = divmod(first, 4)
     at, count = value_of(offset) + blocks, math.prod(shape)
     words = bits(before + count, seed=seed, stream=DROPOUT, substream=substream, offset=at)[before:]

@@ -89,7 +89,7 @@ def batch_norm_backward(
         rows *= repeat(gamma * inv_std)
     else:
         np.multiply(side_by_side(wide_dy), repeat(gamma * inv_std), out=rows)
-    dx = xhat if mask is None else gradient_before_mask(xhat, mask, conv[0], pool=2)  # `rows` has overwritten xhat
+    dx = xhat if mask is None else gradient_before_mask(xhat, mask, conv[0], pool=2)  # xhat now holds dx
     return (
         store(dx, dy.dtype, out),
         store(dgamma_here, gamma.dtype, dgamma, accumulate),

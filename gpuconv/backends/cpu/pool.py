@@ -113,7 +113,7 @@ def _cells(problem: Pool2dProblem) -> Iterator[tuple[int, Region, Region]]:
 
 
 def _first_inside(problem: Pool2dProblem) -> np.ndarray:
-    """(P, Q): the first cell r * S + s of each window that lies inside the input."""
+    """(P, Q): for each window, the first of its cells r * S + s that lies inside the input."""
     (top, _), (left, _) = problem.padding
     r = np.maximum(0, top - problem.stride[0] * np.arange(problem.p))
     s = np.maximum(0, left - problem.stride[1] * np.arange(problem.q))

@@ -64,7 +64,7 @@ class CudaDevice:
             raise DeviceError(
                 "CuPy is not installed: pip install 'gpuconv[cuda13]' (or cuda12, if the driver is for CUDA 12)"
             ) from error
-        except Exception as error:  # for example, importing CuPy creates a folder in the home directory
+        except Exception as error:  # for example, if CuPy cannot create its folder in the home directory
             raise DeviceError(f"CuPy cannot be imported: {one_line(error)}") from error
         count = _device_count(cupy)
         if index >= count:
@@ -82,7 +82,7 @@ class CudaDevice:
         needed = min(each.capability for each in ALGORITHMS if each.capability)
         text = f"{model}, compute capability {capability / 10:.1f}"
         if capability < needed:
-            text += f", convolutions without tensor cores, for which gpuconv needs {needed / 10:.1f}"
+            text += f"; convolutions use tensor cores only from {needed / 10:.1f} on"
         return text
 
     def from_host(self, x: np.ndarray) -> Array:

@@ -156,7 +156,7 @@ def directory() -> Path:
         return Path(chosen) / "gpuconv"
     try:
         return Path.home() / ".cache" / "gpuconv"
-    except RuntimeError:  # no HOME and no entry for the user, as in a container that runs under a bare user number
+    except RuntimeError:  # no HOME and no account, as in a container that runs under a numeric user ID
         return Path(tempfile.gettempdir()) / f"gpuconv-{os.getuid()}"
 
 

@@ -4,7 +4,7 @@ Tap (r, s) reads a slice of the padded input, (N, P, Q, C), and has the matrix w
 
     fprop   y              += padded_x[tap] @ w[:, r, s].T
     dgrad   padded_dx[tap] += dy @ w[:, r, s]
-    wgrad   dw[:, r, s]     = dy.T @ padded_x[tap]      both with a row for each output pixel (n, p, q)
+    wgrad   dw[:, r, s]     = dy.T @ padded_x[tap]      dy and padded_x[tap] as matrices: a row for each pixel of y
 
 These products are computed for each group, with its channels c and filters k.
 """

@@ -75,8 +75,8 @@ def _model() -> Model:
 
 
 def of_line(line: Line) -> float | None:
-    """Seconds of REFERENCE on REFERENCE_GPU by an `mma` kernel of the report, in float16 or bfloat16 and compiled for
-    that GPU's architecture; None for any other kernel."""
+    """The predicted seconds of REFERENCE on REFERENCE_GPU by the kernel of a line of the report. None unless this is an
+    `mma` kernel in float16 or bfloat16, compiled for that GPU's architecture."""
     match = re.fullmatch(r"conv2d_(fprop|dgrad|wgrad)_mma", line.kernel)
     defines = dict(line.variant.defines)
     if match is None or line.arch != REFERENCE_GPU.arch or defines["DTYPE"] not in ("float16", "bfloat16"):

@@ -117,7 +117,7 @@ class Model:
 
     def __str__(self) -> str:
         return (
-            f"fitted to {len(self.rows)} convolutions timed on {self.gpu}, counted with {self.nvrtc}: "
+            f"fitted to {len(self.rows)} convolutions timed on {self.gpu}, instructions counted with {self.nvrtc}: "
             f"rms error {self.rms:.1%}, {self.left_out:.1%} for rows left out of the fit"
         )
 
@@ -184,7 +184,8 @@ def machine_code_of(
 
 @functools.cache
 def compiled(algorithm: Algorithm, direction: str, arithmetic: str, vectors: tuple[int, int], arch: str) -> Compiled:
-    """The counts of `machine_code_of`. Raises the same errors, and ValueError for an algorithm without tensor cores."""
+    """The counts of the kernel of `machine_code_of`. Raises its errors, and ValueError for an algorithm without tensor
+    cores."""
     used, instructions = machine_code_of(algorithm, direction, arithmetic, vectors, arch)
     loop = machine_code.main_loop(instructions)
     if loop is None:

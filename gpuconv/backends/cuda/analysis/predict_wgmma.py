@@ -24,7 +24,7 @@ SHARED = 128  # bytes of shared memory per clock of a multiprocessor: NVIDIA's
 L2 = 5120  # bytes per clock of the GPU: NVIDIA's for the A100, assumed for Hopper
 LATENCY = 1000  # clocks from a block's start to its first tile: assumed
 CLUSTER_SYNC = 200  # clocks of one barrier of a cluster's blocks: assumed; every block waits at two
-EXECUTED = 0.5  # the share of the code outside both loops that a block runs: assumed
+EXECUTED = 0.5  # a block runs this share of the code outside its multiplying and its copying loop: assumed
 COPYING = 4  # warps of a block that copy; the others multiply
 
 

@@ -56,7 +56,7 @@ def algorithm_variants(family: str, arithmetics: tuple[str, ...] = ARITHMETICS) 
     )
 
 
-# Of the 16-bit dtypes only float16: the code for bfloat16 differs only in the name of an instruction.
+# bfloat16 is left out: its code differs from that of float16 only in the name of an instruction.
 DISTINCT_ARITHMETICS = tuple(a for a in ARITHMETICS if a != "bfloat16")
 SIMT, MMA, WGMMA, WGMMA_CLUSTER, OF_FEW_CHANNELS = (
     algorithm_variants(family, DISTINCT_ARITHMETICS)
@@ -64,7 +64,8 @@ SIMT, MMA, WGMMA, WGMMA_CLUSTER, OF_FEW_CHANNELS = (
 )
 # The dtype of parameters and state, and the dtype of gradients: equal, or float32 masters with 16-bit gradients.
 STEP_DTYPES = (*((name, name) for name in FLOAT_NAMES), ("float32", "float16"), ("float32", "bfloat16"))
-# The same, with the factors of Muon's products in the accumulation dtype and, if that is float32, also in bfloat16.
+# `STEP_DTYPES`, each with every dtype of the factors of Muon's products: the accumulation dtype and, if that is
+# float32, bfloat16.
 MUON_STEP_DTYPES = tuple(
     (*step, factor)
     for step in STEP_DTYPES
@@ -102,7 +103,8 @@ MACROS: dict[str, dict[str, tuple[Any, ...]]] = {
     ),
     "conv2d_fprop_wgmma_cluster.cu": dict(
         ALGORITHM=WGMMA_CLUSTER,
-        EPILOGUE=(*FPROP_EPILOGUES[:4], dict(ACTIVATION="Identity") | NO_TAP_TABLE),  # moments need no more with a mask
+        # Without the last epilogue: moments with a mask need no more resources than without one.
+        EPILOGUE=(*FPROP_EPILOGUES[:4], dict(ACTIVATION="Identity") | NO_TAP_TABLE),
         MOVE=(WIDE,),
     ),
     "conv2d_wgrad.cu": dict(ALGORITHM=SIMT, ACTIVATION=("Identity",), **VECTORS),

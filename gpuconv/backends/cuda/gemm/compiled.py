@@ -28,6 +28,6 @@ def kernel_of(product: Product, plan: Plan) -> Kernel:
 def digest_of(product: Product, plan: Plan, device: str, *, build: bool = True) -> str | None:
     """The digest of the machine code of a plan's kernel on a GPU; on the emulated device, of its text and macros.
 
-    build: whether to compile the kernel if it is not in the cache yet; if not, the digest is then None."""
+    build: whether to compile the kernel if it is not in the cache yet; with False, its digest is None in that case."""
     module, where = kernel_of(product, plan).module, Device.named(device)
     return module.digest(where.index if where.on_gpu else None, build=build)

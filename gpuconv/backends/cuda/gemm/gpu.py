@@ -13,8 +13,8 @@ _GATE_SECONDS = 0.2  # after this the gate opens even if not all runs are queued
 
 
 class Gpu:
-    """What choosing an algorithm needs to know of a GPU. device: its name in gpuconv. model: NVIDIA's name for it.
-    driver: the driver's version, on which proofs depend."""
+    """A GPU, given its index. device: its name in gpuconv, such as "cuda:0". model: NVIDIA's name for it. driver: the
+    driver's version, on which proofs depend."""
 
     def __init__(self, index: int) -> None:
         import cupy

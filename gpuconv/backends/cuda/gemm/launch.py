@@ -64,7 +64,8 @@ def launch(
     struct: np.void | None = None,
 ) -> Array | None:
     """Launch kernel(out, secondary..., partials, inputs..., struct, scheduler[, accumulate][, map]) and, with split-K,
-    the reduction. The reduction, or without split-K the kernel, adds the bias, applies the activation and accumulates.
+    the reduction. The last launch (the reduction, if there is one) adds the bias, applies the activation and
+    accumulates.
 
     out: may be rows with a pitch (`rows.rows_of`); the struct then holds this pitch. secondary: the kernel's secondary
     outputs; with split-K only the first may be given. bias: must also be the last of inputs. accumulate: None if the

@@ -49,7 +49,7 @@ class Plan:
     across, down: the tiles along n and m, rounded up to whole clusters, so the last ones may have no columns or no
     rows. tiles: their number in all batches. cost: the estimated time, in multiply-adds of one multiprocessor.
     smem_bytes: dynamic shared memory per block. blocks: number of thread blocks of a split; each takes one or several
-    tiles. proof: how a GPU proved it, as text for people; "" if it has none.
+    tiles. proof: how a GPU proved the algorithm for the product, as text for people; "" if there is no proof.
     """
 
     algorithm: Algorithm
@@ -123,8 +123,8 @@ def _supported(product: Product, capability: int, proved: bool) -> tuple[Algorit
 
 
 def serves(product: Product, algorithm: Algorithm) -> bool:
-    """Whether an algorithm has a kernel for a product. Kernels that run in clusters move only 16 bytes at once, and
-    take no empty batch."""
+    """Whether an algorithm has a kernel for a product. Kernels that run in clusters always move 16 bytes at
+    once, and take no empty batch."""
     packed = product.k > 0 and all(product.macros.get(name, 1) > 1 for name in ("VECTOR_C", "VECTOR_K"))
     return product.kernel in algorithm.kernels and (algorithm.cluster == 1 or packed)
 
@@ -159,7 +159,7 @@ def _plans(product: Product, algorithm: Algorithm) -> Iterator[Plan]:
         per_split = max(1, ceil_div(ceil_div(product.k, splits), algorithm.block_k)) * algorithm.block_k
         split_k = max(1, ceil_div(product.k, per_split))  # a depth of 0, of an empty batch, gives zeros
         blocks = _blocks(algorithm, across, tiles, split_k)
-        # Including the idle blocks of the last turn, if a block computes several tiles.
+        # If a block computes several tiles, blocks that are idle in the last turn count, too.
         tile_slots = tiles if few_channels else ceil_div(tiles, blocks) * blocks
         cost = _main_loop_cost(product, algorithm, tile_slots * split_k, per_split)
         if split_k > 1:

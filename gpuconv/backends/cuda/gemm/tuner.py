@@ -1,4 +1,4 @@
-"""Measures which algorithm is fastest: the meaning of "auto" on a GPU.
+"""Measures which algorithm is fastest. On a GPU, "auto" stands for this algorithm.
 
 A product's candidates are timed once on each model of GPU, before its first run. The winner is stored on disk with the
 compiled kernels, under a key of the product (without its activation), the GPU's model, and the candidates with their
@@ -10,7 +10,7 @@ for which the process has not chosen yet. Training on shards always uses the cos
 
 During a stream capture nothing is timed: an earlier choice is used, or the cost model's.
 
-Algorithms that no GPU has run before are among the candidates only for products that this GPU has proved (`verdicts`).
+An algorithm with `proved=False` is a candidate only for products for which this GPU has proved it (`verdicts`).
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def gpu_named(device: str) -> Gpu | None:
 
 
 def gpu_or_emulated(device: str) -> Gpu | Emulated:
-    """The GPU with a device's name, or `Emulated`: proofs are valid for its model and driver."""
+    """The GPU with a device's name, or `Emulated` for "emulated". A proof is valid for its `model` and `driver`."""
     return gpu_named(device) or Emulated()
 
 

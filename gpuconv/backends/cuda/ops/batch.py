@@ -21,8 +21,9 @@ from gpuconv.types import Array, ArrayT, Scalar
 
 _ELEMENTS = 4096  # numbers of one sample per thread block
 
-# A sample must have fewer numbers than this, because the index at which a thread's loop ends must fit into 32 bits too.
-# The stride of the loop is the number of the sample's threads, at most about a sixteenth of the sample's numbers.
+# A sample must have fewer numbers than this. A thread's loop ends at an index that may lie one stride past the last
+# number, and this index must fit into 32 bits. The stride is the number of the sample's threads, at most about a
+# sixteenth of the sample's numbers.
 _MOST_ELEMENTS = 2**31 - 2**27
 
 _FLIPS: dict[bool | str, int] = {False: 0, True: 1, "alternating": 2}  # the kernel's `enum Flip`

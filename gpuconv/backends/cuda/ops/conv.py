@@ -287,7 +287,8 @@ def product_of(
 def plans(
     device: str, problem: Conv2dProblem, epilogue: Epilogue, dtype: np.dtype, *, algo: str = "auto", tf32: bool = False
 ) -> dict[str, Plan] | None:
-    """The plan of each direction of a convolution on a device, for aligned arrays; None if it is depthwise.
+    """The plan of each direction of a convolution on a device, for aligned arrays. None for the algorithm "depthwise",
+    which has no plans.
 
     On a GPU, "auto" is the measured choice, or the cost model's if nothing was measured yet.
     """

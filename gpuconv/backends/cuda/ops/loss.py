@@ -40,7 +40,7 @@ def softmax_cross_entropy(
 
 def _ignored_label(dtype: np.dtype, ignore_index: int | None) -> int:
     """The label that a kernel ignores. dtype: that of the labels. Kernels read labels as int64, in which a large uint64
-    is a negative number, so a negative ignore_index must not reach them with unsigned labels."""
+    is a negative number. So with unsigned labels, a negative ignore_index is not passed to the kernel."""
     if ignore_index is None or (ignore_index < 0 and dtype.kind == "u"):
         return _IGNORE_NOTHING
     return ignore_index

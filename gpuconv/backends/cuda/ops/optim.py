@@ -200,7 +200,7 @@ def _step(
     *scalars: object,
 ) -> None:
     """Launch a kernel over the parameters, once for each pair of dtypes of a master and its copy. state: the arrays of
-    each other member of `struct Chunk`; None for a member that the rule does not use."""
+    each other member of `struct Chunk`; None for a member that this step does not use."""
     without_masters = masters is None
     masters = params if masters is None else masters
     states = {name: listed for name, listed in state.items() if listed is not None}
@@ -235,8 +235,8 @@ def _step(
 
 
 def _dtype_pairs(masters: Sequence[Array], params: Sequence[Array]) -> list[tuple[np.dtype, np.dtype]]:
-    """The dtypes of each master and of its copy. If other masters of its dtype have a 16-bit copy, a parameter
-    without a copy gets their pair of dtypes, so that they share a launch."""
+    """The dtypes of each master and of its copy. A parameter without a copy is its own master. If other masters of the
+    same dtype have a 16-bit copy, the parameter gets their pair of dtypes, so that one launch serves them all."""
     copy_dtypes = {
         master.dtype: param.dtype for master, param in zip(masters, params) if master is not param and param.size
     }

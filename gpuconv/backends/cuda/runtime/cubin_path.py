@@ -13,8 +13,8 @@ from gpuconv.backends.cuda.runtime.nvrtc import CompileError
 
 def loadable(path: str | Path) -> str:
     """A path from which CuPy can load a binary: the given path if it is ASCII, else the path of a new copy. CuPy
-    encodes paths in UTF-8, which fails if a folder's name contains other bytes, and the Windows driver does not read
-    UTF-8. Raises CompileError if the path of the folder for temporary files is not ASCII either.
+    encodes paths in UTF-8, which fails if a folder's name has bytes that are not UTF-8. The Windows driver does not
+    read UTF-8 paths. Raises CompileError if the path of the folder for temporary files is not ASCII either.
     """
     if str(path).isascii():
         return str(path)

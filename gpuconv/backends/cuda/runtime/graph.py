@@ -79,7 +79,7 @@ class CudaRecorder:
 
     def prepare(self, work: Work) -> None:
         """Run the work on the stream on which it will be captured, because some scratch memory belongs to a stream.
-        Waits for the device before, and for this work after."""
+        Waits for the device before the work, and for the work afterwards."""
         with self._device:
             with self._capture_lock:
                 self._device.synchronize()

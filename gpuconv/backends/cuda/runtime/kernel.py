@@ -78,7 +78,7 @@ class Module:
     def digest(self, device: int | None, *, build: bool = True) -> str | None:
         """The digest of the machine code for a GPU; for the emulated device (None), of the text and the macros.
 
-        build: whether to compile if the code is not in the cache; otherwise the digest is then None.
+        build: whether to compile if the code is not in the cache; with False, the digest is None in that case.
         """
         from gpuconv.backends.cuda.runtime import nvrtc
 
@@ -93,8 +93,8 @@ class Module:
 
 
 class Kernel:
-    """A kernel, for launches on whatever device its arrays are on; it is compiled for a device by the first launch
-    there. proof: how a GPU proved it before it was chosen, as text for people; "" if it needs no proof."""
+    """A kernel, which runs on the device that its arrays are on; its first launch on a device compiles it.
+    proof: how a GPU proved the kernel's algorithm, as text for people; "" if it needs no proof."""
 
     proof = ""
 
@@ -325,7 +325,7 @@ def unload() -> None:
 
 
 def load(file: str | Path, defines: Mapping[str, object] | None = None) -> Module:
-    """A .cu file with a set of macros: a shipped file by its name, or a user's by its path.
+    """The module of a .cu file with a set of macros. file: the name of a shipped file, or the path of a user's file.
 
     defines: macros by name, such as ``{"DTYPE": x.dtype, "TILE": 32}``. The same file and macros return the same
     module, so that each kernel is compiled only once for a device. Raises ValueError if the file or one of its headers

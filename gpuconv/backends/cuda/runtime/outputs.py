@@ -25,12 +25,13 @@ def contiguous_copy(array: ArrayT) -> ArrayT:
 
 
 def pitch_of(array: Array) -> int | None:
-    """The number of elements from the beginning of one row of the last axis to the beginning of the next, if the rows
-    are dense and evenly spaced, as in a contiguous array or a slice of its channels, ``y[..., 3:7]``; else None."""
+    """The number of elements from the beginning of one row of the last axis to the beginning of the next. The rows must
+    be dense and evenly spaced, as in a contiguous array or a slice of its channels, ``y[..., 3:7]``; for any other
+    array, the result is None."""
     if array.flags.c_contiguous:
         return array.shape[-1] if array.ndim else 1
     *outer, (length, last_stride) = zip(array.shape, array.strides)
-    pitch_bytes = expected = None  # the stride of the innermost outer axis, and the one that the next axis must have
+    pitch_bytes = expected = None  # the stride of the innermost outer axis, and the stride that the next axis must have
     for size, stride in reversed(outer):
         if size != 1:
             if stride <= 0 or stride != (expected or stride):
@@ -90,7 +91,8 @@ def store(result: ArrayT, out: ArrayT | None) -> ArrayT:
 
 
 def put_back(arrays: Sequence[Array], targets: Sequence[Array]) -> None:
-    """Copy what a kernel wrote to `targets`, which are `contiguous(*arrays)`, back to those arrays that were copied."""
+    """Copy a kernel's results to those arrays that are strided views. targets: `contiguous(*arrays)`, which the kernel
+    wrote."""
     for array, target in zip(arrays, targets):
         if target is not array:
             array[...] = target

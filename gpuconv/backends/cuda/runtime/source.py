@@ -1,4 +1,4 @@
-"""Reads .cu files: one flat text of a kernel and its headers, and the signatures of its kernels.
+"""Reads .cu files: joins a file and its headers into one flat text, and reads the signatures of its kernels.
 
 Project headers (``#include "..."``) are pasted in, once each, with ``#line`` directives, so that profilers and error
 messages name the lines of the .cu files. NVRTC compiles this text; the emulator compiles what `for_host` makes of it.

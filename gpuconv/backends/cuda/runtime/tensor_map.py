@@ -31,8 +31,8 @@ def tensor_map(array: Array, box: Sequence[int], swizzle: int = 0) -> np.void:
     array's address, and does not keep the array alive.
 
     box: a box's extent in each of the array's dimensions, 1 to 256 each, the last one a multiple of 16 bytes. swizzle:
-    0, or 32, 64 or 128 bytes, which the last extent must not exceed. Raises ValueError beyond these and CUDA's other
-    limits; on a GPU also OSError without a driver, and RuntimeError if the driver refuses the map.
+    0, or 32, 64 or 128 bytes, which the last extent must not exceed. Raises ValueError if these or CUDA's other
+    limits are exceeded. On a GPU, raises OSError without a driver, and RuntimeError if the driver refuses the map.
     """
     if isinstance(array, emulator.EmulatedArray):
         return emulated_map(array, box, swizzle)
