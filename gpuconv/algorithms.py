@@ -1,4 +1,4 @@
-"""The algorithms of a matrix product, by name: only data, used by argument checks and launchers.
+"""The algorithms of a matrix product, as data for argument checks and launchers.
 
 Convolutions and linear ops are products of implicit matrices (kernels/gemm.cuh); only depthwise convolutions have
 kernels of another kind too. An algorithm is a kernel family and its tile; `ALGORITHMS` lists those for all products,
@@ -6,11 +6,12 @@ and `FEW_CHANNELS` those that serve only fprop of convolutions with few channels
 ``algo="auto"`` lets the device choose (`gpuconv.backends.cuda.gemm`); ``algo="simt-128x64"`` selects the algorithm of
 that name.
 
-To add one, add its entry. It uses the kernels of its family: for "simt" ``conv2d_fprop_simt``, ``conv2d_dgrad_simt``
-and ``conv2d_wgrad_simt`` in kernels/conv2d_fprop.cu and so on; for another family, such as "mma", ``conv2d_fprop_mma``
-in kernels/conv2d_fprop_mma.cu and so on, with the same parameters. Entries with the same name serve different
-arithmetics, because the same tile may need more or fewer registers in another dtype. An algorithm that no GPU has run
-yet is entered with ``proved=False``: on a GPU it serves only problems for which it was proved there (docs/prover.md).
+To add an algorithm, add an entry. The algorithm uses the kernels of its family. For "simt" these are
+``conv2d_fprop_simt`` in kernels/conv2d_fprop.cu, ``conv2d_dgrad_simt`` in kernels/conv2d_dgrad.cu and so on. For
+another family, such as "mma", they are ``conv2d_fprop_mma`` in kernels/conv2d_fprop_mma.cu and so on, with the same
+parameters. Entries with the same name serve different arithmetics: the same tile may need more or fewer registers in
+another dtype. An algorithm that no GPU has run yet is entered with ``proved=False``: on a GPU it serves only problems
+for which it was proved there (docs/prover.md).
 """
 
 from __future__ import annotations
@@ -44,8 +45,8 @@ class Algorithm:
 
     arithmetics: those of `ARITHMETICS` that it serves. rate: its estimated speed for the cost model; 1.0 is the float32
     peak of the CUDA cores. issued: the number of instructions that a warp issues for each HMMA of the main loop, by the
-    names of `KERNELS`; only the family "mma" has it, and has no rate. macros: those that its kernels need besides the
-    macros of every product. smem_bytes: dynamic shared memory of a block; for few channels, see
+    names of `KERNELS`; the family "mma" has these numbers instead of a rate. macros: those that its kernels need
+    besides the macros of every product. smem_bytes: dynamic shared memory of a block; for few channels, see
     `few_channels_smem_bytes`. resident: the number of blocks per multiprocessor if each block computes several tiles; 0
     if each computes one.
     kernels: those of `KERNELS` that its family has. capability: the lowest compute capability that it needs, 80 for
@@ -118,7 +119,7 @@ def _simt(
 ) -> Algorithm:
     """Scalar multiply-adds, thread_m x thread_n outputs per thread (kernels/gemm_simt.cuh).
 
-    min_blocks: the blocks that must fit on a multiprocessor, which limits a thread's registers. rate: estimated; it
+    min_blocks: how many blocks must fit on a multiprocessor, which limits a thread's registers. rate: estimated; it
     grows mainly with the multiply-adds for each load from shared memory.
     """
     macros = dict(BLOCK_M=block_m, BLOCK_N=block_n, THREAD_M=thread_m, THREAD_N=thread_n, MIN_BLOCKS=min_blocks)
@@ -138,9 +139,9 @@ def _mma(
 ) -> tuple[Algorithm, ...]:
     """Tensor cores, warp_m x warp_n outputs per warp (kernels/gemm_mma.cuh): for 16-bit floats and TF32.
 
-    halves, tf32: `issued` for 16-bit floats and for TF32, by direction, counted in the machine code for sm_90a of the
-    variants that copy 16 bytes at once; inf where there is no kernel. min_blocks: as in `_simt`, for 16-bit floats;
-    TF32 has one less, because its addresses take more registers.
+    halves, tf32: `issued` for 16-bit floats and for TF32, by direction; inf where there is no kernel. The numbers were
+    counted in the machine code for sm_90a, in the variants that copy 16 bytes at once. min_blocks: as in `_simt`, for
+    16-bit floats; TF32 has one less, because its addresses take more registers.
     """
     threads, stages = 32 * (block_m // warp_m) * (block_n // warp_n), 4
     macros = dict(BLOCK_M=block_m, BLOCK_N=block_n, THREAD_M=warp_m // 8, THREAD_N=warp_n // 4, STAGES=stages)
@@ -173,8 +174,9 @@ def _wgmma(
     cluster_across: int = 1,
 ) -> Algorithm:
     """Hopper's wgmma (kernels/gemm_wgmma.cuh), which no GPU has run yet. A block's last warpgroup copies tiles to
-    shared memory, and the others multiply: one if block_m is 64 or if two blocks are resident, otherwise two. The rate
-    is modeled, not measured: 0.6 of the tensor cores' peak, which is 16 times that of the CUDA cores."""
+    shared memory, and the others multiply. One warpgroup multiplies if block_m is 64 or if two blocks are resident,
+    otherwise two. The rate is modeled, not measured: 0.6 of the tensor cores' peak, which is 16 times that of the CUDA
+    cores."""
     cluster = cluster_down * cluster_across
     rows, columns = (f"{blocks}x" if blocks > 1 else "" for blocks in (cluster_down, cluster_across))
     warpgroups = min(2, block_m // 64) // resident
@@ -207,8 +209,8 @@ def _by_direction(issued: tuple[float, float, float]) -> dict[str, float]:
 
 
 # Within a family, the largest tile of an arithmetic comes first. float64 takes twice the registers and is for gradient
-# checks. "simt" widens 16-bit floats and rounds to TF32 when it writes shared memory, so that both also work without
-# tensor cores.
+# checks. When it writes shared memory, "simt" widens 16-bit floats and rounds float32 to TF32. So 16-bit floats and
+# TF32 also work without tensor cores.
 ALGORITHMS = (
     *_mma(128, 128, 64, 32, 2, (2.94, 3.52, 3.96), (5.81, 6.44, 6.73)),
     *_mma(128, 64, 64, 32, 3, (3.12, 3.84, 4.30), (6.12, 6.75, 7.10)),

@@ -61,7 +61,7 @@ def is_array(value: object) -> TypeGuard[Array]:
 
 
 def pair(name: str, value: object, minimum: int) -> Pair:
-    """One integer for both axes, or (height, width)."""
+    """`value` as (height, width); one integer stands for both. Raises for an integer below `minimum`."""
     if isinstance(value, (tuple, list)):
         if len(value) != 2:
             raise ValueError(f"{name} must be an integer or (height, width), received {value!r}")

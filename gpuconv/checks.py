@@ -308,10 +308,10 @@ regularisation = regularization  # the former name
 def overfits(
     net: Sequential, x: Array, labels: Array, *, loss: str | Loss = "softmax", steps: int = 300, lr: float = 1e-3
 ) -> SanityCheck:
-    """The net must overfit a few samples. If the loss classifies, every label must be correct. The loss must fall by
-    nine tenths of the distance from its initial value to its minimum. The minimum is taken to be 0; with label
-    smoothing it is the entropy of the smoothed targets. Trains with Adam, without regularization and dropout, until
-    both conditions hold or the loss is not finite.
+    """The net must overfit a few samples. If the loss classifies, every sample must be classified correctly. The loss
+    must fall by nine tenths of the distance from its initial value to its minimum. The minimum is taken to be 0; with
+    label smoothing it is the entropy of the smoothed targets. Trains with Adam, without regularization and dropout,
+    until both conditions hold or the loss is not finite.
 
     Args:
         steps: The largest number of steps, at least 1.

@@ -53,8 +53,8 @@ class Device:
 
 
 def kind_of(array: object) -> str | None:
-    """The kind of device of an object's type; `MASKED` for a masked array, None for anything else that is not an array
-    of a device."""
+    """The kind of the device on which an array lives, found by the array's type. `MASKED` for a masked array, None for
+    any other object."""
     array_type = type(array)
     if array_type in KIND_OF_TYPE:
         return KIND_OF_TYPE[array_type]

@@ -4,10 +4,11 @@ An initializer is called with the shape, dtype, seed and sub-stream of its varia
 convolution. It is chosen by name, or by a mapping with options, ``{"name": "he_uniform", "fan": "out"}``, so that a
 layer's config stays JSON.
 
-fan_in is the number of inputs that one output sums over, fan_out the number of outputs that one input feeds: for
-filters (K, R, S, C // groups), R * S * C / groups and R * S * K / groups; for a linear weight (out, in), in and out.
-These are the connections counted in equations 7 and 14 of He et al. 2015. (PyTorch uses R * S * K as fan_out for any
-number of groups, which makes the weights of a depthwise convolution sqrt(C) times too small with "out".)
+fan_in is the number of inputs that one output sums over, fan_out the number of outputs that one input feeds. For
+filters (K, R, S, C // groups) they are R * S * C / groups and R * S * K / groups; for a linear weight (out, in) they
+are in and out. These are the connections counted in equations 7 and 14 of He et al. 2015. (PyTorch uses R * S * K as
+fan_out for any number of groups, which makes the weights of a depthwise convolution sqrt(C) times too small with
+"out".)
 """
 
 from __future__ import annotations

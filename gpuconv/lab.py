@@ -4,8 +4,8 @@ The file must define the shipped file's kernels with the same names and paramete
 a starting point. The shipped launcher launches these kernels, so tiles and grids follow the launcher's macros.
 
 algo: for a matrix product, one of `gpuconv.algorithms.ALGORITHMS` whose family the file implements. Every case
-asks for it, because otherwise another one might run; cases whose shapes it does not serve are left out. By default it
-is the first algorithm of the "simt" family that serves the case's arithmetic.
+requests this algorithm, because otherwise another one might run. Cases whose shapes the algorithm does not serve are
+left out. By default it is the first algorithm of the "simt" family that serves the case's arithmetic.
 """
 
 from __future__ import annotations

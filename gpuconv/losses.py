@@ -223,7 +223,7 @@ def expect_net(loss: object, shape: tuple[int, ...]) -> None:
 
 
 def expect_targets(loss: object, labels: Array, shape: tuple[int, ...]) -> None:
-    """Raise TypeError for labels of a dtype that one of gpuconv's losses does not accept, and for floats with another
+    """For a loss of gpuconv, raise TypeError if it does not accept the labels' dtype, or if float labels have another
     rank or last axis than the scores. The losses check the other sizes.
 
     Args:

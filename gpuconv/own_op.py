@@ -27,7 +27,7 @@ _LAYOUTS = {"NHWC": None, "NCHW": (0, 3, 1, 2)}
 
 @dataclass(frozen=True)
 class Comparison:
-    """One case.
+    """The comparison of the user's results with the oracle's in one case.
 
     error: the largest difference from the oracle, relative to the oracle's largest finite value; infinity if there was
     no result to compare. details: what is wrong and where, and what was not compared; "" if neither applies.
@@ -73,10 +73,10 @@ def compare(
     cases: the operation's arguments by name; arrays are given as arrays, or as shapes for random normal numbers of
     `dtype`, drawn with `seed`: ``[dict(x=(2, 5, 5, 3), w=(4, 3, 3, 3), padding=1), ...]``. `mine` is called like the
     operation, with arrays by position and options by name. It returns all results of the operation, or
-    ``out, cache`` as in the CS231n assignments, or only the first result; in the last two cases the details say
-    what was not compared. layout: "NCHW" passes volumes and filters in PyTorch's layout, and expects volumes in that
-    layout in return. tolerance: the largest accepted error, which may be infinite; by default 1000 times the machine
-    epsilon of `dtype`.
+    ``out, cache`` as in the CS231n assignments, or only the first result; for the last two forms the details
+    say what was not compared. layout: "NCHW" passes volumes and filters in PyTorch's layout, and expects volumes in
+    that layout in return. tolerance: the largest accepted error, which may be infinite; by default 1000 times the
+    machine epsilon of `dtype`.
 
     A case in which `mine` raises, or returns another shape or other NaNs, counts as failed. If the operation itself
     rejects a case, its error is raised. Raises ValueError for an unknown layout or argument, an argument given twice, a

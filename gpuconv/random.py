@@ -171,9 +171,9 @@ def permutation(n: int, *, seed: int, epoch: int = 0, stream: int = SHUFFLE) -> 
     """A pseudo-random permutation of 0..n-1, int64 (n,), whose elements can be computed independently.
 
     A Feistel network over pairs (l, r) of Z_a x Z_b, where a is the square root of n, rounded up,
-    and b is n / a, rounded up. In turn, one round adds to l a Philox word of r, and the next adds to
-    r a Philox word of l. Each word is scaled to [0, a) or [0, b). Each round is invertible, so the
-    network permutes a * b values. It is applied again to values of n or above until they are below n
+    and b is n / a, rounded up. One round adds to l a Philox word computed from r, the next adds to
+    r a word computed from l, and so on. Each word is scaled to [0, a) or [0, b). Each round is
+    invertible, so the network permutes a * b values. It is applied again to values of n or above until they are below n
     (Black and Rogaway, "Ciphers with arbitrary finite domains", 2002). It needs no sort and no
     memory: a GPU thread computes element i from i.
 

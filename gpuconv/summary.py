@@ -85,9 +85,9 @@ class Summary(str):
 
 
 def summary(net: Layer, *, batch_size: int = 128, device: str | None = None) -> Summary:
-    """The rows as a text table, with their sums and the memory in the net's dtype; for a device with kernels also the
-    algorithms of fprop, dgrad and wgrad at this batch size, and the proofs of algorithms that needed one. Arguments and
-    errors as in `rows`."""
+    """The rows as a text table, with their sums and the memory in the net's dtype. For a device with kernels, the table
+    also shows the algorithms of fprop, dgrad and wgrad at this batch size. Lines below it show the proofs of the
+    algorithms that needed one. Arguments and errors as in `rows`."""
     table = rows(net, batch_size, device)
     end = total(table)
     lines: list[tuple[str, ...]] = [("layer", "kind", "output", "parameters", "mult-adds", "activations")]

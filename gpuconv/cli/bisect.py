@@ -100,7 +100,7 @@ def _find_element(found: Runs, options: argparse.Namespace) -> str:
         runs = [Repetition(path, difference.step) for path in (options.a, options.b)]
         if options.element is None and any(run.steps > run.steps_per_epoch for run in runs):
             steps = " and ".join(f"{run.steps:,}" for run in runs)
-            return f"with --element, {steps} steps of the runs, more than an epoch, are repeated to find it"
+            return f"to find it, {steps} steps of the runs, more than an epoch, must be repeated; --element does that"
         element = Element.of(*(run.values(difference.key) for run in runs))
     except (UserError, CheckpointError, OSError, ValueError) as error:
         if options.element:

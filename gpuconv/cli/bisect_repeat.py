@@ -100,7 +100,8 @@ class Repetition:
                 if not alike:
                     raise UserError(
                         f"{self.directory}, when repeated, has other bits than recorded from step {step.step} on, "
-                        f"first in {digest.direction} of {digest.name}; other code or other ranks recorded the run"
+                        f"first in {digest.direction} of {digest.name}; the run was recorded with other code or other "
+                        "ranks"
                     )
 
 

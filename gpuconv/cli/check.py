@@ -57,8 +57,8 @@ def run(options: argparse.Namespace) -> int:
     for check in checks.sanity(net, x, labels, loss=loss, optimizer=optimizer):
         json_output.add("checks", check)
         passed &= report(check.passed, check.name, f"{check.value:.4g}, expected {check.expected}", check.details)
-    # On random volumes, because the check may fail on the images: in a plain background neighbors are equal, and max
-    # pooling has no derivative at ties.
+    # The gradients are checked on random volumes, because the check may fail on images: in a plain background neighbors
+    # are equal, and max pooling has no derivative at ties.
     gradients = checks.gradient_check(net, samples=4)
     worst = max(gradients, key=lambda found: (found.worst, found.raw))
     agree = all(found.passed for found in gradients)

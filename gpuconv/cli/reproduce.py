@@ -21,7 +21,7 @@ EXAMPLES = ["gpuconv reproduce --quick", "gpuconv reproduce --device numpy", "gp
 SEEDS = 5
 IMAGES = 360  # images in the test set
 EPOCHS = {"numpy": 10, "emulated": 1}
-REFERENCE: dict[tuple[str, str], tuple[int, ...]] = {  # the number of correct images for seeds 0, 1, ...
+REFERENCE: dict[tuple[str, str], tuple[int, ...]] = {  # the number of images classified correctly, for seeds 0, 1, ...
     ("numpy", "float32"): (353, 353, 351, 350, 353),
     ("numpy", "tf32"): (352, 351, 350, 352, 353),
     ("numpy", "float16"): (354, 354, 351, 352, 352),
@@ -36,7 +36,7 @@ REFERENCE: dict[tuple[str, str], tuple[int, ...]] = {  # the number of correct i
 
 
 class Row(NamedTuple):
-    """The results of a device and precision: the number of correct test images for seeds 0, 1, ..."""
+    """The results of a device and precision: how many test images were classified correctly, for seeds 0, 1, ..."""
 
     device: str
     precision: str
@@ -77,7 +77,7 @@ def epochs(device: str) -> int:
 
 
 def count_correct(device: str, precision: str, seed: int) -> int:
-    """The number of correct test images of a net trained with these settings."""
+    """The number of test images that a net trained with these settings classifies correctly."""
     from gpuconv import models
     from gpuconv.data import Augmentation, Loader, Normalization, digits
     from gpuconv.training import Trainer, evaluate
@@ -129,6 +129,6 @@ def differences(row: Row) -> Iterator[str]:
     for seed, (known, here) in enumerate(zip(reference, row.right)):
         if known != here:
             yield (
-                f"{row.device}, {row.precision}, seed {seed}: {percent([known])} % there, {percent([here])} % here "
+                f"{row.device}, {row.precision}, seed {seed}: {percent([here])} %, in the table {percent([known])} % "
                 f"({abs(here - known)} of {IMAGES} images {'more' if here > known else 'fewer'} right)"
             )

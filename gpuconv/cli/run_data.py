@@ -55,7 +55,8 @@ def warn_of_other_data(run: Run, train: Dataset | Samples, test: Dataset | Sampl
         counts = [part.get("images", "?") for part in stored]
         _warn(
             f"the data differs from that of the run, which had {counts[0]} images to train on and {counts[1]} to test "
-            f"on; this data has {len(train)} and {len(test)}: the run may have been trained on some of its test images"
+            f"on; this data has {len(train)} and {len(test)}: the run may have been trained on some of these test "
+            "images"
         )
 
 

@@ -45,7 +45,7 @@ def started_in_python(stored: Record) -> bool:
 
 
 def run_of(stored: Record, path: str | os.PathLike[str]) -> Run:
-    """The run that stored settings describe. Raises UserError that names a missing, unknown or wrong entry."""
+    """The run described by stored settings. Raises UserError that names a missing, unknown or wrong entry."""
     from gpuconv.data import Normalization
     from gpuconv.training.run_schemas import COUNT, NUMBERS, OBJECT, TEXT, expect
 

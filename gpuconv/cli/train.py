@@ -274,7 +274,8 @@ def _trainer(options: argparse.Namespace, settings: run_settings.Settings, net: 
 
 
 def _print_accuracy(accuracy: float, trainer: Trainer, held_out: Loader, tta: str) -> None:
-    """Print the test accuracy, with test-time augmentation if the settings ask for it. accuracy: that without it."""
+    """Print the test accuracy, with test-time augmentation if the settings ask for it. accuracy: the test accuracy
+    without it."""
     from gpuconv.training import evaluate
 
     if tta != "none":

@@ -1,7 +1,7 @@
 """Compare every operation on a device with the oracle in float64, and print its worst error and the error bound.
 
-Status 1 if one fails; its smallest failing case is named. Without a GPU, --device emulated runs the same kernels on
-the CPU; --device numpy checks the fast NumPy code."""
+Status 1 if an operation fails; its smallest failing case is named. Without a GPU, --device emulated runs the same
+kernels on the CPU; --device numpy checks the fast NumPy code."""
 
 from __future__ import annotations
 

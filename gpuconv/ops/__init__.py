@@ -15,16 +15,16 @@ CUDA kernels, emulated arrays the same kernels on the CPU.
 - ``stride``, ``dilation`` and ``kernel_size`` are an integer or (height, width). ``padding`` is an integer,
   (height, width), ((top, bottom), (left, right)), "same" (only at stride 1) or "valid". The taps of a filter with
   ``dilation`` 1 are adjacent.
-- ``fit`` says what happens where windows do not tile the padded input, so that the last whole window ends before its
-  edge: "floor" drops the rest, "exact" raises and names the sizes that would fit, "cover" adds a last partial window
-  unless it would begin beyond the input.
+- ``fit`` says what happens if the last whole window ends before the edge of the padded input: "floor" drops the rest,
+  "exact" raises and names the sizes that would fit, "cover" adds a last partial window unless it would begin beyond the
+  input.
 - ``algo`` names an algorithm of `gpuconv.algorithms`. It changes at most the order of a sum; "auto" lets the device
   choose. For NumPy arrays all names give the same bits.
-- ``tf32=True`` multiplies float32 arrays in TF32: both factors of each product are rounded to a 10-bit mantissa
-  (to nearest, ties away from zero, as ``cvt.rna.tf32.f32`` does; on tensor cores subnormal factors are rounded toward
-  zero), sums are float32; a bias is not rounded.
-- ``lr``, ``step``, ``start``, ``grad_scale``, ``factor``, ``divisor`` and, except where an array is filled with random
-  numbers, ``offset`` may be a number or a one-element array on the device.
+- ``tf32=True`` multiplies float32 arrays in TF32: both factors of each product are rounded to a 10-bit mantissa,
+  to nearest, ties away from zero, as ``cvt.rna.tf32.f32`` does. Tensor cores round subnormal factors toward zero. Sums
+  are float32, and a bias is not rounded.
+- ``lr``, ``step``, ``start``, ``grad_scale``, ``factor`` and ``divisor`` may be a number or a one-element array on the
+  device. So may ``offset``, except in the ops that fill an array with random numbers.
 - Bad sizes and values raise ValueError, bad types, dtypes and mixed devices TypeError, before anything is computed.
   A wrong rank of `load_batch`'s images, labels or indices or of `random_permutation`'s order, or a wrong shape of a
   table, counters, totals or scaling, raises TypeError too.

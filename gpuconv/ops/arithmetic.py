@@ -20,7 +20,7 @@ def add(a: ArrayT, b: ArrayT, *, out: ArrayT | None = None) -> ArrayT:
 
     Args:
         a: Any shape, any float dtype.
-        b: Of a's dtype and shape, or (C,), one value for each of a's channels, its last axis.
+        b: Of a's dtype, and of a's shape or (C,): one value for each channel, along a's last axis.
         out: Receives the result and must have its shape and dtype; may be an input itself; by default a new array.
 
     Returns:

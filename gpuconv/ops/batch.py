@@ -54,11 +54,11 @@ def load_batch(
     and its position is uniform. After ten draws that do not fit, the crop is the largest central rectangle with such a
     ratio. It is interpolated bilinearly, with positions in 1/256 of a pixel.
 
-    brightness, contrast, saturation and hue are torchvision's ColorJitter in this fixed order. For each of the first
-    three, with value s, a factor f, uniform in [max(0, 1 - s), 1 + s], gives f * image + (1 - f) * other, clipped to
-    the range of bytes. With gray = 0.2989 R + 0.587 G + 0.114 B, other is black for brightness, the mean of gray for
-    contrast, and gray for saturation. The hue (of HSV) is rotated by a fraction of the circle that is uniform in
-    [-hue, hue]. The numbers are not rounded to bytes.
+    brightness, contrast, saturation and hue are torchvision's ColorJitter in this fixed order. The first three
+    turn the image into f * image + (1 - f) * other, clipped to the range of bytes. The factor f is uniform in
+    [max(0, 1 - s), 1 + s], where s is the argument's value. With gray = 0.2989 R + 0.587 G + 0.114 B, other is black
+    for brightness, the mean of gray for contrast, and gray for saturation. The hue (of HSV) is rotated by a fraction of
+    the circle that is uniform in [-hue, hue]. The numbers are not rounded to bytes.
 
     flip="alternating" (Jordan 2024, arXiv:2404.00498): a random half of the images is flipped in even epochs, the rest
     in odd ones. The Philox block at an image's index, in substream 1 of the AUGMENT stream, decides which half. Sample

@@ -1,8 +1,8 @@
 """Checks an algorithm on one GEMM problem: runs it, and compares its results with a proved algorithm's.
 
 1. On random numbers, three times. The bits must be the same each time. The values may differ from the proved
-   algorithm's by at most twice the bound of `gpuconv verify`, because both algorithms may have an error. Large results
-   are compared only at regular intervals, unless part 2 is skipped.
+   algorithm's by at most twice the bound of `gpuconv verify`, because both algorithms may have an error. Of a large
+   result only every n-th value is compared, unless part 2 is skipped.
 2. On small whole numbers, whose sums are exact in any order. Every value must have the proved algorithm's bits; only
    moments and activations that round are compared by bounds. This is repeated for each `Form` of the call: without a
    bias, with results added to `out`, and with y, dy and dx as slices of the channels of wider volumes, whose other
@@ -182,8 +182,8 @@ def _share(expected: Expected, result: np.ndarray) -> float:
 
 
 def _compare_moments(expected: np.ndarray, result: np.ndarray, dtype: np.dtype) -> None:
-    """Compare the statistics of all values, merged from the moments of the parts that an algorithm divides them into;
-    another algorithm may have other parts."""
+    """Compare the count, mean and variance of each filter, merged from the moments of parts of its values. Each
+    algorithm may divide the values into parts of its own."""
     (count, mean, variance), (own_count, own_mean, own_variance) = _merge_moments(expected), _merge_moments(result)
     if not np.array_equal(count, own_count):
         raise RefutedError(f"the moments count {own_count.min():g} to {own_count.max():g} values, not {count.max():g}")

@@ -86,7 +86,8 @@ class Inputs:
         channels, filters = self.unaligned
         depth = question.product.k
         self._scale = 2.0 ** -max(0, math.ceil(math.log2(max(depth, 1) / _LARGEST_SUM)))
-        # The largest whole number. Sums of products use at most half of the exact range; the rest is for what is added.
+        # The largest whole number. Sums of products use at most half of the exact range. The rest is for the bias or
+        # for the contents of `out`.
         self._largest_whole = 2 if 8 * depth < EXACT else 1
         every: dict[str, dict[str, tuple[tuple[int, ...], bool]]] = {
             "fprop": {"x": (problem.x_shape, channels), "w": (problem.w_shape, False), "bias": ((problem.k,), False)},

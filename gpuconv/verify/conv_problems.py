@@ -1,8 +1,8 @@
 """Lists of convolutions, shared by the tests of every backend and by `gpuconv verify`.
 
 TINY  a few values, small enough to check by hand
-ODD   stress index arithmetic: prime sizes, uneven padding, strides larger than the filter, dilation, groups, depthwise,
-      one pixel, one channel, an empty batch, each kind of fit
+ODD   shapes that stress index arithmetic: prime sizes, uneven padding, strides larger than the filter, dilation,
+      groups, depthwise, one pixel, one channel, an empty batch, each kind of fit
 REAL  layers of the built-in nets, with few images
 `random_convolutions()` is a Hypothesis strategy of further small problems.
 """

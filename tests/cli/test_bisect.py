@@ -154,7 +154,7 @@ def test_a_run_is_repeated_from_its_nearest_checkpoint(work, capsys):
     assert main(["bisect", "a", "b"]) == 1
     output = capsys.readouterr().out
     assert "differ first at step 5: " in output
-    assert "the element is not known: with --element, 3 and 3 steps of the runs, more than an epoch" in output
+    assert "the element is not known: to find it, 3 and 3 steps of the runs, more than an epoch" in output
     assert main(["bisect", "a", "b", "--element"]) == 1
     assert "  largest difference at [" in capsys.readouterr().out
 

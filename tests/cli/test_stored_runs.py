@@ -121,7 +121,7 @@ def test_evaluate_warns_of_changed_data_and_resume_refuses_it(work, capsys, chan
         (work / "kept.png").rename(work / "photos" / "dogs" / "001.png")
     output = on_numpy(capsys, "evaluate", "run", "--data", "folder:photos")
     assert "gpuconv: warning: the data differs from that of the run, which had " in output
-    assert "the run may have been trained on some of its test images" in output
+    assert "the run may have been trained on some of these test images" in output
     seen = [image.tobytes() in trained for image in from_spec.load("folder:photos")[1].images]
     assert any(seen) == (change == "renamed")  # a new name can move an image between the parts
     before = {path: path.read_bytes() for path in (work / "run").iterdir()}

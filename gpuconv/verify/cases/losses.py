@@ -50,7 +50,7 @@ _ELEMENTWISE: dict[str, Options] = {"mean_squared_error": {}, "huber_loss": {"de
 
 
 def _targets(shape: Shape, options: Options, weights: bool = False) -> Make:
-    """Targets in [0, 1], in the accumulation dtype. weights: those of the positive class."""
+    """Targets in [0, 1], in the accumulation dtype. weights: whether to add weights of the positive class."""
 
     def make(rng: np.random.Generator, dtype: np.dtype) -> Arguments:
         wide = accumulation_dtype(dtype)

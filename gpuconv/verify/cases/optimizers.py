@@ -18,7 +18,8 @@ _PARAMETERS: dict[str, list[Shape]] = {
 }
 
 
-# One parameter; two of one shape; wide and tall ones; an empty one; one of more numbers than the 8192 of a block.
+# A single parameter, two of the same shape, wide and tall ones, an empty one, and one with more than 8192 numbers, so
+# that several blocks share it.
 _MATRICES_OF_MUON: dict[str, list[Shape]] = {
     "tiny": [(1, 1)],
     "odd": [(3, 2, 3, 5), (33, 17), (3, 2, 3, 5), (0, 4), (7, 1)],
