@@ -216,7 +216,7 @@ def test_a_long_value_is_cut_in_a_message():
     assert checkpoint.short_json("x" * 79) == f'"{"x" * 76}...'
 
 
-def test_a_header_of_other_types_is_refused(tmp_path):
+def test_a_header_with_missing_entries_or_entries_of_wrong_types_is_refused(tmp_path):
     for header in [
         {"format": 1},
         {"format": 1, "state": "{}", "sha256": 1},

@@ -70,7 +70,7 @@ def test_a_convolution_becomes_a_linear_layer_with_the_same_results(conv):
         ("depthwise", "auto", 2),
         ("simt-64x64", "simt-64x64", 1),
     ],
-    ids=["few channels", "their former name", "depthwise", "simt"],
+    ids=["few channels", "former name of few channels", "depthwise", "simt"],
 )
 def test_a_linear_layer_has_no_algorithm_that_only_convolves(algo, expected, groups):
     """Products of two matrices refuse the names of these algorithms."""

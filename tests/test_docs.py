@@ -73,7 +73,8 @@ def test_a_missing_file_is_found():
     assert missing_files(ROOT / "README.md", page) == ["tests/gone.py"]
 
 
-SHOWN_LINES = {  # parts of the lines that outputs in the docs name, such as `gemm.cuh:101`
+# Outputs shown in the docs name lines of kernel files, such as `gemm.cuh:101`. For each file: a part of those lines.
+SHOWN_LINES = {
     "activation.cu": "y[i] = round_to<DTYPE>(f.apply(load(x[i])))",
     "gemm.cuh": "(partials + offset) = values;",
     "gemm_reduce.cu": "*to = finished;",
@@ -119,7 +120,7 @@ def test_the_code_in_nets_md_runs_unchanged(tmp_path, monkeypatch, capsys):
     assert len(blocks) >= 5
     for block in blocks:
         exec(block, names | {"net": net.copy()})
-    assert "(2, 8, 8, 4)" in capsys.readouterr().out  # the hook's line
+    assert "(2, 8, 8, 4)" in capsys.readouterr().out  # the hook of nets.md prints this
 
 
 def test_every_package_with_a_page_of_the_documentation_is_an_attribute():

@@ -61,7 +61,7 @@ def test_importing_the_trainer_loads_no_heavy_packages_and_no_seldom_needed_modu
 
 
 def test_the_import_time_is_limited_relative_to_numpys(tmp_path):
-    """Both are timed in one process, under the same load; `bench` measures the milliseconds on a quiet machine.
+    """Both imports are timed in one process, under the same load. `bench` measures the milliseconds on a quiet machine.
 
     Python caches compiled modules, as it does for users, in a folder of this test.
     """

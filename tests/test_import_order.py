@@ -51,7 +51,7 @@ def test_imports_go_in_one_direction():
 
 
 def imported_by_file() -> dict[str, set[str]]:
-    """The files that each file imports, as module names, without the file of public names."""
+    """The files that each file imports, as module names. `gpuconv/__init__.py` is left out."""
     files = {}
     for path in modules():
         name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
@@ -74,7 +74,8 @@ def test_files_have_no_import_cycles():
 
 
 def imports_between(imported: dict[str, set[str]], package: str) -> dict[str, set[str]]:
-    """The imports between the files and packages directly in a package; a nested file counts as its package."""
+    """The imports between the files and subpackages directly in a package. A file deeper down counts as the subpackage
+    that contains it."""
 
     def direct(name: str) -> str:
         return name.removeprefix(package + ".").partition(".")[0] if name.startswith(package + ".") else ""

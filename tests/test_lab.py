@@ -168,7 +168,7 @@ def test_a_rewritten_file_is_compiled_again(my_pool):
         ),
     ],
 )
-def test_other_kernels_are_refused_before_anything_runs(my_pool, change, message):
+def test_kernels_of_another_name_or_signature_are_refused_before_anything_runs(my_pool, change, message):
     my_pool.write_text(my_pool.read_text().replace(*change))
     with pytest.raises(ValueError, match=message):
         lab.check_signatures(my_pool, "max_pool2d")

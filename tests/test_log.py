@@ -12,10 +12,10 @@ from tests.training import toy_run
 
 ROOT = Path(__file__).parents[1]
 MAY_PRINT = (
-    "cli/",
-    "system/console.py",
-    "notices.py",
-)  # the command line, its lines and bars, and how it shows warnings
+    "cli/",  # the command line
+    "system/console.py",  # its messages and progress bars
+    "notices.py",  # its display of warnings
+)
 
 
 def test_no_module_of_the_library_prints():

@@ -70,7 +70,7 @@ def test_tiny_vgg_is_three_blocks_of_ten_filters():
     assert [layer.out_channels for layer in models.tiny_vgg() if isinstance(layer, Conv2D)] == [10] * 6
 
 
-def test_the_digits_net_takes_other_images():
+def test_the_digits_net_takes_images_of_another_shape():
     net = models.build("digits_net", input_shape=(9, 11, 3), classes=4)
     assert net.forward(np.zeros((1, 9, 11, 3), np.float32)).shape == (1, 4)
 

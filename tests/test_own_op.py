@@ -79,7 +79,7 @@ def test_an_infinite_tolerance_accepts_every_error():
     assert comparison.error > 1
 
 
-def test_results_of_other_kinds_are_named_if_their_number_is_right():
+def test_results_that_are_not_arrays_are_named_if_there_are_as_many_as_expected():
     def with_two_caches(x, *_, **__):
         return x, {}, 3
 

@@ -61,9 +61,9 @@ run(x, text=True)"""
 # Makes a process behave as on another system: without Unix's modules and what `os` and `signal` lack on Windows.
 OTHER_SYSTEM = f"""
 import importlib, os, pkgutil, signal, subprocess, sys, tempfile
-import numpy, safetensors.numpy, threadpoolctl, tqdm  # before the changes: the packages installed here need this system
+import numpy, safetensors.numpy, threadpoolctl, tqdm  # first: the installed packages need the real system
 UNIX_MODULES = {sorted(UNIX_MODULES)}
-for name in [*UNIX_MODULES, "cuda", "cupy", "torch"]:  # these three packages, as installed here, need this system
+for name in [*UNIX_MODULES, "cuda", "cupy", "torch"]:  # the installed cuda, cupy and torch need the real system too
     sys.modules[name] = None
 os.name = "another"
 for name in ("getuid", "geteuid", "getgid", "fork", "killpg", "listxattr", "lchown", "pread", "register_at_fork",

@@ -75,7 +75,8 @@ def test_a_product_with_a_pool_covers_whole_windows_only():
 
 
 def phases(size, taps, stride, dilation, before):
-    """The numbers of pixels and taps in each phase, a group of pixels of one axis that the same taps read."""
+    """The numbers of pixels and taps in each phase. A phase is a group of pixels along one axis that the same taps
+    read."""
     pixels = Counter((pixel + before) % stride for pixel in range(size))
     return [
         (count, sum((phase - tap * dilation) % stride == 0 for tap in range(taps))) for phase, count in pixels.items()

@@ -146,7 +146,8 @@ def test_uniform_fills_its_range_evenly():
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
 def test_a_draw_of_any_float_dtype_is_the_float64_draw_rounded(dtype):
-    """It is rounded to a 16-bit dtype by way of float32, which changes a few of 100,000 numbers in float16."""
+    """The float64 draw is rounded to float32 first and then to a 16-bit dtype. In float16 this gives a few of 100,000
+    numbers another value than direct rounding."""
     if dtype == "bfloat16":
         pytest.importorskip("ml_dtypes")
     exact = random.normal((1000, 100), seed=8, stream=INIT, std=0.3, dtype="float64")
@@ -156,7 +157,7 @@ def test_a_draw_of_any_float_dtype_is_the_float64_draw_rounded(dtype):
     np.testing.assert_array_equal(drawn, wider.astype(drawn.dtype))
 
 
-def test_other_dtypes_are_refused():
+def test_dtypes_other_than_floats_are_refused():
     with pytest.raises(TypeError, match="float32"):
         random.uniform(3, seed=0, stream=INIT, dtype="int32")
 

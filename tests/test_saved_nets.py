@@ -135,7 +135,7 @@ def test_a_copy_and_a_fused_net_keep_what_predict_needs(trained):
         np.testing.assert_allclose(twin.predict(test.images[:3]), net.predict(test.images[:3]), rtol=1e-4, atol=1e-4)
 
 
-def test_the_error_for_other_objects_says_what_load_reads(tmp_path):
+def test_the_error_for_an_argument_that_load_cannot_read_says_what_it_reads(tmp_path):
     with pytest.raises(TypeError, match="the path of a saved net or of a run directory, received int"):
         gc.load(3)
     pickled = tmp_path / "w.pt"

@@ -21,7 +21,8 @@ def volume(*shape, dtype=torch.float64):
 
 
 PYTORCH_ACTIVATIONS = vars(functional) | {"tanh": torch.tanh, "hard_swish": functional.hardswish}
-CALLS = {  # name: a call of our ops or of PyTorch's functions `f`, and the shapes of its arrays
+# By name: a call of a function in `f`, which is gpuconv.torch or torch.nn.functional, and the shapes of its arrays.
+CALLS = {
     "conv2d": (
         lambda f, x, w, b: f.conv2d(x, w, b, stride=(2, 1), padding=(1, 2), dilation=(1, 2), groups=2),
         [(2, 8, 7, 9), (8, 4, 3, 2), (8,)],

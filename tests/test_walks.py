@@ -21,8 +21,8 @@ DESIGN = (PACKAGE.parent / "docs" / "design.md").read_text(encoding="utf-8")
 
 
 def files_in_table(title):
-    """The files in the first column of the table below `title` in docs/design.md. A name without a folder is a file of
-    the package, or else of the folder before it."""
+    """The files in the first column of the table below `title` in docs/design.md. A name without a folder is a file
+    directly in the package, or else a file in the folder of the file named before it."""
     table = DESIGN.partition(title)[2].partition("|---|---|\n")[2].partition("\n\n")[0]
     files = []
     for row in table.splitlines():
@@ -33,7 +33,7 @@ def files_in_table(title):
 
 
 TO_A_KERNEL = files_in_table("The `x` of a convolution enters")
-# Only the first call with these shapes enters these files.
+# Of the calls with the same shapes, only the first enters these files.
 CHECKS = ["ops/conv/conv2d.py", "ops/conv/expect.py", "ops/expect.py"]
 EMULATED = "backends/cuda/emulator/library.py"
 

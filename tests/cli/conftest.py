@@ -20,7 +20,7 @@ def work(tmp_path, monkeypatch):
 
 @pytest.fixture
 def passed_to(monkeypatch):
-    """The calls of Trainer, its fit, Loader and evaluate: name -> a list of (arguments, options)."""
+    """The calls of Trainer, Trainer.fit, Loader and evaluate: name -> a list of (arguments, options)."""
     calls = {"Trainer": [], "fit": [], "Loader": [], "evaluate": []}
 
     class RecordedTrainer(Trainer):

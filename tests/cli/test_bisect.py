@@ -196,7 +196,8 @@ WRONG_ELEMENT = "if (blockIdx.x == 0 && i == 0 && j == 1) numbers[0].at[j] += DT
 
 @pytest.mark.kernels
 def test_a_run_with_a_users_kernel_is_repeated_only_with_that_kernel(work, capsys):
-    """The shipped kernel repeats the run with other numbers. With the user's kernel, the wrong element is found."""
+    """With the shipped kernel, the repeated run has other bits than recorded. With the user's kernel, it has the
+    recorded bits, and the wrong element is found."""
     write_sgd_step(WRONG_ELEMENT)
     options = ["--optimizer", "sgd", "--device", "emulated", "--digests", "--quiet"]
     assert main(["train", *TINY, "--run-dir", "right", *options]) == 0

@@ -95,7 +95,7 @@ def test_runs_started_at_once_get_separate_folders_and_only_one_gets_a_named_fol
         pair = [gpuconv("train", *arguments, cwd=tmp_path) for _ in range(2)]
         first, (status, error) = sorted((run.wait(120), run.communicate()[1]) for run in pair)
         assert first == (0, "")
-        if status == 0:  # it resumed the run after the first process had ended
+        if status == 0:  # the second process resumed the run after the first had ended
             assert arguments[0] == "--resume"
         else:
             message = r"gpuconv: error: one (is being written by process \d+ on|already holds a run).*\n"

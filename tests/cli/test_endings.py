@@ -22,12 +22,12 @@ from gpuconv.training import callbacks
 from tests.cli.processes import ending_of, gpuconv, wait_for
 from tests.cli.small_run import SMALL_BATCHES
 
-LONG = ["--epochs", "4000"]  # ended by a signal
+LONG = ["--epochs", "4000"]  # a test ends such a run with a signal
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
-def test_a_run_without_a_reader_saves_its_step_on_a_signal(tmp_path, number):
+def test_a_run_whose_output_has_no_reader_saves_its_step_on_a_signal(tmp_path, number):
     read, write = os.pipe()
     run = gpuconv("train", *SMALL_BATCHES, *LONG, "--run-dir", tmp_path / "run", stdout=write, stderr=write)
     os.close(write)

@@ -84,7 +84,7 @@ def test_a_wrong_argument_gives_an_error_of_one_line_and_changes_nothing(
 
 
 def test_no_option_of_any_command_accepts_an_empty_value(capsys, tmp_path, monkeypatch):
-    """An unset shell variable gives one, as in `gpuconv train --resume "$RUN"`."""
+    """An unset shell variable gives an empty value, as in `gpuconv train --resume "$RUN"`."""
     monkeypatch.chdir(tmp_path)
     tried = 0
     for command in COMMANDS:

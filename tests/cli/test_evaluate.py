@@ -72,7 +72,7 @@ def test_evaluate_averages_over_views_on_request(drawn_run, capsys):
     assert "did you mean 'mirror'?" in capsys.readouterr().err
 
 
-def test_evaluate_refuses_other_images(drawn_run, capsys):
+def test_evaluate_refuses_images_of_another_shape_than_the_nets_input(drawn_run, capsys):
     assert main(["evaluate", str(drawn_run), "--data", "digits"]) == 2
     assert "the net takes volumes of 9 x 7 x 3 (height x width x depth), received 8 x 8 x 1" in capsys.readouterr().err
 

@@ -79,7 +79,7 @@ def run(home, tmp_path, monkeypatch):
 
 
 class Commands:
-    """Runs commands and compares their output with that of the first run."""
+    """Runs commands and compares their output with their output on the undamaged run folder."""
 
     def __init__(self, capsys):
         self.capsys = capsys

@@ -12,7 +12,7 @@ from tests.cli.prepared_rows import FAIL, HEAD, PASS, RIGHT, SMALL, WRONG
 @pytest.fixture
 def run_lab(monkeypatch, capsys, tmp_path):
     """Runs the command on prepared rows and a user's kernel, and returns (status, lines). Its attribute `received`
-    holds the arguments of each call of the library by the command."""
+    holds the arguments of each call that the command makes to the library."""
     file, received = tmp_path / "own.cu", []
     file.write_text(lab.template("relu"))
 

@@ -115,7 +115,7 @@ def test_profile_prints_its_settings_and_files_around_the_table(monkeypatch, cap
     assert lines[-2:] == ["", "trace      step.json (open it in ui.perfetto.dev or chrome://tracing)"]
     assert (tmp_path / "step.json").read_bytes() == b"a trace"
     assert measured == [("numpy", 0.1)]
-    assert main(["profile", "--device", "emulated"]) == 0  # it has no times, so nothing is measured
+    assert main(["profile", "--device", "emulated"]) == 0  # this device has no times, so no peak is measured
     assert measured == [("numpy", 0.1)]
 
 

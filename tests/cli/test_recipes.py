@@ -18,9 +18,10 @@ SIZE = "25x25x3,classes=4"
 AIRBENCH = ["--model", "airbench94", "--recipe", "airbench94"]
 
 
-def test_without_a_name_a_net_has_its_own_recipe():
+def test_without_a_named_recipe_a_net_has_its_own_or_else_the_default():
     assert recipes.get("digits-net", "cifar10")["epochs"] == 30
-    for name, data in (("airbench94", "cifar10"), ("lenet", "digits")):  # these names choose no recipe
+    # The recipe airbench94 is used only if it is named.
+    for name, data in (("airbench94", "cifar10"), ("lenet", "digits")):
         assert recipes.get(name, data) == recipes.DEFAULT | {"model": name}
     assert recipes.DEFAULT["epochs"] == 10
     assert recipes.get(None, "digits") == recipes.get("digits-net", "digits")
@@ -50,7 +51,7 @@ def test_a_learning_rate_inside_the_optimizer_option_is_used():
     assert rate(optimizer="sgd:momentum=0.9") == recipes.DEFAULT["lr"]
     assert rate(optimizer="sgd:momentum=0.9", lr=0.2) == rate(optimizer="sgd:lr=0.2", lr=0.2) == 0.2
     groups = "filters -> muon:lr=0.02; * -> sgd:lr=0.05"
-    assert rate(optimizer=groups) == 1.0  # for groups with their own rates it is a factor
+    assert rate(optimizer=groups) == 1.0  # lr is a factor on the groups' own rates
     assert rate(optimizer=groups, lr=0.5) == 0.5
     assert run_settings.with_recipe({"data": "cifar10:x"}, "airbench94").lr == 1.0
 
@@ -126,8 +127,9 @@ def test_the_loss_falls_with_the_recipe_of_airbench94():
 
 @pytest.mark.kernels
 def test_the_emulated_device_gives_the_weights_and_losses_of_numpy():
-    """Four steps in float64, which also train the bias of the whitening layer. Rounding errors of a step grow in
-    the steps after it: the bound is 10^4 rounding errors of a tensor's largest number, or of 1 if that is larger."""
+    """The run has four steps in float64, and also trains the bias of the whitening layer. Later steps amplify the
+    rounding errors of a step. The bound is therefore 10^4 eps m, where m is the larger of 1 and a tensor's
+    largest magnitude."""
     one, other = (train_narrow_net(device, "float64", 8, 4, epochs=2) for device in ("numpy", "emulated"))
     for (name, expected), on_kernels in zip(one.net.state_dict().items(), other.net.state_dict().values(), strict=True):
         bound = 1e4 * np.finfo(np.float64).eps * max(1.0, np.abs(expected).max())
@@ -137,7 +139,7 @@ def test_the_emulated_device_gives_the_weights_and_losses_of_numpy():
     )
 
 
-def test_a_given_model_overrides_that_of_the_recipe_which_overrides_that_of_the_data():
+def test_the_model_is_the_given_one_or_else_the_recipes_or_else_the_default_of_the_data():
     assert recipes.get(None, "digits")["model"] == "digits-net"
     assert recipes.get(None, "folder")["model"] == recipes.get(None, "cifar10")["model"] == "tiny-vgg"
     assert recipes.get(None, "digits", "airbench94")["model"] == "airbench94"

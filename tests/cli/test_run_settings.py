@@ -63,7 +63,7 @@ def test_settings_compare_by_value():
     assert dict(dataclass_flags(["cli.run_settings:Settings"])) == {"cli.run_settings:Settings": IMMUTABLE_VALUE}
 
 
-def test_a_recipe_is_written_in_one_line_without_the_settings_that_are_none():
+def test_a_recipe_is_written_in_one_line_without_the_settings_that_are_off():
     assert str(run_settings.with_recipe({})) == (
         "30 epochs, batches of 64, sgd:momentum=0.9,nesterov=true,weight_decay=5e-4 lr 0.05, one-cycle, augment "
         "shift:1, loss softmax:label_smoothing=0.1, float32, seed 0"

@@ -92,7 +92,7 @@ def test_the_new_location_of_moved_cifar10_files_is_given_by_data(tmp_path, monk
 
 
 def changed_run(work, path, value):
-    """Changes one value in run.json and in the checkpoint's state of the run in `work`; gives the path of the run."""
+    """Changes one value of the run in `work`, in run.json and in the checkpoint's state. Returns the run's path."""
     run = RunDirectory(work / "run")
     content = json.loads(run.settings_file.read_text())
     loaded = checkpoint.load(run.last)

@@ -19,7 +19,7 @@ from tests.cli.small_run import CHOSEN, DATA, TINY_RUN, train
 
 @pytest.fixture
 def averaged_run(passed_to, drawn, work, capsys):
-    """The lines of a run in the folder `run`, which is tested by an average over mirrored views."""
+    """The lines that a run in the folder `run` prints. The final test averages over mirrored views."""
     assert main(["train", *CHOSEN, "--tta", "mirror", "--run-dir", "run", "--checkpoint-every", "2"]) == 0
     return capsys.readouterr().out.splitlines()
 

@@ -83,7 +83,9 @@ def test_bad_arguments_of_verify_are_refused(capsys, arguments, message):
 
 @pytest.fixture
 def run_verify(monkeypatch, capsys):
-    """Runs the command on prepared rows: (the arguments that `verify.verify` received, status, lines, stderr)."""
+    """Runs the command on prepared rows.
+
+    Returns the arguments that `verify.verify` received, the status, the lines of stdout, and stderr."""
 
     def run(rows, *arguments):
         received = []

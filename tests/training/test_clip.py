@@ -116,7 +116,7 @@ class UserOptimizer:
             params[name] -= grads[name]
 
 
-def test_a_user_defined_optimizer_gets_clipped_values_and_no_clipped_norm():
+def test_for_a_user_defined_optimizer_values_are_clipped_and_clipping_by_norm_is_refused():
     with pytest.raises(ValueError, match=r"UserOptimizer takes the gradients as they are.*give clip='value:2'"):
         Trainer(linear().net, UserOptimizer(), clip=2)
     trainer = Trainer(linear().net, UserOptimizer(), clip="value:0.001")

@@ -52,12 +52,12 @@ def test_values_of_different_types_differ_as_a_whole():
         ("loss", "Huber(delta=np.float32(0.3))", str(losses.Huber(np.float32(0.3)))),
         ("plateau", "5,factor=np.float32(0.5)", str(Plateau(5, factor=np.float32(0.5)))),
     ],
-    ids=["digits", "schedule", "loss", "plateau"],
+    ids=["linear schedule", "step schedule", "loss", "plateau"],
 )
 def test_numbers_that_an_older_version_wrote_in_another_form_are_equal(name, stored, current):
     assert stored != current
     assert compare_settings.setting_differences({name: stored}, {name: current}) == []
 
 
-def test_the_word_it_stands_for_a_value_without_a_name():
+def test_a_message_about_a_value_without_a_name_begins_with_it():
     assert compare_settings.differences(1, 2) == ["it is 1 there and 2 here"]

@@ -8,7 +8,7 @@ from tests.training import toy_run
 
 
 class Thaw(Callback):
-    """Unfreezes the first layer after one epoch, as in fine-tuning, and freezes the bias of the last one after two."""
+    """Unfreezes the first layer after epoch 1, as in fine-tuning, and freezes the last layer's bias after epoch 2."""
 
     def on_epoch(self, trainer, record):
         if trainer.epoch == 1:

@@ -26,7 +26,7 @@ class Signal(Callback):
 
 @pytest.mark.parametrize("step", [pytest.param(1, marks=pytest.mark.slow), 5, pytest.param(7, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
-def test_an_interrupt_finishes_the_step_saves_and_says_how_to_resume(tmp_path, capfd, caplog, number, step):
+def test_an_interrupted_run_saves_after_its_step_and_says_how_to_resume(tmp_path, capfd, caplog, number, step):
     caplog.set_level("INFO")
     before = [signal.getsignal(number) for number in SIGNALS]
     trainer = toy_run.trainer()

@@ -72,7 +72,7 @@ def test_the_rates_may_span_the_range_of_floats():
     assert result.rates[:3] == pytest.approx([1e-300, 1e-150, 1])
 
 
-def test_a_loss_that_is_not_finite_at_once_is_an_error():
+def test_a_loss_that_is_not_finite_at_the_first_step_is_an_error():
     def infinite(scores, labels):
         return np.float32(np.inf), np.zeros_like(scores)
 

@@ -282,8 +282,8 @@ def test_settings_change_the_second_step():
     def stepped(name, **settings):
         params = {"w": np.array([[1.0, -2.0], [0.5, 3.0]])}
         optimizer = optimizers.get(name, lr=0.1, **settings)
-        # Lion takes only the sign of a mean of both gradients, so some of their values differ in sign. Muon takes only
-        # their directions, so these differ too.
+        # Lion uses only the sign of a mean of the two gradients, so some of their elements differ in sign. Muon uses
+        # only the direction of a gradient, so the two gradients differ in direction too.
         for grad in ([[0.3, -0.2], [0.1, 0.4]], [[-0.9, -0.5], [0.7, -1.2]]):
             optimizer.step(params, {"w": np.array(grad)})
         return params["w"]

@@ -17,7 +17,7 @@ def history(values, measure="validation_loss"):
     return [{measure: value} for value in values]
 
 
-def test_the_rate_drops_after_more_epochs_than_the_patience_without_improvement():
+def test_the_rate_drops_after_more_epochs_without_improvement_than_the_patience():
     plateau = Plateau(patience=1, factor=0.5)
     losses = [1.0, 0.9, 0.9, 0.95, 0.9, 0.9, 0.1, 0.1, 0.1]
     rates = [plateau.rate(history(losses[:epochs])) for epochs in range(len(losses) + 1)]
@@ -106,7 +106,7 @@ def test_an_accuracy_is_not_watched_with_a_loss_that_does_not_classify(watch, tm
     assert not (tmp_path / "run").exists()
 
 
-def test_an_epoch_without_a_label_that_counts_brings_no_improvement():
+def test_an_epoch_whose_labels_are_all_ignored_brings_no_improvement():
     plateau = Plateau(patience=0, factor=0.5, watch="train_accuracy")
     records = history([0.5, None, 0.6], "train_accuracy")
     assert [plateau.rate(records[:count]) for count in (1, 2, 3)] == [1, 0.5, 0.5]

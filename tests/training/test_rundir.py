@@ -1,4 +1,4 @@
-"""A run directory is created once; anything that is not one is refused."""
+"""A run directory is created once. A path that holds no valid run cannot be opened."""
 
 import json
 import os

@@ -45,7 +45,7 @@ def test_polynomial_falls_from_one_to_its_final_factor_over_the_run():
     )
 
 
-def test_a_factor_beyond_the_floats_is_infinite():
+def test_a_factor_beyond_the_range_of_float64_is_infinite():
     for text in ("exponential:1e300", "step:1,gamma=1e300", "multi-step:1,2,gamma=1e300"):
         assert schedules.get(text)(2, 3) == math.inf, text
 
@@ -229,7 +229,7 @@ def test_parts_of_a_schedule_have_the_right_type():
         Warmup(5, 3)
 
 
-def test_a_warm_up_precedes_text_or_a_users_function_too():
+def test_a_warm_up_takes_a_users_function_or_the_text_of_a_schedule():
     def halved(step, total):
         return 0.5
 

@@ -35,7 +35,8 @@ DATA = RNG.integers(0, 256, (64, 8, 8, 1)).astype(np.uint8), RNG.integers(0, 3, 
 
 
 def watched_steps(device, share, steps, seconds, worker):
-    """A shadow that watched steps timed by a fake clock, and the seconds spent and allowed up to each step."""
+    """Runs steps that a fake clock times. Returns the shadow that watched them, and (seconds spent, seconds allowed) up
+    to each step."""
     clock = Clock()
     if worker:
         worker.clock = clock

@@ -94,7 +94,7 @@ def test_replayed_steps_have_the_same_bits_in_every_precision(captures, device, 
     if precision == "float16":
         scale, _, _, skipped = runs[0].loss_scale.read()
         assert runs[1].loss_scale.read() == runs[0].loss_scale.read()
-        assert 8 < skipped < 40  # so replayed steps were skipped too: only the first runs uncaptured
+        assert 8 < skipped < 40  # only the first step runs uncaptured, so replayed steps were skipped too
         assert scale > 2.0 ** (30 - skipped)  # it also grew
 
 

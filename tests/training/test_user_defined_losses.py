@@ -58,7 +58,7 @@ def test_a_user_defined_loss_trains_16_bit_nets(precision):
     assert {*seen} == {"float32"}
 
 
-def test_a_loss_without_a_scale_has_its_gradient_scaled():
+def test_the_gradient_of_a_loss_that_takes_no_grad_scale_is_scaled():
     scores, labels = np.eye(3, dtype=np.float16), np.arange(3)
     _, gradient = losses.apply(losses.get("softmax"), scores, labels, np.array([1024.0]))
     _, scaled = losses.apply(softmax, scores, labels, np.array([1024.0]))
