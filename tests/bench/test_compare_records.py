@@ -1,4 +1,4 @@
-"""Two records are compared: gpuconv is slower or faster in an entry if its time has changed by more than the noise."""
+"""Two records are compared: gpuconv is slower or faster in an entry if the time differs by more than the noise."""
 
 from __future__ import annotations
 

@@ -81,8 +81,8 @@ def test_the_instructions_of_rows_that_the_model_has_are_not_counted_again():
 
 @pytest.fixture
 def new_record(monkeypatch, tmp_path):
-    """A folder with the stored record, a new record of one convolution that the model predicts badly, and the file into
-    which the model is written."""
+    """A folder of results with the stored record and a new record of one convolution, which the model predicts badly.
+    The model is written into a file in this folder."""
     (path,) = RESULTS.glob("nvidia-h200/2026-11-26-*.json")
     old, folder = Record.load(path).data, tmp_path / "nvidia-h200"
     entry = next(entry for entry in old["entries"] if entry["key"] == "fprop 128x16x16x128-128x3x3-p1.1.1.1 bfloat16")

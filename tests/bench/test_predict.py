@@ -31,7 +31,9 @@ def test_memory_limits_a_kernel_whose_bytes_take_longest():
 
 
 @pytest.mark.parametrize(("blocks", "counted_blocks"), [(132, 1), (133, 2), (264, 2), (330, 2.5)])
-def test_blocks_are_counted_on_the_busiest_multiprocessor_or_as_a_mean_if_not_all_are_resident(blocks, counted_blocks):
+def test_the_blocks_of_a_multiprocessor_are_the_maximum_if_all_are_resident_and_the_mean_otherwise(
+    blocks, counted_blocks
+):
     counted = predict_time.terms(
         MainLoop(100, 16), blocks=blocks, tiles_of_depth=3, threads=128, resident=2, reduction=0, multiprocessors=132
     )

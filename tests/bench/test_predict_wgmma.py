@@ -90,7 +90,7 @@ def test_the_next_tile_hides_a_part_of_the_store():
     assert later_tile(counted=slow_epilogue, stages=60) == pytest.approx(60 * l2 + 2 * long_time - 6 * l2)
 
 
-def test_a_second_block_hides_the_store_as_far_as_the_schedulers_can_issue_both():
+def test_a_second_block_hides_the_store_unless_issuing_all_instructions_takes_longer():
     l2, issue, long_time = 24576 * 132 / 5120, 2 * (80 + 175), 10_000
 
     def later_tile(others):
@@ -176,5 +176,5 @@ def test_a_step_takes_the_faster_of_the_named_algorithm_and_the_launchers_choice
     monkeypatch.setattr(predict_steps, "predict_entry", predicted)
     times_by_algorithm = [predict_steps.fastest(None, algo, MADE_UP, H200) for algo in times]
     assert times_by_algorithm == [2.0, 1.0, 2.0, 2.0]
-    times["auto"] = None  # the model does not cover the launcher's choice, so the named algorithm does not count either
+    times["auto"] = None  # the model does not cover the launcher's choice, so nothing is predicted
     assert predict_steps.fastest(None, "wgmma-128x128", MADE_UP, H200) is None

@@ -1,4 +1,4 @@
-"""PyTorch's counterpart of a net computes what the net computes, or is refused."""
+"""PyTorch's counterpart of a net computes the same as the net; a layer without a counterpart is refused."""
 
 from __future__ import annotations
 

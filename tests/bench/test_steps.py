@@ -1,4 +1,4 @@
-"""Whole training steps of gpuconv and PyTorch: both train the same net, and wrong gradients are not timed."""
+"""Whole training steps: gpuconv and PyTorch train the same net, and a step with wrong gradients is not timed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pack of compiled kernels: made here, unpacked by the gate, and found in its cache without compiling."""
+"""ci/pack_cubins.py packs compiled kernels. The gate unpacks them into its cache, so that it need not compile them."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_the_kernels_of_all_parts_of_a_nets_training_step_are_packed():
 
 @pytest.mark.parametrize("direction", algorithms.DIRECTIONS)
 def test_the_kernels_that_the_hopper_checks_run_are_packed(direction):
-    """The checks run, with every epilogue, the algorithm to be proved and the one that it is compared with."""
+    """For every epilogue, the checks run the algorithm to be proved and the algorithm that it is compared with."""
     packed = {*pack_cubins.variants_of(), *pack_cubins.launched_by_hopper_checks()}
     problem = algorithms.problems(small=True)[0]
     for dtype in warpgroup.HALVES:

@@ -40,7 +40,7 @@ def test_the_python_version_is_read(short_files, tmp_path, subfolder, protocol, 
 
 
 def python2_pickle(pixels, labels):
-    """Protocol 2 as Python 2 wrote the published files, opcode by opcode: byte strings, numpy.core, integers."""
+    """A pickle like the published files, which Python 2 wrote: protocol 2, byte strings, names in numpy.core."""
 
     def text(value):
         if len(value) < 256:

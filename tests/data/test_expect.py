@@ -22,7 +22,7 @@ def test_the_layout_of_images_is_recognized():
         laid_out(channels_first, (2, 4, 3), rank=4)
     with pytest.raises(ValueError, match=r"\(3, 2, 4\); x.transpose\(1, 2, 0\) moves them there"):
         laid_out(channels_first[0], (2, 4, 3), rank=3)
-    assert laid_out(channels_first, (5, 4, 3), rank=4).shape == (10, 3, 2, 4)  # not the size that the net takes
+    assert laid_out(channels_first, (5, 4, 3), rank=4).shape == (10, 3, 2, 4)  # transposed, it would not fit either
     assert laid_out(np.zeros((10, 3, 4, 3)), (3, 4, 3), rank=4).shape == (10, 3, 4, 3)
 
 

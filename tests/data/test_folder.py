@@ -43,7 +43,7 @@ def test_a_seed_below_0_is_refused_for_a_split_by_order_before_any_image_is_read
         folder.load(pets, seed=-1, split="order")
 
 
-def test_with_many_files_whether_a_file_is_for_testing_does_not_depend_on_the_other_files():
+def test_among_many_files_the_choice_of_a_test_file_does_not_depend_on_the_other_files():
     """Stored runs rely on this choice of test files: with another rule, a resumed run would be tested on images that
     it was trained on."""
     names = [f"cats/{number:03}.png" for number in range(10)]
@@ -154,8 +154,9 @@ def test_a_whole_folder_is_read_without_a_split(pets):
     assert sum(map(len, folder.load(pets, split="order"))) == 30  # as in version 0.1.0, without the subfolder
 
 
-@pytest.mark.parametrize("others", [0, 3], ids=["no class has images", "another class has images"])
-def test_a_class_whose_images_version_0_1_0_did_not_read_is_refused_with_split_order(tmp_path, others):
+@pytest.mark.parametrize("others", [0, 3], ids=["every class", "one class"])
+def test_split_order_refuses_a_class_with_images_only_in_subfolders(tmp_path, others):
+    """split=order is the rule of version 0.1.0, which read no subfolders of a class."""
     (tmp_path / "ant" / "within").mkdir(parents=True)
     Image.fromarray(picture(6, 4, 0)).save(tmp_path / "ant" / "within" / "0.png")
     (tmp_path / "bee" / "within").mkdir(parents=True)

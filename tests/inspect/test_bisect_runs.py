@@ -68,7 +68,7 @@ FIRST_DIFFERENCES = [
 
 
 @pytest.mark.parametrize(("number", "direction", "name"), FIRST_DIFFERENCES)
-def test_the_first_difference_is_named_in_the_order_of_the_work(recorded, number, direction, name):
+def test_the_named_difference_is_the_first_in_the_order_of_execution(recorded, number, direction, name):
     first = number, direction, name
     for factor, beyond in ((1 + 1e-9, False), (3.0, True)):
         other = changed(recorded, *first, factor)

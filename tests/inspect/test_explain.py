@@ -93,7 +93,7 @@ def test_explanations_name_the_winner_of_a_pool_and_the_input_of_a_relu_or_flatt
 
 @pytest.mark.parametrize("name", ["conv1", "relu1", "pool1", "pool2", "pool3", "fc1"])
 def test_values_of_an_image_larger_than_the_net_was_built_for_are_explained(name):
-    """The windows of an AdaptiveAvgPool2D stay those for which it was built."""
+    """An AdaptiveAvgPool2D keeps the window size and the stride that it was built with."""
     body = [Conv2D(3, 3, padding=1), ReLU(), MaxPool2D(2), AdaptiveAvgPool2D(2), GlobalAvgPool2D(), Flatten()]
     net = Sequential([Input((8, 8, 2), larger=True), *body, Linear(3)], seed=1)
     x = np.random.default_rng(0).normal(size=(1, 13, 12, 2)).astype(np.float32)
@@ -128,7 +128,7 @@ def test_unknown_layers_positions_outside_and_invalid_arguments_are_refused(net,
         explain(net, x, "fc", (0, 0), backward=True)
 
 
-def test_every_computation_of_a_value_is_within_its_bound_and_the_terms_add_up_to_it():
+def test_every_computation_of_a_value_is_within_its_bound_and_the_terms_add_up_to_the_value():
     net = deep_net()
     for name, volume in net.activations(DEEP_X):
         if name == "residual1.shortcut":
@@ -157,7 +157,8 @@ def test_a_gradient_is_the_sum_of_contributions_from_outputs():
             index = tuple(map(int, np.unravel_index(at, dx[0].shape[1:])))
             explanation = explain(net, DEEP_X, name, index, backward=True, target=2, most=1000)
             assert explanation.value == dx[0][(0, *index)], name
-            rounding = explanation.computed[-1].bound + 1e-12  # the op received a rounded output
+            # An op that reads the layer's output receives it in float32; the terms are computed from float64.
+            rounding = explanation.computed[-1].bound + 1e-12
             assert abs(sum(term.product for term in explanation.terms) - explanation.total) < rounding, name
             assert all(result.error <= result.bound for result in explanation.computed), (name, explanation.computed)
     assert not any(np.any(gradient) for gradient in net.grads().values())

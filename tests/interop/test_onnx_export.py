@@ -18,7 +18,7 @@ runtime = pytest.importorskip("onnxruntime")
 
 
 def outputs(net, path, batch=3, **options):
-    """The results of onnxruntime for the exported net and of ours, both NHWC."""
+    """The results of the exported net in onnxruntime and of our net, both NHWC."""
     interop.to_onnx(net, path, **options)
     onnx.checker.check_model(str(path), full_check=True)
     session = runtime.InferenceSession(str(path))

@@ -41,8 +41,8 @@ def node(op, inputs, output, **attributes):
     return helper.make_node(op, inputs.split(), [output], name=f"{output}-node", **attributes)
 
 
-# The exported nets that are not imported unchanged. The value is the operator that is refused, or None if the net is
-# imported with other layers.
+# The exported nets that are not imported with their own layers. The value is the operator that is refused, or None if
+# the net is imported with other layers.
 NOT_RESTORED = {
     "adaptive": None,  # imported as AvgPool2D
     "avg-pool-cover-counts-no-added-cells": "Mul",  # multiplies each cell by a number of its own
@@ -149,7 +149,7 @@ def test_operators_on_a_volume_transposed_to_nhwc_give_the_results_of_onnx_or_ar
             interop.from_onnx(written([nhwc, reader], tmp_path / "net.onnx", ("N", 4, 4, 4), **values))
 
 
-def test_a_reshape_that_keeps_the_number_of_images_fixed_in_the_file_is_a_flatten(tmp_path):
+def test_a_reshape_to_the_batch_size_that_the_file_fixes_is_a_flatten(tmp_path):
     nodes = [node("Reshape", "x s", "f"), node("MatMul", "f m", "y")]
     file = written(nodes, tmp_path / "net.onnx", (2, 2, 4, 4), s=[2, -1], m=np.ones((32, 3), np.float32))
     assert [type(layer) for layer in interop.from_onnx(file)] == [Input, Flatten, Linear]

@@ -1,5 +1,5 @@
-"""The nets for ImageNet compared with torchvision's modules, which are built here by its definitions: their state dicts
-load exactly, with torchvision's order and names, and the scores agree."""
+"""The nets for ImageNet against the modules of torchvision_nets.py: a module's state dict loads exactly, is exported
+with the same keys in the same order, and gives the same scores."""
 
 import numpy as np
 import pytest

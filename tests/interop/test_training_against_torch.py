@@ -26,8 +26,8 @@ nn = torch.nn
 
 pytestmark = pytest.mark.slow
 LR, MOMENTUM, BATCH = 0.02, 0.9, 4
-# MobileNetV2 is compared in float64: some inputs of its 35 ReLU6s lie within 1e-6 of a kink, where float32 rounds them
-# to either side, and one such unit of a 4 x 4 map changes gradients by a hundredth.
+# MobileNetV2 is compared in float64. Some inputs of its 35 ReLU6s lie within 1e-6 of a kink, and float32 may round them
+# to the other side. One such unit of a 4 x 4 map changes gradients by a hundredth.
 IN_FLOAT64 = ("mobilenet-v2",)
 
 

@@ -1,4 +1,4 @@
-"""torchvision's residual nets and MobileNetV2, by its definitions."""
+"""Residual nets and MobileNetV2, defined as in torchvision."""
 
 import pytest
 

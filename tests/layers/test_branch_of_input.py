@@ -1,5 +1,5 @@
-"""Branches of which one is the input itself, as in a DenseNet: the layer before them writes this input straight into
-its slice of the concatenated channels, so that it is not copied. The other branches read that slice."""
+"""Branches one of which is the input itself, as in a DenseNet. The layer before the branches writes this input straight
+into a slice of the concatenated channels, so the input is not copied. The other branches read that slice."""
 
 import numpy as np
 import pytest
@@ -60,15 +60,13 @@ NETS = {  # (H, W, C) of the input is (4, 6, 3)
     "upsampled": lambda: [Conv2D(8, 1), dense(Upsample(2), MaxPool2D(2)), dense(Upsample(2, "bilinear"), AvgPool2D(2))],
     "residual": lambda: [Conv2D(8, 1), Residual(conv(8)), dense(Residual(conv(8)), *conv(8))],
 }
-# Nets in which the input of the branches is still copied: it has few channels, its slice does not end at a multiple of
-# 16 bytes, another branch cannot read slices, it is the input of the net, or it stands in the output twice.
-COPIED = {
+COPIED = {  # nets in which the input of the branches is still copied, and why
     "few-channels": lambda: [Conv2D(4, 1), dense(Conv2D(4, 3, **PADDED))],
-    "unaligned": lambda: [*conv(6), dense(*conv(8))],
-    "other-reader": lambda: [*conv(8), dense(UserLayer(), *conv(8, 1))],
-    "group-norm": lambda: [*conv(8), dense(GroupNorm(2), *conv(8, 1))],
-    "net-input": lambda: [Branches([[], conv(8)])],
-    "twice": lambda: [*conv(8), Branches([[], conv(8), []])],
+    "unaligned": lambda: [*conv(6), dense(*conv(8))],  # the input's slice does not end at a multiple of 16 bytes
+    "other-reader": lambda: [*conv(8), dense(UserLayer(), *conv(8, 1))],  # a user's layer cannot read slices
+    "group-norm": lambda: [*conv(8), dense(GroupNorm(2), *conv(8, 1))],  # GroupNorm cannot read slices
+    "net-input": lambda: [Branches([[], conv(8)])],  # no layer writes the input of the net
+    "twice": lambda: [*conv(8), Branches([[], conv(8), []])],  # the output has the input twice
 }
 
 

@@ -31,7 +31,7 @@ def test_frozen_variables_are_state_but_not_trained():
         fresh(Conv2D(2, 3, frozen=("wieght",)), (3, 3, 1))
 
 
-def test_a_frozen_weight_of_an_fc_layer_leaves_its_bias_to_train():
+def test_the_bias_of_an_fc_layer_with_a_frozen_weight_is_trained():
     built = fresh(Linear(3, frozen=("weight",)), (4,))
     x, dy = np.random.default_rng(2).normal(size=(5, 4)), np.random.default_rng(3).normal(size=(5, 3))
     for times in (1, 2):

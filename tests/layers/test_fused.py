@@ -32,7 +32,8 @@ DEVICES = ["numpy", pytest.param("emulated", marks=pytest.mark.kernels)]
 
 
 def odd_net(**options):
-    """Maps of odd sizes, convolutions fused with an activation, with or without a pool, and layers that stay alone."""
+    """A net with maps of odd sizes. Some convolutions are fused with an activation, and some of them with a pool too.
+    The other layers stay separate."""
     return Sequential(
         [
             Input((15, 13, 3)),
@@ -84,7 +85,7 @@ def test_convolutions_are_fused_with_the_activation_and_the_pool_after_them():
 @pytest.mark.parametrize(
     "pool", [MaxPool2D(3), MaxPool2D(2, stride=1), MaxPool2D(2, padding=1), MaxPool2D(2, fit="cover")]
 )
-def test_pools_of_3x3_and_pools_that_overlap_pad_or_cover_a_part_stay_separate(pool):
+def test_only_pools_of_whole_2x2_windows_without_overlap_or_padding_are_fused(pool):
     net = Sequential([Input((7, 8, 2)), Conv2D(3, 3, padding=1), ReLU(), pool])
     assert kinds(net.fuse()) == ["Input", "ConvReLU", "MaxPool2D"]
     net = Sequential([Input((7, 8, 2)), Conv2D(3, 3, padding=1), pool, BatchNorm()])
@@ -107,7 +108,9 @@ def test_a_fused_net_gives_the_same_results(device):
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("activation", [GELU, Sigmoid])
 @pytest.mark.parametrize("input_grad", [False, True])
-def test_a_bias_with_a_frozen_weight_is_trained_through_its_activation(device, activation, input_grad, monkeypatch):
+def test_with_a_frozen_weight_the_bias_is_trained_through_a_fused_gelu_or_sigmoid(
+    device, activation, input_grad, monkeypatch
+):
     layers = [Input((6, 5, 3)), Conv2D(4, 2, frozen=("weight",)), activation(), Flatten(), Linear(3)]
     net = Sequential(layers, device=device, seed=1)
     fused = net.fuse()
@@ -130,7 +133,7 @@ def test_a_bias_with_a_frozen_weight_is_trained_through_its_activation(device, a
         monkeypatch.undo()
         results.append({key: gc.to_numpy(value).copy() for key, value in tested.grads().items()})
         assert (dx is not None) == input_grad
-    assert called == ([net, fused] if input_grad else [net])
+    assert called == ([net, fused] if input_grad else [net])  # else the fused layer calls bias_grad instead
     assert results[0].keys() == results[1].keys() == set(net.grads())
     for key, plain in results[0].items():
         np.testing.assert_allclose(results[1][key], plain, rtol=1e-5, atol=1e-6)

@@ -123,7 +123,7 @@ def test_a_kept_value_out_of_the_range_of_the_new_dtype_is_refused_and_changes_n
     assert conv["weight"].dtype == np.float32
 
 
-def test_the_bias_needs_no_initializer_if_there_is_none():
+def test_a_layer_without_a_bias_needs_no_initializer_for_it():
     for layer in (Conv2D(2, 3, bias=False, bias_init=None), ConvTranspose2D(2, 3, bias=False, bias_init=None)):
         layer.build((4, 4, 1))
         assert [*layer.variables] == ["weight"]

@@ -11,7 +11,7 @@ from gpuconv.ops.check_cache import remembered
 
 
 def counted_check():
-    """A remembered check that returns how often its own code has run, and the list of those calls."""
+    """(check, calls): a remembered check, which returns how often its own code has run, and the list of these runs."""
     calls = []
 
     @remembered

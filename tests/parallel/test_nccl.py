@@ -223,7 +223,7 @@ def test_a_gpu_that_hangs_is_named_on_all_ranks(monkeypatch, graph, shards):
     with pytest.raises(ParallelError), standin.installed(("90", "90")) as machine:
         on_ranks(2, partial(work, machine=machine), lambda messages: NCCL(1.0, messages))
     assert [communicator for communicator, _ in errors] == [None, None]
-    # A thread that waits at the barrier when the other one aborts it gets an error without text.
+    # If one thread aborts the barrier, the thread that waits there gets an error without text.
     assert {text for _, text in errors if text} == {"the GPU of rank 1 did not finish its work within 0.5 s"}
 
 

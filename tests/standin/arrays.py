@@ -175,8 +175,8 @@ def ones(shape, dtype=np.float32) -> ndarray:
 
 
 def asarray(x, dtype=None) -> ndarray:
-    """Returns a device array itself, or converted to dtype, and copies a host array to the device. The host array may
-    change after the call, because it is copied at once; CuPy copies it to pinned memory."""
+    """A device array is returned as it is, or converted to dtype. A host array is copied to the device; it may change
+    after the call, because it is copied at once. CuPy copies it to pinned memory."""
     if isinstance(x, ndarray):
         return x if dtype is None or x.dtype == dtype else x.astype(dtype)
     host = np.array(x, dtype, order="C")

@@ -1,8 +1,8 @@
 """NCCL on the stand-in: each rank is a thread with its own GPU.
 
 A call is recorded when it is made, and queued on its stream, or captured there. It ends when its transfers have found
-their counterparts on the other ranks, whose streams run meanwhile; a transfer without a possible counterpart is an
-AssertionError, because a GPU would wait forever.
+their counterparts on the other ranks, whose streams run meanwhile. A transfer that cannot find its counterparts raises
+an AssertionError, because a GPU would wait forever.
 """
 
 from __future__ import annotations
@@ -214,6 +214,6 @@ def module(machine: Machine) -> types.SimpleNamespace:
 
 
 def counterpart(words):
-    """The words of rank 1's call that answers a call of rank 0, which sends to rank 1 and receives from it."""
+    """The words of rank 1's call that answers a call of rank 0. words: those of rank 0's call, a send and a receive."""
     send, receive = (text.split(": ")[1] for text in words)
     return f"send to 0: {receive}", f"recv from 0: {send}"

@@ -15,7 +15,7 @@ PATIENCE = 5.0  # seconds to wait for another thread
 
 Work = Callable[[], None]
 Wait = tuple["Queue", int]  # a stream, and how many of its first pieces of work must have run
-Piece = tuple[list[Wait], Work]  # a piece of work, after those that it waits for
+Piece = tuple[list[Wait], Work]  # what a piece of work waits for, and the work
 
 
 class Capture:
@@ -164,7 +164,7 @@ class Queue:
         assert self.machine.changed.wait_for(lambda: not self.held, PATIENCE), "a stream's work does not end"
 
     def hangs(self, end: int) -> bool:
-        """Whether the first `end` pieces of work wait for a GPU that hangs, this one or one that NCCL waits for."""
+        """Whether the first `end` pieces of work wait for a GPU that hangs: the queue's, or one that NCCL waits for."""
         hung = self.machine.hung
         remaining = [work for _, work in self._work[self._done : end]]
         waits = (getattr(work, "waits_for", set)() & hung for work in remaining)

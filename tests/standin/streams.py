@@ -48,7 +48,7 @@ class Device:
 
 
 class Stream:
-    """A stream of the device that was current at its creation; inside its context it is the current stream there.
+    """A stream of the device that was current at its creation. Inside its context it is that device's current stream.
 
     null: the legacy stream of whichever device is current when it is used.
     """

@@ -18,8 +18,8 @@ X = np.arange(1, 5 * 6 * 40 + 1, dtype=np.uint16).reshape(5, 6, 40)
 
 
 def boxes(device, swizzle):
-    """The lines that a kernel loads from a box of X at (1, -1, 8), which reaches past X, and the array into which it
-    stores the box."""
+    """A kernel loads a box of X at (1, -1, 8), which reaches past X, and stores it into another array. Returns the
+    loaded lines and that array."""
     x, copy, lines = (asarray(array, device) for array in (X, np.zeros_like(X), np.zeros(4 * 3 * 32, np.uint16)))
     maps = [tensor_map(array, (4, 3, 32), swizzle) for array in (x, copy)]
     load(FILE).kernel("boxes")(1, 128, lines, *maps, lines.nbytes, 0, 8, -1, 1, shared=16384)

@@ -17,7 +17,7 @@ def names(folder):
 
 
 def abandon(folder, content=b"half"):
-    """Leaves what a killed writer leaves, a temporary file and folder without locks, and gives their names."""
+    """Leaves a temporary file and a temporary folder without locks, as a killed writer does. Returns their names."""
     path, handle = files._claim(folder, files._make_file)
     os.write(handle, content)
     os.close(handle)
@@ -40,7 +40,7 @@ def test_a_file_is_replaced_with_the_users_permissions(tmp_path):
 
 
 class Tokens:
-    """Gives the names of temporary files in a known order, so that a test can create files with the first of them."""
+    """Gives the names of temporary files in a known order, so that a test can create files with these names."""
 
     def __init__(self):
         self.count = 0

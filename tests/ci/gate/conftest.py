@@ -17,8 +17,8 @@ def gate(tmp_path, monkeypatch):
 
 
 class PreparedGate(Gate):
-    """A gate that records commands instead of running them. prepare(word=(status, output)) sets how a command that
-    contains the word ends; other commands end with status 0 and no output."""
+    """A gate that records commands instead of running them. prepare(word=(status, output)) sets the status and the
+    output of the commands that contain the word; all other commands have status 0 and no output."""
 
     def prepare(self, **endings: tuple[int, str]):
         self.endings, self.commands_run, self.environments = endings, [], []

@@ -31,7 +31,7 @@ def test_the_parts_take_28_minutes_and_no_call_exceeds_its_limit():
     ],
     ids=["all", "two", "extra"],
 )
-def test_parts_run_in_order_after_the_environment(named, expected):
+def test_parts_run_in_order_after_the_check_of_the_environment(named, expected):
     chosen = command_line.chosen_parts(named)
     assert [part.name for part in chosen] == expected
     assert chosen[0].checks[0].name == "environment"

@@ -94,7 +94,7 @@ def only_the_new_algorithm(*arguments):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", ["none", "a wrong value", "hangs"])
-def test_a_direction_is_proved_on_the_stand_in_or_says_why_not(monkeypatch, tmp_path, capsys, fault):
+def test_the_check_of_a_direction_reports_a_right_a_wrong_and_a_hanging_algorithm(monkeypatch, tmp_path, capsys, fault):
     stored = cache.Cache(tmp_path)
     monkeypatch.setattr(verdicts, "cache", SimpleNamespace(default=lambda: stored))
     monkeypatch.setattr(prover, "command", command("90", "late", fault))

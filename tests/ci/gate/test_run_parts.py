@@ -11,7 +11,7 @@ from tests.ci.gate.scripts import shell
 
 
 def run(gate, minutes: float = 1, **bodies):
-    """The bodies as the checks of one part."""
+    """Run the bodies as the checks of one part."""
     part = Part("part", minutes, tuple(Check(name, 1, body) for name, body in bodies.items()))
     return run_parts([part], gate, 600, lambda _: None)
 
