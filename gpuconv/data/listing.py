@@ -23,7 +23,7 @@ def list_images(directory: Path) -> dict[str, list[Path]]:
 
     Raises:
         FileNotFoundError: There is no such folder, it has no class, a class has no image, or an entry beside the
-            classes is a dangling link (inside a class it only counts as another file).
+            classes is a dangling link. (Inside a class, a dangling link only counts as another file.)
         NotADirectoryError: `directory` is not a folder.
         OSError: A folder cannot be read.
         ImportError: Pillow is not installed.

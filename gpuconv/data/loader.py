@@ -51,9 +51,8 @@ class Loader:
 
     Raises:
         TypeError: An argument has another type; `Samples` need a `StreamLoader`.
-        ValueError: An argument is out of its range, with drop_last no batch is left, the normalization or the
-            augmentation does not fit the images, or mixup or cutmix would mix labels other than the numbers of known
-            classes.
+        ValueError: An argument is out of its range; drop_last leaves no batch; the normalization or the augmentation
+            does not fit the images; or mixup or cutmix is set, and the labels are not the numbers of known classes.
     """
 
     _takes: ClassVar[type] = Dataset

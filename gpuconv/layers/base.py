@@ -426,8 +426,8 @@ class Layer(Stateful["Layer"]):
         """The layer or net that `config` describes; the entry "layer" names its class.
 
         options: further arguments of the constructor; for a net also device, initialize, and dtype or precision, which
-        replaces the config's precision. Raises ValueError for an unknown layer or option, with the nearest known one,
-        for a missing option and for a value out of its range, and TypeError for a value of another type.
+        replaces the config's precision. Raises ValueError for an unknown layer or option (the message names the nearest
+        known one), for a missing option and for a value out of its range. Raises TypeError for a value of another type.
         """
         return make(config, **options)
 

@@ -360,9 +360,9 @@ class Sequential(Layer):
         - Batch norm and an activation become `gpuconv.ops.batch_norm` with that activation.
         - If the body of a residual block ends in batch norm, the norm's op also adds the shortcut, and applies the
           activation after the block if that activation's backward reads only its output.
-        - Where a CONV reads the output of a batch norm fused in one of these ways, without a POOL or a shortcut, the op
-          that computes the CONV's input gradient also computes the norm's backward sums
-          (`gpuconv.ops.batch_norm_backward` with w).
+        - If a CONV reads the output of a batch norm that is fused in one of these ways, the op that computes the CONV's
+          input gradient also computes the norm's backward sums (`gpuconv.ops.batch_norm_backward` with w). A batch norm
+          that is fused with a POOL or a shortcut is excluded.
 
         Args:
             norm_sums: Whether the last of these fusions is done wherever it is possible; by default only where it is

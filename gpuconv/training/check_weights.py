@@ -30,7 +30,7 @@ def check_arrays(
     path: str | os.PathLike[str], there: dict[str, np.ndarray], net: Layer, same_dtype: bool = True
 ) -> None:
     """Raise CheckpointError that names the first array that is missing, does not belong to the net, has another shape
-    or dtype, or holds NaN, or holds infinity and is not a buffer.
+    or dtype, or holds NaN or infinity. Buffers may hold infinity.
 
     same_dtype: False accepts floats of any dtype that fit into the net's dtype."""
     found: list[str] = []

@@ -52,7 +52,7 @@ class RunState(TrainingStep):
         self.interrupted_by: signal.Signals | None = None
         self.run: RunDirectory | None = None
         self.tested: Record | None = None
-        self.fit_settings: Record = {}  # those of this `fit`; a resumed run must have the same
+        self.fit_settings: Record = {}  # the settings of this `fit`; a resumed run must have the same ones
         self.reading = NOTHING  # the sums at the last step record of this epoch
 
     @property
