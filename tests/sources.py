@@ -29,6 +29,6 @@ def imports(path: Path) -> frozenset[str]:
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: a relative import"
+            assert node.level == 0, f"{path}: imports must be absolute"
             names |= {f"{node.module}.{alias.name}" for alias in node.names}
     return frozenset(name for name in names if name.startswith("gpuconv."))

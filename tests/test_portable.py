@@ -42,8 +42,8 @@ def unix_only(tree):
 def test_sources_name_their_encodings_and_import_no_unix_module_unconditionally():
     for path in SOURCES:
         tree = ast.parse(path.read_bytes())
-        assert [*without_encoding(tree)] == [], f"{path}: text without an encoding"
-        assert [*unix_only(tree)] == [], f"{path}: imports that only Unix has"
+        assert [*without_encoding(tree)] == [], f"{path}: text files and pipes must have an encoding"
+        assert [*unix_only(tree)] == [], f"{path}: modules that only Unix has must not be imported at the top level"
 
 
 def test_the_checks_detect_violations():

@@ -47,7 +47,7 @@ def test_inference_uses_the_running_statistics_and_does_not_change_them():
     np.testing.assert_array_equal(y, [[-1], [1]])
     np.testing.assert_array_equal((mean, inv_std), ([5], [0.5]))
     np.testing.assert_array_equal(running, ([5], [3]))
-    assert not np.shares_memory(mean, running[0]), "backward needs the mean of this call, not the running one"
+    assert not np.shares_memory(mean, running[0]), "the mean must be a copy, since backward needs the mean of this call"
 
 
 def test_a_mean_far_from_zero_causes_no_cancellation():
@@ -282,5 +282,5 @@ def test_group_norm_gives_the_values_computed_by_hand():
     np.testing.assert_allclose(dgamma, [-1, 0, 0, 0])
     np.testing.assert_array_equal(dbeta, [1, 0, 1, 0])
     np.testing.assert_allclose(dx[0, :, 2:], [[3 / 8, -1 / 8], [-1 / 8, -1 / 8]])  # xhat is 0, so only the mean counts
-    # (g - 1 / 4 + xhat / 4) / 3, with g = 1 at the first, and xhat = -1, -1 / 3, 1 / 3, 1
+    # (g - 1 / 4 + xhat / 4) / 3, with g = 1, 0, 0, 0 and xhat = -1, -1 / 3, 1 / 3, 1
     np.testing.assert_allclose(dx[0, :, :2], [[1 / 6, -1 / 9], [-1 / 18, 0]], atol=1e-15)

@@ -21,7 +21,7 @@ def wait_for(path, seconds=60):
     deadline = time.monotonic() + seconds
     while not (path.exists() and path.stat().st_size) and time.monotonic() < deadline:
         time.sleep(0.02)
-    assert path.exists(), f"no {path} after {seconds} s"
+    assert path.exists(), f"{path} must exist within {seconds} s"
 
 
 def ending_of(work, status=0, prepare=lambda: None):

@@ -45,7 +45,7 @@ def test_fusion_can_be_switched_on_and_off(capsys):
 
 
 def test_without_measured_peaks_the_table_has_no_roofline(capsys, monkeypatch):
-    monkeypatch.setattr(peaks, "measure", lambda *_, **__: pytest.fail("not asked for"))
+    monkeypatch.setattr(peaks, "measure", lambda *_, **__: pytest.fail("the peaks must not be measured"))
     assert "roof:" not in profile_output(capsys, "--device", "numpy", "--no-peaks")
 
 
@@ -180,7 +180,7 @@ def test_the_options_of_profile_reach_the_library(monkeypatch, capsys):
         return Profile(net.device, net.precision, batch_size, STEP, [])
 
     monkeypatch.setattr(profile_module, "profile", prepared_profile)
-    monkeypatch.setattr(peaks, "measure", lambda device, seconds: pytest.fail("not asked for"))
+    monkeypatch.setattr(peaks, "measure", lambda device, seconds: pytest.fail("the peaks must not be measured"))
 
     def run(*arguments):
         assert main(["profile", "--model", "seed-net", "--no-peaks", *arguments]) == 0

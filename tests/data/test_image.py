@@ -119,7 +119,7 @@ def test_the_format_is_determined_by_the_content_not_the_name(tmp_path):
 def test_other_formats_are_never_decoded(tmp_path, format, monkeypatch):
     from PIL import EpsImagePlugin
 
-    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_: pytest.fail("Ghostscript is started"))
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_: pytest.fail("Ghostscript must not be started"))
     Image.fromarray(picture(32, 32, 1)).save(tmp_path / "a.png", format=format)
     with pytest.raises(ValueError, match=r"a\.png as an image: its content is none of .*, PNG, "):
         read_image(tmp_path / "a.png")
@@ -203,7 +203,7 @@ def test_broken_links_are_reported(tmp_path):
 def test_size_limits_apply_before_decoding(tmp_path, monkeypatch):
     """Pictures, TIFF tiles and files have limits; a picture of exactly the largest size is read."""
     monkeypatch.setattr(images, "MAX_PIXELS", 64)
-    monkeypatch.setattr(images, "_flat", lambda _: pytest.fail("the picture is decoded"))
+    monkeypatch.setattr(images, "_flat", lambda _: pytest.fail("the picture must not be decoded"))
     Image.new("L", (13, 5)).save(tmp_path / "a.png")
     with pytest.raises(ValueError, match=r"a\.png as an image: it has 65 pixels \(5x13\), at most 64 are read"):
         read_image(tmp_path / "a.png")

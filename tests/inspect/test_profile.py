@@ -194,7 +194,7 @@ def test_a_chain_of_fused_layers_has_the_work_of_its_layers():
 
 @pytest.mark.kernels
 def test_on_the_emulated_device_launches_are_listed_without_running(monkeypatch):
-    monkeypatch.setattr(profile_module, "open_timer", lambda device: pytest.fail("the emulated device has no timer"))
+    monkeypatch.setattr(profile_module, "open_timer", lambda device: pytest.fail("no timer must be opened"))
     report = profile(small_net("emulated"), 2, fuse=False)
     assert names(report) == STEP
     kernels = {name: [kernel["kernel"] for kernel in row.launches] for name, row in zip(names(report), report.rows)}

@@ -25,7 +25,7 @@ def test_few_blocks_do_the_work_of_many(device, op, monkeypatch):
             if case.op == op:
                 outcome = verify.run_case(case, "float32" if "float32" in case.dtypes else case.dtypes[0], device)
                 assert outcome.passed, f"{case.name}: {outcome.failure}"
-    assert 2 in {launch.grid for launch in launches}, "no launch reached the limit"
+    assert 2 in {launch.grid for launch in launches}, "a launch must reach the limit of two blocks"
 
 
 def blocks_over_rows(device):

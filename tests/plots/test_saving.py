@@ -87,7 +87,7 @@ def test_ctrl_c_while_drawing_is_not_reported_as_a_failed_picture(tmp_path):
 def test_a_folder_in_place_of_a_picture_is_reported_before_drawing(tmp_path):
     (tmp_path / "x.png").mkdir()
     with pytest.raises(plots.PlotError, match=r"x\.png: exists and is not a regular file"):
-        plots.draw(tmp_path / "x.png", lambda: pytest.fail("the picture is drawn"))
+        plots.draw(tmp_path / "x.png", lambda: pytest.fail("the picture must not be drawn"))
 
 
 def test_without_matplotlib_the_error_says_what_to_install():

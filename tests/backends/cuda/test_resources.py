@@ -139,7 +139,8 @@ def test_the_report_covers_all_variants_on_the_main_architectures():
             expected = [variant for variant in expected if "wgmma" not in variant.file]
         assert [variant for variant, listed_arch in listed if listed_arch == arch] == expected
     assert len(resources.jobs(chosen, ["sm_90a"], True)) == len(chosen)
-    assert len(listed) <= 2300, "continuous integration compiles them all on one core, some three a second"
+    # Continuous integration compiles them all on one core, about three per second.
+    assert len(listed) <= 2300, "the report must cover at most 2300 pairs of a variant and an architecture"
 
 
 def test_several_processes_give_the_same_report_as_one(monkeypatch, tmp_path):
@@ -147,5 +148,5 @@ def test_several_processes_give_the_same_report_as_one(monkeypatch, tmp_path):
     monkeypatch.setenv("GPUCONV_CACHE_DIR", str(tmp_path))
     listed = [(v, "sm_80") for v in variants() if v.file == "metrics.cu"]
     in_parallel = list(resources.report(listed, 2))
-    assert len(in_parallel) == len(listed) == len(list(tmp_path.iterdir())) > 1  # and the next report finds them
+    assert len(in_parallel) == len(listed) == len(list(tmp_path.iterdir())) > 1  # the second report finds these entries
     assert in_parallel == list(resources.report(listed))

@@ -83,7 +83,7 @@ def test_time_left_by_a_check_goes_only_to_later_checks_of_its_part(gate, monkey
     assert results[2].reason == "earlier checks used up the time"
     limits.clear()
     run_parts([part(0)], gate, 45, lambda _: None)
-    assert limits == [30], "the time limit of the whole run counts too"
+    assert limits == [30], "the time limit of the whole run must count too"
 
 
 def test_after_ctrl_c_the_stopped_and_unreached_checks_are_recorded(gate):
