@@ -51,8 +51,8 @@ def check_by_definition(case, dtype=np.float64):
 
 
 def check_windows_of_a_nonfinite_input(value):
-    """A pixel of x that is infinite or NaN reaches only the outputs of the windows that read it, and one of dy only the
-    pixels of dx that its window reads."""
+    """An infinite or NaN pixel of x reaches only the outputs of the windows that read it. Such a pixel of dy reaches
+    only the pixels of dx that its window reads."""
     x, w, _, _ = random_arrays(conv(1, 8, 8, 2, 3, 3))
     x[0, 4, 4, 1] = value
     finite = np.isfinite(ops.conv2d(x, w, padding=1))

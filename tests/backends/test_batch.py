@@ -118,7 +118,8 @@ def test_an_offset_may_be_an_array_of_one_element(images, labels):
 
 
 def test_alternating_flips_show_every_image_both_ways(images, labels):
-    """Each image is flipped in every other epoch, whatever the order. In the first, about half of the images are."""
+    """Each image is flipped in every other epoch, whatever the order of the images. In the first epoch, about half of
+    the images are flipped."""
 
     def epoch(number):
         order = random.permutation(M, seed=4, epoch=number)
@@ -173,7 +174,7 @@ def test_cutout_blanks_its_square():
     covered = (x == 0).sum(axis=(1, 2, 3))
     assert covered.max() == 16  # a whole square
     assert covered.min() == 4  # one clipped in a corner: two rows of two
-    interior = (x == 0)[:, 3:13, 3:13, 0].mean(axis=0)  # every inner pixel is covered by 16 of 256 centers
+    interior = (x == 0)[:, 3:13, 3:13, 0].mean(axis=0)  # 16 of the 256 possible squares cover an inner pixel
     assert abs(interior - 1 / 16).max() < 5 * np.sqrt(1 / 16 / n)
 
 

@@ -78,12 +78,12 @@ def pytorchs_sides(height, width, smallest, rng):
 
 @pytest.fixture
 def count(request):
-    """Only a few draws on the oracle, which computes them one by one; its bits are those of the fast code."""
+    """The number of draws. The oracle draws one by one, so it gets fewer. Its bits are those of the fast code."""
     return 100 if request.node.callspec.params["oracle_and_numpy"] == "oracle" else 1000
 
 
 @pytest.mark.parametrize(("height", "width", "smallest"), [(30, 30, 0.08), (30, 30, 0.9), (20, 50, 0.3), (50, 11, 0.9)])
-def test_crops_are_drawn_as_pytorchs(height, width, smallest, count):
+def test_crops_are_distributed_as_in_pytorch(height, width, smallest, count):
     rng = np.random.default_rng(3)
     top, left, rows, columns = crop_positions(height, width, count, resized_crop=smallest)
     expected = np.array([pytorchs_sides(height, width, smallest, rng) for _ in range(count)]).T

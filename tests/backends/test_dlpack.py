@@ -1,4 +1,4 @@
-"""Arrays to and from other libraries over the same memory, by DLPack and by the CUDA array interface."""
+"""Arrays that share their memory with other libraries, by DLPack and by the CUDA array interface."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class OnGpu:
     """Stands in for a tensor of another library in the memory of cuda:1."""
 
     def __dlpack__(self, **options):
-        raise AssertionError("the memory of a GPU is not the host's to read")
+        raise AssertionError("the host must not read the memory of a GPU")
 
     def __dlpack_device__(self):
         return 2, 1
@@ -59,7 +59,7 @@ def test_an_array_with_the_cuda_array_interface_is_imported(imports):
     assert imports[0][0] == "cuda"
 
 
-def test_a_gpu_tensor_without_cupy_is_refused_with_what_is_missing(monkeypatch):
+def test_the_refusal_of_a_gpu_tensor_says_that_cupy_is_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", None)
     with pytest.raises(DeviceError, match="CuPy is not installed"):
         asarray(OnGpu())
@@ -81,7 +81,7 @@ def test_asarray_shares_the_memory_of_a_tensor():
     np.testing.assert_array_equal(x, [[0, 1, 2], [3, 4, 5]])
     tensor[0, 0] = 9
     assert x[0, 0] == 9, "the memory must be shared"
-    x[0, 1] = 7  # and may be written to
+    x[0, 1] = 7  # x may be written to
     assert tensor[0, 1] == 7
     assert asarray(tensor.T, dtype="float64").flags.writeable
     np.testing.assert_array_equal(to_numpy(tensor.T), tensor.T.numpy())

@@ -45,7 +45,7 @@ def test_dropout_keeps_the_mean():
 
 
 def test_the_comparison_with_p_is_exact():
-    """p just below, at and just above a step of the 24-bit uniform, and closer to 1 than the last step."""
+    """p is just below, at or just above a step of the 24-bit uniform number, or closer to 1 than the last step."""
     x = np.ones(1 << 12)
     words = bits(x.size, seed=0, stream=DROPOUT)
     at = np.flatnonzero(words & 0xFF == 0)[0]  # a word exactly at its step
@@ -95,7 +95,8 @@ def test_out_may_be_strided_or_the_input(dtype):
     assert ops.dropout(x, p=0.5, seed=2, out=out) is out
     np.testing.assert_array_equal(out, expected)
     strided = np.asfortranarray(x)
-    np.testing.assert_array_equal(ops.dropout(strided, p=0.5, seed=2), expected)  # elements count in row-major order
+    # Elements are counted in row-major order, whatever the layout.
+    np.testing.assert_array_equal(ops.dropout(strided, p=0.5, seed=2), expected)
     assert ops.dropout_backward(x, p=0.5, seed=2, out=x) is x
     np.testing.assert_array_equal(x, expected)
 

@@ -58,7 +58,7 @@ def rectangle(height, width, factor, offset):
 
 
 def test_rectangles_are_torchvisions():
-    """As in torchvision.transforms.v2.CutMix, a rectangle is clipped at the image's border before its area counts."""
+    """As in torchvision.transforms.v2.CutMix, a rectangle is clipped at the border before its area is computed."""
     height, width, factor, unclipped = 24, 40, 0.6, 0
     words = random.bits(4 * 60, seed=0, stream=random.AUGMENT, substream=3).reshape(60, 4).astype(int)
     for offset, (_, down, right, _) in enumerate(words):

@@ -28,7 +28,7 @@ CHANNELS = 3
 
 
 def values(shape, seed=0):
-    """Signed and all distinct, until a dtype rounds them."""
+    """Signed numbers, all distinct until a dtype rounds them."""
     count = int(np.prod(shape))
     return (np.random.default_rng(seed).permutation(count) - count / 3).reshape(shape) / 8
 

@@ -29,7 +29,7 @@ def test_all_backends_take_the_same_arguments(op):
 
 @pytest.mark.parametrize("op", OPS)
 def test_a_backend_receives_every_array(op):
-    """It receives them under the op's names. Those that the op takes by position come first, in the same order."""
+    """The arrays have the same names as in the op. Those that the op takes by position come first, in that order."""
     received = [name for name, _ in arguments(offered("reference", op))]
     assert set(OPS[op].arrays) <= set(received)
     positional = inspect.Parameter.POSITIONAL_OR_KEYWORD

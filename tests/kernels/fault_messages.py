@@ -12,7 +12,7 @@ from pathlib import Path
 
 def pattern(text: str, file: Path | None = None) -> str:
     """The regular expression of a message in this notation. file: the .cu in which the words in capitals mark
-    lines; without one they stand for themselves."""
+    lines. Without a file, these words stand for themselves."""
     regex = re.sub(r"(\\ )?\\\|(\\ )?", "|", re.escape(text))
     regex = regex.replace(r"\#", r"\d+").replace("@", r"\w+\.cuh?:\d+").replace(r"\~", r"\([0123], 0, 0\)")
     return regex if file is None else re.sub(r"\b[A-Z]{3,}\b", lambda word: _place(file, word[0].lower()), regex)

@@ -1,6 +1,6 @@
-// One fault a kernel, except in `correct`; for test_planted_faults.py and others. Where a single thread has the fault, it is thread (5, 0, 0) of
-// block (1, 0, 0). Where only a checked run finds the fault, the test looks for the
-// line that ends in `// fault`.
+// Kernels for test_planted_faults.py and others. Each has one fault, except `correct`. Where a single thread has the fault, it is
+// thread (5, 0, 0) of block (1, 0, 0). Where only a checked run finds the fault, its line ends in `// fault`, and
+// test_planted_faults.py looks up this line.
 #include "async_copy.cuh"
 #include "types.cuh"
 

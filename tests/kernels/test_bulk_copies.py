@@ -16,7 +16,7 @@ FILE = Path(__file__).with_name("bulk_copies.cu")
 BLOCKS, N = 2, 2 * 4 * 128
 
 # What the message of each fault says, in the notation of fault_messages.py. Every run finds the faults in ALWAYS; a
-# checked run also finds those in CHECKED. If both have a fault, CHECKED has the message of a checked run.
+# checked run also finds those in CHECKED. If a fault is in both, CHECKED has its message in a checked run.
 ALWAYS = {
     "expects_less": "wrong byte count: phase 0 of the mbarrier shared full + # bytes received 256 bytes more than it "
     "expects",

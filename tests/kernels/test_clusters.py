@@ -19,7 +19,7 @@ FILE = Path(__file__).with_name("clusters.cu")
 PAIRS, TILES = 2, 5
 
 # What the message of each fault says, in the notation of fault_messages.py. Every run finds the faults in ALWAYS; a
-# checked run also finds those in CHECKED. If both have a fault, CHECKED has the message of a checked run.
+# checked run also finds those in CHECKED. If a fault is in both, CHECKED has its message in a checked run.
 STAGE = "shared stages + # bytes of block ~"
 ALWAYS = {
     "one_sync_missing": "deadlock; block ~, warpgroup 0: 96 threads, first (0, 0, 0), wait at END at a cluster_sync(), "

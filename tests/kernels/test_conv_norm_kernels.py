@@ -1,5 +1,5 @@
-"""Batch normalization beside a convolution. The epilogue of conv2d sums the statistics of a norm that follows (above),
-and the epilogue of conv2d_dgrad sums the gradients of a norm that comes before (below)."""
+"""Batch normalization after or before a convolution. The epilogue of conv2d sums the statistics of the norm that
+follows. The epilogue of conv2d_dgrad sums the gradients of the norm that comes before (`norm_below`)."""
 
 from contextlib import nullcontext
 from itertools import cycle

@@ -37,7 +37,8 @@ def test_every_order_of_threads_gives_the_same_bits(rng, device):
 
 
 def test_threads_of_a_full_grid_take_several_chunks(rng, device):
-    """The grid has 1,024 blocks, the most. Each thread of the block that finishes last adds up several blocks."""
+    """The grid has 1,024 blocks, which is the maximum. In the block that finishes last, each thread adds up the sums of
+    several blocks."""
     x = np.tile(random(rng, 4099, "bfloat16"), 2100)
     computed, expected = on_device("digest", device, x, x[::-1].copy()), ops.digest(x, x[::-1].copy())
     assert list(computed[:2]) == list(expected[:2])

@@ -1,8 +1,8 @@
 """Faults planted one at a time in the convolution kernels that use wgmma in clusters. The emulated device's checker
 names each fault, or the values are wrong.
 
-test_faults_in_wgmma_fprop.py plants faults in the code that kernels without clusters use too, test_clusters.py in
-small kernels.
+test_faults_in_wgmma_fprop.py plants faults in the code that kernels without clusters also use. test_clusters.py plants
+faults in small kernels.
 """
 
 from __future__ import annotations
@@ -300,7 +300,7 @@ PLANTED = [
 ]
 
 
-# Every fourth fault is in the tier `kernels`, the others are in `slow`, because each compiles the kernel.
+# Each fault compiles the kernel, so only every fourth is in the tier `kernels`, and the others are in `slow`.
 @pytest.mark.parametrize(
     ("kernel_file", "op", "case", "file", "before", "after", "text"),
     [

@@ -43,7 +43,7 @@ OTHER_BLOCKS = "race: writes argument 'partials' + # bytes, which thread (#, 0, 
 # comparison says, and the number of splits of split-K.
 FAULTS_OF_GRADIENTS = {
     "panels of the filters an atom apart": (DGRAD, LAYOUT, "PLAIN ? ATOM : PANEL)", "ATOM)", VALUES, 1),
-    "eights of the depth a panel apart": (DGRAD, LAYOUT, "|| !PLAIN ? ATOM", "? ATOM", TOO_EARLY, 1),
+    "groups of 8 in the depth a panel apart": (DGRAD, LAYOUT, "|| !PLAIN ? ATOM", "? ATOM", TOO_EARLY, 1),
     "the same filters for all of a stage": (DGRAD, MAIN_LOOP, "descriptor(b, 0, k)", "descriptor(b, 0, 0)", VALUES, 1),
     "filters half as deep": (DGRAD, MAIN_LOOP, "descriptor(b, 0, k)", "descriptor(b, 0, k / 2)", VALUES, 1),
     "filters as if K-major": (
@@ -108,7 +108,7 @@ FAULTS_OF_GRADIENTS = {
         2,
     ),
     "panels of both operands an atom apart": (WGRAD, LAYOUT, "PLAIN ? ATOM : PANEL)", "ATOM)", VALUES, 1),
-    "eights of both depths a panel apart": (WGRAD, LAYOUT, "|| !PLAIN ? ATOM", "? ATOM", TOO_EARLY, 1),
+    "groups of 8 in both depths a panel apart": (WGRAD, LAYOUT, "|| !PLAIN ? ATOM", "? ATOM", TOO_EARLY, 1),
     "dy half as deep": (WGRAD, MAIN_LOOP, "part * 64, k)", "part * 64, k / 2)", VALUES, 1),
     "filters of the other warpgroup": (WGRAD, MAIN_LOOP, "group_row + part * 64, k", "part * 64, k", VALUES, 1),
     "half of an atom's filters": (
@@ -231,7 +231,7 @@ def test_without_a_fault_the_values_agree(monkeypatch, op):
             assert_agrees(op, CASES[op])
 
 
-# Every fourth fault is in the tier `kernels`, the others are in `slow`, because each compiles the kernel.
+# Each fault compiles the kernel, so only every fourth is in the tier `kernels`, and the others are in `slow`.
 @pytest.mark.parametrize(
     "fault",
     [

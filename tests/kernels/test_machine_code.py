@@ -238,7 +238,7 @@ def test_the_cost_model_has_the_counts_of_the_machine_code(direction, arithmetic
 @pytest.mark.parametrize("arch", [*ARCHS, "sm_100a"])
 @pytest.mark.parametrize("algorithm", FEW_CHANNELS, ids=lambda each: f"{each.name} {each.arithmetics[0]}")
 def test_the_main_loop_for_few_channels_multiplies_and_loads_no_more_than_needed(algorithm, arch):
-    """One HMMA for 16 pixels, 8 filters and 32 bytes of depth, or one FMA per product; x is copied by 16 bytes."""
+    """One HMMA for 16 pixels, 8 filters and 32 bytes of depth, or one FMA per product. Copies of x have 16 bytes."""
     arithmetic, filters = algorithm.arithmetics[0], algorithm.block_n
     wide = 8 if arithmetic == "float16" else 4
     macros = algorithm.defines(arithmetic) | dict(ACTIVATION="Identity", VECTOR_K=wide)

@@ -173,7 +173,7 @@ def test_a_step_without_parameters_is_allowed(device):
 
 
 def test_a_repeated_step_copies_no_table(device, rng, monkeypatch):
-    """A launch reads the addresses and lengths of all parameters from a table on the device, which is kept."""
+    """A launch reads the addresses and lengths of all parameters from a table that is kept on the device."""
     copied = []
     monkeypatch.setattr(optim, "asarray", lambda table, like: copied.append(table) or asarray(table, device))
     on_device = copied_to(device, lists_of(rng, "adam", "float32"))

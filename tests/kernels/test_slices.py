@@ -175,7 +175,7 @@ def test_slices_of_an_empty_batch_are_accepted(device):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
 def test_copies_into_slices_of_channels_keep_the_others(device, dtype):
-    """Slices that allow 16-byte moves and slices that do not, maps of one pixel, and unevenly spaced rows."""
+    """Some slices allow 16-byte moves and some do not; some maps have one pixel; some rows are unevenly spaced."""
     for shape, begin, end in (((2, 3, 5, 24), 8, 16), ((2, 3, 5, 7), 2, 5), ((1, 1, 1, 9), 0, 4), ((70, 5), 1, 5)):
         y, x = (np.random.default_rng(n).normal(size=shape).astype(dtype) for n in (0, 1))
         on_device = asarray(y, device)

@@ -1,4 +1,5 @@
-"""Boxes of tensors, loaded and stored through a TensorMap: swizzles, padding, what is refused. No GPU has run these."""
+"""Boxes of tensors, loaded and stored through a TensorMap: swizzles, padding, and refused maps. No GPU has run these
+kernels."""
 
 from pathlib import Path
 

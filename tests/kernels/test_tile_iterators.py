@@ -23,7 +23,8 @@ from tests.kernels.convolutions import arguments, assert_right, directions, dtyp
 
 PAD = ((1, 1), (1, 1))
 FEW = conv(2, 7, 9, 8, 8, (3, 3), padding=PAD)  # a tile spans four taps, in TF32 two
-TWENTY_FOUR = conv(2, 9, 11, 24, 40, (3, 2), padding=((1, 1), (0, 2)), dilation=(2, 1))  # parts of several taps a tile
+# A tile spans parts of several taps.
+TWENTY_FOUR = conv(2, 9, 11, 24, 40, (3, 2), padding=((1, 1), (0, 2)), dilation=(2, 1))
 ONE_TAP_A_TILE = conv(1, 8, 8, 64, 64, (3, 3), padding=PAD)
 STRIDED = conv(2, 11, 9, 24, 16, (3, 4), stride=(2, 3), padding=((2, 0), (1, 3)), dilation=(1, 2))
 ABOVE_THE_FILTER = conv(1, 9, 10, 16, 8, (2, 1), stride=(3, 2))  # phases without taps

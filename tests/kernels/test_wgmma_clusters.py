@@ -99,7 +99,8 @@ def test_clusters_compute_one_or_several_tiles(monkeypatch, op, splits, clusters
 
 @pytest.mark.parametrize("count", [8, 64, 72, 128, 200], ids="{}-columns".format)
 def test_filters_or_channels_that_do_not_fill_the_tile_agree_with_the_oracle(monkeypatch, count):
-    """A block's share may lie wholly past the filters (fprop, wgrad) or channels (dgrad) of a group, even the last."""
+    """A block's share may lie wholly past the filters (fprop, wgrad) or channels (dgrad) of a group. The group may be
+    the last one."""
     for groups in (1, 3):
         with emulator.configure(sanitize="checked", seed=count % 7):
             for op, c, k in (("conv2d", 24, count), ("conv2d_dgrad", count, 24), ("conv2d_wgrad", 24, count)):

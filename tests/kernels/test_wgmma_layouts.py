@@ -249,8 +249,8 @@ def test_a_descriptors_fields_equal_those_computed_by_hand(device):
     and as MN-major."""
     cases = {
         0x4000_0040_0001_0040: (0x400, 16, 1024, 0, 1, True, True),
-        0x4000_0040_0001_0046: (0x460, 16, 1024, 0, 1, True, False),  # the last 16 k of a panel
-        0x4000_0040_0001_0047: (0x470, 16, 1024, 0, 1, False, False),  # its 16 k leave the panel
+        0x4000_0040_0001_0046: (0x460, 16, 1024, 0, 1, True, False),  # the last 16 values of k in a panel
+        0x4000_0040_0001_0047: (0x470, 16, 1024, 0, 1, False, False),  # its 16 values of k reach past the panel
         0x4000_0040_0001_0048: (0x480, 16, 1024, 0, 1, False, False),  # in the second line of an atom
         0x4002_0040_0001_0040: (0x400, 16, 1024, 1, 1, False, False),
         0x8000_0020_0100_0060: (0x600, 4096, 512, 0, 2, True, True),

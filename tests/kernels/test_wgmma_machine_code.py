@@ -15,7 +15,7 @@ from tests.kernels.compiled import assert_no_spills, compiled, nvdisasm, tensor_
 from tests.kernels.wgmma_tiers import OPS, TILES_OF
 
 # The most registers of a thread, and the most instructions of a warp in the main loop for each HGMMA: the first pair
-# for NVRTC from 13.5 on, the second for earlier versions. ci/oldest_nvrtc.sh compiles by 12.0 and 13.0.
+# for NVRTC from 13.5 on, the second for earlier versions. ci/oldest_nvrtc.sh compiles with 12.0 and 13.0.
 PINNED = {
     "wgmma-256x128": ((168, 13), (168, 14)),
     "wgmma-128x256": ((168, 21), (168, 22)),

@@ -2,8 +2,8 @@
 python -m tests.kernels.wgmma_tiers [--tier odd] [--op conv2d_dgrad] [--algo wgmma-256x128] [--dtype bfloat16]
 
 The op, the name of the case, the tile and the dtype determine the order of threads, the number of splits of the depth,
-and how many blocks compute the tiles. Prints a line for each op, tile and dtype, and each failure; status 1 if a case
-fails.
+and how many blocks compute the tiles. Prints a line for each op, tile and dtype, and one for each failure. The exit
+status is 1 if a case fails.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ def cases(op: str, dtype: str, *tiers: str) -> list[verify.Case]:
 
 
 def cases_for(algo: str, op: str, dtype: str, *tiers: str) -> list[verify.Case]:
-    """The cases of an op for a tile. A tile that moves only 16 bytes at once has the cases without a mask and without
-    an empty array, with eight times the channels and filters."""
+    """The cases of an op for a tile. For a tile that moves only 16 bytes at once, cases with a mask or an empty array
+    are left out, and the others have eight times the channels and filters."""
     found = cases(op, dtype, *tiers)
     if find(algo, dtype).cluster == 1:
         return found

@@ -93,7 +93,7 @@ def test_the_same_headers_in_another_folder_are_not_compiled_again(monkeypatch, 
 
 
 @pytest.mark.usefixtures("forget_compiler")
-def test_the_error_of_a_failing_compiler_holds_its_own_message(monkeypatch, tmp_path):
+def test_the_error_holds_the_message_of_a_failing_compiler(monkeypatch, tmp_path):
     script = tmp_path / "c++"
     script.write_text('#!/bin/sh\n[ "$1" = --version ] && echo mine && exit\nprintf "caf\\351: no space" >&2\nexit 4\n')
     script.chmod(0o755)

@@ -154,7 +154,7 @@ except emulator.EmulatorError as error:
 
 
 def test_the_first_kernel_of_a_process_need_not_use_a_thread_index(tmp_path):
-    """In a new process, so that no earlier kernel has set up the thread context that later ones share."""
+    """The kernel runs in a new process: no earlier kernel has set up the thread context that all kernels share."""
     (tmp_path / "simple.cu").write_text('extern "C" __global__ void simple(float* y) { y[0] = 7; }\n')
     program = f"""
 import numpy as np

@@ -88,7 +88,7 @@ def prover_of(monkeypatch):
 
 
 @pytest.mark.parametrize("child", CHILDREN)
-def test_the_answer_of_a_child_that(prover_of, child):
+def test_ask_gives_the_right_status_and_reason_for_a_child_that(prover_of, child):
     code, status, reason = CHILDREN[child]
     start = time.perf_counter()
     answer = prover_of(code, start=0.4 if child in HANGS_AT_THE_START else 10.0).ask({"a": "question"}, FINGERPRINT)
@@ -123,7 +123,7 @@ def test_a_child_that_refuted_an_algorithm_is_replaced(prover_of):
     assert refuting.without_proof == 3
 
 
-def test_a_child_that_says_too_much_or_ended_meanwhile_is_replaced(prover_of):
+def test_a_child_that_says_more_or_ends_after_its_answer_is_replaced(prover_of):
     for ending in ("say(prepared=True); say(prepared=True)", "sys.exit()"):
         loud = prover_of(ASKED + f"verdict(reason=str(os.getpid())); {ending}")
         first = loud.ask({}, FINGERPRINT)

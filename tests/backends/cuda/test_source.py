@@ -186,6 +186,6 @@ def test_a_users_file_finds_shipped_headers(tmp_path):
 )
 def test_shared_variables_are_rewritten_for_the_host(declaration, expected):
     rewritten = source.for_host(f"void f() {{ {declaration} }}", [])
-    assert rewritten.count("\n") == declaration.count("\n") + 2  # one after the #include before it, one at the end
+    assert rewritten.count("\n") == declaration.count("\n") + 2  # for_host adds the #include line and a final newline
     assert "__shared__" not in rewritten
     assert expected in rewritten

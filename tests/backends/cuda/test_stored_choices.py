@@ -69,7 +69,7 @@ def test_concurrent_processes_agree_on_one_choice(use_gpu, tmp_path):
     assert chosen_without_kernels("simt-128x64") == (*answers, 0)
 
 
-def test_a_process_does_not_time_while_another_one_does(use_gpu, tmp_path):
+def test_a_process_waits_while_another_one_times_candidates(use_gpu, tmp_path):
     gpu, answers = use_gpu(StandInGpu({})), []
     gpu.seconds = lambda call, count: gpu.timed.append(count) or 1e-5
     (tmp_path / "cache").mkdir()

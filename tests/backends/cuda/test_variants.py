@@ -34,8 +34,8 @@ def listed_for(file, defines):
         defines |= {"ACTIVATION": "Relu"}
     elif defines.get("ACTIVATION", "Identity") != "Identity":  # the activation with most arithmetic
         defines |= {"ACTIVATION": "Gelu"}
-        if file.startswith("conv2d_fprop") and "depthwise" not in file:  # they store the activation's input too
-            defines |= {"SAVES_INPUT": "1"}
+        if file.startswith("conv2d_fprop") and "depthwise" not in file:
+            defines |= {"SAVES_INPUT": "1"}  # these kernels also store the activation's input
     if "NORM_SUMS" in defines:  # even if the norm has no activation
         defines |= {"ACTIVATION": "Gelu"}
     if "TF32" in defines and file in ("conv2d_fprop.cu", "conv2d_dgrad.cu", "conv2d_wgrad.cu"):

@@ -171,7 +171,8 @@ def test_a_named_algorithm_is_refused_until_it_is_proved(stand_in, monkeypatch):
 
 
 def test_after_several_questions_without_a_proof_only_an_explicit_proof_asks(stand_in, monkeypatch):
-    """The last warning says so; later products take proved algorithms without a warning, and compile nothing."""
+    """The last warning says that this process asks for no more proofs. After this warning, nothing is compiled for a
+    proof, and "auto" takes a proved algorithm without a warning."""
     stand_in.answer = Answer(UNABLE, "no memory")
     monkeypatch.setattr(prover, "gave_up", lambda: len(stand_in.questions) == 2)
     first, second, third = [product(problem=Conv2dProblem.of((n, 6, 7, 8), (12, 3, 3, 8))) for n in (3, 4, 5)]
@@ -179,7 +180,9 @@ def test_after_several_questions_without_a_proof_only_an_explicit_proof_asks(sta
         assert not verdict(subject=first).proved
     with pytest.warns(UnprovedWarning, match="no memory; this process asks for no more proofs$"):
         assert not verdict(subject=second).proved
-    monkeypatch.setattr(verdicts, "digest_of", lambda *_, build: pytest.fail("compiled") if build else None)
+    monkeypatch.setattr(
+        verdicts, "digest_of", lambda *_, build: pytest.fail("nothing must be compiled") if build else None
+    )
     assert verdicts.proved_plans(third, 90, MACHINE, ask=True) == ()
     (candidate,) = unproved_plans(third)
     with pytest.raises(UnprovedError, match="8 questions of this process ended without a proof; `gpuconv prove` asks"):
