@@ -23,7 +23,7 @@ from tests.cli.small_run import TINY_DATA
 TINY = ["--data", TINY_DATA, "--model", "seed-net", "--device", "numpy", "--epochs", "1"]
 
 
-def test_train_writes_digests_into_the_run_or_a_file_and_fewer_with_digests_every(work, capsys):
+def test_train_writes_digests_into_the_run_or_a_file_and_fewer_with_the_option_digests_every(work, capsys):
     assert main(["train", *TINY, "--run-dir", "run", "--digests", "--seed", "3"]) == 0
     assert main(["train", *TINY, "--run-dir", "other", "--digests", "file.jsonl", "--seed", "3"]) == 0
     assert read("run/digests.jsonl") == read("file.jsonl")

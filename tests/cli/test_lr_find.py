@@ -59,7 +59,7 @@ def test_initial_weights_and_the_precision_change_the_first_loss(work, capsys):
     assert first_loss["half"] != first_loss["fresh"]
 
 
-def test_out_gets_the_losses_as_csv_and_the_picture_if_it_can_be_drawn(work, capsys, monkeypatch):
+def test_the_folder_given_by_out_gets_the_losses_as_csv_and_the_picture_if_it_can_be_drawn(work, capsys, monkeypatch):
     monkeypatch.setattr(plots, "draw", lambda path, make: path.write_bytes(b"picture"))
     out = output_of(capsys, "lr-find", *SHORT, "--out", "new/rates")
     assert "picture    new/rates/lr-find.png" in out
@@ -79,7 +79,7 @@ def test_out_gets_the_losses_as_csv_and_the_picture_if_it_can_be_drawn(work, cap
 
 
 @pytest.mark.usefixtures("pictures")
-def test_out_writes_a_picture(work, capsys):
+def test_the_option_out_writes_a_picture(work, capsys):
     pytest.importorskip("matplotlib")
     output_of(capsys, "lr-find", *SHORT, "--out", ".")
     assert (work / "lr-find.png").read_bytes().startswith(b"\x89PNG")

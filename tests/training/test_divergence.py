@@ -37,7 +37,7 @@ def test_nan_names_its_step_and_keeps_the_last_checkpoint(tmp_path, step, metric
     assert max(line["step"] for line in lines) < step
 
 
-def test_nan_between_readings_is_never_saved(tmp_path):
+def test_nan_between_two_readings_of_the_totals_is_never_saved(tmp_path):
     with pytest.raises(DivergedError, match="step 6"):
         toy_run.fit(
             toy_run.trainer(), train=Poisoned(6), metrics_every=50, checkpoint_every=1, run_dir=tmp_path / "run"

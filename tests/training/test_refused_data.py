@@ -99,7 +99,7 @@ def test_the_first_nonfinite_image_is_named_wherever_it_is():
         expect_finite(images, "many")
 
 
-def test_nonfinite_images_read_later_are_found_by_the_loss_and_mentioned(tmp_path):
+def test_nonfinite_images_first_read_in_training_make_the_loss_nonfinite_and_the_error_mentions_them(tmp_path):
     """Before training, `fit` checks no image of a memory-mapped file, and only the first image of a list of samples."""
     wrong = FLOATS.copy()
     wrong[20] = np.nan
