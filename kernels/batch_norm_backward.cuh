@@ -226,7 +226,7 @@ struct NormInputGradient {
             if constexpr (MASK > 0) from = unpool.locate(pack + i * stride, windows[i], filters[i]);
             gradients[i] = reinterpret_cast<const Numbers*>(dy)[from];
         }
-        // With an activation x is never null. With a mask the compiler must know this.
+        // With an activation, x is never null. With a mask, the compiler must know this.
         const bool reads_x = (MASK > 0 && ACTIVE) || x;
         if (reads_x)
 #pragma unroll

@@ -43,7 +43,7 @@ struct Tensor {
     uint32 box[5];
     uint64 stride[5];  // in bytes
 };
-static_assert(sizeof(Tensor) <= sizeof(TensorMap), "fits");
+static_assert(sizeof(Tensor) <= sizeof(TensorMap), "a Tensor fits into a TensorMap");
 
 // Hands the pieces of a box to the emulator: 16 bytes of shared memory each, or less at the edge.
 template <int RANK>
@@ -51,7 +51,7 @@ GPUCONV_UNCHECKED inline void add_pieces(const TensorMap& map, const void* share
     Tensor tensor;
     __builtin_memcpy(&tensor, &map, sizeof tensor);
     if (tensor.magic != 0x70616d726f736e74) gpuconv_fail("this TensorMap was not made by tensor_map()", site);
-    if (tensor.rank != RANK) gpuconv_fail("the number of coordinates is not that of the TensorMap's dimensions", site);
+    if (tensor.rank != RANK) gpuconv_fail("the number of coordinates is not the TensorMap's number of dimensions", site);
     const Swizzle swizzle = tensor.swizzle == 128  ? Swizzle::BYTES_128
                             : tensor.swizzle == 64 ? Swizzle::BYTES_64
                             : tensor.swizzle == 32 ? Swizzle::BYTES_32
@@ -78,7 +78,7 @@ GPUCONV_UNCHECKED inline void add_pieces(const TensorMap& map, const void* share
         }
         for (uint32 byte = 0; byte < line; byte += 16) {
             char* to = static_cast<char*>(gpuconv_shared_pointer(swizzled(swizzle, begin + row * line + byte)));
-            // The bytes of these 16 that come from the tensor.
+            // Of these 16 bytes, those from `skip` to `stop` come from the tensor; the others are zeros.
             const int64 first = int64(at[0]) * tensor.element_bytes + byte, end = int64(tensor.size[0]) * tensor.element_bytes;
             const int64 skip = inside ? min(max(-first, int64(0)), int64(16)) : 16, stop = max(skip, min(end - first, int64(16)));
             if (skip > 0) gpuconv_bulk_piece(to, nullptr, skip);

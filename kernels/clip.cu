@@ -1,8 +1,8 @@
 // Gradient clipping, between the loss scale's step and the optimizer.
 //
 //   clip_norm_factor   clipped = scaling, with clipped[1] = scaling[1] * min(1, max_norm / (norm + 1e-6)); norm: scaling[1]
-//                      times the root of the sum of the squares of all gradients, in double. If scaling is null, 1, 1, 0, 0
-//                      takes its place. A norm that is not finite gives NaN, so that the optimizer's result shows it. If
+//                      times the root of the sum of the squares of all gradients, in double. A null scaling stands for
+//                      {1, 1, 0, 0}. A norm that is not finite gives NaN, so that the optimizer's result shows it. If
 //                      scaling[1] is 0, so is clipped[1]
 //   clip_values_limit  each gradient g becomes min(max(g, -limit), limit), limit = clip_value / scaling[1], or clip_value if
 //                      scaling is null; NaN stays. If scaling[1] is 0 nothing changes

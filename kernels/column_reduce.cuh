@@ -99,7 +99,7 @@ __device__ __forceinline__ void merge_rows(State* cells, int32 rows, int32 tile,
     for (int32 column = threadIdx.x; column < count; column += blockDim.x) take(column, cells[column]);
 }
 
-// Whether a Source has write(pack, packs). It receives what read() returned, and may change it; value() then reads the result.
+// Whether a Source has write(pack, packs), which receives what read() returned and may change it before value() reads it.
 template <class Source> constexpr bool WRITES = false;
 
 template <class State, class Source>

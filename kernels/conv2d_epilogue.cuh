@@ -77,14 +77,14 @@ struct WindowRows {
     __device__ __forceinline__ int32 operator()(int32 row) const { return row < pixels ? row / WINDOW : -1; }
 };
 
-// Computes the moments of each of the block's filters over the block's pixels of y; moments (tiles down, K). It reads y, which the
-// block has just stored, back from L2, so it does not depend on how the main loop distributes its sums.
+// Computes the moments of each of the block's filters over the block's pixels of y; moments (tiles down, K). The block has just
+// stored these pixels, and this function reads them back from L2. So it serves main loops with any distribution of the sums.
 __device__ __forceinline__ void
 tile_moments(Moments* moments, const DTYPE* y, const Convolution& conv, const Block& block, int32 pixels) {
     constexpr int ROWS = BLOCK_M / WINDOW;  // pixels of y in a tile
     constexpr int ACROSS = THREADS < BLOCK_N ? THREADS : BLOCK_N, PARTS = THREADS / ACROSS;  // the layout of the threads
     constexpr int SHARE = ROWS / PARTS, GROUP = SHARE < 8 ? SHARE : 8;  // rows per thread, and those it loads at once
-    static_assert(ACROSS * PARTS == THREADS && BLOCK_N % ACROSS == 0 && ROWS % PARTS == 0 && SHARE % GROUP == 0, "tile");
+    static_assert(ACROSS * PARTS == THREADS && BLOCK_N % ACROSS == 0 && ROWS % PARTS == 0 && SHARE % GROUP == 0, "equal shares");
     __shared__ Moments cells[THREADS];
     const int32 first = block.row / WINDOW + int32(threadIdx.x) / ACROSS * SHARE;
 #pragma unroll 1

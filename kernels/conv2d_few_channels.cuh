@@ -102,8 +102,8 @@ class Patch {
     }
 };
 
-// The block's filters in the order in which they are read, with zeros past the last filter and past the last tap. Scalar
-// multiply-adds: one line per tap. Tensor cores: for each step, two chunks for each column of the product, the halves of the step's
+// The block's filters in the order in which they are read, with zeros past the last filter and past the last tap. For scalar
+// multiply-adds a line holds one tap. For tensor cores each column of the product has two chunks per step, for the halves of its
 // depth. In every other group of four columns the two are exchanged, so that ldmatrix reads eight chunks without a bank conflict.
 struct Filters {
     static constexpr int TAP_PITCH = BLOCK_N + 8;

@@ -16,8 +16,8 @@
 // MASK, MOMENTS and SAVES_INPUT exclude several splits.
 //
 // Macros: those of gemm.cuh; MASK, MOMENTS, SAVES_INPUT; ACTIVATION Identity, Relu, ...
-// VECTOR_C: channels that move at once, 16 / sizeof(DTYPE) or 1. The former must divide a group's channels and x's pitch, and x and
-// w must be aligned to 16 bytes. VECTOR_K: the same for filters, y's pitch and y.
+// VECTOR_C: channels that move at once, 16 / sizeof(DTYPE) or 1. Unless it is 1, it divides a group's channels and x's pitch, and
+// x and w are aligned to 16 bytes. VECTOR_K: the same for filters, y's pitch and y.
 // MIN_BLOCKS: thread blocks that a multiprocessor must be able to hold. Variants that need more registers require fewer blocks:
 // RESIDENT_BLOCKS (conv2d_matrices.cuh) and RESIDENT below. Limits: those of convolution.cuh.
 // Floor: x, w and y once; 2 R S C / groups FLOPs per output. With MASK 4, a number of y takes four times the FLOPs and,

@@ -4,8 +4,8 @@
 #include "convolution.cuh"
 #include "gemm.cuh"
 
-// Thread blocks that a multiprocessor must be able to hold: MIN_BLOCKS, less one if numbers move one by one, and less one if
-// iterators search (search_iterator.cuh), because both take more registers; but at least 1.
+// Thread blocks that a multiprocessor must be able to hold. Numbers that move one by one take more registers, and so do iterators
+// that search (search_iterator.cuh): each of the two subtracts one from MIN_BLOCKS. At least 1 remains.
 constexpr int FEWER_BLOCKS = int(VECTOR_C == 1 || VECTOR_K == 1) + int(!TAP_TABLE);
 constexpr int RESIDENT_BLOCKS = MIN_BLOCKS > FEWER_BLOCKS ? MIN_BLOCKS - FEWER_BLOCKS : 1;
 

@@ -32,7 +32,7 @@ conv2d_wgrad_wgmma_cluster(DTYPE* dw, DTYPE* db, accumulator<DTYPE>* partials, c
     using IteratorA = MulticastIterator<BLOCK_M, GradientBoxes>;
     using IteratorB = FilterGradient::IteratorB;
     using Sums = ColumnSums<IteratorA::Tile, BLOCK_M, THREADS>;
-    static_assert(Sums::BYTES <= THREADS / 32 * FragmentStore::BYTES, "they fit into the warps' buffers");
+    static_assert(Sums::BYTES <= THREADS / 32 * FragmentStore::BYTES, "the sums of columns fit into the warps' buffers");
     const int32 clusters = int32(gridDim.x) / CLUSTER;
     Ring::open();
     if (warpgroup() == WARPGROUPS) {

@@ -6,7 +6,7 @@
 // have 64 bits.
 //
 // MASK: the number of mask bits (mask.cuh) for each number of y, which tells what follows the convolution. 0: nothing, or an
-// activation without a mask. 1: a ReLU. 4: a 2 x 2 max pool, with or without a ReLU. With a pool P and Q are even: pixels outside
+// activation without a mask. 1: a ReLU. 4: a 2 x 2 max pool, with or without a ReLU. With a pool, P and Q are even: pixels outside
 // every window do not exist here. Pixels are then counted window by window, so the four of a window are neighbors.
 #pragma once
 
@@ -42,7 +42,7 @@ constexpr int32 OUTSIDE = -(1 << 30);  // a coordinate that stays negative after
 
 // One of the stride_h * stride_w sets of input pixels whose coordinates are equal modulo the stride. The same taps read all of
 // them, from neighboring windows: within a phase the gradient is a dense convolution of stride 1. Tap r reads pixel h if the
-// stride divides h + top - r * dilation: the first such tap and every tap_step-th after it.
+// stride divides h + top - r * dilation. These taps are a first one and every tap_step-th after it.
 struct Phase {
     struct Axis {
         int32 pixel, tap, taps, window;  // the first pixel and tap, the number of taps, the window with that tap on that pixel

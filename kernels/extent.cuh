@@ -1,5 +1,5 @@
-// A table of arrays of mixed float dtypes for one launch, in device memory: an entry for each block, up to 8192 numbers of one
-// array. The numbers move 16 bytes at a time where they are aligned to that.
+// A table in device memory of arrays of mixed float dtypes, for one launch. Each block has an entry: up to 8192 numbers of one
+// array. Numbers that are aligned to 16 bytes move 16 bytes at a time.
 #pragma once
 
 #include "types.cuh"

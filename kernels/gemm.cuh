@@ -14,8 +14,8 @@
 //
 // The elements of a line are neighbors in memory. They run along the depth, or along the product's rows or columns.
 //
-// A main loop has a `TileIterator`, which moves tiles of an operand into shared memory, a thread's `Accumulators`, and `product`,
-// which multiplies the tiles: gemm_simt.cuh by scalar multiply-adds, gemm_mma.cuh on tensor cores. The two kernel files
+// In a main loop, a `TileIterator` moves tiles of an operand into shared memory, `product` multiplies the tiles, and `Accumulators`
+// hold a thread's sums. gemm_simt.cuh multiplies by scalar multiply-adds, gemm_mma.cuh on tensor cores. The two kernel files
 // of a direction that include these main loops share a body, such as conv2d_fprop.cuh. In gemm_wgmma.cuh a `Copier` and
 // `Accumulators::multiply`, of different warpgroups, take the place of `product`.
 //

@@ -1,8 +1,8 @@
 // The main loop of gemm.cuh on the CUDA cores: every dtype, every compute capability.
 //
 // Shared memory holds two tiles of each operand, tile[depth][side]: one is multiplied while the next one is loaded into
-// registers. Operands whose columns are the depth are transposed on the way. A warp's threads form 4 x 8 (8 x 4 in narrow
-// tiles) of the block's tile; each computes groups of 4 rows and columns, THREADS_M * 4 and THREADS_N * 4 apart.
+// registers. Operands whose columns are the depth are transposed on the way. A warp has 4 x 8 threads (8 x 4 in narrow tiles). Each
+// thread computes groups of 4 x 4 outputs, which begin THREADS_M * 4 rows and THREADS_N * 4 columns apart.
 #pragma once
 
 #include "gemm.cuh"

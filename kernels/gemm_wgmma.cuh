@@ -39,7 +39,7 @@ class Copier {
   public:
     Ring filling;  // the stage that is filled next
 
-    // Copies the tiles of the block's depth. On return the last copies may still run, unless `a` sums: then its sums are complete.
+    // Copies the tiles of the block's depth. If `a` sums, its sums are complete on return; else the last copies may still run.
     template <class IteratorA, class IteratorB>
     __device__ __forceinline__ void copy(IteratorA& a, IteratorB& b, const Block& block) {
         a.seek(block.begin);

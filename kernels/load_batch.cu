@@ -11,8 +11,8 @@
 // goes through its epoch. A position past the indices, or an index outside the data set, makes its sample NaN and its label -1,
 // because reporting an error would require a synchronization. `blocks` blocks of 256 threads share the elements of a sample.
 //
-// Macros: DTYPE; FULL: 1 with crops and colors (augment.cuh), 0 without. Contrast needs the mean of a whole image, so `blocks`
-// is then 1. Limits: fewer than 2^31 - 2^27 elements per sample. Floor: per element 1 byte read, sizeof(DTYPE) written.
+// Macros: DTYPE; FULL: 1 with crops and colors (augment.cuh), 0 without. A change of contrast needs the mean of a whole image, so
+// `blocks` must be 1. Limits: fewer than 2^31 - 2^27 elements per sample. Floor: per element 1 byte read, sizeof(DTYPE) written.
 
 #include "augment.cuh"
 #include "fast_divmod.cuh"

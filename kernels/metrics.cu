@@ -1,8 +1,8 @@
 // Adds a batch to the running sums of loss and accuracy, which stay in device memory and are read back occasionally.
 //
 //   totals[0] += loss * m          totals[2] += m, the number of rows whose label is not `ignored`
-//   totals[1] += the number of these rows whose largest score (the first of equals; NaN counts as largest) is that of the label or,
-//                if labels are floats (labels.cuh), of the class with the largest label
+//   totals[1] += the number of these rows whose class with the largest score (the first of equals; NaN is largest) is the label.
+//                If labels are floats (labels.cuh), the class with the largest label takes the place of the label
 //   totals[3] += 1 if totals[0] is finite afterwards
 //
 // With class weights, totals[0] += loss * w instead, w the sum of the weights of these m labels; without, w is m. Where `sums` is

@@ -36,7 +36,7 @@ tile_norm_sums(Sums* sums, const DTYPE* dx, const NormBelow& norm, const Convolu
     constexpr int VECTOR = LARGE && VECTOR_C > 4 ? 4 : VECTOR_C, WIDE = BLOCK_N < 128 ? BLOCK_N : 128;
     constexpr int ACROSS = WIDE / VECTOR < 32 ? WIDE / VECTOR : 32, SHARE = ACROSS * VECTOR;  // threads, and channels, across
     constexpr int WARPS = THREADS / 32, ROWS = 32 / ACROSS;                                   // rows that a warp reads at once
-    static_assert(BLOCK_N % SHARE == 0 && BLOCK_M % (WARPS * ROWS) == 0 && 32 % ACROSS == 0, "tile");
+    static_assert(BLOCK_N % SHARE == 0 && BLOCK_M % (WARPS * ROWS) == 0 && 32 % ACROSS == 0, "equal shares");
     constexpr int AT_ONCE = sizeof(DTYPE) == 8 ? 1 : LARGE ? 8 : 2;  // rows of a thread; with 2, doubles would spill
     using Numbers = Pack<DTYPE, VECTOR>;
     __shared__ Sums cells[WARPS][SHARE];

@@ -2,8 +2,8 @@
 //
 //   Sum<T>, Max<T>: an operation with its identity.
 //   reduce_warp(value, op)            every lane of a full warp receives the result
-//   reduce_block(value, op, scratch)  every thread of the block receives it; blockDim.x a multiple of 32 and one-dimensional,
-//                                     scratch: 32 elements of shared memory
+//   reduce_block(value, op, scratch)  every thread of the block receives the result. The block is one-dimensional, with a multiple
+//                                     of 32 threads; scratch: 32 elements of shared memory
 #pragma once
 
 #include "types.cuh"

@@ -1,5 +1,5 @@
-// The tile iterator that computes the address of every chunk from its line and column: where numbers move one at a time, and for
-// filters whose taps do not fit in the table of tap_iterator.cuh (TAP_TABLE 0). Numbers that move one at a time go through
+// The tile iterator that computes the address of every chunk from its line and column. It is used for filters whose taps do not fit
+// in the table of tap_iterator.cuh (TAP_TABLE 0), and where numbers move one at a time. Numbers that move one at a time go through
 // registers.
 #pragma once
 

@@ -8,7 +8,7 @@
 //
 // scale: applied before rounding; if scale_at is not null, read from there when the kernel runs. logits and
 // dlogits: (N, classes), may be the same array; labels: (N,) integers, or (N, classes) floats (labels.cuh); weight: (classes,) or
-// null; loss: one number of the accumulator's dtype. A row whose label is `ignored` adds nothing; its dlogits are 0. Another
+// null; loss: one number of the accumulator's dtype. A row whose label is `ignored` adds nothing; its dlogits are 0. Any other
 // label outside the classes makes the loss and its row of dlogits NaN. divisor: D, or null for N. A row has a sub-warp of `lanes`
 // threads (class_rows.cuh). partials: one number per block. counter: zero before and after.
 //

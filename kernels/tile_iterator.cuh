@@ -18,7 +18,7 @@
 // between fetch and put, so that numbers that move one at a time wait in registers.
 //
 // Apart from its products the main loop mostly computes addresses. So an iterator computes its position once and then increments
-// it from tile to tile. How depends on the matrix: STRAIGHT (straight_iterator.cuh), TAPS (tap_iterator.cuh), PIXELS
+// it from tile to tile. How it does so depends on the matrix: STRAIGHT (straight_iterator.cuh), TAPS (tap_iterator.cuh), PIXELS
 // (pixel_iterator.cuh) or SEARCH (search_iterator.cuh). Chunks are copied by cp.async (tile_mover.cuh).
 #pragma once
 

@@ -9,7 +9,7 @@
 //   take_registers<232>();  // raises them to 232, once other threads of the block have given back enough
 //   warps_sync<1>(128);   // a barrier of 128 threads of the block (bar.sync, numbers 1 to 15)
 //
-// A warpgroup is 128 threads, of which the first has a multiple of 128 as its number. All of them execute each of these, except
+// A warpgroup is 128 threads, the first of which has a multiple of 128 as its number. All 128 execute each operation, except
 // warps_sync. A block cannot hold more registers than it got at launch. The kernel has __launch_bounds__(threads, 1): without the
 // 1, ptxas ignores give_registers and take_registers (C7508).
 // (PTX ISA, "Asynchronous Warpgroup Level Matrix Operations", "setmaxnreg", "bar".)

@@ -51,8 +51,8 @@ struct Tile {
     static __device__ __forceinline__ int swizzle(int line, int chunk) { return Layout::line_offset(line, chunk * CHUNK); }
 };
 
-// A thread's position in the ring. The copiers fill the stage there; it is free again once all warpgroups have multiplied it, in a
-// cluster those of all blocks.
+// A thread's position in the ring. The copiers fill the stage there. It is free again once all warpgroups that hold sums have
+// multiplied it: in a cluster, those of all its blocks.
 struct Ring {
     static constexpr bool SHARED = CLUSTER > 1;                 // the blocks of a cluster fill each other's rings
     static constexpr int FILLERS = COPIERS + (SHARED ? 1 : 0);  // arrivals: of the copiers, and of `expect`

@@ -4,7 +4,7 @@
 // functions. Each word of the buffers and of shared memory has a Cell that remembers its last accesses.
 // Reported: accesses outside every buffer, misaligned ones, reads of shared memory that nothing wrote, reads of memory
 // that an asynchronous copy has yet to write, races (two threads access the same bytes, one of them writing, and nothing orders
-// them), and writes to shared memory that the async proxy uses without a fence between.
+// them), and accesses by the async proxy to shared memory that a thread wrote with no fence_proxy_async() since.
 #pragma once
 
 #include <sys/mman.h>

@@ -1,4 +1,4 @@
-// The order of a cluster's accesses when mbarriers order some of its threads instead of the whole block.
+// The order of accesses in a cluster whose threads are ordered by mbarriers, not only by barriers of the whole block.
 //
 // Vector clocks: each thread counts its own steps, and remembers for every other thread the last step that it knows of. A release
 // (an arrival) passes this knowledge on; an acquire (a wait) receives it. Asynchronous work has components in the
@@ -69,7 +69,7 @@ class Clocks {
         published = Clock();
     }
 
-    // Begins to count. Until now the barriers of the whole block were the steps, and each thread knows all before the last barrier.
+    // Begins to count. Until now a step ended at each barrier of the block, and a thread knows all steps before the last barrier.
     void activate(int threads, uint32_t barriers) {
         active = true;
         clocks.resize(threads);

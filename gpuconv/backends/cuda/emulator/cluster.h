@@ -1,8 +1,8 @@
 // Runs the blocks of a cluster in turns, on one operating-system thread. An ordinary launch has clusters of one block.
 //
 // A block runs until none of its threads can continue; then a fiber of another block continues. With a seed it may also stop
-// earlier. When no block can continue, one piece of asynchronous work takes effect; if there is none, waits that only poll return;
-// if there are none either, the launch fails.
+// earlier. When no block can continue, one piece of asynchronous work takes effect. If there is none, polling waits (`once` in
+// abi.h) give up and return. If no thread polls either, the launch fails.
 #pragma once
 
 #include <memory>
