@@ -1,7 +1,7 @@
 """The interface of every backend, for type checkers and editors; nothing here runs.
 
-It has a class for each file or folder of ops in `gpuconv.ops`: `backend.conv.conv2d(...)`. The signatures are those of
-the CUDA backend; a test checks that the other backends have the same parameters.
+It has a class for each file or folder of ops in `gpuconv.ops`, as in `backend.conv.conv2d(...)`. The signatures are
+those of the CUDA backend; a test checks that the other backends have the same parameters.
 """
 
 from gpuconv.backends.cuda import ops

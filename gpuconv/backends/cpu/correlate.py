@@ -93,7 +93,7 @@ def suits_row_reuse(filters: np.ndarray, windows: Windows, most: float) -> bool:
 
 
 def _products(form, x, filters, windows, bias, y, *others, activation, nbytes, block=None, finite=False):
-    """`_correlate` in the given form, with the filters as they are.
+    """`_correlate` in the given form, without `widen_filters`.
 
     nbytes: the bytes of the windows that `Matrix` would copy; they determine how the batch is split in every form.
     block: bytes of windows for one product; by default it depends on the size of the filters.

@@ -74,7 +74,8 @@ def batch_norm_backward(
         before_activation = (widen(x) - mean) * (gamma * inv_std) + beta
         dy = ACTIVATIONS[activation].apply_backward(activations, dy, before_activation.astype(x.dtype))
     wide_dy = widen(dy)
-    # `out` cannot hold xhat if it shares memory with dy, which is read again later, or has another shape under a mask.
+    # `out` cannot hold xhat if it shares memory with dy, which is read again later. With a mask, `out` has another
+    # shape.
     needs_buffer = out is not None and (mask is not None or np.may_share_memory(out, dy))
     xhat = buffer(None if needs_buffer else out, x.shape, gamma.dtype)
     rows, repeat = _rows(xhat)

@@ -69,9 +69,9 @@ def launch(
 
     out: may be rows with a pitch (`rows.rows_of`); the struct then holds this pitch. secondary: the kernel's secondary
     outputs; with split-K only the first may be given. bias: must also be the last of inputs. accumulate: None if the
-    kernel has no such parameter. struct: replaces the product's. If the product reduces its channels, returns an
-    array (tiles, channels, numbers) with the state of each channel in each tile, which the kernel receives as its last
-    secondary output; else None.
+    kernel has no such parameter. struct: replaces the product's. If the product reduces its channels, returns the
+    state of each channel in each tile, (tiles, channels, numbers): the kernel's last secondary output. Otherwise
+    returns None.
     """
     unsplit = plan.split_k == 1
     partials = states = None

@@ -112,8 +112,8 @@ when_replaced(lambda: known_choices.clear())
 def choose(
     product: Product, algo: str, out: Array, run: Callable[[Plan], None], *, accumulate: bool | None = None
 ) -> Plan:
-    """The plan that `algo` names. "auto" on a GPU is the fastest plan: one of `known_choices`, else a stored choice,
-    else the fastest that `run` times now; the module's docstring says when it is the cost model's choice. Raises
+    """The plan that `algo` names. On a GPU, "auto" is the fastest plan: one of `known_choices`, else a stored choice,
+    else the fastest one that `run` times now. The module's docstring says when the cost model chooses instead. Raises
     UnprovedError if a named algorithm needs a proof on this GPU and has none.
 
     run: launches the product under a plan, into `out` or, if the product accumulates, into scratch arrays of its
@@ -161,8 +161,8 @@ def plan_of_name(product: Product, algo: str, out: Array) -> Plan:
 
 
 def plan_without_timing(product: Product, algo: str, device: str) -> Plan:
-    """The plan that `choose` would return on a device. Nothing is timed: where no choice is stored, it is the cost
-    model's. The plan of a named algorithm is returned without asking whether it is proved."""
+    """The plan that `choose` would return on a device. Nothing is timed: if no choice is stored, the plan is the
+    cost model's. The plan of a named algorithm is returned without asking whether it is proved."""
     capability = capability_named(device)
     gpu = gpu_named(device) if algo == AUTO and not model_chooses.get() else None
     if gpu is not None and (known := known_choices.get((product, gpu))):

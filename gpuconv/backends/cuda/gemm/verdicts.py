@@ -135,7 +135,7 @@ def _with_warning(product: Product, candidate: Plan, found: Verdict) -> Verdict:
 
 @until_replaced
 def _verdict_holder(product: Product, algorithm: str, device: str) -> list[Verdict]:
-    """Holds this process's verdict once there is one."""
+    """A list that holds this process's verdict once there is one: the same list in every call."""
     return []
 
 

@@ -130,7 +130,7 @@ def batch_norm_backward(
         dy, parts = conv2d_dgrad_sums(dy, w, norm, *conv)
         dy_pitch = channels
         out = dy if out is None else out  # dx may overwrite this new array
-    if saved is not None:  # an activation follows, after an addend
+    if saved is not None:  # an addend and then an activation follow the norm
         dy, parts = _activation_backward_sums(dy, dy_pitch, flat_x, x_pitch, saved, mean, activation)
         dy_pitch, activation = channels, None
     dx = out

@@ -162,8 +162,9 @@ def update_loss_scale(scaling: Array, grads: Sequence[Array], *, growth: float, 
 
 
 def _extents_to_read(grads: Sequence[Array], like: Array) -> tuple[Array, int, Sequence[Array]]:
-    """The table of all gradients that are not empty (of a single zero if there are none), the number of blocks, and the
-    arrays that the table points to: some may be new, and must live until the launch."""
+    """The table of all gradients that are not empty, the number of blocks, and the arrays that the table points to.
+    Some of these arrays may be new, and must live until the launch. If all gradients are empty, the table points to a
+    single zero."""
     extents, read = _extents_of.get(grads), grads
     if extents is None:
         nonempty = [grad for grad in grads if grad.size]
@@ -235,8 +236,9 @@ def _step(
 
 
 def _dtype_pairs(masters: Sequence[Array], params: Sequence[Array]) -> list[tuple[np.dtype, np.dtype]]:
-    """The dtypes of each master and of its copy. A parameter without a copy is its own master. If other masters of the
-    same dtype have a 16-bit copy, the parameter gets their pair of dtypes, so that one launch serves them all."""
+    """The dtypes of each master and of its copy, the parameter that is rounded from it. A parameter without a master
+    counts as its own master, without a copy. If other masters of the same dtype have a 16-bit copy, the parameter gets
+    their pair of dtypes, so that one launch serves them all."""
     copy_dtypes = {
         master.dtype: param.dtype for master, param in zip(masters, params) if master is not param and param.size
     }

@@ -9,7 +9,7 @@ from numpy.typing import DTypeLike
 
 from gpuconv.types import Array, Scalar
 
-KINDS = ("float16", "bfloat16", "float32", "float64")  # dtypes, in the order of the kernels' parameter or member `kind`
+KINDS = ("float16", "bfloat16", "float32", "float64")  # a dtype's index is `kind` in the kernels
 
 
 def device_scalar(value: Scalar, dtype: DTypeLike) -> tuple[Array | None, Any]:

@@ -1,6 +1,5 @@
-"""Descriptors of tensors for bulk copies by tiles (kernels/bulk_copy.cuh), which a launch passes as `TensorMap`.
-
-No GPU has read one of these yet.
+"""Descriptors of tensors, for kernels that copy tensors in tiles (kernels/bulk_copy.cuh). A launch passes a descriptor
+as `TensorMap`. No GPU has read one of these yet.
 """
 
 from __future__ import annotations
