@@ -360,10 +360,9 @@ def update_ratio(
     be between 1e-4 and 1e-2. The details list each weight's ratio.
 
     Args:
-        optimizer: A new object with ``build(params)`` and ``step(params, grads)``, else TypeError is raised; by default
-            plain SGD at 1e-3.
+        optimizer: A new object with ``build(params)`` and ``step(params, grads)``; by default plain SGD at 1e-3.
 
-    Other arguments as in `sanity`.
+    Other arguments as in `sanity`. Raises TypeError if `optimizer` lacks these methods or is a class.
     """
     _expect_optimizer(optimizer)
     twin = net.copy()

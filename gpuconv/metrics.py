@@ -12,7 +12,7 @@ Batches without a label that counts are left out. Without any batch, "top-5" and
 "per-class" None, and an object gives its own result().
 
 scores: (n, classes). labels: (n,) int64, or (n, classes) floats, where the largest of a row is the image's class
-(the first if several are equal). Both are NumPy arrays, on every device.
+(the first if several are equal). Both are NumPy arrays, whatever the net's device.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from gpuconv.types import Metric, MetricFunction, MetricLike
 
 
 def class_of(labels: np.ndarray) -> np.ndarray:
-    """The class of each image: `labels` (N,), or the largest of each row of (N, classes) targets."""
+    """The class of each image: `labels` (N,), or the index of the largest of each row of (N, classes) targets."""
     return labels if labels.ndim == 1 else labels.argmax(axis=1)
 
 

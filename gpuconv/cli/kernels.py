@@ -42,7 +42,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         type=count(1),
         default=os.cpu_count() or 1,
-        help="how many to compile at once (default: one per core)",
+        help="how many variants to compile at once (default: one per core)",
     )
     parser.add_argument(
         "--all",

@@ -56,8 +56,8 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message} (see {self.prog} --help)")
 
     def _get_value(self, action: argparse.Action, text: str) -> object:
-        """Refuse an empty value, such as that of an unset shell variable (`--resume "$RUN"`): it does not mean the
-        folder "."."""
+        """Refuse an empty value, such as that of an unset shell variable (`--resume "$RUN"`). It would otherwise be
+        taken for the folder "."."""
         if not text.strip():
             raise argparse.ArgumentError(action, f"expected a value, received {text!r}; is a shell variable unset?")
         return super()._get_value(action, text)

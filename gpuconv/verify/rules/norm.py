@@ -22,7 +22,7 @@ _CONVOLUTION = ("stride", "padding", "dilation", "groups", "fit", "algo", "tf32"
 
 
 def batch_norm(op: str, arrays: Arrays, options: Options, dtype: np.dtype, x_bound: Bound = 0.0) -> list[Expected]:
-    """x_bound: the error bound of x, if a kernel computed it."""
+    """x_bound: the error bound of x, if a kernel computed x."""
     x, gamma, beta, running_mean, running_var = arrays
     before = running_mean.copy(), running_var.copy()
     plain = options | {"activation": None, "addend": None}

@@ -186,7 +186,8 @@ def _newton_schulz(x: np.ndarray, steps: int, error: float, dtype: np.dtype, pre
     TF32 or bfloat16 at the same places, so where their values are equal, the rounded values are equal too.
     """
     a, b, c = NEWTON_SCHULZ
-    factors = 4 * UNIT_ROUNDOFF_TF32 if precision == "tf32" else 0.0  # two factors, each rounded by both sides
+    # Two factors, each rounded by the oracle and by the device.
+    factors = 4 * UNIT_ROUNDOFF_TF32 if precision == "tf32" else 0.0
 
     def storing_error(matrix: np.ndarray) -> float:
         return float(np.linalg.norm(rounding("bfloat16", matrix))) if precision == "bfloat16" else 0.0
