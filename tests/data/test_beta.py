@@ -15,7 +15,7 @@ def test_quantiles_equal_those_of_scipy(alpha):
     assert computed.dtype == np.float32
 
 
-def test_quantiles_of_alpha_1_and_of_a_tiny_alpha_equal_those_by_hand():
+def test_quantiles_of_alpha_1_and_of_a_tiny_alpha_equal_those_computed_by_hand():
     # With alpha = 1 the distribution is uniform; near alpha = 0 nearly all of it is at 0 and 1.
     assert quantiles(1.0, 4).tolist() == [0.125, 0.375, 0.625, 0.875]
     assert quantiles(1e-9, 4).tolist() == [0, 0, 1, 1]

@@ -86,7 +86,7 @@ def test_a_spec_must_be_text():
 
 
 @pytest.mark.parametrize("name", ["folder", "Folder"])
-def test_a_test_folder_takes_its_size_from_the_training_folder_in_any_spelling(monkeypatch, name):
+def test_a_test_folder_takes_its_size_from_the_training_folder(monkeypatch, name):
     asked = {}
 
     def load_all(directory, **options):

@@ -68,7 +68,7 @@ def test_a_normalization_accepts_only_real_numbers_and_uint8_images():
             Normalization.from_images(images)
 
 
-def test_mean_images_and_their_deviation_equal_those_by_hand():
+def test_mean_images_and_their_deviation_equal_those_computed_by_hand():
     pixels = np.array([[0, 10], [4, 30], [8, 20], [12, 20]], np.uint8).reshape(2, 1, 2, 2)
     normalization = Normalization.from_dataset(Dataset(pixels, np.zeros(2, int), ["a"]), "image")
     assert normalization.mean.tolist() == [[[4, 15], [8, 25]]]

@@ -103,7 +103,7 @@ def test_only_an_unaligned_skip_copies_a_slice(end, fuse, launches):
 @pytest.mark.kernels
 @pytest.mark.parametrize("fuse", [False, True], ids=["plain", "fused"])
 @pytest.mark.parametrize(("device", "dtype"), [("emulated", "float32"), ("emulated", "float16"), ("numpy", "float32")])
-def test_slices_and_copies_have_the_same_bits(device, dtype, fuse, monkeypatch):
+def test_results_have_the_same_bits_as_with_copies_instead_of_slices(device, dtype, fuse, monkeypatch):
     for end, between in product(ENDS, (8, 3)):  # with 3, the last slice does not begin at a multiple of 16 bytes
         results = []
         for slices in (True, False):

@@ -42,7 +42,7 @@ def test_a_copied_net_has_the_same_values_in_separate_arrays(copied, name):
 
 
 @pytest.mark.parametrize("precision", ["float64", "tf32", "float16", "bfloat16"])
-def test_a_net_keeps_its_precision(copied, precision):
+def test_a_copied_net_keeps_its_precision(copied, precision):
     net = models.build("seed-net", (8, 8, 3), precision=precision)
     twin = copied(net)
     assert twin.precision == precision

@@ -175,7 +175,7 @@ def test_shards_of_one_rank_match_the_whole_batch():
 
 
 @pytest.mark.parametrize("schedule", ["early", "late"])
-def test_gpus_with_two_shards_each_have_the_bits_of_one(monkeypatch, schedule):
+def test_two_gpus_with_two_shards_each_have_the_bits_of_one_gpu(monkeypatch, schedule):
     monkeypatch.setenv("GPUCONV_AUTOTUNE", "0")
     with standin.installed(("90", "90"), schedule=schedule):
         alone = stepped(NCCL(messages=Ranks()), device="cuda", shards=4)
