@@ -18,7 +18,7 @@ def signed(shape, seed=0):
 
 
 def batch_norm(x, gamma=None, beta=None, running=None, **options):
-    """ops.batch_norm with the parameters and statistics of a new layer, unless given."""
+    """ops.batch_norm with the parameters and statistics of a new layer, unless others are given."""
     c, dtype = x.shape[-1], accumulation_dtype(x.dtype)
     gamma = np.ones(c, dtype) if gamma is None else gamma
     beta = np.zeros(c, dtype) if beta is None else beta

@@ -22,7 +22,7 @@ WINDOWS = [
     ((7, 11), (2, 3), (5, 4), ((1, 1), (0, 2)), "floor"),  # gaps between windows
     ((1, 1), (1, 1), (1, 1), 0, "exact"),  # one pixel
     ((1, 3), (2, 3), (1, 2), ((1, 0), (1, 1)), "exact"),  # one row, a window mostly in the padding
-    ((2, 2), (2, 2), (3, 3), 1, "cover"),  # the last window would begin outside: dropped
+    ((2, 2), (2, 2), (3, 3), 1, "cover"),  # the last window is dropped, as it would begin outside
 ]
 CHANNELS = 3
 

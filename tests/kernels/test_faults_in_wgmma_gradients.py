@@ -1,5 +1,5 @@
-"""Faults planted one at a time in the wgmma kernels of a convolution's gradients: the emulated device's checker names
-each, or the values differ from the oracle's."""
+"""Faults planted one at a time in the wgmma kernels of a convolution's gradients. The emulated device's checker names
+each fault, or the values differ from the oracle's."""
 
 from __future__ import annotations
 

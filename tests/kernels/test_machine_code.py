@@ -170,8 +170,8 @@ def test_the_main_loop_has_one_fma_per_product_and_wide_loads(file, dtype, arch)
 @pytest.mark.parametrize("arithmetic", ["bfloat16", "tf32"])
 @pytest.mark.parametrize("direction", ["fprop", "dgrad", "wgrad"])
 def test_the_main_loop_on_tensor_cores_has_the_needed_products_and_wide_loads(direction, arithmetic, arch):
-    """One HMMA for 16 x 8 outputs and 32 bytes of depth. Operands are copied to shared memory by cp.async of 16
-    bytes, and from there to registers by ldmatrix, or 16 bytes at a time where 32-bit numbers are transposed.
+    """One HMMA for 16 x 8 outputs and 32 bytes of depth. cp.async copies operands to shared memory, 16 bytes at a time.
+    ldmatrix loads them into registers. Where 32-bit numbers are transposed, 16 bytes are loaded at a time instead.
 
     The loop is unrolled over the stages."""
     algorithm, *_ = serving(arithmetic)

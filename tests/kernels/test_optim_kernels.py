@@ -134,7 +134,7 @@ def test_averages_have_the_same_bits_in_several_thread_orders_and_if_unaligned(d
 @pytest.mark.parametrize("rate", ["float32", "float64"])
 def test_a_rate_and_a_step_in_device_memory_give_the_same_bits_as_numbers(device, rng, rule, rate):
     before = lists_of(rng, rule, "float32", [(5, 7), (3,)])
-    lr = np.array([0.125], rate)  # the same number in both
+    lr = np.array([0.125], rate)  # the same number in both dtypes
     by_number, by_array = copied_to(device, before), copied_to(device, before)
     step_option = {"step": asarray(np.array([3]), device)} if RULES[rule][0] == "adam_step" else {}
     step(rule, by_number, lr=0.125, **({"step": 3} if step_option else {}))

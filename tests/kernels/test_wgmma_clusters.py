@@ -153,7 +153,7 @@ def test_the_moments_of_a_tile_without_rows_count_no_values(monkeypatch):
 
 
 def test_slices_of_channels_give_the_bits_of_dense_arrays(monkeypatch):
-    """x and y are slices of the channels of wider volumes; y's other channels do not change."""
+    """x and y are slices of the channels of wider volumes. The other channels of y's volume do not change."""
     force_algorithm(monkeypatch, find(NAME, "bfloat16"))
     (x, w, bias), options = arguments("conv2d", conv(2, 9, 11, 24, 40, 3, padding=1), "bfloat16")
     expected = on_device("conv2d", "emulated", x, w, bias, **options)
@@ -171,7 +171,7 @@ def test_slices_of_channels_give_the_bits_of_dense_arrays(monkeypatch):
 @pytest.mark.parametrize("accumulate", [False, True], ids=["assigned", "accumulated"])
 @pytest.mark.parametrize("case", SEVERAL_TILES["conv2d_wgrad"], ids=str)
 def test_the_gradient_of_the_bias_is_summed_beside_the_products(monkeypatch, case, accumulate, splits):
-    """The blocks of the first columns sum it, from the tiles of dy that their cluster loads."""
+    """The blocks of the first columns sum the gradient of the bias, from the tiles of dy that their cluster loads."""
     force_algorithm(monkeypatch, find(WIDE, "bfloat16"), splits, 2)
     (dy, x), options = arguments("conv2d_wgrad", case, "bfloat16")
     before = {name: np.full(shape, 3, BFLOAT16) for name, shape in (("out", case.w_shape), ("db", (case.k,)))}

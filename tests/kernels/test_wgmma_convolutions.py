@@ -82,8 +82,8 @@ def test_the_other_tiles_agree_with_the_oracle_on_one_case_each(op, algo):
 
 
 def layers(op):
-    """The nets' layers whose first two arrays have a last axis that is a multiple of 8; with ReLU only, so that fewer
-    kernels compile."""
+    """The nets' layers whose first two arrays have a last axis that is a multiple of 8. Of conv2d_relu, only layers
+    with ReLU are taken, so that fewer kernels compile."""
     others = ("gelu", "silu", "hard_swish")
     real = cases(op, "float16", "real")
     relu_only = [case for case in real if op != "conv2d_relu" or not case.name.endswith(others)]
@@ -93,7 +93,8 @@ def layers(op):
 @dtypes
 @pytest.mark.parametrize(("op", "algo"), [(op, algo) for op in OPS for algo in TILES_OF[op]])
 def test_layers_of_the_nets_agree_by_each_tile_under_the_checker(op, algo, dtype):
-    """The tiles take turns, since a layer takes up to a second; each round begins with the next tile."""
+    """One tile computes each layer, since a layer takes up to a second. The tiles take turns, and each round begins
+    one tile later."""
     names = TILES_OF[op]
     for seed, case in enumerate(layers(op)):
         if names[(seed + seed // len(names)) % len(names)] == algo:

@@ -1,4 +1,4 @@
-"""Operands of wgmma in shared memory (wgmma_layout.cuh), of 128 rows by 64 of the depth in 16-bit numbers. The expected
+"""Operands of wgmma in shared memory (wgmma_layout.cuh), with 128 rows, a depth of 64 and 16-bit numbers. The expected
 layouts are written out by hand from the PTX ISA's figures and CUTLASS's canonical layouts."""
 
 from __future__ import annotations

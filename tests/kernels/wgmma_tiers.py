@@ -81,7 +81,7 @@ def _with_packs(case: verify.Case) -> verify.Case:
 
 
 def failure(case: verify.Case, dtype: str, algo: str) -> str:
-    """The message of the checker, or of the comparison with the oracle, for a case by this tile; "" if it passes."""
+    """The message of the checker, or of the comparison with the oracle, if the tile fails on the case; "" if not."""
     drawn = zlib.crc32(f"{case.op} {case.name} {algo} {dtype}".encode())
     splits, blocks, seed = (1, 2, 3, 5)[drawn % 4], (None, 1, 2, 3)[drawn // 4 % 4], drawn // 16 % 7
 

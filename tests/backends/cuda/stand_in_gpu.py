@@ -1,4 +1,4 @@
-"""A GPU on which each algorithm takes a given time: the emulated device computes, a table gives the times."""
+"""A GPU on which each algorithm takes a given time: the emulated device computes, and a table gives the times."""
 
 from __future__ import annotations
 

@@ -17,7 +17,8 @@ ONE_ROW = struct(np.dtype([(name, np.int64) for name in ("count", "to", "from", 
 
 @pytest.mark.parametrize("folder", ["caf\u00e9", "caf\udce9"], ids=["not ASCII", "undecodable"])
 def test_a_binary_is_loaded_from_a_folder_with_any_name(cupy, monkeypatch, tmp_path, folder):
-    """CuPy encodes the path as UTF-8: it refuses undecodable bytes, and Windows drivers expect another encoding."""
+    """The loaded path is ASCII. CuPy encodes a path as UTF-8, so it refuses undecodable bytes, and Windows drivers
+    expect another encoding."""
     entry = tmp_path / folder / "activation-sm_90a-0123"
     entry.mkdir(parents=True)
     (entry / "kernel.cubin").write_bytes(b"a binary")

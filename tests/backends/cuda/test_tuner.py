@@ -1,4 +1,4 @@
-"""Choosing an algorithm by timing, on a stand-in GPU: the emulated device computes, a table gives the times."""
+"""Choosing an algorithm by timing, on a stand-in GPU: the emulated device computes, and a table gives the times."""
 
 from __future__ import annotations
 
@@ -127,8 +127,8 @@ def test_accumulation_into_a_slice_adds_once(use_gpu):
 @pytest.mark.kernels
 @pytest.mark.parametrize("accumulate", [False, True])
 def test_nothing_is_allocated_beyond_the_workspace(use_gpu, monkeypatch, accumulate):
-    """A scratch array is used only when accumulating; if it and the partial sums would exceed the
-    workspace, the cost model chooses."""
+    """A scratch array is used only when accumulating. If this array and the partial sums would exceed the workspace,
+    the cost model chooses."""
     gpu = use_gpu(StandInGpu(durations("simt-64x64")))
     for module in (plan, tuner):
         monkeypatch.setattr(module, "LARGEST_WORKSPACE", W.nbytes)
