@@ -50,7 +50,7 @@ def timed(monkeypatch, tmp_path):
 def test_simt_kernels_serve_a_gpu_without_asynchronous_copies(tf32):
     with standin.installed(("75",)) as machine:
         assert backends.describe("auto") == (
-            "Stand-in 75, compute capability 7.5; convolutions use tensor cores only from 8.0 on"
+            "Stand-in 75, compute capability 7.5, convolutions without tensor cores, for which gpuconv needs 8.0"
         )
         y, expected = convolution(tf32=tf32)
         np.testing.assert_allclose(y, expected, rtol=1e-2 if tf32 else 1e-5, atol=1e-2 if tf32 else 1e-5)

@@ -81,8 +81,8 @@ class CudaDevice:
         capability = int(self._device.compute_capability)
         needed = min(each.capability for each in ALGORITHMS if each.capability)
         text = f"{model}, compute capability {capability / 10:.1f}"
-        if capability < needed:
-            text += f"; convolutions use tensor cores only from {needed / 10:.1f} on"
+        if capability < needed:  # stored with digests, and compared: older runs have this text
+            text += f", convolutions without tensor cores, for which gpuconv needs {needed / 10:.1f}"
         return text
 
     def from_host(self, x: np.ndarray) -> Array:
