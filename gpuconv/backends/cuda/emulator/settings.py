@@ -85,8 +85,8 @@ def _restoring(before: Settings) -> Iterator[Settings]:
 def configure(
     *, seed: int | None = None, sanitize: str | None = None, workers: int | None = None
 ) -> contextlib.AbstractContextManager[Settings]:
-    """Change settings, immediately; others stay unchanged. In a ``with`` statement they are restored at its end. Raises
-    ValueError for an invalid value, and TypeError for a seed or workers that are no integers."""
+    """Change the given settings, immediately. At the end of a ``with`` statement the previous settings are restored.
+    Raises ValueError for an invalid value, and TypeError for a seed or workers that are no integers."""
     global _current
     before = settings()
     arguments: dict[str, Any] = {"seed": seed, "sanitize": sanitize, "workers": workers}
