@@ -74,7 +74,7 @@ def class_numbers(labels: object, name: str, count: int) -> NDArray[np.int64]:
     if found.dtype.kind not in "iu":
         raise TypeError(
             f"labels of {name!r} must be integers, the numbers of classes, received {found.dtype.name}; "
-            "targets for each score are floats with an axis for the scores, as x[:, None]"
+            "targets for each score are floats with an axis for the scores; x[:, None] adds this axis"
         )
     if len(found) and int(found.min()) < 0:
         raise ValueError(f"labels of {name!r} must be 0 or more, received {int(found.min())}")

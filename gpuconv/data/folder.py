@@ -105,8 +105,8 @@ def _read(
             classes[name] = [p for p in paths if p.parent == root / name and p.suffix.lower() in _FIRST_SUFFIXES]
             if not classes[name]:
                 raise FileNotFoundError(
-                    f"class folder {root / name} has no images that split=order reads: those directly in it, with the "
-                    f"suffixes {' '.join(_FIRST_SUFFIXES)}"
+                    f"class folder {root / name} has no images that split=order reads; that rule reads only files "
+                    f"directly in a class folder with the suffixes {' '.join(_FIRST_SUFFIXES)}"
                 )
     all_paths = [path for paths in classes.values() for path in paths]
     labels = np.repeat(np.arange(len(classes)), [len(paths) for paths in classes.values()])

@@ -140,8 +140,8 @@ def _normalizes(net: Layer, batch: Array, requested: bool | None) -> bool:
     if pixels.min() >= 0 and (pixels.max() > 10 or pixels.max() <= 1):
         raise ValueError(
             f"these floats, from {pixels.min():g} to {pixels.max():g}, do not look normalized, and the net was trained "
-            "on normalized ones: give uint8, which is normalized as in training, or pass normalize=True for floats in "
-            "the units of the pixels (0 to 255), normalize=False for floats that are normalized already"
+            "on normalized ones: give uint8, which is normalized as in training, pass normalize=True for floats in "
+            "the units of the pixels (0 to 255), or pass normalize=False for floats that are normalized already"
         )
     return False
 

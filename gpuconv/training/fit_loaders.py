@@ -157,8 +157,8 @@ def choose_normalization(name: str, known: Normalization | None, data: Images) -
     if known is not None and looks_unnormalized(first_images := _first_images(data)):
         raise ValueError(
             f"the floats of {name}, from {first_images.min():g} to {first_images.max():g}, do not look normalized, "
-            "and the net's images are: give uint8, or floats normalized by net.normalization; net.normalization = None "
-            "removes it"
+            "although the net's images are normalized: give uint8, or floats normalized by net.normalization, or set "
+            "net.normalization to None"
         )
     return None
 

@@ -154,7 +154,7 @@ def test_floats_never_drop_the_normalization_of_a_net_silently():
         ):
             net = net_with_a_new_head()
             before = {name: array.copy() for name, array in net.state_dict().items()}
-            with pytest.raises(ValueError, match="do not look normalized, and the net's images are"):
+            with pytest.raises(ValueError, match="do not look normalized, although the net's images are"):
                 gc.Trainer(net).fit(data, epochs=1, steps_per_epoch=1, progress=False)
             assert net.normalization is known
             assert all((net.state_dict()[name] == array).all() for name, array in before.items())

@@ -122,8 +122,8 @@ def adapt(given: object, **settings: object) -> Optimizer:
     step = getattr(given, "step", None)
     if not callable(step) or not (accepts(step, {}, {}) or accepts(step, {}, {}, lr=1.0)):
         raise TypeError(
-            "the optimizer is a name, an optimizer of gpuconv.training, or an object with step(params, grads) of "
-            f"dictionaries of arrays by name; received {type(given).__name__}"
+            "the optimizer is a name, an optimizer of gpuconv.training, or an object with step(params, grads), which "
+            f"takes dictionaries of arrays by name; received {type(given).__name__}"
         )
     if settings:
         raise ValueError(f"settings {sorted(settings)} were given with an optimizer that is already built")
