@@ -33,9 +33,9 @@ class Loader:
     has a probability for each class: (n, classes) float32.
 
     The whole data set moves to `device` once, as bytes, and each batch is one `ops.load_batch` there. Random numbers
-    depend only on (seed, epoch, position in the epoch), not on the batch size or earlier calls; only mixup and cutmix
-    draw once for each batch. So an epoch that starts at a later batch has the same bits as a whole epoch from that
-    batch on. On device "numpy" a background thread prepares two batches in advance; on a GPU, ops run asynchronously
+    depend only on (seed, epoch, position in the epoch), not on the batch size or earlier calls, except that mixup and
+    cutmix draw once for each batch. So a batch has the same bits whether the epoch starts at this batch or at an
+    earlier one. On device "numpy" a background thread prepares two batches in advance; on a GPU, ops run asynchronously
     anyway.
 
     Args:

@@ -95,7 +95,7 @@ def sums_pay(activation: str | None) -> bool:
 
 
 def form_chains(layers: Sequence[Layer], norm_sums: bool | None) -> list[Layer]:
-    """The layers of a fused row, in which a `NormChain` takes the place of each run that it can run. norm_sums: see
+    """The fused row with a `NormChain` in place of some sequences of its layers. norm_sums: which ones, see
     `Sequential.fuse`."""
     found: list[list[Layer]] = []
     for layer in layers:

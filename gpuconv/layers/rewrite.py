@@ -27,7 +27,8 @@ def fused_row(layers: Sequence[Layer]) -> list[Layer]:
 
 
 def chained_row(layers: Sequence[Layer], norm_sums: bool | None) -> Sequence[Layer]:
-    """A fused row, in which a chain replaces each run of layers that it can run. norm_sums: see `Sequential.fuse`."""
+    """The fused row with chains in place of some sequences of its layers. norm_sums: which ones, see
+    `Sequential.fuse`."""
     for chained in CHAINED:
         layers = chained(layers, norm_sums)
     return layers

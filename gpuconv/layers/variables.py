@@ -58,7 +58,8 @@ class Weighted(Protocol):
 
 
 def expect_initializers(layer: Weighted) -> None:
-    """Raise ValueError or TypeError if `weight_init` or, of a layer with a bias, `bias_init` names no initializer."""
+    """Raise ValueError or TypeError if `weight_init` names no initializer, or if the layer has a bias and `bias_init`
+    names none."""
     initializers.get(layer.weight_init)
     if layer.bias:
         initializers.get(layer.bias_init)

@@ -109,7 +109,8 @@ class RunDirectory:
                 the caller compares both.
             resume: Whether to continue a run.
 
-        Raises as `start` and `open` do, and CheckpointError, naming the process, if another one holds the lock.
+        Raises as `start` and `open` do. Also raises CheckpointError if another process holds the lock; the message
+        names that process.
         """
         run = cls.open(path) if resume else cls(path)
         run._make_folder(exist_ok=True)

@@ -157,11 +157,12 @@ class Cosine(Schedule):
 
 @dataclass(frozen=True)
 class OneCycle(Schedule):
-    """Rises along a cosine from `start` to 1 in the first part of the run, then falls to `final` at the last step.
+    """Rises along a cosine from `start` to 1 in the first part of the run, then falls to `final` at the last step
+    (Smith and Topin 2017).
 
-    peak: the share of the run in which it rises. Smith and Topin 2017; the defaults and the steps at which the phases
-    begin and end are those of PyTorch's OneCycleLR. If the rise takes at most one step, the first step is at 1: a
-    run of one step trains at the full rate, not at `final`.
+    peak: the share of the run in which it rises. The defaults, and the steps at which the phases begin and end, are
+    those of PyTorch's OneCycleLR. If the rise takes at most one step, the first step is at 1: a run of one step trains
+    at the full rate, not at `final`.
     """
 
     peak: float = 0.3

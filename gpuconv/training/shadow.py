@@ -101,8 +101,8 @@ class Shadow:
         self._worker: Any = None
         self._ready = self._ended = False
         self._pending: list[tuple[Path, Site, int, float, int]] = []  # (file, site, step, expected seconds, bytes)
-        # For each site, the bytes of the arguments of its largest call in the first step. For a site that appears in a
-        # later step, those of its first call.
+        # For each site, the bytes of the arguments of its largest call in the first checked step. For a site that first
+        # appears in a later step, the bytes of the arguments of its first call.
         self._sizes: dict[Site, int] = {}
         self._longest: dict[Site, float] = {}  # seconds of the longest check so far, copying included
         self._copying_of: dict[Site, float] = {}  # seconds of copying for the pending checks
@@ -204,7 +204,7 @@ class Shadow:
 
     @contextmanager
     def _timing_copies(self, site: Callable[[], Site]) -> Iterator[None]:
-        """A context that adds the time within it to the total cost of copying and to that of the call's site."""
+        """A context that adds the time within it to the time spent on copying, in total and for the call's site."""
         start = self.clock()
         try:
             yield

@@ -89,7 +89,7 @@ class TrainingStep:
         """Forward, loss, backward, update, and the sums of the metrics.
 
         Unless ranks exchange over MPI or the optimizer steps on the host, all of this is device work: it uses no host
-        value that changes from step to step and reads nothing back, so the launches of one call can be captured and
+        value that changes from step to step and reads nothing back. So the launches of one call can be captured and
         replayed. The learning rate and step number are on the device, written by `optimizer.advance` or, in `fit`,
         by a step counter. part: a function that returns a context for the whole "step" and for each part of it: "loss",
         "metrics", and the optimizer by its name. batch: the size of the whole batch, if x and y are only this rank's

@@ -30,7 +30,7 @@ def load(
     Raises:
         FileNotFoundError: `path` does not exist, or is a folder without a run.
         CheckpointError: The file is damaged, was written by PyTorch or holds no net, or the run has no such checkpoint.
-            The message says which.
+            The message says what is wrong.
         ValueError: `which`, the device or the precision is unknown, or a weight is out of the range of `precision`.
         TypeError: `path` is not a path.
         DeviceError: The device is not available.

@@ -72,8 +72,8 @@ class Trainer(RunState):
             average; `averaged()` puts it into the net.
         accumulate: The number of batches per update. An update uses the gradients of the mean loss over all images of
             these batches. A step is an update, in the schedule too.
-        seed: The seed of the shuffles of data that `fit` splits into batches itself, of the split into training and
-            validation data, and of the shadow oracle's draws.
+        seed: The seed for shuffling data that `fit` itself splits into batches, for splitting validation data off the
+            training data, and for the draws of the shadow oracle.
         precision: "float32", "tf32", "float16", "bfloat16" or "float64", to which the net is converted
             (`gpuconv.layers.Layer.to`); by default the net's. The optimizer keeps float32 masters of 16-bit parameters,
             which start from the parameters given here; weights loaded into the net later do not reach them.
