@@ -17,7 +17,7 @@ class Dropout(Layer):
     """In training, zero each value with probability p and divide the others by 1 - p (Srivastava et al. 2014).
 
     The masks come from the net's seed and the layer's own sub-stream. `offset`, one int64 on the device, is the start
-    of the next mask in that sub-stream, in blocks of four numbers; each batch in training advances it in place (unless
+    of the next mask in that sub-stream, in blocks of four numbers. Each batch in training advances it in place (unless
     p is 0), so that a captured step draws new masks. The mask of a part of a batch (`gpuconv.layers.batch_parts`) is
     that part of the whole batch's mask.
 

@@ -194,8 +194,8 @@ class Sequential(Layer):
 
     @property
     def last_in_inference(self) -> int:
-        """The index of the layer that writes the output of `infer`: the last one, except that layers idle in inference
-        are skipped while the layer before them writes slices."""
+        """The index of the layer that writes the output of `infer`. Going back from the last layer, this
+        skips layers that are idle in inference and follow a layer that writes slices."""
         index = len(self.layers) - 1
         while index and self.layers[index].idle_in_inference and writes_slices(self.layers[index - 1]):
             index -= 1

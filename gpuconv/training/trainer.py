@@ -229,7 +229,7 @@ class Trainer(RunState):
             normalization: How uint8 images are normalized; the net keeps it. By default the net's own; if it has none,
                 the statistics of the training images are used.
             settings: Further JSON-serializable settings, stored in run_dir and compared when a run is resumed. The
-                names classes, mean, std and input_shape are the run's own.
+                names classes, mean, std and input_shape are reserved: the run sets them itself.
             progress: Whether to show a bar and print a line for each epoch.
 
         Raises:
