@@ -37,7 +37,7 @@ def shard_count(text: str) -> int:
     """A power of two, or 0."""
     number = count(0)(text)
     if number & (number - 1):
-        raise argparse.ArgumentTypeError(f"expected a power of two, such as 2, 4 or 8, or 0, received {text!r}")
+        raise argparse.ArgumentTypeError(f"expected 0 or a power of two, such as 2, 4 or 8, received {text!r}")
     return number
 
 

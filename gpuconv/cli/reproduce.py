@@ -130,5 +130,5 @@ def differences(row: Row) -> Iterator[str]:
         if known != here:
             yield (
                 f"{row.device}, {row.precision}, seed {seed}: {percent([here])} %, in the table {percent([known])} % "
-                f"({abs(here - known)} of {IMAGES} images {'more' if here > known else 'fewer'} right)"
+                f"({abs(here - known)} {'more' if here > known else 'fewer'} of {IMAGES} images right)"
             )

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 def load_data(
     stored: Settings, given: str | None, test: str | None = None
 ) -> tuple[Dataset | Samples, Dataset | Samples]:
-    """(train, test) of a run, or of --data and --test instead. Raises UserError for data that cannot be read."""
+    """(train, test) of a run. given, test: --data and --test, which replace the run's. Raises UserError for data that
+    cannot be read."""
     from gpuconv.data import from_spec, load
 
     with user_errors():

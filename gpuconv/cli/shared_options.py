@@ -54,8 +54,8 @@ OPTIONS: dict[str, tuple[Callable[[str], int | float | str], str, str]] = {
     "plateau": (
         str,
         "SPEC",
-        "multiply the rate by 0.1 after more than this many epochs in a row without a better validation loss, such as "
-        "5 or 5,factor=0.5,watch=validation_accuracy (default: none)",
+        "such as 5: multiply the rate by 0.1 after more than 5 epochs in a row without a better validation loss; "
+        "5,factor=0.5,watch=validation_accuracy also sets the factor and the measure (default: none)",
     ),
     "clip": (
         str,
@@ -86,8 +86,8 @@ OPTIONS: dict[str, tuple[Callable[[str], int | float | str], str, str]] = {
     "early_stopping": (
         count(0),
         "N",
-        "stop after N epochs in a row without a better validation accuracy or, without validation, training loss "
-        "(default: 0, never)",
+        "stop after N epochs in a row without a better validation accuracy; if there is no validation, the training "
+        "loss counts (default: 0, never)",
     ),
     "tta": (str, "MODE", "test-time averaging over views: none, mirror, shift or mirror+shift"),
     "shards": (
@@ -101,7 +101,11 @@ OPTIONS: dict[str, tuple[Callable[[str], int | float | str], str, str]] = {
         "1|0",
         "batch norm takes its statistics over all ranks, not over each rank alone (default: 0; 1 without a value)",
     ),
-    "precision": (str, "NAME", f"precision of the net: {', '.join(PRECISIONS)}; masters are float32"),
+    "precision": (
+        str,
+        "NAME",
+        f"precision of the net: {', '.join(PRECISIONS)}; 16-bit nets have float32 master weights",
+    ),
 }
 
 

@@ -141,7 +141,7 @@ def _batch_range(length: int, start: object, count: object) -> tuple[Scalar, int
     does not fit, and for a start in device memory without a count."""
     if is_array(start) and count is None:
         raise ValueError(
-            "a start in device memory needs a count, as the length of the batch must be known before it runs"
+            "a start in device memory needs a count, because the length of the batch must be known before the op runs"
         )
     first = 0 if is_array(start) else integer("start", start, 0)
     count = max(0, length - first) if count is None else integer("count", count, 0)

@@ -22,8 +22,8 @@ def test_differences_are_named_seed_by_seed(monkeypatch):
     monkeypatch.setattr(reproduce, "REFERENCE", {("numpy", "float32"): (350, 351, 352)})
     assert [*reproduce.differences(Row("numpy", "float32", (350, 351)))] == []
     assert [*reproduce.differences(Row("numpy", "float32", (350, 353, 351)))] == [
-        "numpy, float32, seed 1: 98.06 %, in the table 97.50 % (2 of 360 images more right)",
-        "numpy, float32, seed 2: 97.50 %, in the table 97.78 % (1 of 360 images fewer right)",
+        "numpy, float32, seed 1: 98.06 %, in the table 97.50 % (2 more of 360 images right)",
+        "numpy, float32, seed 2: 97.50 %, in the table 97.78 % (1 fewer of 360 images right)",
     ]
     assert [*reproduce.differences(Row("cuda", "tf32", (1,)))] == ["cuda, tf32: the table has no such row"]
 
