@@ -49,7 +49,7 @@ class Algorithm:
     besides the macros of every product. smem_bytes: dynamic shared memory of a block; for few channels, see
     `few_channels_smem_bytes`. resident: the number of blocks per multiprocessor if each block computes several tiles; 0
     if each computes one.
-    kernels: those of `KERNELS` that its family has. capability: the lowest compute capability that it needs, 80 for
+    kernels: those of `KERNELS` that it has. capability: the lowest compute capability that it needs, 80 for
     8.0; 0 if it runs on every GPU. one_chip: whether it runs only on GPUs of exactly that capability, because it uses
     instructions such as those of sm_90a. cluster_down: the number of a cluster's blocks whose tiles lie one below the
     other; they load the columns of B for each other. cluster_across: the number of a cluster's blocks whose tiles lie
@@ -173,8 +173,8 @@ def _wgmma(
     cluster_down: int = 1,
     cluster_across: int = 1,
 ) -> Algorithm:
-    """Hopper's wgmma (kernels/gemm_wgmma.cuh), which no GPU has run yet. A block's last warpgroup copies tiles to
-    shared memory, and the others multiply. One warpgroup multiplies if block_m is 64 or if two blocks are resident,
+    """Hopper's wgmma (kernels/gemm_wgmma.cuh). No GPU has run these kernels yet. A block's last warpgroup copies tiles
+    to shared memory, and the others multiply. One warpgroup multiplies if block_m is 64 or if two blocks are resident,
     otherwise two. The rate is modeled, not measured: 0.6 of the tensor cores' peak, which is 16 times that of the CUDA
     cores."""
     cluster = cluster_down * cluster_across

@@ -44,7 +44,8 @@ def integer(name: str, value: object, minimum: int, maximum: int = INT63) -> int
 
 
 def flag(name: str, value: object) -> bool:
-    """`value` as a bool; 1 and 0 are accepted too. Anything else raises, such as "no", which Python counts as true."""
+    """`value` as a bool; 1 and 0 are accepted too. Raises TypeError for anything else, even for text such as "no",
+    which Python counts as true."""
     if isinstance(value, (bool, np.bool_)) or (type(value) is int and value in (0, 1)):
         return bool(value)
     raise TypeError(f"{name} must be True or False, received {value!r}")

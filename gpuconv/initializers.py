@@ -84,8 +84,8 @@ def he_normal(
     fan: str = "in",
     gain: float = 2**0.5,
 ) -> np.ndarray:
-    """Drawn from a normal distribution with variance gain**2 / fan, which keeps the variance of the activations from
-    layer to layer of a ReLU net (He et al. 2015).
+    """Drawn from a normal distribution with variance gain**2 / fan. In a ReLU net, the variance of the activations is
+    then about the same in all layers (He et al. 2015).
 
     Args:
         fan: "in" or "out", see `fans`.

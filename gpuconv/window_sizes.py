@@ -74,7 +74,8 @@ def padding_pairs(padding: object, kernel_size: Pair, stride: Pair, dilation: Pa
 
 
 def same_padding(kernel_size: Pair, dilation: Pair = (1, 1)) -> PaddingPairs:
-    """The padding that keeps H and W at stride 1; the odd cell of an even span goes below and right."""
+    """The padding with which the output at stride 1 has the input's H and W. If an axis needs an odd number of padding
+    cells, the extra one goes below or to the right."""
 
     def split(kernel: int, dilated: int) -> Pair:
         total = dilated * (kernel - 1)

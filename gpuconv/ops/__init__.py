@@ -26,8 +26,8 @@ CUDA kernels, emulated arrays the same kernels on the CPU.
 - ``lr``, ``step``, ``start``, ``grad_scale``, ``factor`` and ``divisor`` may be a number or a one-element array on the
   device. So may ``offset``, except in the ops that fill an array with random numbers.
 - Bad sizes and values raise ValueError, bad types, dtypes and mixed devices TypeError, before anything is computed.
-  A wrong rank of `load_batch`'s images, labels or indices or of `random_permutation`'s order, or a wrong shape of a
-  table, counters, totals or scaling, raises TypeError too.
+  Some wrong shapes raise TypeError instead of ValueError: a wrong rank of `load_batch`'s images, labels or indices or
+  of `random_permutation`'s order, and a wrong shape of a table, counters, totals or scaling.
 """
 
 from gpuconv.ops.activation import *  # noqa: F403

@@ -214,7 +214,7 @@ def add_metrics(
     ignore_index: int | None = None,
 ) -> None:
     """Add a batch to running sums on the device: totals += (loss * M, correct answers, M, 1), where M is the number of
-    rows that are not ignored, and the 1 is added only if totals[0] is finite afterwards. With a weight, totals[0] +=
+    rows that are not ignored. The 1 is added only if totals[0] is finite afterwards. With a weight, totals[0] +=
     loss * W, where W is the sum of these rows' weights. If there are five totals, totals[4] += W, or += M without a
     weight.
 

@@ -51,8 +51,8 @@ def muon_step(
     Args:
         params: Arrays of rank 2 or more, taken as matrices (K, the rest), changed in place.
         grads: The gradients, each of its parameter's shape and dtype.
-        velocities: v. Changed in place, zero at first; each has the shape of its parameter and the dtype of its master,
-            if there is one.
+        velocities: v. Changed in place, zero at first; each has the shape of its parameter and the dtype of its master
+            or, without masters, of the parameter.
         masters: Arrays in the accumulation dtype, float32 for a 16-bit parameter. The formula updates these, and the
             parameters are then rounded from them. A parameter may be its own master. None updates the parameters
             themselves.

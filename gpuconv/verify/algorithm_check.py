@@ -66,7 +66,8 @@ class Proof:
         # on the magnitudes and, if the activation rounds, on the whole numbers again.
         with tuner.record_products() as products:
             self._first = self._proved(self._random, Form(), epilogue)
-            forms = _forms(question, self._whole) if 2 * question.product.k < EXACT else []  # 2: see `Inputs`
+            # The sums of products may use only half of the exact range (see `Inputs`).
+            forms = _forms(question, self._whole) if 2 * question.product.k < EXACT else []
             self._exact = {form: self._proved(self._whole, form, epilogue) for form in forms}
         if {*products} != {question.product}:
             raise RuntimeError(f"the arrays lead to another product than {question.product}: {products}")

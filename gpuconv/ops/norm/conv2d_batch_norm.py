@@ -68,9 +68,9 @@ def conv2d_batch_norm(
         out: Receives y.
 
     Returns:
-        y, the input of batch_norm (the output of conv2d, or of the pool), and the mean and inv_std used;
-        batch_norm_backward takes the last three. With pool=2 also the mask of conv2d_relu with activation=None, which
-        the gradients of conv2d take.
+        Four arrays: y; the input of batch_norm, which is the output of conv2d or of the pool; the mean; inv_std.
+        batch_norm_backward takes the last three. With pool=2 there is a fifth: the mask that conv2d_relu returns with
+        activation=None, which the gradients of conv2d take.
 
     Raises:
         ValueError, TypeError: As in conv2d and batch_norm; also another pool, and pool=2 where conv2d returns maps

@@ -37,8 +37,8 @@ def adam_step(
     Args:
         params: Arrays of any shapes and float dtypes, changed in place.
         grads: The gradients, each of its parameter's shape and dtype.
-        exp_avgs: m. Changed in place, zero at first; each has the shape of its parameter and the dtype of its master,
-            if there is one.
+        exp_avgs: m. Changed in place, zero at first; each has the shape of its parameter and the dtype of its master
+            or, without masters, of the parameter.
         exp_avg_sqs: v, as m.
         masters: Arrays in the accumulation dtype, float32 for a 16-bit parameter. The formula updates these, and the
             parameters are then rounded from them. A parameter may be its own master. None updates the parameters

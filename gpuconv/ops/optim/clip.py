@@ -15,9 +15,9 @@ from gpuconv.types import Array
 
 @op("clip.cu", changes="clipped")
 def clip_norm(clipped: Array, grads: Sequence[Array], scaling: Array | None = None, *, max_norm: float) -> None:
-    """Limit the total norm of all gradients in the next optimizer step: clipped becomes a copy of scaling with
-    clipped[1] = scaling[1] * min(1, max_norm / (norm + 1e-6)), by which that step multiplies the gradients (PyTorch's
-    clip_grad_norm_; Pascanu et al. 2013).
+    """Limit the total norm of all gradients in the next optimizer step (PyTorch's clip_grad_norm_; Pascanu et al.
+    2013). clipped becomes a copy of scaling, but with clipped[1] = scaling[1] * min(1, max_norm / (norm + 1e-6)). The
+    step multiplies the gradients by clipped[1].
 
     If scaling[1] is not 0, a norm that is not finite makes clipped[1] NaN, and then the optimizer step makes every
     parameter NaN, so the fault is not hidden.

@@ -33,7 +33,7 @@ def rmsprop_step(
         params: Arrays of any shapes and float dtypes, changed in place.
         grads: The gradients, each of its parameter's shape and dtype.
         square_averages: s. Changed in place, zero at first; each has the shape of its parameter and the dtype of its
-            master, if there is one.
+            master or, without masters, of the parameter.
         masters: Arrays in the accumulation dtype, float32 for a 16-bit parameter. The formula updates these, and the
             parameters are then rounded from them. A parameter may be its own master. None updates the parameters
             themselves.

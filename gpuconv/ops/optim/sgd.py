@@ -32,8 +32,8 @@ def sgd_step(
     Args:
         params: Arrays of any shapes and float dtypes, changed in place.
         grads: The gradients, each of its parameter's shape and dtype.
-        velocities: v. Changed in place, zero at first; each has the shape of its parameter and the dtype of its master,
-            if there is one. None without momentum.
+        velocities: v. Changed in place, zero at first; each has the shape of its parameter and the dtype of its master
+            or, without masters, of the parameter. None without momentum.
         masters: Arrays in the accumulation dtype, float32 for a 16-bit parameter. The formula updates these, and the
             parameters are then rounded from them. A parameter may be its own master. None updates the parameters
             themselves.

@@ -26,8 +26,8 @@ class Case:
     Args:
         op: Its name.
         tier: "tiny", "odd", "real" or "random".
-        name: The problem's name; the op's other cases in its tier have other names.
-        make: make(rng, dtype) returns the op's arrays, on the host and in its order, and its options.
+        name: The problem's name, unique among the op's cases of this tier.
+        make: make(rng, dtype) returns the op's arrays, on the host and in the order of its parameters, and its options.
         dtypes: The dtypes in which the case runs.
     """
 

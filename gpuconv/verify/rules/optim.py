@@ -180,10 +180,11 @@ def _newton_schulz(x: np.ndarray, steps: int, error: float, dtype: np.dtype, pre
     """A bound on the Frobenius norm of the error after Newton-Schulz steps from x (rows <= columns). error: such a
     bound for x.
 
-    A step applies p(s) = a s + b s^3 + c s^5 to the singular values, as a function of the Hermitian [[0, x], [x^T, 0]].
-    So it multiplies an error by at most the largest |p'| between 0 and x's norm (Daleckii and Krein: divided
-    differences bound it), and adds the rounding errors of its products and sums. The oracle and the device round to
-    TF32 or bfloat16 at the same places, so where their values are equal, the rounded values are equal too.
+    A step applies p(s) = a s + b s^3 + c s^5 to the singular values. This is the matrix function p of the Hermitian
+    matrix [[0, x], [x^T, 0]]. By the theorem of Daleckii and Krein on divided differences, a step therefore multiplies
+    an error by at most the largest |p'| between 0 and x's norm. It also adds the rounding errors of its products and
+    sums. The oracle and the device round to TF32 or bfloat16 at the same places, so where their values are equal, the
+    rounded values are equal too.
     """
     a, b, c = NEWTON_SCHULZ
     # Two factors, each rounded by the oracle and by the device.
