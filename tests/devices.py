@@ -10,7 +10,8 @@ from gpuconv import backends
 
 def kernel_devices() -> list[str]:
     """The devices that GPUCONV_TEST_DEVICES names, such as "emulated,cuda"; a missing one is an error. If the
-    variable is not set, they are "emulated" and the first GPU. `gpuconv info` says why there is no GPU."""
+    variable is not set, they are "emulated" and, if there is a GPU, the first one. `gpuconv info` says why there is
+    none."""
     if named := os.environ.get("GPUCONV_TEST_DEVICES"):
         return [backends.resolve(name) for name in named.split(",")]
     devices = ["emulated"]

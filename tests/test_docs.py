@@ -58,7 +58,8 @@ PLACEHOLDERS = {  # names in kernels/README.md that stand for the files of any o
 
 
 def missing_files(page, text):
-    """The missing files that a page names. A page may say `gpuconv/kernels`, where the package installs `kernels`."""
+    """The missing files that a page names. The package installs `kernels` as `gpuconv/kernels`, so a page may use
+    either name."""
     named = {name.replace("gpuconv/kernels/", "kernels/") for name in NAMED_FILE.findall(text)} - PLACEHOLDERS
     return sorted(name for name in named if not ((ROOT / name).exists() or (page.parent / name).exists()))
 

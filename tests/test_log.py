@@ -19,7 +19,8 @@ MAY_PRINT = (
 
 
 def test_no_module_of_the_library_prints():
-    """`gpuconv.live.serve` does not call `print` by name, but its argument `ready`, which defaults to `print`."""
+    """The test finds only calls by the name `print`. `gpuconv.live.serve` may print through its argument `ready`, whose
+    default is `print`."""
     for path in (ROOT / "gpuconv").rglob("*.py"):
         if path.relative_to(ROOT / "gpuconv").as_posix().startswith(MAY_PRINT):
             continue

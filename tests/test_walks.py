@@ -1,4 +1,4 @@
-"""An array enters the files of the package that docs/design.md lists, in that order."""
+"""The files that an array enters are those of the two tables in docs/design.md, in the same order."""
 
 from __future__ import annotations
 

@@ -60,7 +60,8 @@ def test_a_second_signal_ends_the_run_at_once_and_leaves_the_last_checkpoint(tmp
 @pytest.mark.slow
 @pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
 def test_a_signal_before_or_after_the_training_loop_ends_the_command_with_128_plus_its_number(tmp_path, number):
-    """Before: while the images are generated. After: while the pictures are drawn."""
+    """The first run gets the signal while it generates its images. The second run gets the signal after its last epoch,
+    usually while it draws its pictures."""
     run = gpuconv("train", "--data", "synthetic:n=60000,size=32x32x3", "--model", "seed-net", cwd=tmp_path)
     time.sleep(1.5)
     run.send_signal(number)

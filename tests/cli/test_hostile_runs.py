@@ -175,7 +175,7 @@ def test_changed_arrays_of_a_checkpoint_with_a_valid_checksum_give_no_traceback(
                 commands.run(list(command))
 
 
-def test_changed_bytes_of_both_files_are_refused_or_change_nothing(run, capsys):
+def test_changed_bytes_of_run_json_and_of_a_checkpoint_are_refused_or_change_nothing(run, capsys):
     commands, draw = Commands(capsys), random.Random(3)
     for file in (run.settings_file, run.last):
         valid, refused = file.read_bytes(), 0

@@ -85,7 +85,7 @@ def test_a_loader_that_drops_its_last_batch_drops_no_group():
     assert (trainer.steps, trainer.batches) == (2, 2)  # the groups have 16 and 4 images
 
 
-def test_a_generator_gives_the_batches_of_each_epoch():
+def test_batches_of_a_generator_function_are_accumulated_and_too_few_are_an_error():
     def endless():
         while True:
             yield np.zeros((2, 6, 5, 1), np.float32), np.zeros(2, int)

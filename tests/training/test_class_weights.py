@@ -43,7 +43,7 @@ def test_a_run_resumed_within_an_epoch_keeps_its_sums_of_class_weights(tmp_path)
 
 
 def test_a_checkpoint_with_class_weights_but_no_sum_of_them_is_resumed(tmp_path):
-    """Older versions averaged such losses over samples."""
+    """Older versions averaged losses with class weights over the samples, and stored no sum of class weights."""
     loss = SoftmaxCrossEntropy(weight=(1, 2, 3))
     toy_run.fit(toy_run.trainer(loss=loss), run_dir=tmp_path, callbacks=[toy_run.StopAt(7)])
     loaded = checkpoint.load(tmp_path / "last.safetensors")

@@ -59,5 +59,5 @@ def test_numbers_that_an_older_version_wrote_in_another_form_are_equal(name, sto
     assert compare_settings.setting_differences({name: stored}, {name: current}) == []
 
 
-def test_a_message_about_a_value_without_a_name_begins_with_it():
+def test_a_message_about_a_value_without_a_name_begins_with_the_word_it():
     assert compare_settings.differences(1, 2) == ["it is 1 there and 2 here"]

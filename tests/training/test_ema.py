@@ -49,7 +49,7 @@ def fit(trainer, **options):
 
 
 def test_the_average_agrees_with_pytorch():
-    """AveragedModel copies the weights in its first update, so the test calls it with the initial weights first."""
+    """The first update of AveragedModel only copies the weights, so here it gets the initial weights."""
     torch = pytest.importorskip("torch")
     from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 

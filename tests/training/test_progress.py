@@ -75,7 +75,7 @@ def test_a_bar_resumes_within_an_epoch_and_is_omitted_without_stderr(monkeypatch
     ]
 
 
-def test_the_reason_for_the_end_of_a_run_is_printed_unless_already_known(capsys):
+def test_the_reason_for_the_end_is_printed_unless_the_run_finished_failed_or_was_interrupted(capsys):
     for reason in ("finished", "interrupted", "failed", "early stopping: enough"):
         progress = Progress()
         progress.on_start(None)
