@@ -40,7 +40,7 @@ def resolve(device: str) -> str:
 
 
 def choose(device: str = "auto") -> tuple[str, str]:
-    """The full name of a device, and the reason for it in one line. "auto" is the first CUDA GPU if one works, else
+    """The full name of a device, and in one line why it was chosen. "auto" is the first CUDA GPU if one works, else
     NumPy. Raises as `resolve` does."""
     if Device.named(device).kind != "auto":
         return resolve(device), "as you asked"

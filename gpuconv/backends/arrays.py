@@ -73,7 +73,7 @@ def _holds_masked(x: object) -> bool:
 
 
 def to_numpy(x: object, name: str = "the array") -> np.ndarray:
-    """`x` as a NumPy array: `x` itself if it is one, else a copy from device memory, or what NumPy makes of it.
+    """`x` as a NumPy array: `x` itself if it is one, a copy if it is in device memory, else what NumPy makes of it.
 
     Byte order, subclasses and errors: as in `asarray`. name: for messages.
     """

@@ -83,7 +83,8 @@ def mix_batch(x, labels, table, *, classes, cut, seed, offset, out):
 
 
 def _full_size(values, shape):
-    """A contiguous array of an image's shape: NumPy would be several times slower broadcasting over three channels."""
+    """The values, broadcast to a contiguous array of an image's shape. NumPy is several times slower if it broadcasts
+    over three channels in each operation."""
     return np.ascontiguousarray(np.broadcast_to(values, shape))
 
 

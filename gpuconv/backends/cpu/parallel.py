@@ -56,8 +56,8 @@ def in_parts(
     nbytes: the bytes that determine how many parts are worthwhile; by default those of the arrays. A single image is
     not split, and outside of `fixed_parts` BLAS uses all its threads for it.
 
-    prepare: converts each part to the arguments of `work`, one part after another before any work begins. Threads that
-    run much Python code at the same time wait for each other, which costs more than it saves.
+    prepare: converts a part to the arguments of `work`. It is called for one part after another, before any work
+    begins. In parallel, the calls would take longer, because threads that run Python code wait for each other.
     """
     length = arrays[0].shape[0] if arrays[0].ndim else 1
     fixed = _fixed.get()

@@ -1,7 +1,7 @@
 """Selection of floats through their bits: exact in every dtype, including NaN and -0, and without branches.
 
-`as_bits(x) * mask` is x where the mask is true and +0 elsewhere (x * mask would turn infinity into NaN). On data with
-unpredictable branches it is several times faster than `numpy.where` or `numpy.copyto`.
+`as_bits(x) * mask` is x where the mask is true and +0 elsewhere (x * mask would turn infinity into NaN). If the
+mask has no pattern that a processor could predict, this is several times faster than `numpy.where` or `numpy.copyto`.
 """
 
 from __future__ import annotations

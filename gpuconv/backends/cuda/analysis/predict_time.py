@@ -6,8 +6,8 @@
                   + reduction * (blocks that add up a split depth) + the partial sums' bytes at the copy rate
 
 or the time of the bytes that must pass through memory, at the GPU's copy rate, if that is more. The rates, in clock
-cycles, and their error are in predict_time.json, which `python -m bench fit` writes from the records in bench/results.
-Every number computed here is a prediction; `python -m bench predict` compares it with measurements.
+cycles, and the error of the fit are in predict_time.json, which `python -m bench fit` writes from the records in
+bench/results. Every number computed here is a prediction; `python -m bench predict` compares it with measurements.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ class Gpu:
     matrix: float
 
 
-# Numbers of multiprocessors and clocks are NVIDIA's; the H200's copy and matrix rates were measured. The H100's copy
-# rate is assumed to be the same share of its peak, and its matrix rate to be the H200's.
+# The clocks and the numbers of multiprocessors are NVIDIA's; the H200's copy and matrix rates were measured. The H100's
+# copy rate is assumed to be the same share of its peak as the H200's, and its matrix rate to be equal to the H200's.
 GPUS = {
     "h200": Gpu("NVIDIA H200", "sm_90a", 132, 1.98e9, 4.256e12, 708.3e12),
     "h100": Gpu("NVIDIA H100 SXM", "sm_90a", 132, 1.98e9, 4.256e12 / 4.8 * 3.35, 708.3e12),

@@ -55,7 +55,7 @@ class Line:
     kernel: str
     threads: int
     resources: Resources
-    occupancy: float | None  # of the multiprocessor's warps, between 0 and 1; None for an unknown chip
+    occupancy: float | None  # a fraction of the multiprocessor's warps; None for an unknown chip
 
     @property
     def clean(self) -> bool:

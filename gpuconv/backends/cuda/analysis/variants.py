@@ -198,7 +198,7 @@ def _covered_by_another(product: AlgorithmVariant, defines: Mapping[str, object]
     if family == "simt" and product.arithmetic == "tf32":
         # The same code as in float32, except that numbers are rounded on their way into shared memory.
         return not _has_plain_epilogue(defines) or moves != {WIDE}
-    return not _has_plain_epilogue(defines) and len(moves) > 1  # mixed moves need no more than wide ones or single ones
+    return not _has_plain_epilogue(defines) and len(moves) > 1  # mixed moves need no more resources than equal ones
 
 
 def _has_plain_epilogue(defines: Mapping[str, object]) -> bool:

@@ -5,8 +5,8 @@ compiled kernels, under a key of the product (without its activation), the GPU's
 source. After an edit of a kernel, or if the entry is damaged, the candidates are timed again. So "auto" may choose
 differently on two machines, or after the cache was cleared, and results may then differ in the order of their sums; the
 bits of a given choice never differ.
-``GPUCONV_AUTOTUNE=0`` uses the cost model's choice instead, which does not depend on measurements, for all products
-for which the process has not chosen yet. Training on shards always uses the cost model's choice.
+With ``GPUCONV_AUTOTUNE=0``, "auto" is the cost model's choice, which does not depend on measurements. A product for
+which the process has already chosen an algorithm keeps it. Training on shards always uses the cost model's choice.
 
 During a stream capture nothing is timed: an earlier choice is used, or the cost model's.
 
@@ -116,8 +116,9 @@ def choose(
     else the fastest one that `run` times now. The module's docstring says when the cost model chooses instead. Raises
     UnprovedError if a named algorithm needs a proof on this GPU and has none.
 
-    run: launches the product under a plan, into `out` or, if the product accumulates, into scratch arrays of its
-    shape and pitch. If the scratch arrays and the partial sums would exceed the workspace, the cost model chooses.
+    run: launches the product under a plan, into `out` or, if the product accumulates, into scratch arrays of the
+    outputs' shapes and pitches. If the scratch arrays and the partial sums would exceed the workspace, the cost model
+    chooses.
     """
     if (products := _product_list.get()) is not None:
         products.append(product)
@@ -196,7 +197,7 @@ def _trials() -> Iterator[None]:
 
 
 def _measure_alone(plans: Sequence[Plan], gpu: Gpu, run: Callable[[Plan], None], folder: Path) -> None:
-    """Measure while no other process with this cache does, because its launches would distort the times."""
+    """Measure while no other process with this cache measures: each would distort the other's times."""
     with locks.hold(folder.parent):
         _measure(plans, gpu, run, folder)
 

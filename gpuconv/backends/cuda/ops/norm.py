@@ -205,7 +205,8 @@ def _backward_sums(
     columns: Columns,
     pitches: tuple[int, int],
 ) -> Array | None:
-    """Launch the sums over dy, and over dy times the normalized x. Returns partial sums, or None if they are complete.
+    """Launch the sums over dy, and over dy times the normalized x. Returns partial sums, or None if the launch
+    computes the complete sums.
 
     outputs: dgamma, dbeta and the sums. arrays: dy, x, gamma, beta, mean, inv_std. pitches: those of dy and x.
     """
@@ -276,7 +277,8 @@ def _statistics(
 
 @until_replaced
 def _kernels(dtype: np.dtype, width: int, activation: str | None, masked: bool = False) -> Module:
-    """masked: for dx through the mask of a 2 x 2 pool, which has 4 bits for each number."""
+    """The kernels of batch_norm.cu. masked: whether dx is computed through the mask of a 2 x 2 pool; this mask has
+    4 bits for each number."""
     macros = {"DTYPE": dtype, "WIDTH": width, "ACTIVATION": ACTIVATIONS[activation], "MASK": 4 if masked else 0}
     return load("batch_norm.cu", macros)
 

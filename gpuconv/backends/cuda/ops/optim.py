@@ -201,7 +201,7 @@ def _step(
     *scalars: object,
 ) -> None:
     """Launch a kernel over the parameters, once for each pair of dtypes of a master and its copy. state: the arrays of
-    each other member of `struct Chunk`; None for a member that this step does not use."""
+    further members of `struct Chunk`; None for a member that this step does not use."""
     without_masters = masters is None
     masters = params if masters is None else masters
     states = {name: listed for name, listed in state.items() if listed is not None}

@@ -99,7 +99,7 @@ def avg_pool2d_backward(dy: ArrayT, problem: Pool2dProblem, *, count_include_pad
 
 
 def _global_pool_module(dtype: np.dtype, channels: int) -> tuple[Module, int]:
-    """The module, and how many channels a block of the forward kernel takes: a power of two, at most a warp."""
+    """The module, and how many channels a block of the forward kernel takes: a power of two, at most WARP."""
     columns = min(WARP, 1 << (channels - 1).bit_length())
     return load("global_avg_pool2d.cu", {"DTYPE": dtype, "COLUMNS": columns}), columns
 

@@ -181,7 +181,7 @@ def _signatures(text: str, defines: tuple[tuple[str, str], ...]) -> dict[str, Si
 
 
 def _declarations(text: str, start: int) -> list[str] | None:
-    """The parameters of a function whose list begins at `start`; None if no body follows the list."""
+    """The declarations in the parameter list that begins at `start`; None if no function body follows the list."""
     depth, begin, found = 0, start, []
     for match in re.compile("[(),]").finditer(text, start):
         if match[0] == "(":
