@@ -136,8 +136,8 @@ def _check_bias_grad(arrays: Arrays, results: list[np.ndarray]) -> Compared:
 
 
 def _by_images(op: str, array_count: int, **options) -> Callable[[Entry], Call]:
-    """For an op on `array_count` volumes that computes each image independently: a function that makes an entry's
-    call."""
+    """A function that makes an entry's call, for an op on `array_count` volumes that computes each image
+    independently."""
 
     def build(entry: Entry) -> Call:
         def compare(arrays: Arrays, results: list[np.ndarray]) -> Compared:
@@ -248,7 +248,8 @@ SGD: dict[str, Any] = dict(lr=0.01, momentum=0.9)
 
 
 def _sgd(entry: Entry) -> Call:
-    """sgd_step: param, grad, velocity. sgd_master: the same for a bfloat16 net, plus the float32 master."""
+    """The arrays of sgd_step are a parameter, its gradient and its velocity. sgd_master updates a bfloat16 net and also
+    has the float32 master."""
     size, with_master = math.prod(entry.workload), entry.op == "sgd_master"
 
     def make(rng: np.random.Generator) -> Arrays:

@@ -57,7 +57,7 @@ def ratio(*entries: Mapping[str, Any], statistic: str = "median") -> float | Non
     Of each library, the side with the smallest total counts; it must have been timed for all entries. None if a library
     has no such side.
 
-    statistic: of the samples, "median" or "least".
+    statistic: which statistic of the samples counts, "median" or "least" (the minimum).
     """
 
     def fastest(role: str) -> float | None:

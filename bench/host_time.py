@@ -1,8 +1,7 @@
 """The Python time of repeated calls on a GPU, measured without a GPU.
 
 The calls run on the stand-in for CuPy (tests/standin), whose launches, allocations and current device are made to take
-almost no time. CuPy's own time for an attribute, an array or
-a launch is not included.
+almost no time. CuPy's own time for an attribute, an array or a launch is not included.
 
 The budget of a call: FIRST microseconds for its first launch, FURTHER for each further launch, and ARRAY for each array
 in a list.

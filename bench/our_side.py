@@ -13,7 +13,7 @@ from gpuconv import backends
 from gpuconv.devices import Device
 
 ROTATED_BYTES = 128 << 20  # bytes of the inputs in all sets of a side: larger than any GPU cache
-MOST_SETS = 40  # the limit, which small inputs reach
+MOST_SETS = 40  # the largest number of input sets; only small inputs need so many
 
 
 def set_count(arrays: Arrays, device: str) -> int:

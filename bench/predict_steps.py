@@ -96,7 +96,7 @@ _OPERANDS = {"x", "w", "y", "dx", "dy", "dw", "bias", "partials", "out", "more"}
 
 
 def _is_convolution(kernel: str) -> bool:
-    """Whether a kernel is a convolution, unless depthwise, or the reduction of a split-K product."""
+    """Whether a kernel is a convolution other than a depthwise one, or the reduction of a split-K product."""
     return kernel.startswith(("conv2d_", "gemm_")) and not kernel.endswith("_depthwise")
 
 
@@ -113,7 +113,7 @@ def count_step(net: str, batch_size: int, precision: str = "bfloat16") -> Counts
 
 
 def convolutions(net: str, batch_size: int, precision: str = "bfloat16") -> list[Entry]:
-    """Every direction that a step computes of every convolution, without the depthwise ones."""
+    """Every direction that a step computes, for every convolution that is not depthwise."""
     built = models.build(net, precision=precision, initialize=False)
     first = next(layer for layer in built.walk() if layer.variables and layer.trainable and not layer.children())
     found = []

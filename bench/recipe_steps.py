@@ -66,7 +66,7 @@ class Recipe:
         return net
 
     def trainer(self, device: str, dtype: str) -> Trainer:
-        """A 16-bit net starts from float32 weights, which it keeps as masters."""
+        """The recipe's trainer on a device. A 16-bit net starts from float32 weights, which it keeps as masters."""
         net, chosen = self.net("float64" if dtype == "float64" else "float32").to(device), self.settings
         return Trainer(net, chosen.optimizer, lr=chosen.lr, loss=self.loss, schedule=chosen.schedule, precision=dtype)
 

@@ -138,7 +138,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     entries = sorted(dict.fromkeys(entries))
     data = pack_entries(entries, options.arch)
     if len(data) > LARGEST:
-        parser.error(f"the pack would have {len(data) / 2**20:.1f} MiB, and at most {LARGEST >> 20} can be sent")
+        parser.error(f"the pack would have {len(data) / 2**20:.1f} MiB, and at most {LARGEST >> 20} are allowed")
     files.write(options.out, data)
     print(f"{options.out}: {len(entries)} entries, {len(data) / 2**20:.1f} MiB")
     return 0

@@ -51,7 +51,8 @@ def verify(gate: Gate, seconds: float) -> Found:
 
 def sanitizer_check(tool: str) -> Body:
     def check(gate: Gate, seconds: float) -> Found:
-        """A separate allocation for each array, without CuPy's pool: the memory next to an array is unallocated."""
+        """Runs compute-sanitizer on each op. Each array is a separate allocation, without CuPy's pool, so the memory
+        next to an array is unallocated."""
         if not shutil.which("compute-sanitizer"):
             raise NotReachedError("compute-sanitizer is not on the PATH")
         words = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "9", *gate.python, "-m", "ci.gate.unpooled"]
@@ -122,7 +123,7 @@ def judge(
     }
     problems = [
         f"{why}: {join_names(names)}"
-        for why, names in (("failed", failed), ("printed nothing that proves it", silent), ("out of time", late))
+        for why, names in (("failed", failed), ("did not print that they passed", silent), ("out of time", late))
         if names
     ]
     if problems:

@@ -106,7 +106,7 @@ def model(gate: Gate, seconds: float) -> Found:
 
 
 RECORD = "Are the convolutions at least as fast as in the record of this GPU that is in bench/results?"
-NOISE = 1.05  # a ratio of times up to this does not count
+NOISE = 1.05  # only a ratio of times above this counts as slower
 
 
 def record(gate: Gate, seconds: float) -> Found:

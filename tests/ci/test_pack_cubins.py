@@ -85,7 +85,7 @@ def test_a_pack_that_is_too_large_is_not_written(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(pack_cubins, "LARGEST", 1000)
     with pytest.raises(SystemExit):
         pack_cubins.main(["--file", "step_counter.cu", "--workers", "1", "--out", str(tmp_path / "c.zip")])
-    assert "and at most 0 can be sent" in capsys.readouterr().err
+    assert "and at most 0 are allowed" in capsys.readouterr().err
     assert not any(tmp_path.iterdir())
 
 

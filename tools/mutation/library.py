@@ -4,7 +4,7 @@
     python -m tools.mutation.library --file gpuconv/training/trainer.py --verbose
     python -m tools.mutation.library --tests tests/layers --file gpuconv/layers/base.py
 
-First the fast tests run once under coverage, which records the lines that each runs; those that fail are left out. Then
+First the fast tests run once under coverage, which records the lines that each runs; tests that fail are left out. Then
 each mutant is tested in a separate process, on a copy of the repository, by the tests that run its lines, until one
 fails: those of its package first, fast ones before slow ones, as many as fit into 60 s. At the end the tests that found
 a fault run once more without one, and must pass. library_survivors.toml lists, each with a reason, the mutants that no

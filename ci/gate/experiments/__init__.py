@@ -35,4 +35,4 @@ def ask(name: str, device: str, small: bool) -> Answer:
 
 
 def discard(_: object) -> None:
-    """Captured work returns nothing."""
+    """Drop a result, because work that is captured must return None."""

@@ -8,8 +8,8 @@ from ci.gate.experiments import Answer
 
 
 def ask(device: str, small: bool) -> Answer:
-    """Every algorithm in `ALGORITHMS` (not few_channels, not depthwise) on the small convolution cases, including those
-    that "auto" never chooses."""
+    """Runs every algorithm in `ALGORITHMS` on the small convolution cases, including algorithms that "auto" never
+    chooses. few_channels and depthwise are not in `ALGORITHMS`."""
     from gpuconv import lab
     from gpuconv.algorithms import ALGORITHMS
     from gpuconv.verify import verify
