@@ -1,6 +1,6 @@
 """A student's convolution, written for an assignment in NumPy and in PyTorch's layout, against gpuconv's oracle.
 
-Then a net on the handwritten digits: trained, tested, saved and asked for one image.
+Then a net on the handwritten digits is trained, tested, saved, loaded, and applied to one image.
 """
 
 import tempfile

@@ -101,7 +101,7 @@ class Violation:
 
 @dataclass
 class Bisection:
-    """What was found.
+    """The result of `bisect`.
 
     Args:
         steps: The number of steps to compare; a violation ends the comparison earlier.

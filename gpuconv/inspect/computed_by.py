@@ -77,7 +77,7 @@ def compute_everywhere(calls: Sequence[Call], offset: int, device: str) -> list[
 
 
 def run_below(net: Layer, layer: Layer) -> list[Layer]:
-    """The layers below this one that write straight into its output, in order."""
+    """The layers below `layer` that write straight into the output of `layer`, in order."""
     own = next((each for each in runs_of(net) if layer in each), [layer])
     return own[: own.index(layer)]
 

@@ -78,8 +78,8 @@ class Explanation:
         direction: "forward" or "backward".
         computed: The value and error of each backend.
         thread: The thread that computed the value, if it was located.
-        branch: The branch that a concatenation takes the value from, such as "branch2"; its term has the index in that
-            branch's output.
+        branch: The branch that a concatenation takes the value from, such as "branch2"; the term then has the value's
+            index in the output of that branch.
     """
 
     layer: str

@@ -132,7 +132,7 @@ def derivatives_of_outputs(layer: Layer, x: np.ndarray, at: Index) -> np.ndarray
 
 
 def branches(layer: Merging, x: Array) -> list[Array]:
-    """The outputs of a layer's branches; those of a residual block are its body and its shortcut."""
+    """The outputs of a layer's branches. The branches of a residual block are its body and its shortcut."""
     return [row.infer(x) if row else x for row in layer.rows]
 
 
@@ -168,8 +168,8 @@ def _output_derivatives(exact: Layer, x: np.ndarray, at: Index) -> np.ndarray:
 
 
 def _normalized(layer: ImageNorm, x: np.ndarray, at: Index) -> Window:
-    """The inputs that are normalized together with one input. The value is weight * (input - mean) / deviation + bias,
-    and the factors are those with this deviation, although the deviation depends on the inputs as well."""
+    """The inputs that are normalized together with one input. The value is weight * (input - mean) / deviation + bias.
+    The factors treat the deviation as a constant, although it depends on the inputs as well."""
     count = x.shape[-1] // layer.groups if isinstance(layer, GroupNorm) else x.shape[-1]
     first = at[-1] // count * count
     positions = [slice(None)] * (x.ndim - 1) if isinstance(layer, GroupNorm) else _one_value_box(at[:-1])

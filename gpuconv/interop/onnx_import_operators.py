@@ -140,7 +140,7 @@ def _clip(row: Row, node: NodeProto) -> Layer:
         return ReLU6()
     if ends == [0.0, None]:
         return ReLU()
-    return row.graph.fail(node, f"clipping to {ends[0]} and {ends[1]} has no layer; 0 and 6 is ReLU6")
+    return row.graph.fail(node, f"clipping to {ends[0]} and {ends[1]} has no layer; ReLU6 clips to 0 and 6")
 
 
 def _scale(row: Row, node: NodeProto) -> Layer:

@@ -108,7 +108,7 @@ class NCCL(Ranks):
         raise ParallelError(f"the GPUs wait for one another and did not finish {limit}: the ranks are out of step")
 
     def _expect_own_gpus(self, gpu: str) -> None:
-        """Raise ValueError that names two ranks on one GPU."""
+        """Raise ValueError if two ranks use the same GPU; the message names both."""
         taken: dict[str, int] = {}
         for rank, theirs in enumerate(self.gather(gpu)):
             if (first := taken.setdefault(theirs, rank)) != rank:

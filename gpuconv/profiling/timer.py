@@ -174,5 +174,5 @@ def open_timer(device: str) -> Timer:
     """The timer of a device. Raises ValueError for the emulated device, whose speed means nothing."""
     device = backends.resolve(device)
     if Device.named(device).kind == "emulated":
-        raise ValueError("the emulated device proves kernels and says nothing about their speed: time numpy or cuda")
+        raise ValueError("the emulated device checks kernels and says nothing about their speed: time numpy or cuda")
     return CudaTimer(device) if Device.named(device).on_gpu else CpuTimer()

@@ -124,8 +124,8 @@ class BuiltOptimizer(Protocol):
 
 
 def of_update(optimizer: BuiltOptimizer, params: Mapping[str, Array], reads: int = 1) -> Work:
-    """A built optimizer's step. It reads and writes the state, the masters and the parameters, except that it only
-    writes a parameter with a master. reads: how often the gradients are read: twice with a loss scale."""
+    """The work of a built optimizer's step. It reads and writes the state, the masters and the parameters; a parameter
+    that has a master is only written. reads: how often the gradients are read; twice with a loss scale."""
     kept = 2 * sum(a.nbytes for slot in (*optimizer.state.values(), optimizer.masters) for a in slot.values())
     own = sum(array.nbytes * (reads + (1 if name in optimizer.masters else 2)) for name, array in params.items())
     return Work(0.0, float(kept + own))

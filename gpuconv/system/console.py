@@ -101,7 +101,7 @@ def progress_bar(**options: Any) -> tqdm | _NoBar:
 
 
 def in_notebook() -> bool:
-    """Whether this process runs a notebook: it shows bars although its stderr is not a terminal."""
+    """Whether this process runs a notebook, which shows progress bars although stderr is not a terminal."""
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     return type(shell).__name__ in ("ZMQInteractiveShell", "Shell")  # Jupyter, Colab
 

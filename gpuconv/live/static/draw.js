@@ -35,7 +35,7 @@ export function pad(canvas, changed) {
     });
   }
 
-  // The drawing, scaled to fill an image of the net's size as the digits of the data do.
+  // The drawing, scaled to fill an image of the net's size, as each digit of the data set fills its image.
   function bytes() {
     const [height, width] = shape;
     const drawn = context.getImageData(0, 0, canvas.width, canvas.height).data;
