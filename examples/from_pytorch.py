@@ -1,6 +1,6 @@
 """A PyTorch user's ResNet in gpuconv: the same scores, then a new head on frozen layers.
 
-Needs PyTorch. The ResNet is written out here; a trained one, or its state dict, goes in the same way.
+Needs PyTorch. The ResNet is written out here; a trained one, or its state dict, is loaded in the same way.
 """
 
 import numpy as np

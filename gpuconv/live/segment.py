@@ -1,6 +1,6 @@
 """A segment of a run: the steps with constant settings. A change of settings starts the next segment.
 
-A segment is made from a recipe, in the form of a run's stored settings (`training.run_schemas`).
+A segment is made from a recipe, which has the form of a run's stored settings (`training.run_schemas`).
 """
 
 from __future__ import annotations
