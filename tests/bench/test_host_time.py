@@ -86,8 +86,8 @@ def traced(call, counts):
 
 
 def monitored(call, counts):
-    """The same count as `traced`, for Python 3.12 and later. There, setting f_trace_opcodes takes effect only at the
-    next call of sys.settrace."""
+    """The same count as `traced`, for Python 3.12 and later. There, a trace function that sets f_trace_opcodes when a
+    frame is called may get no opcode events of that frame."""
     count, monitoring = 0, sys.monitoring
     tool, event = monitoring.PROFILER_ID, monitoring.events.INSTRUCTION
 

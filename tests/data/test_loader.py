@@ -144,7 +144,7 @@ def test_only_a_few_batches_are_prepared_ahead(dataset, monkeypatch):
 
 
 @pytest.mark.parametrize("leave", ["exhausted", "closed", "break", "error", "never started"])
-def test_the_thread_ends_with_the_epoch_however_it_ends(dataset, leave):
+def test_the_thread_ends_however_the_epoch_ends(dataset, leave):
     batches = make_loader(dataset).epoch()
     if leave == "exhausted":
         list(batches)

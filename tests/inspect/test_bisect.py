@@ -153,7 +153,7 @@ def test_a_wrong_kernel_in_a_users_file_is_named(op, tmp_path):
 @pytest.mark.kernels
 @pytest.mark.parametrize("schedule", ["late", "early"])
 def test_a_cuda_device_agrees_with_numpy_and_a_wrong_kernel_on_it_is_named(schedule, tmp_path):
-    """On the stand-in for CuPy, which runs the work of a stream as late or as early as CUDA allows."""
+    """The CUDA device is a stand-in, which runs the work of a stream as late or as early as CUDA allows."""
     with standin.installed(["90"], schedule=schedule):
         outcome = bisect(trainer(), trainer("cuda"), DATA, steps=2, batch_size=8)
         assert outcome.violation is None, outcome

@@ -187,7 +187,7 @@ def test_numpy_and_emulated_agree_within_the_bound_although_one_is_fused(recorde
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_precisions_agree_within_the_wider_bound(recorded, tmp_path, precision):
-    """The gradients of float16 are multiplied by a loss scale."""
+    """Digests divide the sums and norms of float16 gradients by the loss scale."""
     comparison = compare(recorded[:1], steps_of(tmp_path / "other.jsonl", precision=precision)[:1])
     assert not comparison.one_machine
     assert comparison.beyond is None, comparison

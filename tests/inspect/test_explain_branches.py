@@ -89,7 +89,7 @@ def test_a_concatenated_value_of_equal_or_nan_branches_is_computed_by_the_right_
             assert last_ops.pop() == op, (value, channel)
 
 
-def test_a_value_that_a_branch_passes_on_is_computed_by_the_layer_below_that_wrote_it(last_ops):
+def test_a_value_that_a_branch_passes_on_is_computed_by_the_earlier_layer_that_wrote_it(last_ops):
     steps = [Branches([[], [Conv2D(4, 1), ReLU()]]) for _ in range(2)]
     inside = Branches([[Conv2D(4, 1)], [Conv2D(4, 1), Tanh(), Branches([[], [Conv2D(4, 1)]])]])
     net = Sequential([Input((3, 3, 2)), Conv2D(4, 1), Tanh(), *steps, inside, Flatten(), Linear(2)], seed=1)

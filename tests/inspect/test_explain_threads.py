@@ -73,7 +73,7 @@ def test_with_split_k_the_thread_of_the_first_part_is_named_too(dtype):
 @pytest.mark.kernels
 @pytest.mark.parametrize("device", ["emulated", "cuda, late", "cuda, early"])
 def test_a_device_names_the_threads_of_layers_that_run_several_ops(device):
-    """CUDA is the stand-in for CuPy, which runs the work of a stream as late or as early as CUDA allows."""
+    """The CUDA device is a stand-in, which runs the work of a stream as late or as early as CUDA allows."""
     name, _, schedule = device.partition(", ")
     with standin.installed(["90"], schedule=schedule) if schedule else contextlib.nullcontext():
         row = [ConvTranspose2D(2, 2, stride=2), Branches([[], [LayerNorm(), GroupNorm(1), Dropout(0.5)]]), Upsample(2)]

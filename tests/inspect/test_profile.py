@@ -78,7 +78,7 @@ def test_a_layers_time_excludes_the_layers_inside_it(monkeypatch):
     report = profile(small_net(), 2, steps=3)
     seconds = dict(zip(names(report), [row.seconds for row in report.rows]))
     assert seconds["conv1 forward"] == 1
-    assert seconds["residual1 forward"] == 3  # five, less the two of the layers inside
+    assert seconds["residual1 forward"] == 3  # five ticks, less one for each of the two layers inside
     assert ticks.hold_seconds[0] == 0
     assert len(ticks.hold_seconds) == 4
     assert min(ticks.hold_seconds[1:]) > 0

@@ -61,7 +61,7 @@ NETS = {  # (H, W, C) of the input is (4, 6, 3)
     "residual": lambda: [Conv2D(8, 1), Residual(conv(8)), dense(Residual(conv(8)), *conv(8))],
 }
 COPIED = {  # nets in which the input of the branches is still copied, and why
-    "few-channels": lambda: [Conv2D(4, 1), dense(Conv2D(4, 3, **PADDED))],
+    "few-channels": lambda: [Conv2D(4, 1), dense(Conv2D(4, 3, **PADDED))],  # Conv2D of few channels reads no slices
     "unaligned": lambda: [*conv(6), dense(*conv(8))],  # the input's slice does not end at a multiple of 16 bytes
     "other-reader": lambda: [*conv(8), dense(UserLayer(), *conv(8, 1))],  # a user's layer cannot read slices
     "group-norm": lambda: [*conv(8), dense(GroupNorm(2), *conv(8, 1))],  # GroupNorm cannot read slices

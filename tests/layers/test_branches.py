@@ -117,7 +117,7 @@ def test_convolutions_add_their_gradients_to_those_of_earlier_branches(name, fus
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 def test_backward_hooks_receive_the_gradient_of_their_own_branch(dtype, hooked):
     """The sum keeps the bits that it has without hooks, even in float16: dgrad still adds its gradient to the sum and
-    rounds once. To add the gradient that a hook receives, which is rounded already, would round twice."""
+    rounds once. Adding the rounded gradient that a hook receives would round twice."""
     net = Sequential([Input((6, 5, 3)), Residual([Conv2D(4, 3, padding=1)], [Conv2D(4, 1)])], seed=3, dtype=dtype)
     x, dy = (
         np.random.default_rng(seed).standard_normal((1, 6, 5, channels)).astype(dtype)

@@ -63,7 +63,8 @@ ENDS = {  # the layers of a branch; its output has 8 channels
     "skip": lambda: [Conv2D(2, 1), Branches([[Conv2D(6, 1)], []])],
     "nested": lambda: [Branches([[Conv2D(4, 1)], [Conv2D(4, 3, **PADDED), BatchNorm()]])],
 }
-# Blocks that do copy: how often in forward, in backward, and in forward, backward and inference together.
+# The blocks that do copy slices. The values count the copies in forward, in backward, and in forward, backward and
+# inference together.
 # In "skip" the slice of the input begins after 6 channels, which is no multiple of 16 bytes.
 COPIES = {"skip": [2, 0, 4]}
 

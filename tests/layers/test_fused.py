@@ -133,7 +133,7 @@ def test_with_a_frozen_weight_the_bias_is_trained_through_a_fused_gelu_or_sigmoi
         monkeypatch.undo()
         results.append({key: gc.to_numpy(value).copy() for key, value in tested.grads().items()})
         assert (dx is not None) == input_grad
-    assert called == ([net, fused] if input_grad else [net])  # else the fused layer calls bias_grad instead
+    assert called == ([net, fused] if input_grad else [net])  # without input_grad, the fused layer calls bias_grad
     assert results[0].keys() == results[1].keys() == set(net.grads())
     for key, plain in results[0].items():
         np.testing.assert_allclose(results[1][key], plain, rtol=1e-5, atol=1e-6)

@@ -1,4 +1,4 @@
-"""Chains of norms: a convolution's input gradient also gives the sums of the norm before it."""
+"""Chains of norms: dgrad of a convolution also computes the sums of the backward pass of the norm before it."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_by_default_norms_are_chained_only_without_an_activation():
     assert [sums_pay(activation) for activation in (None, "relu", "gelu", "silu")] == [True, False, False, False]
 
 
-def test_norms_are_chained_to_a_convolution_whose_input_gradient_can_add_up_their_sums():
+def test_norms_are_chained_to_a_convolution_whose_input_gradient_can_compute_their_sums():
     def chained(*layers):
         return "NormChain" in kinds(Sequential([Input((8, 8, 4)), *layers], initialize=False).fuse(norm_sums=True))
 

@@ -123,7 +123,7 @@ def test_a_missing_extra_is_named(monkeypatch):
 @pytest.mark.kernels
 @pytest.mark.parametrize("device", ["emulated", "cuda, late", "cuda, early"])
 def test_a_run_on_a_device_with_kernels_is_watched_and_changed(open_session, device):
-    """CUDA is the stand-in for CuPy, which runs the work of a stream as late or as early as CUDA allows."""
+    """The CUDA device is a stand-in, which runs the work of a stream as late or as early as CUDA allows."""
     name, _, schedule = device.partition(", ")
     with standin.installed(["90"], schedule=schedule) if schedule else contextlib.nullcontext():
         row = [Conv2D(2, 3), BatchNorm(), ReLU(), MaxPool2D(2), Flatten(), Linear(10)]

@@ -95,7 +95,7 @@ def stepped(
 @pytest.mark.parametrize("size", [2, 4])
 @pytest.mark.parametrize(("device", "dtype"), [("numpy", "float32"), ("numpy", "float64"), ("emulated", "float32")])
 def test_ranks_match_one_process_with_the_whole_batch(device, dtype, size):
-    """The images have a mean of 100 and a deviation of about 2: a variance with cancellation would differ."""
+    """The images have a mean of 100 and a deviation of about 2. A variance computed with cancellation would differ."""
     tolerance = 1e-9 if dtype == "float64" else 2e-3
     alone = stepped(device=device, dtype=dtype)
     states = on_ranks(size, lambda ranks: stepped(ranks, device=device, dtype=dtype), messages_alone)

@@ -166,7 +166,7 @@ class Names(ast.NodeVisitor):
 
 
 def test_cupy_names_used_by_gpuconv_exist():
-    """Each is an attribute of a module or an object of CuPy. A source file may bind that owner to any name."""
+    """Each is an attribute of a module or an object of CuPy. Source files may bind modules and objects to any name."""
     used = set()
     for folder in ("gpuconv", "bench", "ci"):
         for path in (ROOT / folder).rglob("*.py"):

@@ -87,7 +87,7 @@ def test_a_freed_block_is_reused_and_poisoned(late):
     address = a.data.ptr
     with other:
         b = cp.empty(4)
-        b[...] = a  # reads later than the next line, on another stream
+        b[...] = a  # queued on another stream, where it runs after `del a`
     del a
     c = cp.empty(4)
     assert c.data.ptr == address

@@ -60,7 +60,7 @@ def test_numbers_of_a_tile_read_from_a_wrong_position_are_printed_with_that_posi
 
 
 def test_a_product_that_hangs_is_named_by_the_last_line(monkeypatch, capsys):
-    """At its time limit the gate interrupts the check, or kills it."""
+    """The gate interrupts a check at the check's time limit, and kills the check if it does not end."""
 
     def hang(*arguments):
         raise KeyboardInterrupt

@@ -47,7 +47,8 @@ def step(page):
 
 
 def wait_until(page, expression):
-    """Playwright's own wait evaluates text in the page, which the page's content security policy forbids."""
+    """Wait until a JavaScript expression is true. Playwright's own wait evaluates text in the page, which the page's
+    content security policy forbids."""
     eventually(page, lambda: page.evaluate(expression), expression)
 
 
