@@ -165,7 +165,7 @@ def test_lr_and_step_may_be_arrays(name):
 
 @every_step
 def test_strided_parameters_of_many_blocks_change_like_contiguous_ones(name):
-    """Views are updated in place. The fast NumPy code updates both parameters in several blocks."""
+    """Views are updated in place. The fast NumPy code updates contiguous arrays and views in several blocks."""
     op, _, count, options = STEPS[name]
     params, grads, states = problem(count, "float16", [(501, 70)])
     views, *state_views = ([np.zeros((70, 1002), np.float16).T[::2]] for _ in range(1 + count))

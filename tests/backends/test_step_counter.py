@@ -15,7 +15,7 @@ def test_the_step_counters_and_a_single_counter_advance_as_computed_by_hand():
     np.testing.assert_array_equal(lr, [3, 4])
     np.testing.assert_array_equal(counters, [2, 8, 116, 216])
     ops.advance_step_counter(counters, lr, rates, batch_size=16)
-    np.testing.assert_array_equal(lr, [np.nan, np.nan])  # past the end
+    np.testing.assert_array_equal(lr, [np.nan, np.nan])  # past the end of the rates
     ops.advance_clock(clock=counters, lr=lr, rates=rates, batch_size=1)  # the former name
     np.testing.assert_array_equal(counters, [4, 10, 133, 233])
     counter = np.array([5])

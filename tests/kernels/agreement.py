@@ -1,4 +1,4 @@
-"""Runs an op on a device, and from the same inputs in float64 on the oracle."""
+"""Runs an op on a device, and on the oracle with the same inputs in float64."""
 
 from __future__ import annotations
 

@@ -11,9 +11,9 @@ enum Fault {
     EXPECTS_MORE, NO_PROXY_FENCE, LOAD_NOT_WAITED_FOR, PEER_EXITS, OVERLAPS
 };
 
-// Clusters of two blocks of 96 threads. y[i] of both blocks: the sum over `tiles` tiles of 64 numbers, which are two rows of x. Warp 0
-// copies: each block loads a half of the tile into both blocks. The other warps add. NONE and WRITES_AND_FENCES are correct. Most
-// faults are in block 1 of the cluster alone.
+// Clusters of two blocks of 96 threads. A tile has 64 numbers, which are two rows of x. In both blocks y[i] is the sum of number i
+// over `tiles` tiles. Warp 0 copies: each block loads a half of the tile into both blocks. The other warps add. NONE and
+// WRITES_AND_FENCES are correct. Most faults are in block 1 of the cluster alone.
 template <Fault FAULT>
 __device__ void sums(float* y, const TensorMap& map, int tiles) {
     constexpr int STAGES = 2, HALF = 32, BYTES = 2 * HALF * sizeof(float);

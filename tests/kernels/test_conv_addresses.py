@@ -92,7 +92,7 @@ def tap_of(index, rs, ss, filters):
     return np.append(rs, 0)[row], np.append(ss, 0)[column], k, exists
 
 
-# Strides and dilations with and without a common factor. No tap, one, two or all three taps read a row.
+# Strides and dilations with and without a common factor. A row is read by no tap, one, two or all three.
 PHASED = [
     LARGE,
     varied(LARGE, stride=(2, 2), dilation=(2, 1)),

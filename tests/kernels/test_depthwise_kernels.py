@@ -1,4 +1,4 @@
-"""Depthwise convolutions: packs of channels, phases of a stride, splits, and which problems use them."""
+"""Depthwise convolutions: packs of channels, phases of a stride, splits, and which problems use the kernels."""
 
 from __future__ import annotations
 

@@ -179,7 +179,7 @@ FAULTS_OF_GRADIENTS = {
         "out of bounds: writes 2 bytes at",
         1,
     ),
-    "db without a barrier between": (
+    "no barrier before the sums of db are added": (
         WGRAD,
         SUMS,
         "= sums[j];\n        sync();",

@@ -128,7 +128,7 @@ def test_an_invalid_address_does_not_end_the_process():
     assert "block (1, 0, 0), thread (5, 0, 0): out of bounds" in message("writes_nowhere", sanitize="none")
 
 
-def test_only_an_unchecked_run_advises_to_check():
+def test_only_the_message_of_an_unchecked_run_mentions_sanitize_checked():
     unchecked, checked = (message("calls_a_null_function", sanitize=sanitize) for sanitize in ("none", "checked"))
     for text in (unchecked, checked):
         assert "thread (5, 0, 0): out of bounds: an access at an address that does not exist" in text

@@ -11,13 +11,8 @@ from gpuconv.backends.cuda.runtime.capability import capability_named
 from tests.kernels.convolutions import dtype_and_options
 
 PIXELS = (2, 4, 4)
-SLICES = [  # the first channel of the slice, and the number of other channels; the last two allow no 16-byte moves
-    (0, 8),
-    (8, 16),
-    (16, 24),
-    (3, 8),
-    (4, 13),
-]
+# The first channel of the slice, and the number of other channels. The last two slices allow no 16-byte moves.
+SLICES = [(0, 8), (8, 16), (16, 24), (3, 8), (4, 13)]
 # Transposed convolutions: name; filters, or 0 for depthwise ones; kernel size and stride.
 TRANSPOSED = (("transposed", 8, 2), ("transposed-split-K", 512, 1), ("transposed-depthwise", 0, 2))
 CASES = ("float32", 8, 3), ("float16", 8, 8)  # dtype, channels of the slice, input channels

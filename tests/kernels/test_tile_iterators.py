@@ -80,8 +80,9 @@ def tiles(algorithm: str, arithmetic: str):
 def assert_same_addresses(
     device: str, case: Conv2dProblem, algorithm: str, arithmetic: str, rng: np.random.Generator, count: int = 3
 ) -> int:
-    """Checks that the iterators give the addresses of the matrices, for all operands of a case. They start at both ends
-    and at `count` random positions of each side. Returns the largest offset."""
+    """Checks that the iterators give the addresses of the matrices, for all operands of a case. An iterator starts
+    at the beginning and near the end of the side and of the depth, and at `count` random positions of each. Returns the
+    largest offset in the tensor."""
     tile, dtype = find(algorithm, arithmetic), as_dtype(dtype_and_options(arithmetic)[0])
     module, struct = tiles(algorithm, arithmetic), packed(case, 1)
     tensor, tile_count, furthest = asarray(np.zeros(8, dtype), device), 5, -1

@@ -71,7 +71,7 @@ FAULTS_OF_FPROP = {
     "phase that never changes": (RING, "parity ^= 1;", ";", f"{TOO_EARLY}|{OVERWRITTEN}"),
     "one arrival too few": (RING, "[i], FILLERS)", "[i], FILLERS - 1)", TOO_EARLY),
     "one arrival too many": (RING, "* WARPGROUPS)", "* WARPGROUPS + 1)", DEADLOCK),
-    "one warpgroup's arrival": (RING, "CLUSTER * WARPGROUPS)", "1)", OVERWRITTEN),
+    "stage freed by one warpgroup": (RING, "CLUSTER * WARPGROUPS)", "1)", OVERWRITTEN),
     "every lane frees the stage": (RING, "if (threadIdx.x % 128 == 0) mbar", "mbar", OVERWRITTEN),
     "uninitialized barrier": (RING, "i < STAGES; ++i", "i < STAGES - 1; ++i", "which nothing initialized"),
     "barriers initialized again": (RING, "if (threadIdx.x == 0) {", "{", "again, which is in use since @"),

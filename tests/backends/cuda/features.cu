@@ -1,4 +1,4 @@
-// What kernels may use of CUDA, for test_emulator.py and test_address_sanitizer.py.
+// Kernels that use the features of CUDA that the emulated device offers, for test_emulator.py and test_address_sanitizer.py.
 #include "types.cuh"
 
 extern "C" __global__ void indices(int* out) {
@@ -73,7 +73,7 @@ extern "C" __global__ void atomics(int* y) {
     atomicAdd(reinterpret_cast<unsigned*>(&y[5]), 1u);
 }
 
-// Each block writes a partial sum; the last to finish adds them, in their order.
+// Each block writes a partial sum. The block that finishes last adds the partial sums in the order of the blocks.
 extern "C" __global__ void last_block(int* y, int* partial, unsigned* finished) {
     __shared__ bool last;
     if (threadIdx.x == 0) {

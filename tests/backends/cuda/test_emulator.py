@@ -24,7 +24,8 @@ def run(kernel, grid, block, out, *arguments, shared=0, **settings):
 
 
 def in_several_orders(*call, **options):
-    """The result, which must be the same with other orders of threads (seeds), two workers and all accesses checked."""
+    """The result of a kernel. It must be the same in other orders of threads (seeds), with two workers, and with all
+    accesses checked."""
     first = run(*call, **options)
     for settings in ({"seed": 3}, {"seed": 4, "workers": 2}, {"sanitize": "checked", "seed": 5}):
         np.testing.assert_array_equal(run(*call, **options, **settings), first)

@@ -139,7 +139,7 @@ def test_the_report_covers_all_variants_on_the_main_architectures():
             expected = [variant for variant in expected if "wgmma" not in variant.file]
         assert [variant for variant, listed_arch in listed if listed_arch == arch] == expected
     assert len(resources.jobs(chosen, ["sm_90a"], True)) == len(chosen)
-    # Continuous integration compiles them all on one core, about three per second.
+    # Continuous integration compiles all listed pairs on one core, about three per second.
     assert len(listed) <= 2300, "the report must cover at most 2300 pairs of a variant and an architecture"
 
 

@@ -24,7 +24,7 @@ def test_a_watch_names_the_thread_that_wrote_and_the_memory_that_it_used():
     assert watch_relu(4, writer) == [writer, reads, writes]
 
 
-def test_a_watch_reports_every_write_of_a_launch_with_thousands():
+def test_a_watch_reports_every_one_of_thousands_of_writes():
     packs = 4096  # of 4 values, each stored by one thread
     writers = watch_relu(4 * packs)
     assert len({(writer.block, writer.thread) for writer in writers}) == len(writers) == packs
@@ -33,7 +33,7 @@ def test_a_watch_reports_every_write_of_a_launch_with_thousands():
     assert (reads.read, writes.written) == (16, 16)
 
 
-def test_a_launch_that_fails_reports_what_it_wrote_before(tmp_path):
+def test_a_watch_reports_the_writes_before_a_launch_failed(tmp_path):
     path = tmp_path / "fails.cu"
     path.write_text('extern "C" __global__ void fails(int* y) { y[0] = 1; y[1] = 2; y[2] = 3; }')
     y = emulator.empty((2,), np.int32)
@@ -42,7 +42,7 @@ def test_a_launch_that_fails_reports_what_it_wrote_before(tmp_path):
     assert [writer.kernel for writer in seen] == ["fails", "fails"]
 
 
-def test_a_watch_refuses_what_it_could_not_report():
+def test_a_watch_refuses_a_second_view_a_strided_view_and_an_unchecked_launch():
     x, y = (emulator.empty((4,), np.float32) for _ in range(2))
     with emulator.watch_writes(y) as seen:
         with pytest.raises(RuntimeError, match="watch one view at a time"), emulator.watch_writes(x):
