@@ -31,7 +31,7 @@ BFLOAT16 = as_dtype("bfloat16")
 every_op = pytest.mark.parametrize("op", OPS)
 
 
-def test_every_name_has_one_algorithm_per_arithmetic():
+def test_every_arithmetic_has_algorithms_and_their_names_are_unique():
     for arithmetic in ARITHMETICS:
         names = [algorithm.name for algorithm in algorithms.serving(arithmetic)]
         assert names

@@ -176,7 +176,7 @@ def test_a_net_with_a_single_score_is_refused():
             checks.sanity(net, np.zeros((20, 8, 8, 3), np.float32), np.zeros(20, np.int64), loss=loss)
 
 
-def test_a_wrong_loss_fails_the_first_check(monkeypatch):
+def test_a_wrong_loss_fails_the_check_of_the_first_loss(monkeypatch):
     original = ops.softmax_cross_entropy
     monkeypatch.setattr(
         ops, "softmax_cross_entropy", lambda *args, **options: (2 * original(*args, **options)[0], None)
@@ -207,7 +207,7 @@ def test_the_overfitting_check_mentions_no_labels_for_a_loss_of_targets():
     assert "label" not in result.expected
 
 
-def test_a_learning_rate_too_high_fails_the_update_ratio():
+def test_a_learning_rate_too_high_or_too_low_fails_the_check_of_the_update_ratio():
     net = models.build("digits-net")
     high, low = (checks.update_ratio(net, *data(), optimizer=Adam(lr=lr)) for lr in (0.1, 1e-7))
     assert not high.passed

@@ -124,7 +124,7 @@ def test_the_code_in_nets_md_runs_unchanged(tmp_path, monkeypatch, capsys):
     assert "(2, 8, 8, 4)" in capsys.readouterr().out  # the hook of nets.md prints this
 
 
-def test_every_package_with_a_page_of_the_documentation_is_an_attribute():
+def test_every_package_with_a_page_of_the_documentation_is_an_attribute_of_gpuconv():
     pages = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "docs" / "api").glob("*.md"))
     documented = set(re.findall(r"automodule:: gpuconv\.(\w+)", pages))
     documented -= {"torch", "inverse_normal"}  # programs import these two modules by name

@@ -67,7 +67,7 @@ def test_wrong_results_are_reported():
         assert "WRONG" in comparison._repr_html_()
 
 
-def test_arguments_of_a_case_may_have_the_names_in_capitals():
+def test_the_argument_names_in_a_case_may_be_in_capitals():
     assert gc.checks.compare(lambda x: np.maximum(x, 0), ops.relu, [dict(X=(3,))]).passed
     with pytest.raises(ValueError, match="'x', an argument of relu, is given twice, the second time as 'X'"):
         gc.checks.compare(lambda x: np.maximum(x, 0), ops.relu, [dict(x=(3,), X=(4,))])

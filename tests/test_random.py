@@ -195,7 +195,7 @@ PINNED_NORMALS = [
 ]
 
 
-def test_the_ops_fill_arrays_with_the_numbers_of_the_functions():
+def test_the_random_ops_give_the_numbers_of_the_functions_uniform_and_normal():
     position = dict(seed=3, stream=2, substream=5, offset=7)
     for name, options in {"uniform": {"low": -2.0, "high": 5.0}, "normal": {"mean": 3.0, "std": 0.5}}.items():
         for chosen in (options | position, {"seed": 4, "stream": 0}):

@@ -120,7 +120,7 @@ def test_a_saved_net_keeps_its_precision(tmp_path, precision):
         np.testing.assert_array_equal(loaded.state_dict()[key], array)
 
 
-def test_a_net_built_without_an_input_layer_is_loaded_built(tmp_path):
+def test_a_net_built_without_an_input_layer_is_built_after_loading(tmp_path):
     net = gc.Sequential([Linear(3)])
     net.build((4,))
     net.save(tmp_path / "x.safetensors")

@@ -1,4 +1,4 @@
-"""`gpuconv lr-find`: its table, its files, and what it leaves behind."""
+"""`gpuconv lr-find`: its table, its losses, and the files that it writes."""
 
 from __future__ import annotations
 
