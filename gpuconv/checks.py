@@ -200,7 +200,7 @@ class SanityCheck:
 
     Args:
         name: The check's name.
-        passed: Whether they agree.
+        passed: Whether the value meets the expectation.
         value: The measured value.
         expected: The expectation in words.
         details: More lines, or "".

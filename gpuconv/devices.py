@@ -35,7 +35,7 @@ class Device:
     @functools.cache
     def named(name: str) -> Device:
         """The device of this name. Raises ValueError for an unknown name."""
-        kind, colon, index = str(name).partition(":")  # 3 or None is an unknown name too
+        kind, colon, index = str(name).partition(":")  # str: for 3 or None, the next line raises ValueError
         kind = canonical("device", _ALIASES.get(kind.lower(), kind), (*KINDS, "auto"))
         if colon and (kind != "cuda" or not (index.isascii() and index.isdigit())):
             raise ValueError(f"a device is numpy (or cpu), cuda, cuda:1, emulated or auto, received {name!r}")

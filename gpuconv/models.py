@@ -32,7 +32,7 @@ from gpuconv.layers import (
 from gpuconv.names import lookup
 from gpuconv.types import Shape
 
-Nested = Sequence[Any]  # layers, and lists of layers inside lists
+Nested = Sequence[Any]  # layers and nested lists of layers
 
 
 class Model(Protocol):

@@ -114,8 +114,8 @@ def uniform(
 ) -> np.ndarray:
     """Uniform numbers: low + (high - low) * u with u = (word >> 8) * 2^-24 in [0, 1).
 
-    u has 24 bits, so it is exact in float32. The rest is computed in float64, then rounded to `dtype`
-    (16-bit floats through float32); this rounding may reach `high`.
+    u has 24 bits, so it is exact in float32. Each number is computed in float64, then rounded to `dtype`
+    (16-bit floats through float32), which may give `high` itself.
 
     Args:
         shape: The shape of the result.
@@ -180,7 +180,7 @@ def permutation(n: int, *, seed: int, epoch: int = 0, stream: int = SHUFFLE) -> 
     Args:
         n: At least 0.
         seed: From 0 to 2^64 - 1.
-        epoch: Each has its own permutation.
+        epoch: Each epoch has its own permutation.
         stream: As in `bits`.
     """
     n = _uint("n", n, 62)

@@ -40,8 +40,8 @@ class Row:
 
 
 def rows(net: Layer, batch_size: int = 128, device: str | None = None) -> list[Row]:
-    """A row for each layer of a built net, in forward order; a residual block or branches have a row for the op that
-    joins them, before the rows of their layers. batch_size: at least 1. device: by default the net's. Raises
+    """A row for each layer of a built net, in forward order. A residual block, and branches, have a row for the op that
+    joins their outputs, before the rows of their layers. batch_size: at least 1. device: by default the net's. Raises
     RuntimeError for a net that is not built."""
     expect_built(net)
     batch_size = integer("batch_size", batch_size, 1)

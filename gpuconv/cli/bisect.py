@@ -53,7 +53,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--element",
         action=argparse.BooleanOptionalAction,
         help="for two runs: repeat both up to the tensor that differs, and name the element that differs most "
-        "(default: if that takes at most an epoch of each)",
+        "(default: only if that repeats at most an epoch of each run)",
     )
     parser.add_argument("--picture", metavar="FILE", help="draw the differences by step and tensor, or by op (a .png)")
 

@@ -226,8 +226,8 @@ def add_metrics(
         labels: (N,) int64, or (N, classes) of any float dtype, where the first largest value of a row is the
             right answer (NaN counts as largest). None if there is no notion of a right answer; totals[1] then stays
             unchanged.
-        weight: (classes,), the weight of the loss, if labels are integers. Its numbers are not checked. A label outside
-            the classes has weight 0, and its row counts as a wrong answer.
+        weight: (classes,), the class weights of the loss; only with integer labels. The numbers are not checked. A
+            label outside the classes has weight 0, and its row counts as a wrong answer.
         ignore_index: The integer label of rows that do not count.
 
     Raises:

@@ -39,7 +39,7 @@ def behind_activation(
 ) -> Bound:
     """The bound of an activation's output, given that of its input. The activation adds a few roundings of its own.
 
-    bound, magnitude: the input's error bound, and its absolute value or more. value: the output.
+    bound: the error bound of the input. magnitude: at least the absolute value of the input. value: the output.
     """
     if not activation:
         return bound
