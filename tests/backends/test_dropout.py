@@ -1,4 +1,4 @@
-"""Dropout: its mask is the documented slice of the Philox stream, its scale keeps the mean."""
+"""Dropout: its mask is the documented slice of the Philox stream, and its scale keeps the mean."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ def signed(shape, dtype="float64", seed=0):
 
 
 @pytest.mark.parametrize("dtype", FLOAT_NAMES)
-@pytest.mark.parametrize("p", [0.0, 0.1, 0.3, 0.5, 0.7, 0.9])  # in 16 bits it often matters where the scale is rounded
+@pytest.mark.parametrize("p", [0.0, 0.1, 0.3, 0.5, 0.7, 0.9])  # in 16 bits it often matters when the scale is rounded
 def test_the_mask_follows_the_random_stream(p, dtype):
     x = signed((3, 5, 7, 2), dtype)
     options = dict(seed=2**63 + 5, substream=4, offset=11)
@@ -48,7 +48,7 @@ def test_the_comparison_with_p_is_exact():
     """p is just below, at or just above a step of the 24-bit uniform number, or closer to 1 than the last step."""
     x = np.ones(1 << 12)
     words = bits(x.size, seed=0, stream=DROPOUT)
-    at = np.flatnonzero(words & 0xFF == 0)[0]  # a word exactly at its step
+    at = np.flatnonzero(words & 0xFF == 0)[0]  # a word that loses nothing when its low 8 bits are dropped
     u = float(words[at] * 2.0**-32)
     for p, kept in ((np.nextafter(u, 0), True), (u, True), (np.nextafter(u, 1), False)):
         assert (ops.dropout(x, p=float(p), seed=0)[at] != 0) == kept

@@ -67,7 +67,7 @@ def test_an_image_too_large_for_32_bit_indices_is_refused():
         load_batch(images, None, indices, mean, std, augmentation, **options)
 
 
-def test_the_index_that_ends_a_threads_loop_over_the_largest_image_fits_into_32_bits():
+def test_loop_indices_fit_into_32_bits_even_past_the_end_of_the_largest_image():
     largest = launchers._MOST_ELEMENTS - 1
     assert largest - 1 + launchers._blocks(1, 1, largest) * THREADS < 2**31
 

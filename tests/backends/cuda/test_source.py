@@ -66,7 +66,7 @@ def test_signatures_are_found_among_comments_bounds_and_templates():
     assert signatures["first"].max_threads == 256
     assert signatures["second"].parameters == ()
     assert signatures["second"].max_threads == 128
-    assert signatures["third"].max_threads is None  # not a constant of numbers: left to the compiler
+    assert signatures["third"].max_threads is None  # only the compiler evaluates sizeof
 
 
 def test_the_blocks_of_a_cluster_are_read():

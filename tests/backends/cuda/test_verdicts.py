@@ -68,7 +68,7 @@ def test_a_proof_is_asked_for_once_and_kept(stand_in):
 
 def test_no_prover_is_started_for_the_sums_of_a_norm(stand_in):
     subject = product("dgrad", Epilogue.of("relu", norm_sums=True))
-    assert verdicts.proved_plans(subject, 90, MACHINE, ask=True) == ()  # silently: "auto" takes a proved one
+    assert verdicts.proved_plans(subject, 90, MACHINE, ask=True) == ()  # no warning: "auto" takes a proved algorithm
     (candidate,) = unproved_plans(subject)
     why = "with the sums of a batch norm cannot be proved"
     with pytest.warns(UnprovedWarning, match=why), pytest.raises(UnprovedError, match=why):
