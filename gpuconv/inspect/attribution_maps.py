@@ -41,7 +41,8 @@ def occlusion(
     net: Sequential, x: Array, *, target: int | None = None, size: int | None = None, stride: int | None = None
 ) -> np.ndarray:
     """How far a class's score falls when a square of the image is set to 0, which is the mean of normalized images
-    (Zeiler and Fergus 2013). Each pixel has the average over the squares that cover it, (H, W) in float64.
+    (Zeiler and Fergus 2013). The map is (H, W) in float64; the value of a pixel is the mean over the squares
+    that cover it.
 
     Args:
         size: The side of the square in pixels, from 1 to the image's shorter side; by default an eighth of that.
@@ -62,7 +63,7 @@ def occlusion_stages(
     stride: int | None = None,
     batch: int = BATCH,
 ) -> Iterator[np.ndarray]:
-    """The map of `occlusion` after each `batch` squares, 0 at pixels not yet covered.
+    """The map of `occlusion`, yielded after every `batch` squares; it is 0 at pixels not yet covered.
 
     Each batch also evaluates the image without a square again, because the net may be trained between two batches.
     """

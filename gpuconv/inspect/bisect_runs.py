@@ -270,11 +270,11 @@ class Rounding:
     step adds if its outputs and gradients inside the net were not recorded."""
 
     def __init__(self, unrecorded: float) -> None:
-        self.relative_error = 0.0  # of everything computed so far, all errors added up
+        self.relative_error = 0.0  # the relative errors of everything computed so far, added up
         self.unrecorded = unrecorded
-        self.drift: defaultdict[str, float] = defaultdict(float)  # of each parameter, absolute
+        self.drift: defaultdict[str, float] = defaultdict(float)  # the absolute drift of each parameter
         self._gradients: dict[str, float] = {}  # the norms of the parameters' gradients in this step
-        self._norms: dict[str, float] = {}  # of the parameters after this step
+        self._norms: dict[str, float] = {}  # the norms of the parameters after this step
 
     def begin(self, step: list[Digest], inside: bool) -> None:
         """Begin a step, given its digests. inside: whether the outputs and gradients inside the net were recorded."""
@@ -304,7 +304,7 @@ class Rounding:
         return self.relative_error * norm
 
     def end(self) -> None:
-        """End a step. What the next one computes inherits the largest relative drift of a layer's parameters."""
+        """End a step. All that the next step computes inherits the largest relative drift of a layer's parameters."""
         layers = {name.rpartition(".")[0] for name in self._norms}
         self.relative_error += max(
             (self._of_layer(layer, self.drift) / self._of_layer(layer, self._norms) for layer in layers), default=0

@@ -59,8 +59,8 @@ class Thread:
 
 
 def compute_everywhere(calls: Sequence[Call], offset: int, device: str) -> list[Computed]:
-    """The value by the oracle, NumPy and the device. calls: the ops that compute it, one after another. offset: the
-    index of the value in the flattened result of these ops."""
+    """The value as computed by the oracle, by NumPy and by the device. calls: the ops that compute it, one after
+    another. offset: the index of the value in the flattened result of these ops."""
     first, *added = calls
     expected = first.expected()[0]
     value, bound = (_value_at(part, first, offset) for part in (expected.value, expected.bound))
@@ -142,8 +142,8 @@ def _any_algorithm(call: Call) -> dict[str, str]:
 
 
 def locate_threads(layer: Layer, calls: Sequence[Call], offset: int, device: str, backward: bool) -> Thread | None:
-    """The threads, found by running the algorithm of the net's device on the emulated one; None on NumPy, or if no
-    thread was found."""
+    """The threads that computed the value. They are found by running, on the emulated device, the algorithm that the
+    net's device uses. None for a net on NumPy, or if no thread was found."""
     if not Device.named(device).runs_kernels:
         return None
     algorithm = layer.algorithms(1, device).get("dgrad" if backward else "fprop", "")
@@ -160,7 +160,7 @@ def locate_threads(layer: Layer, calls: Sequence[Call], offset: int, device: str
 
 
 def _watch_call(call: Call, offset: int, algorithm: str, part: bool = False) -> tuple[list[Writer], list[Touched]]:
-    """The threads that write a value of a call's result, and the accesses of the last one.
+    """The threads that write a value of a call's result, and the memory accesses of the last of these threads.
 
     part: with split-K, watch the memory of the value's first partial sum instead. Each split has an array of partial
     sums in `partials`, which begins with one sum for each value of the result (kernels/gemm_reduce.cu).

@@ -244,7 +244,8 @@ def net_with_shapes_for(net: Sequential, x: Array) -> Sequential:
 
 
 def layer_of(net: Sequential, name: str) -> Layer:
-    """A layer of a net, inner layers included. Raises ValueError that names the nearest."""
+    """A layer of a net, inner layers included. Raises ValueError for an unknown name; the message suggests the nearest
+    one."""
     return lookup(
         "layer", name, {each.path.removeprefix(net.path).removeprefix("."): each for each in descendants(net)}
     )

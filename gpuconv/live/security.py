@@ -46,7 +46,7 @@ class Guard:
     """An ASGI application that passes only allowed requests on to another application.
 
     host: the address that the server is bound to. token: required in every request, in a cookie or once as ?token=;
-    None on loopback. limits: the most bytes of a body by path; other paths take no body.
+    None on loopback. limits: for each path, the largest number of bytes in a body; other paths take no body.
     """
 
     def __init__(self, app: ASGIApp, *, host: str, token: str | None, limits: dict[str, int]) -> None:

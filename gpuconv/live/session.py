@@ -93,7 +93,7 @@ class Session(LiveRun, Callback):
         """Finish the step, save, and end the thread.
 
         Args:
-            timeout: The seconds to wait for that.
+            timeout: The seconds to wait for the thread to end.
         """
         self._closing = True
         self._mailbox.wake()

@@ -108,7 +108,8 @@ class View:
     def choose(
         self, kind: str | None, test: int | None, image: np.ndarray | None, title: str, mapped: str | None = None
     ) -> None:
-        """Choose a test image or the user's image, and what to show of it. mapped: the kind of its map."""
+        """Choose a test image or the user's image, and what to show of it. mapped: the kind of attribution
+        map."""
         if kind is not None and kind not in pictures.KINDS:
             raise ValueError(f"kind must be one of {', '.join(pictures.KINDS)}, received {kind!r}")
         if mapped is not None and mapped not in attribution.KINDS:

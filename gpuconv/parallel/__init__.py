@@ -31,7 +31,8 @@ def is_launched() -> bool:
 
 
 def launched_ranks(device: str, time_limit: float) -> Ranks:
-    """The ranks of which this process is one, depending on how it was started; a single rank if it is alone.
+    """The ranks to which this process belongs. Their kind depends on how the process was started; a process that was
+    started alone is a single rank.
 
     Args:
         device: The name of the net's device, "auto" included.

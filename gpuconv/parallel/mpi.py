@@ -131,7 +131,7 @@ class MPI(Ranks):
             backends.assign(into, received)
 
     def _send(self, partner: int, give: Array | None, into: Array | None, tag: int) -> tuple[list[Any], Any]:
-        """The requests of an exchange, and the host array that receives the data."""
+        """Start an exchange. Returns its requests, and the host array that receives the data."""
         requests, received = [], None
         if into is not None:
             received = into if type(into) is np.ndarray else np.empty(into.shape, into.dtype)

@@ -31,8 +31,8 @@ Call = Callable[[int], object]
 Samples = dict[str, list[float]]
 
 MAX_SAMPLES = 40  # the most samples per column in a burst
-_DELAY_BYTES = 1 << 29  # of a copy that occupies the GPU; more than its cache holds
-_QUEUED_SECONDS = 2.5e-3  # of host work that is queued at once: some 800 launches, too few to block the host
+_DELAY_BYTES = 1 << 29  # the bytes of a copy that keeps the GPU busy; more than the GPU's cache holds
+_QUEUED_SECONDS = 2.5e-3  # of work by the host that is queued at once: some 800 launches, too few to block it
 
 
 class Timer(Protocol):
@@ -162,7 +162,8 @@ class CudaTimer:
 
 
 def current(device: str) -> AbstractContextManager[object]:
-    """The context in which a CUDA device is the current one, for CuPy and PyTorch alike; elsewhere it does nothing."""
+    """The context in which a CUDA device is the current one, for CuPy and PyTorch alike; for other devices it does
+    nothing."""
     if not Device.named(device).on_gpu:
         return nullcontext()
     import cupy

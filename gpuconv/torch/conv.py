@@ -26,7 +26,7 @@ def conv2d(
     dilation: Size = 1,
     groups: int = 1,
 ) -> Tensor:
-    """As `torch.nn.functional.conv2d`, by `gpuconv.ops.conv2d`.
+    """The convolution of `torch.nn.functional.conv2d`, computed by `gpuconv.ops.conv2d`.
 
     Args:
         x: (N, C, H, W), float64, float32, float16 or bfloat16.
@@ -35,7 +35,7 @@ def conv2d(
         stride, dilation: In pixels, above 0: one number, or (vertical, horizontal).
         padding: Zeros around x, in pixels: one number, (vertical, horizontal), ((top, bottom), (left, right)), "valid",
             or at stride 1 "same".
-        groups: Divides C and K.
+        groups: The number of groups, which divides C and K.
 
     Returns:
         y, (N, K, P, Q), of x's dtype, in channels_last memory.

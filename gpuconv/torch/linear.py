@@ -15,7 +15,7 @@ from gpuconv.torch.tensors import Context, run
 
 
 def linear(x: Tensor, w: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x @ w.T + bias, as `torch.nn.functional.linear`, by `gpuconv.ops.linear`.
+    """x @ w.T + bias, as in `torch.nn.functional.linear`, computed by `gpuconv.ops.linear`.
 
     Args:
         x: (..., in_features), float64, float32, float16 or bfloat16.

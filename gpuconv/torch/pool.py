@@ -17,7 +17,7 @@ from gpuconv.types import Options, Pair, Size
 
 
 def max_pool2d(x: Tensor, kernel_size: Size, stride: Size | None = None, padding: Size = 0) -> Tensor:
-    """The largest value of each window, as `torch.nn.functional.max_pool2d`, by `gpuconv.ops.max_pool2d`.
+    """The largest value of each window, as in `torch.nn.functional.max_pool2d`, computed by `gpuconv.ops.max_pool2d`.
 
     Args:
         x: (N, C, H, W), float64, float32, float16 or bfloat16.
@@ -38,7 +38,7 @@ def max_pool2d(x: Tensor, kernel_size: Size, stride: Size | None = None, padding
 def avg_pool2d(
     x: Tensor, kernel_size: Size, stride: Size | None = None, padding: Size = 0, count_include_pad: bool = True
 ) -> Tensor:
-    """The mean of each window, as `torch.nn.functional.avg_pool2d`, by `gpuconv.ops.avg_pool2d`.
+    """The mean of each window, as in `torch.nn.functional.avg_pool2d`, computed by `gpuconv.ops.avg_pool2d`.
 
     Args:
         x: (N, C, H, W), float64, float32, float16 or bfloat16.
