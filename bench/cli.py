@@ -122,7 +122,7 @@ def _filters(command: argparse.ArgumentParser) -> None:
 
 
 def default_threads(device: str) -> int:
-    """Two CPU threads; for a GPU all threads, because the CPU checks its results."""
+    """The number of CPU threads: two, or all of them for a GPU, because the CPU checks the GPU's results."""
     kind = device.lower().partition(":")[0]  # Device.named would import NumPy
     on_gpu = kind == "cuda" or (kind == "auto" and Path("/dev/nvidiactl").exists())
     return os.cpu_count() or 2 if on_gpu else 2
@@ -246,7 +246,7 @@ def progress_line(entry: dict[str, Any]) -> str:
 
 
 def _finish_cpu(options: argparse.Namespace, record) -> None:
-    """Import time and memory, measured for gpuconv only, and the goals."""
+    """Add to the record the import time and memory of gpuconv, if steps were timed, and the goals; print the goals."""
     from bench import goals, import_and_memory
     from bench.suite import select
 

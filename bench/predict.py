@@ -19,8 +19,8 @@ WGMMA = ("launch", "prologue", "tensor", "shared", "l2", "issue", "epilogue", "r
 
 
 def predict_entry(entry: Entry, algo: str, model: Model, gpu: Gpu) -> tuple[str, Prediction] | None:
-    """The algorithm that a convolution uses under `algo`, and its predicted time. None for what the model has no terms
-    for: other operations, and algorithms without tensor cores."""
+    """The algorithm that a convolution uses under `algo`, and its predicted time. None for entries that the model does
+    not cover: other operations, and algorithms without tensor cores."""
     if entry.op not in DIRECTIONS:
         return None
     return convolution(entry.workload, entry.op, entry.dtype, algo, entry.work.bytes, model, gpu)

@@ -1,7 +1,8 @@
 """The entries to time: convolutions, memory-bound operations, whole training steps, and a whole recipe. work.py counts
 their FLOPs and bytes.
 
-An entry is identified by op, shape and dtype. Importance orders a run that has no time for everything: 0 first.
+An entry is identified by op, shape and dtype. Entries are timed in the order of their importance, 0 first, in case a
+run has no time for all of them.
 """
 
 from __future__ import annotations

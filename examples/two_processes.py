@@ -1,5 +1,5 @@
-"""One net trained by two processes, with the same bits as by one: ``mpiexec -n 2 python examples/two_processes.py``
-(needs `pip install '.[mpi]'`)."""
+"""One net trained by two processes, with the bits that one process gives. Needs `pip install '.[mpi]'`; run it with
+``mpiexec -n 2 python examples/two_processes.py``."""
 
 import numpy as np
 

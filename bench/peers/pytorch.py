@@ -66,7 +66,7 @@ def to_host(result) -> np.ndarray:
 
 
 def sides(call: Call, arrays: Arrays, device: str, compiled: bool) -> list[Side]:
-    """Every variant of PyTorch that is timed. compiled: also torch.compile, which is slow to start."""
+    """Every variant of PyTorch that is timed. compiled: whether to time torch.compile too, which is slow to start."""
 
     def variant(channels_last: bool, compile_it: bool) -> Callable[[], Prepared]:
         def prepare() -> Prepared:
@@ -156,7 +156,7 @@ def _convolution_options(call: Call) -> dict[str, Any]:
 
 
 def _like(torch, tensor, shape: tuple[int, ...]):
-    """An empty NCHW tensor of one of our shapes, in the layout of another."""
+    """An empty NCHW tensor of one of our shapes, in the memory format of another tensor."""
     n, h, w, c = shape
     layout = torch.contiguous_format if tensor.is_contiguous() else torch.channels_last
     return torch.empty((n, c, h, w), dtype=tensor.dtype, device=tensor.device, memory_format=layout)

@@ -70,7 +70,8 @@ def sanitizer_check(tool: str) -> Body:
 
 
 def tests(gate: Gate, seconds: float) -> Found:
-    """The whole test suite with kernels on this device; one process per file, files that run kernels first."""
+    """Runs the whole test suite with kernels on this device, each file in a process of its own. Files that run kernels
+    come first."""
     folder = gate.home / "tests"
     files = sorted(folder.rglob("test_*.py"), key=lambda p: (p.parent.name != "kernels", "devices" not in p.name, p))
     files = files[:1] if gate.small else files

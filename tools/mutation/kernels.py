@@ -180,7 +180,7 @@ def _keep_builds_apart(folder: str) -> None:
 
 
 def _problems(cases: list[verify.Case], suite: Suite) -> Iterator[str]:
-    """The message of each check, cheap ones first; an empty text if it passes."""
+    """The message of each check, cheap checks first; an empty text for a check that passes."""
     small = [case for case in cases if case.tier in ("tiny", "odd")]
     yield from _run(cases, "float32")
     if suite.tests:

@@ -115,7 +115,7 @@ class Record:
         near = (f"tests/{package}/", f"tests/test_{package}.py")
         lines = self.lines.get(mutant.file, {})
         ran = {test for line in mutant.lines for test in lines.get(line, ())}
-        if ran == {""}:  # only by the import
+        if ran == {""}:  # only the import of the file runs the mutant's lines
             ran = {test for tests in lines.values() for test in tests}
             ran.update(test for test in self.seconds if test.startswith(near))
         ran.update(test for test in self.starters if test.startswith(near) or not ran)

@@ -1,5 +1,6 @@
 """Trains on batches that are PyTorch's tensors. PyTorch's caching allocator gives the memory of a freed tensor to the
-next tensor, in the order of PyTorch's stream, so a captured step must have read a batch before that."""
+next tensor, in the order of PyTorch's stream, so a captured step must have read a batch before the memory of the
+batch is given away."""
 
 from __future__ import annotations
 

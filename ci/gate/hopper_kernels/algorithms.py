@@ -26,7 +26,7 @@ DIRECTIONS = ("fprop", "dgrad", "wgrad")
 
 
 def check(name: str, device: str, small: bool) -> int:
-    """Every unproved algorithm of a direction, on growing problems."""
+    """Check every unproved algorithm of a direction on growing problems; returns the exit status."""
     gpu, failed, count, hung = tuner.gpu_or_emulated(device), 0, 0, set()
     for product in products(name, small):
         for candidate in plan.unproved_plans(product, capability_named(device)):
