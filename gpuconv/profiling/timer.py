@@ -32,7 +32,7 @@ Samples = dict[str, list[float]]
 
 MAX_SAMPLES = 40  # the most samples per column in a burst
 _DELAY_BYTES = 1 << 29  # the bytes of a copy that keeps the GPU busy; more than the GPU's cache holds
-_QUEUED_SECONDS = 2.5e-3  # of work by the host that is queued at once: some 800 launches, too few to block it
+_QUEUED_SECONDS = 2.5e-3  # seconds of host work that is queued at once: some 800 launches, too few to block the host
 
 
 class Timer(Protocol):
