@@ -1,4 +1,4 @@
-// The activation that follows a batch norm: its input, recomputed from the norm's input, and the gradient of that input.
+// The activation after a batch norm: its input, recomputed from the norm's input, and the gradient of the activation's input.
 //
 // Macros: DTYPE; ACTIVATION.
 #pragma once

@@ -78,7 +78,7 @@ struct Products {
 struct Gradients {
     Real* dgamma;
     Real* dbeta;
-    Sums* sums;  // before accumulation, for dx
+    Sums* sums;  // for dx: of this batch alone, even with `accumulate`
     const Real* inv_std;
     bool accumulate;
 

@@ -10,7 +10,7 @@
 
 class ClassRow {
   public:
-    // x: the row, or null if the sub-warp has none; it then has no classes, but takes part in warp operations.
+    // x: the row, or null for a sub-warp without a row, which has no classes but takes part in warp operations.
     __device__ ClassRow(const DTYPE* x, int32 classes, int32 lanes)
         : x(x), classes(x ? classes : 0), lanes(lanes), lane(threadIdx.x % lanes) {
         if (this->classes <= classes_at_once()) fetch(0);

@@ -64,8 +64,8 @@ struct PitchedPacks {
 };
 
 // Calls body.packs<ROWS>(pack, stride, step) for ROWS steps, from `step` on; their packs are pack, pack + stride, ...
-// If the array ends with an incomplete pack, calls body.single(number, index) for each of its numbers. index: where the
-// number lies in the pack.
+// If the array ends with an incomplete pack, calls body.single(number, index) for each number of that pack. index: where
+// the number lies in the pack.
 template <int GROUP, class Body>
 __device__ __forceinline__ void walk(const Columns& columns, Body& body) {
     const Position position(columns);

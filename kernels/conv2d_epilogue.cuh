@@ -35,7 +35,7 @@ struct MaskedEpilogue {
                 if (value > leader || (value != value && leader == leader)) leader = value, won = j;
             }
             best[0].at[i] = leader;
-            const bool passes = IS_IDENTITY<ACTIVATION> ? column + i < y.columns : leader > 0;  // past the end, sums are zero
+            const bool passes = IS_IDENTITY<ACTIVATION> ? column + i < y.columns : leader > 0;  // past the end, leader is 0
             if (passes) bits |= 1u << (i * MASK + won);
         }
         y.store<VECTOR>(row, column, best);

@@ -103,8 +103,8 @@ class Patch {
 };
 
 // The block's filters in the order in which they are read, with zeros past the last filter and past the last tap. For scalar
-// multiply-adds a line holds one tap. For tensor cores each column of the product has two chunks per step, for the halves of its
-// depth. In every other group of four columns the two are exchanged, so that ldmatrix reads eight chunks without a bank conflict.
+// multiply-adds a line holds one tap. For tensor cores a column of the product has two chunks per step, one for each half of the
+// step's depth. In every other group of four columns they are exchanged, so ldmatrix reads eight chunks without bank conflicts.
 struct Filters {
     static constexpr int TAP_PITCH = BLOCK_N + 8;
 

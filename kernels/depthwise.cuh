@@ -2,8 +2,8 @@
 // channel k / conv.k. Nothing is summed over channels, so there is no matrix product, and with 2 R S FLOPs per output the kernels
 // are memory-bound. A thread works on WIDTH neighboring channels: 16 bytes if conv.k = 1 and the addresses allow.
 //
-// In fprop and dgrad a thread computes OUTPUTS neighboring pixels (in dgrad, neighbors within a phase), so that it loads each weight
-// only once for all of them. A tap's weights of WIDTH filters take WIDTH loads, because they are R S numbers apart.
+// In fprop and dgrad a thread computes OUTPUTS neighboring pixels (in dgrad, neighbors within a phase), so that it loads each
+// weight only once for all of them. A tap's weights of WIDTH filters take WIDTH loads, because they are R S numbers apart.
 #pragma once
 
 #include "activation.cuh"

@@ -32,7 +32,7 @@ struct FragmentStore {
         }
         __syncwarp();
         constexpr int PASSES = 16 * LANES / 32 / To::ROWS;
-#pragma unroll VECTOR > 1 && BLOCK_M * BLOCK_N <= 16384 ? PASSES : 1  // unrolled, single numbers and large tiles would spill
+#pragma unroll VECTOR > 1 && BLOCK_M * BLOCK_N <= 16384 ? PASSES : 1  // if unrolled, single numbers and large tiles would spill
         for (int pass = 0; pass < PASSES; ++pass) {
             const int own_row = (lane / LANES + pass * (32 / LANES)) * To::ROWS;
             Pack<Real, N> finished[To::ROWS];

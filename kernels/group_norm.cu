@@ -1,5 +1,5 @@
 // Group normalization (Wu and He 2018) of x (N, pixels, C) over the pixels and the D = C / groups channels of each image's groups;
-// one group of one pixel is layer normalization (Ba, Kiros and Hinton 2016).
+// with one group and one pixel it is layer normalization (Ba, Kiros and Hinton 2016).
 //
 //   y = gamma * xhat + beta,   xhat = (x - mean) * inv_std,   inv_std = 1 / sqrt(var + eps)
 //   dx = inv_std * (g - mean of g - xhat * mean of (g * xhat)),   g = gamma * dy

@@ -9,8 +9,8 @@
 // number, or is read from device memory when the kernel runs. A label outside the classes makes the targets NaN. `blocks` blocks of
 // 256 threads share the elements of an image.
 //
-// Macros: DTYPE. Limits: fewer than 2^31 - 2^27 elements per image. Floor: per element sizeof(DTYPE) bytes read and as many written; with
-// cut 0 also a read of the previous image's element, which the cache may still hold.
+// Macros: DTYPE. Limits: fewer than 2^31 - 2^27 elements per image. Floor: per element sizeof(DTYPE) bytes read and as many
+// written; with cut 0 also a read of the previous image's element, which the cache may still hold.
 
 #include "augment.cuh"
 #include "fast_divmod.cuh"

@@ -14,7 +14,7 @@ class WalkIterator<Walk::SEARCH, Matrix, SIDE, VECTOR, COLUMNS_ARE_DEPTH, SUMS>
     using Mover::PASSES, Mover::line, Mover::chunk, Mover::chunk_offset;
     static constexpr bool COPIES = VECTOR == CHUNK;
     static constexpr int PARTS = CHUNK / VECTOR;
-    // Not unrolled where fetch stores single numbers, which takes fewer registers.
+    // Where fetch stores single numbers, its loop is not unrolled, so that it takes fewer registers.
     static constexpr int UNROLLED = STORES_LATER || !COLUMNS_ARE_DEPTH ? PARTS : 1;
     static constexpr bool LINE_BY_LINE = !STORES_LATER && !COLUMNS_ARE_DEPTH;
 

@@ -1,5 +1,5 @@
-// The numbers that change from one training step to the next. The device advances them itself and a captured step reads them from
-// memory, because it cannot take new arguments.
+// The numbers that change from one training step to the next. The device advances them itself, and a captured step, which cannot
+// take new arguments, reads them from memory.
 //
 //   step_counter_advance   lr = row counter[0] of rates, NaN past the end; counter += (1, 1, batch_size, batch_size)
 //   counter_advance        before = counter; counter += by

@@ -76,7 +76,7 @@ __device__ __forceinline__ void take_registers(GPUCONV_CALLER_ONLY) {
 
 template <int NUMBER>
 __device__ __forceinline__ void warps_sync(uint32 threads GPUCONV_CALLER) {
-    static_assert(NUMBER > 0 && NUMBER < 16, "0 is that of __syncthreads()");
+    static_assert(NUMBER > 0 && NUMBER < 16, "barrier 0 is that of __syncthreads()");
 #ifdef GPUCONV_EMULATOR
     gpuconv_named_barrier(NUMBER, threads, GPUCONV_SITE);
 #else

@@ -60,8 +60,8 @@ struct MatrixDescriptor {
         return swizzled(swizzle, linear);
     }
 
-    // Whether a swizzled operand begins where wgmma can read it: K-major in the first line of an atom, with its 16 k in one panel;
-    // MN-major at the first element of an atom. Always true without a swizzle.
+    // Whether a swizzled operand begins where wgmma can read it. K-major: in the first line of an atom, where one panel holds all
+    // 16 values of k. MN-major: at the first element of an atom. Always true without a swizzle.
     template <Major MAJOR>
     __device__ __forceinline__ constexpr bool aligned() const {
         const uint32 width = panel_width(swizzle), first = start % (8 * width);

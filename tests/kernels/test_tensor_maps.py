@@ -93,7 +93,7 @@ def test_a_tensor_map_beyond_a_limit_is_refused():
         ((4, 300, 32), 0, "from 1 to 256"),
         ((4, 3, 12), 0, "multiple of 16 bytes"),
         ((4, 3, 32), 16, "swizzle"),
-        ((4, 3, 32), 32, "at least a box's line of 64"),
+        ((4, 3, 32), 32, "no less than a box's line of 64 bytes"),
     ]:
         with pytest.raises(ValueError, match=message):
             tensor_map(x, box, swizzle)

@@ -29,7 +29,8 @@ ALWAYS = {
     "wrong_parity": "wait at PRODUCER for the end of phase 0 (parity 0) of the mbarrier shared empty + 0 bytes, "
     "which lacks 2 of 2 arrivals",
     "uninitialized": "the mbarrier shared full + 8 bytes, which nothing initialized, at @",
-    "initialized_twice": "initializes the mbarrier shared full + 16 bytes again, which is in use since @, at @",
+    "initialized_twice": "initializes the mbarrier shared full + 16 bytes, which was initialized at @ and not "
+    "invalidated since, at @",
     "stale": "the mbarrier shared full + 16 bytes, which was invalidated at @",
     "overwritten_barrier": "the mbarrier shared full + 8 bytes",
     "no_arrivals": "an mbarrier expects 1 to 1048575 arrivals, received 0, at @",

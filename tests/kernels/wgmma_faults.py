@@ -74,7 +74,12 @@ FAULTS_OF_FPROP = {
     "stage freed by one warpgroup": (RING, "CLUSTER * WARPGROUPS)", "1)", OVERWRITTEN),
     "every lane frees the stage": (RING, "if (threadIdx.x % 128 == 0) mbar", "mbar", OVERWRITTEN),
     "uninitialized barrier": (RING, "i < STAGES; ++i", "i < STAGES - 1; ++i", "which nothing initialized"),
-    "barriers initialized again": (RING, "if (threadIdx.x == 0) {", "{", "again, which is in use since @"),
+    "barriers initialized again": (
+        RING,
+        "if (threadIdx.x == 0) {",
+        "{",
+        "was initialized at @ and not invalidated since",
+    ),
     "no barrier after the initialization": (
         RING,
         "__syncthreads();",

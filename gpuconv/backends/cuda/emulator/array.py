@@ -22,9 +22,9 @@ POISON_INTEGER, POISON_FLOAT = 0xCD, 0xFF  # 0xff...ff is a NaN in every floatin
 class EmulatedArray(np.ndarray):
     """An array in the emulated device's memory.
 
-    `empty`, `zeros` and `asarray` of this module create it, aligned to 256 bytes like cudaMalloc's and with guards
-    around it. NumPy's ufuncs, so also operators, work on it and return arrays of this class, but without alignment and
-    guards; they raise TypeError if a NumPy array of one or more dimensions takes part, as on a GPU. Other NumPy
+    `empty`, `zeros` and `asarray` of this module create it with guards around it, aligned to 256 bytes as by
+    cudaMalloc. NumPy's ufuncs, so also operators, work on it and return arrays of this class, but without alignment and
+    guards. As on a GPU, a ufunc raises TypeError if a NumPy array of one or more dimensions takes part. Other NumPy
     functions, such as `numpy.concatenate`, do not check this.
     """
 

@@ -40,7 +40,7 @@ inline void Block::finish(const AsyncCopy& copy, const ThreadTime& when) {
     if (Watch::instance().enabled) watch(uintptr_t(copy.destination), copy.bytes, WRITE, copy.pc);
 }
 
-// Lets the running thread's copies that an mbarrier awaits take effect.
+// Finishes the running thread's copies that have yet to arrive at an mbarrier.
 void Block::finish_copies_under_way() {
     take_effect([&](const Effect& effect) { return effect.thread == running && effect.kind == Effect::COPIES; });
 }

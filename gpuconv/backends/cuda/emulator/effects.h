@@ -20,8 +20,8 @@ void Block::start_asynchronous() {
     }
 }
 
-// Most operations on asynchronous work begin with this. With a seed, some pending work takes effect and another thread may run first,
-// each at random.
+// Most operations on asynchronous work begin with this. With a seed, it decides at random whether pending work takes effect
+// before the operation, and whether another thread runs before it.
 inline void Block::interleave() {
     begin_asynchronous();
     if (launch->seed == 0) return;

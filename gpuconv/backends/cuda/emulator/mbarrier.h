@@ -6,7 +6,7 @@
 
 namespace gpuconv_emulator {
 
-// "shared full + 8 bytes", and its block if that is another one
+// "shared full + 8 bytes"; for an mbarrier of another block, followed by " of block (1, 0, 0)"
 inline std::string Block::name_of(const Mbarrier& barrier) const {
     return barrier.block->shared_memory.name_of(barrier.address) + of_other_block(*barrier.block);
 }
@@ -52,8 +52,8 @@ inline void Block::mbarrier_init(void* address, unsigned arrivals, Site site) {
              ", at " + place(site));
     const auto found = asynchronous.mbarriers.find(uintptr_t(address));
     if (found != asynchronous.mbarriers.end() && found->second.valid)
-        fail("initializes the mbarrier " + name + " again, which is in use since " + place(found->second.initialized) + ", at " +
-             place(site));
+        fail("initializes the mbarrier " + name + ", which was initialized at " + place(found->second.initialized) +
+             " and not invalidated since, at " + place(site));
     if (launch->checked && !checker.check(now(), uintptr_t(address), 8, WRITE, checker.pc_of(site))) fail(checker.message);
     memcpy(address, &kMbarrierBits, sizeof kMbarrierBits);
     Mbarrier& barrier = asynchronous.mbarriers[uintptr_t(address)];
@@ -89,7 +89,8 @@ inline void Block::arrive(Mbarrier& barrier, unsigned arrivals, const std::strin
     barrier.block->asynchronous.idle_polls = 0;
     if (arrivals > barrier.arrivals)
         fail("arrives at the mbarrier " + name_of(barrier) + " more often than phase " + std::to_string(barrier.phase) +
-             " expects: " + std::to_string(barrier.expected) + " arrivals" + missing(barrier) + ", " + origin);
+             " expects: it has " + std::to_string(barrier.expected - barrier.arrivals) + " of its " +
+             std::to_string(barrier.expected) + " arrivals and lacks " + std::to_string(barrier.bytes) + " bytes, " + origin);
     barrier.arrivals -= arrivals;
     complete(barrier);
 }

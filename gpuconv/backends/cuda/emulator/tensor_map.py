@@ -52,7 +52,7 @@ def expect_mappable(
         )
     if swizzle not in (0, 32, 64, 128) or (swizzle and line > swizzle):
         raise ValueError(
-            f"swizzle is 0, or 32, 64 or 128 bytes and at least a box's line of {line}, received {swizzle}"
+            f"swizzle is 0, or 32, 64 or 128 bytes and no less than a box's line of {line} bytes, received {swizzle}"
         )
     if 0 in shape:
         raise ValueError(f"a tensor map takes an array with elements, received shape {tuple(shape)}")

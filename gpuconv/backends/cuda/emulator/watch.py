@@ -91,7 +91,7 @@ def watch_writes(memory: np.ndarray | ArgumentBytes, writer: Writer | None = Non
     order.
 
     memory: a contiguous view of an emulated array, or bytes of an argument, in each launch of a kernel that has this
-    argument. writer: a thread from an earlier watch. After the writes of each launch, the list then also has a
+    argument. writer: a thread from an earlier watch. With it, the writes of each launch are followed in the list by a
     `Touched` for each buffer and shared variable that this thread uses. A watch does not see bulk stores, what bulk
     loads write, the operands that wgmma reads, or operations on mbarriers.
 
