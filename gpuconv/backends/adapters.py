@@ -21,13 +21,17 @@ def adapter_of(device: str) -> Any:  # noqa: ANN401 - each device's adapter has 
     named = Device.named(str(device))
     if named.kind == "auto":
         return _choose_device()[0]
-    if not named.runs_kernels:
+    if named.kind == "numpy":
         from gpuconv.backends.cpu.adapter import NumpyDevice
 
         return NumpyDevice()
-    from gpuconv.backends.cuda.adapter import open_device
+    if named.kind == "emulated":
+        from gpuconv.backends.cuda.emulated_adapter import EmulatedDevice
 
-    return open_device(named)
+        return EmulatedDevice()
+    from gpuconv.backends.cuda.adapter import CudaDevice
+
+    return CudaDevice(named.index)
 
 
 def resolve(device: str) -> str:

@@ -36,27 +36,27 @@ def imports(monkeypatch):
         dtype = np.dtype("float32")
         device = SimpleNamespace(id=1)
 
-    def open_device(device):
+    def open_device(index):
         def take(x):
-            imported.append((device.kind, device.index, x))
+            imported.append((index, x))
             return Imported()
 
-        return SimpleNamespace(name=f"{device.kind}:{device.index}", from_dlpack=take, from_cuda_array_interface=take)
+        return SimpleNamespace(name=f"cuda:{index}", from_dlpack=take, from_cuda_array_interface=take)
 
     monkeypatch.setitem(KIND_OF_TYPE, Imported, "cuda")
-    monkeypatch.setattr(adapter, "open_device", open_device)
+    monkeypatch.setattr(adapter, "CudaDevice", open_device)
     return imported
 
 
 def test_a_tensor_on_a_gpu_stays_there(imports):
     tensor = OnGpu()
     assert asarray(tensor).device.id == 1
-    assert imports == [("cuda", 1, tensor)]
+    assert imports == [(1, tensor)]
 
 
 def test_an_array_with_the_cuda_array_interface_is_imported(imports):
     asarray(CudaInterface())
-    assert imports[0][0] == "cuda"
+    assert len(imports) == 1
 
 
 def test_the_refusal_of_a_gpu_tensor_says_that_cupy_is_missing(monkeypatch):

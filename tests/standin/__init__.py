@@ -110,7 +110,7 @@ def clear_caches() -> None:
     from gpuconv.backends.cuda.runtime import capability, graph, kernel, parallel_streams, replaced_files, tensor_map
 
     of_streams: tuple[Any, ...] = (parallel_streams._stream, graph._capture_stream)
-    of_devices: tuple[Any, ...] = (capability._capability, tuner._gpu, block_counters._new)
+    of_devices: tuple[Any, ...] = (capability._capability, tuner._gpu, block_counters._of_stream)
     for cache in (*of_streams, *of_devices, kernel._load, tensor_map._encoded):
         cache.cache_clear()
     replaced_files.forget()

@@ -1,4 +1,4 @@
-"""Adapters of "cuda" and "emulated": they create arrays there, copy them to the host, and wait for the device."""
+"""The adapter of a CUDA GPU: it creates arrays there, copies them to the host, and waits for the GPU."""
 
 from __future__ import annotations
 
@@ -10,48 +10,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import DTypeLike
 
-from gpuconv.devices import Device, DeviceError
+from gpuconv.devices import DeviceError
 from gpuconv.text.plain_text import one_line
 from gpuconv.types import Array
 
 if TYPE_CHECKING:
-    from gpuconv.backends.cuda.runtime.graph import CudaRecorder, EmulatedRecorder
-
-
-class EmulatedDevice:
-    name = "emulated"
-    description = "the CUDA kernels on the CPU"
-
-    def __init__(self) -> None:
-        from gpuconv.backends.cuda import emulator
-        from gpuconv.backends.cuda.emulator.runtime import runtime
-
-        try:
-            emulator.settings()
-        except ValueError as error:
-            raise DeviceError(str(error)) from error
-        runtime()
-        self._arrays = emulator
-
-    def from_host(self, x: np.ndarray) -> Array:
-        return self._arrays.asarray(x)
-
-    def to_numpy(self, x: Array) -> np.ndarray:
-        return np.array(x.view(np.ndarray))
-
-    def empty(self, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
-        return self._arrays.empty(shape, dtype)
-
-    def zeros(self, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
-        return self._arrays.zeros(shape, dtype)
-
-    def synchronize(self) -> None:
-        self._arrays.capture.forbid("synchronize")
-
-    def recorder(self) -> EmulatedRecorder:
-        from gpuconv.backends.cuda.runtime.graph import EmulatedRecorder
-
-        return EmulatedRecorder()
+    from gpuconv.backends.cuda.runtime.graph import CudaRecorder
 
 
 class CudaDevice:
@@ -150,8 +114,3 @@ def _device_count(cupy: ModuleType) -> int:
 
 def _version(number: int) -> str:
     return f"{number // 1000}.{number % 1000 // 10}"
-
-
-def open_device(device: Device) -> EmulatedDevice | CudaDevice:
-    """The adapter of a device. Raises DeviceError, saying what is missing, if it is not available."""
-    return CudaDevice(device.index) if device.on_gpu else EmulatedDevice()

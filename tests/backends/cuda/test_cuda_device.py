@@ -5,17 +5,16 @@ import sys
 import pytest
 
 from gpuconv.backends import DeviceError
-from gpuconv.backends.cuda.adapter import open_device
-from gpuconv.devices import Device
+from gpuconv.backends.cuda.adapter import CudaDevice
 from tests.backends.cuda.fake_cupy import CudaError, FakeCupy
 
 
 def test_a_device_is_opened_by_its_index(cupy):
-    device = open_device(Device("cuda", 1))
+    device = CudaDevice(1)
     assert device.name == "cuda:1"
     assert device.description == "Make-Believe, compute capability 9.0"
     with pytest.raises(DeviceError, match=r"there is no device cuda:2; this machine has 2"):
-        open_device(Device("cuda", 2))
+        CudaDevice(2)
 
 
 @pytest.mark.parametrize(
@@ -29,14 +28,14 @@ def test_a_device_is_opened_by_its_index(cupy):
 def test_the_error_without_a_device_says_why_and_keeps_the_cause(monkeypatch, driver, why):
     monkeypatch.setitem(sys.modules, "cupy", FakeCupy(driver=driver, fail=True))
     with pytest.raises(DeviceError, match=why) as caught:
-        open_device(Device("cuda", 0))
+        CudaDevice(0)
     assert isinstance(caught.value.__cause__, CudaError)
 
 
 def test_a_missing_cupy_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", None)
     with pytest.raises(DeviceError, match=r"CuPy is not installed: pip install 'gpuconv\[cuda13\]'") as caught:
-        open_device(Device("cuda", 0))
+        CudaDevice(0)
     assert isinstance(caught.value.__cause__, ImportError)
 
 
@@ -49,4 +48,4 @@ def test_a_cupy_that_cannot_create_its_folder_is_reported(monkeypatch):
     monkeypatch.delitem(sys.modules, "cupy", raising=False)
     monkeypatch.setattr(sys, "meta_path", [Homeless(), *sys.meta_path])
     with pytest.raises(DeviceError, match=r"CuPy cannot be imported: .*Not a directory: '/etc/passwd/\.cupy'"):
-        open_device(Device("cuda", 0))
+        CudaDevice(0)

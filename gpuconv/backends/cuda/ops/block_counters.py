@@ -8,7 +8,8 @@ import threading
 
 import numpy as np
 
-from gpuconv.backends.cuda.adapter import open_device
+from gpuconv.backends.cuda import emulator
+from gpuconv.backends.cuda.adapter import CudaDevice
 from gpuconv.devices import Device, device_of
 from gpuconv.types import Array
 
@@ -16,10 +17,15 @@ from gpuconv.types import Array
 def block_counters(like: Array) -> Array:
     """(2,) uint32, zero. Each launch leaves them at zero, so the launches on one stream share them."""
     if isinstance(like, np.ndarray):
-        return _new("emulated", threading.get_ident())
-    return _new(device_of(like), sys.modules["cupy"].cuda.get_current_stream().ptr)
+        return _of_thread(threading.get_ident())
+    return _of_stream(device_of(like), sys.modules["cupy"].cuda.get_current_stream().ptr)
 
 
 @functools.cache
-def _new(device: str, queue: int) -> Array:
-    return open_device(Device.named(device)).zeros((2,), np.uint32)
+def _of_thread(thread: int) -> Array:
+    return emulator.zeros((2,), np.uint32)
+
+
+@functools.cache
+def _of_stream(device: str, stream: int) -> Array:
+    return CudaDevice(Device.named(device).index).zeros((2,), np.uint32)
