@@ -310,7 +310,8 @@ def _predict(options: argparse.Namespace) -> int:
     print(f"gpu        {gpu.name}, {gpu.arch}; all times are predicted, except 'measured', which is of {which}")
     print(f"model      {model}")
     if (version := nvrtc.toolkit()[1]) != model.nvrtc:
-        print(f"counts     with {version}, which may generate other instructions; --nvrtc DIR selects another")
+        counts = f"with {version}, which may generate other instructions than {model.nvrtc}"
+        print(f"counts     {counts}; --nvrtc DIR selects another NVRTC")
     print()
     paths = sorted((options.results or RESULTS).glob("nvidia-*/*.json"))
     records = [record for record in (Record.load(path).data for path in paths) if is_of(record, gpu)]

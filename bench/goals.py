@@ -54,8 +54,8 @@ def _convolutions(entries: Mapping[str, Any]) -> Iterator[Goal]:
 def ratio(*entries: Mapping[str, Any], statistic: str = "median") -> float | None:
     """Our total time for the entries, divided by PyTorch's.
 
-    Of each library, the side with the smallest total counts; it must have been timed for all entries. None if a library
-    has no such side.
+    Each library is represented by the side with the smallest total among its sides that were timed for all entries.
+    None if a library has no such side.
 
     statistic: which statistic of the samples counts, "median" or "least" (the minimum).
     """

@@ -57,6 +57,6 @@ def _copy(array: np.ndarray, device: str):
 
 
 def _poison(results: tuple[Any, ...]) -> None:
-    """Fill memory that the next call is likely to get with NaN (all bits set, in every dtype)."""
+    """Set all bits of the memory that the next call will probably get. In every float dtype this is NaN."""
     for result in results:
         result.reshape(-1).view(np.uint8).fill(255)

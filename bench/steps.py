@@ -22,7 +22,8 @@ from gpuconv.verify.compare import Expected
 
 SGD: dict[str, Any] = dict(lr=0.001, momentum=0.9)
 
-# For gradients of a whole net, ||g - float64|| / ||float64||: rounding flips some ReLUs and pool winners.
+# The largest allowed ||g - float64|| / ||float64|| for the gradients g of a whole net. It is large because rounding
+# flips some ReLUs and pool winners.
 GRADIENT_TOLERANCE = {"float32": 1e-2, "float16": 0.1, "bfloat16": 0.3}
 _CHECKED_IMAGES = 8
 _MOST_BATCHES = 8  # few are enough: the activations and gradients of a step are several times as large as its batch

@@ -86,8 +86,9 @@ class Run:
             self.process.send_signal(number)
         _, output = self.process.communicate(timeout=120)
         self.kills[number.name] += 1
-        # It was ended by its own handler (128 + number), by the default handler before that one was set (-number), or
-        # by itself just before the signal (0). While it starts, Python answers Ctrl-C with a traceback and status 1.
+        # The process was ended by its own handler (128 + number) or, before that handler was set, by the default one
+        # (-number), or it had ended by itself just before the signal (0). While it starts, Python answers Ctrl-C with a
+        # traceback and status 1.
         status = self.process.returncode
         starting = number == signal.SIGINT and output.rstrip().endswith("KeyboardInterrupt")
         if not starting and (status not in (-number, 128 + number, 0) or "Traceback" in output):

@@ -20,7 +20,7 @@ BATCH = 15  # occluded images that are evaluated between two steps
 class Attribution:
     """The map of the displayed image. kind: one of KINDS.
 
-    A new map is made after each step. An occlusion map takes several calls of `advance`."""
+    `advance` begins at most one map after each step. An occlusion map takes several calls of `advance`."""
 
     def __init__(self) -> None:
         self.kind = NONE

@@ -85,7 +85,7 @@ class Guard:
         name = _name(host)
         known = {*LOOPBACK, self.host.lower()}
         if self.token is not None and (name == socket.gethostname().lower() or _is_address(name)):
-            return  # reachable under many names; the token keeps others out
+            return  # this server is reachable under many names; the token keeps others out
         if name not in known:
             raise RefusedRequestError(421, f"this server is {self.host}, but the request is for {host[:100]!r}")
 

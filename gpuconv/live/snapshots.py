@@ -85,8 +85,8 @@ def picture(segment: Segment, kind: str, image: np.ndarray, truth: int | None, h
 
 
 def examples(segment: Segment, sets: DataSplits) -> bytes:
-    """Some of the first test images, those that the net classifies correctly before the others, with their five best
-    scores; and how many of the first test images are classified correctly."""
+    """Some of the first test images with their five best scores, and how many of the first test images the net
+    classifies correctly. Correctly classified images come before the others."""
     images = np.asarray(sets.test.first(EXAMPLES))
     labels = sets.test.labels[: len(images)]
     scores = segment.net.infer(normalize_images(segment, images))

@@ -63,7 +63,7 @@ def _tensor(array: Array) -> Tensor:
 
 
 def _current_stream(tensor: Tensor | None) -> contextlib.AbstractContextManager[object]:
-    """A context in which PyTorch's current stream is CuPy's."""
+    """A context in which CuPy uses PyTorch's current stream on the tensor's device."""
     if tensor is None or tensor.device.type != "cuda":
         return contextlib.nullcontext()
     import cupy
