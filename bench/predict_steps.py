@@ -107,7 +107,8 @@ def count_step(net: str, batch_size: int, precision: str = "bfloat16") -> Counts
         for _ in range(2):  # the first step adds to the new gradients of parameters, later ones assign them
             found.clear()
             step(Spans(lambda: None))
-    update = work.of_update(step.trainer.optimizer, step.net.params()).bytes  # its launches take tables of addresses
+    # The update's launches take tables of addresses instead of arrays, so the bytes of these arrays are not in `found`.
+    update = work.of_update(step.trainer.optimizer, step.net.params()).bytes
     reductions = sum(kernel.startswith("gemm_reduce") for kernel, _ in found)
     return Counts(len(found), reductions, update + sum(bytes_ for _, bytes_ in found))
 

@@ -17,7 +17,7 @@ def scale_of(values: np.ndarray) -> float:
 
 
 def signed_colors(values: np.ndarray, bound: float) -> np.ndarray:
-    """Signed values as RGB: -bound is light blue, 0 the dark ground, +bound light amber; not a number is magenta."""
+    """Signed values as RGB: -bound is light blue, 0 the dark background, +bound light amber; NaN is magenta."""
     stops = np.array(
         [
             [0.85, 0.96, 1],
@@ -41,8 +41,8 @@ def share_colors(shares: np.ndarray) -> np.ndarray:
     magnitude."""
     with np.errstate(divide="ignore"):
         orders = np.clip(np.log10(shares) / DECADES, -1, 1)
-    above, below = orders, 1 + orders  # each from 0 to 1, where the color is lightest
-    faintest = 0.3  # clearly lighter than the ground
+    above, below = orders, 1 + orders  # each from 0 (faintest) to 1 (lightest)
+    faintest = 0.3  # clearly lighter than the background
     signed = np.where(shares > 1, faintest + (1 - faintest) * above, -faintest - (1 - faintest) * below)
     signed = np.where(shares > 0, signed, 0)
     return signed_colors(signed, 1.0)

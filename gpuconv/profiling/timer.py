@@ -147,7 +147,7 @@ class CudaTimer:
         """The seconds of device time of each of `count` calls. host: the seconds that queueing one of them takes."""
         marks = [self._cupy.cuda.Event() for _ in range(count + 1)]
         self.hold(1.5 * (count + 1) * host)  # half as long again, in case queueing is slower this time
-        call(count)  # after the large copy, so that the first timed call finds the cache as another call leaves it
+        call(count)  # not timed; so the first timed call finds the cache as a call leaves it, not as the copy does
         marks[0].record()
         for number, mark in enumerate(marks[1:]):
             call(number)

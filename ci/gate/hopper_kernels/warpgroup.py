@@ -25,7 +25,7 @@ def check(device: str, majors: tuple[int, ...], small: bool) -> int:
         for columns in widths(small):
             for layout in [(swizzle, which) for which in majors for swizzle in (1, 2, 3, 0)]:
                 if columns > 64 and layout[0] != 1:
-                    continue  # 64 columns show all swizzles
+                    continue  # products of up to 64 columns test the other swizzles
                 a, b = (rng.integers(-4, 5, (rows, DEPTH)).astype(np.float64) for rows in (TILE_ROWS, columns))
                 print_case(f"{dtype} 64x{columns}, {MAJORS[layout[1]]}, {SWIZZLES[layout[0]]} swizzle")
                 found, count = multiply_on_gpu(device, dtype, columns, layout, a, b), count + 1
