@@ -222,8 +222,7 @@ class Row:
         self.take(end, lambda *_: Residual(body.layers, shortcut.layers or None))
 
     def reordered(self, array: np.ndarray) -> np.ndarray:
-        """An array whose last axis indexes the row's features, with that axis in (H, W, C) order; any other array as it
-        is."""
+        """The array. If its last axis indexes the row's features, that axis is reordered to (H, W, C)."""
         if not self.flattened or array.shape[-1] != np.prod(self.flattened):
             return array
         h, w, c = self.flattened

@@ -160,5 +160,5 @@ def _grid(values: np.ndarray) -> list[list[float | str]]:
 
 
 def _number(value: float) -> float | str:
-    """The number, but NaN and infinities, which JSON lacks, as text: "nan", "inf" or "-inf"."""
+    """The number. NaN and infinities, which JSON lacks, become text: "nan", "inf" or "-inf"."""
     return value if math.isfinite(value) else str(float(value))
