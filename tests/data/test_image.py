@@ -55,7 +55,7 @@ def test_values_without_a_known_range_are_refused(tmp_path, dtype, mode):
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
 def test_white_shows_through_transparent_pixels(tmp_path, mode, channels):
     alpha = np.array([[0, 255], [51, 0]], np.uint8)
-    image = Image.new(mode, (2, 2))  # black ink, all of it in the alpha channel
+    image = Image.new(mode, (2, 2))  # every pixel is black; the pixels differ only in alpha
     image.putalpha(Image.fromarray(alpha))
     image.save(tmp_path / "a.png")
     read = read_image(tmp_path / "a.png", channels=channels)

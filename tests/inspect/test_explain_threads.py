@@ -95,5 +95,5 @@ def test_a_device_names_the_threads_of_layers_that_run_several_ops(device):
         assert str(explain(net, x, "branches1", (0, 1, 3))).endswith("the value of branch2 at [0, 1, 1]")
         explanation = explain(net, x, "convt1", (2, 1, 1), locate=True, backward=True)
         assert all(result.error <= result.bound for result in explanation.computed)
-        assert "fprop" in explanation.thread.writers[-1].kernel  # backward, a transposed convolution runs fprop
+        assert "fprop" in explanation.thread.writers[-1].kernel  # the backward pass of ConvTranspose2D runs fprop
         assert saliency(net, x).shape == (3, 2, 2)

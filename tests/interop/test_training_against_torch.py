@@ -158,6 +158,6 @@ def test_five_steps_give_the_losses_and_weights_of_pytorch(name, device):
     state = {key: value.numpy() for key, value in module.state_dict().items()}
     for key, value in interop.to_torch(net, like=state).items():
         if value.dtype.kind == "f":
-            # At least 0.01: a bias that a later norm subtracts has a gradient of zero and stays near zero.
+            # At least 0.01, because a bias that a later norm subtracts has a gradient of zero and stays near zero.
             largest = max(np.abs(state[key]).max(), 0.01)
             np.testing.assert_allclose(value, state[key], rtol=1e-4, atol=1e-4 * largest, err_msg=key)

@@ -77,7 +77,7 @@ BETWEEN = {
 
 
 def block(end, between, device="emulated", dtype="float32"):
-    """Three branches: two that end as ENDS[end], and between them one of `between` channels."""
+    """Three branches. The first and the last have the layers ENDS[end]; the middle one has `between` channels."""
     middle = BETWEEN[end](between) if end in BETWEEN else [Conv2D(between, 1)]
     branches = [ENDS[end](), middle, ENDS[end]()]
     return Sequential([Input((4, 5, 4)), Branches(branches)], seed=1, device=device, dtype=dtype)

@@ -110,8 +110,8 @@ def test_convolutions_fused_with_a_pool_and_batch_norm_give_the_same_results(dev
     plain.load_state_dict(fused.state_dict())
     np.testing.assert_array_equal(gc.to_numpy(fused.predict(x)), gc.to_numpy(plain.predict(x)))
     gradients = []
-    for tested in (plain, fused):  # with the running statistics
-        y = tested.forward(x, training=False)
+    for tested in (plain, fused):
+        y = tested.forward(x, training=False)  # so forward and backward use the running statistics
         gradients.append(gc.to_numpy(tested.backward(y)))
     np.testing.assert_allclose(gradients[1], gradients[0], rtol=1e-4, atol=1e-5)
 

@@ -15,7 +15,7 @@ from gpuconv.plots.colors import scale_of
         ([], 1.0),
         ([np.nan, np.inf], 1.0),
         ([-2.0, -2.0, np.inf], 2.0),
-        ([0.0] * 999 + [-0.25], 0.25),  # the quantile is 0
+        ([0.0] * 999 + [-0.25], 0.25),  # the 0.995 quantile is 0, so the maximum is used
         ([1.0] * 999 + [50.0], 1.0),
     ],
     ids=["zeros", "empty", "not finite", "negative and infinite", "one value is not zero", "one outlier"],

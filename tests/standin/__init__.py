@@ -12,10 +12,12 @@ Correct code gives the same numbers with both. The stand-in enforces these rules
   test sets it);
 - legacy, blocking and non-blocking streams wait for one another as in the CUDA Programming Guide, "Default Stream";
 - what CUDA forbids during a capture is refused or invalidates the capture; a graph keeps no array alive;
-- a pool reuses a freed block at once, poisoned, for the stream that allocated it, and for no other stream;
+- a pool reuses a freed block at once for the stream that allocated it, and for no other stream. Outside of a capture
+  the block is poisoned first;
 - a kernel runs only on GPUs of the compute capability that it was compiled for, or of a higher one with the same major
   number, and within their shared memory;
-- events measure the GPU's time: the machine states how long kernels and copies take, one after another on a stream.
+- events measure the GPU's time. The kernels and copies of a stream run one after another. Each takes the time that the
+  machine's `kernel_seconds` or `copy_rate` gives.
 """
 
 from __future__ import annotations

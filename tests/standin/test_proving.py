@@ -106,7 +106,8 @@ def test_an_algorithm_with_a_fault_is_not_chosen_and_does_no_harm_to_this_proces
         ("conv2d_dgrad", [DY, W], dict(input_shape=X.shape)),
         ("conv2d_wgrad", [DY, X], dict(kernel_size=3)),
     ]
-    # A call that hangs takes seconds, so there is only one; the gradient of filters is never a slice of channels.
+    # A call that hangs takes seconds, so only one is made. The fault in a slice needs an output that is a slice of
+    # channels, which the gradient of filters never is.
     for op, arrays, options in calls[: {"hangs": 1, "a wrong value in a slice": 2}.get(fault, 3)]:
         with pytest.warns(UnprovedWarning, match=f"{NAME} is not proved for conv2d_.*") as warned:
             row, result = run_op(op, arrays, **options)

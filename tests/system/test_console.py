@@ -31,7 +31,7 @@ def test_writing_into_a_full_closed_or_missing_stderr_neither_blocks_nor_raises(
         say("nobody")
         monkeypatch.undo()
         with open(os.devnull, "w") as nowhere:
-            os.dup2(nowhere.fileno(), write)  # takes the data that `full` still holds
+            os.dup2(nowhere.fileno(), write)  # `full` still holds data, which goes to os.devnull when `full` is closed
 
 
 @pytest.fixture
