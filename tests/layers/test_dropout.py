@@ -7,7 +7,7 @@ from gpuconv.layers import Dropout, Input, Sequential
 from tests.layers.layer_cases import fresh
 
 
-def test_dropout_draws_a_new_mask_each_forward_and_reuses_it_backward():
+def test_dropout_draws_a_new_mask_in_each_forward_and_reuses_it_in_backward():
     drop = fresh(Dropout(0.5), (50,))
     x = np.ones((4, 50))
     first, second = drop.forward(x, True), drop.forward(x, True)

@@ -22,7 +22,7 @@ def test_after_zero_grad_gradients_read_as_zero_and_backward_assigns_then_adds(d
     once, live = backward(), net.grads()
     twice = backward()
     net.zero_grad()
-    # Reading all gradients has filled them with zeros, to which the next backward adds.
+    # The next line reads all gradients, which fills them with zeros. The next backward adds to these zeros.
     assert not any(to_numpy(gradient).any() for gradient in net.grads().values())
     after_all_were_read = backward()
     net.zero_grad()
