@@ -213,7 +213,7 @@ def test_new_files_follow_the_umask_and_scratch_folders_are_private(tmp_path):
     assert names(tmp_path) == ["log"]
 
 
-def test_folders_are_not_synced_on_platforms_without_that_call(tmp_path, monkeypatch):
+def test_folders_are_not_synced_on_platforms_that_cannot_sync_folders(tmp_path, monkeypatch):
     fsync, code = os.fsync, [0]
 
     def refuse(handle):
