@@ -87,8 +87,8 @@ def as_precision(dtype: DTypeLike | None = None, precision: str | None = None) -
     """The dtype of a net's arrays, and whether they are multiplied in TF32, from a dtype or a precision; by default
     float32.
 
-    precision: one of `PRECISIONS`. Both may be "fp16", "bf16" and the like. Raises ValueError for another precision and
-    if both are given, TypeError for another dtype.
+    precision: one of `PRECISIONS`. Either argument may also be a short name such as "fp16" or "bf16". Raises ValueError
+    for another precision and if both arguments are given, TypeError for another dtype.
     """
     if precision is None:
         named = _SHORT.get(dtype, dtype) if isinstance(dtype, str) else dtype

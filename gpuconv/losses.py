@@ -7,7 +7,7 @@ it receives the scores of a 16-bit net in float32.
 scores: (N, classes). labels: (N,) integers; for "softmax" also (N, classes) floats, probabilities. "mse", "huber" and
 "bce" take scores (N, ...) and a float for each. loss: 0-d, in the scores' accumulation dtype. dscores: the gradient
 with respect to the scores, times grad_scale, in their shape and dtype, ready for ``net.backward``. grad_scale: a number
-or a one-element float64 array on their device; only float16 training passes one.
+or a one-element float64 array on the scores' device; only float16 training passes a grad_scale.
 """
 
 from __future__ import annotations

@@ -167,7 +167,7 @@ def resnet18_cifar(classes: int) -> Nested:
 
 @_model("resnet18", (224, 224, 3), 1000)
 def resnet18(classes: int) -> Nested:
-    """ResNet-18 for ImageNet, as torchvision has it, whose weights can be loaded (docs/nets.md)."""
+    """ResNet-18 for ImageNet, as torchvision has it; torchvision's weights can be loaded (docs/nets.md)."""
     return [_imagenet_stem(), *_resnet(64, _WIDTHS, (2, 2, 2, 2), classes)]
 
 

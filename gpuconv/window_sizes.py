@@ -15,7 +15,7 @@ NO_PADDING: PaddingPairs = ((0, 0), (0, 0))
 def output_size(size: int, kernel: int, stride: int, padding: Pair, dilation: int, fit: str) -> int:
     """The number of windows along one axis.
 
-    Let span = dilation * (kernel - 1) + 1, slack = size + before + after - span and rest = slack % stride. "floor"
+    Let span = dilation * (kernel - 1) + 1, slack = size + sum(padding) - span and rest = slack % stride. "floor"
     gives slack // stride + 1 windows and drops the rest. "exact" requires a rest of 0. "cover" adds a last partial
     window for the rest if that window begins before the end of the input (PyTorch's ``ceil_mode``).
 

@@ -289,7 +289,8 @@ class Rounding:
         return self._explained_by_computation(one, other) + one.error + other.error
 
     def _explained_by_computation(self, one: Digest, other: Digest) -> float:
-        """The difference of the norms that rounding in the computation explains; counts the rounding of this tensor."""
+        """The difference of the norms that rounding in the computation explains. Adds the rounding of this tensor to
+        `relative_error`."""
         self.relative_error += max(map(_rounding, (one, other)))
         error = self.relative_error * math.hypot(*self._gradients.values())
         if one.direction == "gradient":

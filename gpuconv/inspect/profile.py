@@ -72,7 +72,8 @@ class Spans:
 
 @dataclass(frozen=True)
 class Row:
-    """One layer and direction, or the loss, the update (by the optimizer's name) or the metrics (direction "").
+    """One layer and direction; or, with the direction "", the loss, the metrics, or the update under the optimizer's
+    name.
 
     seconds: the median over the steps, not counting inner layers; None on the emulated device. launches: a row of
     `launches.table` for each kernel; empty on NumPy.

@@ -1,5 +1,5 @@
-"""The attribution map of the displayed image, which shows the parts that the best class depends on; computed piece by
-piece."""
+"""The attribution map of the displayed image: it shows on which parts of the image the best class depends. The map is
+computed piece by piece."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ BATCH = 15  # occluded images that are evaluated between two steps
 class Attribution:
     """The map of the displayed image. kind: one of KINDS.
 
-    `advance` begins at most one map after each step. An occlusion map takes several calls of `advance`."""
+    Unless `restart` is called, `advance` begins at most one map after each step. An occlusion map takes several
+    calls."""
 
     def __init__(self) -> None:
         self.kind = NONE

@@ -90,7 +90,8 @@ class Guard:
             raise RefusedRequestError(421, f"this server is {self.host}, but the request is for {host[:100]!r}")
 
     def _expect_token(self, headers: dict[str, str], query: bytes) -> str | None:
-        """The cookie to set if the token came in the address, else None. Raises RefusedRequestError without a token."""
+        """The cookie to set if the token came in the address, else None. Raises RefusedRequestError if the server has a
+        token and the request lacks it."""
         if self.token is None:
             return None
         try:

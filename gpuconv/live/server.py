@@ -37,7 +37,8 @@ def listening_socket(host: str, port: int) -> Iterator[socket.socket]:
 
 
 class _Server(uvicorn.Server):
-    """Returns once a signal is recorded; uvicorn's own handler would raise it again before the session is saved."""
+    """A server that stops once a signal is recorded. uvicorn's own handler would raise the signal again before the
+    session is saved."""
 
     def __init__(self, config: uvicorn.Config, interrupts: Interrupts) -> None:
         super().__init__(config)

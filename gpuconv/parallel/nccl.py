@@ -39,8 +39,8 @@ class NCCL(Ranks):
         messages: Ranks of the same processes that exchange messages on the host, over MPI or TCP; by default the kind
             that fits how the processes were started.
 
-    Raises ValueError for a time limit that is not finite and above 0, and for a variable LOCAL_RANK that is not a whole
-    number; TypeError for a time limit that is no number.
+    Raises ValueError for a time limit that is infinite, NaN or not above 0, and for a variable LOCAL_RANK that is not a
+    whole number; TypeError for a time limit that is no number.
     """
 
     def __init__(self, time_limit: float = 300.0, messages: Ranks | None = None) -> None:

@@ -48,7 +48,8 @@ _SWAPS: dict[type, type] = {torch.nn.Conv2d: Conv2d, torch.nn.Linear: Linear}
 def replace(module: torch.nn.Module) -> torch.nn.Module:
     """Replace every Conv2d and Linear of a module, or the module itself, by ours, in place.
 
-    Parameters, names and hooks stay; filters move to channels_last memory. Subclasses of the two are left as they are.
+    Parameters, names and hooks stay; filters move to channels_last memory. Subclasses of `torch.nn.Conv2d` and
+    `torch.nn.Linear` are left as they are.
 
     Args:
         module: Any module of PyTorch.

@@ -2,7 +2,8 @@
 
 const PARTS = ["train", "validation", "test"]; // style.css has a color of each name
 
-// column: 1 for the loss, 2 for the accuracy. least, most: the ends of the axis; without most, the largest value.
+// column: 1 for the loss, 2 for the accuracy. least, most: the ends of the axis.
+// Without most, the axis ends at the largest value.
 export function draw(canvas, curves, column, least, most) {
   const style = getComputedStyle(document.documentElement);
   const color = (name) => style.getPropertyValue(`--${name}`).trim();
