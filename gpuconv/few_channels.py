@@ -12,7 +12,8 @@ MOST_SMEM_BYTES = 96 * 1024  # the most shared memory of a block for few channel
 
 
 def patch_lines(problem: Conv2dProblem, pool: int) -> int:
-    """The most rows of x that the windows of a tile for few channels read, counting the rows of all images in sequence.
+    """An upper bound on the rows of x that the windows of a tile for few channels read. The rows of all images are
+    counted in sequence.
 
     pool: as in `Epilogue`; a tile's pixels are counted along the pooled output.
     """

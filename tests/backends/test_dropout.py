@@ -18,7 +18,7 @@ def signed(shape, dtype="float64", seed=0):
 
 
 @pytest.mark.parametrize("dtype", FLOAT_NAMES)
-@pytest.mark.parametrize("p", [0.0, 0.1, 0.3, 0.5, 0.7, 0.9])  # in 16 bits it often matters when the scale is rounded
+@pytest.mark.parametrize("p", [0.0, 0.1, 0.3, 0.5, 0.7, 0.9])  # a scale rounded to 16 bits often gives another y
 def test_the_mask_follows_the_random_stream(p, dtype):
     x = signed((3, 5, 7, 2), dtype)
     options = dict(seed=2**63 + 5, substream=4, offset=11)

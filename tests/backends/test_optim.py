@@ -180,7 +180,8 @@ def test_strided_parameters_of_many_blocks_change_like_contiguous_ones(name):
 
 @pytest.mark.parametrize(("dtype", "small"), [("float16", 2.0**-11), ("bfloat16", 2.0**-8)])
 def test_half_precision_rounds_once(dtype, small):
-    """param - (grad + param) is -grad, unless grad + param = -1 - small is rounded on the way."""
+    """The new parameter is param - (grad + param) = -grad = 1. If the sum in parentheses, -1 - small, were rounded to
+    this dtype, the new parameter would be 1 - small."""
     param, grad = (np.array([value]).astype(as_dtype(dtype)) for value in (-small, -1.0))
     ops.sgd_step([param], [grad], lr=1.0, weight_decay=1.0)
     assert float(param[0]) == 1

@@ -116,7 +116,7 @@ def test_batch_norm_has_the_same_bits_in_several_thread_orders(device, rng, shap
 
 
 def test_the_variance_is_right_despite_a_large_mean(device, rng):
-    """x**2 - mean**2 in float32 would lose this variance entirely."""
+    """In float32, the mean of the squares minus the square of the mean would lose this variance entirely."""
     x = (random(rng, (3000, 5), "float64") + 4096).astype(np.float32)
     ones, zeros = np.ones(5, np.float32), np.zeros(5, np.float32)
     _, _, inv_std = on_device("batch_norm", device, x, ones, zeros, zeros, ones, training=True)

@@ -236,7 +236,8 @@ def test_auto_chooses_the_algorithm_forward_for_large_layers_with_few_channels(d
 
 @pytest.mark.parametrize("arithmetic", ["float32", "bfloat16"])
 def test_the_patch_fits_in_shared_memory(rng, arithmetic):
-    """The launcher reserves the size that the largest tile needs; the test computes the size that each tile needs."""
+    """The launcher reserves at least the size that the largest tile needs. The test computes the size that each
+    tile needs."""
     chunk, exact_sizes = 4 if arithmetic == "float32" else 8, 0
     for _ in range(400):
         p, q, n, c = (int(rng.integers(1, high)) for high in (40, 40, 9, 5))

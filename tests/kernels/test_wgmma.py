@@ -19,7 +19,7 @@ from tests.kernels.compiled import assert_no_spills
 
 ROWS, DEPTH = 64, 64
 KERNELS = Path(__file__).with_name("wgmma_products.cu")
-ALL_LAYOUTS = list(itertools.product(range(4), range(4)))  # the swizzle; 2 if A is MN-major, plus 1 if B is
+ALL_LAYOUTS = list(itertools.product(range(4), range(4)))  # (swizzle, mn_major) of the kernel `product`
 COLUMNS = {64: ALL_LAYOUTS, 128: [(1, 0), (1, 3)], 192: [(1, 1)], 256: [(1, 0), (1, 2)]}
 
 

@@ -77,7 +77,7 @@ SEVERAL_TILES = {
         conv(2, 17, 17, 16, 80, 3, stride=2, padding=1, groups=2),
         conv(1, 16, 18, 144, 8, 1, stride=(2, 1)),
     ),
-    # Tiles down and across: 3 by 1, so that the last block has no columns; 1 by 4 of two groups; 1 by 6.
+    # Tiles down and across: 3 by 1, so that the last block has no columns; 1 by 4 in each of two groups; 1 by 6.
     "conv2d_wgrad": (
         conv(1, 9, 8, 16, 264, 3, padding=1),
         conv(3, 17, 17, 160, 16, 3, stride=2, padding=1, groups=2),

@@ -12,7 +12,8 @@ from gpuconv.backends.cuda.gemm import tuner
 
 
 def test_runs_on_cupy_are_timed_between_two_events_behind_a_gate(monkeypatch):
-    """The runs are queued on an idle GPU; the gate opens when all are queued."""
+    """The GPU is idle when the first run is queued. A host function in the stream, the gate, holds the runs back until
+    all of them are queued."""
     queue, waiting = [], []
 
     class Event:

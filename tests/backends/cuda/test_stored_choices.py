@@ -117,18 +117,18 @@ def test_an_edited_kernel_is_timed_again(use_gpu, tmp_path):
     assert len(choices(tmp_path)) == 2
 
 
-@pytest.mark.parametrize("damage", ["cut", "other", "gone", "no digest"])
+@pytest.mark.parametrize("damage", ["truncate", "change", "remove", "no digest"])
 def test_a_damaged_entry_is_timed_again(use_gpu, tmp_path, damage):
     use_gpu(StandInGpu(durations("simt-64x64")))
     run_op()
     (entry,) = choices(tmp_path)
     file = entry / "choice.json"
-    if damage == "cut":
+    if damage == "truncate":
         file.write_text(file.read_text()[:20])
-    elif damage == "other":
+    elif damage == "change":
         file.write_text(file.read_text().replace("simt-64x64", "simt-64x32"))
     else:
-        (file if damage == "gone" else entry / "digest").unlink()
+        (file if damage == "remove" else entry / "digest").unlink()
     later = use_gpu(StandInGpu(durations("simt-32x32")), forget=True)
     assert run_op()[0][-1] == "simt-32x32"
     assert later.timed
