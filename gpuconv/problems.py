@@ -323,7 +323,7 @@ def _conv2d(
 ) -> Conv2dProblem:
     if c % groups or k % groups:
         raise ValueError(
-            f"groups must divide the channels and the filters, received groups {groups}, {c} channels, {k} filters"
+            f"groups must divide the channels and the filters, received {groups} groups, {c} channels, {k} filters"
             f"{_layout_hint(h, c, r, filter_channels, groups)}"
         )
     if filter_channels * groups != c:

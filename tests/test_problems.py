@@ -201,7 +201,7 @@ def test_impossible_convolutions_are_refused():
     x, w = (2, 8, 8, 4), (6, 3, 3, 4)
     refused(
         ValueError,
-        "groups must divide the channels and the filters, received groups 4, 4 channels, 6 filters",
+        "groups must divide the channels and the filters, received 4 groups, 4 channels, 6 filters",
         Conv2dProblem.of,
         x,
         w,

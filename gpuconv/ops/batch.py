@@ -245,7 +245,7 @@ def _check_mix(
         raise ValueError(f"x must have images of at least one number, received shape {shape}")
     expect_shape("labels", labels, shape[:1], "one label for each image")
     if labels.dtype != np.int64:
-        raise TypeError(f"labels must be int64, the numbers of classes, received {labels.dtype.name}")
+        raise TypeError(f"labels must be int64 class numbers, received {labels.dtype.name}")
     if table.dtype != np.float32 or len(table.shape) != 1 or not 0 < table.shape[0] <= INT32:
         raise TypeError(
             f"table must be float32 of shape (T,), T from 1, received {table.dtype.name} of shape {tuple(table.shape)}"

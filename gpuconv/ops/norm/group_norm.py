@@ -56,7 +56,7 @@ def _check_group_norm(x: Array, gamma: Array, beta: Array, out: Array | None, *,
     expect_channel_vectors(x, shape[-1], gamma=gamma, beta=beta)
     groups = integer("groups", groups, 1)
     if shape[-1] % groups:
-        raise ValueError(f"groups must divide the channels, received groups {groups}, {shape[-1]} channels")
+        raise ValueError(f"groups must divide the channels, received {groups} groups and {shape[-1]} channels")
     if shape[0] and not math.prod(shape[1:]):
         raise ValueError(f"the statistics of a group need at least one value, received shape {shape}")
     expect_out(out, shape, x.dtype)

@@ -115,6 +115,7 @@ def expect_weight_decay(weight_decay: float | Sequence[float], params: Sequence[
         return (number("weight_decay", weight_decay, 0.0, used_with=params),) * count
     if len(weight_decay) != count:
         raise ValueError(
-            f"weight_decay must be one number or one for each of {count} params, received {len(weight_decay)}"
+            f"weight_decay must be one number, or a list with one for each of {count} params; received a list of "
+            f"{len(weight_decay)}"
         )
     return tuple([number("weight_decay", value, 0.0, used_with=params) for value in weight_decay])

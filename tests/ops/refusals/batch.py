@@ -103,7 +103,7 @@ REFUSALS = [
         [X, LABELS[:2].astype(np.int32), VECTOR],
         {"classes": 3},
         TypeError,
-        "labels must be int64, the numbers of classes, received int32",
+        "labels must be int64 class numbers, received int32",
     ),
     (
         ops.mix_batch,

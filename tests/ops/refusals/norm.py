@@ -204,7 +204,7 @@ REFUSALS = [
         ValueError,
         "pool must be 1 (none) or 2 (2 x 2 windows), received 3",
     ),
-    (ops.group_norm, [X, zeros(4), zeros(4)], {"groups": 3}, ValueError, "received groups 3, 4 channels"),
+    (ops.group_norm, [X, zeros(4), zeros(4)], {"groups": 3}, ValueError, "received 3 groups and 4 channels"),
     (ops.group_norm, [X, zeros(4), zeros(4)], {"groups": 0}, ValueError, "groups must be at least 1, received 0"),
     (
         ops.group_norm,

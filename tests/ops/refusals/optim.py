@@ -50,7 +50,7 @@ REFUSALS = [
         [PARAMS, PARAMS],
         {"lr": 1, "weight_decay": [0.1]},
         ValueError,
-        "weight_decay must be one number or one for each of 2 params, received 1",
+        "weight_decay must be one number, or a list with one for each of 2 params; received a list of 1",
     ),
     (
         ops.adagrad_step,

@@ -43,7 +43,10 @@ def expect_mappable(
     rank = len(shape)
     line = box[-1] * itemsize if len(box) else 0
     if not 2 <= rank <= 5 or len(box) != rank:
-        raise ValueError(f"a tensor map takes 2 to 5 dimensions and an extent for each, received {rank} and {len(box)}")
+        raise ValueError(
+            f"a tensor map takes 2 to 5 dimensions and an extent for each, received {rank} dimensions and {len(box)} "
+            "extents"
+        )
     if not all(1 <= extent <= 256 for extent in box):
         raise ValueError(f"a box has extents from 1 to 256, received {tuple(box)}")
     if line % 16:
