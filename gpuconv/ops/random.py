@@ -35,7 +35,7 @@ def random_uniform(
 
     Raises:
         TypeError: y has no float dtype, or a number has another type.
-        ValueError: low exceeds high, or high - low is infinite, another number is out of its range, or y is read-only.
+        ValueError: low exceeds high, high - low is infinite, another number is out of its range, or y is read-only.
     """
     backend = backend_of(y=y)
     expect_any_float("y", y)

@@ -176,8 +176,8 @@ def _from_json(tensors: dict[str, np.ndarray], entry: Record) -> Any:  # noqa: A
 
 
 def _overflowed(one: Expected, result: np.ndarray) -> Expected:
-    """The expected result `one`, but infinite where `result` overflowed correctly. An overflow is correct if the end of
-    the dtype's range lies within the bound of the expected value."""
+    """The expected result `one`, but infinite where `result` overflowed correctly. An overflow is correct if it has the
+    sign of the expected value, and |expected value| + bound is at least the dtype's largest number."""
     if result.dtype.kind in "iub":
         return one
     found, value = as_float64(result), np.asarray(one.value)

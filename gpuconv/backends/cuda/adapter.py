@@ -44,8 +44,9 @@ class CudaDevice:
         model = self._cupy.cuda.runtime.getDeviceProperties(self._index)["name"].decode()
         capability = int(self._device.compute_capability)
         needed = min(each.capability for each in ALGORITHMS if each.capability)
+        # Runs store this text with their digests and are compared by it, so the wording must not change.
         text = f"{model}, compute capability {capability / 10:.1f}"
-        if capability < needed:  # stored with digests, and compared: older runs have this text
+        if capability < needed:
             text += f", convolutions without tensor cores, for which gpuconv needs {needed / 10:.1f}"
         return text
 

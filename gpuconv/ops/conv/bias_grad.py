@@ -26,7 +26,7 @@ def bias_grad(
     accumulate: bool = False,
 ) -> ArrayT:
     """The gradient of a bias: the sum of dy over all axes but the last. If an activation follows the bias, the gradient
-    of the activation's input is summed instead; it is computed from dy and saved, and not stored.
+    of the activation's input is summed instead. The op computes that gradient from dy and `saved` without storing it.
 
     Args:
         dy: (..., K), of rank 2 or more, any float dtype; with an activation the gradient of its output.
@@ -39,7 +39,7 @@ def bias_grad(
         db: (K,), of dy's dtype.
 
     Raises:
-        ValueError: An activation without saved, saved without an activation, or accumulate=True without out.
+        ValueError: An activation without `saved`, `saved` without an activation, or accumulate=True without out.
     """
     backend = backend_of(dy=dy, optional=dict(saved=saved, out=out))
     shape, activation = expect_any_float("dy", dy, 2), expect_activation(activation)

@@ -106,9 +106,9 @@ def batch_norm_backward(
         without an activation there is no `saved`, and the gradient of the addend is dy.)
 
     Raises:
-        ValueError: An activation without beta or saved, saved without an activation or with a mask or w,
-            accumulate=True without dgamma and dbeta, w with a mask, a mask without input_shape or the reverse, groups
-            without w or a mask, or a convolution's other options without w.
+        ValueError: An activation with neither beta nor `saved`, `saved` without an activation, `saved` with a mask or
+            w, accumulate=True without dgamma and dbeta, w with a mask, a mask without input_shape or the reverse,
+            groups without w or a mask, or a convolution's other options without w.
     """
     backend = backend_of(
         dy=dy,

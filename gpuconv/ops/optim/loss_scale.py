@@ -23,9 +23,8 @@ def update_loss_scale(
 
     Args:
         scaling: (4,) float64, changed in place: [0] the scale by which to multiply the next loss gradient; [1] the
-            factor by which the optimizer multiplies these gradients: 1 / the scale they were computed with, or 0 if
-            any number in them is not finite; [2] the good steps since the scale changed; [3] all steps skipped so
-            far.
+            factor by which the optimizer multiplies grads: 1 / the scale they were computed with, or 0 if any number
+            in them is not finite; [2] the good steps since the scale changed; [3] all steps skipped so far.
         grads: All gradients of the step, of any float dtypes.
         growth: At least 1.
         backoff: In (0, 1].

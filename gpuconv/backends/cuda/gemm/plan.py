@@ -159,7 +159,8 @@ def _plans(product: Product, algorithm: Algorithm) -> Iterator[Plan]:
         per_split = max(1, ceil_div(ceil_div(product.k, splits), algorithm.block_k)) * algorithm.block_k
         split_k = max(1, ceil_div(product.k, per_split))  # a depth of 0, of an empty batch, gives zeros
         blocks = _blocks(algorithm, across, tiles, split_k)
-        # If a block computes several tiles, blocks that are idle in the last turn count, too.
+        # If a block computes several tiles, some blocks may be idle in the last turn. The cost includes their slots,
+        # except for few channels.
         tile_slots = tiles if few_channels else ceil_div(tiles, blocks) * blocks
         cost = _main_loop_cost(product, algorithm, tile_slots * split_k, per_split)
         if split_k > 1:
