@@ -34,7 +34,7 @@ def test_the_variance_follows_the_formula(choice, variance):
         assert np.abs(values).max() <= np.sqrt(3 * variance)
 
 
-def test_fans_follow_from_the_shape_of_the_weights_and_vectors_have_none():
+def test_fans_follow_from_the_shape_of_the_weights_and_a_vector_has_none():
     assert initializers.fans((7, 5)) == (5, 7)
     assert initializers.fans((8, 3, 2, 1)) == (6, 48)
     with pytest.raises(ValueError, match="rank 2"):

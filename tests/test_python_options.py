@@ -1,4 +1,5 @@
-"""All modules and the main commands work under `python -OO`, which drops assertions and docstrings, and `-W error`."""
+"""All modules and the main commands work under `python -W error`, and under `python -OO`, which drops assertions and
+docstrings."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Our ops in PyTorch: values and gradients equal PyTorch's, and torch.compile accepts them."""
+"""Our ops in PyTorch: their values and gradients equal PyTorch's, and torch.compile accepts the ops."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_ops_on_the_emulated_device_agree_with_pytorch(name):
 
 
 def test_every_forward_operator_passes_the_checks_of_pytorch():
-    """They check its schema, its shapes for fake tensors and the registration of its gradient."""
+    """The checks cover an operator's schema, its shapes for fake tensors and the registration of its gradient."""
     for name, arguments in {
         "conv2d": (volume(1, 2, 5, 5), volume(3, 2, 3, 3), volume(3), [2, 1], [1, 0, 1, 1], [1, 1], 1),
         "linear": (volume(2, 5), volume(4, 5), volume(4)),

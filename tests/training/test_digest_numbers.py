@@ -1,4 +1,5 @@
-"""The sum, norm and hash in a tensor's digest: right in every float dtype, for any number, and read on the device."""
+"""The sum, norm and hash in a tensor's digest are right in every float dtype and for any values. A tensor on a GPU is
+read there."""
 
 from __future__ import annotations
 

@@ -63,7 +63,8 @@ def test_a_run_killed_while_writing_resumes_with_the_same_bits(tmp_path, uninter
 
 @pytest.mark.slow
 def test_a_run_killed_after_the_last_step_of_an_epoch_resumes_with_the_same_bits(tmp_path, uninterrupted):
-    """A checkpoint is due then too: step 15 ends an epoch and is a multiple of checkpoint_every."""
+    """Step 15 ends an epoch and is also a multiple of checkpoint_every. Its checkpoint is written after the
+    validation, and the process is killed before that."""
     assert run(tmp_path / "run", kill_at=("step", 3 * toy_run.STEPS_PER_EPOCH)) == -signal.SIGKILL
     assert run(tmp_path / "run", resume=True) == 0
     assert toy_run.contents(tmp_path / "run") == uninterrupted

@@ -181,7 +181,7 @@ def test_checking_changes_no_bit_and_reports_the_worst_call(at_once):
 
 
 def test_violations_of_an_op_forward_and_backward_in_one_step_are_kept_in_two_files(tmp_path):
-    """Their messages name the directions too."""
+    """The message of each violation names its direction too."""
     watcher = Shadow(0.5, "warn", tmp_path)
     call = tmp_path / "call.safetensors"
     checkpoint.save(call, checkpoint.Checkpoint({"x": np.ones(3)}))

@@ -1,4 +1,5 @@
-"""Digests of a run: they cover every tensor of every step and change no bit, and a resumed run continues their file."""
+"""Digests of a run: by default they cover every tensor of every step, they change no bit, and a resumed run continues
+their file."""
 
 from __future__ import annotations
 

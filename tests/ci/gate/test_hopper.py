@@ -123,7 +123,7 @@ def test_the_check_of_a_direction_reports_a_right_a_wrong_and_a_hanging_algorith
 @pytest.mark.slow
 @pytest.mark.parametrize("direction", ["fprop", "dgrad", "wgrad"])
 def test_wgmma_is_proved_in_every_direction_on_the_stand_in(direction):
-    """The proofs run in a child process, which has the stand-in's GPU, too."""
+    """The proofs run in a child process, which also has the stand-in's GPU."""
     words = ["-m", "tests.standin", "-m", "ci.gate.hopper_kernels", direction, "--small"]
     done = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
