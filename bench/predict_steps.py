@@ -4,7 +4,7 @@
                    it, by its bytes. Depthwise convolutions count as other kernels.
     bytes          The time to move, at the GPU's copy rate, each array of each launch of the other kernels, and the
                    arrays of a convolution's epilogue.
-    launches       LAUNCH for each other kernel.
+    launches       LAUNCH for each launch of the other kernels.
 
 The split-K reductions are part of the convolutions' times; their number is shown. No kernel is run: a step of the whole
 batch is launched on the emulated device, which records the launches and leaves new arrays unwritten.

@@ -24,8 +24,8 @@ from gpuconv.verify import conv_problems
 
 @dataclass(frozen=True)
 class Entry:
-    """One thing to time. group: the name of its list in this file. workload, by kind: a Conv2dProblem, a volume
-    (N, H, W, C), or a net's name and batch size."""
+    """One thing to time. group: a name that selects several shapes, such as "vgg" or "memory-126mb". workload, by kind:
+    a Conv2dProblem, a volume (N, H, W, C), or a net's name and batch size."""
 
     kind: str
     op: str

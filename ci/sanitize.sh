@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs every kernel over the small case tiers: in shuffled thread orders under the emulator's checker, and at the same
-# time under AddressSanitizer and UndefinedBehaviorSanitizer. These two also see tensor cores and optimizers in float16.
+# time under AddressSanitizer and UndefinedBehaviorSanitizer. These two also run tensor cores and optimizers in float16.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 logs=$(mktemp -d)

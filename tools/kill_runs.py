@@ -1,9 +1,9 @@
 """Kill concurrent runs repeatedly and check that nothing is lost: python tools/kill_runs.py [--kills 100].
 
-Several `gpuconv train` run at once. Each is killed at a random moment with SIGKILL, SIGTERM or SIGINT, which is
-sometimes sent twice, and resumed. When one ends by itself, its files except pictures must have the bytes of a run of
-the same seed that was not killed, and nothing else may be in its folder. Then it starts over, until the kills are used
-up. Writes the results as JSON.
+Several `gpuconv train` run at once. Each is killed at a random moment and resumed. The signal is SIGKILL, SIGTERM or
+SIGINT, and is sometimes sent twice. When a run ends by itself, its files except pictures must have the bytes of a run
+of the same seed that was not killed, and nothing else may be in its folder. Then it starts over, until the kills are
+used up. Writes the results as JSON.
 """
 
 from __future__ import annotations

@@ -208,7 +208,7 @@ def table(found: dict[str, Counter[str]]) -> str:
 
 
 def print_conclusion(found: dict[str, Counter[str]], least: float) -> int:
-    """Print the table and whether at least that share was killed; returns the exit status."""
+    """Print the table and the share of killed mutants. Returns the exit status: 1 if the share is below `least`."""
     total = found["all"]
     print(f"\n{table(found)}\n")
     print(f"{share(total):.1%} of the mutants die (at least {least:.0%} must); {total[SURVIVED]} survive unexplained")
