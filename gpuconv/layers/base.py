@@ -305,7 +305,7 @@ class Layer(Stateful["Layer"]):
         Raises:
             ValueError: The device or precision is unknown, both `dtype` and `precision` are given, or a weight is
                 outside the range of its new dtype. Nothing has changed then.
-            TypeError: `dtype` is another dtype. Nothing has changed then.
+            TypeError: `dtype` is not one of gpuconv's float dtypes. Nothing has changed then.
             DeviceError: The device is not available. Nothing has changed then.
         """
         device = self.device if device is None else backends.resolve(device)

@@ -360,9 +360,10 @@ class Sequential(Layer):
         - Batch norm and an activation become `gpuconv.ops.batch_norm` with that activation.
         - If the body of a residual block ends in batch norm, the norm's op also adds the shortcut, and applies the
           activation after the block if that activation's backward reads only its output.
-        - If a CONV reads the output of a batch norm that is fused in one of these ways, the op that computes the CONV's
-          input gradient also computes the norm's backward sums (`gpuconv.ops.batch_norm_backward` with w). A batch norm
-          that is fused with a POOL or a shortcut is excluded.
+        - If a CONV follows a batch norm that is fused in one of these ways, the op that computes the CONV's input
+          gradient also computes the norm's backward sums (`gpuconv.ops.batch_norm_backward` with w). A batch norm that
+          is fused with a POOL or a shortcut is excluded. A CONV that is fused without a batch norm of its own is
+          excluded too.
 
         Args:
             norm_sums: Whether the last of these fusions is done wherever it is possible; by default only where it is

@@ -98,7 +98,7 @@ def _expect_mixable(name: str, loader: Loader | StreamLoader, net: Layer, loss: 
     if not losses.takes_probabilities(loss):
         raise DataError(
             f"{mixing} turns labels into probabilities, which {losses.describe(loss)} does not take: train with the "
-            f"loss softmax, without ignore_index, or without {mixing}"
+            f"loss softmax without ignore_index, or make the loader without {mixing}"
         )
     if scores != (classes,):
         raise DataError(

@@ -123,7 +123,7 @@ def _for_metrics(scores: Array, labels: Array, ignored: int | None) -> tuple[np.
 def _scores_of_batches(
     net: Layer, batches: Iterable[tuple[Array, Array]], tta: str, ranks: Ranks
 ) -> Iterator[tuple[Array, Array]]:
-    """(scores, labels) of each batch, in order, on every rank. The ranks compute the batches in turn."""
+    """(scores, labels) of each batch, in order, on every rank. Batch i is computed by rank i % ranks.size."""
     batches = iter(batches)
     while group := [*itertools.islice(batches, ranks.size)]:
         own = averaged_scores(net, group[ranks.rank][0], tta) if ranks.rank < len(group) else None

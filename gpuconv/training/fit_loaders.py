@@ -37,9 +37,9 @@ def loaders(
     """A loader for each data set, in order. The first one is for training; others may be None, which stays None.
 
     Only the first data set is shuffled. Its uint8 images are normalized by `normalization`, by default by their own
-    statistics; the uint8 images of the others are normalized in the same way. A data set that is a `Loader` keeps its
-    own order and normalization. steps_per_epoch: the number of batches in an epoch of the first data set, if that is an
-    iterable of batches; by default its length.
+    statistics. The uint8 images of the others get the normalization of the first, or `normalization` if the first has
+    floats. A data set that is a `Loader` keeps its own order and normalization. steps_per_epoch: the number of batches
+    in an epoch of the first data set, if that is an iterable of batches; by default its length.
 
     Raises:
         TypeError: No loader can be made from the data, or the normalization of uint8 images is unknown.

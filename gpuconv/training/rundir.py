@@ -15,8 +15,8 @@
     activations.png, filters.png   drawn by the command line
     run.lock           names the process that is writing here
 
-Only one process writes at a time. Others may read meanwhile: logs are appended to, and every other file is replaced
-atomically. metrics.jsonl and metrics.csv contain no times, so the same run writes the same bytes.
+Only one process writes at a time. Others may read meanwhile: logs are appended to, and every other file except run.lock
+is replaced atomically. metrics.jsonl and metrics.csv contain no times, so the same run writes the same bytes.
 """
 
 from __future__ import annotations

@@ -301,7 +301,7 @@ class Shadow:
         return plots.shares(rows, title=str(self).partition("\n")[0])
 
     def _call(self, row: Row) -> str:
-        """A row's call in words, with its direction if the op runs in both."""
+        """A row's call in words, with its direction if the layer runs the op in forward and in backward."""
         place = f" of {row.layer}" if row.layer else ""
         return f"{row.op}{place}{f', {row.direction}' if self._runs_both_ways(row) else ''}"
 

@@ -35,7 +35,7 @@ def library() -> ModuleType:
 class TensorBoard(Callback):
     """Log a run for TensorBoard: ``fit(..., run_dir="runs/one", callbacks=[TensorBoard()])``.
 
-    It logs the run's settings as hyperparameters, and as scalars the loss, accuracy and learning rate at each reading
+    It logs the run's settings as hyperparameters. Its scalars are the loss, accuracy and learning rate at each reading,
     and every number of an epoch's record. After each epoch it logs histograms of the weights and of their change in the
     epoch's last step (`update/...`), and with `image` a picture of that image's activations.
 

@@ -56,7 +56,7 @@ def checkpoint_file(path: str | os.PathLike[str], which: str = "last") -> Path:
     file: Path = getattr(RunDirectory.open(path), which)
     if not file.exists():
         existing = [name for name in WHICH if getattr(RunDirectory(path), name).exists()]
-        hint = f"which={existing[0]!r} does" if existing else "the run has saved none yet"
+        hint = f"which={existing[0]!r} loads the other checkpoint" if existing else "the run has saved none yet"
         raise CheckpointError(f"{file} does not exist; {hint}")
     return file
 

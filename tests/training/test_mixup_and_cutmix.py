@@ -57,7 +57,7 @@ def test_a_user_defined_loss_trains_on_mixed_batches():
     ("options", "message"),
     [
         ({"loss": "svm"}, r"mixup turns labels into probabilities, which SVMHinge\(delta=1.0\) does not take"),
-        ({"loss": losses.SoftmaxCrossEntropy(ignore_index=1)}, "softmax, without ignore_index"),
+        ({"loss": losses.SoftmaxCrossEntropy(ignore_index=1)}, "softmax without ignore_index, or make"),
     ],
     ids=["svm", "ignore_index"],
 )
