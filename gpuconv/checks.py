@@ -35,7 +35,7 @@ class GradientCheck:
             difference.
         passed: Whether `worst` is within the tolerance.
         raw: The largest measured difference relative to its scale, before the noise is subtracted.
-        noise: The noise of that element, relative to the same scale.
+        noise: The noise of the element with the difference `raw`, relative to the same scale.
     """
 
     name: str

@@ -292,7 +292,7 @@ _linear = _cached(LinearProblem)
 def channels_first(*names: str) -> str:
     """A hint for arrays whose shapes would fit in PyTorch's layout."""
     moved = " and ".join(f"{name}.transpose(0, 2, 3, 1)" for name in names)
-    return f"; that is PyTorch's layout, channels before rows and columns: {moved} moves them last"
+    return f"; that is PyTorch's layout, channels before rows and columns: {moved} moves C last"
 
 
 def _layout_hint(h: int, c: int, r: int, filter_channels: int, groups: int) -> str:

@@ -177,7 +177,7 @@ class ProfiledStep:
         images = rng.standard_normal((batch_size, *input_shape), np.float32).astype(net.dtype)
         self.x = backends.asarray(images, net.device)
         self.y = backends.asarray(rng.integers(0, self.classes, batch_size), net.device)
-        # Backward skips the gradient of the images in the first trained layer.
+        # The first trained layer. Its backward does not compute the gradient of its input.
         self.first = next(layer for layer in self.trainer.trained.walk() if layer.variables and layer.trainable)
         # Layers into whose output the layer below writes directly, which saves a copy that `work.of_layer` would count.
         self.holding = {layer for run in runs_of(self.trainer.trained) for layer in run[1:]}

@@ -1,5 +1,5 @@
-// Shows how one value is computed: its window (times the filter, plus the bias, if the layer has a filter), the value, and
-// the largest products or inputs.
+// Shows how one value is computed: its window (times the filter, plus the bias, if the layer has a filter), the value,
+// and the largest products or inputs.
 
 // NaN and infinities, such as the padding of a max pool, come as text.
 const exponential = (value) => (typeof value === "string" ? value : value.toExponential(1));

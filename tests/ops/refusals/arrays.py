@@ -25,4 +25,4 @@ IMAGES, INDICES = np.zeros((3, 5, 7, 4), np.uint8), np.zeros(2, np.int64)
 def layout(*names):
     """The end of the error about arrays with these names whose channels come before rows and columns."""
     moved = " and ".join(f"{name}.transpose(0, 2, 3, 1)" for name in names)
-    return f"; that is PyTorch's layout, channels before rows and columns: {moved} moves them last"
+    return f"; that is PyTorch's layout, channels before rows and columns: {moved} moves C last"
