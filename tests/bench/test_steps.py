@@ -50,8 +50,8 @@ def net_of_every_kind(monkeypatch):
 
 
 def test_a_step_can_be_prepared_with_all_norm_sums_in_dgrad(net_of_every_kind):
-    """On a GPU, a net in which a batch norm is below a convolution is also timed as `net.fuse(norm_sums=True)`, where
-    dgrad computes the sums of the norm's backward pass."""
+    """On a GPU, a net is also timed as `net.fuse(norm_sums=True)` if that fuses more than `net.fuse()`: dgrad of a
+    convolution then also computes the sums for the backward pass of the batch norm before it."""
     step = steps.Step(one_step())
     assert steps.has_norms_below_convolutions(step.net())
     assert not steps.has_norms_below_convolutions(step.net()[-1:])
