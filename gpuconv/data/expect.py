@@ -73,7 +73,7 @@ def class_numbers(labels: object, name: str, count: int) -> NDArray[np.int64]:
         )
     if found.dtype.kind not in "iu":
         raise TypeError(
-            f"labels of {name!r} must be integers, the numbers of classes, received {found.dtype.name}; "
+            f"labels of {name!r} must be integers (class numbers), received {found.dtype.name}; "
             "targets for each score are floats with an axis for the scores; x[:, None] adds this axis"
         )
     if len(found) and int(found.min()) < 0:

@@ -32,7 +32,7 @@ def test_class_numbers_are_converted_or_refused():
         assert (numbers.tolist(), numbers.dtype) == ([0, 2], np.int64)
     assert class_numbers(np.zeros(0, int), "set", 0).shape == (0,)
     for labels, error, message in (
-        ([0.0, 1.0], TypeError, "must be integers, the numbers of classes, received float64"),
+        ([0.0, 1.0], TypeError, r"must be integers \(class numbers\), received float64"),
         ([True, False], TypeError, "received bool"),
         ([0], ValueError, r"each of 2 images, received shape \(1,\)$"),
         ([[0], [1]], ValueError, r"shape \(2, 1\); x.ravel\(\) gives one axis$"),

@@ -100,7 +100,8 @@ def jobs(chosen: Sequence[Variant], archs: Iterable[str], everything: bool) -> l
 def report(listed: Sequence[tuple[Variant, str]], workers: int = 1) -> Iterator[list[Line | CompileError]]:
     """Compile variants, each for an architecture; yields for each the lines of its kernels, or a CompileError.
 
-    workers: the number of processes, because NVRTC serializes compilations within a process.
+    workers: the number of processes that compile. Threads would not help, because NVRTC serializes the compilations of
+    a process.
     """
     if workers == 1:
         yield from itertools.starmap(_compile, listed)

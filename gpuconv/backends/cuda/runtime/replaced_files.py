@@ -40,7 +40,8 @@ def resolve(file: str | Path) -> Path | Edition:
 
 
 class Edition(NamedTuple):
-    """A user's file with its current text, because it may be edited between two uses."""
+    """A user's file with its text when it replaced a shipped file. `kernel.load` caches modules by both, so an edited
+    file is not taken for its earlier version."""
 
     path: Path
     text: str
