@@ -7,6 +7,8 @@ by as much as rounding explains, to first order:
   errors that verify's bound allows (`gpuconv.verify.bounds`) add up over everything computed so far. They bound the
   change of the norm; multiplied by the root of the number of values, they bound the change of the sum (Cauchy-Schwarz).
 - Gradients may cancel, so their errors are relative to the gradient of the whole net.
+- A mean may cancel too. The running statistics of a batch norm give the standard deviation S and the root mean square R
+  of its input. A relative error e of the input changes the mean by up to e R, and the variance by up to 2 e R S.
 - The sums and norms of the digests are rounded too (`Digest.error`).
 - A step whose outputs and gradients inside the net were not recorded is assumed to round as much as the recorded step
   that rounds most.
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
 
 PathLike = str | os.PathLike[str]
 MOST_SETTINGS = 5  # further ones are only counted
+RUNNING_MEAN, RUNNING_VAR = ".running_mean", ".running_var"  # the ends of their names
 
 GROUPS = {
     "forward": "outputs",
@@ -275,6 +278,7 @@ class Rounding:
         self.drift: defaultdict[str, float] = defaultdict(float)  # the absolute drift of each parameter
         self._gradients: dict[str, float] = {}  # the norms of the parameters' gradients in this step
         self._norms: dict[str, float] = {}  # the norms of the parameters after this step
+        self._variances: dict[str, float] = {}  # by layer, the sum of the running variances after this step
 
     def begin(self, step: list[Digest], inside: bool) -> None:
         """Begin a step, given its digests. inside: whether the outputs and gradients inside the net were recorded."""
@@ -283,6 +287,11 @@ class Rounding:
             {each.name: each.norm or 0.0 for each in step if each.direction == direction}
             for direction in ("gradient", "update")
         )
+        self._variances = {
+            each.name.removesuffix(RUNNING_VAR): each.sum or 0.0
+            for each in step
+            if each.direction == "update" and each.name.endswith(RUNNING_VAR)
+        }
 
     def allowed(self, one: Digest, other: Digest) -> float:
         """The difference of the norms that rounding explains, the rounding of the digests included."""
@@ -301,8 +310,18 @@ class Rounding:
             gradient = self._gradients.get(one.name, math.inf)
             share = min(1.0, max(self.relative_error, error / gradient if gradient else 1.0))
             self.drift[one.name] += share * 2 * max(one.moved or 0.0, other.moved or 0.0)
-            return self.relative_error * norm + self.drift[one.name]
+            return self.relative_error * self._magnitude(one.name, norm) + self.drift[one.name]
         return self.relative_error * norm
+
+    def _magnitude(self, name: str, norm: float) -> float:
+        """What the error of a variable with this norm is relative to: the norm, except for running statistics."""
+        layer = name.removesuffix(RUNNING_MEAN).removesuffix(RUNNING_VAR)
+        variance = self._variances.get(layer, 0.0)
+        if layer == name or variance <= 0:
+            return norm
+        deviation = math.sqrt(variance)
+        root_mean_square = math.hypot(self._norms.get(layer + RUNNING_MEAN, 0.0), deviation)
+        return root_mean_square if name.endswith(RUNNING_MEAN) else 2 * norm * root_mean_square / deviation
 
     def end(self) -> None:
         """End a step. All that the next step computes inherits the largest relative drift of a layer's parameters."""
