@@ -10,7 +10,7 @@ import numpy as np
 
 
 def calls() -> dict[str, tuple[Callable[[], Any], int]]:
-    """By op name: a call into preallocated arrays, and the number of arrays in its lists."""
+    """By op name: a call, and the number of arrays in its lists. Most calls write into preallocated arrays."""
     import gpuconv as gc
     from gpuconv import ops
 

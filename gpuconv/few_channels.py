@@ -15,7 +15,7 @@ def patch_lines(problem: Conv2dProblem, pool: int) -> int:
     """An upper bound on the rows of x that the windows of a tile for few channels read. The rows of all images are
     counted in sequence.
 
-    pool: as in `Epilogue`; a tile's pixels are counted along the pooled output.
+    pool: as in `Epilogue`. A tile's pixels are counted before the pool: they fill PIXELS / pool**2 consecutive windows.
     """
     n, p, q, _ = problem.pooled_shape(pool)
     stride, dilation = problem.stride[0], problem.dilation[0]

@@ -188,7 +188,7 @@ def class_weights(loss: object, scores: Array, labels: Array) -> Array | None:
 
     Args:
         loss: Any loss.
-        scores: The weights are returned in their accumulation dtype, on their device.
+        scores: The weights are returned in the scores' accumulation dtype, on the scores' device.
         labels: (N,) integers. For probabilities the result is None, because the loss then divides by N.
     """
     if not isinstance(loss, SoftmaxCrossEntropy) or labels.ndim != 1:

@@ -6,7 +6,7 @@
 
 #include "types.cuh"
 
-enum Stream : uint32 { AUGMENT = 2, DROPOUT = 3 };  // those of random.py's streams that kernels use
+enum Stream : uint32 { AUGMENT = 2, DROPOUT = 3 };  // random.py's streams that kernels name
 
 struct Words {
     uint32 at[4];

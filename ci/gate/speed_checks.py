@@ -121,11 +121,10 @@ def record(gate: Gate, seconds: float) -> Found:
     ratios: dict[str, list[float]] = defaultdict(list)
     for key in shared:
         ratios[key.split()[0]].append(now[key] / before[key])
-    seen = ", ".join(
-        f"{op} {statistics.geometric_mean(found):.2f} of the record's time" for op, found in ratios.items()
-    )
+    seen = ", ".join(f"{op} {statistics.geometric_mean(found):.2f}" for op, found in ratios.items())
     slower = [key for key in shared if now[key] > NOISE * before[key]]
-    seen += f" over {len(shared)}" + (f"; slower: {join_names(slower)}" if slower else "")
+    seen = f"mean share of the record's time over {len(shared)} convolutions: {seen}"
+    seen += f"; slower: {join_names(slower)}" if slower else ""
     return check_result(Verdict(RECORD, "no" if slower else "yes", seen))
 
 

@@ -255,8 +255,8 @@ def layer_of(net: Sequential, name: str) -> Layer:
 
 
 def _forward(net: Sequential, x: Array, chosen: Layer) -> tuple[Array, list[Call]]:
-    """The input of a layer, and the calls of ops that compute its output: the last call that is not an addition,
-    and the additions after it; none for a layer without an op."""
+    """The input of a layer, and the calls of ops that compute its output: the last call that is not an addition, and
+    the additions after it; for a layer with branches only the last call; none for a layer without an op."""
     seen: list[Array] = []
     with chosen.register_forward_hook(lambda layer, given, y: seen.append(given)):
         net.infer(x)

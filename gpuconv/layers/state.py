@@ -236,7 +236,8 @@ class Stateful(Generic[LayerT]):
         return {key: layer.gradient(name) for key, layer, name in self.named_variables(trained=True)}
 
     def buffers(self) -> dict[str, Array]:
-        """The state without the params: running statistics, dropout's offset, `Upsample`'s ones, frozen weights."""
+        """The state without the params: running statistics, dropout's `offset`, the filter `ones` of `Upsample`,
+        frozen weights."""
         return {key: layer[name] for key, layer, name in self.named_variables(trained=False)}
 
     def zero_grad(self) -> None:
@@ -317,7 +318,8 @@ def named_layers(layer: Stateful[LayerT]) -> dict[str, LayerT]:
 
 
 def descendants(layer: Stateful[LayerT]) -> Iterator[LayerT]:
-    """All layers inside at any depth, except the body of a residual block, which has no name in paths."""
+    """All layers inside at any depth. The `Sequential` that is the body of a residual block is left out, because it has
+    no name in paths; its layers are included."""
     for inner in named_layers(layer).values():
         yield inner
         yield from descendants(inner)

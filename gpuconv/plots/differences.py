@@ -38,7 +38,7 @@ def differences(
     if not steps:
         raise ValueError("a picture of differences needs at least one step, received none")
     if first is not None and first not in [(step, tensor) for tensor, row in rows.items() for step in row]:
-        raise ValueError(f"first must be a step of a tensor among the rows, received {first}")
+        raise ValueError(f"first must be (step, tensor) such that rows[tensor] has this step, received {first!r}")
     across = min(len(steps), 600)
     column = {step: at * across // len(steps) for at, step in enumerate(steps)}
     cells = np.full((len(rows), across), np.nan)

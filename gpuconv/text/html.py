@@ -1,5 +1,5 @@
 """Tables and line charts for notebooks, readable on light and dark backgrounds: text has the page's color, lines
-are of medium lightness."""
+and their names have colors of medium lightness."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ START_SECONDS = 0.5  # the most processor time that the start of the worker take
 LEAST_CHECK_SECONDS = 2e-3  # no check is expected to take less
 SECONDS_PER_BYTE = 1e-7  # the expected cost of a byte of the arguments, until it is measured
 LEAST_MEASURED_BYTES = 1 << 18  # the cost per byte cannot be measured on a smaller call
-MARGIN = 1.5  # a check is expected to take this many times as long as the longest one so far
+MARGIN = 1.5  # a check is expected to take this many times as long as the longest one of the same site so far
 PATIENCE_SECONDS = 60.0  # how long to wait for each of the last answers at the end of a run
 
 Site = tuple[str, str, str]  # op, layer, direction
@@ -127,7 +127,7 @@ class Shadow:
 
     def _seconds_left(self) -> float:
         """Seconds that may be spent now. Some are reserved: for the start of the worker, for the pending checks, and
-        for one more check as long as the longest so far, in case a check takes longer than expected."""
+        for one more check as long as the longest of any site so far, in case a check takes longer than expected."""
         starts = START_SECONDS if self._worker and not self._ready else 0.0
         reserved = starts + sum(expected for *_, expected, _ in self._pending)
         one_more = max(self._longest.values(), default=LEAST_CHECK_SECONDS)
@@ -163,8 +163,8 @@ class Shadow:
         return self._deck[-1]
 
     def _draw_sites(self) -> set[Site]:
-        """The sites to check in this step: as many of the next sites as the budget covers. A site whose cost was never
-        measured is the last one drawn."""
+        """The sites to check in this step: as many of the next sites as the budget covers. After a site whose cost was
+        never measured, no further site is drawn in this step."""
         drawn: set[Site] = set()
         left = self._seconds_left()
         while self._sizes and (site := self._next()) not in drawn and self._expected(site) <= left:

@@ -23,8 +23,8 @@ from gpuconv.algorithms import ALGORITHMS, find
 from gpuconv.backends.cuda import emulator
 from tests.kernels.convolutions import force_algorithm
 
-# The kernel of each op. Together they have epilogues of bias and activation, mask and pool, moments, and the sums of a
-# norm before the convolution.
+# The kernel of each op. Together they have epilogues of bias and activation, mask and pool, moments, and in dgrad the
+# sums for the gradients of a norm that comes before the convolution.
 OPS = {
     "conv2d": "conv2d_fprop",
     "conv2d_relu": "conv2d_fprop",

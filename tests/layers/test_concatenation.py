@@ -1,4 +1,5 @@
-"""Concatenation without copies: branches write into their slices of the channels, and read them backward."""
+"""Concatenation without copies: in forward, branches write into their slices of the output's channels. In backward,
+they read their slices of its gradient."""
 
 from itertools import product
 

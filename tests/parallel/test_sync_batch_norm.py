@@ -119,7 +119,7 @@ def direction(state):
 
 
 def test_the_errors_of_float16_on_two_ranks_are_at_most_three_times_those_on_one_process():
-    """The gradient of each input is rounded three times instead of once."""
+    """On two ranks, each batch norm rounds the gradient of its input three times instead of once."""
     exact, alone = (direction(stepped(dtype=dtype, steps=1)) for dtype in ("float32", "float16"))
     for state in on_ranks(2, lambda ranks: stepped(ranks, dtype="float16", steps=1), messages_alone):
         error = np.linalg.norm(direction(state) - exact)

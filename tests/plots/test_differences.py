@@ -30,7 +30,7 @@ def test_differences_of_two_runs_are_drawn_by_step_and_tensor():
     with pytest.raises(ValueError, match="at least one step"):
         plots.differences({})
     for first in ((4, ("outputs", "conv1")), (1, ("outputs", "conv2"))):
-        with pytest.raises(ValueError, match="first must be a step of a tensor among the rows"):
+        with pytest.raises(ValueError, match=r"first must be \(step, tensor\) such that rows"):
             plots.differences(rows, first=first)
 
 

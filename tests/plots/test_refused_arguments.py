@@ -65,7 +65,7 @@ CALLS = {
     "differences, first": (
         lambda: plots.differences({TENSOR: {1: 0.5}}, first=5),
         ValueError,
-        "first must be a step of a tensor among the rows, received 5",
+        r"first must be \(step, tensor\) such that rows\[tensor\] has this step, received 5",
     ),
     "save": (lambda: plots.save(5, "x.png"), TypeError, "figure must be matplotlib's, received int"),
 }

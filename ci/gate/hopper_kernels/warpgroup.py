@@ -59,9 +59,10 @@ def widths(small: bool) -> tuple[int, ...]:
 
 
 def read_map(device: str, dtype: str, columns: int, layout: tuple[int, int]) -> list[str]:
-    """The positions from which the GPU reads each number of both operands, as lines of text. They are found by products
-    of the identity with numbers that encode their position. Each operand takes two products, one for the rows and one
-    for the depths, because 16-bit floats hold only small whole numbers exactly."""
+    """How many numbers of each operand the GPU reads from another position than expected, and from where it reads the
+    first of them, as lines of text. The positions are found by products of the identity with numbers that encode them.
+    Each operand takes two products, one for the rows and one for the depths, because 16-bit floats hold only small
+    whole numbers exactly."""
     lines, identity = [], np.eye(DEPTH)
     for operand, rows in (("B", columns), ("A", TILE_ROWS)):
         if operand == "A" and columns < DEPTH:

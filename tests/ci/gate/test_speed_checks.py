@@ -101,7 +101,7 @@ def test_times_are_compared_with_those_of_the_earlier_record(prepared):
     with pytest.raises(NotReachedError, match="no earlier record"):
         speed_checks.record(prepared, 30)
     record_of(prepared, [entry(median=2e-3)], home=True)
-    assert speed_checks.record(prepared, 30)[0] == "fprop 0.50 of the record's time over 1"
+    assert speed_checks.record(prepared, 30)[0] == "mean share of the record's time over 1 convolutions: fprop 0.50"
     record_of(prepared, [entry(median=0.9e-3)], home=True)
     with pytest.raises(FailedError, match="slower: fprop 1x1 bfloat16"):
         speed_checks.record(prepared, 30)

@@ -139,7 +139,7 @@ inline void Block::mbarrier_arrive_after_copies(void* address, Site site) {
     }});
 }
 
-// Arrives at the mbarrier at the address `mine` in the shared memory of another block of the cluster.
+// Arrives at an mbarrier of block `rank` of the cluster: the one at the place of `mine`, which is in this block's shared memory.
 inline void Block::mbarrier_arrive_in(void* mine, unsigned rank, Site site) {
     interleave();
     Block& there = in_cluster(rank, "arrives in", site);

@@ -119,7 +119,7 @@ inline void Block::check_accumulators(int group, const Accumulators* sums) {
         for (const Accumulators& each : own.accumulators) {
             const bool same = &each == sums && registers == each.registers[lane];
             if (overlap(each.registers[lane], each.bytes) && !same)
-                fail(first + lane, at + " writes accumulators that overlap those of an unfinished one of another shape, at " +
+                fail(first + lane, at + " writes accumulators that overlap those of an unfinished one but are not the same, at " +
                                        place(each.site));
         }
         for (const RegisterAccess& access : own.accesses[lane])
