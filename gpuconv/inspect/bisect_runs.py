@@ -327,13 +327,13 @@ class Rounding:
         """End a step. All that the next step computes inherits the largest relative drift of a layer's parameters."""
         layers = {name.rpartition(".")[0] for name in self._norms}
         self.relative_error += max(
-            (self._of_layer(layer, self.drift) / self._of_layer(layer, self._norms) for layer in layers), default=0
+            (self._of_layer(layer, self.drift) / (self._of_layer(layer, self._norms) or 1.0) for layer in layers),
+            default=0,
         )
 
     def _of_layer(self, layer: str, norms: Mapping[str, float]) -> float:
-        """The norm over all parameters of a layer, from the norm of each parameter; 1 instead of 0."""
-        inside = [norms[name] for name in self._norms if name.rpartition(".")[0] == layer]
-        return math.hypot(*inside) or 1.0
+        """The norm over all parameters of a layer, from the norm of each parameter."""
+        return math.hypot(*(norms[name] for name in self._norms if name.rpartition(".")[0] == layer))
 
 
 def _range(steps: dict[int, Step]) -> str:

@@ -176,6 +176,16 @@ def test_a_shift_of_a_running_mean_is_compared_with_the_deviation_of_the_input(r
     assert (comparison.beyond is not None) == beyond
 
 
+def test_a_layer_that_does_not_move_adds_nothing_to_the_bound(recorded):
+    frozen = Digest.of("update", "frozen.weight", np.full(4, 0.01, np.float32), 1)
+    with_frozen = [replace(step, tensors=[*step.tensors, frozen]) for step in recorded]
+    bounds = [
+        compare(steps, on_another_machine(changed(steps, 7, "update", "fc1.bias", 3.0))).found.rounding
+        for steps in (recorded, with_frozen)
+    ]
+    assert bounds[0] == pytest.approx(bounds[1], rel=1e-2)
+
+
 def test_unrecorded_tensors_add_their_rounding_to_the_bound(recorded):
     other = on_another_machine(changed(recorded, 7, "update", "fc1.bias", 3.0))
     with_all_tensors = compare(recorded, other).found
