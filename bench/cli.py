@@ -28,7 +28,7 @@ EPILOG = """examples:
 Results go to bench/results/<hardware>/<date>-<commit>.json, written anew after every entry: Ctrl-C loses nothing, and a
 second run on the same day and commit adds to the file.
 
-Status: 0: done. 1: a result of gpuconv was wrong, so that side was not timed. 2: an error that you can fix, printed in
+Status: 0: done. 1: a result of gpuconv was wrong; wrong code is not timed. 2: an error that you can fix, printed in
 one line. 130: stopped."""
 
 MEASURING = ("ops", "steps", "peaks")  # the commands that write a record
@@ -68,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, what in (
         ("ops", "time convolutions and memory-bound operations"),
         ("steps", "time whole training steps"),
-        ("peaks", "measure the device's copy bandwidth and matrix rates alone"),
+        ("peaks", "measure only the device's copy bandwidth and matrix rates"),
     ):
         command = commands.add_parser(name, help=what, description=what)
         command.add_argument("--device", default="auto", help="numpy, cuda, cuda:1 or auto (default)")

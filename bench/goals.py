@@ -38,7 +38,7 @@ def lines(goals: Iterable[Goal]) -> Iterator[str]:
     """For a terminal: each goal's value and limit, and whether it is met."""
     for goal in goals:
         verdict = "met" if goal["met"] else "NOT MET"
-        least = f"by minimum times {goal['least']:.3g}" if goal["least"] else ""
+        least = f"({goal['least']:.3g} by the minimum of the samples)" if goal["least"] else ""
         value = f"{goal['value']:>7.3g} {goal['unit']:<18} goal {goal['limit']:<4g}"
         yield f"{goal['name']:<34} {value} {verdict:<8} {least}"
 

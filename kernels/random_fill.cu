@@ -4,7 +4,7 @@
 //   random_normal       y[i] = mean + std * inverse_normal_cdf((word_i + 0.5) * 2^-32), AS 241 with our own logarithm
 //   random_permutation  order[i] = image of i under a Feistel bijection of 0..n-1, by cycle walking
 //
-// All arithmetic is in double, by operations that IEEE 754 defines to the last bit and intrinsics that the compiler may not
+// Numbers are computed in double, by operations that IEEE 754 defines to the last bit and intrinsics that the compiler may not
 // contract to fused multiply-adds. A thread computes one Philox block, four numbers; of the permutation one number.
 //
 // Macros: DTYPE. Limits: none. Floor: sizeof(DTYPE) bytes written per number; a normal one takes some 40 operations in double.

@@ -74,8 +74,8 @@ class AvgPool2D(Pool2D):
     """The mean of each window; see `gpuconv.ops.avg_pool2d`.
 
     Args:
-        count_include_pad: Whether to divide by the number of all cells of a window; False counts only the cells inside
-            the input.
+        count_include_pad: Whether to divide by the number of a window's cells inside the padded input; False counts
+            only the cells inside the input.
     """
 
     _: KW_ONLY

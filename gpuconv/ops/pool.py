@@ -116,7 +116,7 @@ def avg_pool2d(
         kernel_size: Height and width of a window: a number or (height, width).
         stride: Pixels from one window to the next; by default kernel_size.
         padding: Zeros around the input, given as in conv2d; less than kernel_size.
-        count_include_pad: Divide by the number of all cells of a window, including padding; False counts only those
+        count_include_pad: Divide by the number of a window's cells inside the padded input; False counts only those
             inside the input. Cells that "cover" adds past the padding never count.
         fit: "floor", "exact" or "cover": what happens where windows do not tile the padded input (see
             `gpuconv.ops`).

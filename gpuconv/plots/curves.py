@@ -72,7 +72,7 @@ def rates(
     Args:
         rates, losses, smoothed: (steps,) each; rates above 0.
         suggestion: A rate to mark, above 0.
-        title: Above the curve; "" for none.
+        title: Above the curve; by default "loss by learning rate".
 
     Raises:
         TypeError: The suggestion is not a number.

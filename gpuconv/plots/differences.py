@@ -27,7 +27,7 @@ def differences(
     Args:
         rows: By group and name of a tensor, the difference by step as a share of what rounding explains.
         first: The step and the tensor to mark.
-        title: Above the picture; "" for none.
+        title: Above the picture; by default "two runs, step by step".
 
     Raises:
         TypeError: rows is not a dictionary of dictionaries.

@@ -20,7 +20,7 @@ def filters(weight: np.ndarray, *, title: str = "") -> Figure:
 
     Args:
         weight: (K, R, S, C).
-        title: Above the grid; "" for none.
+        title: Above the grid; by default "filters".
 
     Raises:
         TypeError: weight is not an array.

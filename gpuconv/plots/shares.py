@@ -19,7 +19,7 @@ def shares(rows: Mapping[str, Mapping[str, float]], *, title: str = "") -> Figur
     Args:
         rows: By name, the share by series: {"conv2d of conv1, forward": {"A": 0.1, "B": 0.02}}. 0 is drawn at the left
             edge, infinity at the right one.
-        title: Above the rows; "" for none.
+        title: Above the rows; by default "errors as shares of their bounds".
 
     Raises:
         TypeError: rows is not a dictionary of dictionaries.

@@ -1,7 +1,7 @@
 """The optimizer's state, split among the ranks: ZeRO-1 (Rajbhandari et al. 2020).
 
-Each rank keeps the state of some parameters (no parameter is cut) and updates these parameters; then the ranks exchange
-the updated parameters. The update of a parameter reads no other parameter, so the bits are the same as without the
+A rank keeps the state of some parameters (no parameter is cut) and updates only these. Then the ranks exchange the
+updated parameters. The update of a parameter reads no other parameter, so the bits are the same as without the
 split, for every optimizer.
 """
 

@@ -41,7 +41,8 @@ SHORTCUTS = {"input": (None, 1), "convolution": ([Conv2D(2, 1)], 1), "norm": ([B
 
 @pytest.mark.parametrize("name", SHORTCUTS)
 def test_an_input_gradient_to_which_dgrad_adds_is_read_once_more(name):
-    """Two more volumes are moved in any case: the body's norm also reads the output, and writes the sum's gradient."""
+    """Besides the volumes in SHORTCUTS, two are moved for every shortcut: the body's norm reads the output of ReLU, and
+    writes the gradient of the sum."""
     shortcut, volumes = SHORTCUTS[name]
     body = [Conv2D(2, 1), BatchNorm()]
     net = Sequential([Input((4, 4, 2)), Residual(body, shortcut), ReLU()], dtype="float32").fuse()
