@@ -104,7 +104,9 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--nvrtc", type=Path, metavar="DIR", help="folder of the NVRTC to count instructions with")
     fit = commands.add_parser("fit", help="fit the model behind the predictions to the GPU records")
     fit.add_argument("--results", type=Path)
-    fit.add_argument("--nvrtc", type=Path, metavar="DIR", help="folder of the NVRTC to count new rows with")
+    fit.add_argument(
+        "--nvrtc", type=Path, metavar="DIR", help="folder of the NVRTC to count the instructions of new rows with"
+    )
     host = commands.add_parser("host", help="time Python's part of repeated calls on a GPU; needs no GPU")
     host.add_argument("--out", type=Path, metavar="FILE", help="write the times to this JSON file too")
     report = commands.add_parser("report", help="rewrite docs/benchmarks.md and its charts from the newest records")

@@ -20,7 +20,7 @@ WGMMA = ("launch", "prologue", "tensor", "shared", "l2", "issue", "epilogue", "r
 
 def predict_entry(entry: Entry, algo: str, model: Model, gpu: Gpu) -> tuple[str, Prediction] | None:
     """The algorithm that a convolution uses under `algo`, and its predicted time. None for entries that the model does
-    not cover: other operations, and algorithms without tensor cores."""
+    not cover: other operations, and algorithms without tensor cores or for few channels."""
     if entry.op not in DIRECTIONS:
         return None
     return convolution(entry.workload, entry.op, entry.dtype, algo, entry.work.bytes, model, gpu)
@@ -30,7 +30,7 @@ Timed = dict[tuple[str, str], float]  # seconds, by an entry's key and its algor
 
 
 def timed_by(model: Model, gpu: Gpu) -> Timed:
-    """The measured times in the model's rows for a GPU, the newest of each."""
+    """The measured times in the model's rows for a GPU; for each entry and algorithm the newest."""
     rows = model.rows if gpu.name == model.gpu else ()
     return {(row["row"].split(" ", 2)[2], row["algorithm"]): row["seconds"] for row in rows}
 
@@ -95,4 +95,4 @@ def table(
     if unserved:
         yield f"{unserved} more entries are of directions or shapes that {algo} does not serve"
     if others:
-        yield f"{others} more entries are not modeled: only fprop, dgrad and wgrad in half precision are"
+        yield f"{others} more entries are not modeled: other operations, other dtypes or few channels"

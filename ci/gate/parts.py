@@ -1,4 +1,4 @@
-"""The parts in order, for a GPU that is available for thirty minutes: 28 are assigned, two are in reserve.
+"""The parts in order, for a GPU that is available for thirty minutes. 28 minutes are assigned, two are in reserve.
 
 Checks that other checks depend on come first, then those that tell most about the kernels, and the longest ones last.
 """

@@ -37,8 +37,8 @@ def tree(flat: Array, rank: int, size: int) -> Iterator[Exchange]:
 
     Ranks at distance 1, 2, 4, ... exchange halves and add them, then return the sums the same way. Each of R ranks, R a
     power of two, sends 2 (R - 1) / R times the bytes of the array, and each element is summed along a binary tree. If
-    the number of ranks is not a power of two, the ranks from the next lower power of two on first give their array to
-    another rank, and get the sums from it at the end.
+    the number of ranks is not a power of two, the ranks from the next lower power of two on begin by giving their array
+    to another rank, and get the sums from it at the end.
     """
     power = 1 << (size.bit_length() - 1)
     if rank >= power:

@@ -1,5 +1,5 @@
 // Clusters of blocks, correct and with one fault a kernel; for ci/gate/hopper_kernels/cluster.py and for test_clusters.py, which
-// looks up the lines that end in `// begin`, `// end`, `// copier` and `// adder`.
+// looks up the lines that end in `// end`, `// copier` and `// adder`.
 // The call in each kernel is on a line of its own: NVRTC 12.0 may crash on a call beside the opening brace (kernels/README.md).
 #include "add_tile.cuh"
 #include "bulk_copy.cuh"
@@ -31,7 +31,7 @@ __device__ void sums(float* y, const TensorMap& map, int tiles) {
         if (FAULT != NO_INIT_FENCE || !faulty) fence_mbarrier_init();
     }
     if (FAULT == NO_SYNC_AT_BEGIN) __syncthreads();
-    else cluster_sync();  // begin
+    else cluster_sync();
     if (FAULT == PEER_EXITS && faulty) return;
     if (threadIdx.x == 0) {
         for (int t = 0; t < tiles; ++t) {
