@@ -1,5 +1,6 @@
 """What the emulated device gives to kernels: indices, barriers, warp operations, atomics, number types."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -168,3 +169,25 @@ print(y[0], ops.relu(asarray(np.ones(3, np.float32), "emulated")))
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.stdout == "7.0 [1. 1. 1.]\n", done.stderr
+
+
+def test_a_deadlock_is_reported_although_a_thread_has_exited_without_ever_waiting(tmp_path):
+    """The kernel runs in a new process: no earlier kernel has left the place of a wait in that thread's slot."""
+    (tmp_path / "exits.cu").write_text(
+        '#include "cluster.cuh"\n'
+        'extern "C" __global__ void __cluster_dims__(2, 1, 1) exits(float* y) {\n'
+        "    if (threadIdx.x == 63) return;\n"
+        "    cluster_sync();\n"
+        "    y[blockIdx.x] = 1;\n"
+        "}\n"
+    )
+    program = f"""
+from gpuconv.backends.cuda import emulator
+from gpuconv.backends.cuda.runtime.kernel import load
+try:
+    load({str(tmp_path / "exits.cu")!r}).kernel("exits")(2, 64, emulator.empty(2))
+except emulator.EmulatorError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert re.search(r"deadlock.* at a cluster_sync\(\), which lacks 2 of 128 threads", done.stdout), done

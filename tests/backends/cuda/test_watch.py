@@ -24,6 +24,26 @@ def test_a_watch_names_the_thread_that_wrote_and_the_memory_that_it_used():
     assert watch_relu(4, writer) == [writer, reads, writes]
 
 
+def test_a_watch_counts_the_bytes_of_an_asynchronous_copy_once(tmp_path):
+    path = tmp_path / "copies.cu"
+    path.write_text(
+        '#include "async_copy.cuh"\n'
+        'extern "C" __global__ void copies(float* y, const float* x) {\n'
+        "    __shared__ alignas(16) float tile[4];\n"
+        "    copy_async<16>(tile, x);\n"
+        "    commit_copies();\n"
+        "    wait_for_copies<0>();\n"
+        "    y[0] = tile[0];\n"
+        "}\n"
+    )
+    kernel, x, y = load(path).kernel("copies"), asarray(np.ones(4, np.float32), "emulated"), emulator.empty((1,))
+    with emulator.watch_writes(y) as writers:
+        kernel(1, 1, y, x)
+    with emulator.watch_writes(y, writers[0]) as seen:
+        kernel(1, 1, y, x)
+    assert emulator.Touched("shared tile", 0, 15, 4, 16) in seen
+
+
 def test_a_watch_reports_every_one_of_thousands_of_writes():
     packs = 4096  # of 4 values, each stored by one thread
     writers = watch_relu(4 * packs)

@@ -87,7 +87,7 @@ class Block : public Context {
         if (count_banks && shared_memory.contains(uintptr_t(address))) banks.touch(running, uintptr_t(address), bytes, pc);
         if (asynchronous) check_no_mbarrier(static_cast<const char*>(address), bytes, pc);
         if (!checker.check(now(), uintptr_t(address), bytes, kind, pc)) fail(checker.message);
-        if (Watch::instance().enabled) watch(uintptr_t(address), bytes, kind, pc);
+        if (kind != ASYNC && Watch::instance().enabled) watch(uintptr_t(address), bytes, kind, pc);  // finish() records ASYNC
     }
 
     // shared_variables.h

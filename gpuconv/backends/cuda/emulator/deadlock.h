@@ -16,7 +16,7 @@ inline std::string Block::cluster_sync_lacks() const {
 // "wait at k.cu:7 for the end of phase 2 (parity 0) of the mbarrier ..."
 inline std::string Block::waits_for(int thread) const {
     const Waiting& self = asynchronous.waiting[thread];
-    const std::string at = " at " + place(threads[thread].site);
+    const std::string at = state[thread] == DONE ? "" : " at " + place(threads[thread].site);  // an exited thread may have none
     switch (state[thread]) {
         case AT_MBARRIER: {
             const Mbarrier& barrier = *self.mbarrier;
