@@ -17,7 +17,7 @@
 // Macros: DTYPE, WIDTH (column_reduce.cuh); ACTIVATION; MASK (batch_norm_backward.cuh).
 // Limits: none. Partial results: 3 numbers per chunk and channel forward, 2 backward; at most 1024 chunks (ops/column_reduce.py).
 // Floor: forward 3 sizeof(DTYPE) bytes per number (2 if the second read hits L2) and 10 FLOPs; backward 5 (3), or 8 (6)
-// with MASK 4, and 11 FLOPs. An addend takes 1 more forward and, with an activation, 2 more backward.
+// and 4 bits with MASK 4, and 11 FLOPs. An addend takes 1 more forward and, with an activation, 2 more backward.
 #include "activation_after_norm.cuh"
 #include "batch_norm_backward.cuh"
 #include "column_reduce.cuh"
@@ -137,7 +137,7 @@ batch_norm_normalize_addend(DTYPE* y, const DTYPE* x, const Real* gamma, const R
     normalize<true>(y, x, addend, gamma, beta, mean, inv_std, columns, y_pitch, x_pitch, addend_pitch);
 }
 
-// Normalizes with the running statistics; the first chunk's threads also write them to mean and inv_std.
+// Normalizes with the running statistics; the first chunk's threads also write mean and inv_std, computed from them.
 template <bool ADDS>
 __device__ __forceinline__ void
 infer(DTYPE* y, Real* mean, Real* inv_std, const DTYPE* x, const DTYPE* addend, const Real* gamma, const Real* beta,

@@ -78,7 +78,7 @@ struct Products {
 struct Gradients {
     Real* dgamma;
     Real* dbeta;
-    Sums* sums;  // for dx: of this batch alone, even with `accumulate`
+    Sums* sums;  // for dx: only of this batch, even with `accumulate`
     const Real* inv_std;
     bool accumulate;
 
@@ -174,7 +174,7 @@ struct Unpool {
         return (window * dy_pitch + filter) / WIDTH;
     }
 
-    // An odd last row or column lies outside every window. It is set to 0 together with the windows beside it.
+    // An odd last row or column lies outside every window. The threads that store the windows beside it set it to 0.
     __device__ __forceinline__ void store(DTYPE* dz, int32 window, int32 filter, const Numbers& gradient) const {
         constexpr int SIDE = 2;
         const int32 packs = channels / WIDTH, group = filter / filters;

@@ -7,7 +7,7 @@
 // offset in device memory, or null for `offset`.
 //
 // Macros: DTYPE; VECTOR: 4 if x and y are aligned to 4 * sizeof(DTYPE) bytes, and n and `first` (with a gap also `length` and the
-// gaps) are multiples of 4; else 1.
+// gaps) are multiples of 4; else, and for float64, 1.
 // Limits: none.
 // Floor: 2 sizeof(DTYPE) bytes and some 15 integer instructions (10 Philox rounds) per element.
 

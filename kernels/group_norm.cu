@@ -12,7 +12,7 @@
 // accumulator's dtype. y may be x; dx may be dy or x. y and dy may be slices of a wider volume's channels: their pixels are `pitch`
 // numbers apart.
 //
-// Macros: DTYPE; WIDTH (column_reduce.cuh), for _backward_sums alone: a divisor of pixels * C. Limits: N * groups below 2^31.
+// Macros: DTYPE; WIDTH (column_reduce.cuh), used only by _backward_sums: a divisor of pixels * C. Limits: N * groups below 2^31.
 // Floor: forward 2 sizeof(DTYPE) bytes per number (4 if a group outgrows the caches), backward 5 (7).
 #include "column_reduce.cuh"
 #include "reduce.cuh"

@@ -4,8 +4,8 @@
 //   backward   dx[n, h, w, c] = sum of dy[n, p, q, c] over the windows whose argmax is (h, w), in row-major window order
 //
 // NaN wins, ties go to the first in row-major order, cells outside the input never take part. Every window has a cell inside,
-// because padding is smaller than the kernel. Backward gathers: no atomics, and dx is not cleared first. x (N, H, W, C),
-// y (N, P, Q, C). A thread computes WIDTH neighboring channels of one output.
+// because padding is smaller than the kernel and no window begins past the input. Backward gathers: no atomics, and dx is not
+// cleared first. x (N, H, W, C), y (N, P, Q, C). A thread computes WIDTH neighboring channels of one output.
 //
 // Macros: DTYPE; ARGMAX uint8, uint16 or uint32; WIDTH 1 or 16 / sizeof(DTYPE). Limits: fewer than 2^31 packs per launch.
 // Floor: x, y and argmax once; for 2x2 windows at stride 2, 5 sizeof(DTYPE) + sizeof(ARGMAX) bytes per output, in either direction.

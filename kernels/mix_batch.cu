@@ -6,8 +6,8 @@
 //
 // x, y (N, H, W, C) DTYPE; labels (N,); targets (N, classes) float32. Philox block (AUGMENT, offset) of substream MIX gives
 // lambda, one of the `lambdas` numbers of table, and the rectangle's center, as backends/reference/batch.py states. offset is a
-// number, or is read from device memory when the kernel runs. A label outside the classes makes the targets NaN. `blocks` blocks of
-// 256 threads share the elements of an image.
+// number, or is read from device memory when the kernel runs. A label outside the classes makes its image's targets and the next
+// image's NaN. `blocks` blocks of 256 threads share the elements of an image.
 //
 // Macros: DTYPE. Limits: fewer than 2^31 - 2^27 elements per image. Floor: per element sizeof(DTYPE) bytes read and as many
 // written; with cut 0 also a read of the previous image's element, which the cache may still hold.

@@ -2,7 +2,7 @@
 //
 //   muon_direction   v = momentum * v + g;  x = v, or g + momentum * v with nesterov;  partials: each block's sums of x^2, p^2
 //   muon_normalize   factors = x / (|x| + eps), |x| the root of the sum of squares
-//   muon_apply       p = p * sqrt(rows) / |p| - lr * factors;  where |p| is 0: p - lr * factors
+//   muon_apply       p = p * sqrt(rows) / |p| - lr * factors, after the products;  where |p| is 0: p - lr * factors
 //
 // matrices: a table in device memory with the addresses of each parameter, its gradient, velocity, 16-bit copy and average. x
 // (batch, lines, width), of accumulators, holds a direction for each parameter, transposed if rows > columns, so that
