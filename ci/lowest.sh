@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs the everyday tests on the lowest versions that pyproject.toml declares, except those of the extra `compile`: for
-# these see ci/oldest_nvrtc.sh.  ci/lowest.sh
+# Runs the everyday tests on the lowest versions that pyproject.toml declares for what the tests need, except those of
+# the extra `compile`: for these see ci/oldest_nvrtc.sh.  ci/lowest.sh
 set -euo pipefail
 cd "$(dirname "$0")/.."
 scratch=$(mktemp -d)
