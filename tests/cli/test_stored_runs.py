@@ -137,7 +137,7 @@ def test_the_warning_of_changed_data_states_the_numbers_of_images(work, capsys):
 
 
 def test_evaluate_warns_if_test_images_were_trained_on(work, capsys):
-    """The tested folder may be the training folder, or hold copies of its images."""
+    """The folder "copied" holds copies of the images that the run was trained on, among others."""
     shutil.copytree("photos", "copied")
     photo(work / "copied" / "cats" / "new.png", 1000)
     trained = len(from_spec.load("folder:photos")[0])

@@ -11,8 +11,9 @@ from gpuconv.training.callbacks import best_epoch, monitored_measure
 from tests.training import toy_run
 
 
-def test_validation_accuracy_or_else_training_loss_is_monitored_and_the_first_best_epoch_wins():
+def test_validation_accuracy_or_else_a_loss_is_monitored_and_the_first_best_epoch_wins():
     assert monitored_measure({"train_loss": 2.0, "validation_accuracy": 0.5}) == ("validation_accuracy", 0.5)
+    assert monitored_measure({"train_loss": 2.0, "validation_loss": 3.0}) == ("validation_loss", -3.0)
     assert monitored_measure({"train_loss": 2.0}) == ("train_loss", -2.0)
     history = [{"epoch": number, "train_loss": loss} for number, loss in enumerate([3.0, 1.0, 2.0, 1.0], 1)]
     assert best_epoch(history)["epoch"] == 2

@@ -118,7 +118,7 @@ def test_averages_in_float16_follow_the_masters_and_a_skipped_step_leaves_them_u
     fit(trainer, validation=None, epochs=10, callbacks=[watch])
     skipped = 0
     for before, after in itertools.pairwise(watch.updated):
-        if toy_run.same_arrays(before, after):  # the loss scale overflowed
+        if toy_run.same_arrays(before, after):  # the scaled gradients overflowed
             skipped += 1
         else:
             expected = {name: 0.75 * value + 0.25 * after[name] for name, value in expected.items()}

@@ -129,7 +129,7 @@ def wrong_conv(monkeypatch):
 
     def wrong(x, w, *rest, **options):
         y = original(x, w, *rest, **options)
-        if w.shape[3] == 4:  # conv2 alone
+        if w.shape[3] == 4:  # only conv2
             y[1, 0, 1, 0] += 0.125
         return y
 

@@ -137,11 +137,11 @@ def test_dgrad_gives_all_rows_of_a_dx_larger_than_dy_if_an_image_just_fits_in_a_
     [
         (True, 3, 64, 64, {}),
         (True, 2, 64, 96, {}),
-        (True, 3, 64, 4, {}),  # 8 wide filters, for two outputs each
+        (True, 3, 64, 4, {}),  # 8 wide filters, for groups of two outputs
         (True, 3, 64, 64, {"stride": (1, 2), "dilation": 2}),
         (False, 1, 64, 64, {}),
         (False, 3, 64, 97, {}),
-        (False, 3, 10, 10, {}),  # 30 wide filters, for three outputs each
+        (False, 3, 10, 10, {}),  # 30 wide filters, for groups of three outputs
         (False, 3, 64, 64, {"stride": (2, 1)}),
         (False, 3, 64, 128, {"groups": 2}),
     ],
