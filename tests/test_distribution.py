@@ -45,7 +45,7 @@ def sources() -> set[str]:
 def built(tmp_path_factory) -> Built:
     """The source distribution, and the wheel that is built from it. A copy of the sources is built, so leftovers of
     earlier builds stay out."""
-    pytest.importorskip("build")  # comes with gpuconv[test]; a machine for the GPU gate alone need not have it
+    pytest.importorskip("build")  # comes with gpuconv[test]; a machine that only runs the GPU gate need not have it
     folder = tmp_path_factory.mktemp("distribution")
     for name in sources():
         (folder / "source" / name).parent.mkdir(parents=True, exist_ok=True)

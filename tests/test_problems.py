@@ -35,7 +35,7 @@ CONVOLUTIONS = [
         (4, 8),
         dict(fprop=(64, 3, 12, 2), dgrad=(72, 2, 12, 4), wgrad=(3, 12, 64, 2)),
     ),
-    (  # dilation 2 and stride 2: every tap of a column reads the same rows
+    (  # dilation 2 and stride 2 along the height: every tap reads even rows only
         (1, 8, 8, 3),
         (5, 3, 3, 3),
         dict(stride=2, dilation=(2, 1)),

@@ -129,12 +129,12 @@ def test_a_truncated_pickle_is_refused(short_files, tmp_path, keep):
 
 
 def test_pickles_with_one_changed_byte_are_read_or_raise_a_value_error_that_names_the_file(short_files, tmp_path):
-    """The changed byte lies before or after the pixels."""
+    """The changed byte is one of the first or last 200 bytes of the file, few of which are pixels."""
     write_python(tmp_path)
     valid = (tmp_path / "data_batch_1").read_bytes()
-    outside_pixels = [*range(0, 200, 3), *range(len(valid) - 200, len(valid), 3)]
+    positions = [*range(0, 200, 3), *range(len(valid) - 200, len(valid), 3)]
     refused = []
-    for position in outside_pixels:
+    for position in positions:
         changed = bytearray(valid)
         changed[position] ^= 0x55
         (tmp_path / "data_batch_1").write_bytes(changed)
@@ -142,7 +142,7 @@ def test_pickles_with_one_changed_byte_are_read_or_raise_a_value_error_that_name
             cifar10._read_python(tmp_path / "data_batch_1")
         except ValueError as error:
             refused.append(str(error))
-    assert len(refused) > len(outside_pixels) // 3
+    assert len(refused) > len(positions) // 3
     assert all("data_batch_1" in message for message in refused)
 
 

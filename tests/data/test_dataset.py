@@ -84,7 +84,7 @@ def test_split_keeps_an_image_of_every_class_in_the_first_part():
 
 
 @pytest.mark.parametrize("fraction", [0, 1, -0.1, float("nan")])
-def test_split_refuses_fractions_outside_0_to_1(fraction):
+def test_split_refuses_fractions_that_are_not_between_0_and_1(fraction):
     with pytest.raises(ValueError, match="fraction"):
         dataset().split(fraction)
 
@@ -106,6 +106,6 @@ def test_at_most_five_mismatched_classes_are_named():
         assert str(raised.value) == (f"'set' must have the training data's classes: it lacks {names} has unknown 'x'")
 
 
-def test_classes_without_an_image_and_the_last_label_are_accepted():
+def test_a_class_without_images_and_a_label_of_the_last_class_are_accepted():
     data = Dataset(np.zeros((2, 1, 1, 1), np.uint8), np.array([0, 2]), "abc")
     assert data.labels.tolist() == [0, 2]

@@ -12,7 +12,7 @@ from tests.data.small_samples import IMAGES, LABELS, Numbered, of_array
 PLAIN = Normalization([0] * 3, [1] * 3)
 
 
-def test_by_default_a_loader_has_as_many_threads_as_samples_and_cores_allow_up_to_eight(monkeypatch):
+def test_a_loader_has_by_default_the_workers_of_its_samples_but_at_most_the_cores_and_eight(monkeypatch):
     for cores, allowed, requested, expected in (
         (64, 1, None, 1),
         (64, 5, None, 5),

@@ -39,7 +39,7 @@ def test_batch_norm_and_an_activation_are_fused_with_the_same_bits(device, activ
         np.testing.assert_array_equal(gc.to_numpy(fused.buffers()[name]), gc.to_numpy(expected))
 
 
-def test_batch_norm_is_not_fused_with_a_leaky_relu():
+def test_batch_norm_is_not_fused_with_a_leaky_relu_of_another_slope_than_the_default():
     leaky = Sequential([Input((4,)), BatchNorm(), LeakyReLU(negative_slope=0.3)])
     assert kinds(leaky.fuse()) == kinds(leaky)
 

@@ -8,7 +8,7 @@ from gpuconv.layers import Conv2D, Input, Linear, MaxPool2D, ReLU, Residual, Seq
 from tests.layers.layer_cases import fresh
 
 
-def test_relu_stores_its_output_conv_its_input_and_max_pool_a_byte_for_each_window():
+def test_relu_keeps_its_output_and_conv_its_input_and_max_pool_a_byte_for_each_window():
     relu, conv, pool = fresh(ReLU(), (3, 3, 2)), fresh(Conv2D(2, 3), (3, 3, 2)), fresh(MaxPool2D(3), (3, 3, 2))
     x = np.ones((1, 3, 3, 2))
     y = relu.forward(x)

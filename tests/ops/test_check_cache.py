@@ -11,7 +11,7 @@ from gpuconv.ops.check_cache import remembered
 
 
 def counted_check():
-    """(check, calls): a remembered check, which returns how often its own code has run, and the list of these runs."""
+    """(check, calls). check: a remembered check, which returns how often its own code has run. calls: these runs."""
     calls = []
 
     @remembered

@@ -68,7 +68,8 @@ def test_all_ranks_have_the_same_bits_even_if_their_number_is_not_a_power_of_two
         np.testing.assert_allclose(np.frombuffer(results[0], np.float32), np.sum(arrays, 0), atol=1e-5)
 
 
-def test_each_of_r_ranks_sends_2_times_r_minus_1_over_r_of_the_array():
+def test_the_number_of_bytes_that_each_rank_sends():
+    """Each of R ranks sends 2 (R - 1) / R of the array."""
     for size in (1, 2, 4, 8):
         sent = {sent for _, sent in summed([np.ones(1024, np.float32)] * size)}
         assert sent == {4096 * 2 * (size - 1) // size}
