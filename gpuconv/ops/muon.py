@@ -64,8 +64,8 @@ def muon_step(
         momentum: In [0, 1].
         nesterov: Take the second form; needs a momentum above 0.
         steps: 0 to 100.
-        precision: The precision of the products: "full", the accumulation dtype, "tf32" (a 10-bit mantissa) or
-            "bfloat16" (7 bits); for float64 parameters only "full".
+        precision: The precision of the products: "full" (the accumulation dtype), "tf32" (a 10-bit mantissa)
+            or "bfloat16" (7 bits); for float64 parameters only "full".
         ema: The averages' decay, in [0, 1].
         tf32: The earlier name of precision="tf32".
 

@@ -135,7 +135,7 @@ class Call:
             op = str(state["call"])
             op = _RENAMED.get(op, op)
             lookup("op", op, OPS)
-            arrays = [_from_json(tensors, entry) for entry in state["arrays"]]
+            arrays = [_as_list(_from_json(tensors, entry)) for entry in state["arrays"]]
             # The number of array arguments that were added to the op after the call was stored.
             newer_arrays = len(_positional(op)) - len(arrays)
             return cls(
@@ -201,6 +201,11 @@ def _on_host(value: object) -> Any:  # noqa: ANN401 - an array, or another argum
     return np.array(backends.to_numpy(value)) if hasattr(value, "dtype") and hasattr(value, "shape") else value
 
 
+def _as_list(value: object) -> object:
+    """A tuple of arrays as a list; anything else as it is."""
+    return list(value) if isinstance(value, tuple) else value
+
+
 def size_of(value: object) -> int:
     """Bytes of the arrays in an argument."""
     if isinstance(value, (list, tuple)):
@@ -259,7 +264,7 @@ def _positional(op: str) -> list[str]:
 
 def _call_before(op: str, named: dict[str, object]) -> Call:
     """The call before it runs, without results."""
-    arrays = [_on_host(named[each]) for each in _positional(op)]
+    arrays = [_on_host(_as_list(named[each])) for each in _positional(op)]
     rest = {name: value for name, value in named.items() if name not in _positional(op)}
     into = {name: _on_host(rest.pop(name)) for name in _OUTPUTS if rest.get(name) is not None}
     options = {name: _on_host(value) for name, value in rest.items() if name not in _OUTPUTS}

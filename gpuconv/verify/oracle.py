@@ -49,9 +49,9 @@ def is_exact(op: str) -> bool:
 
 
 def _dtype(arrays: Arrays) -> np.dtype:
-    """The dtype of a case: the narrowest float dtype among the arrays."""
+    """The dtype of a case: the narrowest float dtype among the arrays; float64 if there is none."""
     floats = [a.dtype for a in _flat(arrays) if a is not None and a.dtype.kind not in "iub"]
-    return min(floats, key=lambda dtype: dtype.itemsize)
+    return min(floats, key=lambda dtype: dtype.itemsize, default=np.dtype(np.float64))
 
 
 def _flat(arrays: Arrays) -> list[Array]:

@@ -100,6 +100,49 @@ def test_a_step_that_the_loss_scale_skips_must_change_nothing(op):
         assert with_changed_result(calls[0], name, np.float16(1e-3)).compare().wrong, name
 
 
+@pytest.mark.parametrize("given", [{"precision": "bfloat16"}, {"tf32": True}], ids=str)
+def test_a_skipped_muon_step_in_a_lower_precision_must_change_nothing(given):
+    calls: list[Call] = []
+    with recording(calls.append):
+        arrays = [np.ones((3, 4), np.float32) for _ in range(3)]
+        ops.muon_step(*([array] for array in arrays), scaling=np.array([1024.0, 0.0, 0.0, 1.0]), lr=0.1, **given)
+    worst = calls[0].compare()
+    assert (worst.error, worst.bound) == (0.0, 0.0)
+
+
+ROWS, CHANNELS = np.arange(6, dtype=np.float32).reshape(2, 3), np.ones(3, np.float32)
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        lambda: ops.batch_norm_backward(ROWS, ROWS, CHANNELS, CHANNELS, CHANNELS, beta=CHANNELS),
+        lambda: ops.digest(ROWS),
+        lambda: ops.add(np.array(1, np.float32), np.array(2, np.float32)),
+        lambda: ops.softmax(np.ones((2, 0), np.float32)),
+        lambda: ops.sgd_step([], [], lr=0.1),
+    ],
+    ids=["beta without an activation", "digest without before", "no axes", "no classes", "no parameters"],
+)
+def test_a_call_of_an_unusual_form_can_be_checked_stored_and_replayed(run):
+    calls: list[Call] = []
+    with recording(calls.append):
+        run()
+    loaded = Call.read("x.safetensors", calls[0].stored())
+    assert loaded.compare() == calls[0].compare()
+    assert loaded.compare().share <= 1
+    assert loaded.on("numpy").results.keys() == calls[0].results.keys()
+
+
+def test_a_call_with_tuples_of_arrays_is_checked_like_one_with_lists():
+    calls: list[Call] = []
+    with recording(calls.append):
+        for made in (tuple, list):
+            ops.sgd_step(made([np.ones((3, 4), np.float32)]), made([np.ones((3, 4), np.float32)]), lr=0.1)
+    assert calls[0].compare() == calls[1].compare()
+    assert calls[0].on("numpy").results.keys() == calls[1].results.keys()
+
+
 def test_muon_of_a_gradient_of_zeros_is_within_its_bound():
     calls: list[Call] = []
     with recording(calls.append):

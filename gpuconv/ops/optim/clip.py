@@ -24,8 +24,8 @@ def clip_norm(clipped: Array, grads: Sequence[Array], scaling: Array | None = No
 
     Args:
         clipped: (4,) float64, changed in place; the scaling argument of the optimizer step.
-        grads: All gradients of the step, of any float dtypes. The norm is the root of the sum of the squares of all
-            their numbers times scaling[1], computed in float64.
+        grads: All gradients of the step, of any float dtypes. The norm is scaling[1] times the root of the sum of
+            the squares of all their numbers, computed in float64.
         scaling: The array that update_loss_scale changed, or None, which stands for [1, 1, 0, 0]. If scaling[1] is 0,
             clipped[1] is 0 too, and the step is skipped.
         max_norm: Above 0.

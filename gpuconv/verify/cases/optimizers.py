@@ -52,7 +52,7 @@ def optimizer_cases(count: int, rng: np.random.Generator) -> Iterator[Case]:
             yield Case(op, tier, f"{name}, averages", averaged, ("float32", "float64"))
             averaged = _parameters(op, shapes, states, options, masters=True, ema=0.9)
             yield Case(op, tier, f"{name}, masters, averages", averaged, ("float16", "bfloat16"))
-        for what, number in (("finite", 65504.0), ("inf", -np.inf), ("nan", np.nan)):  # 65504: float16's largest
+        for what, number in (("finite", 65504.0), ("-inf", -np.inf), ("nan", np.nan)):  # 65504: float16's largest
             name = f"{len(shapes)} gradients, the last number {what}"
             yield Case("update_loss_scale", tier, name, _gradients(shapes, number, dict(interval=9)))
         for max_norm in (0.5, 1e6):

@@ -44,5 +44,5 @@ def softmax(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> list[
 def softmax_error(x: np.ndarray, y: np.ndarray, dtype: np.dtype) -> Bound:
     """The error of y = softmax(x) before it is rounded: exp turns the absolute error of its argument into a relative
     one, and the sum of the row adds its own."""
-    depth = np.abs(x - x.max(1, keepdims=True)) + np.abs(x)
+    depth = np.abs(x - x.max(1, keepdims=True, initial=-np.inf)) + np.abs(x)
     return accumulation(dtype, x.shape[1] + 8, y) + accumulation(dtype, 2, y * depth)

@@ -112,7 +112,7 @@ def batch_norm_backward(op: str, arrays: Arrays, options: Options, dtype: np.dty
         own = {name: value for name, value in options.items() if name not in ("saved", "activation")}
         arrays, options, daddend = [addend_gradient.value, *arrays[1:]], own, [addend_gradient]
         dy_bound_before = addend_gradient.bound
-    options = options | ({"beta": as_float64(options["beta"])} if options.get("activation") else {})
+    options = options | ({"beta": as_float64(options["beta"])} if options.get("beta") is not None else {})
     dx, dgamma, dbeta = map(np.asarray, ops.batch_norm_backward(*arrays, **options))
     rows, acc = math.prod(x.shape[:-1]), accumulation_dtype(dtype)
     dy, dy_bound = _input_gradient(dy, x, gamma, mean, inv_std, options, dtype)

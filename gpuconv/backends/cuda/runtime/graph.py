@@ -127,7 +127,7 @@ class CudaRecorder:
             memory = cupy.cuda.Memory(size)
         except cupy.cuda.runtime.CUDARuntimeError as error:
             raise MemoryError(
-                f"a CUDA graph needs {size} more bytes of device memory than are free ({error})"
+                f"a CUDA graph needs {size} more bytes of device memory, and fewer are free ({error})"
             ) from error
         self._kept.append(memory)
         return cupy.cuda.MemoryPointer(memory, 0)
