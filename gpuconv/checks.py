@@ -243,9 +243,10 @@ def sanity(
 
 def first_loss(net: Sequential, x: Array, labels: Array, *, loss: str | Loss = "softmax") -> SanityCheck:
     """The loss at scores near 0 must be that of guessing, within 5 %: log C for softmax, delta * (C - 1) for the SVM,
-    and for other losses their value at scores of 0. The check makes the scores small by scaling down the last layer
-    with weights, on a copy of the net. Another value means a wrong loss, such as a sum over the batch, or scores that
-    are not near 0, for example because the images were not scaled.
+    and for other losses, and for softmax with class weights and probabilities as labels, their value at scores of 0.
+    The check makes the scores small by scaling down the last layer with weights, on a copy of the net. Another value
+    means a wrong loss, such as a sum over the batch, or scores that are not near 0, for example because the images were
+    not scaled.
 
     Arguments as in `sanity`. Raises ValueError for a net without weights, and for a classification loss of a net that
     gives only one score.
@@ -261,15 +262,16 @@ def first_loss(net: Sequential, x: Array, labels: Array, *, loss: str | Loss = "
         array[...] = backends.asarray(backends.to_numpy(array) * array.dtype.type(1e-3), net.device)
     scores = twin.forward(x, training=True)
     twin.release()
-    value = _number(compute(scores, labels)[0])
+    value = _number(losses.apply(compute, scores, labels)[0])
     classes = scores.shape[-1]
     reason = f"guessing among {classes} classes"
-    if isinstance(compute, SoftmaxCrossEntropy):
+    if isinstance(compute, SoftmaxCrossEntropy) and not (losses.is_weighted(compute) and labels.ndim > 1):
         guess = math.log(classes)
     elif isinstance(compute, SVMHinge):
         guess = compute.delta * (classes - 1)
     else:
-        guess = _number(compute(backends.zeros(scores.shape, scores.dtype, net.device), labels)[0])
+        zeros = backends.zeros(scores.shape, scores.dtype, net.device)
+        guess = _number(losses.apply(compute, zeros, labels)[0])
         reason = "scores of 0"
     close = abs(value - guess) <= 0.05 * abs(guess)
     return SanityCheck("first loss", close, value, f"{guess:.4f}, that of {reason}")
@@ -287,7 +289,7 @@ def regularization(
     Other arguments as in `sanity`.
     """
     twin = net.copy()
-    data = _number(losses.get(loss)(twin.infer(x), labels)[0])
+    data = _number(losses.apply(losses.get(loss), twin.infer(x), labels)[0])
     before = _penalty(twin, weight_decay)
     params = list(twin.params().values())
     zeros = [backends.zeros(p.shape, p.dtype, net.device) for p in params]
@@ -308,10 +310,10 @@ regularisation = regularization  # the former name
 def overfits(
     net: Sequential, x: Array, labels: Array, *, loss: str | Loss = "softmax", steps: int = 300, lr: float = 1e-3
 ) -> SanityCheck:
-    """The net must overfit a few samples. If the loss classifies, every sample must be classified correctly. The loss
-    must fall by nine tenths of the distance from its initial value to its minimum. The minimum is taken to be 0; with
-    label smoothing it is the entropy of the smoothed targets. Trains with Adam, without regularization and dropout,
-    until both conditions hold or the loss is not finite.
+    """The net must overfit a few samples. If the loss classifies, every sample whose label it does not ignore must be
+    classified correctly. The loss must fall by nine tenths of the distance from its initial value to its minimum. The
+    minimum is taken to be 0; with label smoothing it is the entropy of the smoothed targets. Trains with Adam, without
+    regularization and dropout, until both conditions hold or the loss is not finite.
 
     Args:
         steps: The largest number of steps, at least 1.
@@ -324,16 +326,18 @@ def overfits(
     compute = losses.get(loss)
     m, v = ([backends.zeros(p.shape, p.dtype, net.device) for p in twin.params().values()] for _ in range(2))
     truth = class_of(backends.to_numpy(labels)) if losses.classifies(compute) else None  # None: all count as right
+    ignored = losses.ignored_label(compute)
     value, goal = math.inf, -math.inf
     right, step = 0.0, 0
     for step in range(1, steps + 1):
         scores = twin.forward(x, training=True)
-        value_now, dscores = compute(scores, labels)
+        value_now, dscores = losses.apply(compute, scores, labels)
         value = _number(value_now)
         if step == 1:
             least = _loss_of_perfect_scores(compute, scores.shape[-1])
             goal = least + 0.1 * (value - least)
-        right = 1.0 if truth is None else float(np.mean(backends.to_numpy(scores).argmax(axis=-1) == truth))
+        best = backends.to_numpy(scores).argmax(axis=-1)
+        right = 1.0 if truth is None else float(np.mean((best == truth)[truth != ignored]))
         if not math.isfinite(value) or (right == 1.0 and value < goal):
             break
         twin.zero_grad()
@@ -366,7 +370,7 @@ def update_ratio(
     """
     _expect_optimizer(optimizer)
     twin = net.copy()
-    _, dscores = losses.get(loss)(twin.forward(x, training=True), labels)
+    _, dscores = losses.apply(losses.get(loss), twin.forward(x, training=True), labels)
     twin.backward(dscores, input_grad=False)
     params, grads = twin.params(), twin.grads()
     weights = {key: backends.to_numpy(value).copy() for key, value in params.items() if len(value.shape) > 1}

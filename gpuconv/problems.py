@@ -296,8 +296,10 @@ def channels_first(*names: str) -> str:
 
 
 def _layout_hint(h: int, c: int, r: int, filter_channels: int, groups: int) -> str:
-    """The hint if x, w or both seem to be in PyTorch's layout, else "". Called when c and filter_channels do not fit
-    each other. The arguments are sizes from the shapes of x and w."""
+    """The hint if c and filter_channels do not fit each other, and x, w or both seem to be in PyTorch's layout; else
+    "". The arguments are sizes from the shapes of x and w."""
+    if c == filter_channels * groups:
+        return ""
     if h == filter_channels * groups:
         return channels_first("x")
     if c == r * groups:

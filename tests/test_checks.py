@@ -199,6 +199,33 @@ def test_nan_ends_the_overfitting_at_once():
     assert result.details.endswith("at step 1")
 
 
+def test_a_loss_of_the_user_may_return_a_number_and_a_gradient_of_another_dtype():
+    def own(scores, labels):
+        loss, dscores = losses.get("softmax")(scores, labels)
+        return float(loss), dscores.astype(np.float64)
+
+    net = models.build("digits-net")
+    results = [checks.sanity(net, *data(), loss=each, overfit_steps=3) for each in ("softmax", own)]
+    softmax, own_softmax = ([each.value for each in found] for found in results)
+    assert own_softmax == softmax
+
+
+def test_the_first_loss_may_weight_probabilities():
+    x, labels = data()
+    weighted = losses.get("softmax", weight=[1] * 5 + [3] * 5)
+    result = checks.first_loss(models.build("digits-net"), x, np.eye(10, dtype=np.float32)[labels], loss=weighted)
+    assert result.passed
+    assert result.expected.endswith("that of scores of 0")
+
+
+def test_the_overfitting_check_does_not_count_ignored_labels():
+    x, labels = data(20)
+    labels[::4] = -1
+    result = checks.overfits(models.build("digits-net"), x, labels, loss=losses.get("softmax", ignore_index=-1))
+    assert result.passed
+    assert result.details.startswith("100% right")
+
+
 def test_the_overfitting_check_mentions_no_labels_for_a_loss_of_targets():
     x, _ = data(4)
     targets = np.zeros((4, 10), np.float32)

@@ -222,6 +222,11 @@ def test_impossible_convolutions_are_refused():
         refused(ValueError, "input sizes that would fit: 7 or 9", Conv2dProblem.of, x, w, stride=2, fit="exact")
 
 
+def test_the_layout_is_not_blamed_if_the_channels_fit():
+    with pytest.raises(ValueError, match=r"received 4 groups, 4 channels, 6 filters$"):
+        Conv2dProblem.of((2, 4, 4, 4), (6, 3, 3, 1), groups=4)
+
+
 # --- pools, linear layers, epilogues -----------------------------------------------------------
 
 

@@ -41,7 +41,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--tta",
         metavar="MODE",
         help="test-time averaging of each image's scores over views of it: none, mirror, shift (by a pixel) or "
-        "mirror+shift (default: as in the run's recipe)",
+        "mirror+shift (default: as in the run's settings)",
     )
     add_device(parser)
 

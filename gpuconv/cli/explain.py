@@ -17,7 +17,7 @@ from gpuconv.cli.errors import UserError, user_errors
 from gpuconv.cli.nets import add_file
 from gpuconv.cli.option_types import count
 from gpuconv.cli.runs import Run, add_which, expect_normalization, open_run
-from gpuconv.names import lookup
+from gpuconv.names import canonical, lookup
 from gpuconv.text import parse_numbers
 from gpuconv.text.plain_text import printable
 from gpuconv.types import Array
@@ -89,7 +89,7 @@ def _expect_choice(options: argparse.Namespace) -> None:
 
     if options.map:
         with user_errors():
-            lookup("map", options.map, dict.fromkeys(MAPS))
+            options.map = canonical("map", options.map, MAPS)
         if options.at or options.backward:
             raise UserError("--map is of the whole image: leave --at and --backward out")
         if options.layer and options.map != "grad-cam":

@@ -116,6 +116,7 @@ def describe(product: Product) -> str:
         "mask": epilogue.masked,
         "moments": epilogue.moments,
         "saves-input": epilogue.saves_input,
+        "norm-sums": epilogue.norm_sums,
     }
     words = [product.kernel.removeprefix("conv2d_"), str(product.problem), product.arithmetic, epilogue.activation]
     return " ".join(filter(None, [*words, *(name for name, on in flags.items() if on)]))

@@ -1,4 +1,4 @@
-"""Recipes: the default settings of each net."""
+"""Recipes: settings that go together, and which of them are the defaults of a net."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ OPTIONS: dict[str, tuple[Callable[[str], int | float | str], str, str]] = {
     ),
     "seed": (count(0), "N", "seeds everything random: weights, order, augmentation (default: 0)"),
     "epochs": (count(1), "N", "passes over the training images"),
-    "batch_size": (count(1), "N", "images a step"),
+    "batch_size": (count(1), "N", "images in a batch"),
     "lr": (positive, "X", "learning rate, before the schedule's factor; for optimizer groups, a factor on their rates"),
     "optimizer": (
         str,

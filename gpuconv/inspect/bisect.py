@@ -123,11 +123,10 @@ class Bisection:
 
     def __str__(self) -> str:
         checked = f"{self.calls[0]} calls of A and {self.calls[1]} of B checked"
-        if any(self.skipped):
-            checked += f", {sum(self.skipped)} more had NaN or infinity"
+        skipped = f"; {sum(self.skipped)} more had NaN or infinity" if any(self.skipped) else ""
         found = self.violation
         if found is None:
-            return f"agree over {self.steps} steps: {checked}, each within its bound"
+            return f"agree over {self.steps} steps: {checked}, each within its bound{skipped}"
         what = found.parameter or found.layer
         place = " of ".join(filter(None, [found.op, what]))
         rows = {
@@ -140,7 +139,7 @@ class Bisection:
                 f"differ first at step {found.step}: {place}, {found.direction}, on {'AB'[found.side]}",
                 f"  {'element':8}{found.worst.result}{[*found.worst.at]}",
                 *(f"  {name:8}{text}" for name, text in rows.items()),
-                f"  {checked}",
+                f"  {checked}{skipped}",
             ]
         )
 

@@ -213,8 +213,7 @@ def bisect_runs(a: PathLike, b: PathLike) -> Runs:
 
     Raises:
         ValueError: a and b are the same run, one of them has no digests, or they have no step or no tensor in common.
-            A file that cannot be read, or that has a line without digests, raises a CheckpointError, which is a
-            ValueError.
+        CheckpointError: A file cannot be read, or has a line without digests.
         FileNotFoundError: A folder holds no run.
     """
     files = [_file(path) for path in (a, b)]

@@ -63,7 +63,7 @@ def model(net: Sequential, layout: str, normalization: bool, softmax: bool, dtyp
     if not isinstance(net, Layer):
         raise TypeError(f"to_onnx takes a net, received {type(net).__name__}")
     if not net.built or any(name not in layer.arrays for layer in net.walk() for name in layer.variables):
-        raise ValueError("the net has no weights yet: begin it with Input(...) or call build(input_shape)")
+        raise ValueError("the net has no weights yet: build it with an input shape and without initialize=False")
     normalization, softmax = flag("normalization", normalization), flag("softmax", softmax)
     if normalization and getattr(net, "normalization", None) is None:
         raise ValueError("normalization=True needs net.normalization, which a net gets by training on uint8 images")

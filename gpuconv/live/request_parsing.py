@@ -43,8 +43,12 @@ def read_net(text: object, input_shape: tuple[int, ...], classes: int, seed: int
     """The config of a net from a JSON list of layers, for these images.
 
     Raises LayerError with the index of the invalid layer."""
+    before = '{"layers": '
     try:
-        listed = parse(f'{{"layers": {text}}}')["layers"]
+        listed = parse(f"{before}{text}}}")["layers"]
+    except json.JSONDecodeError as error:
+        column = error.colno - (len(before) if error.lineno == 1 else 0)
+        raise LayerError(f"this is not JSON: {error.msg}: line {error.lineno} column {column}", None) from None
     except (ValueError, KeyError) as error:
         raise LayerError(f"this is not JSON: {error}", None) from None
     if not isinstance(listed, list) or not 0 < len(listed) <= MOST_LAYERS:

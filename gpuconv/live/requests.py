@@ -40,7 +40,7 @@ class LiveRun:
         hub: Hub | None,
     ) -> None:
         self.sets, self.device, self.why, self.home, self.name = sets, device, why, home, name
-        self.segment = segment.make(recipe, sets, device, prepare=prepare)
+        self.segment, self._prepare = segment.make(recipe, sets, device, prepare=prepare), prepare
         self.view = View(sets, hub or Hub(), self.state)
         self.phase = TRAINING if run_dir is None else PAUSED
         self.message = ""
@@ -174,11 +174,12 @@ class LiveRun:
             net = self.segment.net
             made = request_parsing.read_net(layers, net.input_shape, net.output_shape[-1], recipe["seed"])
             recipe["net"] = {key: value for key, value in made.items() if key != "precision"}
-        new = segment.make(recipe, self.sets, self.device)
+        prepare = self._prepare if layers is None else None
+        new = segment.make(recipe, self.sets, self.device, prepare=prepare)
 
         def do() -> None:
             self.run_dir, self._resume, self.segment = RunDirectory.claim(self.home, self.name), False, new
-            self.phase, self.message, self._steps_allowed = TRAINING, "", 0
+            self.phase, self.message, self._steps_allowed, self._prepare = TRAINING, "", 0, prepare
 
         self._end_segment(do)
 

@@ -39,7 +39,7 @@ class Session(LiveRun, Callback):
         home: The folder for new runs.
         name: The prefix of their names.
         run_dir: The run to continue; by default a new one begins.
-        prepare: Called on a new net with its initial weights.
+        prepare: Called on the net with its initial weights, and again on `restart`; not on a net that a browser sends.
         repeat: Changes of settings, each with the step after which it is made.
         hub: Carries messages to browsers; by default a new one.
 

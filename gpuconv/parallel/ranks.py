@@ -49,7 +49,7 @@ class Ranks:
     """This process as rank `rank` of `size`. Every rank calls the same methods in the same order."""
 
     rank, size = 0, 1
-    sent = 0  # bytes of summed arrays that this rank has sent
+    sent = 0  # bytes that this rank has sent in `sum`, `start` and `collect`
     capturable = True  # whether sums can be a part of a graph
     _processes: Sequence[str] = ()  # descriptions of the ranks' processes, for messages
 

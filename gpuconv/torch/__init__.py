@@ -4,9 +4,10 @@
     y = gpuconv.torch.conv2d(x, w, padding=1)  # or one call
 
 Volumes are NCHW. Our kernels read volumes in channels_last memory as NHWC without a copy, and they return volumes in
-this memory format. Volumes in another memory format, and all tensors on "emulated", are copied; all other tensors share
-memory with our arrays. CUDA tensors run on PyTorch's current stream. CPU tensors run on "numpy", or on "emulated"
-inside ``with gpuconv.torch.cpu_device("emulated")``. `torch.compile` leaves each operator as it is.
+this memory format; activations also read contiguous tensors, and return such tensors for them. Tensors in another
+memory format, and all tensors on "emulated", are copied; all other tensors share memory with our arrays. CUDA tensors
+run on PyTorch's current stream. CPU tensors run on "numpy", or on "emulated" inside
+``with gpuconv.torch.cpu_device("emulated")``. `torch.compile` leaves each operator as it is.
 """
 
 try:

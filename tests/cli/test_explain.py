@@ -67,6 +67,7 @@ def test_each_map_has_the_size_of_the_image_and_is_drawn(work, capsys):
         document = document_of(capsys, "--map", name, "--target", "frog", "--picture", f"{name}.png")
         assert np.shape(document["values"]) == (8, 8, 1)
         assert (work / f"{name}.png").read_bytes() == b"drawn"
+    assert document_of(capsys, "--map", "Grad_CAM", "--layer", "conv1", "--picture", "x.png")["map"] == "grad-cam"
 
 
 @pytest.mark.kernels

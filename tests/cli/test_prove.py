@@ -70,3 +70,13 @@ def test_prove_refuses_the_device_numpy(capsys):
     assert capsys.readouterr().err == (
         "gpuconv: error: numpy has no algorithms to prove; --device takes emulated, cuda or cuda:1\n"
     )
+
+
+def test_the_description_of_a_product_names_each_part_of_its_epilogue():
+    problem = Conv2dProblem.of((2, 8, 8, 16), (24, 3, 3, 16))
+    plain, with_sums = (
+        prove.describe(conv.product_of("dgrad", problem, epilogue, np.dtype(np.float32), False, 4, 4))
+        for epilogue in (Epilogue.of("relu"), Epilogue.of("relu", norm_sums=True))
+    )
+    assert plain == "dgrad 2x8x8x16-24x3x3 float32 relu"
+    assert with_sums == f"{plain} norm-sums"

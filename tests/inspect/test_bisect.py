@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -9,7 +11,7 @@ from gpuconv import lab
 from gpuconv.backends import cpu
 from gpuconv.dtypes import PRECISIONS
 from gpuconv.inspect import bisect
-from gpuconv.inspect.bisect import Side
+from gpuconv.inspect.bisect import Bisection, Side
 from gpuconv.layers import BatchNorm, Conv2D, Dropout, Flatten, Input, Linear, MaxPool2D, ReLU, Sequential
 from gpuconv.training import Trainer
 from tests import standin
@@ -190,3 +192,10 @@ def test_the_parts_of_a_side_are_written_in_any_order():
 def test_two_different_nets_are_refused():
     with pytest.raises(ValueError, match="the two nets have different layers"):
         bisect(trainer(), trainer(filters=8), DATA)
+
+
+def test_skipped_calls_are_not_called_within_their_bounds():
+    found = Bisection(2, (3, 4), (1, 0))
+    agreed = "agree over 2 steps: 3 calls of A and 4 of B checked, each within its bound"
+    assert str(found) == f"{agreed}; 1 more had NaN or infinity"
+    assert str(dataclasses.replace(found, skipped=(0, 0))) == agreed

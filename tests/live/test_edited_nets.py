@@ -17,7 +17,8 @@ def test_an_edited_net_starts_a_new_run_and_an_invalid_one_names_its_layer(open_
     narrow = '{"layer": "Conv2D", "out_channels": 1, "kernel_size": 1}'
     many = ", ".join(['{"layer": "ReLU"}'] * 300)
     for text, layer, message in [
-        ("[", None, "not JSON"),
+        ("[", None, "not JSON: Expecting value: line 1 column 2$"),
+        ('[\n  {"layer" 1}]', None, "not JSON: .* line 2 column 12$"),
         ("5", None, "list"),
         ("[]", None, "list"),
         ('[{"layer": "Conv3D"}]', 0, "unknown layer"),

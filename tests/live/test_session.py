@@ -85,6 +85,17 @@ def test_more_epochs_continue_a_finished_run(open_session):
     assert session.trainer.epoch == 3
 
 
+def test_a_restart_prepares_the_same_net_again_but_no_other_net(open_session):
+    def prepare(net):
+        net["fc1.weight"][...] = 0
+
+    session = open_session(start=False, prepare=prepare)
+    for layers, prepared in ((None, True), ('[{"layer": "Flatten"}, {"layer": "Linear", "out_features": 10}]', False)):
+        session.restart(layers)
+        session.restart()
+        assert bool(np.all(session.segment.net["fc1.weight"] == 0)) == prepared
+
+
 def test_a_diverged_run_is_reported_and_can_restart(open_session):
     session = open_session(changes={"optimizer": {"optimizer": "sgd", "lr": 3e38}})
     wait_for(session, lambda: session.phase == "failed")
