@@ -152,10 +152,10 @@ def fraction_mask(labels: NDArray[np.int64], fraction: float, seed: int, part: s
     if not 0 < number("fraction", fraction, -math.inf) < 1:
         raise ValueError(f"fraction must be between 0 and 1, received {fraction}")
     second = np.zeros(len(labels), bool)
-    for label in range(int(labels.max(initial=-1)) + 1):
+    for label in np.unique(labels).tolist():
         members = np.flatnonzero(labels == label)
         count = min(max(round(fraction * len(members)), 1), len(members) - 1)
-        order = random.permutation(len(members), seed=seed, epoch=label, stream=random.DATA)
+        order = random.permutation(len(members), seed=seed, epoch=label & 0xFFFFFFFF, stream=random.DATA)
         second[members[order[: max(count, 0)]]] = True
     if not second.any():
         raise ValueError(

@@ -87,7 +87,7 @@ def is_test_set(spec: str) -> bool:
 
 
 def with_full_name(spec: str) -> str:
-    """The same text with its data set's name in full. Raises ValueError for an unknown one."""
+    """The same text with its data set's name in lower case. Raises ValueError for an unknown name."""
     name, colon, rest = spec.partition(":")
     return canonical("data set", name, _SOURCES) + colon + rest
 

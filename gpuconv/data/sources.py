@@ -20,6 +20,8 @@ ACCEPTED = (
     "or batches: a PyTorch DataLoader, a generator, or a function that makes one"
 )
 
+_MOST_NAMED = 1 << 20  # more classes than this stay without names, so that a wrong label cannot fill the memory
+
 
 class Indexed(Protocol):
     """(image, label) by index, like PyTorch's Dataset."""
@@ -87,17 +89,17 @@ def as_data_source(
 def _of_arrays(
     images: object, labels: object, name: str, shape: tuple[int, ...], classes: int
 ) -> Dataset | ArraySamples:
-    """uint8 images (N, H, W, C) in memory with class numbers become a Dataset, which moves to the device as a whole;
-    other arrays are read batch by batch."""
+    """uint8 images (N, H, W, C) in memory with class numbers (below `_MOST_NAMED`) become a Dataset, which moves to the
+    device as a whole; other arrays are read batch by batch."""
     in_file = memory_mapped_file(images)
     images = laid_out(images, shape, rank=1 + len(shape))
     expect_image_dtype(images.dtype, name)
     if not images.size:
         raise ValueError(f"data set {name!r} is empty: images of shape {images.shape}")
     numbers = as_targets(labels, name, len(images))
-    numbered = numbers.ndim == 1
-    names = [str(label) for label in range(max(classes, int(numbers.max(initial=-1)) + 1))] if numbered else []
-    if numbered and images.dtype == np.uint8 and in_file is None and images.ndim == 4:
+    count = max(classes, int(numbers.max()) + 1) if numbers.ndim == 1 else 0
+    names = [str(label) for label in range(count if count <= _MOST_NAMED else 0)]
+    if names and images.dtype == np.uint8 and in_file is None and images.ndim == 4:
         return Dataset(images, numbers, names, name)
     if in_file is None:  # a file is not read just for this check; a NaN in it shows up in the loss
         expect_finite(images, name)

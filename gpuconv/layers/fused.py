@@ -85,7 +85,7 @@ class FusedConv(Fused, base=True):
 class ConvReLU(FusedConv):
     """CONV and RELU, with or without a 2 x 2 max POOL before or after the RELU: `gpuconv.ops.conv2d_relu`.
 
-    Keeps for backward the input and one bit for each output of the convolution.
+    Keeps for backward the input and one bit for each output of the convolution that the POOL, if any, reads.
     """
 
     activation: ClassVar[str | None] = "relu"

@@ -25,7 +25,7 @@ def name_of(kind: type) -> str:
 
 def layer_class(name: str) -> type[Any]:
     """The class with this name in configs. A user's class is also found without its module, or with another one, if the
-    rest of the name is unique. Raises ValueError if there is none, or several."""
+    part of its name after the last dot is unique. Raises ValueError if there is none, or several."""
     if isinstance(name, str) and name not in LAYERS:
         plain = name.rpartition(".")[2]
         users = {key: kind for key, kind in LAYERS.items() if "." in key and key.rpartition(".")[2] == plain}

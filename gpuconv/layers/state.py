@@ -23,7 +23,8 @@ LayerT = TypeVar("LayerT", bound="Stateful[Any]")
 
 
 class Unmatched(NamedTuple):
-    """The keys of a state that were not loaded, as PyTorch names them."""
+    """The keys that were not loaded, as PyTorch names them: the net's that are missing in the state, and the state's
+    that the net does not have."""
 
     missing_keys: list[str]
     unexpected_keys: list[str]

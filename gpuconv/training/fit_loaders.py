@@ -210,12 +210,12 @@ def set_image_notes(
 
     normalization: the one by which the caller normalized floats, if known."""
     net.normalization = getattr(loader, "normalization", None) or normalization
-    classes = getattr(getattr(loader, "dataset", None), "classes", None) or ()
+    classes = [*map(str, getattr(getattr(loader, "dataset", None), "classes", None) or ())]
     named = getattr(net, "classes", None)
     known = named is not None and len(named) == net.output_shape[-1]
     only_numbers = all(name.isdecimal() for name in classes)  # these do not replace names
     if len(classes) == net.output_shape[-1] and not (known and only_numbers):
-        net.classes = [*classes]
+        net.classes = classes
     elif not known:
         net.classes = None
 

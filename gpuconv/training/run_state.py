@@ -99,7 +99,8 @@ class RunState(TrainingStep):
         """The sums of this epoch so far. Raises DivergedError if the loss is not finite."""
         sums = self.totals.read()
         if not math.isfinite(sums.loss_sum):
-            first = self.epoch * self.batches + int(sums.finite_steps) + 1
+            finite = int(sums.finite_steps + 1e-6)  # a step of n parts adds n * (1 / n), which may be less than 1
+            first = self.epoch * self.batches + finite + 1
             raise DivergedError(
                 self.divergence_message(f"the loss is not finite at step {first} (epoch {self.epoch + 1})")
             )

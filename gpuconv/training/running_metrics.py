@@ -12,10 +12,10 @@ from gpuconv.types import Array
 
 
 class Reading(NamedTuple):
-    """Sums over batches. loss_sum: the sum of each batch's mean loss times its number of samples; with class weights,
-    times the sum of its labels' weights. correct: the number of right answers. samples: the number of samples.
-    finite_steps: the number of steps with a finite loss. weights: the sum of the labels' weights; None without class
-    weights."""
+    """Sums over batches; samples whose label the loss ignores do not count. loss_sum: the sum of each batch's mean loss
+    times its number of samples; with class weights, times the sum of its labels' weights. correct: the number of right
+    answers. samples: the number of samples. finite_steps: the number of steps with a finite loss. weights: the sum of
+    the labels' weights; None without class weights."""
 
     loss_sum: float
     correct: float

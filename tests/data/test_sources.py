@@ -32,3 +32,13 @@ def test_uint8_arrays_in_memory_become_a_dataset_and_other_arrays_samples(tmp_pa
     for dtype, labels in ((np.float32, np.zeros(0, int)), (np.float32, []), (np.uint8, [])):
         with pytest.raises(ValueError, match="data set 'train' is empty"):
             sources.as_data_source((np.zeros((0, 2, 3, 3), dtype), labels), **options)
+
+
+def test_a_label_too_large_for_a_class_number_is_neither_named_nor_counted_to():
+    labels = np.array([0, 2**40] * (len(IMAGES) // 2))
+    samples = sources.as_data_source(
+        (IMAGES[: len(labels)], labels), "train", (2, 3, 3), classes=3, device="numpy", dtype="float32"
+    )
+    assert (type(samples).__name__, list(samples.classes)) == ("ArraySamples", [])
+    rest, part = samples.split(0.5)
+    assert {*rest.labels.tolist()} == {*part.labels.tolist()} == {0, 2**40}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -231,3 +233,10 @@ def test_a_net_that_accepts_larger_inputs_trains_on_larger_images():
     smaller = Dataset(np.zeros((4, 3, 3, 1), np.uint8), np.arange(4) % 3, ["a", "b", "c"], "smaller")
     with pytest.raises(ValueError, match="or larger maps, received 3 x 3 x 1"):
         Trainer(Sequential(layers)).fit(smaller, epochs=1, progress=False)
+
+
+def test_the_classes_of_a_users_loader_may_be_numbers():
+    loader, trainer = toy_run.UserLoader(), toy_run.trainer()
+    loader.dataset = SimpleNamespace(classes=[7, 8, 9])
+    toy_run.fit(trainer, train=loader, epochs=1)
+    assert trainer.net.classes == ["7", "8", "9"]

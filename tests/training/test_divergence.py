@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from gpuconv import checkpoint
-from gpuconv.training import DivergedError
+from gpuconv.layers import Flatten, Input, Linear, Sequential
+from gpuconv.training import DivergedError, Trainer
 from tests.training import toy_run
 
 
@@ -35,6 +36,17 @@ def test_nan_names_its_step_and_keeps_the_last_checkpoint(tmp_path, step, metric
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert lines == trainer.records
     assert max(line["step"] for line in lines) < step
+
+
+def test_nan_names_its_step_if_the_shares_of_its_parts_do_not_add_up_to_one():
+    count = 49
+    assert count * (1 / count) < 1
+    batches = [(np.full((1, 2, 2, 1), number + 0.5, np.float32), np.array([0])) for number in range(2 * count)]
+    for x, _ in batches[count:]:
+        x.fill(np.nan)
+    trainer = Trainer(Sequential([Input((2, 2, 1)), Flatten(), Linear(3)]), "sgd", lr=0.01, accumulate=count)
+    with pytest.raises(DivergedError, match="not finite at step 2"):
+        trainer.fit(batches, epochs=1, progress=False)
 
 
 def test_nan_between_two_readings_of_the_totals_is_never_saved(tmp_path):

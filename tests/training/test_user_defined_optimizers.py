@@ -65,6 +65,25 @@ class Stored(Momentum):
         self._velocity = {name.removeprefix("velocity."): np.array(value) for name, value in state.items()}
 
 
+class Counting(Stored):
+    """Has state before the first step."""
+
+    def __init__(self, lr=0.01):
+        super().__init__(lr)
+        self._count = np.zeros(1)
+
+    def step(self, params, grads):
+        self._count += 1
+        super().step(params, grads)
+
+    def state_dict(self):
+        return super().state_dict() | {"count": self._count}
+
+    def load_state_dict(self, state):
+        self._count = np.array(state["count"])
+        super().load_state_dict({name: value for name, value in state.items() if name != "count"})
+
+
 def assert_close(one, other):
     for param, expected in zip(one.net.params().values(), other.net.params().values(), strict=True):
         np.testing.assert_allclose(param, expected, rtol=1e-4, atol=1e-6)
@@ -80,7 +99,7 @@ def test_an_object_with_step_is_an_optimizer_under_every_schedule(schedule):
     assert_close(fit(Momentum(0.02), schedule=schedule), fit(SGD(lr=0.02, momentum=0.9), schedule=schedule))
 
 
-@pytest.mark.parametrize(("kind", "stores_its_state"), [(Stored, True), (Momentum, False)])
+@pytest.mark.parametrize(("kind", "stores_its_state"), [(Stored, True), (Counting, True), (Momentum, False)])
 def test_a_resumed_run_restores_the_optimizer_state_or_says_that_there_is_none(kind, stores_its_state, tmp_path):
     uninterrupted = fit(kind(0.02), epochs=3)
     fit(kind(0.02), epochs=3, run_dir=tmp_path / "run", callbacks=[toy_run.StopAt(7, "enough")])

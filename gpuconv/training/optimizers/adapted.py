@@ -99,7 +99,10 @@ class Adapted(Optimizer):
         return super().state_dict() | own
 
     def check_state_dict(self, state: Mapping[str, np.ndarray]) -> None:
-        super().check_state_dict({name: value for name, value in state.items() if not name.startswith(f"{_OWN}.")})
+        """As `Optimizer.check_state_dict`, except that the state of the wrapped optimizer is not checked."""
+        present = {name: value for name, value in self.state_dict().items() if name.startswith(f"{_OWN}.")}
+        others = {name: value for name, value in state.items() if not name.startswith(f"{_OWN}.")}
+        super().check_state_dict(others | present)
 
     def _named(self) -> Record:
         return {}
