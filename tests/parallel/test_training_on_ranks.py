@@ -64,7 +64,7 @@ def test_two_runs_of_two_ranks_without_shards_are_compared_but_not_repeated(tmp_
     document = bisected(tmp_path)
     assert (document["bits"]["step"], document["bits"]["element"]) == (1, None)
     assert f"{tmp_path / 'a'}, when repeated, has other bits than recorded from step 1 on" in document["no_element"]
-    assert "other ranks recorded the run" in document["no_element"]
+    assert "the run was recorded with other code or other ranks" in document["no_element"]
 
 
 def test_two_ranks_send_each_parameter_once_a_step(tmp_path):
