@@ -57,7 +57,6 @@ class Parts:
         self.fixed = True  # whether a sum over ranks has a fixed order
         self.sync_batch_norm = False  # whether batch norm takes statistics over all parts
         self.totals = Totals(net.device, loss)  # of one part; after a step, of all its parts
-        self._zeros = Totals(net.device, loss).array
         self._states, self._totals = PartStates(net, 1), [self.totals]  # those of the parts that are computed together
         self._kept: list[tuple[Array, Array]] = []  # (running statistics, buffer for their values before a step)
         self._sums: list[Sums] = []  # the sums of complete subtrees that are not yet added, the largest subtree first
@@ -83,9 +82,9 @@ class Parts:
         counts = [end - first for first, end in ranges]
         own = [Part(first, size, last=(first, end) == ranges[-1]) for first, end in ranges]
         if self.sync_batch_norm:
-            self._add_up_together(parts, own, counts, work)
+            self._add_up_together(parts, own, counts, totals, work)
         else:
-            self._add_up_in_turn(parts, own, counts, work)
+            self._add_up_in_turn(parts, own, counts, totals, work)
         for finish in self._exchanges:
             finish()
         sums = self._sums[0]
@@ -98,7 +97,12 @@ class Parts:
         self._write_sums(totals, count)
 
     def _add_up_in_turn(
-        self, parts: Iterable[tuple[Array, Array]], own: list[Part], counts: list[int], work: Backpropagate
+        self,
+        parts: Iterable[tuple[Array, Array]],
+        own: list[Part],
+        counts: list[int],
+        totals: Totals,
+        work: Backpropagate,
     ) -> None:
         """Compute one part after another. If running statistics are summed, each part starts from their values before
         the step."""
@@ -107,19 +111,24 @@ class Parts:
         for number, ((x, y), part) in enumerate(zip(parts, own)):
             for running, kept in self._kept if number else ():
                 _copy(kept, running)
-            _copy(self._zeros, self.totals.array)
+            _start_from_zero(self.totals, totals)
             with part_of_batch(part), self._exchanging_buckets(number, counts[number], part):
                 work(x, y, self.totals)
             self._push_part(number, counts[number], part.batch, self.totals)
 
     def _add_up_together(
-        self, parts: Iterable[tuple[Array, Array]], own: list[Part], counts: list[int], work: Backpropagate
+        self,
+        parts: Iterable[tuple[Array, Array]],
+        own: list[Part],
+        counts: list[int],
+        totals: Totals,
+        work: Backpropagate,
     ) -> None:
         """Compute all parts together, layer by layer, so that batch norm can take statistics over all of them."""
         self._states.begin(own)
         xs, ys = zip(*parts)
-        for totals in self._totals:
-            _copy(self._zeros, totals.array)
+        for each in self._totals:
+            _start_from_zero(each, totals)
         x, y, into = (PerPart(each, self._states) for each in (xs, ys, self._totals))
         with summed_over_parts(partial(self.ranks.sum, fixed=self.fixed)):
             work(x, y, into)  # type: ignore[arg-type]
@@ -235,7 +244,7 @@ class Parts:
         self._allocate_terms()
         kept = [*self._states.arrays(), *(before for _, before in self._kept)]
         totals = [each.array for each in (self.totals, *self._totals)]
-        return [self._zeros, *totals, *kept, *(flat for sums in self._sums for flat in sums.flat)]
+        return [*totals, *kept, *(flat for sums in self._sums for flat in sums.flat)]
 
 
 class Sharding(Parts):
@@ -340,6 +349,12 @@ def aligned_copy(x: Array) -> Array:
     """A copy of a part of an array. It is aligned like a newly loaded array, because the choice of a kernel depends on
     alignment."""
     return ops.scale(x, factor=1.0)
+
+
+def _start_from_zero(part: Totals, run: Totals) -> None:
+    """Clear a part's totals. Once the run's sum of losses is not finite, the part's begins as NaN, so that no later
+    step counts as finite."""
+    ops.scale(run.array, factor=0.0, out=part.array)
 
 
 def _copy(source: Array, to: Array) -> None:

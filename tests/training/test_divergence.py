@@ -49,6 +49,17 @@ def test_nan_names_its_step_if_the_shares_of_its_parts_do_not_add_up_to_one():
         trainer.fit(batches, epochs=1, progress=False)
 
 
+@pytest.mark.parametrize("parts", [{"accumulate": 2}, {"shards": 2}, {"accumulate": 2, "shards": 2}], ids=str)
+def test_nan_in_one_of_a_steps_parts_names_this_step_though_later_losses_are_finite(parts):
+    step = parts.get("accumulate", 1)
+    batches = [(np.full((2, 2, 2, 1), number + 0.5, np.float32), np.array([0, 1])) for number in range(6 * step)]
+    batches[3 * step - 1][0][-1].fill(np.nan)
+    net = Sequential([Input((2, 2, 1)), Flatten(), Linear(3)])
+    trainer = Trainer(net, "sgd", lr=0.01, precision="float16", **parts)
+    with pytest.raises(DivergedError, match="not finite at step 3 "):
+        trainer.fit(batches, epochs=1, metrics_every=10, progress=False)
+
+
 def test_nan_between_two_readings_of_the_totals_is_never_saved(tmp_path):
     with pytest.raises(DivergedError, match="step 6"):
         toy_run.fit(
