@@ -231,6 +231,8 @@ def sanity(
         loss: A name or a function (`gpuconv.losses`).
         optimizer: Its first step is measured, see `update_ratio`.
         overfit_steps: The largest number of steps to overfit 20 samples.
+
+    Raises ValueError if the loss ignores all labels.
     """
     _expect_optimizer(optimizer)
     return [
@@ -251,7 +253,7 @@ def first_loss(net: Sequential, x: Array, labels: Array, *, loss: str | Loss = "
     Arguments as in `sanity`. Raises ValueError for a net without weights, and for a classification loss of a net that
     gives only one score.
     """
-    compute = losses.get(loss)
+    compute = _loss_function(loss, labels)
     if net.output_shape == (1,) and isinstance(compute, (SoftmaxCrossEntropy, SVMHinge)):
         raise ValueError("the net gives one score: there is nothing to classify; the checks need at least two classes")
     twin = net.copy()
@@ -289,7 +291,7 @@ def regularization(
     Other arguments as in `sanity`.
     """
     twin = net.copy()
-    data = _number(losses.apply(losses.get(loss), twin.infer(x), labels)[0])
+    data = _number(losses.apply(_loss_function(loss, labels), twin.infer(x), labels)[0])
     before = _penalty(twin, weight_decay)
     params = list(twin.params().values())
     zeros = [backends.zeros(p.shape, p.dtype, net.device) for p in params]
@@ -323,7 +325,7 @@ def overfits(
     """
     steps = arguments.integer("steps", steps, 1)
     twin = _without_dropout(net)
-    compute = losses.get(loss)
+    compute = _loss_function(loss, labels)
     m, v = ([backends.zeros(p.shape, p.dtype, net.device) for p in twin.params().values()] for _ in range(2))
     truth = class_of(backends.to_numpy(labels)) if losses.classifies(compute) else None  # None: all count as right
     ignored = losses.ignored_label(compute)
@@ -366,11 +368,18 @@ def update_ratio(
     Args:
         optimizer: A new object with ``build(params)`` and ``step(params, grads)``; by default plain SGD at 1e-3.
 
-    Other arguments as in `sanity`. Raises TypeError if `optimizer` lacks these methods or is a class.
+    Other arguments as in `sanity`. Raises TypeError if `optimizer` lacks these methods or is a class, and ValueError
+    for a net without such weights.
     """
     _expect_optimizer(optimizer)
+    compute = _loss_function(loss, labels)
+    if all(len(value.shape) < 2 for value in net.params().values()):
+        raise ValueError(
+            "the check measures the change of weights of two or more dimensions, and the net trains none, only "
+            f"{[*net.params()]}"
+        )
     twin = net.copy()
-    _, dscores = losses.apply(losses.get(loss), twin.forward(x, training=True), labels)
+    _, dscores = losses.apply(compute, twin.forward(x, training=True), labels)
     twin.backward(dscores, input_grad=False)
     params, grads = twin.params(), twin.grads()
     weights = {key: backends.to_numpy(value).copy() for key, value in params.items() if len(value.shape) > 1}
@@ -385,6 +394,15 @@ def update_ratio(
     middle = float(np.median(list(ratios.values())))
     listed = ", ".join(f"{key} {ratio:.1e}" for key, ratio in ratios.items())
     return SanityCheck("update-to-weight ratio", 1e-4 <= middle <= 1e-2, middle, "near 1e-3", listed)
+
+
+def _loss_function(loss: str | Loss, labels: Array) -> Loss:
+    """The loss function. Raises ValueError if it ignores all of these labels."""
+    compute = losses.get(loss)
+    ignored = losses.ignored_label(compute)
+    if ignored is not None and labels.ndim == 1 and len(labels) and (backends.to_numpy(labels) == ignored).all():
+        raise ValueError(f"all {len(labels)} labels are {ignored}, which the loss ignores; the checks need others too")
+    return compute
 
 
 def _expect_optimizer(optimizer: object) -> None:

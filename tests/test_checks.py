@@ -218,6 +218,20 @@ def test_the_first_loss_may_weight_probabilities():
     assert result.expected.endswith("that of scores of 0")
 
 
+@pytest.mark.parametrize("check", [checks.first_loss, checks.regularization, checks.overfits, checks.update_ratio])
+def test_labels_that_the_loss_ignores_without_exception_are_refused(check):
+    x, labels = data(3)
+    labels[:] = -1
+    with pytest.raises(ValueError, match="all 3 labels are -1, which the loss ignores"):
+        check(models.build("digits-net"), x, labels, loss=losses.get("softmax", ignore_index=-1))
+
+
+def test_the_ratio_of_updates_needs_a_net_with_weights():
+    x, labels = data(3, (2,), 2)
+    with pytest.raises(ValueError, match=r"of two or more dimensions.* only \['norm1.weight', 'norm1.bias'\]"):
+        checks.update_ratio(Sequential([Input((2,)), BatchNorm()]), x, labels)
+
+
 def test_the_overfitting_check_does_not_count_ignored_labels():
     x, labels = data(20)
     labels[::4] = -1
