@@ -93,7 +93,7 @@ def build(model: str, input_shape: Shape | None = None, classes: int | None = No
     function = lookup(f"function of {path}", name, functions)
     try:
         made = function(*_arguments(function, model, input_shape, classes), **_accepted(function, options))
-        if isinstance(made, (list, tuple)):
+        if isinstance(made, (list, tuple)) and made:
             head = [] if isinstance(made[0], Input) else [Input(tuple(input_shape or ()))]
             made = Sequential([*head, *made], **options)
     except UserError:
@@ -102,6 +102,7 @@ def build(model: str, input_shape: Shape | None = None, classes: int | None = No
         raise UserError(f"{model} failed: {_error_text(error, path)}") from error
     if not isinstance(made, Layer) or made.output_shape is None:
         what = "a net that does not begin with an Input" if isinstance(made, Layer) else type(made).__name__
+        what = "an empty list" if isinstance(made, (list, tuple)) else what
         raise UserError(f"{model} must return a net, or a list of layers; it returned {what}")
     if classes is not None and made.output_shape != (classes,):
         raise UserError(f"{model} must give {classes} scores, one for each class, but gives {made.output_shape}")

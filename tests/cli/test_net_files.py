@@ -136,6 +136,9 @@ def broken(input_shape, classes):
 def nothing(input_shape, classes):
     return None
 
+def no_layers(input_shape, classes):
+    return []
+
 def maps():
     return Sequential([Input((4, 4, 3)), Conv2D(3, 3)])
 
@@ -177,6 +180,7 @@ def test_a_file_without_a_usable_net_gives_an_error_of_one_line(work, my_net, ca
     for model, message in (
         (f"{my_net}:broken", r"broken failed: ZeroDivisionError: division by zero \(line 14; --debug shows more\)"),
         (f"{my_net}:nothing", "must return a net, or a list of layers; it returned NoneType"),
+        (f"{my_net}:no_layers", "must return a net, or a list of layers; it returned an empty list"),
         (f"{my_net}:biuld", "unknown function of .* 'biuld'; did you mean 'build'"),
         ("none.py:build", "none.py: no such file"),
         ("wrong_syntax.py:build", "cannot be imported: SyntaxError"),
