@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING
 from gpuconv.cli import option_types, resume_python_run, run_settings, shared_options, streams
 from gpuconv.cli.device_option import add_device, choose_device
 from gpuconv.cli.errors import UserError, user_errors
+from gpuconv.cli.initial_net import set_initial_weights
 from gpuconv.cli.output_lines import print_line
 from gpuconv.cli.run_data import load_data, split_validation
 from gpuconv.cli.runs import expect_normalization, run_of, started_in_python
+from gpuconv.types import Options, Record
 
 if TYPE_CHECKING:
-    from gpuconv.layers.sequential import Sequential
+    from gpuconv.data import Dataset, Samples
     from gpuconv.live.session import Session
 
 
@@ -74,7 +76,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _new_session(options: argparse.Namespace, settings: run_settings.Settings) -> Session:
-    from gpuconv import live, losses, models
+    from gpuconv import live, losses
     from gpuconv.cli import nets
     from gpuconv.data import load
     from gpuconv.training import optimizers, schedules
@@ -106,17 +108,23 @@ def _new_session(options: argparse.Namespace, settings: run_settings.Settings) -
             "clip": None if settings.clip == "none" else settings.clip,
             "ema": settings.ema or None,
             "accumulate": settings.accumulate,
+            "options": _to_store(settings),
         }
-
-        def prepare(net: Sequential) -> None:
-            from gpuconv.data import Normalization
-
-            if settings.whiten:
-                normalization = Normalization.from_dataset(train)
-                models.whiten(net, normalization(train.first(settings.whiten), net.dtype))
-
         name = f"live-{settings.data.partition(':')[0]}-{nets.stem(settings.model)}"
-        return live.Session(sets, recipe, device=device, why=why, name=name, prepare=prepare)
+        return live.Session(sets, recipe, device=device, why=why, name=name, **_preparation(settings, train))
+
+
+def _to_store(settings: run_settings.Settings) -> Record:
+    """What a recipe's options say of the initial weights; `run_settings.from_python_run` reads it."""
+    return {"live": {"weights": settings.weights, "whiten": settings.whiten}}
+
+
+def _preparation(settings: run_settings.Settings, train: Dataset | Samples) -> Options:
+    """The arguments of `Session` for new runs of these settings."""
+    return {
+        "prepare": lambda net: set_initial_weights(net, settings, train, net.normalization),
+        "prepared": _to_store(settings),
+    }
 
 
 def _session_of_run(options: argparse.Namespace, directory: str) -> Session:
@@ -138,12 +146,13 @@ def _session_of_run(options: argparse.Namespace, directory: str) -> Session:
         train, test = load_data(found.settings, options.data, options.test)
         sets = live.DataSplits(*split_validation(found.settings, train), test)
     device, why = _device(options)
+    preparation = _preparation(found.settings, sets.train)
     with user_errors():
         last = state(checkpoint.load(run_directory.last).state, run_directory.last)
         if options.repeat:
             name, repeat = Path(directory).name, setting_changes.changes_of(last["records"])
-            return live.Session(sets, settings, device=device, why=why, name=name, repeat=repeat)
-        return live.Session(sets, last["settings"], device=device, why=why, run_dir=Path(directory))
+            return live.Session(sets, settings, device=device, why=why, name=name, repeat=repeat, **preparation)
+        return live.Session(sets, last["settings"], device=device, why=why, run_dir=Path(directory), **preparation)
 
 
 def _device(options: argparse.Namespace) -> tuple[str, str]:

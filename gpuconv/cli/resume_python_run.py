@@ -57,7 +57,6 @@ def resume(options: argparse.Namespace, chosen: Record, callbacks: Sequence[Call
             shadow=options.shadow,
             violation=options.on_violation,
             parallel=ranks,
-            sync_batch_norm=stored.get("sync_batch_norm", False),
             shard_optimizer=options.shard_optimizer,
         )
         loaders: Loaders = {part: _loader(stored, part, parts[part], net) for part in PARTS if part in parts}

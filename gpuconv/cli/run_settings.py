@@ -152,6 +152,7 @@ def from_python_run(stored: Record) -> Settings:
     """The settings of a run that `Trainer.fit` started, as far as a command line can express them."""
     train = stored.get("train") or {}
     test = (stored.get("test") or {}).get("name", "")
+    begin = stored.get("options", {}).get("live", {})  # of a run of `gpuconv live`
     return Settings(
         data=train.get("name", ""),
         test=test if test.startswith("folder:") and test != train.get("name") else "",
@@ -166,6 +167,8 @@ def from_python_run(stored: Record) -> Settings:
         loss=stored["loss"],
         precision=stored.get("precision", "float32"),
         validation=(stored.get("validation") or {}).get("part", 0.0),
+        weights=begin.get("weights", ""),
+        whiten=begin.get("whiten", 0),
     )
 
 

@@ -37,10 +37,12 @@ class LiveRun:
         name: str,
         run_dir: Path | None,
         prepare: Callable[[Sequential], None] | None,
+        prepared: Record,
         hub: Hub | None,
     ) -> None:
         self.sets, self.device, self.why, self.home, self.name = sets, device, why, home, name
-        self.segment, self._prepare = segment.make(recipe, sets, device, prepare=prepare), prepare
+        self._prepare, self._prepared = prepare, prepared
+        self.segment = segment.make(recipe, sets, device, prepare=prepare if run_dir is None else None)
         self.view = View(sets, hub or Hub(), self.state)
         self.phase = TRAINING if run_dir is None else PAUSED
         self.message = ""
@@ -168,13 +170,13 @@ class LiveRun:
 
         Raises ValueError or TypeError if the list is not a valid net; the run then continues.
         """
-        kept = self.segment.recipe.get("options", {})
-        recipe = self.segment.recipe | {"options": {name: value for name, value in kept.items() if name in NOTES}}
+        prepare = self._prepare if layers is None else None
+        kept = {name: value for name, value in self.segment.recipe.get("options", {}).items() if name in NOTES}
+        recipe = self.segment.recipe | {"options": kept | (self._prepared if prepare else {})}
         if layers is not None:
             net = self.segment.net
             made = request_parsing.read_net(layers, net.input_shape, net.output_shape[-1], recipe["seed"])
             recipe["net"] = {key: value for key, value in made.items() if key != "precision"}
-        prepare = self._prepare if layers is None else None
         new = segment.make(recipe, self.sets, self.device, prepare=prepare)
 
         def do() -> None:

@@ -81,17 +81,17 @@ def make(
     recipe: Record, sets: DataSplits, device: str, *, prepare: Callable[[Sequential], None] | None = None
 ) -> Segment:
     """The segment of a recipe. Its net gets initial weights, drawn by the seed in `recipe["net"]`. prepare: called on
-    the new net.
+    the new net, which has its normalization already.
 
     Raises ValueError, TypeError or DataError if the recipe and the data do not fit. Nothing has changed then."""
     net = Layer.from_config(recipe["net"], device=device, precision=recipe["precision"])
-    if prepare:
-        prepare(net)
-    trainer = Trainer(net, **trainer_arguments(recipe), metrics=["confusion"])
     options = recipe.get("options", {})
     stored = Normalization(options["mean"], options["std"]) if "mean" in options else None
     normalization = stored or Normalization.from_dataset(sets.train)
     net.classes, net.normalization = sets.classes, normalization
+    if prepare:
+        prepare(net)
+    trainer = Trainer(net, **trainer_arguments(recipe), metrics=["confusion"])
     loaders: Loaders = {}
     for part in ("train", "validation", "test"):
         data, settings = getattr(sets, part), recipe.get(part) or {}

@@ -40,6 +40,7 @@ class Session(LiveRun, Callback):
         name: The prefix of their names.
         run_dir: The run to continue; by default a new one begins.
         prepare: Called on the net with its initial weights, and again on `restart`; not on a net that a browser sends.
+        prepared: What `restart` adds to the recipe's options if it calls `prepare`, JSON-serializable.
         repeat: Changes of settings, each with the step after which it is made.
         hub: Carries messages to browsers; by default a new one.
 
@@ -57,10 +58,11 @@ class Session(LiveRun, Callback):
         name: str = "live",
         run_dir: Path | None = None,
         prepare: Callable[[Sequential], None] | None = None,
+        prepared: Record | None = None,
         repeat: Sequence[tuple[int, Record]] = (),
         hub: Hub | None = None,
     ) -> None:
-        super().__init__(sets, recipe, device, why, home, name, run_dir, prepare, hub)
+        super().__init__(sets, recipe, device, why, home, name, run_dir, prepare, prepared or {}, hub)
         self.spent = 0.0  # seconds in the callbacks, without those for requests and pauses
         self.worked = 0.0  # seconds of training and callbacks, without those for requests and pauses
         self._mailbox = Mailbox(REQUESTS)

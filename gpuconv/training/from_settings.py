@@ -9,8 +9,7 @@ from gpuconv.types import Options, Record
 
 
 def trainer_arguments(settings: Record) -> Options:
-    """The arguments of `Trainer` that determine a run's results, apart from the net, its precision and
-    `sync_batch_norm`.
+    """The arguments of `Trainer` that determine a run's results, apart from the net and its precision.
 
     Raises ValueError or TypeError for an optimizer, loss or schedule that the run's own program defined.
     """
@@ -24,5 +23,5 @@ def trainer_arguments(settings: Record) -> Options:
     return (
         arguments
         | {name: settings.get(name) for name in ("shards", "plateau", "clip", "ema")}
-        | {"accumulate": settings.get("accumulate", 1)}
+        | {"accumulate": settings.get("accumulate", 1), "sync_batch_norm": settings.get("sync_batch_norm", False)}
     )

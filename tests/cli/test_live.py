@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import sys
 
+import numpy as np
 import pytest
 
 pytest.importorskip("starlette")
-from gpuconv import live
+from gpuconv import checkpoint, live
 from gpuconv.cli.main import main
+from tests.live.sessions import wait_for
+
+NET_TO_WHITEN = """
+from gpuconv.layers import Conv2D, Flatten, Linear
+
+def build(input_shape, classes):
+    return [Conv2D(8, 2, frozen=("weight",)), Flatten(), Linear(classes)]
+"""
 
 
 @pytest.fixture
@@ -57,6 +66,63 @@ def test_a_run_of_train_is_shown_and_not_changed(served, tmp_path):
     assert session.hub.get("curves")
     session.close()
     assert {path.name: path.read_bytes() for path in run.iterdir()} == before
+
+
+def finish(session):
+    """Trains the session's run to its end."""
+    session.start()
+    if session.phase == "paused":
+        session.ask("go")
+    wait_for(session, lambda: session.phase == "finished")
+    session.close()
+
+
+@pytest.mark.parametrize("command", ["live", "train"])
+def test_runs_that_begin_whitened_do_so_again_when_repeated_or_started_anew(served, tmp_path, command):
+    """The net's first layer is frozen, so its weights stay as whitening left them."""
+    (tmp_path / f"net_of_{command}.py").write_text(NET_TO_WHITEN)
+    net = ["--model", f"net_of_{command}.py"]
+    settings = ["--data", "synthetic:n=40,size=5x5x1", "--whiten", "30", "--epochs", "1"]
+    assert main([command, "--device", "numpy", *net, *settings]) == 0
+    if command == "live":
+        finish(served.pop()[0])
+    (run,) = (tmp_path / "runs").iterdir()
+    whitened = checkpoint.load(run / "last.safetensors").tensors["net.conv1.weight"]
+    np.testing.assert_array_equal(whitened[:4], -whitened[4:])
+    for options in (["--repeat", str(run)], [str(run)]):
+        assert main(["live", "--device", "numpy", *net, *options]) == 0
+        session = served.pop()[0]
+        if options[0] == "--repeat":
+            np.testing.assert_array_equal(session.segment.net["conv1.weight"], whitened)
+        session.restart()
+        np.testing.assert_array_equal(session.segment.net["conv1.weight"], whitened)
+        finish(session)
+        assert main(["live", "--device", "numpy", *net, "--repeat", str(session.run_dir)]) == 0
+        np.testing.assert_array_equal(served.pop()[0].segment.net["conv1.weight"], whitened)
+
+
+def test_a_repeated_run_of_train_begins_with_its_weights_and_synchronizes_batch_norm(served, tmp_path):
+    first, second = (str(tmp_path / name) for name in ("first", "second"))
+    settings = [
+        "--device",
+        "numpy",
+        "--data",
+        "synthetic:n=40,size=8x8x1",
+        "--epochs",
+        "1",
+        "--quiet",
+        "--batch-size",
+        "20",
+    ]
+    assert main(["train", *settings, "--run-dir", first]) == 0
+    shards = ["--shards", "2", "--sync-batch-norm", "1"]
+    assert main(["train", *settings, *shards, "--weights", first, "--run-dir", second]) == 0
+    assert main(["live", "--device", "numpy", "--repeat", second]) == 0
+    session = served.pop()[0]
+    loaded = checkpoint.load(tmp_path / "first" / "last.safetensors").part("net")
+    for name, array in session.segment.net.params().items():
+        np.testing.assert_array_equal(array, loaded[name])
+    assert session.trainer.sync_batch_norm
 
 
 def test_invalid_options_are_refused_before_anything_is_created(served, capsys, monkeypatch, tmp_path):
