@@ -206,11 +206,10 @@ class RunState(TrainingStep):
         if self.ema:
             self.ema.check(checkpoint, path)
         optimizer = {name: value for name, value in checkpoint.part("optimizer").items() if self._keeps_entry(name)}
-        self._freeze_as_in(state["net"], optimizer, path)
+        self._freeze_and_load(state["net"], optimizer, path)
         self.net.load_state_dict(checkpoint.part("net"))
         if self.ema:
             self.ema.restore(checkpoint)
-        self.optimizer.load_state_dict(optimizer)
         self.epoch, self.batch = state["epoch"], state["batch"]
         self.records, self.reading = state["records"], reading
         self.follow_plateau()
@@ -222,10 +221,10 @@ class RunState(TrainingStep):
         """Whether this rank keeps an entry of the optimizer's state, such as "velocity.conv1.weight"."""
         return self.optimizer_shards is None or self.optimizer_shards.keeps(entry.partition(".")[2])
 
-    def _freeze_as_in(self, config: Record, optimizer: dict[str, np.ndarray], path: object) -> None:
-        """Freeze the layers that are frozen in a checkpoint's net; callbacks may have frozen them during the run.
-        Raises CheckpointError if the optimizer's state does not match the checkpoint's after that; then nothing is
-        changed."""
+    def _freeze_and_load(self, config: Record, optimizer: dict[str, np.ndarray], path: object) -> None:
+        """Freeze the layers that are frozen in a checkpoint's net, as callbacks may have done during the run. Then load
+        the optimizer's state. Raises CheckpointError if the state does not match, and any error of a user's optimizer;
+        then nothing is changed."""
         layers, before = [*self.net.walk()], self.optimizer.state_dict()
         frozen_before = [layer.frozen for layer in layers]
         try:
@@ -234,11 +233,13 @@ class RunState(TrainingStep):
             raise CheckpointError(f"{path}: {error}") from error
         try:
             self._freeze(layers, frozen_in_checkpoint)
-            self.optimizer.check_state_dict(optimizer)
-        except ValueError as error:
+            self.optimizer.load_state_dict(optimizer)
+        except Exception as error:
             self._freeze(layers, frozen_before)
             self.optimizer.load_state_dict(before)
-            raise CheckpointError(f"{path}: {error}") from error
+            if isinstance(error, ValueError):
+                raise CheckpointError(f"{path}: {error}") from error
+            raise
 
     def _freeze(self, layers: list[Layer], frozen: list[bool | str | tuple[str, ...]]) -> None:
         for layer, names in zip(layers, frozen):

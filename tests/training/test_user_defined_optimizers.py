@@ -116,6 +116,24 @@ def test_a_resumed_run_restores_the_optimizer_state_or_says_that_there_is_none(k
         fit(kind(0.5), epochs=3, run_dir=tmp_path / "run", resume=True)
 
 
+def test_a_resume_that_the_users_optimizer_refuses_changes_nothing(tmp_path):
+    class Refusing(Stored):
+        def load_state_dict(self, state):
+            if state:
+                raise KeyError("moment.fc1.weight")
+
+    Refusing.__module__, Refusing.__qualname__ = Stored.__module__, Stored.__qualname__
+    run = tmp_path / "run"
+    fit(Stored(0.02), epochs=3, run_dir=run, callbacks=[toy_run.StopAt(7, "enough")])
+    net = toy_run.net()
+    before = {name: np.array(array) for name, array in net.state_dict().items()}
+    trainer = Trainer(net, Refusing(0.02))
+    with pytest.raises(KeyError, match=r"moment\.fc1\.weight"):
+        trainer.fit(toy_run.loader(), epochs=3, progress=False, run_dir=run, resume=True)
+    assert toy_run.same_arrays(net.state_dict(), before)
+    assert trainer.steps == 0
+
+
 def test_on_a_device_a_user_defined_optimizer_steps_on_the_host_with_a_warning():
     class WrappedSGD:
         """Takes device arrays and uses gpuconv's ops."""

@@ -109,10 +109,11 @@ class Adapted(Optimizer):
 
     def load_state_dict(self, state: Mapping[str, np.ndarray]) -> None:
         own = {name.removeprefix(f"{_OWN}."): value for name, value in state.items() if name.startswith(f"{_OWN}.")}
-        super().load_state_dict({"steps": state["steps"]})
+        self.check_state_dict(state)
         if hasattr(self.inner, "load_state_dict"):
             self.inner.load_state_dict(own)
-        elif self.steps:
+        super().load_state_dict({"steps": state["steps"]})
+        if self.steps and not hasattr(self.inner, "load_state_dict"):
             notice(f"{self._kind} has no state_dict and load_state_dict, so its state starts from scratch")
 
 
