@@ -116,8 +116,8 @@ def random_convolutions(largest: int = 13) -> SearchStrategy[Conv2dProblem]:
         def pairs(low: int, high: int) -> tuple[int, int]:
             return integers(low, high), integers(low, high)
 
-        groups = integers(1, 4)
-        widest = max(1, largest // groups)
+        groups = integers(1, min(4, largest))
+        widest = largest // groups
         n, h, w = integers(0, 3), integers(1, largest), integers(1, largest)
         c, k = groups * integers(1, widest), groups * integers(1, widest)
         kernel_size, stride, padding, dilation = pairs(1, 4), pairs(1, 4), (pairs(0, 3), pairs(0, 3)), pairs(1, 3)

@@ -103,17 +103,8 @@ def test_runs_that_begin_whitened_do_so_again_when_repeated_or_started_anew(serv
 
 def test_a_repeated_run_of_train_begins_with_its_weights_and_synchronizes_batch_norm(served, tmp_path):
     first, second = (str(tmp_path / name) for name in ("first", "second"))
-    settings = [
-        "--device",
-        "numpy",
-        "--data",
-        "synthetic:n=40,size=8x8x1",
-        "--epochs",
-        "1",
-        "--quiet",
-        "--batch-size",
-        "20",
-    ]
+    data = ["--device", "numpy", "--data", "synthetic:n=40,size=8x8x1"]
+    settings = [*data, "--epochs", "1", "--quiet", "--batch-size", "20"]
     assert main(["train", *settings, "--run-dir", first]) == 0
     shards = ["--shards", "2", "--sync-batch-norm", "1"]
     assert main(["train", *settings, *shards, "--weights", first, "--run-dir", second]) == 0

@@ -19,12 +19,12 @@ class Settings:
 
     seed: 0 runs the blocks, and the threads of a block, in their order; any other number in a random order, which for
         threads is drawn again after each barrier. A kernel without races gives the same bits for every seed.
-    sanitize: "none" finds divergent barriers and warp operations, writes next to a buffer, invalid addresses and
-        integer division by zero. "checked" checks every load and store, and also finds out-of-bounds reads, use after
-        free, misaligned accesses, reads of unwritten shared memory, asynchronous copies used before they were waited
-        for, races, and undefined arithmetic such as a signed overflow; it is 4 to 200 times slower. "address" compiles
-        with AddressSanitizer, which also checks local arrays, and UndefinedBehaviorSanitizer; it needs a process
-        started with `address_environment()`.
+    sanitize: "none" finds divergent barriers and warp operations, writes next to a buffer, invalid addresses and, on
+        x86-64, integer division by zero. "checked" checks every load and store, and also finds out-of-bounds reads, use
+        after free, misaligned accesses, reads of unwritten shared memory, asynchronous copies used before they were
+        waited for, races, and undefined arithmetic such as a signed overflow; it is 4 to 200 times slower. "address"
+        compiles with AddressSanitizer, which also checks local arrays, and UndefinedBehaviorSanitizer; it needs a
+        process started with `address_environment()`.
     workers: how many processor cores run blocks; checked kernels run on one.
     """
 
