@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from itertools import pairwise
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
@@ -64,7 +64,8 @@ def in_parts(
     if length == 1 or _inside.get():
         return [work(*(prepare(*arrays) if prepare else arrays))]
     nbytes = sum(x.nbytes for x in arrays) if nbytes is None else nbytes
-    with nullcontext(fixed) if fixed else _OneCoreBlas() as cores, _holding(_inside, True):
+    limit = nullcontext(fixed) if fixed else _OneCoreBlas()
+    with nullcontext() if fixed else _blas_lock, limit as cores, _holding(_inside, True):
         count = min(FIXED_PARTS if fixed else cores, length, nbytes // LEAST_BYTES) or 1
         bounds = [length * i // count for i in range(count + 1)]
         parts = [[x[first:last] for x in arrays] for first, last in pairwise(bounds)]
@@ -88,13 +89,13 @@ def _run(work: Callable[..., Result], parts: Sequence[Sequence[object]]) -> list
 def fixed_parts() -> Iterator[None]:
     """A context in which ops have the same bits on any number of cores, with the same NumPy and BLAS.
 
-    Each call of BLAS uses one thread, if threadpoolctl can set this; otherwise the bits may differ. Ops in threads
-    outside the context wait until it ends if their batch has more than one sample.
+    Each call of BLAS uses one thread, if threadpoolctl can set this; otherwise the bits may differ. In threads outside
+    the context, ops that may split their work into parts wait until the context ends.
     """
     if _fixed.get() or _inside.get():
         yield
         return
-    with _OneCoreBlas() as cores, _holding(_fixed, cores):
+    with _blas_lock, _OneCoreBlas() as cores, _holding(_fixed, cores):
         yield
 
 
@@ -136,21 +137,23 @@ def threads() -> int:
 
 
 class _OneCoreBlas:
-    """A context in which BLAS uses only the calling thread. Entering returns BLAS's usual number of threads, 1 if
-    unknown."""
+    """A context in which BLAS uses only the calling thread; `_blas_lock` must be held. Entering returns BLAS's usual
+    number of threads, 1 if unknown."""
+
+    # The usual number of each library while it is limited. If Ctrl-C interrupts the methods below, it stays until the
+    # next such context ends, which then restores the numbers.
+    usual: ClassVar[list[int]] = []
 
     def __enter__(self) -> int:
-        self.lock = _blas_lock
-        self.lock.acquire()
-        self.before = [library.num_threads for library in blas.libraries()]
+        _OneCoreBlas.usual = _OneCoreBlas.usual or [library.num_threads for library in blas.libraries()]
         for library in blas.libraries():
             library.set_num_threads(1)
-        return max(self.before, default=1)
+        return max(_OneCoreBlas.usual, default=1)
 
     def __exit__(self, *_: object) -> None:
-        for library, number in zip(blas.libraries(), self.before):
+        for library, number in zip(blas.libraries(), _OneCoreBlas.usual):
             library.set_num_threads(number)
-        self.lock.release()
+        _OneCoreBlas.usual = []
 
 
 def _start(work: Callable[..., Result], part: Sequence[object]) -> Future[Result]:

@@ -87,6 +87,22 @@ def test_an_error_in_any_part_is_raised_after_all_have_finished(blas, failing):
     assert parallel.in_parts(len, np.arange(6)) == [2, 2, 2]
 
 
+@pytest.mark.parametrize("number", [1, 3])
+def test_ctrl_c_while_blas_is_limited_or_restored_blocks_no_later_op(blas, number, monkeypatch):
+    def interrupted(chosen):
+        blas.num_threads = chosen if chosen != number else blas.num_threads
+        if chosen == number:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(blas, "set_num_threads", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            parallel.in_parts(len, np.arange(6))
+    assert not parallel._blas_lock.locked()
+    assert parallel.in_parts(len, np.arange(6)) == [2, 2, 2]
+    assert blas.num_threads == 3
+
+
 def test_errstate_applies_in_every_part(blas):
     with np.errstate(divide="raise"), pytest.raises(FloatingPointError):
         parallel.in_parts(lambda x: 1 / x, np.array([1.0, 1.0, 0.0]))
