@@ -79,3 +79,10 @@ def test_the_loss_scale_grows_after_finite_steps_and_falls_after_an_overflow(dty
         [2, 0, 0, 2],
         [0.5, 0, 0, 3],
     ]
+
+
+def test_a_loss_scale_that_has_become_zero_or_infinite_gives_no_warning():
+    for scale, unscale, grown in ((0.0, np.inf, 0.0), (1e308, 1e-308, np.inf), (np.inf, 0.0, np.inf)):
+        scaling = np.array([scale, 1, 0, 0])
+        ops.update_loss_scale(scaling, [np.ones(2)], growth=4, interval=1)
+        np.testing.assert_array_equal(scaling, [grown, unscale, 0, 0])

@@ -106,3 +106,8 @@ def test_an_empty_batch_gives_empty_results_and_zero_gradients():
     assert ops.linear(x, w, bias).shape == (0, 2)
     assert ops.linear_dgrad(dy, w).shape == (0, 3)
     np.testing.assert_array_equal(ops.linear_wgrad(dy, x), np.zeros((2, 3)))
+
+
+def test_infinities_that_cancel_give_nan_without_a_warning():
+    x, w, bias = np.array([[np.inf, 1.0]]), np.ones((2, 2)), np.array([-np.inf, 0.0])
+    np.testing.assert_array_equal(ops.linear(x, w, bias), [[np.nan, np.inf]])

@@ -24,3 +24,9 @@ def test_a_label_that_is_no_class_weighs_nothing_in_the_metrics():
     totals, weight = np.zeros(5), np.array([1.0, 2.0, 4.0])
     ops.add_metrics(totals, np.array(1.5), np.eye(3), np.array([0, 7, -1]), weight)
     assert totals.tolist() == [1.5, 1.0, 3.0, 1.0, 1.0]  # loss, correct predictions, samples, batches, weights
+
+
+def test_totals_that_overflow_or_become_nan_give_no_warning():
+    totals = np.array([np.inf, 0, 0, 0])
+    ops.add_metrics(totals, np.array(-np.inf), np.eye(3), np.array([0, 1, 2]))
+    np.testing.assert_array_equal(totals, [np.nan, 3, 3, 0])

@@ -57,3 +57,9 @@ def test_a_skipped_step_changes_nothing(rng):
     ops.muon_step([param], [grad], [v], scaling=scaling, lr=0.1, momentum=0.6)
     np.testing.assert_array_equal(param, before[0])
     np.testing.assert_array_equal(v, before[1])
+
+
+def test_a_gradient_that_is_infinite_makes_the_parameter_nan_without_a_warning():
+    param, grad, v = np.ones((2, 3)), np.full((2, 3), np.inf), np.zeros((2, 3))
+    ops.muon_step([param], [grad], [v], lr=0.5)
+    assert np.isnan(param).all()

@@ -120,6 +120,7 @@ def _rows(scores: np.ndarray, labels: np.ndarray, ignored: int | None = None) ->
     return np.arange(len(labels)) if ignored is None else np.flatnonzero(labels != ignored)
 
 
+@np.errstate(all="ignore")
 def add_metrics(totals, loss, scores, labels, weight, *, ignore_index):
     counted = len(scores)
     if labels is not None:

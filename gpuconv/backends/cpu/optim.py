@@ -165,6 +165,7 @@ def clip_values(grads, scaling, *, clip_value):
         update(formula, grad, given=grad)
 
 
+@np.errstate(all="ignore")  # a scale that becomes 0 or infinite is a result, as on a GPU, not a warning
 def update_loss_scale(scaling, grads, *, growth, backoff, interval):
     scale, overflow = scaling[0], not all(np.isfinite(grad).all() for grad in grads)
     scaling[1] = 0 if overflow else 1 / scale
