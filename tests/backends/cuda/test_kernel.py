@@ -128,6 +128,11 @@ def test_more_shared_memory_than_a_block_has_is_refused():
         kernel("fill")(1, 4, emulator.zeros(4), 1.0, 4, shared=232449)
 
 
+def test_macros_that_compare_equal_but_are_other_texts_make_other_modules():
+    assert load("arithmetic.cu", {"DTYPE": "float32", "WIDTH": 1}).defines["WIDTH"] == "1"
+    assert load("arithmetic.cu", {"DTYPE": "float32", "WIDTH": 1.0}).defines["WIDTH"] == "1.0"
+
+
 def test_an_array_unaligned_for_a_vector_type_is_refused():
     x = emulator.zeros(12)
     kernel("by_vector")(1, 1, x[4:])

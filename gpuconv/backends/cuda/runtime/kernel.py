@@ -313,7 +313,10 @@ def _check_struct(what: str, value: object) -> np.void:
 
 
 @functools.lru_cache(maxsize=4096)
-def _load(file: Path | replaced_files.Edition, defines: tuple[tuple[str, object], ...]) -> Module:
+def _load(
+    file: Path | replaced_files.Edition, defines: tuple[tuple[str, object], ...], types: tuple[type, ...]
+) -> Module:
+    """types: those of the macros' values, because 1, 1.0 and True compare equal but are different texts."""
     return Module(file if isinstance(file, Path) else file.path, {name: str(value) for name, value in defines})
 
 
@@ -331,4 +334,5 @@ def load(file: str | Path, defines: Mapping[str, object] | None = None) -> Modul
     module, so that each kernel is compiled only once for a device. Raises ValueError if the file or one of its headers
     is missing, or if a kernel's signature cannot be read.
     """
-    return _load(replaced_files.resolve(file), tuple(defines.items()) if defines else ())
+    chosen = defines or {}
+    return _load(replaced_files.resolve(file), tuple(chosen.items()), tuple(map(type, chosen.values())))
