@@ -93,6 +93,8 @@ def test_arguments_that_do_not_match_are_refused():
         ({"grid": (1, 1, 1, 2)}, ValueError, r"a grid is one to three integers from 0 to .*, received \(1, 1, 1, 2\)"),
         ({"grid": 1.5}, ValueError, r"a grid is one to three integers from 0 to .*, received 1\.5"),
         ({"grid": (1, 1.5)}, ValueError, r"a grid is one to three integers from 0 to .*, received \(1, 1\.5\)"),
+        ({"grid": [1, 2]}, ValueError, r"to .*, as an integer or a tuple, received \[1, 2\]"),
+        ({"block": np.array([4])}, ValueError, r"a block is one to three integers from 0 to .*, received \[4\]"),
         ({"grid": ()}, ValueError, r"a grid is one to three integers from 0 to .*, received \(\)"),
         ({"name": "bounded", "block": 65}, ValueError, "bounded runs with 1 to 64 threads per block"),
         ({"name": "fil"}, ValueError, "unknown kernel of arguments.cu 'fil'; did you mean 'fill'"),
@@ -126,6 +128,8 @@ def test_arrays_of_two_devices_are_refused():
 def test_more_shared_memory_than_a_block_has_is_refused():
     with pytest.raises(ValueError, match="at most 232448 bytes of shared memory, not 232449"):
         kernel("fill")(1, 4, emulator.zeros(4), 1.0, 4, shared=232449)
+    with pytest.raises(ValueError, match=r"at most 232448 bytes of shared memory, not 1\.5"):
+        kernel("fill")(1, 4, emulator.zeros(4), 1.0, 4, shared=1.5)
 
 
 def test_macros_that_compare_equal_but_are_other_texts_make_other_modules():

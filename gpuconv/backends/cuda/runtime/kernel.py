@@ -122,7 +122,10 @@ class Kernel:
         gpu, converted = self._fast_path(arguments)
         if gpu is None:
             gpu, converted = self._checked(arguments)
-        grid3, block3 = self._geometry(grid, block, shared)
+        try:
+            grid3, block3 = self._geometry(grid, block, shared)
+        except TypeError:  # a list, for example, is not hashable
+            grid3, block3 = self._check_geometry(grid, block, shared)
         if 0 in grid3:
             return
         where = f"emulated {emulator.settings().sanitize}" if gpu is None else gpu
@@ -203,7 +206,7 @@ class Kernel:
                 f"{self.name} runs in clusters of {cluster} blocks along x, so x of a grid is a multiple of {cluster}, "
                 f"not {grid3[0]}"
             )
-        if not 0 <= shared <= MAX_SHARED:
+        if not isinstance(shared, (int, np.integer)) or not 0 <= shared <= MAX_SHARED:
             raise ValueError(f"{self.name}: a block has at most {MAX_SHARED} bytes of shared memory, not {shared}")
         return grid3, block3
 
@@ -246,7 +249,8 @@ def _extent(what: str, extent: Extent, limits: Extent3, kernel: str) -> Extent3:
     if integers and 1 <= len(given) <= 3 and all(0 <= each <= limit for each, limit in zip(given, limits)):
         x, y, z = (*given, 1, 1)[:3]
         return x, y, z
-    raise ValueError(f"{kernel}: a {what} is one to three integers from 0 to {limits}, received {extent}")
+    form = "" if isinstance(extent, (tuple, int, float)) else ", as an integer or a tuple"
+    raise ValueError(f"{kernel}: a {what} is one to three integers from 0 to {limits}{form}, received {extent}")
 
 
 def _usual_array(parameter: source.Parameter) -> tuple[np.dtype | None, int]:
