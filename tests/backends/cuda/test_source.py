@@ -86,6 +86,12 @@ def test_the_blocks_of_a_cluster_are_read():
     assert [signature.max_threads for signature in signatures.values()] == [None, None, 384, 384]
 
 
+@pytest.mark.parametrize("bound", ["0100", "1 / 0", "8 8", "2 **", " "])
+def test_a_bound_that_is_no_decimal_constant_counts_as_none(bound):
+    kernel = f'extern "C" __global__ void __launch_bounds__({bound}) k() {{}}'
+    assert source.signatures(kernel, {})["k"].max_threads is None
+
+
 @pytest.mark.parametrize("dims", ["2, 2, 1", "9, 1, 1", "0", "1, 1, 2", "N, 1, 1"])
 def test_a_cluster_that_is_not_1_to_8_blocks_along_x_is_refused(dims):
     with pytest.raises(

@@ -218,10 +218,14 @@ def _cluster(kernel: str, dims: list[int | None]) -> int:
 
 
 def _constant(expression: str) -> int | None:
-    """The value of a constant expression of integers, such as "(128 / 8) * (64 / 8)"; None for anything else."""
-    if not re.fullmatch(r"[\d\s()+*/-]+", expression):
+    """The value of a constant expression of decimal integers, such as "(128 / 8) * (64 / 8)"; None for anything
+    else."""
+    if not re.fullmatch(r"[\d\s()+*/-]+", expression) or "**" in expression:
         return None
-    return int(eval(expression.strip().replace("/", "//"), {"__builtins__": {}}))
+    try:
+        return int(eval(expression.strip().replace("/", "//"), {"__builtins__": {}}))
+    except (SyntaxError, TypeError, ZeroDivisionError):  # an octal number, for example
+        return None
 
 
 def signatures(text: str, defines: Mapping[str, str]) -> dict[str, Signature]:
