@@ -80,12 +80,19 @@ def test_ufuncs_methods_and_views_give_emulated_arrays():
 
 @pytest.mark.parametrize(
     "operation",
-    [np.add, lambda a, b: b + a, lambda a, b: np.multiply(a, a, out=b)],
-    ids=["function", "operator", "output"],
+    [np.add, lambda a, b: b + a, lambda a, b: np.multiply(a, a, out=b), lambda a, b: np.add(a, 1, out=a, where=b > 0)],
+    ids=["function", "operator", "output", "mask"],
 )
 def test_operations_with_a_numpy_array_are_refused(operation):
     with pytest.raises(TypeError, match="an array on the emulated device and a NumPy array"):
         operation(emulator.zeros(3), np.zeros(3, np.float32))
+
+
+def test_a_ufunc_takes_an_emulated_mask():
+    x, mask = emulator.asarray(np.float32([1, 2])), emulator.asarray(np.array([False, True]))
+    np.multiply(x, 5, out=x, where=mask)
+    assert x.tolist() == [1, 10]
+    assert np.add.reduce(x, where=mask) == 10
 
 
 def test_memory_is_freed_with_the_last_view():

@@ -32,7 +32,7 @@ class EmulatedArray(np.ndarray):
         self, ufunc: np.ufunc, method: str, *inputs: Any, out: tuple[np.ndarray, ...] | None = None, **options: Any
     ) -> object:
         forbid(f"numpy.{ufunc.__name__}")
-        for operand in (*inputs, *(out or ())):
+        for operand in (*inputs, *(out or ()), options.get("where")):
             if isinstance(operand, np.ndarray) and not isinstance(operand, EmulatedArray) and operand.ndim:
                 raise TypeError(
                     f"numpy.{ufunc.__name__} received an array on the emulated device and a NumPy array; "
@@ -40,6 +40,8 @@ class EmulatedArray(np.ndarray):
                 )
         if out is not None:
             options["out"] = tuple(_plain(array) for array in out)
+        if "where" in options:
+            options["where"] = _plain(options["where"])
         result = getattr(ufunc, method)(*(_plain(operand) for operand in inputs), **options)
         if out is not None:
             return out[0] if len(out) == 1 else out
