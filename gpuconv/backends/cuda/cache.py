@@ -66,14 +66,14 @@ class Cache:
 
     def forget(self, name: str, key: Iterable[str]) -> None:
         """Remove the entry for `key`, if there is one that this process can remove."""
-        for root in filter(None, (self.root.resolve(), self._private)):
+        for root in filter(None, (_real(self.root), self._private)):
             with contextlib.suppress(OSError), files.scratch(root) as aside:
                 (root / _folder_name(name, key)).rename(aside / "entry")
 
     def find(self, name: str, key: Iterable[str]) -> Path | None:
         """The folder of a complete entry, or None."""
         folder = _folder_name(name, key)
-        root = self.root.resolve()
+        root = _real(self.root)
         if _is_complete(root / folder) and not trust.doubt_about_path(root):
             return root / folder
         if self._private and _is_complete(self._private / folder):
@@ -81,9 +81,14 @@ class Cache:
         return None
 
 
+def _real(folder: Path) -> Path:
+    """The folder without links. `Path.resolve` would raise RuntimeError for links that form a loop."""
+    return Path(os.path.realpath(folder))
+
+
 def _own_folder(root: Path) -> Path:
     """The folder, created if missing. Raises OSError if others can write to it."""
-    root = root.resolve()
+    root = _real(root)
     trust.make_folder(root)
     if why := trust.doubt_about_path(root):
         raise PermissionError(why)

@@ -98,6 +98,13 @@ def test_a_read_only_folder_is_replaced_by_a_private_one_with_a_warning(unwritab
     assert fill.calls == 1
 
 
+def test_a_folder_that_is_a_loop_of_links_is_replaced_by_a_private_one_with_a_warning(tmp_path):
+    loop, fill = tmp_path / "loop", Filler()
+    loop.symlink_to(loop)
+    with pytest.warns(RuntimeWarning, match="cannot keep kernels in its cache"):
+        assert Cache(loop).entry("k", ["x"], fill).is_dir()
+
+
 def test_entries_of_a_read_only_folder_are_used(tmp_path, request):
     fill = Filler()
     entry = Cache(tmp_path).entry("k", ["x"], fill)
