@@ -100,6 +100,19 @@ def test_a_cluster_that_is_not_1_to_8_blocks_along_x_is_refused(dims):
         source.signatures(f'extern "C" __global__ void __cluster_dims__({dims}) k() {{}}', {})
 
 
+def test_a_template_type_may_have_several_arguments():
+    y, p, _ = parameters("float* y, const Pack<Pair<int, 2>, 4> p, int n")
+    assert (y.name, p.name, p.c_type, p.dtype) == ("y", "p", "Pack<Pair<int, 2>, 4>", None)
+
+
+def test_a_byte_order_mark_is_dropped(tmp_path):
+    (tmp_path / "a.cu").write_text('#include "b.cuh"\n', encoding="utf-8-sig")
+    (tmp_path / "b.cuh").write_text("int b;\n", encoding="utf-8-sig")
+    flat = source.flatten(tmp_path / "a.cu")
+    assert "\ufeff" not in flat
+    assert "int b;" in flat
+
+
 def test_a_kernel_may_have_no_parameters():
     assert parameters("") == parameters("void") == ()
 

@@ -114,7 +114,7 @@ def flatten(path: Path) -> str:
 
     def paste(file: Path) -> str:
         seen.add(file)
-        text = file.read_text(encoding="utf-8", errors="replace")  # comments may have another encoding
+        text = file.read_text(encoding="utf-8-sig", errors="replace")  # comments may have another encoding
         name = _c_string(_shown(file, path.parent, shipped))
         parts, end = [f"#line 1 {name}\n"], 0
         for match in _INCLUDE.finditer(text):
@@ -183,11 +183,11 @@ def _signatures(text: str, defines: tuple[tuple[str, str], ...]) -> dict[str, Si
 def _declarations(text: str, start: int) -> list[str] | None:
     """The declarations in the parameter list that begins at `start`; None if no function body follows the list."""
     depth, begin, found = 0, start, []
-    for match in re.compile("[(),]").finditer(text, start):
-        if match[0] == "(":
+    for match in re.compile("[(),<>]").finditer(text, start):
+        if match[0] in "(<":
             depth += 1
         elif depth > 0:
-            depth -= match[0] == ")"
+            depth -= match[0] in ")>"
         else:
             found.append(text[begin : match.start()])
             begin = match.end()
