@@ -201,6 +201,10 @@ def test_a_users_file_finds_shipped_headers(tmp_path):
         ("__shared__ typename Loader::Tile tile;", "using tile_type = typename Loader::Tile "),
         ("extern __shared__ __align__(16) unsigned char tile[];", "unsigned char* const tile = "),
         ("__shared__ float\n    tile[4];", "using tile_type = float [4]"),
+        ("__shared__ int first, tile[4];", "using tile_type = int [4]"),
+        ("__shared__ Pack<float, N> tile[2], last;", "using last_type = Pack<float, N> ;"),
+        ("volatile __shared__ float tile[f(2, 3)];", "using tile_type = volatile float [f(2, 3)]"),
+        ("static __shared__ float tile;", "{ static char tile_key"),
     ],
 )
 def test_shared_variables_are_rewritten_for_the_host(declaration, expected):

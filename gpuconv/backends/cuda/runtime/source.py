@@ -35,9 +35,11 @@ _KERNEL = re.compile(
 _BODY = re.compile(r"\s*\{")
 _ALIGN = r"(?:alignas|__align__)\s*\(([^()]*)\)\s*"
 _ALIGNMENT = re.compile(r"\b" + _ALIGN)
+_EXTENTS = r"(?:\s*\[[^;{}]*?\])*"
+_VARIABLE = rf"[A-Za-z_]\w*{_EXTENTS}"
 _SHARED = re.compile(
-    rf"(?P<extern>\bextern\s+)?(?P<before>{_ALIGN})?__shared__\s+(?P<type>[^;={{}}\[\]]*?[\s>&*])"
-    r"(?P<name>[A-Za-z_]\w*)\s*(?P<extent>(?:\[[^;{}]*\])?)\s*;"
+    rf"(?P<words>(?:\b(?:extern|static|volatile)\s+)*)(?P<before>{_ALIGN})?__shared__\s+"
+    rf"(?P<type>[^;={{}}\[\]]*?[\s>&*])(?P<variables>{_VARIABLE}(?:\s*,\s*{_VARIABLE})*)\s*;"
 )
 
 DTYPE_OF_C: dict[str, str] = {
@@ -267,18 +269,21 @@ def for_host(text: str, kernels: list[str]) -> str:
 
 
 def _shared_on_host(match: re.Match[str]) -> str:
-    name, c_type, extent = match["name"], f"{match['before'] or ''}{match['type']}".strip(), match["extent"]
+    words, c_type = match["words"].split(), f"{match['before'] or ''}{match['type']}".strip()
     alignment = _ALIGNMENT.search(c_type)
-    c_type = _ALIGNMENT.sub("", c_type)
+    c_type = ("volatile " if "volatile" in words else "") + _ALIGNMENT.sub("", c_type)
     least = alignment[1] if alignment else "1"
-    lines = "\n" * match[0].count("\n")
-    if match["extern"]:
-        return (
-            f"{c_type}* const {name} = static_cast<{c_type}*>("
-            f"gpuconv_dynamic_shared({least} > alignof({c_type}) ? {least} : alignof({c_type})));{lines}"
-        )
-    return (
-        f"static char {name}_key; using {name}_type = {c_type} {extent}; "
-        f'auto& {name} = *static_cast<{name}_type*>(gpuconv_shared(&{name}_key, "{name}", sizeof({name}_type), '
-        f"{least} > alignof({name}_type) ? {least} : alignof({name}_type)));{lines}"
-    )
+    found = []
+    for name, extents in re.findall(rf"(\w+)({_EXTENTS})\s*(?:,|$)", match["variables"]):
+        if "extern" in words:
+            found.append(
+                f"{c_type}* const {name} = static_cast<{c_type}*>("
+                f"gpuconv_dynamic_shared({least} > alignof({c_type}) ? {least} : alignof({c_type})));"
+            )
+        else:
+            found.append(
+                f"static char {name}_key; using {name}_type = {c_type} {extents.strip()}; "
+                f'auto& {name} = *static_cast<{name}_type*>(gpuconv_shared(&{name}_key, "{name}", sizeof({name}_type), '
+                f"{least} > alignof({name}_type) ? {least} : alignof({name}_type)));"
+            )
+    return " ".join(found) + "\n" * match[0].count("\n")
