@@ -95,6 +95,13 @@ def test_a_ufunc_takes_an_emulated_mask():
     assert np.add.reduce(x, where=mask) == 10
 
 
+def test_a_ufunc_of_two_results_may_get_an_array_for_one_of_them():
+    x, whole = emulator.asarray(np.float32([1.5, 2.5])), emulator.zeros(2)
+    fraction, same = np.modf(x, out=(None, whole))
+    assert same is whole
+    assert (fraction.tolist(), whole.tolist()) == ([0.5, 0.5], [1, 2])
+
+
 def test_memory_is_freed_with_the_last_view():
     gc.collect()
     addresses = set()

@@ -43,9 +43,11 @@ class EmulatedArray(np.ndarray):
         if "where" in options:
             options["where"] = _plain(options["where"])
         result = getattr(ufunc, method)(*(_plain(operand) for operand in inputs), **options)
-        if out is not None:
-            return out[0] if len(out) == 1 else out
-        return tuple(_emulated(array) for array in result) if isinstance(result, tuple) else _emulated(result)
+        results = result if isinstance(result, tuple) else (result,)
+        found = tuple(
+            _emulated(x) if given is None else given for x, given in zip(results, out or (None,) * len(results))
+        )
+        return found if isinstance(result, tuple) else found[0]
 
     def __array_function__(
         self, function: Callable[..., object], types: Iterable[type], args: Iterable[Any], options: Mapping[str, Any]
