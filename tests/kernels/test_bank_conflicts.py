@@ -22,3 +22,13 @@ def test_planted_bank_conflicts_are_counted(stride, conflicts):
         kernel(1, 32, result, stride)
     assert counts("strided") == (2, conflicts)
     assert counts("product") == (0, 0)
+
+
+def test_a_count_inside_another_is_refused_and_leaves_the_outer_one():
+    kernel = load(Path(__file__).with_name("fragments.cu"), {"DTYPE": "float16"}).kernel("strided")
+    result = asarray(np.zeros(32, np.float32), "emulated")
+    with emulator.bank_conflicts() as counts:
+        with pytest.raises(RuntimeError, match="counted already"), emulator.bank_conflicts():
+            pass
+        kernel(1, 32, result, 32)
+    assert counts("strided") == (2, 62)
