@@ -71,6 +71,13 @@ def pair(name: str, value: object, minimum: int) -> Pair:
     return number, number
 
 
+def is_real(value: object) -> TypeGuard[float]:
+    """Whether it is an integer or a float, of Python or of NumPy. bfloat16 is no np.floating."""
+    if isinstance(value, np.generic):
+        return value.dtype.kind in "iuf" or value.dtype.name == "bfloat16"
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
 def number(
     name: str,
     value: object,
@@ -89,7 +96,7 @@ def number(
     closed = not (open_low or open_high)
     if type(value) is float and low <= value <= high and -_LARGEST_32 <= value <= _LARGEST_32 and closed:
         return value  # fast path: nearly always
-    if not isinstance(value, (int, float, np.integer, np.floating)) or isinstance(value, (bool, np.timedelta64)):
+    if not is_real(value):
         raise TypeError(f"{name} must be a number, received {value!r}")
     try:
         given, value = value, float(value)

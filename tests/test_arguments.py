@@ -4,6 +4,7 @@ import numpy as np
 
 from gpuconv import arguments, layers, ops
 from gpuconv.data import Dataset, Loader, Normalization
+from gpuconv.dtypes import as_dtype
 from tests.refused import refused
 
 
@@ -66,6 +67,7 @@ def test_numbers_are_taken_and_others_refused():
     assert arguments.number("p", np.float32(0.5), 0, 1) == 0.5
     assert arguments.number("p", 1, 0, 1) == 1.0
     assert type(arguments.number("p", 1, 0, 1)) is float
+    assert arguments.number("p", as_dtype("bfloat16").type(0.5), 0, 1) == 0.5
     for value in (-0.1, 1.1, np.nan, np.inf):
         refused(ValueError, f"p must lie in [0, 1], received {value}", arguments.number, "p", value, 0, 1)
     refused(ValueError, "p must lie in [0, 1), received 1", arguments.number, "p", 1, 0, 1, open_high=True)
@@ -75,7 +77,7 @@ def test_numbers_are_taken_and_others_refused():
         )
     refused(ValueError, "lr must lie in [0, inf), received inf", arguments.number, "lr", np.inf, 0)
     refused(ValueError, "s must lie in (-inf, inf), received -inf", arguments.number, "s", -np.inf, -np.inf)
-    for value in (True, "1", None, [1], 1j):
+    for value in (True, np.True_, "1", None, [1], 1j, np.timedelta64(1, "s")):
         refused(TypeError, f"p must be a number, received {value!r}", arguments.number, "p", value, 0, 1)
 
 

@@ -10,6 +10,7 @@ from gpuconv.backends.cuda.runtime.kernel import load
 from gpuconv.backends.cuda.runtime.new_arrays import asarray, empty, zeros
 from gpuconv.backends.cuda.runtime.outputs import is_aligned
 from gpuconv.devices import address
+from gpuconv.dtypes import as_dtype
 
 ARGUMENTS = Path(__file__).with_name("arguments.cu")
 GEOMETRY = np.dtype([("n", np.int32), ("scale", np.float64), ("flag", np.uint8)], align=True)
@@ -29,7 +30,9 @@ def type_name(value):
     return type(value).__name__
 
 
-@pytest.mark.parametrize("value", [2.5, np.float32(2.5), np.float64(2.5), np.float16(2.5)], ids=type_name)
+@pytest.mark.parametrize(
+    "value", [2.5, np.float32(2.5), np.float64(2.5), np.float16(2.5), as_dtype("bfloat16").type(2.5)], ids=type_name
+)
 def test_a_real_number_is_converted_to_the_kernels_float_type(value):
     assert fill(value=value) == [2.5] * 4
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gpuconv.arguments import is_real
 from gpuconv.backends.cuda import emulator
 from gpuconv.backends.cuda.emulator.capture import submit
 from gpuconv.backends.cuda.runtime import replaced_files, source
@@ -298,9 +299,7 @@ def _check_array(what: str, dtype: np.dtype | None, alignment: int, array: Array
 
 
 def _check_scalar(what: str, dtype: np.dtype, value: object) -> np.generic:
-    if isinstance(value, (int, np.integer, np.bool_)) or (
-        dtype.kind == "f" and isinstance(value, (float, np.floating))
-    ):
+    if isinstance(value, (int, np.integer, np.bool_)) or (dtype.kind == "f" and is_real(value)):
         try:
             return dtype.type(int(value) if dtype.kind in "iu" else value)
         except OverflowError:
