@@ -1,7 +1,7 @@
 """Elementwise formulas over arrays of any float dtype, one cache-sized block at a time.
 
-A formula works on blocks in the accumulation dtype: half precision is widened before and rounded once afterwards. So a
-formula's temporaries stay in cache, and an op allocates only its result.
+A formula works on blocks in the accumulation dtype: half precision is widened before and rounded once afterwards. Its
+temporaries have the size of a block, so they stay in cache, and an op allocates only its result.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from gpuconv.problems import Conv2dProblem, Epilogue
 from gpuconv.types import Array
 
 _OUTPUTS = 4  # OUTPUTS of kernels/depthwise.cuh
-_BLOCKS = 1024  # about the most blocks of a filter gradient; a constant, so that every device gives the same bits
+_BLOCKS = 1024  # a filter gradient has about this many blocks at most; a constant, so every device gives the same bits
 
 
 def _width(problem: Conv2dProblem, pitches: tuple[int, ...], *arrays: Array) -> int:

@@ -13,7 +13,7 @@ from gpuconv.backends.cuda.runtime.new_arrays import empty, span
 from gpuconv.backends.cuda.runtime.outputs import contiguous_copy, pack_width, pitch_of
 from gpuconv.types import Array, ArrayT
 
-_MOST_ROWS = MAX_GRID[1]  # blocks along the rows; a block takes further rows in turn
+_MOST_BLOCKS = MAX_GRID[1]  # of a grid, along the rows; a block takes further rows in turn
 
 
 def rows_of(array: Array) -> tuple[Any, int]:
@@ -76,4 +76,4 @@ def grid_over_rows(rows: int, packs: int) -> tuple[tuple[int, int], tuple[int, i
     """Grid and block with a thread for each pack of each row, and up to 32 threads side by side in a row."""
     columns = min(32, 1 << (packs - 1).bit_length())
     block = columns, THREADS // columns
-    return (ceil_div(packs, columns), min(ceil_div(rows, block[1]), _MOST_ROWS)), block
+    return (ceil_div(packs, columns), min(ceil_div(rows, block[1]), _MOST_BLOCKS)), block
