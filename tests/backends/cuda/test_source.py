@@ -4,6 +4,7 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from gpuconv.backends.cuda.runtime import source
@@ -32,6 +33,10 @@ def parameters(declaration, **defines):
         ("const unsigned n", "n", "unsigned", "uint32", 1),
         ("unsigned long long seed", "seed", "unsigned long long", "uint64", 1),
         ("int64 n", "n", "int64", "int64", 1),
+        ("int64_t n", "n", "int64_t", "int64", 1),
+        ("const std::uint8_t* x", "x", "std::uint8_t*", "uint8", 1),
+        ("unsigned long long int n", "n", "unsigned long long int", "uint64", 1),
+        ("long n", "n", "long", np.dtype("l").name, 1),
         ("double rate", "rate", "double", "float64", 1),
         ("const __grid_constant__ Shape shape", "shape", "Shape", None, 1),
     ],

@@ -54,13 +54,17 @@ DTYPE_OF_C: dict[str, str] = {
     "short": "int16",
     "unsigned short": "uint16",
     "int": "int32",
+    "signed": "int32",
     "unsigned": "uint32",
-    "unsigned int": "uint32",
+    "long": np.dtype("l").name,
+    "unsigned long": np.dtype("L").name,
     "long long": "int64",
     "unsigned long long": "uint64",
     "size_t": "uint64",
 }
-# The kernels' own names of types, such as float32, and the values of the macro DTYPE:
+DTYPE_OF_C |= {f"{name} int": dtype for name, dtype in DTYPE_OF_C.items() if re.search("short|long|signed$", name)}
+# Those of <stdint.h>; the kernels' own, such as float32, and the values of the macro DTYPE:
+DTYPE_OF_C |= {f"{name}_t": name for name in [*DTYPE_OF_C.values()] if "int" in name}
 DTYPE_OF_C |= {name: name for name in [*DTYPE_OF_C.values()] if name != "bool"}
 _VECTOR_BASES = {"float": "float32", "double": "float64", "int": "int32", "uint": "uint32", "uchar": "uint8"}
 
@@ -257,7 +261,7 @@ def _parameter(declaration: str) -> Parameter:
         dtype = _VECTOR_BASES[vector[1]]
         alignment = min(16, np.dtype(dtype).itemsize * int(vector[2]))
     else:
-        dtype, alignment = DTYPE_OF_C.get(c_type, ""), 1
+        dtype, alignment = DTYPE_OF_C.get(c_type.removeprefix("std::"), ""), 1
     return Parameter(match["name"], c_type + "*" * stars, stars > 0, dtype or None, alignment)
 
 
