@@ -116,6 +116,12 @@ def test_a_grid_that_is_no_multiple_of_the_cluster_is_refused():
     assert np.asarray(y).tolist() == [1.5] * 12
 
 
+def test_a_file_without_an_extern_c_kernel_says_how_kernels_are_declared(tmp_path):
+    (tmp_path / "mine.cu").write_text("__global__ void mine(float* y) { y[0] = 1; }\n")
+    with pytest.raises(ValueError, match=r'mine\.cu has no kernel; kernels are declared as extern "C" __global__ void'):
+        load(tmp_path / "mine.cu").kernel("mine")
+
+
 def test_a_wrong_number_of_arguments_is_refused():
     with pytest.raises(TypeError, match=r"fill\(float\* y, float value, int n\) takes 3 arguments, received 2"):
         kernel("fill")(1, 4, emulator.zeros(4), 1.0)

@@ -55,6 +55,8 @@ class Module:
     def kernel(self, name: str) -> Kernel:
         """A kernel by its name. Raises ValueError, naming the nearest one, if the file has no kernel of that name."""
         if name not in self._kernels:
+            if not self.signatures:
+                raise ValueError(f'{self.path.name} has no kernel; kernels are declared as extern "C" __global__ void')
             self._kernels[name] = Kernel(self, lookup(f"kernel of {self.path.name}", name, self.signatures))
         return self._kernels[name]
 
