@@ -15,6 +15,7 @@ from gpuconv.backends.cuda import emulator
         ("SEED", str(2**64), r"seed must be below 2\*\*64"),
         ("SANITIZE", "all", "GPUCONV_EMULATOR_SANITIZE is 'all': sanitize must be one of"),
         ("WORKERS", "0", "GPUCONV_EMULATOR_WORKERS is '0': workers must be at least 1"),
+        ("WORKERS", "40000", "GPUCONV_EMULATOR_WORKERS is '40000': workers must be at most 1024, received 40000"),
     ],
 )
 def test_invalid_environment_variables_are_refused(variable, value, message, monkeypatch):

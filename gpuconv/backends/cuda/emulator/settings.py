@@ -11,6 +11,7 @@ from typing import Any
 from gpuconv.arguments import integer, seed_value
 
 SANITIZERS = ("none", "checked", "address")
+MOST_WORKERS = 1024  # a thread that the system refuses to start ends the process
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Settings:
         waited for, races, and undefined arithmetic such as a signed overflow; it is 4 to 200 times slower. "address"
         compiles with AddressSanitizer, which also checks local arrays, and UndefinedBehaviorSanitizer; it needs a
         process started with `address_environment()`.
-    workers: how many processor cores run blocks; checked kernels run on one.
+    workers: how many processor cores run blocks, at most 1024; checked kernels run on one.
     """
 
     seed: int = 0
@@ -36,12 +37,12 @@ class Settings:
         if self.sanitize not in SANITIZERS:
             raise ValueError(f"sanitize must be one of {', '.join(SANITIZERS)}, received {self.sanitize!r}")
         object.__setattr__(self, "seed", seed_value("seed", self.seed))
-        object.__setattr__(self, "workers", integer("workers", self.workers, 1))
+        object.__setattr__(self, "workers", integer("workers", self.workers, 1, MOST_WORKERS))
 
 
 def _from_environment() -> Settings:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    values: dict[str, Any] = {"workers": cores}
+    values: dict[str, Any] = {"workers": min(cores, MOST_WORKERS)}
     for name, read in (("seed", _whole_number), ("sanitize", str), ("workers", _whole_number)):
         variable = f"GPUCONV_EMULATOR_{name.upper()}"
         if text := os.environ.get(variable):
