@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +37,8 @@ MEASURING = ("ops", "steps", "peaks")  # the commands that write a record
 
 def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(argv)
-    if options.command in MEASURING:
-        if options.threads is None:
-            options.threads = default_threads(options.device)
-        # BLAS reads these variables once, when NumPy is imported, which happens below.
-        for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-            os.environ.setdefault(name, str(options.threads))
+    if options.command in MEASURING and options.threads is None:
+        options.threads = default_threads(options.device)
     from gpuconv.cli.errors import UserError, user_errors
 
     try:
@@ -125,12 +122,31 @@ def _filters(command: argparse.ArgumentParser) -> None:
 
 def default_threads(device: str) -> int:
     """The number of CPU threads: two, or all of them for a GPU, because the CPU checks the GPU's results."""
-    kind = device.lower().partition(":")[0]  # Device.named would import NumPy
+    kind = device.lower().partition(":")[0]
     on_gpu = kind == "cuda" or (kind == "auto" and Path("/dev/nvidiactl").exists())
     return os.cpu_count() or 2 if on_gpu else 2
 
 
+@contextlib.contextmanager
+def _blas_threads(count: int) -> Iterator[None]:
+    """A context in which NumPy's BLAS uses this number of threads. Environment variables would come too late, because
+    BLAS reads them when NumPy is imported."""
+    try:
+        from threadpoolctl import threadpool_limits
+    except ImportError:
+        yield
+        return
+    with threadpool_limits(count, user_api="blas"):
+        yield
+
+
 def _measure(options: argparse.Namespace) -> int:
+    _at_least("--threads", options.threads, 1)
+    with _blas_threads(options.threads):
+        return _measure_and_record(options)
+
+
+def _measure_and_record(options: argparse.Namespace) -> int:
     from bench.record import RESULTS, Record
     from bench.suite import select
     from gpuconv import backends
@@ -140,7 +156,6 @@ def _measure(options: argparse.Namespace) -> int:
 
     device, why = backends.choose(options.device)
     timer = open_timer(device)
-    _at_least("--threads", options.threads, 1)
     entries = []
     if options.command != "peaks":
         _at_least("--rounds", options.rounds, 2)

@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from bench import cli, report, runner
-from gpuconv.backends.cpu import blas
+from gpuconv.backends.cpu import blas, parallel
 from gpuconv.profiling import peaks
 from tests.bench.fake_sides import CEILINGS, record, side, timed
 
@@ -32,6 +32,16 @@ def test_ops_writes_a_record(tmp_path, capsys, quick_peaks):
     assert data["blas"] == blas.kernels()
     assert [entry["op"] for entry in data["entries"]] == ["fprop"]
     assert "fprop 64x8x8x10-10x3x3-p1.1.1.1 float32" in capsys.readouterr().out
+
+
+def test_threads_limits_the_threads_of_numpy(tmp_path, quick_peaks, monkeypatch):
+    if not blas.libraries():
+        pytest.skip("nothing tells the number of BLAS's threads")
+    before, seen = parallel.threads(), []
+    monkeypatch.setattr(cli, "_run", lambda *arguments: seen.append(parallel.threads()) or [])
+    assert cli.main([*SMALL, "--threads", str(before + 1), "--results", str(tmp_path), "--commit", "abc"]) == 0
+    assert seen == [before + 1]
+    assert parallel.threads() == before
 
 
 def test_on_request_only_entries_that_the_record_lacks_are_timed(tmp_path, capsys, quick_peaks):
