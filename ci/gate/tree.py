@@ -9,19 +9,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 
 _LEFT_BEHIND = shutil.ignore_patterns(
-    ".git",
-    ".venv",
-    "venv",
-    "build",
-    "dist",
-    "runs",
-    "wheels",
-    "*.zip",
-    "__pycache__",
-    "*.egg-info",
-    ".*_cache",
-    ".hypothesis",
+    ".git", ".venv", "venv", "build", "dist", "__pycache__", "*.egg-info", ".*_cache", ".hypothesis"
 )
+# Left behind in the root alone: tests/fixtures/runs belongs to the tests.
+_LEFT_BEHIND_IN_THE_ROOT = shutil.ignore_patterns("runs", "wheels", "*.zip")
 
 
 def copy_repository(out: Path, scratch: Path) -> Path:
@@ -32,7 +23,8 @@ def copy_repository(out: Path, scratch: Path) -> Path:
     def ignored(folder: str, names: list[str]) -> set[str]:
         # If this repository is such a copy itself, its link gpuconv/kernels is left out; a new one is made below.
         excluded = {out, ROOT / "kernels"} if Path(folder) != ROOT else {out}
-        return _LEFT_BEHIND(folder, names) | {name for name in names if (Path(folder) / name).resolve() in excluded}
+        left = _LEFT_BEHIND(folder, names) | {name for name in names if (Path(folder) / name).resolve() in excluded}
+        return left | (_LEFT_BEHIND_IN_THE_ROOT(folder, names) if Path(folder) == ROOT else set())
 
     shutil.copytree(ROOT, home, ignore=ignored, symlinks=True)
     (home / "gpuconv" / "kernels").symlink_to(Path("..") / "kernels")
