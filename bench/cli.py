@@ -159,6 +159,8 @@ def _measure_and_record(options: argparse.Namespace) -> int:
     entries = []
     if options.command != "peaks":
         _at_least("--rounds", options.rounds, 2)
+        if options.minutes is not None and not options.minutes > 0:
+            raise ValueError(f"--minutes must be above 0, received {options.minutes:g}")
         entries = select(options.command, device, options.op, options.shape, options.dtype)
         if not entries:
             raise ValueError("no entry of the suite passes these filters")
@@ -275,11 +277,19 @@ def _finish_cpu(options: argparse.Namespace, record) -> None:
     print("", *goals.lines(record.data["goals"]), sep="\n")
 
 
-def _report(options: argparse.Namespace) -> int:
-    from bench import report
+def _results(options: argparse.Namespace) -> Path:
+    """The folder of records to read. Raises FileNotFoundError if the named one does not exist."""
     from bench.record import RESULTS
 
-    for path in report.write(results=options.results or RESULTS):
+    if options.results is not None and not options.results.is_dir():
+        raise FileNotFoundError(f"{options.results} is not a folder of records")
+    return options.results or RESULTS
+
+
+def _report(options: argparse.Namespace) -> int:
+    from bench import report
+
+    for path in report.write(results=_results(options)):
         print(path)
     return 0
 
@@ -311,15 +321,13 @@ def _predict(options: argparse.Namespace) -> int:
     from bench import predict_steps
     from bench.fit_model import load_nvrtc
     from bench.predict import is_of, table, timed_by, timed_in
-    from bench.record import RESULTS, Record
+    from bench.record import records_by_date
     from bench.suite import select
     from gpuconv.backends.cuda.analysis.predict_time import GPUS, Model
     from gpuconv.backends.cuda.runtime import nvrtc
     from gpuconv.names import lookup
 
-    gpu, model = lookup("GPU", options.gpu, GPUS), Model.load()
-    if options.results is not None and not options.results.is_dir():
-        raise FileNotFoundError(f"{options.results} is not a folder of records")
+    gpu, model, results = lookup("GPU", options.gpu, GPUS), Model.load(), _results(options)
     if options.nvrtc is not None:
         load_nvrtc(options.nvrtc)
     entries = select("ops", "cuda", options.op, options.shape, options.dtype)
@@ -330,8 +338,7 @@ def _predict(options: argparse.Namespace) -> int:
         counts = f"with {version}, which may generate other instructions than {model.nvrtc}"
         print(f"counts     {counts}; --nvrtc DIR selects another NVRTC")
     print()
-    paths = sorted((options.results or RESULTS).glob("nvidia-*/*.json"))
-    records = [record for record in (Record.load(path).data for path in paths) if is_of(record, gpu)]
+    records = [record.data for record in records_by_date(results, "nvidia-*") if is_of(record.data, gpu)]
     if not options.steps:
         timed = timed_by(model, gpu) if options.results is None else timed_in(records, gpu)
         for line in table(entries, options.algo, model, gpu, timed, options.results is not None):
@@ -344,13 +351,14 @@ def _predict(options: argparse.Namespace) -> int:
 
 def _fit(options: argparse.Namespace) -> int:
     from bench.fit_model import load_nvrtc, refit
-    from bench.record import RESULTS, Record
+    from bench.record import records_by_date
     from gpuconv.backends.cuda.analysis import predict_time
     from gpuconv.backends.cuda.analysis.predict_time import GPUS, Model
 
+    results = _results(options)
     if options.nvrtc is not None:
         load_nvrtc(options.nvrtc)
-    paths = sorted((options.results or RESULTS).glob("nvidia-h200/*.json"))
+    records = [record.data for record in records_by_date(results, "nvidia-h200")]
     before = Model.load() if predict_time.FILE.exists() else None
-    print(f"model      {refit([Record.load(path).data for path in paths], before, GPUS['h200'])}\n{predict_time.FILE}")
+    print(f"model      {refit(records, before, GPUS['h200'])}\n{predict_time.FILE}")
     return 0

@@ -41,12 +41,14 @@ def is_of(record: dict[str, Any], gpu: Gpu) -> bool:
 
 
 def timed_in(records: Sequence[dict[str, Any]], gpu: Gpu) -> Timed:
-    """The times in the records of a GPU; newer records, which come last, replace older ones."""
-    found = {}
+    """The times in the records of a GPU, oldest first; newer records, which come last, replace older ones."""
+    found: Timed = {}
     for entry in (each for data in records if is_of(data, gpu) for each in data["entries"]):
         side = fastest_side(entry, "ours")
         if side and entry["op"] in DIRECTIONS:
-            found[entry["key"], side["kernels"]["kernels"][0]["algorithm"]] = side["medians"]["cold"]
+            place = entry["key"], side["kernels"]["kernels"][0]["algorithm"]
+            found.pop(place, None)  # so that the newest time of an entry comes last, whatever its algorithm
+            found[place] = side["medians"]["cold"]
     return found
 
 

@@ -33,8 +33,10 @@ class Record:
     def start(cls, device: str, threads: int, *, results: Path = RESULTS, commit: str | None = None) -> Record:
         """The record of this device, day and commit: a new one or the existing one.
 
-        commit: the name of this version if git cannot tell it.
+        commit: the name of this version if git cannot tell it. Raises ValueError for one that is empty or has a slash.
         """
+        if commit is not None and (not commit or "/" in commit):
+            raise ValueError(f"the name of a version must not be empty or have a slash, received {commit!r}")
         head, dirty = machine.commit() if commit is None else (commit, False)
         now = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
         hardware = machine.folder(device, threads)
@@ -96,14 +98,16 @@ def round_numbers(value):
     return [round_numbers(entry) for entry in value] if isinstance(value, (list, tuple)) else value
 
 
+def records_by_date(results: Path = RESULTS, hardware: str = "*") -> list[Record]:
+    """Records, oldest first; their names do not tell the order of several records of one day. hardware: a pattern of
+    the names of folders in `results`."""
+    found = [Record.load(path) for path in sorted(results.glob(f"{hardware}/*.json"))]
+    return sorted(found, key=lambda record: record.data["date"])
+
+
 def newest_records(results: Path = RESULTS) -> list[Record]:
     """The newest record of each device, GPUs first."""
-    latest: dict[str, Record] = {}
-    for path in sorted(results.glob("*/*.json")):
-        record = Record.load(path)
-        hardware = record.data["hardware"]
-        if hardware not in latest or record.data["date"] >= latest[hardware].data["date"]:
-            latest[hardware] = record
+    latest = {record.data["hardware"]: record for record in records_by_date(results)}
     return sorted(latest.values(), key=lambda record: (record.data["kind"] != "cuda", record.data["hardware"]))
 
 

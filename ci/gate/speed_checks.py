@@ -113,7 +113,8 @@ def record(gate: Gate, seconds: float) -> Found:
     """Compares the new times with those in the repository's records of the same hardware, the newest for each entry."""
     new = [json.loads(path.read_text(encoding="utf-8")) for path in (gate.out / "results").glob("*/*.json")]
     folders = {gate.home / "bench" / "results" / data["hardware"] for data in new}
-    old = [json.loads(path.read_text(encoding="utf-8")) for folder in folders for path in sorted(folder.glob("*.json"))]
+    old = [json.loads(path.read_text(encoding="utf-8")) for folder in folders for path in folder.glob("*.json")]
+    old.sort(key=lambda data: data["date"])
     before, now = (_times(records) for records in (old, new))
     shared = [key for key in now if key in before]
     if not shared:

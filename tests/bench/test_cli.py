@@ -115,6 +115,8 @@ def test_a_wrong_result_of_gpuconv_gives_status_1(tmp_path, capsys, quick_peaks,
         (["steps", "--device", "numpy", "--shape", "tiny-vgg-n63"], "did you mean 'tiny-vgg-n64'"),
         (["ops", "--device", "numpy", "--rounds", "1"], "--rounds must be at least 2"),
         (["ops", "--device", "numpy", "--threads", "0"], "--threads must be at least 1"),
+        (["ops", "--device", "numpy", "--minutes", "nan"], "--minutes must be above 0, received nan"),
+        (["steps", "--device", "numpy", "--minutes", "-1"], "--minutes must be above 0, received -1"),
         (["ops", "--device", "numpy", "--dtype", "float16"], "no entry of the suite passes these filters"),
         (["compare", "nowhere.json", "nowhere.json"], "nowhere.json: No such file"),
     ],
@@ -144,6 +146,16 @@ def test_compare_counts_entries_that_got_slower(tmp_path, capsys):
     timed(b, side(seconds=3e-3), rounds=8)
     assert cli.main(["compare", str(a.path), str(b.path)]) == 0
     assert "0 faster, 1 slower, 0 within the noise" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["report", "fit"])
+def test_a_folder_of_records_that_does_not_exist_is_refused_before_a_file_is_rewritten(command, capsys, monkeypatch):
+    def rewritten(*arguments, **options):
+        raise AssertionError("a file is rewritten")
+
+    monkeypatch.setattr(report, "write", rewritten)
+    assert cli.main([command, "--results", "nowhere"]) == 2
+    assert capsys.readouterr().err == "bench: error: nowhere is not a folder of records\n"
 
 
 @pytest.mark.parametrize(

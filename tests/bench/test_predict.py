@@ -99,6 +99,19 @@ def test_a_measured_time_is_found_under_the_algorithm_that_ran():
     assert bench_predict.timed_in([record], GPUS["h100"]) == {}
 
 
+def test_auto_is_the_algorithm_of_the_newest_time():
+    def record(algorithm, seconds):
+        kernels = {"kernels": [{"algorithm": algorithm}]}
+        side = {"role": "ours", "name": "gpuconv", "status": "timed", "median": seconds, "kernels": kernels}
+        entry = {"key": "fprop x bfloat16", "op": "fprop", "sides": [side | {"medians": {"cold": seconds}}]}
+        return {"hardware": "nvidia-h200", "entries": [entry]}
+
+    records = [record("mma-128x64", 3.0), record("mma-64x64", 2.0), record("mma-128x64", 1.0)]
+    times = bench_predict.timed_in(records, H200)
+    assert dict(times.keys()) == {"fprop x bfloat16": "mma-128x64"}
+    assert times["fprop x bfloat16", "mma-128x64"] == 1.0
+
+
 @pytest.mark.kernels
 def test_the_report_predicts_only_for_tensor_cores_on_the_modeled_chip():
     try:

@@ -67,6 +67,20 @@ def test_the_newest_record_of_each_device_is_found(tmp_path):
     assert [newest.path for newest in records.newest_records(tmp_path)] == [gpu.path, new.path]
 
 
+def test_records_of_one_day_are_sorted_by_their_time(tmp_path):
+    last = record(tmp_path, date="2026-01-02T12:00:00+00:00", commit="a")
+    first = record(tmp_path, date="2026-01-02T10:00:00+00:00", commit="b")
+    record(tmp_path, date="2026-01-02T11:00:00+00:00", hardware="nvidia-x", kind="cuda")
+    assert [each.path for each in records.records_by_date(tmp_path, "cpu-*")] == [first.path, last.path]
+    assert len(records.records_by_date(tmp_path)) == 3
+
+
+@pytest.mark.parametrize("commit", ["", "feature/x"])
+def test_a_version_whose_name_is_no_part_of_a_file_name_is_refused(tmp_path, commit):
+    with pytest.raises(ValueError, match=f"must not be empty or have a slash, received '{commit}'"):
+        Record.start("numpy", 2, results=tmp_path, commit=commit)
+
+
 @pytest.mark.parametrize(
     ("name", "folder"),
     [

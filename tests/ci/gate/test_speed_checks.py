@@ -49,10 +49,11 @@ def test_ncu_sums_times_and_takes_the_percentages_of_the_longest_launch(prepared
         speed_checks.ncu(prepared.prepare(csv=(0, "==ERROR== no permission")), 30)
 
 
-def record_of(prepared, entries, hardware="nvidia-x", home=False):
+def record_of(prepared, entries, hardware="nvidia-x", home=False, date="2026-01-01T00:00:00+00:00", commit="abc"):
     folder = (prepared.home / "bench" if home else prepared.out) / "results" / hardware
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "2026-01-01-abc.json").write_text(json.dumps({"hardware": hardware, "entries": entries}))
+    data = {"hardware": hardware, "date": date, "entries": entries}
+    (folder / f"{date[:10]}-{commit}.json").write_text(json.dumps(data))
 
 
 def entry(key="fprop 1x1 bfloat16", kind="convolution", median=1e-3, date="2999-01-01T00:00:00+00:00", **changes):
@@ -105,6 +106,8 @@ def test_times_are_compared_with_those_of_the_earlier_record(prepared):
     record_of(prepared, [entry(median=0.9e-3)], home=True)
     with pytest.raises(FailedError, match="slower: fprop 1x1 bfloat16"):
         speed_checks.record(prepared, 30)
+    record_of(prepared, [entry(median=4e-3)], home=True, date="2026-01-01T01:00:00+00:00", commit="aaa")
+    assert speed_checks.record(prepared, 30)[0].endswith("fprop 0.25"), "the newer of two records of one day counts"
 
 
 @pytest.mark.parametrize(
