@@ -69,13 +69,20 @@ def parser(description: str | None, processes: int) -> argparse.ArgumentParser:
     """The options that every mutation run has."""
     result = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     result.add_argument("--file", action="append", metavar="NAME", help="only this file; may be repeated")
-    result.add_argument("--sample", type=int, metavar="N", help="only N mutants, drawn at random")
+    result.add_argument("--sample", type=_count, metavar="N", help="only N mutants, drawn at random")
     result.add_argument("--each", action="store_true", help="draw N mutants of each file")
     result.add_argument("--seed", type=int, default=0, help="seed of the draw")
     result.add_argument("--recheck", action="store_true", help="run the listed survivors too")
-    result.add_argument("--processes", type=int, default=processes)
+    result.add_argument("--processes", type=_count, default=processes)
     result.add_argument("--verbose", action="store_true", help="print what killed each mutant")
     return result
+
+
+def _count(text: str) -> int:
+    """The type of an option that is a whole number above 0."""
+    if not (text.isascii() and text.isdecimal() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, received {text!r}")
+    return int(text)
 
 
 def draw(mutants: list[Mutant], options: argparse.Namespace) -> list[Mutant]:
@@ -131,30 +138,40 @@ def _run(
     """Judge each mutant in a separate process, a few at a time."""
     context = multiprocessing.get_context("fork")
     waiting, running = list(reversed(mutants)), {}
-    while waiting or running:
-        while waiting and len(running) < processes:
-            mutant = waiting.pop()
-            receiver, sender = context.Pipe(duplex=False)
-            child = context.Process(target=_child, args=(judge, mutant, sender))
-            child.start()
-            sender.close()
-            deadline = time.monotonic() + seconds(mutant) if seconds else float("inf")
-            running[child.sentinel] = child, receiver, mutant, deadline
-        left = min(deadline for *_, deadline in running.values()) - time.monotonic()
-        ended = wait(list(running), None if left == float("inf") else max(left, 0))
-        late = [sentinel for sentinel, (*_, deadline) in running.items() if deadline <= time.monotonic()]
-        for sentinel in {*ended, *late}:
-            child, receiver, mutant, _ = running.pop(sentinel)
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(child.pid, signal.SIGKILL)  # including processes that it started
-            child.join()
-            try:
-                verdict, why = receiver.recv()
-            except EOFError:  # the process died without a result
-                verdict, why = KILLED, "takes too long" if sentinel in late else f"exit status {child.exitcode}"
-            if verdict == BROKEN:
-                raise RuntimeError(f"{mutant.file}:{mutant.line} cannot be judged:\n{why}")
-            yield Outcome(mutant, verdict, why)
+    try:
+        while waiting or running:
+            while waiting and len(running) < processes:
+                mutant = waiting.pop()
+                receiver, sender = context.Pipe(duplex=False)
+                child = context.Process(target=_child, args=(judge, mutant, sender))
+                child.start()
+                sender.close()
+                deadline = time.monotonic() + seconds(mutant) if seconds else float("inf")
+                running[child.sentinel] = child, receiver, mutant, deadline
+            left = min(deadline for *_, deadline in running.values()) - time.monotonic()
+            ended = wait(list(running), None if left == float("inf") else max(left, 0))
+            late = [sentinel for sentinel, (*_, deadline) in running.items() if deadline <= time.monotonic()]
+            for sentinel in {*ended, *late}:
+                child, receiver, mutant, _ = running.pop(sentinel)
+                _end(child)
+                try:
+                    verdict, why = receiver.recv()
+                except EOFError:  # the process died without a result
+                    verdict, why = KILLED, "takes too long" if sentinel in late else f"exit status {child.exitcode}"
+                if verdict == BROKEN:
+                    raise RuntimeError(f"{mutant.file}:{mutant.line} cannot be judged:\n{why}")
+                yield Outcome(mutant, verdict, why)
+    finally:  # after Ctrl-C, Python would wait for the other processes, of which one may never end
+        for child, *_ in running.values():
+            _end(child)
+
+
+def _end(child) -> None:
+    """Kill a process and those that it started."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)
+    child.kill()  # if it has no group of its own yet
+    child.join()
 
 
 def _child(judge: Judge, mutant: Mutant, sender) -> None:
