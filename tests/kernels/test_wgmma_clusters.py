@@ -20,6 +20,7 @@ from gpuconv.dtypes import as_dtype
 from gpuconv.profiling import launches
 from gpuconv.verify.conv_problems import conv
 from tests import standin
+from tests.kernels import wgmma_tiers
 from tests.kernels.agreement import ORACLE, assert_same_bits, on_device
 from tests.kernels.convolutions import arguments, assert_right, force_algorithm
 from tests.kernels.wgmma_tiers import cases_for, failure
@@ -201,6 +202,12 @@ def test_a_slice_of_dy_gives_the_bits_of_a_dense_one(monkeypatch):
         found = ops.conv2d_wgrad(*wide, **options)
     assert [each.kernel.name for each in ran] == ["conv2d_wgrad_wgmma_cluster"]
     np.testing.assert_array_equal(to_numpy(found), expected)
+
+
+def test_options_that_choose_no_case_are_refused(capsys):
+    with pytest.raises(SystemExit):
+        wgmma_tiers.main(["--op", "conv2d_wgrad", "--algo", NAME])
+    assert "these options choose no case" in capsys.readouterr().err
 
 
 # --- what the tiles do not serve ---------------------------------------------------------------

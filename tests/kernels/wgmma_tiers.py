@@ -102,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, choices in dict(tier=verify.TIERS, op=OPS, algo=[tile.name for tile in TILES], dtype=DTYPES).items():
         parser.add_argument(f"--{name}", action="append", choices=[*choices], help="may be repeated; default: all")
     options = parser.parse_args(argv)
-    failed = 0
+    failed = count = 0
     for op in options.op or OPS:
         for algo in [name for name in options.algo or TILES_OF[op] if name in TILES_OF[op]]:
             for dtype in options.dtype or DTYPES:
@@ -113,7 +113,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                         wrong += 1
                 seconds = time.perf_counter() - start
                 print(f"{op} {algo} {dtype}: {wrong} of {len(chosen)} cases fail, {seconds:.0f} s", flush=True)
-                failed += wrong
+                failed, count = failed + wrong, count + len(chosen)
+    if not count:
+        parser.error("these options choose no case: a tile serves only some ops, and an op has cases of some tiers")
     print(f"{failed} cases fail" if failed else "all cases pass")
     return 1 if failed else 0
 
