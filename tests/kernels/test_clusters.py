@@ -13,6 +13,7 @@ from gpuconv.backends.cuda.analysis import machine_code
 from gpuconv.backends.cuda.emulator.tensor_map import tensor_map
 from gpuconv.backends.cuda.runtime import nvrtc
 from gpuconv.backends.cuda.runtime.kernel import load
+from tests.kernels.compiled import nvdisasm
 from tests.kernels.fault_messages import pattern
 
 FILE = Path(__file__).with_name("clusters.cu")
@@ -231,6 +232,7 @@ def test_the_wrappers_compile_for_hopper():
 
 def test_only_cluster_syncs_have_a_memory_barrier_in_the_machine_code():
     pytest.importorskip("cuda.core", reason="NVRTC is not installed")
+    nvdisasm()
     module = load(FILE, {"SIZE": 2})
     binary = nvrtc.compile_cubin(FILE.stem, module.text, module.defines, "sm_90a")
     opcodes = [instruction.opcode for instruction in machine_code.disassemble(binary.path)["correct"]]
