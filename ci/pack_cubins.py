@@ -24,6 +24,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+from gpuconv.cli import option_types
 from gpuconv.system import files
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -121,7 +122,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--arch", default="sm_90a", help="default: sm_90a")
     parser.add_argument("--nvrtc", type=Path, metavar="DIR", help="folder of the NVRTC (default: the installed one)")
     parser.add_argument("--file", help="only the variants of this .cu file, without those of nets")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="how many to compile at once")
+    workers = os.cpu_count() or 1
+    parser.add_argument("--workers", type=option_types.count(1), default=workers, help="how many to compile at once")
     options = parser.parse_args(argv)
     nvrtc = use_nvrtc(options.nvrtc)
     jobs = variants_of(options.file, options.arch) if options.file else kernels_of_the_gate(options.arch)

@@ -22,6 +22,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from gpuconv.cli import option_types
 from gpuconv.system import files
 from gpuconv.training import checkpoint
 
@@ -152,12 +153,14 @@ def attack(kills: int, runs: int, seed: int) -> dict[str, object]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=100)
-    parser.add_argument("--runs", type=int, default=4)
+    parser.add_argument("--kills", type=option_types.count(1), default=100)
+    parser.add_argument("--runs", type=option_types.count(1), default=4)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--result", type=Path, default=RESULT)
     options = parser.parse_args()
     result = options.result.absolute()
+    if not result.parent.is_dir():
+        parser.error(f"--result: there is no folder {result.parent}")
     with tempfile.TemporaryDirectory(prefix="kill-runs-") as folder:
         os.chdir(folder)
         found = attack(options.kills, options.runs, options.seed)
