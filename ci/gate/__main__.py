@@ -86,6 +86,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("--out is needed, because $OUT is not set")
     if options.minutes is not None and not options.minutes > 0:
         parser.error(f"--minutes must be above 0, received {options.minutes:g}")
+    if options.commit and "/" in options.commit:
+        parser.error(f"--commit must not have a slash, received {options.commit!r}")
     if options.wheels and not options.wheels.is_dir():
         parser.error(f"--wheels: {options.wheels} is not a folder")
     if options.cubins and not options.cubins.is_file():

@@ -41,12 +41,13 @@ def test_parts_run_in_order_after_the_check_of_the_environment(named, expected):
     ("words", "message"),
     [
         (["--minutes", "0"], "above 0, received 0"),
+        (["--commit", "feature/x"], "--commit must not have a slash, received 'feature/x'"),
         (["--wheels", "nowhere"], "nowhere is not a folder"),
         (["--cubins", "nowhere"], "nowhere is not a file"),
         (["stepps"], "unknown part 'stepps'; did you mean 'steps'?"),
         (None, "--out is needed"),
     ],
-    ids=["minutes", "wheels", "cubins", "part", "out"],
+    ids=["minutes", "commit", "wheels", "cubins", "part", "out"],
 )
 def test_bad_usage_ends_with_a_message(words, message, capsys, tmp_path, monkeypatch):
     monkeypatch.delenv("OUT", raising=False)
