@@ -1,7 +1,7 @@
 """Fits the performance model to GPU records.
 
-A row of the model is one timed convolution: the work of its launches (`Terms`) and the seconds they took. The
-counts of a row are stored with the model, because later kernels and other NVRTC versions issue other instructions.
+A row of the model is one timed convolution: the work of its launches (`Terms`) and the seconds they took. The model
+stores the work with each row, because later kernels and other NVRTC versions issue other instructions.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ def table(
     `algo` is one of wgmma's, the share of the ceiling takes the place of the measured time.
 
     timed: measured times, shown where the same algorithm is predicted. today: whether these are times of today's
-    kernels, so that the differences are the model's errors; then "auto" is the algorithm that was measured.
+    kernels, so that the differences are the model's errors; then "auto" predicts each entry for its measured algorithm.
     """
     names, others, unserved = (*TERMS, "bytes"), 0, 0
     errors, shares = list[float](), dict[str, list[float]]()

@@ -1,8 +1,8 @@
 """Compile the kernels of the GPU gate (ci/gpu.sh) without a GPU: python -m ci.pack_cubins --nvrtc DIR
 
-They go into one portable file. It holds entries of gpuconv's kernel cache, which are found by their source and by the
-versions of the NVRTC and the CUDA headers that compiled them, not by folder. So it works on any machine with the same
-versions of both. For a machine with NVRTC 13.0, this command makes DIR:
+They go into one portable file, which holds entries of gpuconv's kernel cache. The cache finds an entry by the kernel's
+source and by the versions of the NVRTC and the CUDA headers that compiled it, in whatever folder the source lies. So
+the file works on any machine with the same versions of both. For a machine with NVRTC 13.0, this command makes DIR:
 
     pip install --no-deps --target DIR nvidia-cuda-nvrtc==13.0.88 nvidia-cuda-runtime==13.0.96
 
