@@ -16,6 +16,7 @@ from gpuconv.devices import Device
 from gpuconv.system import files
 
 SCHEMA = 1
+_REQUIRED = ("hardware", "kind", "date", "commit", "dirty", "entries")  # names that every reader may look up
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -72,6 +73,8 @@ class Record:
             raise RecordError(f"{path} is not a benchmark record: it has no schema number")
         if data["schema"] != SCHEMA:
             raise RecordError(f"{path} has schema {data['schema']}, but this version reads {SCHEMA}: measure again")
+        if missing := [name for name in _REQUIRED if name not in data]:
+            raise RecordError(f"{path} is not a benchmark record: it has no {', '.join(missing)}")
         return cls(Path(path), data)
 
     def add(self, entry: dict[str, Any]) -> None:

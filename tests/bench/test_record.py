@@ -39,6 +39,7 @@ def test_a_second_run_adds_to_the_file_and_replaces_entries_it_times_again(tmp_p
         ("[]", "no schema"),
         ("{}", "no schema"),
         ('{"schema": 1', "not a benchmark record"),
+        ('{"schema": 1, "hardware": "x"}', "it has no kind, date, commit, dirty, entries"),
         ("", "not a benchmark record"),
     ],
 )
