@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -127,22 +126,12 @@ def default_threads(device: str) -> int:
     return os.cpu_count() or 2 if on_gpu else 2
 
 
-@contextlib.contextmanager
-def _blas_threads(count: int) -> Iterator[None]:
-    """A context in which NumPy's BLAS uses this number of threads. Environment variables would come too late, because
-    BLAS reads them when NumPy is imported."""
-    try:
-        from threadpoolctl import threadpool_limits
-    except ImportError:
-        yield
-        return
-    with threadpool_limits(count, user_api="blas"):
-        yield
-
-
 def _measure(options: argparse.Namespace) -> int:
+    from threadpoolctl import threadpool_limits
+
     _at_least("--threads", options.threads, 1)
-    with _blas_threads(options.threads):
+    # Environment variables would come too late, because BLAS reads them when NumPy is imported.
+    with threadpool_limits(options.threads, user_api="blas"):
         return _measure_and_record(options)
 
 
