@@ -179,8 +179,10 @@ def test_a_trained_resnet_keeps_its_bits_when_it_is_fused():
         trainer = Trainer(gc.models.build("resnet20", seed=0), "sgd", lr=0.1, fuse=fuse)
         rng = np.random.default_rng(1)
         for _ in range(2):
+            trainer.optimizer.advance()
             trainer.step(rng.standard_normal((4, 32, 32, 3)).astype(np.float32), rng.integers(0, 10, 4))
         results.append(trainer.net.state_dict())
+    assert (results[0]["conv1.weight"] != gc.models.build("resnet20", seed=0)["conv1.weight"]).any()
     for key, value in results[0].items():
         np.testing.assert_array_equal(value, results[1][key], err_msg=key)
 

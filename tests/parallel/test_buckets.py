@@ -56,6 +56,7 @@ def stepped(ranks=None, fuse=False, freeze=()):
     for layer in () if fuse else ("fc1", "conv1"):
         net[layer].register_backward_hook(lambda layer, dx, dy: events.append(layer.name))
     for _ in range(2):
+        trainer.optimizer.advance()
         trainer.step(x, y, batch=len(LABELS))
     return bits(net), events
 
@@ -64,6 +65,7 @@ def stepped(ranks=None, fuse=False, freeze=()):
 @pytest.mark.parametrize("freeze", [(), ("norm1",), ("conv1", "norm1")])
 def test_the_bits_are_those_of_one_process(fuse, freeze):
     alone, _ = stepped(None, fuse, freeze)
+    assert (alone["fc1.weight"] != toy_run.net()["fc1.weight"]).any()
     for size in (2, 4):
         results = on_ranks(size, lambda ranks: stepped(ranks, fuse, freeze), recorded)
         for weights, events in results:

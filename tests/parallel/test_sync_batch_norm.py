@@ -86,6 +86,7 @@ def stepped(
     first, end = trainer.sharding.range_of_rank(len(LABELS)) if trainer.sharding else (0, len(LABELS))
     x, y = (gc.asarray(array[first:end], device) for array in (IMAGES.astype(trained.dtype), LABELS))
     for _ in range(steps):
+        trainer.optimizer.advance()
         trainer.step(x, y, batch=len(LABELS) if ranks else None)
     trainer.net.release()
     gradients = {f"gradient of {name}": gradient for name, gradient in trained.grads().items()}
