@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gpuconv.backends import to_numpy
 from gpuconv.data.dataset import fraction_mask
-from gpuconv.data.expect import as_targets, laid_out
+from gpuconv.data.expect import as_targets, expect_image_dtype, laid_out
+from gpuconv.dtypes import as_dtype, is_float
 
 MEASURED = 4096  # at most this many images are read to compute the normalization
 
@@ -39,6 +41,14 @@ class Samples:
     workers: int = 1
     spec: str = ""
 
+    def __post_init__(self) -> None:
+        dtype = as_dtype("bfloat16") if str(self.dtype) == "bfloat16" else np.dtype(self.dtype)
+        expect_image_dtype(dtype, self.name)
+        object.__setattr__(self, "dtype", dtype)
+        object.__setattr__(self, "image_shape", tuple(self.image_shape))
+        if self.labels is not None:
+            object.__setattr__(self, "labels", to_numpy(self.labels, f"labels of {self.name!r}"))
+
     def __len__(self) -> int:
         raise NotImplementedError
 
@@ -57,11 +67,11 @@ class Samples:
 
     def first(self, count: int) -> np.ndarray:
         """The first `count` images."""
-        return self.read(np.arange(min(count, len(self))))[0]
+        return read_checked(self, np.arange(min(count, len(self))))[0]
 
     def measured(self) -> NDArray[np.uint8]:
         """The images from which the normalization is computed: at most MEASURED of them, evenly spaced."""
-        return self.read(np.linspace(0, len(self) - 1, min(len(self), MEASURED)).astype(np.int64))[0]
+        return read_checked(self, np.linspace(0, len(self) - 1, min(len(self), MEASURED)).astype(np.int64))[0]
 
     def subset(self, indices: slice | Sequence[int] | np.ndarray) -> Samples:
         """The samples at `indices`: a slice, integers or a mask."""
@@ -140,6 +150,22 @@ class MapSamples(Samples):
                     f"like the first one, received {image.dtype.name} of shape {image.shape}"
                 )
         return np.stack(images), as_targets([label for _, label in pairs], self.name, len(pairs))
+
+
+def read_checked(samples: Samples, indices: NDArray[np.int64]) -> tuple[np.ndarray, NDArray[Any]]:
+    """What `samples.read` returns for the indices, as arrays. Raises TypeError unless it returns two values, and
+    ValueError for arrays that do not fit the indices, the shape or the dtype of the samples."""
+    found, what = samples.read(indices), f"{type(samples).__name__}.read must return"
+    if not isinstance(found, tuple | list) or len(found) != 2:
+        returned = f"{len(found)} values" if isinstance(found, tuple | list) else type(found).__name__
+        raise TypeError(f"{what} (images, labels), returned {returned}")
+    images, labels = (to_numpy(part, f"{name} of {samples.name!r}") for part, name in zip(found, ("images", "labels")))
+    shape, kind = (len(indices), *samples.image_shape), "uint8" if samples.raw else "floats"
+    if images.shape != shape or not (images.dtype == np.uint8 if samples.raw else is_float(images.dtype)):
+        raise ValueError(f"{what} images of shape {shape} in {kind}, returned {images.shape} in {images.dtype.name}")
+    if labels.shape[:1] != shape[:1]:
+        raise ValueError(f"{what} a label for each of {shape[0]} images, returned labels of shape {labels.shape}")
+    return images, labels.astype(np.int64, copy=False) if labels.dtype.kind in "iu" else labels
 
 
 def memory_mapped_file(array: object) -> str | None:

@@ -13,7 +13,7 @@ from gpuconv.arguments import integer
 from gpuconv.data.dataset import Dataset
 from gpuconv.data.loader import Batch, Loader, compute_ahead
 from gpuconv.data.normalization import Normalization
-from gpuconv.data.samples import Samples
+from gpuconv.data.samples import Samples, read_checked
 from gpuconv.devices import Device
 
 
@@ -70,7 +70,7 @@ class StreamLoader(Loader):
         def read(number: int) -> tuple[np.ndarray, np.ndarray, int]:
             start, offset = self.place(epoch, number)
             chosen = order[start : start + self.size(number)]
-            images, labels = self.dataset.read(chosen)
+            images, labels = read_checked(self.dataset, chosen)
             if self.augmentation.flip == "alternating":
                 images = self._flipped(images, chosen, offset)
             return np.ascontiguousarray(images), labels, offset

@@ -7,7 +7,7 @@ import os
 import numpy as np
 import pytest
 
-from gpuconv.data import Normalization, samples, sources
+from gpuconv.data import Normalization, StreamLoader, samples, sources
 from gpuconv.data.samples import MapSamples, memory_mapped_file
 from tests.data.small_samples import IMAGES, LABELS, Numbered, of_array
 
@@ -28,6 +28,58 @@ def test_samples_have_the_documented_defaults():
     bare = Numbered(1)
     assert (bare.labels, list(bare.classes), bare.workers, bare.checksum(), bare.raw) == (None, [], 1, None, True)
     assert not Numbered(1, dtype=np.dtype(np.float32)).raw
+
+
+class OfFunction(Numbered):
+    """Samples whose images and labels a function of the indices returns."""
+
+    def __init__(self, read, **options):
+        super().__init__(10, **{"image_shape": [2, 3, 3]} | options)
+        object.__setattr__(self, "function", read)
+
+    def read(self, indices):
+        return self.function(indices)
+
+
+def batches(read, normalization=None, **options):
+    return [*StreamLoader(OfFunction(read, **options), 4, normalization=normalization, shuffle=False).epoch()]
+
+
+def test_the_dtype_of_samples_is_given_in_any_form_and_int32_is_refused():
+    for dtype in ("uint8", np.uint8, np.dtype("u1")):
+        samples = OfFunction(lambda indices: (IMAGES[indices], LABELS[indices]), dtype=dtype, labels=[*LABELS])
+        assert (samples.raw, samples.dtype, samples.image_shape) == (True, np.dtype(np.uint8), (2, 3, 3))
+        assert len(samples.split(0.5)[0]) == 4
+    assert not OfFunction(None, dtype="float32").raw
+    assert OfFunction(None, dtype="bfloat16").dtype.name == "bfloat16"
+    with pytest.raises(TypeError, match=r"images of 'numbered' must be uint8 .* or floats, .*; received int32"):
+        OfFunction(None, dtype="int32")
+
+
+def test_what_read_returns_is_converted_to_arrays_or_refused():
+    plain = Normalization([0] * 3, [1] * 3)
+    x, y = batches(lambda indices: [[*IMAGES[indices]], LABELS[indices].astype(np.int32)], plain)[1]
+    np.testing.assert_array_equal(x, IMAGES[4:8])
+    assert (y.dtype, y.tolist()) == (np.int64, LABELS[4:8].tolist())
+    floats = batches(lambda indices: (IMAGES[indices] / 2, LABELS[indices]), dtype="float32")
+    np.testing.assert_array_equal(floats[2][0], IMAGES[8:] / 2)
+    for read, error, message in (
+        (lambda indices: None, TypeError, r"OfFunction.read must return \(images, labels\), returned NoneType"),
+        (lambda indices: (1, 2, 3), TypeError, "returned 3 values"),
+        (
+            lambda indices: (IMAGES[indices[1:]], LABELS[indices[1:]]),
+            ValueError,
+            r"images of shape \(4, 2, 3, 3\) in uint8, returned \(3, 2, 3, 3\) in uint8",
+        ),
+        (lambda indices: (IMAGES[indices] / 2, LABELS[indices]), ValueError, "in uint8, returned .* in float64"),
+        (lambda indices: (IMAGES[indices], LABELS[:3]), ValueError, r"a label for each of 4 images, .* shape \(3,\)"),
+    ):
+        with pytest.raises(error, match=message):
+            batches(read, plain)
+    with pytest.raises(ValueError, match=r"in floats, returned .* in uint8"):
+        batches(lambda indices: (IMAGES[indices], LABELS[indices]), dtype="float32")
+    with pytest.raises(ValueError, match=r"images of shape \(10, 2, 3, 3\)"):
+        Normalization.from_dataset(OfFunction(lambda indices: (IMAGES[:3], LABELS[:3])))
 
 
 def test_checksums_differ_for_other_images_labels_files_and_dates(tmp_path):
