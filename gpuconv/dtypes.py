@@ -34,6 +34,8 @@ def as_dtype(dtype: DTypeLike) -> np.dtype:
         import ml_dtypes
 
         return np.dtype(ml_dtypes.bfloat16)
+    if dtype is None:  # NumPy takes it for float64
+        raise TypeError(f"dtype must be one of {', '.join(FLOAT_NAMES)}, received None")
     try:
         resolved = np.dtype(dtype)
     except TypeError:

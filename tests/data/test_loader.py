@@ -197,11 +197,12 @@ def test_an_error_in_the_thread_is_raised_at_its_batch(dataset, monkeypatch):
         ({"normalization": Normalization(np.zeros((W, H, C)), [1, 1])}, ValueError, "for other images"),
         ({"augmentation": Augmentation(shift=5)}, ValueError, r"shift must be smaller than the image \(6 x 5\)"),
         ({"dtype": "int32"}, TypeError, "float32"),
+        ({"dtype": None}, TypeError, "dtype must be one of float64, float32, .*, received None"),
         ({"device": "numpi"}, ValueError, "did you mean 'numpy'"),
     ],
     ids=[
         *("batch_size 0", "batch_size 2.5", "seed -1", "batch_size beyond the images", "channels of the mean"),
-        *("size of the mean image", "shift", "dtype", "device"),
+        *("size of the mean image", "shift", "dtype", "no dtype", "device"),
     ],
 )
 def test_bad_arguments_are_refused(dataset, bad, error, message):
