@@ -35,8 +35,7 @@ class Dataset:
 
     def __post_init__(self) -> None:
         images, labels = (to_numpy(getattr(self, part), f"{part} of {self.name!r}") for part in ("images", "labels"))
-        _expect_names(self.classes, self.name)
-        classes = tuple(map(str, self.classes))
+        classes = class_names(self.classes, self.name)
         if images.dtype != np.uint8:
             raise TypeError(f"images of {self.name!r} must be uint8 in 0..255, received {images.dtype.name}")
         if images.ndim != 4:
@@ -95,7 +94,8 @@ class Dataset:
 
         Raises ValueError if the names differ, and TypeError for classes that are no names.
         """
-        return dataclasses.replace(self, labels=class_indices(self, classes)[self.labels], classes=classes)
+        names = class_names(classes, self.name)
+        return dataclasses.replace(self, labels=class_indices(self, names)[self.labels], classes=names)
 
     relabelled = relabeled  # the former name
 
@@ -125,15 +125,16 @@ class Classified(Protocol):
     def classes(self) -> Sequence[str]: ...
 
 
-def _expect_names(classes: object, name: str) -> None:
-    """Raise TypeError unless `classes` can be names."""
+def class_names(classes: object, name: str) -> tuple[str, ...]:
+    """The names of classes as text. Raises TypeError unless `classes` can be names."""
     if not isinstance(classes, Iterable):
         raise TypeError(f"classes of {name!r} must be names, received {classes!r}")
+    return tuple(map(str, classes))
 
 
 def class_indices(data: Classified, classes: Sequence[str]) -> NDArray[np.int64]:
     """The index in `classes` of each class of a data set. Raises as `Dataset.relabeled` does."""
-    _expect_names(classes, data.name)
+    classes = class_names(classes, data.name)
     missing, unknown = (
         [repr(name) for name in a if name not in b] for a, b in ((classes, data.classes), (data.classes, classes))
     )
@@ -144,7 +145,7 @@ def class_indices(data: Classified, classes: Sequence[str]) -> NDArray[np.int64]
             if names
         ]
         raise ValueError(f"{data.name!r} must have the training data's classes: it {' and '.join(differences)}")
-    return np.array([list(classes).index(name) for name in data.classes])
+    return np.array([classes.index(name) for name in data.classes])
 
 
 def fraction_mask(labels: NDArray[np.int64], fraction: float, seed: int, part: str) -> NDArray[np.bool_]:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuconv.arguments import flag, integer, number, pair
-from gpuconv.data.dataset import Dataset, class_indices
+from gpuconv.data.dataset import Dataset, class_indices, class_names
 from gpuconv.data.image import read_image
 from gpuconv.data.listing import list_images
 from gpuconv.data.samples import Samples
@@ -192,7 +192,8 @@ class FolderSamples(Samples):
 
     def relabeled(self, classes: Sequence[str]) -> FolderSamples:
         """As `Dataset.relabeled`."""
-        return dataclasses.replace(self, labels=class_indices(self, classes)[self.labels], classes=classes)
+        names = class_names(classes, self.name)
+        return dataclasses.replace(self, labels=class_indices(self, names)[self.labels], classes=names)
 
     relabelled = relabeled  # the former name
 

@@ -94,7 +94,8 @@ def test_a_streamed_folder_can_be_split_and_relabeled(photos):
     memory_first, memory_second = folder.load_all(photos).split(0.3, seed=1)
     for files, memory in ((first, memory_first), (second, memory_second)):
         np.testing.assert_array_equal(files.read(np.arange(len(files)))[0], memory.images)
-    relabeled = samples.relabeled(["owls", "dogs", "cats"])
+    relabeled = samples.relabeled(name for name in ("owls", "dogs", "cats"))
+    assert relabeled.classes == ("owls", "dogs", "cats")
     np.testing.assert_array_equal(relabeled.read(np.arange(len(relabeled)))[1], 2 - samples.labels)
     with pytest.raises(ValueError, match="must have the training data's classes: it lacks 'x'"):
         samples.relabeled(["owls", "dogs", "cats", "x"])
