@@ -120,7 +120,11 @@ class Sequential(Layer):
         these layers."""
         if isinstance(key, str):
             return super().__getitem__(key)
-        return self._slice(key) if isinstance(key, slice) else self.layers[operator.index(key)]
+        if isinstance(key, slice):
+            return self._slice(key)
+        if not -len(self.layers) <= (index := operator.index(key)) < len(self.layers):
+            raise IndexError(f"the net has layers 0 to {len(self.layers) - 1}, received {index}")
+        return self.layers[index]
 
     @property
     def classes(self) -> Sequence[str] | None:

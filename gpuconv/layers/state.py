@@ -40,7 +40,7 @@ class Frozen:
 
     def __set__(self, layer: Stateful[Any], value: bool | str | Sequence[str]) -> None:
         planned = vars(layer).get("output_shape") is not None
-        if isinstance(value, bool):
+        if isinstance(value, bool | np.bool_):
             layer._frozen = (ALL,) if value else ()
             if planned:
                 layer._set_frozen(layer._frozen)

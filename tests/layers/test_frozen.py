@@ -137,6 +137,9 @@ def test_frozen_takes_names_of_variables_and_is_kept_in_configs_and_copies():
     with pytest.raises(ValueError, match=r"unknown variable 'wieght'; did you mean 'weight'\?"):
         conv.frozen = ("wieght",)
     assert conv.frozen == ("weight",)
+    for value in (np.False_, np.True_):
+        conv.frozen = value
+        assert conv.frozen == (True if value else ())
     net = net_of()
     net[:4].freeze()
     twin = layers.Layer.from_config(net.config())

@@ -59,6 +59,14 @@ def test_the_error_for_an_unknown_layer_name_suggests_the_nearest_one():
         net_of()["conv"]
 
 
+def test_the_error_for_an_index_without_a_layer_names_the_indices():
+    net = net_of()
+    assert net[-8] is net["input"]
+    for index in (8, -9):
+        with pytest.raises(IndexError, match=f"the net has layers 0 to 7, received {index}"):
+            net[index]
+
+
 def test_layers_inside_others_are_found_by_name(net, x):
     inner = net["residual1.conv1"]
     assert inner.path == "residual1.conv1"
