@@ -121,7 +121,7 @@ def expect_length(loader: object) -> int:
     if (count := length_of(loader)) is None:
         raise ValueError(
             "the number of batches in an epoch of train is unknown; give fit(..., steps_per_epoch=100). Schedules and "
-            "progress need it"
+            "progress need this number. To lr_find, give batches that have a length, such as a list"
         )
     return count
 

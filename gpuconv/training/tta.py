@@ -39,7 +39,9 @@ def views(x: Array, tta: str) -> Iterator[tuple[float, Array]]:
 
 
 def expect_views(tta: str, image_shape: tuple[int, ...]) -> None:
-    """Raise ValueError for images (H, W, C) too small for the `views` of a test-time augmentation."""
+    """Raise ValueError for images that are not (H, W, C) or too small for the `views` of a test-time augmentation."""
+    if tta != "none" and len(image_shape) != 3:
+        raise ValueError(f"tta {tta} needs images (H, W, C), received {image_shape}")
     if "shift" in tta and min(image_shape[:2]) < 2:
         raise ValueError(f"tta {tta} needs images with sides of at least 2 pixels, received {image_shape}")
 

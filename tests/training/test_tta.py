@@ -36,6 +36,13 @@ def test_shifted_views_of_an_image_one_pixel_high_are_refused():
         list(views(np.zeros((1, 1, 5, 1), np.float32), "shift"))
 
 
+def test_views_of_inputs_that_are_not_images_are_refused():
+    for tta in ("mirror", "shift"):
+        with pytest.raises(ValueError, match=rf"tta {tta} needs images \(H, W, C\), received \(12,\)"):
+            list(views(np.zeros((4, 12), np.float32), tta))
+    assert len(list(views(np.zeros((4, 12), np.float32), "none"))) == 1
+
+
 @pytest.mark.parametrize("device", ["numpy", *kernel_devices()])
 def test_scores_are_averaged_over_the_views(device):
     net = toy_run.net()
