@@ -5,12 +5,27 @@ from __future__ import annotations
 from tests.defaults import IMMUTABLE_VALUE, IMMUTABLE_WITH_ARRAYS, dataclass_flags, expect_defaults
 
 DEFAULTS = {
-    "data.augment": {"Augmentation": dict(flip=False, shift=0, border="zero", cutout=0)},
+    "data.augment": {
+        "Augmentation": dict(
+            flip=False,
+            shift=0,
+            border="zero",
+            cutout=0,
+            resized_crop=0.0,
+            brightness=0.0,
+            contrast=0.0,
+            saturation=0.0,
+            hue=0.0,
+            mixup=0.0,
+            cutmix=0.0,
+        )
+    },
     "data.cifar10": {"download": dict(progress=True)},
-    "data.dataset": {"Dataset": dict(name="images"), "Dataset.split": dict(seed=0)},
+    "data.dataset": {"Dataset": dict(name="images", spec=""), "Dataset.split": dict(seed=0)},
     "data.download": {"fetch_archive": dict(progress=True)},
     "data.folder": {
-        "load": dict(size=None, channels=3, test=0.2, seed=0, split="name"),
+        "load": dict(size=None, channels=3, test=0.2, seed=0, split="name", stream=False),
+        "load_all": dict(size=None, channels=3, stream=False),
         "whole": dict(size=None, channels=3),
         "for_testing": dict(seed=0),
     },
@@ -19,8 +34,12 @@ DEFAULTS = {
         "Loader": dict(augmentation=None, seed=0, device="numpy", dtype="float32", shuffle=True, drop_last=False),
         "Loader.epoch": dict(epoch=0, start_batch=0),
     },
-    "data.normalization": {"Normalization.from_dataset": dict(kind="channel")},
+    "data.normalization": {
+        "Normalization.from_dataset": dict(kind="channel"),
+        "Normalization.from_images": dict(kind="channel"),
+    },
     "data.from_spec": {"load": dict(test=""), "absolute_spec": dict(like="")},
+    "data.samples": {"Samples": dict(labels=None, classes=(), workers=1, spec=""), "Samples.split": dict(seed=0)},
     "data.stream_loader": {
         "StreamLoader": dict(normalization=None, workers=None),
         "StreamLoader.epoch": dict(epoch=0, start_batch=0),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 
 import pytest
 
@@ -26,7 +27,10 @@ DEFAULTS = {
     "layers.sequential": {
         "Sequential": dict(seed=0, dtype=None, device=None, initialize=True, precision=None, share=False),
         "Sequential.reset": dict(seed=0, dtype=None, device="numpy", precision=None),
-        "Sequential.predict": dict(batch_size=256, softmax=False),
+        "Sequential.predict": dict(batch_size=256, softmax=False, top=None, normalize=None),
+        "Sequential.activations": dict(normalize=None),
+        "Sequential.copy": dict(device=None, dtype=None, precision=None),
+        "Sequential.fuse": dict(norm_sums=None),
     },
     "layers.conv": {
         "Conv2D": dict(
@@ -41,6 +45,21 @@ DEFAULTS = {
             bias_init="zeros",
         )
     },
+    "layers.conv_transpose": {
+        "ConvTranspose2D": dict(
+            stride=1,
+            padding=0,
+            output_padding=0,
+            dilation=1,
+            groups=1,
+            bias=True,
+            algo="auto",
+            weight_init="he_normal",
+            bias_init="zeros",
+        )
+    },
+    "layers.branches": {"Branches": dict(merge="concat")},
+    "layers.upsample": {"Upsample": dict(mode="nearest")},
     "layers.linear": {"Linear": dict(bias=True, algo="auto", weight_init="he_normal", bias_init="zeros")},
     "layers.norm": {"BatchNorm": dict(momentum=0.1, eps=1e-5)},
     "layers.group_norm": {"GroupNorm": dict(eps=1e-5), "LayerNorm": dict(eps=1e-5)},
@@ -59,6 +78,13 @@ DEFAULTS = {
 
 def test_defaults_are_those_of_the_table():
     expect_defaults(DEFAULTS)
+
+
+def test_the_table_has_every_option_of_every_layer():
+    for kind in OURS.values():
+        options = {name for name, value in defaults(kind).items() if value is not inspect.Parameter.empty}
+        listed = DEFAULTS.get(kind.__module__.removeprefix("gpuconv."), {}).get(kind.__name__, {})
+        assert options - {"name", "frozen"} == listed.keys(), kind
 
 
 def test_every_layer_runs_for_inference_and_gives_the_gradient_of_its_input_by_default():

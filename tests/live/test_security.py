@@ -14,6 +14,7 @@ from starlette.testclient import TestClient
 
 from gpuconv.live.app import LIMITS, application
 from gpuconv.live.security import is_loopback
+from tests.defaults import expect_defaults
 
 HOME = "http://127.0.0.1:8600"
 JSON = {"content-type": "application/json"}
@@ -192,3 +193,9 @@ def test_beyond_loopback_every_request_needs_the_token(open_session):
 def test_only_loopback_addresses_and_localhost_count_as_loopback():
     assert [is_loopback(host) for host in ("127.0.0.1", "127.9.9.9", "::1", "localhost")] == [True] * 4
     assert not any(map(is_loopback, ("0.0.0.0", "::", "192.168.1.5", "example.org", "")))
+
+
+def test_by_default_only_this_machine_is_served():
+    expect_defaults(
+        {"live": {"serve": dict(host="127.0.0.1", port=8600)}, "live.app": {"application": dict(host="127.0.0.1")}}
+    )

@@ -10,7 +10,29 @@ from tests.defaults import IMMUTABLE_VALUE, dataclass_flags, expect_defaults
 DEFAULTS = {
     "training.callbacks": {"Curves": dict(seconds=30.0), "Checkpoints": dict(every=None)},
     "training.evaluate": {
-        "evaluate": dict(loss="softmax", confusion=False, tta="none", batch_size=256, normalization=None)
+        "evaluate": dict(
+            loss="softmax", confusion=False, tta="none", batch_size=256, normalization=None, metrics=(), ranks=None
+        )
+    },
+    "training.lr_find": {
+        "lr_find": dict(
+            optimizer="sgd",
+            start=1e-6,
+            end=10.0,
+            steps=100,
+            loss="softmax",
+            seed=0,
+            precision=None,
+            clip=None,
+            batch_size=64,
+            normalization=None,
+        )
+    },
+    "training.tensor_digests": {"Digests": dict(path=None, every=1)},
+    "training.tensorboard": {"TensorBoard": dict(path=None, image=None, truth=None)},
+    "training.trained_net": {
+        "load": dict(which="last", device="numpy", precision=None),
+        "load_weights": dict(which="last"),
     },
     "training.tta": {"averaged_scores": dict(tta="none")},
     "training.optimizers.groups": {"Groups": dict(lr=1.0, weight_decay=0.0, decay="all", groups="")},
@@ -22,7 +44,16 @@ DEFAULTS = {
         "Adam": dict(lr=0.001, weight_decay=0.0, decay="all", beta1=0.9, beta2=0.999, eps=1e-8),
         "AdamW": dict(lr=0.001, weight_decay=0.01, decay="all", beta1=0.9, beta2=0.999, eps=1e-8),
         "Lion": dict(lr=0.0001, weight_decay=0.0, decay="all", beta1=0.9, beta2=0.99),
-        "Muon": dict(lr=0.02, weight_decay=0.0, decay="all", momentum=0.95, nesterov=True, newton_schulz=5),
+        "Muon": dict(
+            lr=0.02,
+            weight_decay=0.0,
+            decay="all",
+            momentum=0.95,
+            nesterov=True,
+            newton_schulz=5,
+            matmul_precision="auto",
+            tf32=None,
+        ),
     },
     "training.plateau": {"Plateau": dict(patience=10, factor=0.1, threshold=1e-4, watch="validation_loss")},
     "training.rundir": {"RunDirectory.held": dict(resume=False)},
@@ -48,6 +79,13 @@ DEFAULTS = {
             loss_scale=None,
             graph=None,
             fuse=None,
+            metrics=(),
+            shadow=None,
+            violation="stop",
+            shards=None,
+            parallel=None,
+            sync_batch_norm=False,
+            shard_optimizer=False,
         ),
         "Trainer.fit": dict(
             validation=None,
@@ -60,6 +98,9 @@ DEFAULTS = {
             batch_size=64,
             settings=None,
             progress=True,
+            test_at_end=None,
+            steps_per_epoch=None,
+            normalization=None,
         ),
     },
 }
