@@ -12,7 +12,7 @@ LABELS = np.arange(10) % 3
 
 
 class Numbered(Samples):
-    """Images of one pixel, the number of the sample modulo 256. reads: the indices of all reads."""
+    """Images of one pixel, whose value is the sample's number modulo 256. reads: the indices of all reads."""
 
     def __init__(self, count, **options):
         super().__init__(**{"name": "numbered", "image_shape": (1, 1, 1), "dtype": np.dtype(np.uint8)} | options)

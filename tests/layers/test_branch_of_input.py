@@ -1,4 +1,4 @@
-"""Branches one of which is the input itself, as in a DenseNet. The layer before the branches writes this input straight
+"""Branches, one of them the input itself, as in a DenseNet. The layer before the branches writes this input straight
 into a slice of the concatenated channels, so the input is not copied. The other branches read that slice."""
 
 import numpy as np

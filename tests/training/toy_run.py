@@ -102,7 +102,7 @@ def bits(trainer):
 
 
 class StopAt:
-    """Stops a run after a step. With the reason "interrupted", which a signal gives too, the run is not tested."""
+    """Stops a run after a step. With the reason "interrupted", which a signal gives too, no test follows."""
 
     def __init__(self, step, reason="interrupted"):
         self.step, self.reason = step, reason

@@ -100,7 +100,8 @@ def scales(page):
 
 
 def examples(page):
-    """The parts of the page that show test images, after a check of each image's part and its five best scores."""
+    """Checks that each test image is in the right part of the page and shows its five best scores in order. Returns the
+    parts that show images."""
     shown = page.evaluate(
         """[...document.querySelectorAll('.examples .example')].map((one) =>
             [one.parentElement.id, one.ariaLabel, one.innerText])"""
