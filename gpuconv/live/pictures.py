@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable
 from contextlib import ExitStack
 from typing import NamedTuple
@@ -119,10 +120,15 @@ def plane(name: str, values: np.ndarray) -> Volume:
     return Volume(name, values.shape, values[None, ::step, ::step], step)
 
 
-def best_classes(probabilities: np.ndarray) -> list[list[float]]:
+def best_classes(probabilities: np.ndarray) -> list[list[float | str]]:
     """The five best classes, best first: [class, probability]."""
     order = np.argsort(-probabilities, kind="stable")[:5]
-    return [[int(index), float(probabilities[index])] for index in order]
+    return [[int(index), number(probabilities[index])] for index in order]
+
+
+def number(value: float) -> float | str:
+    """The number for JSON, which lacks NaN and infinities: they become text, "nan", "inf" or "-inf"."""
+    return float(value) if math.isfinite(value) else str(float(value))
 
 
 def _square(filters: np.ndarray) -> np.ndarray:

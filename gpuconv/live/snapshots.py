@@ -91,7 +91,7 @@ def examples(segment: Segment, sets: DataSplits) -> bytes:
     labels = sets.test.labels[: len(images)]
     scores = segment.net.infer(normalize_images(segment, images))
     probabilities = ops.softmax(backends.to_numpy(scores).astype(np.float64))
-    right = probabilities.argmax(axis=1) == labels
+    right = (probabilities.argmax(axis=1) == labels) & np.isfinite(probabilities).all(axis=1)
     shown = [*np.flatnonzero(right)[:SHOWN], *np.flatnonzero(~right)[:SHOWN]]
     answers = [
         {

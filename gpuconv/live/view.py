@@ -4,7 +4,6 @@ hub."""
 from __future__ import annotations
 
 import logging
-import math
 from collections import deque
 from collections.abc import Callable
 
@@ -127,10 +126,15 @@ class View:
         self.budget.make_due("picture", "state", "map")
 
     def explain(self, segment: Segment, layer: str, at: list[int]) -> Record:
-        """The explanation of how one activation of the image is computed, as JSON values (see `_number`)."""
+        """The explanation of how one activation of the image is computed, as JSON values (see `pictures.number`)."""
         found = explain(segment.net, snapshots.normalize_images(segment, self.image[None]), layer, at)
         terms = [
-            {"at": t.at, "input": _number(t.input), "weight": _number(t.weight), "product": _number(t.product)}
+            {
+                "at": t.at,
+                "input": pictures.number(t.input),
+                "weight": pictures.number(t.weight),
+                "product": pictures.number(t.product),
+            }
             for t in found.terms
         ]
         weight = None if found.weight is None else found.weight.reshape(found.window.shape)
@@ -138,10 +142,10 @@ class View:
             "text": str(found),
             "kind": found.kind,
             "terms": terms,
-            "value": _number(found.value),
-            "total": _number(found.total),
-            "bias": _number(found.bias),
-            "error": _number(found.error),
+            "value": pictures.number(found.value),
+            "total": pictures.number(found.total),
+            "bias": pictures.number(found.bias),
+            "error": pictures.number(found.error),
             "window": _grid(found.window),
             "weight": None if weight is None else _grid(weight),
             "channels": found.window.shape[2] if found.window.ndim == 3 else 1,
@@ -156,9 +160,4 @@ class View:
 def _grid(values: np.ndarray) -> list[list[float | str]]:
     """The first channel of a window, or a vector as one row; at most GRID rows and columns."""
     rows = values[:, :, 0] if values.ndim == 3 else values.reshape(1, -1)
-    return [[_number(value) for value in row] for row in rows[:GRID, :GRID].tolist()]
-
-
-def _number(value: float) -> float | str:
-    """The number. NaN and infinities, which JSON lacks, become text: "nan", "inf" or "-inf"."""
-    return value if math.isfinite(value) else str(float(value))
+    return [[pictures.number(value) for value in row] for row in rows[:GRID, :GRID].tolist()]

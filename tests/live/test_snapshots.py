@@ -75,6 +75,63 @@ def test_infinities_and_nan_in_an_explanation_are_text_because_json_lacks_them(o
     json.dumps(diverged, allow_nan=False)
 
 
+def header_of(session, name):
+    """The JSON header of the newest frame of this name."""
+    frame = session.hub.get(name)[1]
+    return json.loads(frame[4 : 4 + int.from_bytes(frame[:4], "little")])
+
+
+def test_a_net_that_diverged_is_still_shown(open_session):
+    session = open_session(start=False)
+    session.look(test=2)
+    best = header_of(session, "picture")["best"]
+    assert [share for _, share in best] == sorted((share for _, share in best), reverse=True)
+    session.segment.net["fc1"]["weight"][...] = np.nan
+    session.view.budget.make_due()
+    session.look(kind="activations")
+    assert not [line for line in session.view.log if "cannot show" in line]
+    assert {share for _, share in header_of(session, "picture")["best"]} == {"nan"}
+    assert header_of(session, "examples")["right"] == 0
+
+
+def test_examples_begin_with_those_classified_correctly(open_session, sets):
+    session = open_session()
+    wait_for(session, lambda: session.trainer.steps > 5)
+    session.close()
+    frame = snapshots.examples(session.segment, sets)
+    head = json.loads(frame[4 : 4 + int.from_bytes(frame[:4], "little")])
+    chosen = session.segment.net.predict(sets.test.images).argmax(axis=1)
+    assert (head["right"], head["of"]) == ((chosen == sets.test.labels).sum(), 60)
+    assert 0 < head["right"] < 60
+    rights = [answer["right"] for answer in head["shown"]]
+    assert rights == sorted(rights, reverse=True)
+    for answer in head["shown"]:
+        assert answer["best"][0][0] == chosen[answer["index"]]
+        assert answer["right"] == (answer["best"][0][0] == answer["truth"] == sets.test.labels[answer["index"]])
+
+
+def test_scales_are_those_of_parameters_that_were_there_before_the_step():
+    before = {"weight": np.zeros(2), "other shape": np.zeros(3)}
+    after = {"weight": np.array([3.0, 4.0]), "other shape": np.ones(2), "new": np.ones(2)}
+    root = np.sqrt(12.5)
+    assert snapshots.scales(before, after) == [{"name": "weight", "weight": root, "update": root}]
+
+
+def test_curves_have_at_most_400_points_and_the_newest_one():
+    records = [{"event": "step", "step": step, "loss": 1.0, "accuracy": 0.5} for step in range(1, 1002)]
+    records += [{"event": "change", "step": 7, "settings": {"lr": 0.1, "momentum": 0.5}}]
+    found = snapshots.curves(records)
+    assert [step for step, _, _ in found["readings"]] == [*range(2, 1002, 3)]
+    assert (found["train"], found["changes"]) == ([], [[7, "lr 0.1, momentum 0.5"]])
+
+
+def test_the_newest_confusion_matrix_is_that_of_the_validation_images_if_there_are_any():
+    records = [{"test_confusion": [[1]]}, {"test_confusion": [[2]], "validation_confusion": [[3]]}, {}]
+    assert snapshots.confusion(records, "a") == {"part": "validation", "matrix": [[3]], "classes": ["a"]}
+    assert snapshots.confusion(records[:1], "a")["part"] == "test"
+    assert snapshots.confusion([{}], "a") is None
+
+
 def test_a_pause_refreshes_all_pictures(open_session):
     session = open_session(start=False)
     session.view.budget = Budget({name: Limits(1000.0, 1.0) for name in session.view.budget.limits})
