@@ -238,8 +238,12 @@ class LiveRun:
             title: The name of `image` on the page.
             map: The attribution map: "none", "saliency", "occlusion" or "grad-cam".
 
-        Raises ValueError for an unknown choice.
+        Raises ValueError for an unknown choice, and for an image of another dtype or shape.
         """
+        shape = self.segment.net.input_shape
+        if image is not None and (np.asarray(image).dtype != np.uint8 or np.shape(image) != shape):
+            received = f"{np.asarray(image).dtype.name} of shape {np.shape(image)}"
+            raise ValueError(f"image must be uint8 of shape {shape}, received {received}")
         self.view.choose(kind, test, image, title, map)
         self._show()
 

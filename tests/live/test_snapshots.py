@@ -7,6 +7,7 @@ import json
 import time
 
 import numpy as np
+import pytest
 
 from gpuconv.layers import Conv2D, Flatten, Linear, MaxPool2D
 from gpuconv.live import attribution, pictures, snapshots
@@ -60,6 +61,18 @@ def test_an_image_of_a_single_gray_is_shown(open_session):
     for gray in range(0, 256, 5):
         do(session, "look", image=np.full((8, 8, 1), gray, np.uint8))
     assert not [line for line in session.view.log if "cannot show" in line]
+
+
+def test_an_image_of_another_dtype_or_shape_is_refused_and_the_shown_one_stays(open_session):
+    session = open_session(start=False)
+    before = session.view.image
+    for image, received in (
+        (np.zeros((8, 8), np.uint8), r"uint8 of shape \(8, 8\)"),
+        (np.zeros((8, 8, 1), np.float32), r"float32 of shape \(8, 8, 1\)"),
+    ):
+        with pytest.raises(ValueError, match=rf"image must be uint8 of shape \(8, 8, 1\), received {received}"):
+            session.look(image=image)
+    assert session.view.image is before
 
 
 def test_infinities_and_nan_in_an_explanation_are_text_because_json_lacks_them(open_session):
