@@ -21,10 +21,24 @@ T = TypeVar("T")
 
 VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 NAP = 0.05  # seconds between attempts to reach rank 0
+HANDSHAKE = 10.0  # the seconds that rank 0 waits, at most, for the key of one process that has connected
 
 
 class _Failed(str):
     """The last message of a rank that ends with an error."""
+
+
+class _Impatient:
+    """A connection during the exchange of keys: an answer that does not begin in time is a TimeoutError."""
+
+    def __init__(self, connection: Connection, deadline: float) -> None:
+        self.connection, self.deadline = connection, deadline
+        self.send_bytes = connection.send_bytes
+
+    def recv_bytes(self, longest: int) -> bytes:
+        if not self.connection.poll(max(0.0, self.deadline - time.monotonic())):
+            raise TimeoutError("no answer")
+        return self.connection.recv_bytes(longest)
 
 
 class TCP(Ranks):
@@ -90,7 +104,8 @@ class TCP(Ranks):
         return value
 
     def _accept(self, address: tuple[str, int]) -> None:
-        """Accept a connection from each other rank; called on rank 0."""
+        """Accept a connection from each other rank; called on rank 0. Raises ParallelError for ranks that do not
+        connect, and for a process whose rank is out of range or taken."""
         import socket
         from multiprocessing import AuthenticationError
         from multiprocessing.connection import Connection, answer_challenge, deliver_challenge
@@ -109,13 +124,19 @@ class TCP(Ranks):
                     missing = [str(rank) for rank in range(1, self.size) if rank not in self._others]
                     message = f"rank {' and rank '.join(missing)} did not connect within {self.time_limit:g} s"
                     raise ParallelError(message) from error
+                known: Any = _Impatient(other, min(deadline, time.monotonic() + HANDSHAKE))
                 try:
-                    deliver_challenge(other, _key())
-                    answer_challenge(other, _key())
+                    deliver_challenge(known, _key())
+                    answer_challenge(known, _key())
                 except (AuthenticationError, EOFError, OSError):
                     other.close()  # not one of our ranks
                     continue
-                self._others[other.recv()] = other
+                rank = other.recv()
+                if rank in self._others:
+                    raise ParallelError(f"two processes have RANK={rank}")
+                if not 0 < rank < self.size:
+                    raise ParallelError(f"a process has RANK={rank}, and WORLD_SIZE is {self.size} on rank 0")
+                self._others[rank] = other
 
     def _connect(self, address: tuple[str, int]) -> None:
         """Connect to rank 0; called on the other ranks."""
@@ -124,20 +145,23 @@ class TCP(Ranks):
         from multiprocessing.connection import Connection, answer_challenge, deliver_challenge
 
         deadline = time.monotonic() + self.time_limit
+        where = f"at {address[0]} port {address[1]} within {self.time_limit:g} s"
         while True:
             try:
                 connected = socket.create_connection(address, timeout=max(1e-3, deadline - time.monotonic()))
                 break
             except OSError as error:
                 if time.monotonic() >= deadline:
-                    where = f"at {address[0]} port {address[1]} within {self.time_limit:g} s"
                     raise ParallelError(f"rank {self.rank} cannot reach rank 0 {where}: {error}") from error
                 time.sleep(NAP)
         connected.settimeout(None)
         self._others[0] = Connection(connected.detach())
+        known: Any = _Impatient(self._others[0], deadline)
         try:
-            answer_challenge(self._others[0], _key())
-            deliver_challenge(self._others[0], _key())
+            answer_challenge(known, _key())
+            deliver_challenge(known, _key())
+        except TimeoutError as error:
+            raise ParallelError(f"rank {self.rank} cannot reach rank 0 {where}: {error}") from error
         except (AuthenticationError, EOFError, OSError) as error:
             raise ParallelError(f"rank 0 and rank {self.rank} have different keys (GPUCONV_RANKS_KEY)") from error
         self._send(0, self.rank)

@@ -169,6 +169,61 @@ def test_ranks_of_torchrun_on_the_cpu_are_refused_with_the_advice_to_use_mpiexec
     assert not [*tmp_path.iterdir()]
 
 
+def connection_to(address):
+    """A connection to a server that is about to listen."""
+    for _ in range(200):
+        try:
+            return socket.create_connection(address)
+        except OSError:
+            time.sleep(0.05)
+    raise AssertionError("nobody listens")
+
+
+def test_a_process_that_connects_and_says_nothing_does_not_keep_ranks_out(rank_of_thread, monkeypatch):
+    monkeypatch.setattr(tcp, "HANDSHAKE", 1.0)
+
+    def run(rank):
+        rank_of_thread.rank, rank_of_thread.size = rank, 2
+        return TCP(20.0).gather(rank)
+
+    rank_of_thread.rank, rank_of_thread.size = 1, 2
+    address = tcp._rank_and_address()[2]
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(run, 0)
+        with connection_to(address):
+            second = pool.submit(run, 1)
+            assert first.result(10) == second.result(10) == [0, 1]
+
+
+def test_a_server_that_says_nothing_is_not_rank_0(rank_of_thread):
+    rank_of_thread.rank, rank_of_thread.size = 1, 2
+    with socket.create_server(tcp._rank_and_address()[2]) as server:
+        closing = threading.Timer(5, server.close)
+        closing.start()
+        with pytest.raises(ParallelError, match=r"^rank 1 cannot reach rank 0 at .* within 0\.2 s: no answer$"):
+            TCP(0.2)
+        closing.cancel()
+
+
+def test_ranks_with_another_number_of_ranks_and_doubled_ranks_are_refused(rank_of_thread):
+    for others, message in (
+        ([(2, 3)], "a process has RANK=2, and WORLD_SIZE is 2 on rank 0"),
+        ([(1, 3), (1, 3)], "two processes have RANK=1"),
+    ):
+
+        def run(rank, size):
+            rank_of_thread.rank, rank_of_thread.size = rank, size
+            try:
+                return TCP(10.0).gather(rank)
+            except ParallelError as error:
+                return str(error)
+
+        with ThreadPoolExecutor(3) as pool:
+            first, *rest = [pool.submit(run, *each) for each in [(0, 1 + len(others)), *others]]
+            assert first.result(30) == message
+            assert all("rank 0" in each.result(30) for each in rest)
+
+
 def test_a_rank_with_another_key_is_refused(rank_of_thread, monkeypatch):
     keys = threading.local()
     monkeypatch.setattr(tcp, "_key", lambda: keys.own)
