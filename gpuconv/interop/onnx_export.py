@@ -50,8 +50,8 @@ def to_onnx(
 
     Raises:
         TypeError: A layer has no ONNX form, or an argument has the wrong type.
-        ValueError: The net is not built or lacks the requested normalization, the layout or dtype is unknown, or a
-            layer has no ONNX form for images of any size.
+        ValueError: The net is not built or lacks the requested normalization, the layout or dtype is unknown, a
+            layer has no ONNX form for images of any size, or a number is out of the range of the dtype.
         ImportError: The onnx package is missing.
         OSError: The file cannot be written.
     """
@@ -73,7 +73,7 @@ def model(net: Sequential, layout: str, normalization: bool, softmax: bool, dtyp
     x = graph.begin(first, layout, normalization)
     y = graph.export(net, x)
     if softmax:
-        y = graph.node("Softmax", [y], "softmax", axis=1)
+        y = graph.node("Softmax", [y], graph.own_name("softmax"), axis=1)
     return graph.end(y, layout)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from gpuconv import backends
+from gpuconv.dtypes import converted
 from gpuconv.interop.onnx_library import METADATA, TO_NCHW, TO_NHWC, onnx
 from gpuconv.layers import Input, Layer
 from gpuconv.layers.saving import notes
@@ -47,8 +48,8 @@ class ExportedGraph:
         return name
 
     def constant(self, name: str, value: ArrayLike, dtype: DTypeLike | None = None) -> str:
-        """Add an initializer, by default in the model's dtype."""
-        array = np.array(value, dtype or self.dtype, order="C")
+        """Add an initializer, by default in the model's dtype. Raises ValueError for a number out of its range."""
+        array = np.array(converted(name, np.asarray(value), np.dtype(dtype or self.dtype)), order="C")
         self.initializers.append(self.onnx.numpy_helper.from_array(array, name))
         return name
 

@@ -101,6 +101,15 @@ def test_normalization_and_softmax_can_be_part_of_the_file(tmp_path):
     assert metadata["classes"] == list("abcde")
 
 
+def test_a_layer_may_be_named_softmax(tmp_path):
+    net = built([Flatten(), Linear(2, name="softmax")])
+    interop.to_onnx(net, tmp_path / "net.onnx", softmax=True)
+    session = runtime.InferenceSession(str(tmp_path / "net.onnx"))
+    x = np.random.default_rng(0).standard_normal((2, *net.input_shape)).astype(np.float32)
+    (scores,) = session.run(None, {"input": x.transpose(0, 3, 1, 2)})
+    expect_close(scores, net.predict(x, softmax=True, normalize=False))
+
+
 def test_a_net_of_larger_inputs_has_an_input_of_variable_size(tmp_path):
     net = Sequential([Input((5, 5, 2), larger=True), Conv2D(3, 3, padding=1), MaxPool2D(2)])
     interop.to_onnx(net, tmp_path / "net.onnx")
@@ -119,6 +128,8 @@ def test_nets_without_an_onnx_form_and_invalid_options_are_refused(tmp_path, mon
     path = tmp_path / "net.onnx"
     net = built([Flatten(), Linear(2)])
     open_cover = Sequential([Input((5, 5, 2), larger=True), MaxPool2D(2, fit="cover")])
+    large = built([Flatten(), Linear(2)])
+    large["fc1.bias"][0] = 1e5
     for exported, options, message in (
         (built([UserDefinedReLU()]), {}, "the layer UserDefinedReLU has no ONNX form"),
         (Sequential([Linear(2)]), {}, "the net has no weights yet"),
@@ -128,6 +139,7 @@ def test_nets_without_an_onnx_form_and_invalid_options_are_refused(tmp_path, mon
         (net, dict(layout="HWC"), "unknown layout 'HWC'"),
         (net, dict(dtype="bfloat16"), "unknown dtype 'bfloat16'"),
         (open_cover, {}, "pool1: fit='cover' has no ONNX form"),
+        (large, dict(dtype="float16"), r"fc1\.bias holds 100000, which is out of the range of float16"),
         ("net", {}, "to_onnx takes a net, received str"),
     ):
         with pytest.raises((TypeError, ValueError), match=message):
