@@ -65,7 +65,9 @@ def _gemm(row: Row, node: NodeProto) -> Layer:
     if found.get("transA", 0):
         row.graph.fail(node, "transA=1 has no layer")
     weight = (weight if found.get("transB", 0) else weight.T) * np.asarray(found.get("alpha", 1.0), weight.dtype)
-    return _linear(row, weight, None if bias is None else bias * np.asarray(found.get("beta", 1.0), bias.dtype))
+    if bias is not None:
+        bias = _bias(row, node, bias * np.asarray(found.get("beta", 1.0), bias.dtype), len(weight))
+    return _linear(row, weight, bias)
 
 
 def _matmul(row: Row, node: NodeProto) -> Layer:
@@ -77,20 +79,27 @@ def _matmul(row: Row, node: NodeProto) -> Layer:
 
 
 def _linear(row: Row, weight: np.ndarray, bias: np.ndarray | None) -> Linear:
-    """weight: (out_features, in_features)."""
+    """weight: (out_features, in_features). bias: (out_features,)."""
     weight, row.flattened = row.reordered(weight), ()
     layer = Linear(len(weight), bias=bias is not None)
-    return _with_arrays(layer, weight=weight, **({} if bias is None else {"bias": np.broadcast_to(bias, len(weight))}))
+    return _with_arrays(layer, weight=weight, **({} if bias is None else {"bias": bias}))
+
+
+def _bias(row: Row, node: NodeProto, value: np.ndarray, features: int) -> np.ndarray:
+    """A constant that is added to each row of an (N, features) array, as an array (features,)."""
+    if value.ndim > 2 or value.shape[:-1] not in ((), (1,)) or value.size not in (1, features):
+        row.graph.fail(node, f"a bias has one value for each of the {features} features, received shape {value.shape}")
+    return np.broadcast_to(value.reshape(-1), features)
 
 
 def _add(row: Row, node: NodeProto) -> None:
     """A constant added after a product becomes its bias."""
     bias = next(found for found in map(row.graph.constant, node.input) if found is not None)
     last = row.layers[-1] if row.layers else None
-    if not isinstance(last, Linear) or last.bias or bias.size not in (1, last.out_features):
+    if not isinstance(last, Linear) or last.bias:
         row.graph.fail(node, "a constant can only be added after a MatMul")
+    last.arrays["bias"] = _array("bias", _bias(row, node, bias, last.out_features))
     last.bias = True
-    last.arrays["bias"] = _array("bias", np.broadcast_to(bias.reshape(-1), last.out_features))
     last.place("", last.input_shape or ())
 
 
@@ -145,7 +154,7 @@ def _clip(row: Row, node: NodeProto) -> Layer:
 
 def _scale(row: Row, node: NodeProto) -> Layer:
     factors = [found for found in map(row.graph.constant, node.input) if found is not None]
-    if len(factors) != 1 or factors[0].size != 1:
+    if len(factors) != 1 or factors[0].size != 1 or factors[0].ndim > 1 + len(row.shape):
         row.graph.fail(node, "it has a layer only if one operand is a constant number")
     factor = _number(factors[0].reshape(()))
     if node.op_type == "Div":

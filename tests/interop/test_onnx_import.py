@@ -149,6 +149,21 @@ def test_operators_on_a_volume_transposed_to_nhwc_give_the_results_of_onnx_or_ar
             interop.from_onnx(written([nhwc, reader], tmp_path / "net.onnx", ("N", 4, 4, 4), **values))
 
 
+def test_a_bias_may_be_a_row_or_a_number_and_nothing_else(tmp_path):
+    m, row = np.arange(96, dtype=np.float32).reshape(32, 3), np.float32([[1, 2, 3]])
+    flat, x = node("Flatten", "x", "f", axis=1), batch((4, 4, 2), 3)
+    adds = [flat, node("MatMul", "f m", "p"), node("Add", "p b", "y")]
+    gemm = [flat, node("Gemm", "f m b", "y")]
+    for nodes in (gemm, adds):
+        for bias in (row, row[0], row[0, 0], row[:, :1]):
+            file = written(nodes, tmp_path / "net.onnx", (3, 2, 4, 4), m=m, b=bias)
+            (expected,) = runtime.InferenceSession(str(file)).run(None, {"x": x.transpose(0, 3, 1, 2)})
+            expect_close(interop.from_onnx(file).infer(x), expected)
+        file = written(nodes, tmp_path / "net.onnx", (3, 2, 4, 4), m=m, b=row.T)
+        with pytest.raises(ValueError, match=r"one value for each of the 3 features, received shape \(3, 1\)"):
+            interop.from_onnx(file)
+
+
 def test_a_reshape_to_the_batch_size_that_the_file_fixes_is_a_flatten(tmp_path):
     nodes = [node("Reshape", "x s", "f"), node("MatMul", "f m", "y")]
     file = written(nodes, tmp_path / "net.onnx", (2, 2, 4, 4), s=[2, -1], m=np.ones((32, 3), np.float32))
@@ -182,6 +197,11 @@ def test_graphs_without_matching_layers_and_invalid_options_are_refused(tmp_path
             {},
         ),
         ("one operand is a constant number", [relu, node("Mul", "r w", "y")], dict(w=weight)),
+        (
+            "one operand is a constant number",  # this one adds an axis
+            [relu, node("Mul", "r w", "y")],
+            dict(w=np.ones((1, 1, 1, 1, 1), np.float32)),
+        ),
         *(
             ("only a reshape to .N, features. has a layer", [node("Reshape", "x s", "y")], dict(s=sizes))
             for sizes in ([2, -1], [-1, 16], [32, -1], [1, 32])
