@@ -21,6 +21,7 @@ from gpuconv.arguments import flag
 from gpuconv.dtypes import as_dtype
 from gpuconv.layers import BatchNorm, Conv2D, ConvTranspose2D, Flatten, GroupNorm, Layer, LayerNorm, Linear
 from gpuconv.layers.base import expect_built
+from gpuconv.text.plain_text import one_line
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -93,7 +94,8 @@ def from_torch(state: object, net: Layer, *, strict: bool = True) -> dict[str, n
     Raises:
         ValueError: The state does not fit the net; the message names each missing or unexpected key and each wrong
             shape. Also for a net that groups flattened features, which PyTorch orders differently.
-        TypeError: `state` is neither a module nor a state dict, `net` is not a net, or `strict` not a bool.
+        TypeError: `state` is neither a module nor a state dict, or holds a tensor that NumPy cannot hold, `net` is not
+            a net, or `strict` not a bool.
         RuntimeError: The net has no shapes yet.
     """
     state, strict = _state_of(state, net), flag("strict", strict)
@@ -199,13 +201,17 @@ def _join(prefix: str, name: str) -> str:
 
 
 def host_array(value: object, key: str) -> np.ndarray:
-    """A tensor or an array as a NumPy array with the same bits. key: its name, for messages."""
+    """A tensor or an array as a NumPy array with the same bits. key: its name, for messages. Raises TypeError for a
+    tensor that NumPy cannot hold."""
     if not hasattr(value, "detach"):
         return backends.to_numpy(value, key)
-    tensor = value.detach().cpu()
-    if str(tensor.dtype) == "torch.bfloat16":  # NumPy has no such dtype, so it is passed as 16-bit integers
-        return tensor.view(sys.modules["torch"].int16).numpy().view(as_dtype("bfloat16"))
-    return tensor.numpy()
+    try:
+        tensor = value.detach().cpu().resolve_conj().resolve_neg()
+        if str(tensor.dtype) == "torch.bfloat16":  # NumPy has no such dtype, so it is passed as 16-bit integers
+            return tensor.view(sys.modules["torch"].int16).numpy().view(as_dtype("bfloat16"))
+        return tensor.numpy()
+    except (TypeError, RuntimeError) as error:  # meta, sparse and quantized tensors, and dtypes that NumPy lacks
+        raise TypeError(f"{key} cannot become a NumPy array: {one_line(error)}") from error
 
 
 def as_tensor(value: np.ndarray) -> Tensor:

@@ -46,3 +46,18 @@ def test_a_module_and_a_part_of_its_state_dict_are_accepted():
     ):
         with pytest.raises(TypeError, match=message):
             interop.from_torch(*wrong)
+
+
+def test_a_tensor_that_numpy_cannot_hold_is_refused_by_its_name():
+    module = nn.Linear(3, 2)
+    ours = Sequential([Input((3,)), Linear(2)])
+    for wrong in (module.weight.to("meta"), module.weight.to_sparse(), module.weight.to(torch.float8_e5m2)):
+        with pytest.raises(TypeError, match=r"^weight cannot become a NumPy array: .+"):
+            interop.from_torch(dict(module.state_dict()) | {"weight": wrong}, ours)
+
+
+def test_a_lazily_negated_tensor_keeps_its_values():
+    module = nn.Linear(3, 2)
+    negated = dict(module.state_dict()) | {"weight": torch._neg_view(module.weight)}
+    found = interop.from_torch(negated, Sequential([Input((3,)), Linear(2)]))
+    np.testing.assert_array_equal(found["fc1.weight"], -module.weight.detach().numpy())
