@@ -127,7 +127,9 @@ def _as_image(image: np.ndarray) -> np.ndarray:
         raise TypeError(f"an image is an array of numbers, received {image.dtype}")
     if image.ndim != 3 or not image.size:
         raise ValueError(f"an image is (H, W) or (H, W, C), with no size of 0, received shape {given.shape}")
-    image = image / 255 if image.dtype == np.uint8 else np.clip(image, 0, 1)
+    if image.dtype.kind in "iu" and image.dtype != np.uint8:  # their range is unknown
+        raise TypeError(f"an image is uint8 or floats between 0 and 1, received {image.dtype}")
+    image = image / 255 if image.dtype == np.uint8 else np.clip(image + 0.0, 0, 1)  # + 0.0: booleans become floats
     if image.shape[2] != 3:
         image = image.mean(axis=2, keepdims=True)
     return np.broadcast_to(image, (*image.shape[:2], 3))

@@ -51,8 +51,14 @@ def _png(figure: Figure) -> bytes:
     return file.getvalue()
 
 
+def expect_figure(figure: object) -> None:
+    if not hasattr(figure, "savefig"):
+        raise TypeError(f"figure must be matplotlib's, received {type(figure).__name__}")
+
+
 def pixels(figure: Figure) -> np.ndarray:
-    """A `figure` as an image, uint8 (H, W, 3)."""
+    """A `figure` as an image, uint8 (H, W, 3). Raises TypeError for anything but a figure."""
+    expect_figure(figure)
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     canvas = FigureCanvasAgg(figure)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 PARTS = {"train": COLD, "validation": GOOD, "test": WARM}
 
 
-def curves(history: Sequence[Mapping[str, Any]], *, title: str = "") -> Figure:
+def curves(history: Iterable[Mapping[str, Any]], *, title: str = "") -> Figure:
     """Loss and accuracy by epoch, for the training, validation and test images.
 
     Args:
@@ -28,9 +28,12 @@ def curves(history: Sequence[Mapping[str, Any]], *, title: str = "") -> Figure:
         title: Above the curves; "" for none.
 
     Raises:
-        TypeError: A record is not a mapping.
+        TypeError: `history` is not a list, or a record is not a mapping.
         ValueError: An empty history, or a record without "epoch".
     """
+    if not isinstance(history, Iterable):
+        raise TypeError(f"a history is a list of dictionaries, received {type(history).__name__}")
+    history = [*history]
     if not history:
         raise ValueError("curves need at least one epoch, received an empty history")
     for record in history:
@@ -67,7 +70,7 @@ def rates(
     rates: np.ndarray, losses: np.ndarray, smoothed: np.ndarray, suggestion: float | None = None, *, title: str = ""
 ) -> Figure:
     """The loss by learning rate, on a logarithmic axis, as found by `gpuconv.training.lr_find`. A loss that diverges
-    leaves the picture at the top.
+    leaves the picture at the top; NaN is not drawn.
 
     Args:
         rates, losses, smoothed: (steps,) each; rates above 0.
@@ -76,15 +79,19 @@ def rates(
 
     Raises:
         TypeError: The suggestion is not a number.
-        ValueError: There is no step, the lengths differ, or a rate or the suggestion is not above 0.
+        ValueError: There is no step, the lengths differ, no smoothed loss is finite, or a rate or the suggestion is not
+            above 0.
     """
     if not len(rates):
         raise ValueError("a picture of rates needs at least one step, received none")
     if len({len(rates), len(losses), len(smoothed)}) > 1:
         lengths = f"{len(rates)}, {len(losses)} and {len(smoothed)}"
         raise ValueError(f"rates, losses and smoothed must be of one length, received {lengths}")
-    if np.min(rates) <= 0:
+    if not np.min(rates) > 0:  # NaN too
         raise ValueError(f"rates must be above 0, received {np.min(rates)}")
+    finite, smooth = (np.extract(np.isfinite(values), values) for values in (losses, smoothed))
+    if not smooth.size:
+        raise ValueError("a picture of rates needs at least one finite loss in `smoothed`, received none")
     if suggestion is not None:
         positive("suggestion", suggestion)
     figure = new_figure(1100, 640)
@@ -102,9 +109,10 @@ def rates(
     axes = figure.add_axes((0.08, 0.14, 0.86, 0.7))
     axes.plot(rates, losses, color=COLD, lw=1, alpha=0.45, label="loss")
     axes.plot(rates, smoothed, color=COLD, lw=2, label="smoothed")
-    low, first = float(np.min(smoothed)), float(smoothed[0])
+    low, first = float(np.min(smooth)), float(smooth[0])
     margin = max(first - low, 0.1 * abs(first), 1e-12)  # above 0 even if every loss is 0
-    axes.set_ylim(float(np.min(losses)) - 0.1 * margin, min(first + margin, float(np.max(losses)) + 0.1 * margin))
+    bottom, top = min([low, *finite]), max([first, *finite])
+    axes.set_ylim(float(bottom) - 0.1 * margin, min(first + margin, float(top) + 0.1 * margin))
     style_axes(axes, "learning rate")
     axes.set_xscale("log")
     axes.set_xlim(rates[0], rates[-1] if len(rates) > 1 else 10 * rates[0])

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gpuconv.plots.canvas import DPI, PlotError, cause
+from gpuconv.plots.canvas import DPI, PlotError, cause, expect_figure
 from gpuconv.system import files
 
 if TYPE_CHECKING:
@@ -35,8 +35,7 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> Path:
 
     Raises as `target` does, TypeError for anything but a figure, and OSError, naming the path, if it cannot be written.
     """
-    if not hasattr(figure, "savefig"):
-        raise TypeError(f"figure must be matplotlib's, received {type(figure).__name__}")
+    expect_figure(figure)
     path = target(path)
     with files.replacing(path) as file:
         figure.savefig(file, format="png", dpi=DPI, facecolor=figure.get_facecolor())

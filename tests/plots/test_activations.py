@@ -140,12 +140,13 @@ def test_an_image_of_2_or_4_channels_is_drawn_as_the_mean_of_its_channels(channe
     np.testing.assert_allclose(drawn, np.repeat(image.mean(axis=2, keepdims=True) / 255, 3, axis=2), rtol=1e-12)
 
 
-def test_an_image_may_have_any_dtype_of_numbers():
+def test_an_image_may_have_any_float_dtype_or_be_boolean():
     image = np.linspace(0, 1, 12).reshape(2, 2, 3)
     for dtype in ("float16", "bfloat16", "float64", "bool"):
         given = image.astype(as_dtype(dtype) if dtype != "bool" else bool)
         drawn = panels(plots.activations(given, [], SCORES, CLASSES))["image"].images[0].get_array()
         np.testing.assert_allclose(drawn, given.astype(float))
+        assert drawn.dtype.kind == "f", dtype  # matplotlib draws the integer 1 almost black
 
 
 def test_nan_and_infinite_values_can_be_drawn():

@@ -21,6 +21,17 @@ def test_curves_draws_loss_and_accuracy_of_training_and_test():
     assert {text.get_text() for text in accuracy.texts} == {"train 75.0 %", "test 87.5 %"}
 
 
+def test_curves_draws_the_epochs_of_a_generator():
+    loss, _ = plots.curves(row for row in HISTORY).axes
+    assert [line.get_label() for line in loss.lines] == ["train", "test"]
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), float("-inf")])
+def test_rates_are_drawn_although_a_loss_is_not_finite(wrong):
+    (axes,) = plots.rates([0.1, 1.0, 10.0], [2.0, 1.0, wrong], [2.0, 1.0, wrong], 1.0).axes
+    assert axes.get_ylim() == (0.9, 2.1)
+
+
 def test_curves_draws_a_single_epoch_without_test_results():
     row = {"epoch": 1, "train_loss": 2.0, "test_loss": None, "train_accuracy": 0.5}
     loss, accuracy = plots.curves([row]).axes

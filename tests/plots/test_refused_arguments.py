@@ -23,6 +23,11 @@ def activations(image=IMAGE, volumes=VOLUMES, **options):
 
 CALLS = {
     "activations, image": (lambda: activations("x"), TypeError, "an image is an array of numbers, received .*U1"),
+    "activations, integers": (
+        lambda: activations(np.zeros((4, 4, 3), int)),
+        TypeError,
+        "an image is uint8 or floats between 0 and 1, received int64",
+    ),
     "activations, empty image": (
         lambda: activations(np.zeros((0, 4))),
         ValueError,
@@ -37,6 +42,7 @@ CALLS = {
     "activations, negative truth": (lambda: activations(truth=-1), ValueError, "truth must be at least 0, received -1"),
     "activations, rows": (lambda: activations(rows=0), ValueError, "rows must be at least 1, received 0"),
     "curves, record": (lambda: plots.curves([5]), TypeError, "a history is a list of dictionaries, received int"),
+    "curves, number": (lambda: plots.curves(5), TypeError, "a history is a list of dictionaries, received int"),
     "curves, no epoch": (
         lambda: plots.curves([{"train_loss": 1.0}]),
         ValueError,
@@ -51,6 +57,16 @@ CALLS = {
         lambda: plots.rates([-0.1, 1.0], [2.0, 1.0], [2.0, 1.0]),
         ValueError,
         "rates must be above 0, received -0.1",
+    ),
+    "rates, NaN": (
+        lambda: plots.rates([np.nan, 1.0], [2.0, 1.0], [2.0, 1.0]),
+        ValueError,
+        "rates must be above 0, received nan",
+    ),
+    "rates, no loss": (
+        lambda: plots.rates([0.1, 1.0], [2.0, 1.0], [np.nan, np.inf]),
+        ValueError,
+        "needs at least one finite loss in `smoothed`, received none",
     ),
     "rates, suggestion": (
         lambda: plots.rates([0.1, 1.0], [2.0, 1.0], [2.0, 1.0], "x"),
@@ -67,6 +83,7 @@ CALLS = {
         ValueError,
         r"first must be \(step, tensor\) such that rows\[tensor\] has this step, received 5",
     ),
+    "pixels": (lambda: plots.pixels(None), TypeError, "figure must be matplotlib's, received NoneType"),
     "save": (lambda: plots.save(5, "x.png"), TypeError, "figure must be matplotlib's, received int"),
 }
 
