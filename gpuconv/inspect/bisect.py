@@ -206,18 +206,28 @@ def bisect(
 
     Args:
         a, b: The trainers, of equal nets.
-        data: As in `Trainer.fit`.
+        data: As in `Trainer.fit`, but no generator.
         steps: The number of steps to compare. A trainer that has trained before continues from its last step.
         kernels: .cu files that B uses in place of the shipped files of the same names, as in `gpuconv.lab`.
         fit: Further arguments of `Trainer.fit`, such as batch_size.
 
     Raises:
-        TypeError: `a` or `b` is not a Trainer, or `steps` is not an integer.
-        ValueError: The nets differ, or `steps` is below 1.
+        TypeError: `a` or `b` is not a Trainer, `data` is a generator, which only one side could read from the
+            beginning, or `steps` is not an integer.
+        ValueError: The nets have different layers or are one object, `steps` is below 1, or a kernel file is missing.
     """
     if wrong := [each for each in (a, b) if not isinstance(each, Trainer)]:
         raise TypeError(f"a and b must be Trainers, received {type(wrong[0]).__name__}")
     steps = arguments.integer("steps", steps, 1)
+    if isinstance(data, Iterator):
+        raise TypeError(
+            f"both sides read data from the beginning, received {type(data).__name__}; give a list of batches, or a "
+            "function that makes a generator"
+        )
+    if a.net is b.net:
+        raise ValueError("a and b train the same net; give one of them a copy, net.twin()")
+    with replaced_files.replace_files(dict(kernels or {})):
+        pass  # only for its checks
     if _settings_without_algorithms(a.net) != _settings_without_algorithms(b.net):
         raise ValueError("the two nets have different layers; bisect compares one net on two sides")
     judges = _Judge(a, steps), _Judge(b, steps)

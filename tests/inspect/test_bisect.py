@@ -55,6 +55,13 @@ def test_trainers_that_have_trained_before_are_compared_for_the_given_number_of_
     assert (violation.side, violation.step, violation.op) == (1, 2, "conv2d")
 
 
+def test_a_missing_kernel_file_is_refused_before_a_side_trains(tmp_path):
+    a, b = trainer(), trainer()
+    with pytest.raises(ValueError, match=r"there is no kernel file .*mine\.cu"):
+        bisect(a, b, DATA, kernels={"activation.cu": tmp_path / "mine.cu"}, batch_size=8)
+    assert (a.steps, b.steps) == (0, 0)
+
+
 @pytest.mark.kernels
 def test_numpy_and_emulated_agree_although_the_emulated_side_is_fused():
     outcome = bisect(trainer(), trainer("emulated"), DATA, steps=2, batch_size=8)

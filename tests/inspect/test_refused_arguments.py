@@ -44,6 +44,16 @@ CALLS = {
         ValueError,
         "steps must be at least 1, received 0",
     ),
+    "bisect, one net": (
+        lambda: inspect.bisect(*[Trainer(net(Input((4, 4, 2))))] * 2, DATA),
+        ValueError,
+        r"a and b train the same net; give one of them a copy, net\.twin\(\)",
+    ),
+    "bisect, generator": (
+        lambda: inspect.bisect(Trainer(net(Input((4, 4, 2)))), Trainer(net(Input((4, 4, 2)))), (DATA for _ in "ab")),
+        TypeError,
+        "both sides read data from the beginning, received generator; give a list of batches, or a function",
+    ),
 }
 
 
