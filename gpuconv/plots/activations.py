@@ -9,7 +9,7 @@ import numpy as np
 
 from gpuconv.arguments import class_number, integer
 from gpuconv.dtypes import is_numeric
-from gpuconv.plots.canvas import FAINT, GOOD, INK, MUTED, TIMES, WARM, draw_text, enlarge, new_figure, show
+from gpuconv.plots.canvas import FAINT, GOOD, INK, MUTED, TIMES, WARM, draw_text, enlarge, new_figure, on_host, show
 from gpuconv.plots.colors import scale_of, signed_colors
 from gpuconv.types import Array
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 
 def activations(
-    image: np.ndarray,
+    image: Array,
     volumes: Sequence[tuple[str, Array]],
-    scores: np.ndarray,
+    scores: Array,
     classes: Sequence[str],
     *,
     truth: int | Array | None = None,
@@ -37,7 +37,7 @@ def activations(
     Args:
         image: (H, W) or (H, W, C), uint8 or floats between 0 and 1. If C is not 3, the mean of the channels is drawn
             in gray.
-        volumes: (name, (H, W, C) or (C,) array) of each layer.
+        volumes: (name, (H, W, C) or (C,) array) of each layer. All arrays may be on any device.
         scores: (classes,) probabilities.
         classes: Their names.
         truth: The index of the true class, if known; also as an array of one element.
@@ -49,7 +49,7 @@ def activations(
         ValueError: `truth` or `rows` is out of range, the numbers of scores and of names differ, or the image or a
             volume has another shape.
     """
-    scores = np.asarray(scores, np.float64).ravel()
+    image, scores = np.asarray(on_host(image)), np.asarray(on_host(scores), np.float64).ravel()
     if len(scores) != len(classes):
         raise ValueError(f"{len(scores)} scores but {len(classes)} class names")
     integer("rows", rows, 1)
@@ -114,15 +114,14 @@ def activations(
 
 def _as_volume(volume: Array) -> np.ndarray:
     """A volume (H, W, C) unchanged, or the output (C,) of an FC layer as a 1x1 map."""
-    volume = np.asarray(volume, np.float32)
+    volume = np.asarray(on_host(volume), np.float32)
     if volume.ndim not in (1, 3) or not volume.size:
         raise ValueError(f"a layer's volume is (H, W, C) or (C,), with no size of 0, received shape {volume.shape}")
     return volume.reshape(1, 1, -1) if volume.ndim == 1 else volume
 
 
 def _as_image(image: np.ndarray) -> np.ndarray:
-    given = np.asarray(image)
-    image = np.atleast_3d(given)
+    given, image = image, np.atleast_3d(image)
     if not is_numeric(image.dtype) or image.dtype.kind == "c":
         raise TypeError(f"an image is an array of numbers, received {image.dtype}")
     if image.ndim != 3 or not image.size:

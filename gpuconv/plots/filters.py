@@ -6,20 +6,21 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gpuconv.plots.canvas import INK, MUTED, TIMES, draw_text, enlarge, new_figure, show
+from gpuconv.plots.canvas import INK, MUTED, TIMES, draw_text, enlarge, new_figure, on_host, show
 from gpuconv.plots.colors import scale_of, signed_colors
+from gpuconv.types import Array
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def filters(weight: np.ndarray, *, title: str = "") -> Figure:
+def filters(weight: Array, *, title: str = "") -> Figure:
     """The filters of a layer as a grid: in color if they read 3 channels, else one tile for each filter and channel.
 
     One scale serves all tiles: in color zero is mid-gray; otherwise negative is blue, zero dark, positive amber.
 
     Args:
-        weight: (K, R, S, C).
+        weight: (K, R, S, C), on any device.
         title: Above the grid; by default "filters".
 
     Raises:
@@ -28,7 +29,7 @@ def filters(weight: np.ndarray, *, title: str = "") -> Figure:
     """
     if not hasattr(weight, "shape"):
         raise TypeError(f"filters are an array, such as net['conv1.weight'], received {type(weight).__name__}")
-    weight = np.asarray(weight, np.float32)
+    weight = np.asarray(on_host(weight), np.float32)
     if weight.ndim != 4:
         raise ValueError(f"filters are (K, R, S, C), received shape {weight.shape}")
     if not weight.size:
