@@ -16,6 +16,7 @@ import ml_dtypes
 import numpy as np
 
 from gpuconv import backends, ops
+from gpuconv.arguments import is_array
 from gpuconv.checkpoint import Checkpoint, CheckpointError
 from gpuconv.names import lookup
 from gpuconv.ops import OPS
@@ -198,7 +199,7 @@ def _on_host(value: object) -> Any:  # noqa: ANN401 - an array, or another argum
     """A copy of an array, or of each array in a list or tuple, on the host; anything else as it is."""
     if isinstance(value, (list, tuple)):
         return type(value)(_on_host(entry) for entry in value)
-    return np.array(backends.to_numpy(value)) if hasattr(value, "dtype") and hasattr(value, "shape") else value
+    return np.array(backends.to_numpy(value)) if is_array(value) else value
 
 
 def _as_list(value: object) -> object:
@@ -210,7 +211,7 @@ def size_of(value: object) -> int:
     """Bytes of the arrays in an argument."""
     if isinstance(value, (list, tuple)):
         return sum(map(size_of, value))
-    return math.prod(value.shape) * value.dtype.itemsize if hasattr(value, "shape") and hasattr(value, "dtype") else 0
+    return math.prod(value.shape) * value.dtype.itemsize if is_array(value) else 0
 
 
 @contextmanager

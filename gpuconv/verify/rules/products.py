@@ -93,7 +93,7 @@ def bias_grad(rule_of: Callable[[str], Rule | None]) -> Rule:
 
 def window_length(arrays: Arrays, options: Options) -> int:
     size = options["kernel_size"]
-    return math.prod(size) if isinstance(size, tuple) else size * size
+    return math.prod(size) if isinstance(size, (tuple, list)) else size * size
 
 
 def conv2d_relu(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> list[Expected]:
