@@ -1,0 +1,43 @@
+"""The fast NumPy code gives infinities, NaN, overflow and underflow as results, without warnings or errors."""
+
+import numpy as np
+import pytest
+
+from gpuconv import ops, verify
+from gpuconv.dtypes import is_float
+
+CASES = verify.cases(("tiny",))
+NUMBERS = {"infinite": [np.inf, -np.inf, np.nan, 0.0], "huge": [3e38, -3e38, 6e4, 1.0], "tiny": [1e-40, -1e-30, 6e-8]}
+NOT_FILLED = ("scaling", "table", "lr", "grad_scale")  # ops limit their numbers, or compute them
+
+
+def filled(value, numbers, rng):
+    """A copy of an array of floats, or of each one in a list, in which the numbers replace half of the elements."""
+    if isinstance(value, list):
+        return [filled(entry, numbers, rng) for entry in value]
+    if not isinstance(value, np.ndarray) or not is_float(value.dtype):
+        return value
+    return np.where(rng.random(value.shape) < 0.5, rng.choice(numbers, value.shape), value).astype(value.dtype)
+
+
+@pytest.mark.parametrize("numbers", NUMBERS)
+@pytest.mark.parametrize("op", ops.__all__)
+def test_an_op_gives_its_result_even_where_numpy_is_set_to_raise(op, numbers):
+    rng = np.random.default_rng(0)
+    for case in CASES:
+        for dtype in case.dtypes if case.op == op else ():
+            arrays, options = case.arguments(dtype)
+            call = dict(zip(ops.OPS[op].arrays, arrays)) | options
+            with np.errstate(all="ignore"):
+                call |= {name: filled(call[name], NUMBERS[numbers], rng) for name in call.keys() - {*NOT_FILLED}}
+            with np.errstate(all="raise"):
+                getattr(ops, op)(**call)
+
+
+def test_a_loss_scale_of_0_and_the_gradient_of_a_tiny_mean_raise_nothing():
+    scaling, tiny = np.zeros(4), np.full((1, 1, 1, 1), 1e-40, np.float32)
+    with np.errstate(all="raise"):
+        ops.update_loss_scale(scaling, [np.ones(2)])
+        dx = ops.global_avg_pool2d_backward(tiny, input_shape=(1, 2, 2, 1))
+    assert scaling.tolist() == [0, np.inf, 1, 0]
+    np.testing.assert_array_equal(dx, tiny / 4 * np.ones((1, 2, 2, 1), np.float32))
