@@ -4,6 +4,25 @@ from __future__ import annotations
 
 import pytest
 
+from gpuconv.backends.cuda.runtime import nvrtc, tensor_map
+from gpuconv.profiling import peaks, timer
+
+REPLACED = [  # by the stand-in, and by made-up times
+    (nvrtc, "compile_cubin"),
+    (nvrtc, "find_cubin"),
+    (tensor_map, "driver"),
+    (peaks, "_on_gpu"),
+    (timer, "CudaTimer"),
+]
+
+
+@pytest.fixture(autouse=True)
+def _functions_of_gpuconv_return():
+    """After a test gpuconv has its own functions again: other tests in this process may use a GPU."""
+    before = [getattr(module, name) for module, name in REPLACED]
+    yield
+    assert [getattr(module, name) for module, name in REPLACED] == before
+
 
 @pytest.fixture
 def untimed(monkeypatch):

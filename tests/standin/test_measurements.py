@@ -48,8 +48,8 @@ def test_the_ceilings_of_the_second_gpu_are_measured_on_it(schedule, monkeypatch
         used.append(source.device.id)
         yield "copy", "cuda", 128.0, lambda _: target.fill(1)
 
-    with standin.installed(("90", "90"), schedule=schedule), made_up_times.installed():
-        monkeypatch.setattr(peaks, "_on_gpu", on_gpu)
+    with standin.installed(("90", "90"), schedule=schedule), made_up_times.installed(), monkeypatch.context() as patch:
+        patch.setattr(peaks, "_on_gpu", on_gpu)
         peaks.measure("cuda:1")
     assert used == [1]
 

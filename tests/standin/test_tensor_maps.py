@@ -66,18 +66,18 @@ def test_limits_are_those_of_the_emulated_device():
 
 
 def test_an_error_of_the_driver_is_raised_with_the_request(monkeypatch):
-    with standin.installed():
-        monkeypatch.setattr(runtime, "driver", lambda: SimpleNamespace(cuTensorMapEncodeTiled=lambda *_: 1))
+    with standin.installed(), monkeypatch.context() as patch:
+        patch.setattr(runtime, "driver", lambda: SimpleNamespace(cuTensorMapEncodeTiled=lambda *_: 1))
         with pytest.raises(RuntimeError, match=r"CUresult 1 for shape \(5, 6, 40\), .* boxes of \(4, 3, 32\)"):
             tensor_map(asarray(X, "cuda"), (4, 3, 32))
 
 
 def test_the_driver_of_the_stand_in_refuses_each_wrong_argument(monkeypatch):
     """Each argument in turn gets a value that the driver's documentation forbids, or that gpuconv never passes."""
-    with standin.installed():
+    with standin.installed(), monkeypatch.context() as patch:
         arguments = []
         recording = SimpleNamespace(cuTensorMapEncodeTiled=lambda *received: arguments.extend(received) or 0)
-        monkeypatch.setattr(runtime, "driver", lambda: recording)
+        patch.setattr(runtime, "driver", lambda: recording)
         tensor_map(asarray(X, "cuda"), (4, 3, 32), 64)
         assert driver.cuTensorMapEncodeTiled(*arguments) == driver.CUDA_SUCCESS
         to, item, rank, base, sizes, strides, box, steps, *_ = arguments
