@@ -17,10 +17,10 @@ THREADS = 96
 
 
 def run(kernel, grid, block, out, *arguments, shared=0, **settings):
-    """The array that `kernel` writes; out: its (shape, dtype)."""
-    y = emulator.empty(*out)
+    """The array that `kernel` writes; out: its (shape, dtype). The other arrays are copied, so they do not change."""
+    y, given = emulator.empty(*out), [each.copy() if isinstance(each, np.ndarray) else each for each in arguments]
     with emulator.configure(**settings):
-        load(KERNELS).kernel(kernel)(grid, block, y, *arguments, shared=shared)
+        load(KERNELS).kernel(kernel)(grid, block, y, *given, shared=shared)
     return np.asarray(y)
 
 
