@@ -180,18 +180,20 @@ def test_after_several_questions_without_a_proof_only_an_explicit_proof_asks(sta
         assert not verdict(subject=first).proved
     with pytest.warns(UnprovedWarning, match="no memory; this process asks for no more proofs$"):
         assert not verdict(subject=second).proved
-    monkeypatch.setattr(
-        verdicts, "digest_of", lambda *_, build: pytest.fail("nothing must be compiled") if build else None
-    )
-    assert verdicts.proved_plans(third, 90, MACHINE, ask=True) == ()
     (candidate,) = unproved_plans(third)
-    with pytest.raises(UnprovedError, match="8 questions of this process ended without a proof; `gpuconv prove` asks"):
-        verdicts.expect_proved(third, candidate, MACHINE, ask=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            verdicts, "digest_of", lambda *_, build: pytest.fail("nothing must be compiled") if build else None
+        )
+        assert verdicts.proved_plans(third, 90, MACHINE, ask=True) == ()
+        why = "8 questions of this process ended without a proof; `gpuconv prove` asks"
+        with pytest.raises(UnprovedError, match=why):
+            verdicts.expect_proved(third, candidate, MACHINE, ask=True)
     assert len(stand_in.questions) == 2
-    monkeypatch.undo()
-    monkeypatch.setattr(prover, "ask", lambda question, subject: Answer(PROVED, "good"))
-    monkeypatch.setattr(prover, "gave_up", lambda: True)
+    stand_in.answer = Answer(PROVED, "good")
     assert verdicts.prove(third, candidate, MACHINE).proved
+    another_process()
+    assert verdict(ask=False, subject=third).reason == "good"
 
 
 def test_candidates_are_timed_in_the_order_of_their_estimates_after_the_cost_models_choice(stand_in):
