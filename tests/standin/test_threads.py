@@ -33,7 +33,7 @@ def concurrently(work, other):
         begun.wait(10)
         guarded(other)
 
-    thread = threading.Thread(target=do_other)
+    thread = threading.Thread(target=do_other, daemon=True)
     thread.start()
 
     def during():
@@ -42,6 +42,7 @@ def concurrently(work, other):
 
     guarded(work, during)
     thread.join(10)
+    assert not thread.is_alive(), "the other thread must end"
     return errors
 
 
