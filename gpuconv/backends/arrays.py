@@ -61,8 +61,10 @@ def _wrap_foreign(x: object, name: str = "the array") -> Any:  # noqa: ANN401 - 
         if kind == _DLPACK_CUDA:
             return adapter_of(f"cuda:{index}").from_dlpack(x)
         if str(getattr(x, "dtype", None)) == "torch.bfloat16" and hasattr(x, "detach"):
-            # NumPy cannot import this dtype through DLPack.
-            return x.detach().view(sys.modules["torch"].int16).numpy().view(as_dtype("bfloat16"))
+            tensor: Any = x  # NumPy cannot import this dtype through DLPack
+            if tensor.requires_grad:  # PyTorch refuses these in the other dtypes
+                raise BufferError("Can't export tensors that require gradient, use tensor.detach()")
+            return tensor.view(sys.modules["torch"].int16).numpy().view(as_dtype("bfloat16"))
         return x
     return adapter_of("cuda").from_cuda_array_interface(x) if hasattr(x, "__cuda_array_interface__") else x
 

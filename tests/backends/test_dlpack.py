@@ -87,7 +87,10 @@ def test_asarray_shares_the_memory_of_a_tensor():
     np.testing.assert_array_equal(to_numpy(tensor.T), tensor.T.numpy())
 
 
-def test_dlpack_from_a_tensor_that_needs_a_gradient_is_refused():
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_tensor_that_needs_a_gradient_is_refused(dtype):
     torch = pytest.importorskip("torch")
+    tensor = torch.ones(2, dtype=getattr(torch, dtype), requires_grad=True)
     with pytest.raises((BufferError, RuntimeError), match="detach"):
-        asarray(torch.ones(2, requires_grad=True))
+        asarray(tensor)
+    assert asarray(tensor.detach()).tolist() == [1, 1]
