@@ -1,5 +1,6 @@
 """Launching: every argument is checked against the kernel's source before anything runs."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -134,11 +135,13 @@ def test_arrays_of_two_devices_are_refused():
         kernel("is_null")(1, 1, None, None)
 
 
-def test_more_shared_memory_than_a_block_has_is_refused():
+def test_more_shared_memory_than_a_block_has_and_no_integer_are_refused():
     with pytest.raises(ValueError, match="at most 232448 bytes of shared memory, not 232449"):
         kernel("fill")(1, 4, emulator.zeros(4), 1.0, 4, shared=232449)
-    with pytest.raises(ValueError, match=r"at most 232448 bytes of shared memory, not 1\.5"):
-        kernel("fill")(1, 4, emulator.zeros(4), 1.0, 4, shared=1.5)
+    for wrong in (1.5, "1", None, [1]):
+        message = re.escape(f"fill: shared is a number of bytes, an integer, received {wrong!r}")
+        with pytest.raises(TypeError, match=message):
+            kernel("fill")(1, 4, emulator.zeros(4), 1.0, 4, shared=wrong)
 
 
 def test_macros_that_compare_equal_but_are_other_texts_make_other_modules():

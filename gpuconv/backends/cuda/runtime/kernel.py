@@ -209,7 +209,9 @@ class Kernel:
                 f"{self.name} runs in clusters of {cluster} blocks along x, so x of a grid is a multiple of {cluster}, "
                 f"not {grid3[0]}"
             )
-        if not isinstance(shared, (int, np.integer)) or not 0 <= shared <= MAX_SHARED:
+        if not isinstance(shared, (int, np.integer)):
+            raise TypeError(f"{self.name}: shared is a number of bytes, an integer, received {shared!r}")
+        if not 0 <= shared <= MAX_SHARED:
             raise ValueError(f"{self.name}: a block has at most {MAX_SHARED} bytes of shared memory, not {shared}")
         return grid3, block3
 
