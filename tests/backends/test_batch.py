@@ -69,13 +69,14 @@ def pixel_by_pixel(images, indices, mean, std, *, flip=False, shift=0, border="z
     ],
 )
 @pytest.mark.parametrize("kind", ["channel", "image"])
-def test_bits_equal_the_pixel_by_pixel_version(images, labels, augment, kind):
+@pytest.mark.parametrize("offset", [2**32 - 4, M - 5], ids=["beyond 32 bits", "into the second epoch"])
+def test_bits_equal_the_pixel_by_pixel_version(images, labels, augment, kind, offset):
     indices = np.array([3, 22, 0, 3, 14, 9, 9, 1, 20, 5, 6])
     mean, std = MEAN, STD
     if kind == "image":
         mean = images.mean(axis=0, dtype=np.float32)
         std = (40 + np.arange(H * W * C, dtype=np.float32)).reshape(H, W, C)
-    seed, offset = 2**63 + 5, 2**32 - 4
+    seed = 2**63 + 5
     x, y = ops.load_batch(images, labels, indices, mean=mean, std=std, seed=seed, offset=offset, **augment)
     assert x.dtype == np.float32
     np.testing.assert_array_equal(x, pixel_by_pixel(images, indices, mean, std, seed=seed, offset=offset, **augment))
