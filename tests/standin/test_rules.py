@@ -109,8 +109,10 @@ def test_an_array_or_stream_of_another_device_than_the_current_one_is_refused(ma
     cp = cupy()
     with cp.cuda.Device(1):
         a = cp.zeros(4)
-    with pytest.raises(ValueError, match="resides \\(1\\)"):
-        a.fill(1)
+    b = cp.zeros(4)
+    for use in (lambda: a.fill(1), lambda: a.__setitem__(..., b), lambda: b.__setitem__(..., a), a.copy):
+        with pytest.raises(ValueError, match="resides \\(1\\)"):
+            use()
     stream = cp.cuda.Stream()
     with cp.cuda.Device(1), pytest.raises(RuntimeError, match="belongs to device 0"):
         stream.__enter__()
