@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -55,13 +56,18 @@ def test_every_op_of_training_is_within_its_bound(precision):
         assert all(call.checkable for call in calls)
 
 
-def test_an_infinite_result_is_right_only_if_the_value_is_out_of_range():
+def test_an_infinite_result_is_right_only_where_the_value_may_be_rounded_to_infinity():
     calls: list[Call] = []
     with recording(calls.append):
         ops.scale(np.array([60000, -60000, 3], np.float16), factor=2)
+        ops.scale(np.array([65504], np.float16), factor=0.9999)  # 65504 is the largest float16
     assert calls[0].compare().share <= 1
-    calls[0].results["result"][2] = np.inf
-    assert calls[0].compare().share > 1
+    for index, wrong in ((2, np.inf), (0, -np.inf)):
+        changed = with_changed_result(calls[0], "result", np.float16(0))
+        changed.results["result"][index] = wrong
+        assert changed.compare().share > 1
+    calls[1].results["result"][0] = np.inf
+    assert calls[1].compare().share <= 1
 
 
 def test_accumulated_results_and_the_bias_gradient_are_compared():
@@ -180,6 +186,14 @@ def test_ops_that_the_recorder_itself_runs_are_not_recorded():
     with recording(keep_and_run_an_op):
         ops.scale(np.ones(3), factor=2)
     assert [call.op for call in calls] == ["scale"]
+
+
+def test_ops_of_another_thread_are_not_recorded():
+    calls: list[Call] = []
+    with recording(calls.append), ThreadPoolExecutor(1) as thread:
+        thread.submit(ops.scale, np.ones(3), factor=2).result()
+        ops.add(np.ones(3), np.ones(3))
+    assert [call.op for call in calls] == ["add"]
 
 
 def test_a_stored_call_can_be_replayed(tmp_path):
