@@ -17,13 +17,14 @@ from tests.standin.streams import Device, get_current_stream
 
 def array_at(address: int, shape, strides, dtype: np.dtype) -> np.ndarray:
     """A NumPy array over the memory at an address."""
-    reach = 1  # enough for an array without elements
+    before, after = 0, 1  # bytes on both sides of the address; these are enough for an array without elements
     if all(shape):
-        reach = sum(abs(stride) * (size - 1) for stride, size in zip(strides, shape)) + dtype.itemsize
-    memory = (ctypes.c_char * reach).from_address(address)
+        reach = [stride * (size - 1) for stride, size in zip(strides, shape)]
+        before, after = -sum(min(0, r) for r in reach), sum(max(0, r) for r in reach) + dtype.itemsize
+    memory = (ctypes.c_char * (before + after)).from_address(address - before)
     if dtype.kind == "V":  # NumPy makes no array of bfloat16 over a buffer
-        return np.ndarray(shape, np.uint16, memory, 0, strides).view(dtype)
-    return np.ndarray(shape, dtype, memory, 0, strides)
+        return np.ndarray(shape, np.uint16, memory, before, strides).view(dtype)
+    return np.ndarray(shape, dtype, memory, before, strides)
 
 
 class ndarray:

@@ -5,6 +5,7 @@ from collections import Counter
 import numpy as np
 
 import gpuconv as gc
+from gpuconv import ops
 from gpuconv.ops import overlap
 from tests import standin
 
@@ -25,6 +26,16 @@ def test_the_address_of_the_last_element_counts():
         memory = gc.asarray(np.zeros((4, 6), np.float32), "cuda")
         assert overlap.overlap(memory[:3, 0], memory[2, 0:1])
         assert not overlap.overlap(memory[:3, 0], memory[2, 1:2])
+
+
+def test_a_reversed_slice_reaches_back_from_its_first_element():
+    rows = np.arange(24, dtype=np.float32).reshape(4, 6)
+    with standin.installed():
+        memory = gc.asarray(rows, "cuda")
+        assert overlap.overlap(memory[2::-1], memory[0])
+        assert not overlap.overlap(memory[:1:-1], memory[:2])
+        ops.scale(memory[2::-1], factor=2, out=memory[:3])
+        np.testing.assert_array_equal(gc.to_numpy(memory), [*(2 * rows[2::-1]), rows[3]])
 
 
 def random_slices(rng, shape):
