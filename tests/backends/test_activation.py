@@ -84,7 +84,7 @@ def test_gradients_agree_with_numerical_ones(name, options, shape):
 @pytest.mark.parametrize("dtype", FLOAT_NAMES)
 @pytest.mark.parametrize(("name", "options"), CASES)
 def test_backward_in_every_dtype_is_within_its_bound_of_float64(name, options, dtype):
-    """The arrays have more elements than one block, so there are several blocks."""
+    """The fast NumPy code computes arrays of this size in several blocks."""
     saved = signed((3, 7001), dtype)
     if name not in SAVES_INPUT:
         saved = getattr(ops, name)(saved, **options)

@@ -65,12 +65,12 @@ class Queue:
 
     def __init__(self, machine: Machine, device: int, kind: str) -> None:
         self.machine, self.device, self.kind = machine, device, kind
-        self.captured: Capture | None = None  # during a capture
+        self.captured: Capture | None = None  # the capture that records the stream's work, if there is one
         self.invalidated_by: str | None = None  # why the capture is invalid
         self._work: list[Piece] = []
         self._done = 0
         self.busy_until = 0.0  # when its queued work ends, by the machine's clock
-        self.held = False  # while its work waits for another GPU
+        self.held = False  # whether its work waits for another GPU
         machine.queues.append(self)
 
     @property
