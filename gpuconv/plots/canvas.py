@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from bisect import bisect_right
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from gpuconv.text.plain_text import one_line
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.backends.backend_agg import RendererAgg
     from matplotlib.figure import Figure
     from matplotlib.transforms import Transform
 
@@ -95,7 +96,7 @@ def draw_text(
 
     def width(written: str) -> float:
         text.set_text(written)
-        return text.get_window_extent().width
+        return text.get_window_extent(_measuring_renderer()).width
 
     def cut(length: int) -> str:
         return words[:length].rstrip() + "…"
@@ -104,6 +105,15 @@ def draw_text(
     if max_width < np.inf and width(words) > max_width:
         longer = bisect_right(range(len(words)), max_width, key=lambda length: width(cut(length)))
         text.set_text(cut(max(0, longer - 1)))
+
+
+@cache
+def _measuring_renderer() -> RendererAgg:
+    """A renderer of one pixel for all measurements of text. Without it, matplotlib makes one of the figure's size for
+    each text, tens of megabytes each."""
+    from matplotlib.backends.backend_agg import RendererAgg
+
+    return RendererAgg(1, 1, DPI)
 
 
 def heading(figure: Figure, words: str, width: int, height: int) -> None:

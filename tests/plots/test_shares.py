@@ -30,6 +30,22 @@ def test_errors_are_drawn_relative_to_their_bound():
         plots.shares({})
 
 
+def test_text_is_measured_without_a_canvas_of_the_size_of_the_figure(monkeypatch):
+    """Each canvas takes tens of megabytes, and there was one for each row."""
+    from matplotlib.backends.backend_agg import RendererAgg
+
+    pixels, begin = [], RendererAgg.__init__
+
+    def recorded(self, width, height, dpi):
+        pixels.append(width * height)
+        begin(self, width, height, dpi)
+
+    monkeypatch.setattr(RendererAgg, "__init__", recorded)
+    canvas._measuring_renderer.cache_clear()
+    plots.shares({f"conv2d of conv{number}, forward": {"A": 0.1} for number in range(20)})
+    assert pixels == [1]
+
+
 def test_shares_and_differences_refuse_rows_of_other_types():
     for draw in (plots.shares, plots.differences):
         for rows, kind in (([("relu", {"A": 0.1})], "list"), (None, "NoneType"), ({"relu": 0.1}, "float")):
