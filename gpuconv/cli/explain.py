@@ -68,7 +68,7 @@ def run(options: argparse.Namespace) -> int:
     from gpuconv.training.image_activations import activations_of
 
     _expect_choice(options)
-    pictures.expect_target(options.picture)
+    pictures.expect_target(options.picture, [options.image])
     trained = open_run(options.run_dir, choose_device(options), options.which, options.model)
     expect_normalization(trained)
     target = _target(options.target, trained.classes)

@@ -7,10 +7,11 @@ from __future__ import annotations
 import argparse
 
 from gpuconv.cli import json_output
-from gpuconv.cli.errors import user_errors
+from gpuconv.cli.errors import UserError, user_errors
 from gpuconv.cli.nets import add_file, import_file
 from gpuconv.cli.output_lines import print_line
 from gpuconv.cli.runs import add_which
+from gpuconv.system.files import same_file
 
 EXAMPLES = [
     "gpuconv export runs/digits-digits-net-1 net.onnx",
@@ -41,9 +42,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     from gpuconv.interop import to_onnx
     from gpuconv.training import load
+    from gpuconv.training.trained_net import checkpoint_file
 
     import_file(options.model)
     with user_errors():
+        if same_file(checkpoint_file(options.run, options.which), options.file):
+            raise UserError(f"{options.file} holds the net to export; give the ONNX file another name")
         net = load(options.run, which=options.which)
         to_onnx(
             net,

@@ -11,6 +11,7 @@ import numpy as np
 from gpuconv import backends, plots
 from gpuconv.cli.errors import UserError, user_errors
 from gpuconv.cli.output_lines import print_line
+from gpuconv.system.files import same_file
 from gpuconv.training.image_activations import picture
 
 if TYPE_CHECKING:
@@ -20,14 +21,17 @@ if TYPE_CHECKING:
     from gpuconv.layers.sequential import Sequential
 
 
-def expect_target(path: str | None) -> None:
-    """Raises UserError for a `--picture` that cannot be written, before anything is done."""
+def expect_target(path: str | None, images: Sequence[str] = ()) -> None:
+    """Raises UserError for a `--picture` that cannot be written or would replace one of the `images` that the command
+    reads, before anything is done."""
     with user_errors():
         try:
             if path:
                 plots.target(path)
         except plots.PlotError as error:
             raise UserError(str(error)) from error
+    if path and any(same_file(path, image) for image in images):
+        raise UserError(f"--picture {path} would replace an image that is read; give the picture another name")
 
 
 def draw(path: str | None, make: Callable[[], Figure]) -> None:

@@ -41,7 +41,7 @@ def run(options: argparse.Namespace) -> int:
     from gpuconv.cli import pictures
     from gpuconv.training.image_activations import activations_of
 
-    pictures.expect_target(options.picture)
+    pictures.expect_target(options.picture, options.images)
     directory = options.run_dir or newest_run()
     print_line("run", directory)
     trained = open_run(directory, choose_device(options), options.which, options.model)

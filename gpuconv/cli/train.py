@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpuconv.cli import (
@@ -219,6 +220,8 @@ def _chosen_settings(options: argparse.Namespace) -> tuple[Record, str | None]:
         raise UserError(f"{options.resume} continues with the settings it was started with; leave --recipe out")
     if options.digests_every is not None and options.digests is None:
         raise UserError("--digests-every is for --digests, which is not given")
+    if isinstance(options.digests, str):
+        _expect_digests_file(Path(options.digests), Path(options.resume or options.run_dir or "runs/new"))
     chosen, recipe = run_settings.from_options(options), options.recipe
     if options.config:
         with user_errors():
@@ -230,6 +233,14 @@ def _chosen_settings(options: argparse.Namespace) -> tuple[Record, str | None]:
                 settings = lookup("recipe", recipe, recipes.RECIPES)
             chosen = run_settings.override(settings, chosen)
     return chosen, recipe
+
+
+def _expect_digests_file(path: Path, run: Path) -> None:
+    """Raises UserError for digests that cannot be written, before the run's folder `run` and its parents are created."""
+    if path.is_dir():
+        raise UserError(f"--digests {path} must be a file, and is a folder")
+    if not path.parent.is_dir() and path.parent not in (run, *run.parents):
+        raise UserError(f"--digests {path}: the folder to put it in does not exist")
 
 
 def _load_sets(

@@ -157,6 +157,11 @@ def _remove_if_abandoned(path: Path) -> None:
         os.close(handle)
 
 
+def same_file(one: str | os.PathLike[str], other: str | os.PathLike[str]) -> bool:
+    """Whether both paths lead to the same existing file."""
+    return os.path.exists(one) and os.path.exists(other) and os.path.samefile(one, other)
+
+
 def describe_error(error: OSError) -> str:
     """An OSError without its number: "run: Permission denied"."""
     if error.strerror is None:

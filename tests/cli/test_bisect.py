@@ -40,8 +40,20 @@ def test_train_writes_digests_into_the_run_or_a_file_and_fewer_with_the_option_d
     assert "--digests-every is for --digests, which is not given" in capsys.readouterr().err
     assert main(["train", *TINY, "--digests", "no/folder.jsonl"]) == 2
     output = capsys.readouterr().err
-    assert "no/folder.jsonl" in output
+    assert "no/folder.jsonl: the folder to put it in does not exist" in output
     assert output.count("\n") == 1
+
+
+def test_digests_that_cannot_be_written_are_refused_before_the_run_folder_is_created(work, capsys):
+    for path, message in ((".", "must be a file, and is a folder"), ("no/d.jsonl", "the folder to put it in")):
+        assert main(["train", *TINY, "--run-dir", "run", "--digests", path]) == 2
+        error = capsys.readouterr().err
+        assert f"--digests {path}" in error
+        assert message in error
+        assert [*work.iterdir()] == []
+    for run, path in ((["--run-dir", "a/run"], "a/run/d.jsonl"), (["--run-dir", "b/run"], "b/d.jsonl"), ([], "runs/d")):
+        assert main(["train", *TINY, *run, "--digests", path, "--quiet"]) == 0  # the run creates these folders
+        assert Path(path).is_file()
 
 
 def test_equal_runs_agree_and_the_first_difference_of_unequal_ones_is_named(work, capsys):

@@ -27,6 +27,10 @@ def test_the_export_command_writes_a_model(tmp_path, capsys, monkeypatch):
     expect_close(scores, ops.softmax(net.predict(images)))
     assert main([*arguments, "--dtype", "float16"]) == 0
     assert runtime.InferenceSession(str(tmp_path / "net.onnx")).get_inputs()[0].type == "tensor(float16)"
+    before = (tmp_path / "net.safetensors").read_bytes()
+    assert main([*arguments[:2], arguments[1]]) == 2
+    assert "net.safetensors holds the net to export; give the ONNX file another name" in capsys.readouterr().err
+    assert (tmp_path / "net.safetensors").read_bytes() == before
     monkeypatch.setitem(sys.modules, "onnx", None)
     assert main(arguments) == 2
     assert "gpuconv: error: ONNX files need the onnx package" in capsys.readouterr().err

@@ -123,6 +123,17 @@ def test_predict_refuses_a_picture_that_is_not_png_before_any_work(tmp_path, cap
     assert f"{tmp_path / 'none' / 'p.png'}: the folder to put it in does not exist" in capsys.readouterr().err
 
 
+def test_a_picture_does_not_replace_an_image_that_is_read(drawn_run, tmp_path, capsys):
+    files = list(images(tmp_path, (9, 7), (9, 7)))
+    before = [(tmp_path / name).read_bytes() for name in ("0.png", "1.png")]
+    alias = str(tmp_path / "." / "1.png")
+    explain = ["explain", str(drawn_run), files[1], "--map", "saliency"]
+    for arguments in (["predict", *files, "--run-dir", str(drawn_run)], explain):
+        assert main([*arguments, "--picture", alias]) == 2
+        assert "1.png would replace an image that is read; give the picture another name" in capsys.readouterr().err
+    assert [(tmp_path / name).read_bytes() for name in ("0.png", "1.png")] == before
+
+
 def test_predict_prints_question_marks_where_a_terminal_cannot_encode_its_bars(drawn_run, tmp_path):
     (image,) = images(tmp_path, (9, 7))
     command = [sys.executable, "-m", "gpuconv", "predict", image, "--run-dir", str(drawn_run)]
