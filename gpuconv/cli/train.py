@@ -236,7 +236,7 @@ def _chosen_settings(options: argparse.Namespace) -> tuple[Record, str | None]:
 
 
 def _expect_digests_file(path: Path, run: Path) -> None:
-    """Raises UserError for digests that cannot be written, before the run's folder `run` and its parents are created."""
+    """Raises UserError for digests that cannot be written, before the run's folder and its parents are created."""
     if path.is_dir():
         raise UserError(f"--digests {path} must be a file, and is a folder")
     if not path.parent.is_dir() and path.parent not in (run, *run.parents):
