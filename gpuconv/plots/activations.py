@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -50,12 +50,14 @@ def activations(
             volume has another shape.
     """
     image, scores = np.asarray(on_host(image)), np.asarray(on_host(scores), np.float64).ravel()
+    if not isinstance(classes, Sized):
+        raise TypeError(f"classes are a list of names, received {type(classes).__name__}")
     if len(scores) != len(classes):
         raise ValueError(f"{len(scores)} scores but {len(classes)} class names")
     integer("rows", rows, 1)
     if truth is not None:
         truth = class_number("truth", truth, len(classes) - 1)
-    stacks = [(name, _as_volume(volume)) for name, volume in volumes]
+    stacks = [(str(name), _as_volume(volume)) for name, volume in map(_as_pair, volumes)]
     shown = max([1, *(min(rows, volume.shape[2]) for _, volume in stacks)])
 
     gap, scores_height = 6, 200
@@ -110,6 +112,12 @@ def activations(
     write(columns_at, total - 33, "negative")
     write(columns_at + 270, total - 33, "positive (each layer on its own scale)")
     return figure
+
+
+def _as_pair(pair: object) -> tuple[Any, Any]:
+    if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+        raise TypeError(f"volumes are pairs (name, array), received {type(pair).__name__} in place of one")
+    return pair[0], pair[1]
 
 
 def _as_volume(volume: Array) -> np.ndarray:

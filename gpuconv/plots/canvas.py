@@ -81,9 +81,10 @@ def on_host(array: object) -> object:
 
 
 def draw_text(
-    parent: Axes | Figure, x: float, y: float, words: str, *, max_width: float = np.inf, **style: Any
+    parent: Axes | Figure, x: float, y: float, words: object, *, max_width: float = np.inf, **style: Any
 ) -> None:
-    """Write `words` literally, without formulas, and with "?" for characters that the font lacks.
+    """Write `words` literally, without formulas, and with "?" for characters that the font lacks. Anything but text is
+    written as `str` gives it.
 
     parent: a figure or axes. max_width: in pixels; longer text ends in an ellipsis.
     """
@@ -91,19 +92,19 @@ def draw_text(
 
     text = parent.text(x, y, "", parse_math=False, **style)
     font = get_font(findfont(text.get_fontproperties()))
-    shown = (letter.isprintable() and font.get_char_index(ord(letter)) for letter in words)
-    words = "".join(letter if has else "?" for letter, has in zip(words, shown))
+    shown = ((letter, letter.isprintable() and font.get_char_index(ord(letter))) for letter in str(words))
+    drawn = "".join(letter if has else "?" for letter, has in shown)
 
     def width(written: str) -> float:
         text.set_text(written)
         return text.get_window_extent(_measuring_renderer()).width
 
     def cut(length: int) -> str:
-        return words[:length].rstrip() + "…"
+        return drawn[:length].rstrip() + "…"
 
-    text.set_text(words)
-    if max_width < np.inf and width(words) > max_width:
-        longer = bisect_right(range(len(words)), max_width, key=lambda length: width(cut(length)))
+    text.set_text(drawn)
+    if max_width < np.inf and width(drawn) > max_width:
+        longer = bisect_right(range(len(drawn)), max_width, key=lambda length: width(cut(length)))
         text.set_text(cut(max(0, longer - 1)))
 
 

@@ -28,7 +28,7 @@ def curves(history: Iterable[Mapping[str, Any]], *, title: str = "") -> Figure:
         title: Above the curves; "" for none.
 
     Raises:
-        TypeError: `history` is not a list, or a record is not a mapping.
+        TypeError: `history` is not a list, a record is not a mapping, or an epoch or a measure is not a number.
         ValueError: An empty history, or a record without "epoch".
     """
     if not isinstance(history, Iterable):
@@ -41,6 +41,9 @@ def curves(history: Iterable[Mapping[str, Any]], *, title: str = "") -> Figure:
             raise TypeError(f"a history is a list of dictionaries, received {type(record).__name__}")
         if "epoch" not in record:
             raise ValueError(f"each record needs an entry 'epoch', received the entries {', '.join(map(str, record))}")
+        for key in ("epoch", *(f"{part}_{what}" for part in PARTS for what in ("loss", "accuracy"))):
+            if record.get(key) is not None and not hasattr(record[key], "__float__"):
+                raise TypeError(f"{key} must be a number, received {record[key]!r}")
     measured = {key for record in history for key, value in record.items() if value is not None}
     panels = [("loss", 1, "{:.3f}")]
     if any(f"{part}_accuracy" in measured for part in PARTS):  # a regression has none
@@ -79,8 +82,8 @@ def rates(
 
     Raises:
         TypeError: The suggestion is not a number.
-        ValueError: There is no step, the lengths differ, no smoothed loss is finite, or a rate or the suggestion is not
-            above 0.
+        ValueError: There is no step, the lengths differ, a rate or the suggestion is not above 0 or not finite, or no
+            smoothed loss is finite.
     """
     if not len(rates):
         raise ValueError("a picture of rates needs at least one step, received none")
@@ -89,6 +92,8 @@ def rates(
         raise ValueError(f"rates, losses and smoothed must be of one length, received {lengths}")
     if not np.min(rates) > 0:  # NaN too
         raise ValueError(f"rates must be above 0, received {np.min(rates)}")
+    if not np.isfinite(rates).all():
+        raise ValueError("rates must be finite, received NaN or infinity")
     finite, smooth = (np.extract(np.isfinite(values), values) for values in (losses, smoothed))
     if not smooth.size:
         raise ValueError("a picture of rates needs at least one finite loss in `smoothed`, received none")

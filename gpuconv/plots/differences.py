@@ -30,7 +30,7 @@ def differences(
         title: Above the picture; by default "two runs, step by step".
 
     Raises:
-        TypeError: rows is not a dictionary of dictionaries.
+        TypeError: rows is not a dictionary of dictionaries of numbers.
         ValueError: There is no step, or `first` is not among the rows.
     """
     expect_rows(rows)

@@ -22,7 +22,7 @@ def shares(rows: Mapping[str, Mapping[str, float]], *, title: str = "") -> Figur
         title: Above the rows; by default "errors as shares of their bounds".
 
     Raises:
-        TypeError: rows is not a dictionary of dictionaries.
+        TypeError: rows is not a dictionary of dictionaries of numbers.
         ValueError: There is no row.
     """
     expect_rows(rows)
@@ -63,10 +63,14 @@ def shares(rows: Mapping[str, Mapping[str, float]], *, title: str = "") -> Figur
     return figure
 
 
-def expect_rows(rows: object) -> None:
-    """Refuse rows that are not a dictionary of dictionaries."""
+def expect_rows(rows: Any) -> None:  # noqa: ANN401 - checked here
+    """Refuse rows that are not a dictionary of dictionaries of numbers."""
     wrong = [each for each in (rows.values() if isinstance(rows, Mapping) else [rows]) if not isinstance(each, Mapping)]
     if wrong:
         raise TypeError(
             f"rows must be a dictionary of dictionaries, received {type(wrong[0]).__name__} in place of one"
         )
+    for name, row in rows.items():
+        for share in row.values():
+            if not hasattr(share, "__float__"):
+                raise TypeError(f"the shares of {name!r} must be numbers, received {share!r}")

@@ -40,6 +40,16 @@ CALLS = {
     ),
     "activations, truth": (lambda: activations(truth=3), ValueError, "truth must be at most 2, received 3"),
     "activations, negative truth": (lambda: activations(truth=-1), ValueError, "truth must be at least 0, received -1"),
+    "activations, no classes": (
+        lambda: plots.activations(IMAGE, VOLUMES, SCORES, None),
+        TypeError,
+        "classes are a list of names, received NoneType",
+    ),
+    "activations, dictionary of volumes": (
+        lambda: activations(volumes={"conv1": VOLUMES[0][1]}),
+        TypeError,
+        r"volumes are pairs \(name, array\), received str in place of one",
+    ),
     "activations, rows": (lambda: activations(rows=0), ValueError, "rows must be at least 1, received 0"),
     "curves, record": (lambda: plots.curves([5]), TypeError, "a history is a list of dictionaries, received int"),
     "curves, number": (lambda: plots.curves(5), TypeError, "a history is a list of dictionaries, received int"),
@@ -47,6 +57,22 @@ CALLS = {
         lambda: plots.curves([{"train_loss": 1.0}]),
         ValueError,
         "each record needs an entry 'epoch', received the entries train_loss",
+    ),
+    "curves, loss": (
+        lambda: plots.curves([{"epoch": 1, "train_loss": "low"}]),
+        TypeError,
+        "train_loss must be a number, received 'low'",
+    ),
+    "curves, epoch": (lambda: plots.curves([{"epoch": "one"}]), TypeError, "epoch must be a number, received 'one'"),
+    "rates, infinite": (
+        lambda: plots.rates([0.1, np.inf], [2.0, 1.0], [2.0, 1.0]),
+        ValueError,
+        "rates must be finite, received NaN or infinity",
+    ),
+    "shares, share": (
+        lambda: plots.shares({"relu": {"A": "small"}}),
+        TypeError,
+        "the shares of 'relu' must be numbers, received 'small'",
     ),
     "rates, lengths": (
         lambda: plots.rates([0.1, 1.0], [2.0], [2.0, 1.0]),

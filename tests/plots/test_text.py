@@ -28,6 +28,11 @@ def test_text_is_drawn_literally(tmp_path):
         assert any(name in text for text in words(figure))
 
 
+def test_names_and_titles_that_are_no_text_are_written_as_text():
+    figure = plots.activations(np.zeros((4, 4)), [(1, np.ones(3))], np.array([0.3, 0.7]), range(2), truth=1, title=2026)
+    assert {"2026", "1", "0", "this is: 1"} <= {*words(figure)}
+
+
 def test_letters_missing_from_the_font_are_question_marks(tmp_path):
     name = "a\N{CJK UNIFIED IDEOGRAPH-732B}b\n\udc80é"
     figure = plots.activations(np.zeros((4, 4)), [], np.array([1.0]), [name], truth=0, title=name)
