@@ -29,6 +29,7 @@ from gpuconv.layers import (
     Scale,
     Sequential,
 )
+from gpuconv.layers.base import expect_built
 from gpuconv.names import lookup
 from gpuconv.types import Shape
 
@@ -317,11 +318,13 @@ def whiten(net: Sequential, images: object, *, eps: float = 5e-4) -> None:
         eps: Added to each eigenvalue, at least 0.
 
     Raises:
-        TypeError: eps is not a number, or images are not an array of numbers.
+        TypeError: net is not a net, eps is not a number, or images are not an array of numbers.
         ValueError: The net has no convolution, its first one has another number of filters or several groups, the
-            images have another shape or hold no patch, or eps is negative.
-        RuntimeError: The convolution has no weights yet.
+            images have another shape, hold no patch, or hold NaN or infinity, or eps is negative, or it is 0 and the
+            patches have an eigenvalue of 0.
+        RuntimeError: The net has no shapes yet, or the convolution no weights.
     """
+    expect_built(net)
     eps = arguments.number("eps", eps, 0.0)
     conv = next((layer for layer in net.walk() if isinstance(layer, Conv2D)), None)
     if conv is None:
@@ -338,7 +341,11 @@ def whiten(net: Sequential, images: object, *, eps: float = 5e-4) -> None:
         )
     windows = np.lib.stride_tricks.sliding_window_view(pixels, (r, s), axis=(1, 2))
     patches = windows.transpose(0, 1, 2, 4, 5, 3).reshape(-1, r * s * c).astype(np.float64)
+    if not np.isfinite(patches).all():
+        raise ValueError("images must be finite, received NaN or infinity")
     values, vectors = np.linalg.eigh(patches.T @ patches / len(patches))
+    if values[0] + eps <= 0:  # the eigenvalues are in ascending order
+        raise ValueError(f"the patches of the images span fewer than {r * s * c} dimensions, so eps must be above 0")
     rows = (vectors / np.sqrt(values + eps)).T[::-1].reshape(-1, r, s, c)
     weight = conv["weight"]
     backends.assign(weight, np.concatenate([rows, -rows]).astype(weight.dtype))

@@ -106,6 +106,23 @@ def test_whitening_refuses_images_of_a_wrong_shape_or_without_patches(shape):
     assert (net["conv1.weight"] == before).all()
 
 
+def test_whitening_refuses_images_that_are_not_finite_or_without_an_inverse_and_keeps_the_filters():
+    net = models.airbench94()
+    before = net["conv1.weight"].copy()
+    images = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype(np.float32)
+    gray = np.zeros_like(images)
+    images[1, 2, 3] = np.nan
+    for given, options, message in (
+        (images, {}, "images must be finite, received NaN or infinity"),
+        (gray, {"eps": 0.0}, "the patches of the images span fewer than 12 dimensions, so eps must be above 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            models.whiten(net, given, **options)
+    with pytest.raises(TypeError, match=r"a net must be a gpuconv\.Sequential or another layer, received int"):
+        models.whiten(3, images)
+    assert (net["conv1.weight"] == before).all()
+
+
 @pytest.mark.slow
 def test_whitening_filters_make_patches_white():
     rng = np.random.default_rng(3)
