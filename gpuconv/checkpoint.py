@@ -64,7 +64,7 @@ def save(path: str | os.PathLike[str], checkpoint: Checkpoint) -> None:
     the error came from flushing the folder after the rename.
 
     Also raises CheckpointError for contents that could not be read back: a masked array, a dtype that is not in
-    `_DTYPES`, or a state that `parse` refuses.
+    `_DTYPES`, the name "__metadata__" or one that is not text, or a state that `parse` refuses.
     """
     from safetensors.numpy import save as serialize
 
@@ -79,6 +79,10 @@ def save(path: str | os.PathLike[str], checkpoint: Checkpoint) -> None:
 
 def _as_stored(path: str | os.PathLike[str], name: str, array: object) -> np.ndarray:
     """The array as stored in the file: contiguous, in native byte order."""
+    if not isinstance(name, str) or name == "__metadata__":  # the file's own entry
+        raise CheckpointError(
+            f"cannot save {path}: an array must have text other than '__metadata__' as its name, received {name!r}"
+        )
     given, array = array, np.asarray(array, order="C")
     array = array.astype(array.dtype.newbyteorder("="), copy=False)
     if array.dtype.name not in _DTYPES.values() or isinstance(given, np.ma.MaskedArray):

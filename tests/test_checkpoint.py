@@ -89,6 +89,14 @@ def test_a_masked_array_is_refused(tmp_path):
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("name", ["__metadata__", 3])
+def test_a_name_that_a_file_cannot_hold_is_refused(tmp_path, name):
+    """safetensors would write "__metadata__" twice, and nothing could read the file."""
+    with pytest.raises(CheckpointError, match=f"text other than '__metadata__' as its name, received {name!r}"):
+        save(tmp_path / "x", Checkpoint({name: np.zeros(2)}))
+    assert not any(tmp_path.iterdir())
+
+
 def test_the_same_state_gives_the_same_bytes(path):
     reordered = {name: np.array(value, order="F") for name, value in reversed(some_arrays().items())}
     save(path.parent / "again", Checkpoint(reordered, STATE))
