@@ -116,8 +116,12 @@ def gradient_check(
     training = arguments.flag("training", training)
     samples = None if samples is None else arguments.integer("samples", samples, 1)
     tolerance, step = arguments.number("tolerance", tolerance, 0.0), arguments.positive("step", step)
+    if not isinstance(layer, Layer):
+        raise TypeError(f"gradient_check takes a layer or net, received {type(layer).__name__}")
     twin = _float64_copy(layer, input_shape)
     host = _normal((2, *(twin.input_shape or ())), seed, 0) if x is None else backends.to_numpy(x).astype(np.float64)
+    if not host.size:
+        raise ValueError(f"x must hold at least one sample, received shape {host.shape}")
     x = backends.asarray(host.copy(), layer.device)
     kept = {key: backends.to_numpy(value).copy() for key, value in twin.buffers().items()}
 
@@ -288,8 +292,9 @@ def regularization(
     Args:
         weight_decay: The factor of the regularization, above 0.
 
-    Other arguments as in `sanity`.
+    Other arguments as in `sanity`. Raises TypeError or ValueError for another `weight_decay`.
     """
+    weight_decay = arguments.positive("weight_decay", weight_decay)
     twin = net.copy()
     data = _number(losses.apply(_loss_function(loss, labels), twin.infer(x), labels)[0])
     before = _penalty(twin, weight_decay)

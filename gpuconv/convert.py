@@ -21,10 +21,13 @@ def linear_to_conv(linear: Linear, volume: Shape | None = None) -> Conv2D:
     """The CONV layer equivalent to a built FC layer, with the same values.
 
     volume: the (H, W, C) that is flattened before the layer; by default (1, 1, features of the layer).
-    Raises ValueError if the volume has another size than the layer's input, or the layer is not built.
+    Raises ValueError if the volume has another size than the layer's input, or the layer is not built, and TypeError
+    for another layer.
     """
-    (features,) = _input_shape(linear)
+    (features,) = _input_shape(linear, Linear)
     volume = (1, 1, features) if volume is None else volume
+    if len(volume) != 3:
+        raise ValueError(f"volume must be (H, W, C), received {volume}")
     if math.prod(volume) != features:
         raise ValueError(f"the layer reads {features} features, but {volume} has {math.prod(volume)}")
     conv = linear.as_conv(volume)
@@ -38,9 +41,9 @@ def conv_to_linear(conv: Conv2D) -> Linear:
 
     Its weight is the convolution as one matrix, (P * Q * K, H * W * C), with zeros where an output does not read an
     input. With one group, no padding and filters as large as the input, the weight is just the reshaped filters. Raises
-    ValueError if the layer is not built.
+    ValueError if the layer is not built, and TypeError for another layer.
     """
-    shape = _input_shape(conv)
+    shape = _input_shape(conv, Conv2D)
     inputs, outputs = math.prod(shape), math.prod(conv.output_shape or ())
     only_convolves = full_name(conv.algo) in {DEPTHWISE, *FEW_CHANNELS_NAMES}
     linear = Linear(outputs, bias=conv.bias, algo=AUTO if only_convolves else conv.algo, frozen=conv.frozen)
@@ -53,11 +56,16 @@ def conv_to_linear(conv: Conv2D) -> Linear:
 
 
 def as_convolutional(net: Sequential) -> Sequential:
-    """The net with its FC layers converted to CONV layers; see `Sequential.as_convolutional`."""
+    """The net with its FC layers converted to CONV layers; see `Sequential.as_convolutional`. Raises TypeError for
+    anything but a Sequential."""
+    if not isinstance(net, Sequential):
+        raise TypeError(f"a net must be a gpuconv.Sequential, received {type(net).__name__}")
     return net.as_convolutional()
 
 
-def _input_shape(layer: Layer) -> Shape:
+def _input_shape(layer: object, kind: type[Layer]) -> Shape:
+    if not isinstance(layer, kind):
+        raise TypeError(f"the layer must be a {kind.__name__}, received {type(layer).__name__}")
     if layer.input_shape is None:
         raise ValueError(f"build the {type(layer).__name__} first: its input shape is unknown")
     return layer.input_shape

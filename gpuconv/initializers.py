@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from gpuconv import random
+from gpuconv.arguments import integer, number
 from gpuconv.names import lookup
 from gpuconv.types import Shape
 
@@ -36,8 +37,10 @@ def fans(shape: Shape, groups: int = 1) -> tuple[int, int]:
         groups: The groups of the convolution.
 
     Raises:
-        ValueError: The weight has a rank below 2.
+        TypeError: `groups` is not an integer.
+        ValueError: The weight has a rank below 2, or `groups` is below 1.
     """
+    groups = integer("groups", groups, 1)
     if len(shape) < 2:
         raise ValueError(f"a fan needs a weight of rank 2 or more, received shape {shape}; biases take 'zeros'")
     return math.prod(shape[1:]), shape[0] // groups * math.prod(shape[1:-1])
@@ -67,11 +70,11 @@ def constant(
     """One value everywhere.
 
     Args:
-        value: The value.
+        value: The value, finite.
 
-    Other arguments as in `zeros`.
+    Other arguments as in `zeros`. Raises TypeError or ValueError for another value.
     """
-    return np.full(shape, value, dtype)
+    return np.full(shape, number("value", value, -math.inf), dtype)
 
 
 def he_normal(
@@ -120,14 +123,14 @@ def xavier_normal(
 
     Other arguments as in `zeros`.
     """
-    return _normal(shape, 2 * gain**2 / sum(fans(shape, groups)), dtype, seed, substream)
+    return _normal(shape, 2 * _square(gain) / sum(fans(shape, groups)), dtype, seed, substream)
 
 
 def xavier_uniform(
     shape: Shape, *, dtype: DTypeLike, seed: int, substream: int = 0, groups: int = 1, gain: float = 1.0
 ) -> np.ndarray:
     """Drawn uniformly; variance and arguments as in `xavier_normal`."""
-    return _uniform(shape, 2 * gain**2 / sum(fans(shape, groups)), dtype, seed, substream)
+    return _uniform(shape, 2 * _square(gain) / sum(fans(shape, groups)), dtype, seed, substream)
 
 
 def dirac(shape: Shape, *, dtype: DTypeLike, seed: int, substream: int = 0, groups: int = 1) -> np.ndarray:
@@ -147,7 +150,12 @@ def dirac(shape: Shape, *, dtype: DTypeLike, seed: int, substream: int = 0, grou
 
 
 def _he(shape: Shape, groups: int, fan: str, gain: float) -> float:
-    return gain**2 / fans(shape, groups)[lookup("fan", fan, {"in": 0, "out": 1})]
+    return _square(gain) / fans(shape, groups)[lookup("fan", fan, {"in": 0, "out": 1})]
+
+
+def _square(gain: object) -> float:
+    value = number("gain", gain, -math.inf)
+    return value * value  # infinite if it overflows, where value**2 raises OverflowError
 
 
 def _normal(shape: Shape, variance: float, dtype: DTypeLike, seed: int, substream: int) -> np.ndarray:

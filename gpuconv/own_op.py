@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from gpuconv import backends, random
-from gpuconv.arguments import number
+from gpuconv.arguments import integer, number, seed_value
 from gpuconv.dtypes import as_dtype
 from gpuconv.names import lookup
 from gpuconv.ops.registry import arrays_of
@@ -80,11 +80,15 @@ def compare(
 
     A case in which `mine` raises, or returns another shape or other NaNs, counts as failed. If the operation itself
     rejects a case, its error is raised. Raises ValueError for an unknown layout or argument, an argument given twice, a
-    negative tolerance, or no cases at all, and TypeError for a tolerance that is no number.
+    negative tolerance or seed, a negative size in a shape, or no cases at all. Raises TypeError for a tolerance that is
+    no number, a seed or a size that is no integer, a case that is not a mapping, or a function that is not callable.
     """
     if layout not in _LAYOUTS:
         raise ValueError(f"layout must be one of {', '.join(_LAYOUTS)}, received {layout!r}")
-    dtype = as_dtype(dtype)
+    for each in (mine, op):
+        if not callable(each):
+            raise TypeError(f"compare takes two functions, received {type(each).__name__}")
+    dtype, seed = as_dtype(dtype), seed_value("seed", seed)
     if tolerance is None:
         tolerance = 1000 * float(np.finfo(dtype).eps)
     allowed = tolerance if tolerance == math.inf else number("tolerance", tolerance, 0.0)
@@ -93,13 +97,17 @@ def compare(
     found = Comparisons()
     what = f"argument of {getattr(op, '__name__', 'the operation')}"
     for index, written_case in enumerate([cases] if isinstance(cases, Mapping) else cases):
+        if not isinstance(written_case, Mapping):
+            raise TypeError(f"a case is a dictionary of arguments by name, received {type(written_case).__name__}")
         case: dict[str, Any] = {}
         for written, value in written_case.items():
             name = lookup(what, written, kinds).name
             if name in case:
                 raise ValueError(f"{name!r}, an {what}, is given twice, the second time as {written!r}")
             case[name] = value
-        arrays = {name: _array(case[name], dtype, seed + index, slots.index(name)) for name in slots if name in case}
+        arrays = {
+            name: _array(name, case[name], dtype, seed + index, slots.index(name)) for name in slots if name in case
+        }
         options = {name: value for name, value in case.items() if name not in slots}
         with backends.oracle():
             expected = op(*arrays.values(), **options)
@@ -112,11 +120,12 @@ def compare(
 
 
 def _array(
-    given: np.ndarray | tuple[int, ...] | list[int] | None, dtype: np.dtype, seed: int, substream: int
+    name: str, given: np.ndarray | tuple[int, ...] | list[int] | None, dtype: np.dtype, seed: int, substream: int
 ) -> np.ndarray | None:
     if not isinstance(given, (tuple, list)):
         return given
-    drawn = random.normal(tuple(given), seed=seed, stream=random.DATA, substream=substream, dtype="float64")
+    shape = tuple(integer(f"{name}[{axis}], a size,", size, 0) for axis, size in enumerate(given))
+    drawn = random.normal(shape, seed=seed, stream=random.DATA, substream=substream, dtype="float64")
     return drawn.astype(dtype)
 
 

@@ -17,7 +17,7 @@ parameter or a layer, or by the epoch.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from enum import IntEnum
 
 import numpy as np
@@ -246,7 +246,9 @@ def _fill(
     offset: int,
     dtype: DTypeLike,
 ) -> np.ndarray:
-    out = np.empty(shape, dtype=as_dtype(dtype))
+    sizes = shape if isinstance(shape, Iterable) else (shape,)
+    checked = [integer(f"shape[{axis}]", size, 0) for axis, size in enumerate(sizes)]
+    out = np.empty(checked, dtype=as_dtype(dtype))
     flat = out.reshape(-1)
     accumulate = accumulation_dtype(out.dtype)
     for where, words in _chunks(flat.size, seed, stream, substream, offset):

@@ -151,6 +151,10 @@ def test_wrong_options_of_checks_are_refused():
     for call, error, message in (
         (lambda: checks.gradient_check(net, samples=0), ValueError, "samples must be at least 1, received 0"),
         (lambda: checks.gradient_check(net, samples="all"), TypeError, "samples must be an integer, received 'all'"),
+        (lambda: checks.gradient_check(3), TypeError, "gradient_check takes a layer or net, received int"),
+        (lambda: checks.gradient_check(net, x[:0]), ValueError, r"x must hold at least one sample, .* \(0, 4\)"),
+        (lambda: checks.regularization(net, x, labels, weight_decay="a"), TypeError, "weight_decay must be a number"),
+        (lambda: checks.regularization(net, x, labels, weight_decay=0), ValueError, "weight_decay must be above 0"),
         (lambda: checks.gradient_check(net, step=0), ValueError, "step must be above 0, received 0"),
         (lambda: checks.gradient_check(net, tolerance=-1), ValueError, "tolerance must lie in"),
         (lambda: checks.gradient_check(net, training="no"), TypeError, "training must be True or False, received 'no'"),

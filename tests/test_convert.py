@@ -182,6 +182,20 @@ def test_a_layer_that_is_not_built_is_refused():
         convert.conv_to_linear(Conv2D(3, 3))
 
 
+def test_layers_of_another_kind_and_volumes_of_another_rank_are_refused():
+    linear = Linear(2)
+    linear.build((12,))
+    for call, message in (
+        (lambda: convert.linear_to_conv(Conv2D(3, 3)), "the layer must be a Linear, received Conv2D"),
+        (lambda: convert.conv_to_linear(linear), "the layer must be a Conv2D, received Linear"),
+        (lambda: convert.as_convolutional(linear), r"a net must be a gpuconv\.Sequential, received Linear"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            call()
+    with pytest.raises(ValueError, match=r"volume must be \(H, W, C\), received \(2, 6\)"):
+        convert.linear_to_conv(linear, (2, 6))
+
+
 def test_windows_may_extend_beyond_the_image_where_pools_drop_a_remainder():
     pool = MaxPool2D(2)  # does not read the last row and column
     net = Sequential([Input((7, 7, 1)), Conv2D(2, 3), pool, Flatten(), Linear(3)], dtype="float64")

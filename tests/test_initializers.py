@@ -39,6 +39,8 @@ def test_fans_follow_from_the_shape_of_the_weights_and_a_vector_has_none():
     assert initializers.fans((8, 3, 2, 1)) == (6, 48)
     with pytest.raises(ValueError, match="rank 2"):
         draw("he_normal", (5,))
+    with pytest.raises(ValueError, match="groups must be at least 1, received 0"):
+        initializers.fans((8, 3, 3, 2), groups=0)
 
 
 @pytest.mark.parametrize("groups", [1, 4, 16], ids=["plain", "grouped", "depthwise"])
@@ -136,6 +138,12 @@ def test_layers_take_their_initializers_by_name():
 @pytest.mark.parametrize(
     ("choice", "error", "message"),
     [
+        ({"name": "constant", "value": np.nan}, ValueError, r"value must lie in \(-inf, inf\), received nan"),
+        ({"name": "constant", "value": None}, TypeError, "value must be a number, received None"),
+        ({"name": "constant", "value": [1, 2, 3]}, TypeError, "value must be a number, received"),
+        ({"name": "he_uniform", "gain": "2"}, TypeError, "gain must be a number, received '2'"),
+        ({"name": "xavier_normal", "gain": None}, TypeError, "gain must be a number, received None"),
+        ({"name": "xavier_uniform", "gain": 1e200}, ValueError, "must lie in"),
         ("he_norml", ValueError, "did you mean 'he_normal'"),
         ({"name": "he_normal", "fun": "in"}, ValueError, "did you mean 'fan'"),
         ({"name": "he_normal", "fan": "both"}, ValueError, "unknown fan"),

@@ -157,6 +157,17 @@ def test_bad_cases_layouts_and_tolerances_are_refused():
     ):
         with pytest.raises(error, match=message):
             gc.checks.compare(conv_with_loops, ops.conv2d, CASES, tolerance=tolerance)
+    relu = [dict(x=(3,))]
+    for arguments, options, error, message in (
+        ((ops.relu, "relu", relu), {}, TypeError, "compare takes two functions, received str"),
+        ((5, ops.relu, relu), {}, TypeError, "compare takes two functions, received int"),
+        ((ops.relu, ops.relu, [3]), {}, TypeError, "a case is a dictionary of arguments by name, received int"),
+        ((ops.relu, ops.relu, [dict(x=[1.5])]), {}, TypeError, r"x\[0\], a size, must be an integer, received 1.5"),
+        ((ops.relu, ops.relu, [dict(x=(2, -1))]), {}, ValueError, r"x\[1\], a size, must be at least 0, received -1"),
+        ((ops.relu, ops.relu, relu), {"seed": "1"}, TypeError, "seed must be an integer, received '1'"),
+    ):
+        with pytest.raises(error, match=message):
+            gc.checks.compare(*arguments, **options)
     with pytest.raises(ValueError, match="there is no case"):
         gc.checks.compare(conv_with_loops, ops.conv2d, [])
     with pytest.raises(ValueError, match="channels"):

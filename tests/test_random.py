@@ -110,12 +110,18 @@ def test_bad_scalars_are_refused(bad, error):
         (random.normal, {"mean": math.nan}, ValueError, r"mean must lie in \(-inf, inf\), received nan"),
         (random.uniform, {"low": 2, "high": 1}, ValueError, "low must not exceed high, received 2.0 and 1.0"),
         (random.uniform, {"low": -1e308, "high": 1e308}, ValueError, "high - low must be finite"),
+        (random.uniform, {"shape": (2, -1)}, ValueError, r"shape\[1\] must be at least 0, received -1"),
+        (random.normal, {"shape": (2.0, 3)}, TypeError, r"shape\[0\] must be an integer, received 2.0"),
+        (random.normal, {"shape": None}, TypeError, r"shape\[0\] must be an integer, received None"),
     ],
-    ids=["negative-std", "text-as-std", "nan-as-mean", "low-above-high", "range-too-wide"],
+    ids=[
+        *("negative-std", "text-as-std", "nan-as-mean", "low-above-high", "range-too-wide"),
+        *("negative-size", "fraction-as-size", "no-shape"),
+    ],
 )
 def test_impossible_parameters_of_a_distribution_are_refused(draw, bad, error, message):
     with pytest.raises(error, match=message):
-        draw(3, seed=0, stream=INIT, **bad)
+        draw(**{"shape": 3, "seed": 0, "stream": INIT} | bad)
 
 
 def test_draws_of_no_numbers_are_empty():
