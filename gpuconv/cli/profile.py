@@ -69,6 +69,8 @@ def run(options: argparse.Namespace) -> int:
         nets.build_for_step(options.model, precision=options.precision, initialize=False)
         if options.trace and not options.trace.parent.is_dir():
             raise UserError(f"{options.trace.parent}: no such folder for --trace")
+        if options.trace and options.trace.is_dir():
+            raise UserError(f"--trace {options.trace} must be a file, and is a folder")
     device = choose_device(options)
     if Device.named(device).kind == "emulated" and options.trace:
         raise UserError("the emulated device has no times to trace; --trace works on numpy and cuda")

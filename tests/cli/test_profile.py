@@ -69,6 +69,7 @@ def test_the_emulated_device_shows_kernels_but_no_times(capsys):
         (["--arch", "sm_99", "--device", "emulated"], "unknown architecture 'sm_99'"),
         (["--arch", "sm_80", "--device", "numpy"], "--arch is for the emulated device"),
         (["--trace", "nowhere/step.json"], "nowhere: no such folder"),
+        (["--trace", "."], "--trace . must be a file, and is a folder"),
         (["--trace", "step.json", "--device", "emulated"], "has no times to trace"),
         (["--batch-size", "0"], "of at least 1, received '0'"),
         (["--device", "cuda:99"], "cuda"),
@@ -87,7 +88,13 @@ def test_a_wrong_argument_gives_an_error_of_one_line_and_writes_nothing(
 
 
 def test_wrong_arguments_are_refused_before_a_device_is_chosen(capsys):
-    for wrong in (["--model", "tiny-vg"], ["--precision", "float8"], ["--arch", "sm_1"], ["--trace", "nowhere/x"]):
+    for wrong in (
+        ["--model", "tiny-vg"],
+        ["--precision", "float8"],
+        ["--arch", "sm_1"],
+        ["--trace", "nowhere/x"],
+        ["--trace", "/"],
+    ):
         assert main(["profile", *wrong]) == 2
         assert capsys.readouterr().out == ""
 
