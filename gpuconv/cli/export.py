@@ -40,7 +40,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    from gpuconv.checkpoint import CheckpointError
     from gpuconv.interop import to_onnx
+    from gpuconv.layers.registry import UndefinedLayerError
     from gpuconv.training import load
     from gpuconv.training.trained_net import checkpoint_file
 
@@ -48,7 +50,15 @@ def run(options: argparse.Namespace) -> int:
     with user_errors():
         if same_file(checkpoint_file(options.run, options.which), options.file):
             raise UserError(f"{options.file} holds the net to export; give the ONNX file another name")
-        net = load(options.run, which=options.which)
+        try:
+            net = load(options.run, which=options.which)
+        except CheckpointError as error:
+            if not isinstance(error.__cause__, UndefinedLayerError):
+                raise
+            raise UserError(
+                f"{options.run} has a layer that a file of yours defines; the file's code is run only if you name the "
+                "file: --model FILE.py"
+            ) from error
         to_onnx(
             net,
             options.file,

@@ -106,6 +106,17 @@ def test_live_runs_the_file_of_a_net_only_if_model_names_it(file, tmp_path, caps
     assert served[0]["run_dir"] == tmp_path / "run"
 
 
+def test_export_runs_the_file_of_a_net_only_if_model_names_it(file, tmp_path, capsys):
+    pytest.importorskip("onnx")
+    train_by_command(file, tmp_path / "run", capsys)
+    forget(file)
+    command = ["export", tmp_path / "run", tmp_path / "net.onnx"]
+    refused = output_of(capsys, *command, status=2)
+    assert "the file's code is run only if you name the file: --model FILE.py" in refused
+    assert file.stem not in sys.modules
+    assert "the layer Halved1 has no ONNX form" in output_of(capsys, *command, "--model", file, status=2)
+
+
 def test_a_file_whose_layer_changed_is_refused(file, tmp_path, capsys, monkeypatch):
     """The file keeps its size and its time of modification, so Python's bytecode cache misses the change."""
     monkeypatch.setattr(sys, "dont_write_bytecode", False)
