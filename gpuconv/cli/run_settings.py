@@ -216,7 +216,7 @@ def rate_in(chosen: Record) -> dict[str, float]:
     text = chosen.get("optimizer", "")
     if "->" in text:
         return {"lr": 1.0}
-    if not text or "lr" not in spec.parse(text)[0].options:
+    if not text or "lr" not in spec.parse(text, like="sgd:momentum=0.9")[0].options:
         return {}
     stated = optimizers.get(text).lr
     if chosen.get("lr", stated) != stated:
@@ -242,7 +242,7 @@ def read_loss(text: str) -> tuple[str, Loss]:
     """The name and the loss of a short form, such as "softmax:label_smoothing=0.1". ValueError for an invalid one."""
     from gpuconv import losses, spec
 
-    part, *more = spec.parse(text)
+    part, *more = spec.parse(text, like="softmax:label_smoothing=0.1")
     if more or part.numbers:
         raise ValueError(f"a loss is written like 'softmax:label_smoothing=0.1', received {text!r}")
     name = canonical("loss", part.name, losses.LOSSES)

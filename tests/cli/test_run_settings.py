@@ -28,6 +28,8 @@ def test_a_learning_rate_given_twice_must_be_the_same():
     assert run_settings.rate_in({"optimizer": "* -> sgd:lr=0.3"}) == {"lr": 1.0}
     with pytest.raises(ValueError, match=r"--lr is 0.2 and --optimizer says lr=0.3; leave one of them out"):
         run_settings.rate_in({"optimizer": "sgd:lr=0.3", "lr": 0.2})
+    with pytest.raises(ValueError, match=r"'sgd:' has an empty part; write it like 'sgd:momentum=0\.9'"):
+        run_settings.rate_in({"optimizer": "sgd:"})
 
 
 def test_an_invalid_setting_is_refused_with_the_reason():
@@ -45,6 +47,8 @@ def test_an_invalid_setting_is_refused_with_the_reason():
         ("plateau", "5", "give --validation 0.1 too, or watch=train_loss"),
         ("clip", "0", "must be above 0, received 0"),
         ("clip", "valu:1", "did you mean 'value'"),
+        ("optimizer", "sgd:", "'sgd:' has an empty part; write it like 'sgd:momentum=0.9'"),
+        ("loss", "softmax:", "'softmax:' has an empty part; write it like 'softmax:label_smoothing=0.1'"),
         ("ema", 1.0, "--ema: expected a fraction from 0 to below 1"),
         ("accumulate", 0, "--accumulate: expected a whole number of at least 1"),
         ("loss", "softmx", "did you mean 'softmax'"),
