@@ -180,7 +180,7 @@ def named(metrics: Sequence[MetricLike] | Mapping[str, MetricLike]) -> dict[str,
 
 def begin(metrics: Mapping[str, Metric | MetricFunction]) -> dict[str, Metric]:
     """The `metrics`, ready for the first batch: a function is wrapped in `Mean`, an object is reset, or copied if it
-    has no reset()."""
+    has no reset(). Raises TypeError, naming the metric, if an object without reset() cannot be copied."""
     begun: dict[str, Metric] = {}
     metric: Any
     for name, metric in metrics.items():
@@ -190,7 +190,10 @@ def begin(metrics: Mapping[str, Metric | MetricFunction]) -> dict[str, Metric]:
             metric.reset()
             begun[name] = metric
         else:
-            begun[name] = copy.deepcopy(metric)
+            try:
+                begun[name] = copy.deepcopy(metric)
+            except Exception as error:
+                raise TypeError(f"the metric {name} has no reset() and cannot be copied: {error}") from error
     return begun
 
 

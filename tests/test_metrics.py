@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 
 import numpy as np
 import pytest
@@ -92,6 +93,34 @@ def test_functions_and_objects_of_users_are_metrics():
     assert counted.result() == 0
     evaluation = evaluate(net, toy_run.held_out(), metrics=["confusion"], confusion=True)
     np.testing.assert_array_equal(evaluation.confusion, evaluation.metrics["confusion"])
+
+
+def test_a_metric_that_works_in_place_changes_no_other_result():
+    def in_place(scores, labels):
+        scores[:], labels[:] = 0, 0
+        return 1.0
+
+    net, labels = toy_run.net(), np.arange(6) % 3
+    images = np.random.default_rng(0).normal(size=(6, *net.input_shape)).astype(np.float32)
+    batches = [(images, labels)]
+    expected = evaluate(net, batches, metrics=["top-1", "confusion"])
+    for own in (in_place, InPlace()):
+        found = evaluate(net, batches, metrics={"own": own, "top_1": "top-1", "confusion": "confusion"})
+        assert found.metrics["top_1"] == expected.metrics["top_1"]
+        np.testing.assert_array_equal(found.metrics["confusion"], expected.metrics["confusion"])
+        np.testing.assert_array_equal(labels, np.arange(6) % 3)
+
+
+class InPlace(Mistakes):
+    def update(self, scores, labels):
+        scores[:], labels[:] = 0, 0
+
+
+def test_an_object_without_reset_that_cannot_be_copied_is_named():
+    metric = Mistakes()
+    metric.lock = threading.Lock()
+    with pytest.raises(TypeError, match=r"the metric Mistakes has no reset\(\) and cannot be copied: cannot pickle"):
+        evaluate(toy_run.net(), toy_run.held_out(), metrics=[metric])
 
 
 class WithoutLabels:
