@@ -63,11 +63,11 @@ def ranks(parallel: str | Ranks | None) -> Ranks:
         parallel: None for this process alone, "mpi" or "nccl", or ranks made by the caller, such as
             `MPI(time_limit=60)`.
 
-    Raises ValueError for another name.
+    Raises ValueError for another name, and TypeError for anything else.
     """
     if parallel is None:
         return Ranks()
     if isinstance(parallel, Ranks):
         return parallel
     kinds: dict[str, type[Ranks]] = {"mpi": MPI, "nccl": NCCL}
-    return lookup("parallel", parallel, kinds)()
+    return lookup("kind of ranks", parallel, kinds)()
