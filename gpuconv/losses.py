@@ -275,9 +275,9 @@ def get(loss: str | Loss, **options: Any) -> Loss:
 def apply(loss: Loss, scores: Array, labels: Array, grad_scale: Scalar | None = None) -> tuple[Array, Array]:
     """Call a loss and convert its result for the metrics and ``net.backward``.
 
-    A user's loss receives the scores in their accumulation dtype. It may return its loss as a number or as an array of
-    shape () or (1,), and a gradient of another float dtype; if it has no argument grad_scale, its gradient is scaled
-    here. Raises TypeError and ValueError for an invalid result.
+    A user's loss receives a copy of the scores in their accumulation dtype, which it may change in place. It may return
+    its loss as a number or as an array of shape () or (1,), and a gradient of another float dtype; if it has no
+    argument grad_scale, its gradient is scaled here. Raises TypeError and ValueError for an invalid result.
 
     Args:
         loss: As `get` returns it.
@@ -292,7 +292,7 @@ def apply(loss: Loss, scores: Array, labels: Array, grad_scale: Scalar | None = 
     if isinstance(loss, _OURS):
         return loss(scores, labels, *scale_arguments)
     device, dtype = backends.device_of(scores), accumulation_dtype(scores.dtype)
-    given = scores if scores.dtype == dtype else backends.asarray(scores, dtype=dtype)
+    given = ops.copy(scores) if scores.dtype == dtype else backends.asarray(scores, dtype=dtype)
     loss_applies_scale = bool(scale_arguments) and _takes_scale(loss)
     found = loss(given, labels, grad_scale=grad_scale) if loss_applies_scale else loss(given, labels)
     if not isinstance(found, (tuple, list)) or len(found) != 2:

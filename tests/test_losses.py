@@ -7,7 +7,8 @@ import pytest
 
 from gpuconv import losses
 from gpuconv.cli import run_settings
-from gpuconv.training import config_file
+from gpuconv.layers import Input, Linear, Sequential, Sigmoid
+from gpuconv.training import Trainer, config_file
 from tests.defaults import IMMUTABLE_VALUE, dataclass_flags, expect_defaults
 
 SCORES = np.array([[3.2, 5.1, -1.7], [1.0, 1.0, 1.0]])
@@ -118,6 +119,27 @@ def test_a_stored_description_gives_the_loss_again():
     assert config_file._short_form(name, loss) == "softmax:weight=1.0/2.0/0.5,ignore_index=2"
     assert run_settings.read_loss("softmax:ignore_index=-100")[1] == losses.SoftmaxCrossEntropy(ignore_index=-100)
     assert run_settings.read_loss("bce:pos_weight=2")[1] == losses.BinaryCrossEntropy(2.0)
+
+
+@pytest.mark.parametrize("device", ["numpy", "emulated"])
+def test_a_loss_of_the_user_may_work_in_place(device):
+    """The last layer keeps its output, the scores, for its backward pass."""
+
+    def squared(scores, targets):
+        error = scores - targets
+        return (error * error).mean(), 2 / error.size * error
+
+    def in_place(scores, targets):
+        scores -= targets
+        return (scores * scores).mean(), 2 / scores.size * scores
+
+    random = np.random.default_rng(0)
+    data = random.random((8, 4)).astype(np.float32), random.random((8, 3)).astype(np.float32)
+    histories = []
+    for loss in (squared, in_place):
+        net = Sequential([Input((4,)), Linear(3), Sigmoid()], seed=0, device=device)
+        histories.append(Trainer(net, "sgd", lr=1.0, loss=loss).fit(data, epochs=3, batch_size=4, progress=False))
+    assert histories[0] == histories[1]
 
 
 def test_weights_in_text_that_are_no_numbers_are_named():
