@@ -106,7 +106,7 @@ def test_whitening_refuses_images_of_a_wrong_shape_or_without_patches(shape):
     assert (net["conv1.weight"] == before).all()
 
 
-def test_whitening_refuses_images_that_are_not_finite_or_without_an_inverse_and_keeps_the_filters():
+def test_whitening_refuses_nan_and_patches_of_too_few_dimensions_and_keeps_the_filters():
     net = models.airbench94()
     before = net["conv1.weight"].copy()
     images = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype(np.float32)
