@@ -6,7 +6,7 @@ import dataclasses
 import math
 import zlib
 from collections.abc import Iterable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,6 +87,7 @@ class Dataset:
     def subset(self, indices: slice | Sequence[int] | np.ndarray) -> Dataset:
         """The images at `indices`: a slice, integers (any order, repeats allowed) or a mask. Raises ValueError if
         there is no image, and IndexError for an index out of range or a mask of another length."""
+        indices = as_index(indices)
         return dataclasses.replace(self, images=self.images[indices], labels=self.labels[indices])
 
     def relabeled(self, classes: Sequence[str]) -> Dataset:
@@ -116,6 +117,14 @@ class Dataset:
         return self.subset(~second), self.subset(second)
 
 
+def as_index(indices: slice | Sequence[int] | np.ndarray) -> Any:  # noqa: ANN401 - an index of NumPy
+    """Indices of samples for NumPy, which takes a tuple for one index along each axis. Raises TypeError for a single
+    integer."""
+    if isinstance(indices, int | np.integer):
+        raise TypeError(f"indices must be a slice, a list of integers or a mask, received {indices!r}")
+    return list(indices) if isinstance(indices, tuple) else indices
+
+
 class Classified(Protocol):
     """Data with named classes."""
 
@@ -125,19 +134,20 @@ class Classified(Protocol):
     def classes(self) -> Sequence[str]: ...
 
 
-def class_names(classes: object, name: str) -> tuple[str, ...]:
-    """The names of classes as text. Raises TypeError unless `classes` can be names."""
-    if not isinstance(classes, Iterable):
+def class_names(classes: Iterable[object], name: str) -> tuple[str, ...]:
+    """The names of classes as text. name: the name of the data set, for messages. Raises TypeError for anything that
+    has no entries."""
+    if not np.iterable(classes):
         raise TypeError(f"classes of {name!r} must be names, received {classes!r}")
     return tuple(map(str, classes))
 
 
 def class_indices(data: Classified, classes: Sequence[str]) -> NDArray[np.int64]:
     """The index in `classes` of each class of a data set. Raises as `Dataset.relabeled` does."""
-    classes = class_names(classes, data.name)
-    missing, unknown = (
-        [repr(name) for name in a if name not in b] for a, b in ((classes, data.classes), (data.classes, classes))
-    )
+    names, own = class_names(classes, data.name), class_names(data.classes, data.name)
+    if names == own:
+        return np.arange(len(own))
+    missing, unknown = ([repr(name) for name in a if name not in b] for a, b in ((names, own), (own, names)))
     if missing or unknown:
         differences = [
             f"{what} {', '.join(names[:5])}{', ...' * (len(names) > 5)}"
@@ -145,7 +155,9 @@ def class_indices(data: Classified, classes: Sequence[str]) -> NDArray[np.int64]
             if names
         ]
         raise ValueError(f"{data.name!r} must have the training data's classes: it {' and '.join(differences)}")
-    return np.array([classes.index(name) for name in data.classes])
+    if twice := [name for name in names if max(names.count(name), own.count(name)) > 1]:
+        raise ValueError(f"labels of {data.name!r} are matched by the names of classes, and {twice[0]!r} occurs twice")
+    return np.array([names.index(name) for name in own])
 
 
 def fraction_mask(labels: NDArray[np.int64], fraction: float, seed: int, part: str) -> NDArray[np.bool_]:

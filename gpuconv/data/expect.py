@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 
 def is_torch(array: object) -> TypeGuard[Tensor]:
-    return type(array).__module__.partition(".")[0] == "torch"
+    """Whether it is a tensor of PyTorch, or of a class derived from that, such as torchvision's images."""
+    return any(base.__module__.partition(".")[0] == "torch" for base in type(array).__mro__)
 
 
 def laid_out(images: object, shape: tuple[int, ...], rank: int) -> np.ndarray:
@@ -81,6 +82,13 @@ def class_numbers(labels: object, name: str, count: int) -> NDArray[np.int64]:
     if len(found) and int(found.max()) > INT63:
         raise ValueError(f"labels of {name!r} must be below 2**63, received {int(found.max())}")
     return found.astype(np.int64)
+
+
+def expect_pair(name: str, item: object, advice: str = "") -> None:
+    """Raise TypeError unless an item of a user's data is (image, label). advice: the end of the message."""
+    if not isinstance(item, (tuple, list)) or len(item) != 2:
+        received = f"{len(item)} parts" if isinstance(item, (tuple, list)) else type(item).__name__
+        raise TypeError(f"{name} must be (image, label), received {received}{advice}")
 
 
 def expect_finite(images: np.ndarray, name: str) -> None:

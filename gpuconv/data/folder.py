@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuconv.arguments import flag, integer, number, pair
-from gpuconv.data.dataset import Dataset, class_indices, class_names
+from gpuconv.data.dataset import Dataset, as_index, class_indices, class_names
 from gpuconv.data.image import read_image
 from gpuconv.data.listing import list_images
 from gpuconv.data.samples import Samples
@@ -187,7 +187,7 @@ class FolderSamples(Samples):
         return f"{found:08x}"
 
     def subset(self, indices: slice | Sequence[int] | np.ndarray) -> FolderSamples:
-        chosen = np.arange(len(self))[indices]
+        chosen = np.arange(len(self))[as_index(indices)]
         return dataclasses.replace(self, paths=[self.paths[at] for at in chosen], labels=self.labels[chosen])
 
     def relabeled(self, classes: Sequence[str]) -> FolderSamples:

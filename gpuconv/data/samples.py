@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuconv.backends import to_numpy
-from gpuconv.data.dataset import fraction_mask
-from gpuconv.data.expect import as_targets, expect_image_dtype, laid_out
+from gpuconv.data.dataset import as_index, fraction_mask
+from gpuconv.data.expect import as_targets, expect_image_dtype, expect_pair, laid_out
 from gpuconv.dtypes import as_dtype, is_float
 
 MEASURED = 4096  # at most this many images are read to compute the normalization
@@ -75,7 +75,7 @@ class Samples:
 
     def subset(self, indices: slice | Sequence[int] | np.ndarray) -> Samples:
         """The samples at `indices`: a slice, integers or a mask."""
-        chosen = np.arange(len(self))[indices]
+        chosen = np.arange(len(self))[as_index(indices)]
         labels = None if self.labels is None else self.labels[chosen]
         shared = {entry.name: getattr(self, entry.name) for entry in dataclasses.fields(Samples)}
         return Subset(**(shared | {"labels": labels}), parent=self, indices=chosen)
@@ -142,6 +142,8 @@ class MapSamples(Samples):
 
     def read(self, indices: NDArray[np.int64]) -> tuple[np.ndarray, NDArray[Any]]:
         pairs = [self.source[int(index)] for index in indices]
+        for index, pair in zip(indices, pairs):
+            expect_pair(f"{self.name}[{index}]", pair)
         images = [laid_out(image, self.image_shape, rank=len(self.image_shape)) for image, _ in pairs]
         for index, image in zip(indices, images):
             if image.shape != self.image_shape or image.dtype != self.dtype:

@@ -10,7 +10,7 @@ from numpy.typing import DTypeLike
 
 from gpuconv.arguments import is_array
 from gpuconv.data.dataset import Dataset
-from gpuconv.data.expect import as_targets, expect_finite, expect_image_dtype, laid_out
+from gpuconv.data.expect import as_targets, expect_finite, expect_image_dtype, expect_pair, laid_out
 from gpuconv.data.normalization import Normalization
 from gpuconv.data.samples import ArraySamples, MapSamples, Samples, memory_mapped_file
 from gpuconv.data.user_batches import Batches
@@ -56,6 +56,8 @@ def as_data_source(
     Raises TypeError for data that is none of `ACCEPTED` or has another dtype, and ValueError for data that is empty,
     and for images or labels that are not accepted.
     """
+    if isinstance(data, type) and (hasattr(data, "epoch") or hasattr(data, "__getitem__")):
+        raise TypeError(f"{name} must be {ACCEPTED}; received the class {data.__name__}, not an object of it")
     if isinstance(data, (Dataset, Samples)) or hasattr(data, "epoch"):
         return data
     if isinstance(data, tuple) and len(data) == 2 and all(isinstance(part, Dataset) for part in data):
@@ -94,6 +96,8 @@ def _of_arrays(
     in_file = memory_mapped_file(images)
     images = laid_out(images, shape, rank=1 + len(shape))
     expect_image_dtype(images.dtype, name)
+    if not images.ndim:
+        raise ValueError(f"images of {name!r} must have an axis for the images, received a single number")
     if not images.size:
         raise ValueError(f"data set {name!r} is empty: images of shape {images.shape}")
     numbers = as_targets(labels, name, len(images))
@@ -110,17 +114,17 @@ def _of_arrays(
 
 def _of_map(data: Indexed, name: str, shape: tuple[int, ...], classes: int) -> MapSamples | None:
     """The object as samples, or None if its items are batches."""
-    first = data[0]
-    if not isinstance(first, (tuple, list)) or len(first) != 2:
-        received = f"{len(first)} parts" if isinstance(first, (tuple, list)) else type(first).__name__
-        raise TypeError(f"{name}[0] must be (image, label), received {received}; {name} may be {ACCEPTED}")
+    first: Any = data[0]
+    expect_pair(f"{name}[0]", first, f"; {name} may be {ACCEPTED}")
     image = laid_out(first[0], shape, rank=len(shape))
     if image.ndim > len(shape):
         return None
     expect_image_dtype(image.dtype, name)
     expect_finite(image[None], name)
-    names = getattr(data, "classes", None) or [str(label) for label in range(classes)]
-    return MapSamples(name=name, image_shape=image.shape, dtype=image.dtype, classes=[*map(str, names)], source=data)
+    given = getattr(data, "classes", None)  # only names count; it may also be a number or a method
+    names = [*map(str, given)] if np.iterable(given) else []
+    names = names or [str(label) for label in range(classes)]
+    return MapSamples(name=name, image_shape=image.shape, dtype=image.dtype, classes=names, source=data)
 
 
 def length_of(data: Any) -> int | None:  # noqa: ANN401 - any object

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from gpuconv.data import Dataset
+from tests.data.small_samples import of_array
 
 
 def images(n=12, h=3, w=5, c=2):
@@ -112,3 +113,32 @@ def test_at_most_five_mismatched_classes_are_named():
 def test_a_class_without_images_and_a_label_of_the_last_class_are_accepted():
     data = Dataset(np.zeros((2, 1, 1, 1), np.uint8), np.array([0, 2]), "abc")
     assert data.labels.tolist() == [0, 2]
+
+
+def test_a_tuple_and_a_range_of_indices_select_images_as_a_list_does():
+    complete = dataset()
+    for indices in ((3, 1), (3,), range(2, 5), ()):
+        if indices:
+            found = complete.subset(indices)
+            np.testing.assert_array_equal(found.images, complete.images[[*indices]])
+            assert found.labels.tolist() == complete.labels[[*indices]].tolist()
+        np.testing.assert_array_equal(of_array().subset(indices).indices, [*indices])
+    for one in (3, np.int64(3)):
+        for each in (complete, of_array()):
+            with pytest.raises(TypeError, match="indices must be a slice, a list of integers or a mask, received"):
+                each.subset(one)
+
+
+def test_class_names_may_be_numbers_or_come_from_a_generator():
+    numbered = Dataset(images(3), np.array([0, 1, 2]), range(3))
+    assert numbered.relabeled(range(3)).classes == ("0", "1", "2")
+    assert numbered.relabeled([2, 1, 0]).labels.tolist() == [2, 1, 0]
+    reversed_names = numbered.relabeled(str(number) for number in (2, 1, 0))
+    assert (reversed_names.labels.tolist(), reversed_names.classes) == ([2, 1, 0], ("2", "1", "0"))
+
+
+def test_labels_are_not_matched_by_a_class_name_that_occurs_twice():
+    data = Dataset(images(3), np.array([0, 1, 2]), ["a", "a", "b"], "set")
+    assert data.relabeled(["a", "a", "b"]).labels.tolist() == [0, 1, 2]  # the same names in the same order
+    with pytest.raises(ValueError, match="labels of 'set' are matched by the names of classes, and 'a' occurs twice"):
+        data.relabeled(["b", "a", "a"])

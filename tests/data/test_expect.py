@@ -43,3 +43,14 @@ def test_class_numbers_are_converted_or_refused():
     ):
         with pytest.raises(error, match=message):
             class_numbers(labels, "set", 2)
+
+
+def test_a_class_derived_from_a_tensor_is_laid_out_as_a_tensor():
+    torch = pytest.importorskip("torch")
+
+    class Image(torch.Tensor):
+        """As torchvision's tv_tensors.Image."""
+
+    channels_first = torch.zeros(10, 3, 2, 4).as_subclass(Image)
+    assert laid_out(channels_first, (2, 4, 3), rank=4).shape == (10, 2, 4, 3)
+    assert laid_out(channels_first.requires_grad_(), (2, 4, 3), rank=4).shape == (10, 2, 4, 3)

@@ -122,3 +122,14 @@ def test_an_item_of_another_shape_or_dtype_is_named():
     for at, message in ((2, r"uint8 of shape \(2, 2, 3\)"), (3, r"float32 of shape \(2, 3, 3\)")):
         with pytest.raises(ValueError, match=rf"image {at} of 'train' must be uint8 .* received {message}"):
             recognized.read(np.array([0, at]))
+
+
+@pytest.mark.parametrize(
+    ("item", "received"),
+    [((IMAGES[1],), "1 parts"), ((IMAGES[1], 0, 0), "3 parts"), (IMAGES[1], "ndarray"), (0, "int")],
+)
+def test_an_item_that_is_no_pair_is_named(item, received):
+    source = [(IMAGES[0], 0), item]
+    samples = MapSamples(name="pairs", image_shape=(2, 3, 3), dtype=np.dtype(np.uint8), source=source)
+    with pytest.raises(TypeError, match=rf"^pairs\[1\] must be \(image, label\), received {received}$"):
+        samples.read(np.arange(2))

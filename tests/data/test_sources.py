@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gpuconv.data import sources
+from gpuconv.data import Loader, sources
 from tests.data.small_samples import IMAGES, LABELS
 
 
@@ -42,3 +42,32 @@ def test_a_label_too_large_for_a_class_number_is_neither_named_nor_counted_to():
     assert (type(samples).__name__, list(samples.classes)) == ("ArraySamples", [])
     rest, part = samples.split(0.5)
     assert {*rest.labels.tolist()} == {*part.labels.tolist()} == {0, 2**40}
+
+
+@pytest.mark.parametrize("classes", [np.array(["cat", "dog"]), 2, lambda: 2, None, ()], ids=type)
+def test_an_attribute_classes_that_is_an_array_names_classes_and_one_that_is_no_list_does_not(classes):
+    class Named(list):
+        pass
+
+    pairs = Named([(IMAGES[0], 0)])
+    pairs.classes = classes
+    recognized = sources.as_data_source(pairs, "train", (2, 3, 3), classes=2, device="numpy", dtype="float32")
+    assert list(recognized.classes) == (["cat", "dog"] if isinstance(classes, np.ndarray) else ["0", "1"])
+
+
+@pytest.mark.parametrize(
+    ("data", "error", "message"),
+    [
+        (dict, TypeError, "received the class dict, not an object of it"),
+        (Loader, TypeError, "received the class Loader, not an object of it"),
+        (
+            (np.array(3.0), 1),
+            ValueError,
+            "images of 'train' must have an axis for the images, received a single number",
+        ),
+    ],
+    ids=["class", "class of loaders", "number"],
+)
+def test_a_class_or_a_single_number_instead_of_data_is_refused(data, error, message):
+    with pytest.raises(error, match=message):
+        sources.as_data_source(data, "train", (2, 3, 3), device="numpy", dtype="float32")
