@@ -106,6 +106,8 @@ class Loader:
 
     def _expect(self, image_shape: tuple[int, ...]) -> None:
         """Raise ValueError if the normalization or the augmentation does not fit the images."""
+        if len(image_shape) != 3:
+            raise ValueError(f"a normalization is for images (H, W, C), received images of shape {image_shape}")
         height, width, channels = image_shape
         for name in ("mean", "std"):
             values = getattr(self.normalization, name)

@@ -64,3 +64,11 @@ def test_samples_are_read_in_the_order_of_the_epoch():
     assert len(loader) == 3
     with pytest.raises(ValueError, match="start_batch must be at most 3"):
         loader.epoch(0, 4)
+
+
+def test_a_normalization_is_refused_for_floats_and_for_samples_that_are_no_images():
+    rows = np.zeros((10, 7))
+    with pytest.raises(ValueError, match="images of 'array' are floats, which are only converted to a dtype"):
+        StreamLoader(of_array(rows.astype(np.float32)), 2, normalization=PLAIN)
+    with pytest.raises(ValueError, match=r"a normalization is for images \(H, W, C\), received images of shape \(7,\)"):
+        StreamLoader(of_array(rows.astype(np.uint8)), 2, normalization=PLAIN)
