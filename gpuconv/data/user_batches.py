@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from gpuconv import backends
-from gpuconv.arguments import integer
+from gpuconv.arguments import expect_accepts, integer
 from gpuconv.data.expect import as_targets, expect_finite, expect_image_dtype, laid_out
 from gpuconv.data.loader import Batch
 from gpuconv.data.normalization import Normalization
@@ -72,9 +72,13 @@ class Batches:
 
     def _begin(self) -> Iterable[Any]:
         """The source's batches from the first on; an iterator continues where it is."""
-        if callable(self._source) and not hasattr(self._source, "__iter__"):
-            return self._source()
-        return cast(Iterable[Any], self._source)
+        if not callable(self._source) or hasattr(self._source, "__iter__"):
+            return cast(Iterable[Any], self._source)
+        expect_accepts(f"the function {self.name}", self._source)
+        made = self._source()
+        if not (hasattr(made, "__iter__") or hasattr(made, "__getitem__")):
+            raise TypeError(f"the function {self.name} must return batches, received {type(made).__name__}")
+        return made
 
     def __len__(self) -> int:
         if self.length is None:
@@ -123,5 +127,7 @@ class Batches:
             if self.normalization is None:
                 raise TypeError(f"the first batch of {self.name} has floats, a later one uint8")
             x = self.normalization(np.ascontiguousarray(x), self.dtype)
+        elif self.normalization is not None:
+            raise TypeError(f"the first batch of {self.name} has uint8, which is normalized, a later one floats")
         x = backends.asarray(np.ascontiguousarray(x), device=self.device, dtype=self.dtype)
         return x, backends.asarray(labels, device=self.device)

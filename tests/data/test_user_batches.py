@@ -53,7 +53,7 @@ def test_an_iterator_cannot_go_back():
     assert first_pixels(iterator.epoch(2)) == EXPECTED[4:6]  # the refused calls did not advance the iterator
 
 
-def test_uint8_batches_are_normalized_by_the_statistics_of_the_first_batch_and_may_not_follow_floats():
+def test_uint8_batches_are_normalized_by_the_statistics_of_the_first_batch_and_are_not_mixed_with_floats():
     raw = [(x.astype(np.uint8), y) for x, y in FLOATS]
     measured = []
     normalized = batches(raw, normalize=lambda x: measured.append(x) or Normalization([1] * 3, [2] * 3))
@@ -63,6 +63,15 @@ def test_uint8_batches_are_normalized_by_the_statistics_of_the_first_batch_and_m
     assert batches(FLOATS).normalization is None
     with pytest.raises(TypeError, match="the first batch of train has floats, a later one uint8"):
         list(batches([FLOATS[0], raw[1]]).epoch())
+    with pytest.raises(TypeError, match="the first batch of train has uint8, which is normalized, a later one floats"):
+        list(batches([raw[0], FLOATS[1]]).epoch())
+
+
+def test_a_function_that_returns_no_batches_or_takes_arguments_is_refused():
+    with pytest.raises(TypeError, match="the function train must return batches, received NoneType"):
+        batches(lambda: None)
+    with pytest.raises(TypeError, match=r"the function train is called with \(\), but takes \(epoch\)"):
+        batches(lambda epoch: FLOATS)
 
 
 def test_an_object_with_only_indexing_gives_batches():
