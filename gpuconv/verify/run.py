@@ -10,8 +10,10 @@ import numpy as np
 
 from gpuconv import backends, ops
 from gpuconv.algorithms import UnservedError
+from gpuconv.arguments import integer
+from gpuconv.names import canonical
 from gpuconv.text import html
-from gpuconv.verify.cases.case import Case
+from gpuconv.verify.cases.case import DTYPES, Case
 from gpuconv.verify.compare import compare, results
 from gpuconv.verify.oracle import expected_results
 
@@ -111,15 +113,19 @@ def verify(chosen: Iterable[Case], dtypes: Iterable[str], device: str, seed: int
 
     Args:
         chosen: The cases.
-        dtypes: Names of dtypes; a case runs in those of them that it accepts.
+        dtypes: Names of dtypes, or the name of one; a case runs in those of them that it accepts.
         device: The device's name.
-        seed: The seed of the cases' numbers.
+        seed: The seed of the cases' numbers, at least 0.
+
+    Raises ValueError and TypeError for an unknown dtype and for another seed.
     """
+    named = [canonical("dtype", dtype, DTYPES) for dtype in ([dtypes] if isinstance(dtypes, str) else dtypes)]
+    seed = integer("seed", seed, 0)
     by_op: dict[str, list[Case]] = {}
     for case in chosen:
         by_op.setdefault(case.op, []).append(case)
     for op, listed in by_op.items():
-        for dtype in dtypes:
+        for dtype in named:
             row = Row(op, dtype)
             for case in listed:
                 if dtype in case.dtypes:
