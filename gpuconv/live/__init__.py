@@ -46,12 +46,14 @@ def serve(
         ready: Called with the page's address.
 
     Raises:
-        TypeError, ValueError: `session` or `port` is not accepted.
+        TypeError, ValueError: `session`, `host` or `port` is not accepted.
         ImportError: starlette or uvicorn is missing.
         OSError: The server cannot listen on the address, for example because the port is taken.
     """
     if not isinstance(session, Session) and not callable(session):
         raise TypeError(f"session must be a Session, or a function that makes one, received {type(session).__name__}")
+    if not isinstance(host, str):
+        raise TypeError(f"host must be text, such as '127.0.0.1', received {host!r}")
     port = integer("port", port, 0, 65535)
     expect_installed()
     from gpuconv.live.server import listening_socket, run

@@ -42,6 +42,8 @@ class Mailbox:
             if request is None:
                 return
             name, arguments, future = request
+            if not future.set_running_or_notify_cancel():
+                continue  # the caller cancelled it
             try:
                 future.set_result(do(name, arguments))
             except Exception as error:

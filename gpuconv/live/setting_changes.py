@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from gpuconv.arguments import integer
 from gpuconv.checkpoint import Checkpoint
 from gpuconv.live.segment import Segment
-from gpuconv.names import canonical, lookup
+from gpuconv.names import canonical
 from gpuconv.training import optimizers
 from gpuconv.types import Record
 
@@ -37,10 +37,14 @@ def change_recipe(recipe: Record, changes: Record, *, images: int, epoch: int = 
     """
     if not isinstance(changes, dict):
         raise TypeError(f"settings are an object of names and values, received {changes!r}")
-    changes = {canonical("setting", name, SETTINGS): value for name, value in changes.items()}
+    names = [canonical("setting", name, SETTINGS) for name in changes]
+    if twice := [name for name in SETTINGS if names.count(name) > 1]:
+        raise ValueError(f"{twice[0]} is given twice")
+    changes = dict(zip(names, changes.values()))
     found = recipe | {"train": dict(recipe["train"]), "optimizer": dict(recipe["optimizer"])}
-    if (name := changes.pop("optimizer", found["optimizer"]["optimizer"])) != found["optimizer"]["optimizer"]:
-        lookup("optimizer", name, optimizers.OPTIMIZERS)
+    current = found["optimizer"]["optimizer"]
+    name = changes.pop("optimizer", current)
+    if name != current and (name := canonical("optimizer", name, optimizers.OPTIMIZERS)) != current:
         found["optimizer"] = {"optimizer": name}
         made = optimizers.get(name)  # keep the settings that the new optimizer has too
         for kept in ("lr", "weight_decay", "momentum"):

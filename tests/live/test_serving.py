@@ -244,6 +244,14 @@ def test_a_wrong_argument_of_serve_is_refused(session, port, error, message):
         live.serve(session, port=port)
 
 
+@pytest.mark.parametrize("host", [None, 2130706433, b"127.0.0.1"])
+def test_a_host_that_is_no_text_is_refused_before_a_session_is_made(host):
+    from gpuconv import live
+
+    with pytest.raises(TypeError, match=f"host must be text, such as '127.0.0.1', received {host}"):
+        live.serve(list, host=host, port=0)
+
+
 def test_the_address_for_other_machines_has_this_hosts_name_and_the_token(open_session, monkeypatch):
     from gpuconv import live
     from gpuconv.live import server

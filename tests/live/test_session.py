@@ -14,7 +14,7 @@ from gpuconv import backends, checkpoint
 from gpuconv.layers import BatchNorm, Conv2D, Flatten, Linear, MaxPool2D, ReLU
 from gpuconv.live import attribution, pictures
 from gpuconv.live.segment import Segment
-from gpuconv.live.session import PAUSED
+from gpuconv.live.session import PAUSED, TRAINING
 from tests import standin
 from tests.live.sessions import CONV, HubWithClient, do, wait_for
 
@@ -155,3 +155,12 @@ def test_a_run_on_a_device_with_kernels_is_watched_and_changed(open_session, dev
         wait_for(session, lambda: session.trainer.steps == step, seconds=60)
         assert {"state", "curves", "picture", "examples", "scales", "map"} <= session.hub.put_names
         session.close()
+
+
+def test_a_cancelled_request_is_not_done_and_the_next_one_is(open_session):
+    session = open_session(start=False)
+    cancelled, next_one = session.ask("pause"), session.ask("greet")
+    assert cancelled.cancel()
+    session.start()
+    next_one.result(30)
+    assert session.phase == TRAINING

@@ -10,9 +10,9 @@ import pytest
 from gpuconv import checkpoint
 from gpuconv.live import setting_changes
 from gpuconv.live.session import PAUSED
-from gpuconv.training import RunDirectory, schedules
+from gpuconv.training import RunDirectory, optimizers, schedules
 from gpuconv.training.run_schemas import state
-from tests.live.sessions import CONV, LINEAR, do, records_of, wait_for, weights_of
+from tests.live.sessions import CONV, LINEAR, do, recipe_of, records_of, wait_for, weights_of
 
 
 def test_a_change_is_announced_stored_and_applied(open_session):
@@ -174,3 +174,14 @@ def test_a_stored_change_is_checked_like_the_rest_of_a_checkpoint(open_session):
         with pytest.raises(checkpoint.CheckpointError, match=f"{name} is missing"):
             state(found, "here")
         change[name] = value
+
+
+def test_another_spelling_of_the_optimizer_changes_nothing_and_a_setting_given_twice_is_refused():
+    recipe = recipe_of(LINEAR, optimizer=optimizers.get("sgd", lr=0.05, momentum=0.9, nesterov=True).config())
+    assert setting_changes.change_recipe(recipe, {"optimizer": "SGD"}, images=200) == recipe
+    changed = setting_changes.change_recipe(recipe, {"optimizer": "AdamW"}, images=200)
+    assert (changed["optimizer"]["optimizer"], changed["optimizer"]["lr"]) == ("adamw", 0.05)
+    with pytest.raises(ValueError, match="lr is given twice"):
+        setting_changes.change_recipe(recipe, {"lr": 0.1, "LR": 0.2}, images=200)
+    with pytest.raises(ValueError, match="unknown optimizer 'sgdd'; did you mean 'sgd'"):
+        setting_changes.change_recipe(recipe, {"optimizer": "sgdd"}, images=200)
