@@ -18,7 +18,7 @@ from gpuconv.cli import json_output, streams
 from gpuconv.cli.errors import UserError
 from gpuconv.names import canonical
 from gpuconv.notices import on_stderr
-from gpuconv.system.console import log_on_stderr, quiet
+from gpuconv.system.console import log_on_stderr, quiet, say
 from gpuconv.system.files import describe_error
 from gpuconv.text.plain_text import printable
 from gpuconv.version import __version__
@@ -83,8 +83,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     streams.begin()
     try:
         return streams.end(_main(sys.argv[1:]))
-    except SystemExit as left:  # argparse, after a help text
-        return streams.end(int(left.code or 0))
+    except SystemExit as left:  # argparse, after a help text, or a layer in a user's file
+        if isinstance(left.code, int | None):
+            return streams.end(left.code or 0)
+        say(str(left.code))  # as Python does
+        return streams.end(1)
 
 
 def _main(arguments: list[str]) -> int:

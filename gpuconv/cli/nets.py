@@ -98,7 +98,7 @@ def build(model: str, input_shape: Shape | None = None, classes: int | None = No
             made = Sequential([*head, *made], **options)
     except UserError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UserError(f"{model} failed: {_error_text(error, path)}") from error
     if not isinstance(made, Layer) or made.output_shape is None:
         what = "a net that does not begin with an Input" if isinstance(made, Layer) else type(made).__name__
@@ -142,7 +142,7 @@ def import_path(path: str) -> ModuleType:
         sys.path.insert(0, folder)
     try:
         specification.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise UserError(f"{path} cannot be imported: {_error_text(error, path)}") from error
     return module
@@ -177,7 +177,7 @@ def _accepted(function: Callable[..., Sequential], options: Record) -> Record:
     return {name: value for name, value in options.items() if takes_any or name in parameters}
 
 
-def _error_text(error: Exception, path: str) -> str:
+def _error_text(error: BaseException, path: str) -> str:
     """An error in a user's file in one line, with the last line number in that file."""
     line, trace = "", error.__traceback__
     while trace:

@@ -122,11 +122,12 @@ def test_the_test_accuracy_is_printed_although_a_callback_fails_at_the_end(tmp_p
     assert f"{broken} failed at the end of the run: RuntimeError: broken" in captured.err
 
 
-def test_main_returns_the_status_given_to_sys_exit(monkeypatch):
+def test_main_returns_the_status_given_to_sys_exit_and_prints_a_text_given_to_it(monkeypatch, capsys):
     monkeypatch.setattr(streams, "begin", lambda: None)
-    for code, status in ((None, 0), (0, 0), (3, 3)):
+    for code, status in ((None, 0), (0, 0), (3, 3), ("it needs another library", 1)):
         monkeypatch.setattr(sys.modules["gpuconv.cli.main"], "_main", lambda _, code=code: sys.exit(code))
         assert main() == status
+    assert capsys.readouterr().err == "it needs another library\n"
 
 
 @pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)

@@ -150,6 +150,9 @@ def nothing(input_shape, classes):
 def no_layers(input_shape, classes):
     return []
 
+def leaves(input_shape, classes):
+    raise SystemExit(0)
+
 def maps():
     return Sequential([Input((4, 4, 3)), Conv2D(3, 3)])
 
@@ -188,6 +191,7 @@ def test_a_net_from_a_function_in_a_file_is_trained_evaluated_and_resumed(work, 
 def test_a_file_without_a_usable_net_gives_an_error_of_one_line(work, my_net, capsys):
     (work / "wrong_syntax.py").write_text("def build(:")
     (work / "json.py").write_text("")
+    (work / "leaves.py").write_text("import sys\nsys.exit('it needs another library')")
     for model, message in (
         (f"{my_net}:broken", r"broken failed: ZeroDivisionError: division by zero \(line 14; --debug shows more\)"),
         (f"{my_net}:nothing", "must return a net, or a list of layers; it returned NoneType"),
@@ -195,6 +199,8 @@ def test_a_file_without_a_usable_net_gives_an_error_of_one_line(work, my_net, ca
         (f"{my_net}:biuld", "unknown function of .* 'biuld'; did you mean 'build'"),
         ("none.py:build", "none.py: no such file"),
         ("wrong_syntax.py:build", "cannot be imported: SyntaxError"),
+        ("leaves.py:build", r"cannot be imported: SystemExit: it needs another library \(line 2;"),
+        (f"{my_net}:leaves", r"leaves failed: SystemExit: 0 \(line"),
         ("json.py:build", "another module is named 'json'"),
     ):
         err = output_of(
