@@ -141,7 +141,8 @@ def _session_of_run(options: argparse.Namespace, directory: str) -> Session:
     expect_normalization(found)
     if started_in_python(settings):
         by_part = resume_python_run.data_sets(settings, options.data, options.test)
-        sets = live.DataSplits(by_part["train"], by_part.get("validation"), by_part.get("test", by_part["train"]))
+        test = by_part["test" if "test" in by_part else "train"]
+        sets = live.DataSplits(by_part["train"], by_part.get("validation"), test)
     else:
         train, test = load_data(found.settings, options.data, options.test)
         sets = live.DataSplits(*split_validation(found.settings, train), test)

@@ -33,11 +33,19 @@ class DataSplits:
         train: Images to train on.
         validation: Images on which each epoch is evaluated, or None.
         test: Images to test on.
+
+    Raises TypeError for anything but a Dataset or Samples.
     """
 
     train: Dataset | Samples
     validation: Dataset | Samples | None
-    test: Any
+    test: Dataset | Samples
+
+    def __post_init__(self) -> None:
+        for part in ("train", "validation", "test"):
+            data = getattr(self, part)
+            if not isinstance(data, (Dataset, Samples)) and not (part == "validation" and data is None):
+                raise TypeError(f"{part} must be a gpuconv.data.Dataset or Samples, received {type(data).__name__}")
 
     @property
     def classes(self) -> list[str]:

@@ -10,6 +10,7 @@ from typing import TypeVar
 import numpy as np
 
 from gpuconv import backends, ops, summary
+from gpuconv.data import Dataset, Samples
 from gpuconv.live import pictures
 from gpuconv.live.request_parsing import write_net
 from gpuconv.live.segment import DataSplits, Segment
@@ -84,11 +85,17 @@ def picture(segment: Segment, kind: str, image: np.ndarray, truth: int | None, h
     return pictures.pack(head | own, volumes, [pictures.shrink_image(image)])
 
 
+def first_labeled(data: Dataset | Samples, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The first `count` images, and their labels, which `Samples` may know only after reading."""
+    if isinstance(data, Samples):
+        return data.read(np.arange(min(count, len(data))))
+    return data.first(count), data.labels[:count]
+
+
 def examples(segment: Segment, sets: DataSplits) -> bytes:
     """Some of the first test images with their five best scores, and how many of the first test images the net
     classifies correctly. Correctly classified images come before the others."""
-    images = np.asarray(sets.test.first(EXAMPLES))
-    labels = sets.test.labels[: len(images)]
+    images, labels = first_labeled(sets.test, EXAMPLES)
     scores = segment.net.infer(normalize_images(segment, images))
     probabilities = ops.softmax(backends.to_numpy(scores).astype(np.float64))
     right = (probabilities.argmax(axis=1) == labels) & np.isfinite(probabilities).all(axis=1)

@@ -153,8 +153,8 @@ class View:
         }
 
     def _test_image(self, number: int) -> tuple[np.ndarray, int | None, str]:
-        image = np.asarray(self.sets.test.subset([number]).first(1))[0]
-        return image, int(self.sets.test.labels[number]), f"test image {number}"
+        images, labels = snapshots.first_labeled(self.sets.test.subset([number]), 1)
+        return images[0], int(labels[0]), f"test image {number}"
 
 
 def _grid(values: np.ndarray) -> list[list[float | str]]:

@@ -11,12 +11,13 @@ import pytest
 pytest.importorskip("starlette")
 
 from gpuconv import backends, checkpoint
+from gpuconv.data import Samples
 from gpuconv.layers import BatchNorm, Conv2D, Flatten, Linear, MaxPool2D, ReLU
-from gpuconv.live import attribution, pictures
+from gpuconv.live import DataSplits, Session, attribution, pictures, snapshots
 from gpuconv.live.segment import Segment
 from gpuconv.live.session import PAUSED, TRAINING
 from tests import standin
-from tests.live.sessions import CONV, HubWithClient, do, wait_for
+from tests.live.sessions import CONV, LINEAR, HubWithClient, do, recipe_of, wait_for
 
 
 def test_pause_stops_the_steps_and_go_continues(open_session):
@@ -164,3 +165,34 @@ def test_a_cancelled_request_is_not_done_and_the_next_one_is(open_session):
     session.start()
     next_one.result(30)
     assert session.phase == TRAINING
+
+
+class LabeledWhenRead(Samples):
+    """The images of a data set, whose labels are known only when they are read."""
+
+    def __init__(self, data):
+        super().__init__(name="read", image_shape=data.image_shape, dtype=np.dtype(np.uint8), classes=data.classes)
+        object.__setattr__(self, "data", data)
+
+    def __len__(self):
+        return len(self.data)
+
+    def read(self, indices):
+        return self.data.images[indices], self.data.labels[indices]
+
+
+def test_test_images_whose_labels_are_known_only_when_read_are_shown(sets, tmp_path):
+    recipe = recipe_of(LINEAR, epochs=1)
+    session = Session(DataSplits(sets.train, None, LabeledWhenRead(sets.test)), recipe, device="numpy", home=tmp_path)
+    assert session.view.truth == sets.test.labels[0]
+    assert snapshots.examples(session.segment, session.sets) == snapshots.examples(session.segment, sets)
+
+
+@pytest.mark.parametrize("part", ["train", "validation", "test"])
+def test_data_that_is_no_data_set_is_refused(sets, part):
+    given = {"train": sets.train, "validation": None, "test": sets.test}
+    with pytest.raises(TypeError, match=f"{part} must be a gpuconv.data.Dataset or Samples, received ndarray"):
+        DataSplits(**given | {part: sets.train.images})
+    for required in {"train", "test"} & {part}:
+        with pytest.raises(TypeError, match="received NoneType"):
+            DataSplits(**given | {required: None})
