@@ -61,9 +61,9 @@ def run(options: argparse.Namespace) -> int:
     if alone and not options.report:
         raise UserError(f"{' and '.join(alone)} {'go' if len(alone) > 1 else 'goes'} with --report, which compiles")
     with user_errors():
-        files = [canonical("kernel file", file, MACROS) for file in options.file or MACROS]
+        files = [*dict.fromkeys(canonical("kernel file", file, MACROS) for file in options.file or MACROS)]
         known = nvrtc.known_architectures() if options.arch else nvrtc.ARCHITECTURES
-        archs = [canonical("architecture", arch, known) for arch in options.arch or known]
+        archs = [*dict.fromkeys(canonical("architecture", arch, known) for arch in options.arch or known)]
     chosen = [variant for variant in variants() if variant.file in files]
     if options.report:
         return _report(jobs(chosen, archs, options.all or bool(options.arch)), options.all, options.workers)

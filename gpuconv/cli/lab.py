@@ -52,7 +52,7 @@ def run(options: argparse.Namespace) -> int:
             raise UserError("give your .cu file, or print the shipped one with --template")
         if not options.file.is_file():
             raise UserError(f"{options.file}: no such file")
-        dtypes = tuple(canonical("dtype", d, verify.DTYPES) for d in options.dtype or verify.DTYPES)
+        dtypes = tuple(dict.fromkeys(canonical("dtype", d, verify.DTYPES) for d in options.dtype or verify.DTYPES))
         dtypes = lab.served_dtypes(options.op, dtypes, options.algo)
         lab.check_signatures(options.file, options.op, options.algo)
     device = choose_device(options)

@@ -27,6 +27,7 @@ def test_the_kernel_report_receives_the_options(monkeypatch, capsys):
         ((), every_arch, False),
         (("--all",), every_arch, True),
         (("--arch", "SM_80", "--arch", "sm_90a"), ["sm_80", "sm_90a"], True),
+        (("--arch", "sm_80", "--arch", "SM_80", "--file", "metrics.cu"), ["sm_80"], True),
     ):
         assert main(["kernels", "--report", "--workers", "3", "--file", "metrics.cu", *arguments]) == 0
         assert received == [(of_metrics, archs, everything), 3]
