@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuconv.backends import to_numpy
-from gpuconv.data.dataset import as_index, fraction_mask
+from gpuconv.data.dataset import as_index, class_names, fraction_mask
 from gpuconv.data.expect import as_targets, expect_image_dtype, expect_pair, laid_out
 from gpuconv.dtypes import as_dtype, is_float
 
@@ -31,6 +31,8 @@ class Samples:
         classes: The names of the classes, or empty.
         workers: The number of threads that may read at the same time.
         spec: As in `Dataset`.
+
+    Raises TypeError for another dtype, and for classes that are no names.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Samples:
         expect_image_dtype(dtype, self.name)
         object.__setattr__(self, "dtype", dtype)
         object.__setattr__(self, "image_shape", tuple(self.image_shape))
+        object.__setattr__(self, "classes", class_names(self.classes, self.name))
         if self.labels is not None:
             object.__setattr__(self, "labels", to_numpy(self.labels, f"labels of {self.name!r}"))
 

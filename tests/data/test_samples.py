@@ -133,3 +133,17 @@ def test_an_item_that_is_no_pair_is_named(item, received):
     samples = MapSamples(name="pairs", image_shape=(2, 3, 3), dtype=np.dtype(np.uint8), source=source)
     with pytest.raises(TypeError, match=rf"^pairs\[1\] must be \(image, label\), received {received}$"):
         samples.read(np.arange(2))
+
+
+def test_the_dtype_of_samples_may_be_text_or_a_type_and_must_be_accepted():
+    for dtype, raw in (("uint8", True), (np.uint8, True), ("float32", False)):
+        found = Numbered(3, dtype=dtype, image_shape=[1, 1, 1])
+        assert (found.raw, found.dtype, found.image_shape) == (raw, np.dtype(dtype), (1, 1, 1))
+    with pytest.raises(TypeError, match=r"images of 'numbered' must be uint8 in 0..255, .* received int64"):
+        Numbered(3, dtype="int64")
+
+
+def test_the_class_names_of_samples_may_be_an_array():
+    assert Numbered(3, classes=np.array(["cat", "dog"])).classes == ("cat", "dog")
+    with pytest.raises(TypeError, match="classes of 'numbered' must be names, received 2"):
+        Numbered(3, classes=2)
