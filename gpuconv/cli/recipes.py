@@ -19,9 +19,9 @@ DEFAULT = {
 # The recipe of Keller Jordan's "94% on CIFAR-10 in 3.29 Seconds on a Single GPU" (arXiv:2404.00498) with the Muon
 # optimizer, as in his public airbench94_muon. Its rates are for a loss summed over a batch of 2000, and for scores
 # divided by 256 with head weights of standard deviation 1. Here the loss is the mean, so SGD's rates are multiplied and
-# decays divided by 2000. The net divides scores by 9, so weights of 9 / 256 would give the same scores: the head's
-# rate is multiplied by (9 / 256)^2, and its decay divided by that. A step then changes the scores as in
-# airbench94_muon. Muon's step is invariant to these factors.
+# decays divided by 2000. The net divides scores by 9, so head weights of standard deviation 9 / 256 would give the same
+# scores: the head's rate is multiplied by (9 / 256)^2, and its decay divided by that. A step then changes the scores as
+# in airbench94_muon. Muon's step is invariant to these factors.
 _NORMS = "sgd:lr=106,momentum=0.85,nesterov=true,weight_decay=3.7736e-5"  # 0.053 * 2000, 0.004 / 0.053 / 2000
 _HEAD = "sgd:lr=1.6562,momentum=0.85,nesterov=true,weight_decay=2.4152e-3"  # 0.67 * 2000 * (9 / 256)^2, 0.004 / lr
 _MUON = "muon:lr=0.24,momentum=0.6,nesterov=true,newton_schulz=3"

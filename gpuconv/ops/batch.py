@@ -44,10 +44,9 @@ def load_batch(
 ) -> tuple[Array, Array]:
     """Gather, augment and normalize a batch from a uint8 data set.
 
-    x[n] = (augment(images[indices[n]]) - mean) * (1 / std), with indices counted from start, computed in float32 and
-    rounded once to dtype. The steps of augment are, in this order: crop, brightness, contrast, saturation, hue, flip,
-    shift, cutout. Cut-out pixels are 0 after normalization. Sample n draws Philox blocks of the AUGMENT stream, at
-    offset + n.
+    x[n] = (augment(images[indices[start + n]]) - mean) * (1 / std), computed in float32 and rounded once to dtype. The
+    steps of augment are, in this order: crop, brightness, contrast, saturation, hue, flip, shift, cutout. Cut-out
+    pixels are 0 after normalization. Sample n draws Philox blocks of the AUGMENT stream, at offset + n.
 
     resized_crop is torchvision's RandomResizedCrop to the image's own size. The crop's share of the image's area is
     uniform between resized_crop and 1, the logarithm of its width / height is uniform between log(3/4) and log(4/3),
@@ -90,7 +89,7 @@ def load_batch(
         out: Receives x; by default a new array.
 
     Returns:
-        x: (N, H, W, C), and labels[indices]: (N,).
+        x: (N, H, W, C), and the labels of these images: (N,) int64.
 
     Raises:
         ValueError: A position past the indices, or an index outside of [0, M), where the host can read the arrays; on

@@ -45,8 +45,8 @@ def muon_step(
     x = a x + (b x x^T + c (x x^T)^2) x with a, b, c = 3.4445, -4.7750, 2.0315. If x has more rows than columns, x^T
     takes its place in these steps. The steps bring the singular values near 1, not exactly to 1. With precision="full",
     everything is computed in the accumulation dtype. The other precisions let tensor cores multiply: "tf32" rounds the
-    factors of these products to TF32, and "bfloat16" stores x / |x|, x x^T, the polynomial and x in bfloat16, as the
-    original does.
+    factors of the matrix products to TF32, and "bfloat16" stores x / |x|, x x^T, the polynomial and x in bfloat16, as
+    the original does.
 
     Args:
         params: Arrays of rank 2 or more, taken as matrices (K, the rest), changed in place.

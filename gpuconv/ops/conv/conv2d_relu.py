@@ -63,7 +63,7 @@ def conv2d_relu(
         saved: With "gelu", "silu" or "hard_swish" the activation's input, rounded to y's dtype; y is computed from it.
         Otherwise the mask.
 
-        mask: uint8 (N, P, Q, groups * bytes), with y's P and Q and bytes = ceil(K / groups * pool**2 / 8). It has
+        mask: uint8, of y's shape but with groups * ceil(K / groups * pool**2 / 8) bytes in place of K values. It has
         one bit for each convolution output that y depends on: 1 where the gradient passes. With "relu" it passes
         only where the output is positive. With pool=2 it passes only where the output is the first maximum of its
         window. In the bytes of a group, bit i * pool**2 + j (bit 0 is the lowest of the first byte) belongs to the
