@@ -117,6 +117,7 @@ def test_a_skipped_muon_step_in_a_lower_precision_must_change_nothing(given):
 
 
 ROWS, CHANNELS = np.arange(6, dtype=np.float32).reshape(2, 3), np.ones(3, np.float32)
+VOLUME = np.arange(64, dtype=np.float32).reshape(1, 4, 4, 4)
 
 
 @pytest.mark.parametrize(
@@ -127,8 +128,14 @@ ROWS, CHANNELS = np.arange(6, dtype=np.float32).reshape(2, 3), np.ones(3, np.flo
         lambda: ops.add(np.array(1, np.float32), np.array(2, np.float32)),
         lambda: ops.softmax(np.ones((2, 0), np.float32)),
         lambda: ops.sgd_step([], [], lr=0.1),
+        lambda: ops.avg_pool2d(VOLUME, np.int64(2), stride=np.int64(2), count_include_pad=np.bool_(False)),
+        lambda: ops.avg_pool2d(VOLUME, [2, 1], padding=[[0, 1], [0, 0]]),
+        lambda: ops.dropout(ROWS, p=np.float64(0.5), seed=np.uint64(3), offset=np.int64(2)),
     ],
-    ids=["beta without an activation", "digest without before", "no axes", "no classes", "no parameters"],
+    ids=[
+        *["beta without an activation", "digest without before", "no axes", "no classes", "no parameters"],
+        *["NumPy's numbers of a pool", "lists of a pool", "NumPy's numbers of dropout"],
+    ],
 )
 def test_a_call_of_an_unusual_form_can_be_checked_stored_and_replayed(run):
     calls: list[Call] = []
