@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gpuconv import arguments, backends, losses, ops, random
-from gpuconv.layers import Conv2D, Dropout, Layer, Linear, Sequential
+from gpuconv.layers import Conv2D, ConvTranspose2D, Dropout, Layer, Linear, Sequential
 from gpuconv.losses import Loss, SoftmaxCrossEntropy, SVMHinge
 from gpuconv.metrics import class_of
 from gpuconv.own_op import Comparison as Comparison
@@ -113,11 +113,12 @@ def gradient_check(
     Raises ValueError if the layer is not built and `input_shape` is not given, and ValueError or TypeError for a wrong
     argument.
     """
+    if not isinstance(layer, Layer):
+        received = f"the class {layer.__name__}; call it" if isinstance(layer, type) else type(layer).__name__
+        raise TypeError(f"layer must be a layer or a net, received {received}")
     training = arguments.flag("training", training)
     samples = None if samples is None else arguments.integer("samples", samples, 1)
     tolerance, step = arguments.number("tolerance", tolerance, 0.0), arguments.positive("step", step)
-    if not isinstance(layer, Layer):
-        raise TypeError(f"gradient_check takes a layer or net, received {type(layer).__name__}")
     twin = _float64_copy(layer, input_shape)
     host = _normal((2, *(twin.input_shape or ())), seed, 0) if x is None else backends.to_numpy(x).astype(np.float64)
     if not host.size:
@@ -167,7 +168,7 @@ def _float64_copy(layer: Layer, input_shape: tuple[int, ...] | None) -> Layer:
         raise ValueError("the layer is not built: give input_shape, without N")
     twin = Layer.from_config(layer.config())
     for inner in twin.walk():
-        if isinstance(inner, (Conv2D, Linear)):
+        if isinstance(inner, (Conv2D, ConvTranspose2D, Linear)):
             inner.algo = "auto"  # the chosen algorithm may not serve float64
     twin.build(shape, dtype="float64", device=layer.device, seed=getattr(layer, "seed", 0))
     if layer.input_shape == twin.input_shape:

@@ -7,7 +7,19 @@ import numpy as np
 import pytest
 
 from gpuconv import checks, losses, models, ops
-from gpuconv.layers import BatchNorm, Conv2D, Dropout, Flatten, Input, Linear, ReLU, Residual, Sequential, Tanh
+from gpuconv.layers import (
+    BatchNorm,
+    Conv2D,
+    ConvTranspose2D,
+    Dropout,
+    Flatten,
+    Input,
+    Linear,
+    ReLU,
+    Residual,
+    Sequential,
+    Tanh,
+)
 from gpuconv.training.optimizers import Adam
 
 
@@ -49,6 +61,11 @@ def test_a_single_layer_is_checked_at_a_shape_and_at_given_values():
     assert (result.checked, result.passed) == (4, True)
     with pytest.raises(ValueError, match="give input_shape"):
         checks.gradient_check(Conv2D(2, 3))
+
+
+@pytest.mark.parametrize("kind", [Conv2D, ConvTranspose2D])
+def test_a_layer_whose_algorithm_does_not_serve_float64_is_checked(kind):
+    assert checks.gradient_check(kind(4, 3, algo="mma-128x64"), input_shape=(4, 4, 2), samples=5).passed
 
 
 @pytest.fixture
@@ -149,9 +166,10 @@ def test_wrong_options_of_checks_are_refused():
     net = Sequential([Input((4,)), Linear(3)])
     x, labels = np.ones((2, 4), np.float32), np.array([0, 1])
     for call, error, message in (
+        (lambda: checks.gradient_check(Tanh), TypeError, "received the class Tanh; call it"),
         (lambda: checks.gradient_check(net, samples=0), ValueError, "samples must be at least 1, received 0"),
         (lambda: checks.gradient_check(net, samples="all"), TypeError, "samples must be an integer, received 'all'"),
-        (lambda: checks.gradient_check(3), TypeError, "gradient_check takes a layer or net, received int"),
+        (lambda: checks.gradient_check(3), TypeError, "layer must be a layer or a net, received int"),
         (lambda: checks.gradient_check(net, x[:0]), ValueError, r"x must hold at least one sample, .* \(0, 4\)"),
         (lambda: checks.regularization(net, x, labels, weight_decay="a"), TypeError, "weight_decay must be a number"),
         (lambda: checks.regularization(net, x, labels, weight_decay=0), ValueError, "weight_decay must be above 0"),
