@@ -192,6 +192,8 @@ def accepts(function: Callable[..., object], *given: object, **options: object) 
 
 def expect_accepts(name: str, function: Callable[..., object], *given: str) -> None:
     """Raise TypeError if a user's function cannot be called with arguments of these names, in this order."""
+    if not callable(function):
+        raise TypeError(f"{name} must be a function of ({', '.join(given)}), received {function!r}")
     if not accepts(function, *given):
         plain = (each.replace(annotation=each.empty) for each in inspect.signature(function).parameters.values())
         raise TypeError(f"{name} is called with ({', '.join(given)}), but takes ({', '.join(map(str, plain))})")

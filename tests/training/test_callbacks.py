@@ -116,6 +116,10 @@ class UnknownHook:
         raise AssertionError
 
 
+class NotCallable(Callback):
+    on_step = None
+
+
 class MisspelledHook(Callback):
     def on_epochs(self, trainer, record):
         raise AssertionError
@@ -178,6 +182,7 @@ def test_callbacks_without_any_hook_or_with_an_unknown_one_are_refused():
         ([Callback()], "any of on_start, .*received <.*Callback"),
         ([UnknownHook()], r"UnknownHook.on_epoch_ends would never be called: .*did you mean 'on_epoch'"),
         ([MisspelledHook()], r"MisspelledHook.on_epochs would never be called: .*did you mean 'on_epoch'"),
+        ([NotCallable()], r"NotCallable.on_step must be a function of \(trainer, record\), received None"),
         (EarlyStopping(3), "a list, received EarlyStopping"),
     ):
         with pytest.raises(TypeError, match=message):
