@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from gpuconv.arguments import expect_accepts
+from gpuconv.arguments import expect_accepts, integer
 from gpuconv.names import lookup
 from gpuconv.training.protocols import TrainerLike
 from gpuconv.training.run_state import RunState
@@ -40,7 +40,7 @@ class Callback:
         None."""
 
     def next_step(self, trainer: TrainerLike) -> int | None:
-        """The number of steps until `on_step` next reads or changes the state of `trainer`.
+        """The number of steps, at least 1, until `on_step` next reads or changes the state of `trainer`.
 
         1, the default for a callback with `on_step`, means every step; None means never. For the steps in between,
         `on_step` is still called, but perhaps only after all of them have run.
@@ -101,7 +101,9 @@ def _defines(callback: object, event: str) -> bool:
 
 
 def next_step(callback: object, trainer: RunState) -> int | None:
-    """The callback's `next_step`, or the default of `Callback`."""
+    """The callback's `next_step`, or the default of `Callback`. Raises ValueError or TypeError unless it is None or an
+    integer of at least 1."""
     if hasattr(callback, "next_step"):
-        return callback.next_step(trainer)
+        steps = callback.next_step(trainer)
+        return None if steps is None else integer(f"the result of {type(callback).__name__}.next_step", steps, 1)
     return 1 if hasattr(callback, "on_step") else None

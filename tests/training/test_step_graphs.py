@@ -184,6 +184,19 @@ def test_a_replaced_array_triggers_a_new_capture(captures):
     assert len(captures["captured"]) > without_replacement
 
 
+@pytest.mark.parametrize("steps", [0, -1, 0.5])
+def test_a_next_step_that_is_no_positive_integer_is_refused(steps):
+    class Never(Callback):
+        def next_step(self, trainer):
+            return steps
+
+        def on_step(self, trainer, record):
+            pass
+
+    with pytest.raises((ValueError, TypeError), match=rf"the result of Never.next_step must be .*, received {steps}"):
+        fit(trainer(False), callbacks=[Never()])
+
+
 @pytest.mark.slow
 def test_a_stopped_run_with_graphs_resumes_with_the_same_bits(tmp_path):
     class Stop(Callback):
