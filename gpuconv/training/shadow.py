@@ -7,6 +7,7 @@ op, layer and direction, are drawn at random without replacement, so each is che
 
 from __future__ import annotations
 
+import re
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -214,7 +215,7 @@ class Shadow:
             self._copying_of[site()] = self._copying_of.get(site(), 0.0) + seconds
 
     def _hand_over(self, call: Call, site: Site, step: int) -> None:
-        path = Path(self._files.name) / f"{step}-{'-'.join(filter(None, site))}.safetensors"
+        path = Path(self._files.name) / f"{step}-{len(self._pending)}.safetensors"
         expected = self._expected(site)
         checkpoint.save(path, call.stored(layer=site[1], direction=site[2], step=step))
         self._worker.submit(path)
@@ -260,6 +261,7 @@ class Shadow:
 
     def _report_violation(self, path: Path, row: Row, step: int, answer: Record) -> None:
         place = f"{row.layer or 'net'}{f'-{row.direction}' if self._runs_both_ways(row) else ''}"
+        place = re.sub(r"[^\w.+-]", "_", place)  # a layer's name may contain "/"
         kept = self.folder / f"shadow-{row.op}-{place}-step{step}.safetensors"
         checkpoint.save(kept, checkpoint.load(path))
         message = (

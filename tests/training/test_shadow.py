@@ -194,6 +194,14 @@ def test_violations_of_an_op_forward_and_backward_in_one_step_are_kept_in_two_fi
     watcher.close()
 
 
+def test_a_layer_whose_name_has_a_slash_is_checked_and_kept_in_one_file(at_once, monkeypatch, tmp_path):
+    wrong_conv(monkeypatch)
+    row = [Conv2D(4, 3, name="block/conv") if layer.name == "conv2" else layer for layer in net()]
+    with pytest.raises(ShadowError, match="conv2d of block/conv is beyond its bound"):
+        fit(Trainer(layers.Sequential(row), "sgd", lr=0.01, shadow=0.5), run_dir=tmp_path / "run")
+    assert len([*(tmp_path / "run").glob("shadow-conv2d-block_conv-step*.safetensors")]) == 1
+
+
 def test_an_op_that_runs_forward_and_backward_has_two_bars_and_two_lines():
     pytest.importorskip("matplotlib")
     watcher = Shadow(0.5)
