@@ -215,6 +215,11 @@ def expect_net(loss: object, shape: tuple[int, ...]) -> None:
             single number.
         shape: The shape of one image's scores.
     """
+    if not shape:
+        raise ValueError(
+            "the net gives a number without an axis for each image, and losses take scores of shape (N, classes) or "
+            "(N, ...): let it give an array of shape (1,)"
+        )
     name = "pos_weight" if isinstance(loss, BinaryCrossEntropy) else "weight"
     weight: Any = getattr(loss, name) if isinstance(loss, (SoftmaxCrossEntropy, BinaryCrossEntropy)) else None
     for_all = name == "pos_weight" and weight and len(weight) == 1
@@ -260,7 +265,7 @@ def get(loss: str | Loss, **options: Any) -> Loss:
         raise TypeError(
             f"a loss is a function or an object, received the class {loss.__name__}; call it: {loss.__name__}()"
         )
-    if any(getattr(kind, "__module__", "").partition(".")[0] == "torch" for kind in (loss, *type(loss).__mro__)):
+    if any(str(getattr(kind, "__module__", "")).partition(".")[0] == "torch" for kind in (loss, *type(loss).__mro__)):
         raise TypeError(
             f"{describe(loss)} takes PyTorch's tensors; a loss is one of {', '.join(map(repr, LOSSES))}, or a function "
             "loss(scores, labels) -> (loss, dscores) of arrays"
@@ -301,6 +306,8 @@ def apply(loss: Loss, scores: Array, labels: Array, grad_scale: Scalar | None = 
             f"{f'{len(found)} values' if isinstance(found, (tuple, list)) else type(found).__name__}"
         )
     value, dscores = found
+    if value is None:
+        raise TypeError(f"a loss is one number, the mean over the batch; {describe(loss)} returned None")
     value = value if hasattr(value, "shape") else np.asarray(value, dtype)
     if tuple(value.shape) not in ((), (1,)):
         raise ValueError(

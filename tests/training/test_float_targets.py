@@ -8,7 +8,7 @@ import pytest
 
 import gpuconv as gc
 from gpuconv import asarray, losses, to_numpy
-from gpuconv.layers import Conv2D, Flatten, Input, Linear, ReLU, Sequential
+from gpuconv.layers import Conv2D, Flatten, Input, Layer, Linear, ReLU, Sequential
 from gpuconv.training import Trainer
 from gpuconv.training.step_graphs import Replay
 from tests.training import toy_run
@@ -181,6 +181,23 @@ def test_targets_that_the_loss_does_not_take_are_refused_before_anything_changes
             trainer.step(x, targets)
         np.testing.assert_array_equal(trainer.net[1]["weight"], before)
         assert trainer.steps == 0
+
+
+class WithoutAxis(Layer):
+    """Gives one number for each image, without an axis."""
+
+    def plan(self, input_shape):
+        return ()
+
+    def forward(self, x, training=False):
+        return x[:, 0]
+
+
+def test_a_net_whose_scores_have_no_axis_is_refused():
+    net = Sequential([Input((4,)), Linear(1), WithoutAxis()])
+    for make in (lambda: Trainer(net, loss="mse"), lambda: gc.evaluate(net, (np.ones((3, 4)), [0, 1, 2]))):
+        with pytest.raises(ValueError, match=r"a number without an axis for each image, .* array of shape \(1,\)"):
+            make()
 
 
 @pytest.mark.parametrize(

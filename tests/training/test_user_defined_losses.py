@@ -41,6 +41,11 @@ def test_a_loss_may_return_any_kind_of_number_and_a_float64_gradient():
     )
 
 
+def test_a_loss_that_returns_none_as_its_value_is_refused():
+    with pytest.raises(TypeError, match=r"a loss is one number, .*; <lambda> returned None"):
+        fit(loss=lambda scores, labels: (None, np.zeros_like(scores)))
+
+
 @pytest.mark.parametrize("precision", ["float16", "bfloat16"])
 def test_a_user_defined_loss_trains_16_bit_nets(precision):
     seen = []
