@@ -46,7 +46,7 @@ class Input(Layer):
         fits = (
             (
                 len(shape) == len(self.shape)
-                and shape[-1] == self.shape[-1]
+                and shape[-1:] == self.shape[-1:]
                 and all(size >= least for size, least in zip(shape, self.shape))
             )
             if self.larger
