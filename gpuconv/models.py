@@ -320,8 +320,8 @@ def whiten(net: Sequential, images: object, *, eps: float = 5e-4) -> None:
     Raises:
         TypeError: net is not a net, eps is not a number, or images are not an array of numbers.
         ValueError: The net has no convolution, its first one has another number of filters or several groups, the
-            images have another shape, hold no patch, or hold NaN or infinity, or eps is negative, or it is 0 and the
-            patches have an eigenvalue of 0.
+            images have another shape, hold no patch or are not finite, eps is negative, or an eigenvalue + eps is too
+            near 0 for finite filters.
         RuntimeError: The net has no shapes yet, or the convolution no weights.
     """
     expect_built(net)
@@ -343,9 +343,13 @@ def whiten(net: Sequential, images: object, *, eps: float = 5e-4) -> None:
     patches = windows.transpose(0, 1, 2, 4, 5, 3).reshape(-1, r * s * c).astype(np.float64)
     if not np.isfinite(patches).all():
         raise ValueError("images must be finite, received NaN or infinity")
-    values, vectors = np.linalg.eigh(patches.T @ patches / len(patches))
-    if values[0] + eps <= 0:  # the eigenvalues are in ascending order
-        raise ValueError(f"the patches of the images span fewer than {r * s * c} dimensions, so eps must be above 0")
-    rows = (vectors / np.sqrt(values + eps)).T[::-1].reshape(-1, r, s, c)
     weight = conv["weight"]
-    backends.assign(weight, np.concatenate([rows, -rows]).astype(weight.dtype))
+    with np.errstate(all="ignore"):
+        values, vectors = np.linalg.eigh(patches.T @ patches / len(patches))
+        rows = (vectors / np.sqrt(values + eps)).T[::-1].reshape(-1, r, s, c)
+        found = np.concatenate([rows, -rows]).astype(weight.dtype)
+    if not np.isfinite(found.astype(np.float64)).all():
+        raise ValueError(
+            f"eps must be larger for these images, of whose patches an eigenvalue is {values.min():g}; received {eps:g}"
+        )
+    backends.assign(weight, found)
