@@ -54,6 +54,8 @@ def _to_json(value: object, metric: str) -> object:
     finite. Raises TypeError for anything else."""
     if isinstance(value, dict):
         return {str(key): _to_json(each, metric) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_to_json(each, metric) for each in value]
     values = np.asarray(value)
     if values.ndim:
         return [_to_json(each, metric) for each in values]

@@ -73,6 +73,21 @@ def test_metrics_of_a_trainer_are_in_the_records_of_held_out_data(tmp_path, caps
         resumed.fit(toy_run.loader(), epochs=2, progress=False)
 
 
+def test_a_metric_may_give_lists_of_different_lengths():
+    class Hits:
+        def update(self, scores, labels):
+            self.hits = [np.flatnonzero(labels == label).tolist() for label in (0, 1, 7)]
+
+        def result(self):
+            return [*self.hits, "seen"]
+
+    trainer = Trainer(toy_run.net(), metrics={"hits": Hits()})
+    (record,) = trainer.fit(toy_run.loader(), epochs=1, validation=toy_run.held_out(9), progress=False)
+    *hits, seen = record["validation_hits"]
+    assert len({*map(len, hits)}) > 1
+    assert (hits[2], seen) == ([], "seen")
+
+
 @pytest.mark.parametrize("name", ["loss", "accuracy"])
 def test_a_metric_with_the_name_of_a_recorded_measure_is_refused(name):
     """Its result would take the place of that measure, by which epochs may be compared."""
