@@ -249,7 +249,7 @@ def _template_of(
     elif direction == "gradient":
         outputs = {f"{layer.path}.{name}": layer.output_shape for layer, name, _ in net.all_variables()}
         # A filter's gradient sums over all output positions: outputs of a sample / number of filters, for each sample.
-        products = samples * math.prod(outputs.get(of) or ()) / shape[0]
+        products = samples * math.prod(outputs.get(of) or ()) / (shape[0] if shape else 1)
     elif direction == "loss":
         products = samples
     return _template(direction, _name(direction, of), dtype, math.prod(shape), products)

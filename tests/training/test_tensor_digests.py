@@ -6,14 +6,27 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 
-from gpuconv import models
+from gpuconv import initializers, models
 from gpuconv.checkpoint import CheckpointError
-from gpuconv.layers import BatchNorm, Conv2D, Flatten, Input, Linear, MaxPool2D, NormChain, ReLU, Residual, Sequential
+from gpuconv.layers import (
+    BatchNorm,
+    Conv2D,
+    Flatten,
+    Input,
+    Layer,
+    Linear,
+    MaxPool2D,
+    NormChain,
+    ReLU,
+    Residual,
+    Sequential,
+    Variable,
+)
 from gpuconv.training import Digests, Trainer
 from gpuconv.training.tensor_digests import Digest, read
 from tests import standin
@@ -206,6 +219,32 @@ def test_outputs_of_shards_are_listed_one_by_one(tmp_path):
     names = [(digest.direction, digest.name) for digest in read(tmp_path / "digests.jsonl")[0].tensors]
     assert names.count(("forward", "conv1")) == 2
     assert names.count(("gradient", "conv1.weight")) == 1
+
+
+@dataclass(eq=False, repr=False)
+class Gain(Layer):
+    """Multiplies by a single number, a parameter without axes."""
+
+    def plan(self, input_shape):
+        self.variables = {"gain": Variable((), initializers.ones)}
+        return input_shape
+
+    def forward(self, x, training=False):
+        self.stash(x)
+        return x * self["gain"]
+
+    def backward(self, dy, *, input_grad=True):
+        (x,) = self.unstash()
+        self.gradient("gain")[...] += (dy * x).sum()
+        return dy * self["gain"] if input_grad else None
+
+
+def test_the_gradient_of_a_parameter_without_axes_is_recorded(tmp_path):
+    net = Sequential([*toy_run.net(), Gain(name="gain")])
+    toy_run.fit(Trainer(net, "sgd", lr=0.01), epochs=1, callbacks=[Digests(tmp_path / "digests.jsonl")])
+    first = read(tmp_path / "digests.jsonl")[0].tensors
+    (found,) = [digest for digest in first if (digest.direction, digest.name) == ("gradient", "gain.gain")]
+    assert found.products == toy_run.loader().batch_size * net.output_shape[0]
 
 
 def test_invalid_arguments_and_lines_are_refused(tmp_path):
