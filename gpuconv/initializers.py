@@ -23,6 +23,7 @@ from numpy.typing import DTypeLike
 
 from gpuconv import random
 from gpuconv.arguments import integer, number
+from gpuconv.dtypes import converted
 from gpuconv.names import lookup
 from gpuconv.types import Shape
 
@@ -74,7 +75,8 @@ def constant(
 
     Other arguments as in `zeros`. Raises TypeError or ValueError for another value.
     """
-    return np.full(shape, number("value", value, -math.inf), dtype)
+    given = np.array(number("value", value, -math.inf))
+    return np.full(shape, converted("value", given, np.dtype(dtype)), dtype)
 
 
 def he_normal(

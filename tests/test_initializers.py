@@ -147,6 +147,9 @@ def test_layers_take_their_initializers_by_name():
         ("he_norml", ValueError, "did you mean 'he_normal'"),
         ({"name": "he_normal", "fun": "in"}, ValueError, "did you mean 'fan'"),
         ({"name": "he_normal", "fan": "both"}, ValueError, "unknown fan"),
+        ({"name": "he_normal", "gain": "high"}, TypeError, "gain must be a number, received 'high'"),
+        ({"name": "xavier_uniform", "gain": np.nan}, ValueError, "gain must lie in"),
+        ({"name": "constant", "value": "x"}, TypeError, "value must be a number, received 'x'"),
         ({"fan": "in"}, TypeError, "chosen by name"),
         (None, TypeError, "chosen by name"),
     ],
@@ -154,3 +157,10 @@ def test_layers_take_their_initializers_by_name():
 def test_bad_choices_are_refused(choice, error, message):
     with pytest.raises(error, match=message):
         draw(choice)
+
+
+def test_a_constant_that_the_dtype_cannot_hold_is_refused():
+    for dtype in ("float16", "float32"):
+        with pytest.raises(ValueError, match=rf"value holds 1e\+300, which is out of the range of {dtype}"):
+            initializers.constant((2,), dtype=dtype, value=1e300)
+    assert initializers.constant((2,), dtype="float64", value=1e300).tolist() == [1e300, 1e300]
