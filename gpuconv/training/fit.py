@@ -122,6 +122,10 @@ class Fit:
         self._make_counter()
         self._agree_on_stopping()
         while run.epoch < run.epochs and not run.stop_reason:
+            if run.batch == run.batches:  # an error ended the previous `fit` after an epoch's last step
+                self._notify(self.callbacks, "on_epoch", self._record_epoch(run.lr_after(-1)))
+                self._agree_on_stopping()
+                continue
             with contextlib.closing(feed):
                 feed.enter(run.epoch, run.batch)
                 self.counter.planned.clear()

@@ -285,7 +285,13 @@ class Trainer(RunState):
         loader = loaders["train"]
         sets = {name: loaders[name] for name in ("validation", "test")}
         held_out = HeldOut(self.metrics, sets, ("test",) if test_at_end else ())
-        self.epochs, self.batches = epochs, math.ceil(data_checks.expect_length(loader) / self.accumulate)
+        batches = math.ceil(data_checks.expect_length(loader) / self.accumulate)
+        if self.batch > batches and not resume:
+            raise ValueError(
+                f"the previous fit ended after {self.batch} steps of an epoch, and an epoch of train now has {batches}"
+                "; give the same data and batch_size as before"
+            )
+        self.epochs, self.batches = epochs, batches
         with self._image_notes(loader, known):
             self.optimizer.match(self.net.params())  # layers may have been frozen since it was built
             self.optimizer.begin(self.total_steps, self.batches)

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from gpuconv import losses
-from gpuconv.training import Trainer
+from gpuconv.training import DivergedError, Trainer
 from tests.training import toy_run
 
 
@@ -43,6 +43,40 @@ def test_epochs_are_the_total_over_several_calls_of_fit():
     toy_run.fit(uninterrupted, epochs=3)
     assert trainer.records == uninterrupted.records
     assert toy_run.fit(trainer, epochs=3) == uninterrupted.history
+
+
+@pytest.mark.parametrize("step", [2, 5])
+def test_fit_continues_after_an_error_within_an_epoch_or_after_its_last_step(step):
+    class Fails:
+        def on_step(self, trainer, record):
+            if trainer.steps == step:
+                raise RuntimeError("broken")
+
+    failing, whole = toy_run.trainer(), toy_run.trainer()
+    with pytest.raises(RuntimeError, match="broken"):
+        toy_run.fit(failing, epochs=2, callbacks=[Fails()])
+    assert (failing.batch, failing.batches) == (step, 5)
+    assert toy_run.fit(failing, epochs=2) == toy_run.fit(whole, epochs=2)
+    assert toy_run.bits(failing) == toy_run.bits(whole)
+
+
+def test_fit_after_a_divergence_says_again_that_the_loss_is_not_finite():
+    trainer = toy_run.trainer(optimizer="sgd", lr=1e30)
+    for _ in range(2):
+        with pytest.raises(DivergedError, match="the loss is not finite at step 2"):
+            toy_run.fit(trainer, epochs=2)
+
+
+def test_fit_within_an_epoch_refuses_data_whose_epoch_is_shorter():
+    class Stops:
+        def on_step(self, trainer, record):
+            trainer.stop("enough") if trainer.steps == 3 else None
+
+    trainer = toy_run.trainer()
+    toy_run.fit(trainer, epochs=2, callbacks=[Stops()])
+    with pytest.raises(ValueError, match="ended after 3 steps of an epoch, and an epoch of train now has 2; give"):
+        toy_run.fit(trainer, train=toy_run.loader(batch_size=11), epochs=2)
+    assert trainer.batches == 5
 
 
 def test_the_first_loss_is_the_log_of_the_number_of_classes():
