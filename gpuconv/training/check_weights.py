@@ -13,13 +13,14 @@ from gpuconv.training.compare_settings import differences, in_current_form, with
 
 
 def check_net(path: str | os.PathLike[str], checkpoint: Checkpoint, net: Layer) -> None:
-    """Raise CheckpointError, naming the first difference, if a checkpoint belongs to another net than `net`, or if a
-    weight is not finite or a buffer is NaN. Which layers are frozen does not matter. The net may have no weights
-    (initialize=False)."""
+    """Raise CheckpointError, naming the first difference, if a checkpoint holds no net or belongs to another net than
+    `net`, or if a weight is not finite or a buffer is NaN. Which layers are frozen does not matter. The net may have no
+    weights (initialize=False)."""
+    stored = checkpoint.state.get("net")
+    if not isinstance(stored, dict):
+        raise CheckpointError(f"{path} holds no net; its state has {', '.join(checkpoint.state) or 'no entry'}")
     unseeded = {"seed": None}  # ignores the seed of the initial weights
-    there, here = (
-        without_frozen(config) for config in (in_current_form(checkpoint.state["net"]), as_json(net.config()))
-    )
+    there, here = (without_frozen(config) for config in (in_current_form(stored), as_json(net.config())))
     found = differences(there | unseeded, here | unseeded)
     if found:
         raise CheckpointError(f"{path} is a checkpoint of another net: {found[0]}")

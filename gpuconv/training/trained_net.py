@@ -9,6 +9,7 @@ from typing import Any
 from gpuconv import checkpoint as checkpoints
 from gpuconv.checkpoint import Checkpoint, CheckpointError
 from gpuconv.layers import Layer
+from gpuconv.layers.base import expect_built
 from gpuconv.layers.saving import NOTES, take_notes
 from gpuconv.names import canonical
 from gpuconv.training import check_weights, run_schemas
@@ -122,11 +123,13 @@ def load_weights(path: str | os.PathLike[str], net: Layer, *, which: str = "last
         which: The run's "last" or "best" checkpoint.
 
     Raises:
-        FileNotFoundError, TypeError: As in `load`.
+        FileNotFoundError, TypeError: As in `load`; also TypeError for a `net` that is no net.
+        RuntimeError: The net is not built or has no weights.
         ValueError: `which` is unknown.
         CheckpointError: As in `load`; also for an array that is missing, unknown, of another shape, not finite or out
             of the range of the net's dtype. The message names the array. Nothing has changed then.
     """
+    expect_built(net)
     file = checkpoint_file(path, which)
     arrays = checkpoints.load(file).part("net")
     check_weights.check_arrays(file, arrays, net, same_dtype=False)
@@ -142,8 +145,10 @@ def load_net(path: str | os.PathLike[str], net: Layer) -> Checkpoint:
         net: Built.
 
     Raises:
-        CheckpointError: The file cannot be read, or belongs to another net. Nothing has changed then.
+        TypeError, RuntimeError: As in `load_weights`.
+        CheckpointError: The file cannot be read, holds no net, or belongs to another net. Nothing has changed then.
     """
+    expect_built(net)
     checkpoint = checkpoints.load(path)
     check_weights.check_net(path, checkpoint, net)
     net.load_state_dict(checkpoint.part("net"))

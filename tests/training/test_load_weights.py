@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from gpuconv import checkpoint
+from gpuconv.layers import Linear, Sequential
 from gpuconv.training import CheckpointError, RunDirectory, load_net, load_weights
 from tests.training import toy_run
 
@@ -51,3 +52,16 @@ def test_nonfinite_weights_are_refused(finished, tmp_path):
                 read()
             assert str(error.value) == f"{run.last}: {message}"
         assert toy_run.same_arrays(net.state_dict(), before)
+
+
+def test_nets_and_files_without_what_loading_needs_are_refused(stopped_run, tmp_path):
+    last = stopped_run / "last.safetensors"
+    for load in (load_net, load_weights):
+        with pytest.raises(RuntimeError, match="the net has no shapes yet"):
+            load(last, Sequential([Linear(3)]))
+        with pytest.raises(TypeError, match=r"a net must be a gpuconv\.Sequential or another layer, received str"):
+            load(last, "net")
+    bare = tmp_path / "bare.safetensors"
+    checkpoint.save(bare, checkpoint.Checkpoint({"weight": np.ones(3)}, {"note": 1}))
+    with pytest.raises(CheckpointError, match=r"bare\.safetensors holds no net; its state has note"):
+        load_net(bare, toy_run.net())
