@@ -14,6 +14,7 @@ import numpy as np
 from gpuconv import backends, losses, profiling
 from gpuconv.devices import Device
 from gpuconv.dtypes import as_precision, converted
+from gpuconv.layers import Sequential
 from gpuconv.layers.batch_parts import in_parts, run_net
 from gpuconv.parallel import Ranks
 from gpuconv.training.clip import Clip
@@ -54,6 +55,8 @@ class TrainingStep:
             raise TypeError(f"loss_scale is a gpuconv.training.LossScale, received {type(loss_scale).__name__}")
         if loss_scale is not None and dtype != np.float16:
             raise ValueError(f"a loss scale is for float16, the precision is {precision or net.precision}")
+        if fuse and not isinstance(net, Sequential):
+            raise TypeError(f"fuse=True fuses the layers of a Sequential, received {type(net).__name__}; leave it out")
         self.optimizer = optimizer
         self.loss = losses.get(loss)
         total_shards = shards or (ranks.size if ranks and ranks.size > 1 else None)
@@ -65,7 +68,7 @@ class TrainingStep:
         self.net = net.to(precision=precision) if precision else net
         self.sync_batch_norm = sync_batch_norm
         if fuse is None:
-            fuse = Device.named(net.device).runs_kernels and not sync_batch_norm
+            fuse = Device.named(net.device).runs_kernels and not sync_batch_norm and isinstance(net, Sequential)
         self.trained = net.fuse() if fuse else net
         self.optimizer_shards = OptimizerShards(net, ranks or Ranks()) if shard_optimizer else None
         self.optimizer.keeps = self.optimizer_shards.keeps if self.optimizer_shards else None

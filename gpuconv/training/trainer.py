@@ -83,7 +83,7 @@ class Trainer(RunState):
             run again. A run gives the same bits either way. If a capture fails, an `UncapturedWarning` gives the
             reason, and the run continues uncaptured.
         fuse: Whether to train through `net.fuse()`, which has the same arrays and needs fewer launches; by default on
-            all devices but NumPy, unless sync_batch_norm is set.
+            all devices but NumPy, if the net is a Sequential and sync_batch_norm is not set.
         metrics: What is measured on validation and test data in addition to loss and accuracy (`gpuconv.metrics`).
         shadow: The share of the run's time, above 0 and at most 1, that the shadow oracle may spend on checking calls
             of ops (docs/shadow.md); None for no checks.

@@ -2,10 +2,13 @@
 
 import math
 
+import numpy as np
 import pytest
 
-from gpuconv import losses
+from gpuconv import losses, to_numpy
+from gpuconv.layers import Linear
 from gpuconv.training import DivergedError, Trainer
+from tests.devices import kernel_devices
 from tests.training import toy_run
 
 
@@ -58,6 +61,20 @@ def test_fit_continues_after_an_error_within_an_epoch_or_after_its_last_step(ste
     assert (failing.batch, failing.batches) == (step, 5)
     assert toy_run.fit(failing, epochs=2) == toy_run.fit(whole, epochs=2)
     assert toy_run.bits(failing) == toy_run.bits(whole)
+
+
+@pytest.mark.parametrize("device", kernel_devices())
+def test_a_net_that_is_no_sequential_trains_unfused_on_devices_with_kernels(device):
+    weights = []
+    for where in ("numpy", device):
+        net = Linear(3)
+        net.build((4,), device=where)
+        trainer = Trainer(net, "sgd", lr=0.1)
+        trainer.fit((np.eye(4, dtype=np.float32), [0, 1, 2, 0]), epochs=2, progress=False)
+        weights.append(to_numpy(net["weight"]))
+        with pytest.raises(TypeError, match="fuse=True fuses the layers of a Sequential, received Linear"):
+            Trainer(net, "sgd", lr=0.1, fuse=True)
+    np.testing.assert_allclose(*weights, rtol=1e-5)
 
 
 def test_fit_after_a_divergence_says_again_that_the_loss_is_not_finite():
