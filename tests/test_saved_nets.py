@@ -67,6 +67,10 @@ def test_files_that_are_not_saved_nets_are_refused(tmp_path, small_net):
     checkpoint.save(file, checkpoint.Checkpoint({}, {"other": 1}))
     with pytest.raises(CheckpointError, match="holds no net; its state has other"):
         gc.load(file)
+    small_net["conv1"].save(file)
+    with pytest.raises(CheckpointError, match=r"it is a Conv2D, not a Sequential; load_weights\(path, layer\)"):
+        gc.load(file)
+    gc.training.load_weights(file, small_net["conv1"])
     misspelled = checkpoint.Checkpoint({}, {"net": small_net.config() | {"layer": "Sequentail"}})
     checkpoint.save(file, misspelled)
     with pytest.raises(CheckpointError, match="did you mean 'Sequential'"):

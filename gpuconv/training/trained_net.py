@@ -8,8 +8,9 @@ from typing import Any
 
 from gpuconv import checkpoint as checkpoints
 from gpuconv.checkpoint import Checkpoint, CheckpointError
-from gpuconv.layers import Layer
+from gpuconv.layers import Layer, Sequential
 from gpuconv.layers.base import expect_built
+from gpuconv.layers.registry import layer_class
 from gpuconv.layers.saving import NOTES, take_notes
 from gpuconv.names import canonical
 from gpuconv.training import check_weights, run_schemas
@@ -24,6 +25,8 @@ def load(
     path: str | os.PathLike[str], *, which: str = "last", device: str = "numpy", precision: str | None = None
 ) -> Any:  # noqa: ANN401 - mostly a Sequential
     """A net with its weights, classes and normalization, ready for `predict` or further training.
+
+    The net is a `Sequential`; `load_weights` reads the weights of any layer.
 
     path: a file that `Layer.save` wrote, a checkpoint, or a run directory. which: the run's "last" or "best"
     checkpoint. device: where to put the net. precision: by default as saved.
@@ -76,6 +79,8 @@ def net_of(
     """The net in a checkpoint, either of a run or of a net alone."""
     config, notes = _config_and_notes(found, path)
     try:
+        if not issubclass(kind := layer_class(config["layer"]), Sequential):
+            raise TypeError(f"it is a {kind.__name__}, not a Sequential; load_weights(path, layer) reads its weights")
         planned = Layer.from_config(config, initialize=False)
         if planned.output_shape is None and notes.get("input_shape"):
             planned.build(tuple(notes["input_shape"]), initialize=False)
