@@ -306,8 +306,8 @@ def apply(loss: Loss, scores: Array, labels: Array, grad_scale: Scalar | None = 
             f"{f'{len(found)} values' if isinstance(found, (tuple, list)) else type(found).__name__}"
         )
     value, dscores = found
-    if value is None:
-        raise TypeError(f"a loss is one number, the mean over the batch; {describe(loss)} returned None")
+    if value is None or isinstance(value, (str, bytes, complex)):
+        raise TypeError(f"a loss is one number, the mean over the batch; {describe(loss)} returned {value!r}")
     value = value if hasattr(value, "shape") else np.asarray(value, dtype)
     if tuple(value.shape) not in ((), (1,)):
         raise ValueError(
@@ -324,6 +324,10 @@ def apply(loss: Loss, scores: Array, labels: Array, grad_scale: Scalar | None = 
         raise TypeError(
             f"the gradient of the loss must be on the scores' device, {device}; {describe(loss)} returned one on "
             f"{backends.device_of(dscores)}"
+        )
+    if dscores.dtype.kind == "c":
+        raise TypeError(
+            f"the gradient of the loss must hold real numbers; {describe(loss)} returned {dscores.dtype.name}"
         )
     if value.dtype != dtype or value.shape or isinstance(value, np.generic) or backends.device_of(value) != device:
         value = backends.asarray(value, device, dtype).reshape(())

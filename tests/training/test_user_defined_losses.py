@@ -41,9 +41,12 @@ def test_a_loss_may_return_any_kind_of_number_and_a_float64_gradient():
     )
 
 
-def test_a_loss_that_returns_none_as_its_value_is_refused():
-    with pytest.raises(TypeError, match=r"a loss is one number, .*; <lambda> returned None"):
-        fit(loss=lambda scores, labels: (None, np.zeros_like(scores)))
+def test_a_loss_whose_value_or_gradient_is_no_real_number_is_refused():
+    for value in (None, "0.5", 1j):
+        with pytest.raises(TypeError, match=rf"a loss is one number, .*; <lambda> returned {value!r}"):
+            fit(loss=lambda scores, labels, value=value: (value, np.zeros_like(scores)))
+    with pytest.raises(TypeError, match="must hold real numbers; <lambda> returned complex64"):
+        fit(loss=lambda scores, labels: (0.5, scores * np.complex64(1j)))
 
 
 @pytest.mark.parametrize("precision", ["float16", "bfloat16"])
