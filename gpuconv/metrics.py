@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from gpuconv.arguments import expect_accepts, integer
 from gpuconv.backends import to_numpy
 from gpuconv.dtypes import is_float
+from gpuconv.host_indices import expect_within
 from gpuconv.names import lookup
 from gpuconv.types import Metric, MetricFunction, MetricLike
 
@@ -56,13 +57,14 @@ class TopK:
         self._right = self._seen = 0
 
     def update(self, scores: np.ndarray, labels: np.ndarray) -> None:
-        """Count a batch.
+        """Count a batch. Raises ValueError for a label that is no class.
 
         Args:
             scores: (n, classes).
             labels: (n,) int64, or (n, classes) floats.
         """
         labels = class_of(labels)
+        expect_within("labels", labels, scores.shape[1])
         scores = np.where(np.isnan(scores), np.inf, scores.astype(np.float64))  # NaN counts as largest
         own = scores[np.arange(len(labels)), labels][:, None]
         before = np.arange(scores.shape[1]) < labels[:, None]
@@ -84,10 +86,12 @@ class Confusion:
         self.matrix: NDArray[np.int64] | None = None
 
     def update(self, scores: np.ndarray, labels: np.ndarray) -> None:
-        """Count a batch; arguments as in `TopK.update`."""
+        """Count a batch; arguments and errors as in `TopK.update`."""
         if self.matrix is None:
             self.matrix = np.zeros(2 * scores.shape[1:], np.int64)
-        np.add.at(self.matrix, (class_of(labels), scores.argmax(axis=1)), 1)
+        labels = class_of(labels)
+        expect_within("labels", labels, scores.shape[1])
+        np.add.at(self.matrix, (labels, scores.argmax(axis=1)), 1)
 
     def result(self) -> np.ndarray | None:
         """int64 (classes, classes), or None without a batch."""
@@ -121,10 +125,16 @@ class Mean:
         self._seen = 0
 
     def update(self, scores: np.ndarray, labels: np.ndarray) -> None:
-        """Take a batch; arguments as in `TopK.update`. Raises TypeError if the function returns no real numbers."""
+        """Take a batch; arguments as in `TopK.update`. Raises TypeError if the function returns no real numbers, and
+        ValueError if it returns an array of another shape than before."""
         value = to_numpy(self.function(scores, labels), f"what the metric {self.name} returns")
         if value.dtype.kind not in "biuf" and not is_float(value.dtype):
             raise TypeError(f"the metric {self.name} must return a real number or an array, received {value.dtype}")
+        if self._seen and value.shape != np.shape(self._total):
+            raise ValueError(
+                f"the metric {self.name} must return a mean over the batch, of the same shape each time; it returned "
+                f"shape {np.shape(self._total)} and then {value.shape}"
+            )
         value = value.astype(np.float64)
         self._total, self._seen = self._total + value * len(labels), self._seen + len(labels)
 

@@ -151,6 +151,22 @@ def test_bad_metrics_are_refused():
 
 
 @pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("label", [-1, 4])
+@pytest.mark.parametrize("metric", ["top-2", "confusion", "per-class"])
+def test_a_label_that_is_no_class_is_refused(metric, label):
+    with pytest.raises(ValueError, match=rf"labels must lie in \[0, 4\), received {label} at index 2"):
+        measure(metric, labels=np.array([2, 3, 1, label]), ends=(1, 4))
+
+
+def test_a_function_whose_results_have_different_shapes_is_named():
+    def right(scores, labels):
+        return scores.argmax(axis=1) == labels
+
+    message = r"metric right must return a mean over the batch, .* shape \(1,\) and then \(3,\)"
+    with pytest.raises(ValueError, match=message):
+        measure(right)
+
+
 def test_a_function_that_returns_no_number_is_named():
     """None would count as NaN, a masked number as 0, and a complex one would lose its imaginary part."""
     for value in (None, "0.5", 1j, np.ma.masked, 10**400, object(), [None], {"a": 1}):
