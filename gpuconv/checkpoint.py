@@ -63,11 +63,14 @@ def save(path: str | os.PathLike[str], checkpoint: Checkpoint) -> None:
     """Write a checkpoint. Raises CheckpointError if that fails. An existing file at `path` is then unchanged, except if
     the error came from flushing the folder after the rename.
 
-    Also raises CheckpointError for contents that could not be read back: a masked array, a dtype that is not in
-    `_DTYPES`, the name "__metadata__" or one that is not text, or a state that `parse` refuses.
+    Also raises CheckpointError for contents that could not be read back: a name that safetensors cannot store, a masked
+    array, a dtype that is not in `_DTYPES`, or a state that `parse` refuses.
     """
     from safetensors.numpy import save as serialize
 
+    for name in checkpoint.tensors:
+        if not isinstance(name, str) or name == "__metadata__" or any("\ud800" <= each <= "\udfff" for each in name):
+            raise CheckpointError(f"cannot save {path}: safetensors cannot store an array named {name!r}")
     tensors = {name: _as_stored(path, name, array) for name, array in sorted(checkpoint.tensors.items())}
     try:
         state = dump(checkpoint.state)
@@ -79,10 +82,6 @@ def save(path: str | os.PathLike[str], checkpoint: Checkpoint) -> None:
 
 def _as_stored(path: str | os.PathLike[str], name: str, array: object) -> np.ndarray:
     """The array as stored in the file: contiguous, in native byte order."""
-    if not isinstance(name, str) or name == "__metadata__":  # the file's own entry
-        raise CheckpointError(
-            f"cannot save {path}: an array must have text other than '__metadata__' as its name, received {name!r}"
-        )
     given, array = array, np.asarray(array, order="C")
     array = array.astype(array.dtype.newbyteorder("="), copy=False)
     if array.dtype.name not in _DTYPES.values() or isinstance(given, np.ma.MaskedArray):
