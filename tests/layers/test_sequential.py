@@ -68,13 +68,13 @@ def test_build_uses_the_arguments_of_the_constructor():
 @pytest.mark.parametrize("initializer", ["dirac", {"name": "constant", "value": "x"}], ids=["rank", "value"])
 def test_an_initializer_that_raises_leaves_the_net_unchanged(initializer):
     net = Sequential([Linear(2, bias=False), Linear(3, weight_init=initializer)])
-    with pytest.raises(ValueError, match=r"'dirac' is for filters|could not convert"):
+    with pytest.raises((ValueError, TypeError), match=r"'dirac' is for filters|value must be a number, received 'x'"):
         net.build((4,), precision="float64", device="emulated")
     assert not net.built
     assert (net.device, net.precision) == ("numpy", "float32")
     assert not any(layer.arrays for layer in net.walk())
     net.build((4,), initialize=False)
-    with pytest.raises(ValueError, match=r"'dirac' is for filters|could not convert"):
+    with pytest.raises((ValueError, TypeError), match=r"'dirac' is for filters|value must be a number, received 'x'"):
         net.reset(precision="float64")
     assert net.precision == "float32"
     assert not any(layer.arrays for layer in net.walk())
