@@ -311,7 +311,8 @@ class Sequential(Layer):
         Raises:
             TypeError: The images are neither arrays of uint8 or floats nor files.
             ValueError: The images have another shape than the net takes, their normalization is unknown, floats do not
-                look normalized, or a file holds no image.
+                look normalized, a file holds no image, or `top` is given and the net's output is larger than one score
+                for each class.
             OSError: A file cannot be read.
             ImportError: Pillow is not installed, and a file is given.
             RuntimeError: The net is not built or has no weights.

@@ -115,6 +115,13 @@ def test_predict_names_the_best_classes(trained):
     assert net.predict(test.images[0], top=1)[0][0] == best[0][0][0]
 
 
+def test_the_best_classes_of_a_map_of_scores_are_refused():
+    net = Sequential([Input((4, 4, 1)), Conv2D(2, 3), Flatten(), Linear(3)]).as_convolutional()
+    assert len(net.predict(np.ones((4, 4, 1), np.float32), top=3, normalize=False)) == 3
+    with pytest.raises(ValueError, match=r"one score per class, and the net gives a volume of shape \(3, 2, 3\)"):
+        net.predict(np.ones((6, 5, 1), np.float32), top=3, normalize=False)
+
+
 def test_predict_refuses_images_that_differ_from_training(trained, small_net):
     net, test = trained
     for floats in (test.images.astype("f4"), test.images / np.float32(255)):
