@@ -95,8 +95,8 @@ def check(
         A row of outcomes for each dtype, which a notebook shows as a table.
 
     Raises:
-        ValueError: The op has no case in any of the dtypes, the device runs no kernels, or the file does not define the
-            shipped file's kernels.
+        ValueError: The op is unknown or has no case in any of the dtypes, the device runs no kernels, or the file does
+            not define the shipped file's kernels.
     """
     _expect_kernels(device)
     path = Path(path)
@@ -122,6 +122,7 @@ def cases_of(op: str, algo: str | None = None, tiers: tuple[str, ...] = TIERS) -
     """The op's cases of these `tiers`, with this algorithm and the dtypes that it serves. Other arguments as in
     `shipped_file`.
     """
+    op = canonical("op", op, ops.__all__)
     listed = [case for case in cases(tiers) if case.op == op]
     return [_with_algorithm(case, _algorithms(algo)) if _takes_algorithm(case) else case for case in listed]
 

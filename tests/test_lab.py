@@ -182,6 +182,11 @@ def test_bad_input_is_refused(tmp_path, capsys):
     assert "no.cu: no such file" in output
 
 
+def test_an_unknown_op_is_refused_by_its_name(my_pool):
+    with pytest.raises(ValueError, match="unknown op 'rellu'; did you mean 'relu'"):
+        next(lab.check(my_pool, "rellu", "emulated", "float32"))
+
+
 def test_timing_needs_at_least_two_repeats(my_pool):
     for repeats, error, message in (
         (1, ValueError, "repeats must be at least 2, received 1"),
