@@ -33,6 +33,12 @@ class Residual(Merging):
         if self.body is None:
             raise TypeError("the body of a residual block is a list of layers, received None")
         self._set_rows({"": self.body, "shortcut": self.shortcut})
+        body, shortcut = self.rows
+        if shortcut and body and any(name == "shortcut" for name, _ in body.children()):
+            raise ValueError(
+                "a layer in the body of a residual block is named 'shortcut', as the layers of the shortcut are in the "
+                "state dict; give it another name"
+            )
 
     def _describe_unequal(self, shapes: Sequence[Shape]) -> str:
         return (

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from gpuconv.layers import Conv2D, Input, Layer, Linear, ReLU, Sequential
+from gpuconv.layers import Conv2D, Input, Layer, Linear, ReLU, Residual, Sequential
 from tests.layers.net_with_shortcut import net_of
 
 
@@ -104,6 +104,14 @@ def test_a_net_contains_its_names_and_its_layers(net, x):
     volumes = net.activations(x)
     assert "residual1.conv1" in volumes
     assert "conv2" not in volumes
+
+
+def test_a_layer_of_a_body_named_shortcut_is_refused_beside_a_shortcut():
+    """Otherwise the inner layers of both could have the same keys in the state dict."""
+    body = [Sequential([Conv2D(1, 1)], name="shortcut")]
+    assert next(iter(Sequential([Input((2, 2, 1)), Residual(body)]).state_dict())) == "residual1.shortcut.conv1.weight"
+    with pytest.raises(ValueError, match="a layer in the body of a residual block is named 'shortcut'"):
+        Residual(body, [Conv2D(1, 1)])
 
 
 def test_layers_of_two_nets_get_unique_names():
