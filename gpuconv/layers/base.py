@@ -169,7 +169,7 @@ class Layer(Stateful["Layer"]):
         a single algorithm.
 
         Args:
-            batch_size: Images of a batch.
+            batch_size: Images of a batch, at least 1.
             device: By default the layer's.
         """
         return {}
@@ -255,7 +255,10 @@ class Layer(Stateful["Layer"]):
             raise TypeError(f"the __init__ of {type(self).__name__} must call super().__init__() first")
         self.path, self.input_shape = path, input_shape
         try:
-            self.output_shape = self.plan(input_shape)
+            shape: object = self.plan(input_shape)
+            if not isinstance(shape, (tuple, list)):
+                raise TypeError(f"plan must return the output's shape without N, returned {shape!r}")
+            self.output_shape = tuple(shape)
             self._expect_variables()
         except (ValueError, TypeError) as error:
             where = path or type(self).__name__

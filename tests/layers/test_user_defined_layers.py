@@ -206,6 +206,15 @@ class UsesOldNames(Layer):
         return dy * (1 - y * y)
 
 
+def test_a_plan_may_return_a_list_and_one_that_returns_no_shape_is_named():
+    listed = define("mynet", "Listed", plan=lambda self, input_shape: [*input_shape])()
+    assert Sequential([Input((3,)), listed, Linear(2)])[1].output_shape == (3,)
+    for returned in (None, 3):
+        wrong = define("mynet", "Wrong", plan=lambda self, input_shape, returned=returned: returned)(name="wrong")
+        with pytest.raises(TypeError, match=rf"wrong: plan must return the output's shape .* returned {returned}"):
+            Sequential([Input((3,)), wrong, Linear(2)])
+
+
 def test_the_old_names_of_stash_work_and_warn(tmp_path):
     layer, x = UsesOldNames(), np.array([[0.5, -2.0]], np.float32)
     with pytest.warns(DeprecationWarning, match=r"calls save\(...\), which is called stash\(...\) now") as warned:
