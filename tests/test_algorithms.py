@@ -106,6 +106,9 @@ def test_the_algorithm_that_a_layer_reports_is_the_one_that_runs():
         used = [algorithm for _, algorithm, _ in products_of_a_step(net, batch)]
         assert used == [conv["fprop"], fc["fprop"], fc["wgrad"], fc["dgrad"], conv["wgrad"], conv["dgrad"]]
     assert net["relu1"].algorithms(7) == {}
+    for name in ("conv1", "fc1"):
+        with pytest.raises(ValueError, match="batch_size must be at least 1, received 0"):
+            net[name].algorithms(0)
     assert a_net("simt-128x64")["conv1"].algorithms(7, "emulated") == dict.fromkeys(conv, "simt-128x64")
     assert a_net(device="numpy")["fc1"].algorithms(7) == {}
     assert backends.algorithms("numpy", Conv2dProblem.of(X.shape, W.shape), "float32") == {}

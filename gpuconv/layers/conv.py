@@ -141,7 +141,7 @@ class Conv2D(Layer):
 
     def algorithms(self, batch_size: int, device: str | None = None, epilogue: Epilogue = PLAIN) -> dict[str, str]:
         """As in `Layer.algorithms`. epilogue: the epilogue of the op that runs the convolution."""
-        x_shape = batch_size, *self.problem.x_shape[1:]
+        x_shape = arguments.integer("batch_size", batch_size, 1), *self.problem.x_shape[1:]
         problem = Conv2dProblem.of(x_shape, self.problem.w_shape, **self.problem.window)
         return backends.algorithms(
             device or self.device, problem, self.dtype, algo=self.algo, tf32=self.tf32, epilogue=epilogue

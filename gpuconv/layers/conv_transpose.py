@@ -123,7 +123,7 @@ class ConvTranspose2D(Layer):
         return self.problem.window | dict(algo=self.algo, tf32=self.tf32)
 
     def algorithms(self, batch_size: int, device: str | None = None) -> dict[str, str]:
-        x_shape = batch_size, *self.problem.x_shape[1:]
+        x_shape = arguments.integer("batch_size", batch_size, 1), *self.problem.x_shape[1:]
         problem = Conv2dProblem.of(x_shape, self.problem.w_shape, **self.problem.window)
         found = backends.algorithms(device or self.device, problem, self.dtype, algo=self.algo, tf32=self.tf32)
         swapped = {"fprop": "dgrad", "dgrad": "fprop", "wgrad": "wgrad"}

@@ -72,6 +72,7 @@ class Linear(Layer):
         return dict(algo=self.algo, tf32=self.tf32)
 
     def algorithms(self, batch_size: int, device: str | None = None) -> dict[str, str]:
+        batch_size = arguments.integer("batch_size", batch_size, 1)
         outputs, inputs = self.variables["weight"].shape
         problem = LinearProblem.of((batch_size, inputs), (outputs, inputs)).convolution
         return backends.algorithms(device or self.device, problem, self.dtype, **self._arithmetic)
