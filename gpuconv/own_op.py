@@ -181,6 +181,8 @@ def _difference(
         if received is None:
             raise TypeError
         received = np.asarray(received)
+        if received.dtype.kind == "c":
+            return Comparison(name, float("inf"), False, f"the result is {received.dtype.name}, not real numbers")
         received.astype(np.float64)
     except (TypeError, ValueError):
         return Comparison(

@@ -55,6 +55,10 @@ def test_wrong_results_are_reported():
         "raises": (lambda x, w, padding: x.no, "no attribute"),
         "shape": (lambda x, w, padding: x, r"the result has shape \(2, 3, 5, 4\), not \(2, 4, 5, 4\)"),
         "nan": (lambda x, w, padding: conv_with_loops(x, w, padding=padding) * np.nan, "is nan, expected"),
+        "complex": (
+            lambda x, w, padding: conv_with_loops(x, w, padding=padding) + 0j,
+            "is complex128, not real numbers",
+        ),
         "three": (lambda x, w, padding: (x, x, x), "3 results, not 1"),
         "none": (lambda x, w, padding: None, "the result is NoneType, not an array of numbers"),
         "list": (lambda x, w, padding: [x, None], "the result is list, not an array of numbers"),
