@@ -72,7 +72,9 @@ def _model(name: str, default_shape: Shape, default_classes: int) -> Callable[[C
     def register(layers: Callable[[int], Nested]) -> Model:
         def model(input_shape: Shape | None = None, classes: int | None = None, **options: Any) -> Sequential:
             classes = default_classes if classes is None else arguments.integer("classes", classes, 1)
-            return Sequential([Input(input_shape or default_shape), *_flat(layers(classes))], **options)
+            return Sequential(
+                [Input(default_shape if input_shape is None else input_shape), *_flat(layers(classes))], **options
+            )
 
         model.__name__ = layers.__name__
         defaults = f"{default_shape} and {default_classes} by default"

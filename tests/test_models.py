@@ -88,6 +88,12 @@ def test_bad_requests_are_refused(name, options, message):
         models.build(name, **options)
 
 
+def test_an_input_shape_that_is_no_tuple_is_named():
+    for wrong in (np.array([8, 8, 3]), 32):
+        with pytest.raises(TypeError, match=r"shape must be that of one image, .* received (array|32)"):
+            models.build("lenet", wrong)
+
+
 def test_whitening_refuses_a_wrong_eps():
     net = models.airbench94()
     before = net["conv1.weight"].copy()
