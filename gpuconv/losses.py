@@ -208,7 +208,7 @@ def takes_probabilities(loss: object) -> bool:
 
 
 def expect_net(loss: object, shape: tuple[int, ...]) -> None:
-    """Raise ValueError for a loss that does not fit a net.
+    """Raise ValueError for a loss that does not fit a net, and for scores without an axis.
 
     Args:
         loss: If it has weights, there must be one for each entry of the scores' last axis; a pos_weight may also be a

@@ -120,8 +120,8 @@ def expect_length(loader: object) -> int:
     """The number of batches in an epoch of the training data. Raises ValueError if it is unknown."""
     if (count := length_of(loader)) is None:
         raise ValueError(
-            "the number of batches in an epoch of train is unknown; give fit(..., steps_per_epoch=100). Schedules and "
-            "progress need this number. To lr_find, give batches that have a length, such as a list"
+            "the number of batches in an epoch of train is unknown; give fit(..., steps_per_epoch=100), or batches "
+            "with a length. Schedules and progress need this number"
         )
     return count
 
