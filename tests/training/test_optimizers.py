@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from gpuconv.dtypes import as_dtype
-from gpuconv.training import LossScale, optimizers
+from gpuconv.training import LossScale, Trainer, optimizers
 from gpuconv.training.optimizers import SGD, Adam, AdamW
+from tests.training import toy_run
 
 SHAPES = {"conv1.weight": (3, 2, 5, 1), "conv1.bias": (3,), "fc1.weight": (7, 4)}
 NAMES = ["sgd", "sgd:momentum=0.9", "sgd:momentum=0.9,nesterov=true", "adagrad", "rmsprop", "adam", "adamw", "lion"]
@@ -88,6 +89,37 @@ def test_the_rate_of_one_step_can_be_given():
     SGD(lr=1.0).step(params, grads, lr=0.25)
     for key, value in arrays(0).items():
         np.testing.assert_array_equal(params[key], value - 0.25 * grads[key])
+
+
+def test_a_rate_that_is_no_number_of_at_least_0_is_refused_before_the_step_is_counted():
+    optimizer = Adam()
+    for lr, error in ((np.nan, ValueError), (-1, ValueError), ("x", TypeError)):
+        with pytest.raises(error, match="lr must"):
+            optimizer.step(arrays(0), arrays(1), lr=lr)
+    assert optimizer.steps == 0
+
+
+def test_steps_may_take_parameters_in_another_order_or_without_some_of_them():
+    """What decays and what state there is depends on a parameter, not on its place."""
+    options = {"lr": 0.1, "weight_decay": 0.5, "decay": "weights", "momentum": 0.9}
+    params, other = arrays(0), arrays(0)
+    one, two = SGD(**options), SGD(**options)
+    for number in range(1, 4):
+        one.step(params, arrays(number))
+        two.step(dict(reversed(other.items())) if number == 2 else other, arrays(number))
+    for name, param in params.items():
+        np.testing.assert_array_equal(param, other[name])
+    two.step({"fc1.weight": other["fc1.weight"]}, arrays(4))
+    assert (two.steps, {*two.state["velocity"]}) == (4, {"fc1.weight"})
+
+
+@pytest.mark.parametrize("name", ["adam", "* -> adam:lr=0.01"])
+def test_an_optimizer_of_a_second_trainer_starts_anew(name):
+    optimizer = optimizers.get(name)
+    toy_run.fit(Trainer(toy_run.net(), optimizer), epochs=1)
+    again, fresh = Trainer(toy_run.net(), optimizer), Trainer(toy_run.net(), name)
+    assert toy_run.fit(again, epochs=2) == toy_run.fit(fresh, epochs=2)
+    assert toy_run.bits(again) == toy_run.bits(fresh)
 
 
 def test_advance_writes_the_step_and_rate_that_update_reads():

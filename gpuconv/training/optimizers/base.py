@@ -75,8 +75,8 @@ class Optimizer:
         return ()
 
     def build(self, params: Arrays, masters: Mapping[str, np.ndarray] | None = None) -> None:
-        """Create the state, which is zeros for each parameter, and the masters. The first `step` does this if it was
-        not done before.
+        """Create the state, which is zeros for each parameter, and the masters, and count steps from 0. The first
+        `step` does this if it was not done before.
 
         Args:
             params: The parameters by name.
@@ -92,7 +92,7 @@ class Optimizer:
             if type(value := getattr(self, entry.name)) in (int, float):
                 number(entry.name, value, 0, used_with=[*params.values()])
         device = backends.device_of(next(iter(params.values())))
-        self._parameters = (*params,)
+        self._parameters, self.steps = (*params,), 0
         wide = any(p.dtype == np.float64 for p in params.values())
         params = self.kept(params)
         narrow = {name: p for name, p in params.items() if p.dtype.itemsize == 2}
@@ -173,11 +173,13 @@ class Optimizer:
         """One step, which changes the parameters in place.
 
         Args:
-            params, grads: Arrays by name.
-            lr: This step's rate, by default the optimizer's.
+            params, grads: Arrays by name, in any order. Parameters of the step before keep their state (`match`).
+            lr: This step's rate, at least 0, by default the optimizer's.
         """
         if self._lr is None:
             self.build(params)
+        else:
+            self.match(params)
         self.advance(lr)
         self.update(params, grads)
 
@@ -185,8 +187,9 @@ class Optimizer:
         """The host's part of a step: counts it and writes its number and learning rate to the device. `lr`: as in
         `step`.
         """
+        rate = self.lr if lr is None else number("lr", lr, 0)
         self.steps += 1
-        backends.assign(self._lr, self.lr if lr is None else lr)
+        backends.assign(self._lr, rate)
         backends.assign(self._step, self.steps)
 
     def update(

@@ -99,7 +99,7 @@ class Groups(Optimizer):
             part.optimizer.keeps = self.keeps
             part.optimizer.build({name: params[name] for name in chosen}, masters)
         self._lr = self.parts[0].optimizer._lr  # marks this optimizer as built; each group has a state of its own
-        self._parameters = (*params,)
+        self._parameters, self.steps = (*params,), 0
 
     def begin(self, total: int, epoch: int) -> None:
         self._total, self._epoch = total, epoch
