@@ -182,5 +182,19 @@ def test_objects_that_are_not_optimizers_are_refused():
     Trainer(toy_run.net(), NoRate())
 
 
+def test_a_step_that_leaves_no_array_of_a_parameters_shape_is_named():
+    class Wrong(Plain):
+        def step(self, params, grads):
+            params["fc1.bias"] = self.left
+
+    for left, shape in ((np.float32(1), r"\(\)"), (None, "None"), (np.ones((2, 3)), r"\(2, 3\)")):
+        wrong = Wrong()
+        wrong.left = left
+        with pytest.raises(ValueError, match=rf"Wrong.step must leave fc1.bias at shape \(3,\), left {shape}"):
+            fit(wrong)
+    with pytest.raises(TypeError, match="the lr of Plain must be a number, received None"):
+        fit(Plain(lr=None))
+
+
 def test_the_step_of_an_optimizer_may_be_a_c_function_without_a_signature():
     assert not Trainer(toy_run.net(), SimpleNamespace(step=max)).optimizer.has_rate

@@ -86,8 +86,13 @@ class Adapted(Optimizer):
         else:
             self.inner.step(own, grads)
         for name, array in params.items():
-            if own[name] is not array:
-                backends.assign(array, own[name])
+            found = own.get(name)
+            if found is array:
+                continue
+            shape = None if found is None else tuple(np.shape(found))
+            if shape != tuple(array.shape):
+                raise ValueError(f"{self._kind}.step must leave {name} at shape {tuple(array.shape)}, left {shape}")
+            backends.assign(array, found)
 
     @property
     def _kind(self) -> str:
@@ -131,8 +136,11 @@ def adapt(given: object, **settings: object) -> Optimizer:
         )
     if settings:
         raise ValueError(f"settings {sorted(settings)} were given with an optimizer that is already built")
-    rate = getattr(given, "lr", 1.0)
-    return Adapted(inner=given, lr=float(rate))
+    rate: Any = getattr(given, "lr", 1.0)
+    try:
+        return Adapted(inner=given, lr=float(rate))
+    except TypeError:
+        raise TypeError(f"the lr of {type(given).__name__} must be a number, received {rate!r}") from None
 
 
 def expect_rate(optimizer: Optimizer, schedule: object, plateau: object = None) -> None:
