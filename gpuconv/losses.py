@@ -238,6 +238,7 @@ def expect_targets(loss: object, labels: Array, shape: tuple[int, ...]) -> None:
     """
     if not isinstance(loss, _OURS):
         return
+    backends.device_of(labels, "labels")  # raises for anything but an array
     takes = ["integers of shape (N,)"] if classifies(loss) else []
     takes_floats = not isinstance(loss, SVMHinge) and ignored_label(loss) is None
     takes += [f"floats of shape (N, {', '.join(map(str, shape))})"] if takes_floats else []

@@ -77,6 +77,12 @@ def test_a_net_that_is_no_sequential_trains_unfused_on_devices_with_kernels(devi
     np.testing.assert_allclose(*weights, rtol=1e-5)
 
 
+def test_a_step_on_labels_that_are_no_array_is_refused():
+    trainer = toy_run.trainer()
+    with pytest.raises(TypeError, match="expected an array of NumPy or CuPy, received list"):
+        trainer.step(np.ones((2, 6, 5, 1), np.float32), [0, 1])
+
+
 def test_fit_after_a_divergence_says_again_that_the_loss_is_not_finite():
     trainer = toy_run.trainer(optimizer="sgd", lr=1e30)
     for _ in range(2):
