@@ -30,19 +30,22 @@ def as_dtype(dtype: DTypeLike) -> np.dtype:
 
     bfloat16 comes from ``ml_dtypes``, which is imported only if needed. Raises TypeError for any other dtype.
     """
+    resolved = dtype if isinstance(dtype, np.dtype) else _resolved(dtype)
+    if not is_float(resolved):
+        raise TypeError(f"dtype must be one of {', '.join(FLOAT_NAMES)}, received {resolved.name}")
+    return resolved if resolved.isnative else resolved.newbyteorder("=")
+
+
+def _resolved(dtype: DTypeLike) -> np.dtype:
+    """The dtype of a name or a type. NumPy would take None for float64."""
     if isinstance(dtype, str) and dtype == "bfloat16":
         import ml_dtypes
 
         return np.dtype(ml_dtypes.bfloat16)
-    if dtype is None:  # NumPy takes it for float64
-        raise TypeError(f"dtype must be one of {', '.join(FLOAT_NAMES)}, received None")
     try:
-        resolved = np.dtype(dtype)
+        return np.dtype("None" if dtype is None else dtype)
     except TypeError:
         raise TypeError(f"dtype must be one of {', '.join(FLOAT_NAMES)}, received {dtype!r}") from None
-    if not is_float(resolved):
-        raise TypeError(f"dtype must be one of {', '.join(FLOAT_NAMES)}, received {resolved.name}")
-    return resolved if resolved.isnative else resolved.newbyteorder("=")
 
 
 @functools.cache  # cached: called for every argument of every op, and NumPy builds the name each time

@@ -18,12 +18,12 @@ Range = tuple[int, int]
 _ANYWHERE = 0, 1 << 64
 
 
-class Written(list[tuple[Array, Range]]):
-    """Outputs with their address ranges, computed once."""
+class Written(list[tuple[Array, int, int]]):
+    """Outputs, each with the ends of its address range, computed once."""
 
 
 def written(outputs: Iterable[Array | None]) -> Written:
-    return Written([(output, _range(output)) for output in outputs if output is not None])
+    return Written([(output, *_range(output)) for output in outputs if output is not None])
 
 
 def copy_if_overlapping(
@@ -40,7 +40,7 @@ def copy_if_overlapping(
         if x is None:
             continue
         begin, end = _range(x)
-        for output, (first, last) in found:
+        for output, first, last in found:
             if begin < last and first < end and _clash(x, output, in_place):
                 results[index] = copy_of(x)
                 break
@@ -63,7 +63,7 @@ def overlap(a: Array, b: Array) -> bool:
 
 def disjoint(outputs: Written) -> bool:
     """Whether no two of the (few) outputs overlap."""
-    for (a, (begin, end)), (b, (first, last)) in combinations(outputs, 2):
+    for (a, begin, end), (b, first, last) in combinations(outputs, 2):
         if begin < last and first < end and _clash(a, b):
             return False
     return True

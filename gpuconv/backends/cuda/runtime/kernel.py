@@ -319,12 +319,9 @@ def _check_struct(what: str, value: object) -> np.void:
     return value
 
 
-@functools.lru_cache(maxsize=4096)
-def _load(
-    file: Path | replaced_files.Edition, defines: tuple[tuple[str, object], ...], types: tuple[type, ...]
-) -> Module:
-    """types: those of the macros' values, because 1, 1.0 and True compare equal but are different texts."""
-    return Module(file if isinstance(file, Path) else file.path, {name: str(value) for name, value in defines})
+@functools.lru_cache(maxsize=4096, typed=True)  # typed: 1, 1.0 and True compare equal but are different texts
+def _load(file: Path | replaced_files.Edition, macros: tuple[str, ...], *values: object) -> Module:
+    return Module(file if isinstance(file, Path) else file.path, dict(zip(macros, map(str, values))))
 
 
 def unload() -> None:
@@ -341,5 +338,5 @@ def load(file: str | Path, defines: Mapping[str, object] | None = None) -> Modul
     module, so that each kernel is compiled only once for a device. Raises ValueError if the file or one of its headers
     is missing, or if a kernel's signature cannot be read.
     """
-    chosen = defines or {}
-    return _load(replaced_files.resolve(file), tuple(chosen.items()), tuple(map(type, chosen.values())))
+    defines = defines or {}
+    return _load(replaced_files.resolve(file), tuple(defines), *defines.values())
