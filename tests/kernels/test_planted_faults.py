@@ -154,3 +154,20 @@ def test_the_device_works_after_a_fault():
     for kernel in ("barrier_not_reached", "runs_over_its_stack", "writes_nowhere"):
         message(kernel)
         np.testing.assert_array_equal(launch("correct")[:64], np.arange(64)[::-1])
+
+
+@pytest.mark.parametrize(
+    ("call", "fault"),
+    [("__syncthreads()", "divergent barrier"), ("__syncwarp()", "divergent warp operation")],
+    ids=["barrier", "warp"],
+)
+def test_operations_on_the_same_line_of_two_headers_are_divergent(call, fault, tmp_path):
+    for name in ("even", "odd"):
+        (tmp_path / f"{name}.cuh").write_text(f"__device__ void {name}() {{ {call}; }}\n")
+    (tmp_path / "two_headers.cu").write_text(
+        '#include "even.cuh"\n#include "odd.cuh"\n'
+        'extern "C" __global__ void mix(float* y) {\n'
+        "    if (threadIdx.x % 2) odd();\n    else even();\n    y[threadIdx.x] = 1;\n}\n"
+    )
+    with pytest.raises(emulator.EmulatorError, match=rf"{fault}.*(even|odd)\.cuh:1"):
+        load(tmp_path / "two_headers.cu").kernel("mix")(1, 32, emulator.empty(32))

@@ -8,7 +8,7 @@
 namespace gpuconv_emulator {
 
 inline unsigned Block::barrier(int predicate, Site site) {
-    if (arrived && (site.line != barrier_site.line || strcmp(site.file, barrier_site.file)))
+    if (arrived && site != barrier_site)
         fail("divergent barrier: waits at " + place(site) + " while others wait elsewhere" + describe(AT_BARRIER));
     barrier_site = site;
     if (arrived++ == 0) predicates = 0;

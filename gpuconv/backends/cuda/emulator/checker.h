@@ -72,7 +72,7 @@ class Checker {
     // A number for a position in the source, which serves as a pc.
     uintptr_t pc_of(Site site) {
         size_t i = 0;
-        while (i < sites.size() && (sites[i].line != site.line || sites[i].file != site.file)) ++i;
+        while (i < sites.size() && sites[i] != site) ++i;
         if (i == sites.size()) sites.push_back(site);
         return kSites + i;
     }

@@ -8,6 +8,8 @@
 
 namespace gpuconv_emulator {
 
+inline bool operator!=(Site a, Site b) { return a.line != b.line || (a.file != b.file && strcmp(a.file, b.file)); }
+
 inline std::string place(Site site) {
     const char* slash = strrchr(site.file, '/');
     return std::string(slash ? slash + 1 : site.file) + ":" + std::to_string(site.line);

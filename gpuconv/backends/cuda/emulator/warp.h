@@ -52,7 +52,7 @@ inline bool Block::release_warp(int first) {
             const Thread& peer = threads[first + other];
             expected |= 1u << other;
             if (state[first + other] != IN_WARP) continue;
-            if (peer.operation != leader.operation || peer.mask != leader.mask || peer.site.line != leader.site.line) {
+            if (peer.operation != leader.operation || peer.mask != leader.mask || peer.site != leader.site) {
                 alike = false;
                 const bool waits_for_leader = peer.mask >> lane & 1;
                 if (!waits_for_leader) continue;

@@ -25,7 +25,7 @@ inline void Block::warpgroup(Step step, unsigned number, const Wgmma* wgmma, Sit
         own.step = step;
         own.number = number;
         own.site = site;
-    } else if (own.step != step || own.number != number || own.site.line != site.line || strcmp(own.site.file, site.file)) {
+    } else if (own.step != step || own.number != number || own.site != site) {
         fail("divergent warpgroup: this thread is at " + place(site) + ", other lanes of warpgroup " + std::to_string(group) +
              " are at " + place(own.site));
     }
