@@ -2,4 +2,4 @@
 # Compiles the kernels for each architecture, without a GPU; fails if one spills or uses local memory.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-python -m gpuconv kernels --report --workers 1
+exec python -m gpuconv kernels --report --workers 1
