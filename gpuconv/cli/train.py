@@ -239,7 +239,8 @@ def _expect_digests_file(path: Path, run: Path) -> None:
     """Raises UserError for digests that cannot be written, before the run's folder and its parents are created."""
     if path.is_dir():
         raise UserError(f"--digests {path} must be a file, and is a folder")
-    if not path.parent.is_dir() and path.parent not in (run, *run.parents):
+    run = run.resolve()
+    if not path.parent.is_dir() and path.parent.resolve() not in (run, *run.parents):
         raise UserError(f"--digests {path}: the folder to put it in does not exist")
 
 

@@ -51,7 +51,12 @@ def test_digests_that_cannot_be_written_are_refused_before_the_run_folder_is_cre
         assert f"--digests {path}" in error
         assert message in error
         assert [*work.iterdir()] == []
-    for run, path in ((["--run-dir", "a/run"], "a/run/d.jsonl"), (["--run-dir", "b/run"], "b/d.jsonl"), ([], "runs/d")):
+    for run, path in (
+        (["--run-dir", "a/run"], "a/run/d.jsonl"),
+        (["--run-dir", "b/run"], "b/d.jsonl"),
+        (["--run-dir", "c/run"], f"{work}/c/run/d.jsonl"),
+        ([], "runs/d"),
+    ):
         assert main(["train", *TINY, *run, "--digests", path, "--quiet"]) == 0  # the run creates these folders
         assert Path(path).is_file()
 
