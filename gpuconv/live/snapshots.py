@@ -11,6 +11,7 @@ import numpy as np
 
 from gpuconv import backends, ops, summary
 from gpuconv.data import Dataset, Samples
+from gpuconv.data.samples import read_checked
 from gpuconv.live import pictures
 from gpuconv.live.request_parsing import write_net
 from gpuconv.live.segment import DataSplits, Segment
@@ -88,7 +89,7 @@ def picture(segment: Segment, kind: str, image: np.ndarray, truth: int | None, h
 def first_labeled(data: Dataset | Samples, count: int) -> tuple[np.ndarray, np.ndarray]:
     """The first `count` images, and their labels, which `Samples` may know only after reading."""
     if isinstance(data, Samples):
-        return data.read(np.arange(min(count, len(data))))
+        return read_checked(data, np.arange(min(count, len(data))))
     return data.first(count), data.labels[:count]
 
 

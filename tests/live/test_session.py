@@ -188,6 +188,15 @@ def test_test_images_whose_labels_are_known_only_when_read_are_shown(sets, tmp_p
     assert snapshots.examples(session.segment, session.sets) == snapshots.examples(session.segment, sets)
 
 
+def test_test_images_of_which_read_returns_too_few_are_refused(sets):
+    class Short(LabeledWhenRead):
+        def read(self, indices):
+            return super().read(indices[1:])
+
+    with pytest.raises(ValueError, match=r"Short.read must return images of shape \(3, 8, 8, 1\) in uint8"):
+        snapshots.first_labeled(Short(sets.test), 3)
+
+
 @pytest.mark.parametrize("part", ["train", "validation", "test"])
 def test_data_that_is_no_data_set_is_refused(sets, part):
     given = {"train": sets.train, "validation": None, "test": sets.test}
