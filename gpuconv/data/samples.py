@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from gpuconv.backends import to_numpy
 from gpuconv.data.dataset import as_index, class_names, fraction_mask
 from gpuconv.data.expect import as_targets, expect_image_dtype, expect_pair, laid_out
-from gpuconv.dtypes import as_dtype, is_float
+from gpuconv.dtypes import as_numeric, is_float
 
 MEASURED = 4096  # at most this many images are read to compute the normalization
 
@@ -44,7 +44,7 @@ class Samples:
     spec: str = ""
 
     def __post_init__(self) -> None:
-        dtype = as_dtype("bfloat16") if str(self.dtype) == "bfloat16" else np.dtype(self.dtype)
+        dtype = as_numeric(f"images of {self.name!r}", self.dtype)
         expect_image_dtype(dtype, self.name)
         object.__setattr__(self, "dtype", dtype)
         object.__setattr__(self, "image_shape", tuple(self.image_shape))
@@ -160,6 +160,8 @@ class MapSamples(Samples):
 def read_checked(samples: Samples, indices: NDArray[np.int64]) -> tuple[np.ndarray, NDArray[Any]]:
     """What `samples.read` returns for the indices, as arrays. Raises TypeError unless it returns two values, and
     ValueError for arrays that do not fit the indices, the shape or the dtype of the samples."""
+    while isinstance(samples, Subset):  # its `read` is that of the parent, which the errors name
+        samples, indices = samples.parent, samples.indices[indices]
     found, what = samples.read(indices), f"{type(samples).__name__}.read must return"
     if not isinstance(found, tuple | list) or len(found) != 2:
         returned = f"{len(found)} values" if isinstance(found, tuple | list) else type(found).__name__

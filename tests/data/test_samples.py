@@ -76,6 +76,8 @@ def test_what_read_returns_is_converted_to_arrays_or_refused():
     ):
         with pytest.raises(error, match=message):
             batches(read, plain)
+    with pytest.raises(TypeError, match=r"^OfFunction.read must return \(images, labels\), returned NoneType$"):
+        OfFunction(lambda indices: None, dtype="float32").split(0.5)[0].first(2)
     with pytest.raises(ValueError, match=r"in floats, returned .* in uint8"):
         batches(lambda indices: (IMAGES[indices], LABELS[indices]), dtype="float32")
     with pytest.raises(ValueError, match=r"images of shape \(10, 2, 3, 3\)"):
@@ -133,14 +135,6 @@ def test_an_item_that_is_no_pair_is_named(item, received):
     samples = MapSamples(name="pairs", image_shape=(2, 3, 3), dtype=np.dtype(np.uint8), source=source)
     with pytest.raises(TypeError, match=rf"^pairs\[1\] must be \(image, label\), received {received}$"):
         samples.read(np.arange(2))
-
-
-def test_the_dtype_of_samples_may_be_text_or_a_type_and_must_be_accepted():
-    for dtype, raw in (("uint8", True), (np.uint8, True), ("float32", False)):
-        found = Numbered(3, dtype=dtype, image_shape=[1, 1, 1])
-        assert (found.raw, found.dtype, found.image_shape) == (raw, np.dtype(dtype), (1, 1, 1))
-    with pytest.raises(TypeError, match=r"images of 'numbered' must be uint8 in 0..255, .* received int64"):
-        Numbered(3, dtype="int64")
 
 
 def test_the_class_names_of_samples_may_be_an_array():
