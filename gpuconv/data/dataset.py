@@ -93,7 +93,8 @@ class Dataset:
     def relabeled(self, classes: Sequence[str]) -> Dataset:
         """The same images, with labels numbered by the order of class names in `classes`.
 
-        Raises ValueError if the names differ, and TypeError for classes that are no names.
+        Raises ValueError if the names differ, or if only their order differs and one occurs twice, and TypeError for
+        classes that are no names.
         """
         names = class_names(classes, self.name)
         return dataclasses.replace(self, labels=class_indices(self, names)[self.labels], classes=names)
@@ -144,7 +145,7 @@ def class_names(classes: Iterable[object], name: str) -> tuple[str, ...]:
 
 def class_indices(data: Classified, classes: Sequence[str]) -> NDArray[np.int64]:
     """The index in `classes` of each class of a data set. Raises as `Dataset.relabeled` does."""
-    names, own = class_names(classes, data.name), class_names(data.classes, data.name)
+    names, own = [*classes], [*data.classes]
     if names == own:
         return np.arange(len(own))
     missing, unknown = ([repr(name) for name in a if name not in b] for a, b in ((names, own), (own, names)))

@@ -96,8 +96,6 @@ def _of_arrays(
     in_file = memory_mapped_file(images)
     images = laid_out(images, shape, rank=1 + len(shape))
     expect_image_dtype(images.dtype, name)
-    if not images.ndim:
-        raise ValueError(f"images of {name!r} must have an axis for the images, received a single number")
     if not images.size:
         raise ValueError(f"data set {name!r} is empty: images of shape {images.shape}")
     numbers = as_targets(labels, name, len(images))

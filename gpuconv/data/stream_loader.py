@@ -49,17 +49,9 @@ class StreamLoader(Loader):
         default = min(dataset.workers, 8, os.cpu_count() or 1)
         self._given = {} if workers is None else {"workers": integer("workers", workers, 1)}
         self.workers = self._given.get("workers", default)
-        self._expect_nothing_for_floats()
-
-    def _expect(self, image_shape: tuple[int, ...]) -> None:
-        self._expect_nothing_for_floats()
-        super()._expect(image_shape)
-
-    def _expect_nothing_for_floats(self) -> None:
-        """Raise ValueError for float images with a normalization or an augmentation."""
-        if not self.dataset.raw and (self.normalization is not None or str(self.augmentation) != "none"):
+        if not dataset.raw and (normalization is not None or str(self.augmentation) != "none"):
             raise ValueError(
-                f"images of {self.dataset.name!r} are floats, which are only converted to a dtype; normalization and "
+                f"images of {dataset.name!r} are floats, which are only converted to a dtype; normalization and "
                 "augmentation are for uint8 images"
             )
 
