@@ -82,8 +82,8 @@ def rates(
 
     Raises:
         TypeError: The suggestion is not a number.
-        ValueError: There is no step, the lengths differ, a rate or the suggestion is not above 0 or not finite, or no
-            smoothed loss is finite.
+        ValueError: There is no step, the lengths differ, a rate or the suggestion is not above 0, or no smoothed
+            loss is finite.
     """
     if not len(rates):
         raise ValueError("a picture of rates needs at least one step, received none")
@@ -92,8 +92,6 @@ def rates(
         raise ValueError(f"rates, losses and smoothed must be of one length, received {lengths}")
     if not np.min(rates) > 0:  # NaN too
         raise ValueError(f"rates must be above 0, received {np.min(rates)}")
-    if not np.isfinite(rates).all():
-        raise ValueError("rates must be finite, received NaN or infinity")
     finite, smooth = (np.extract(np.isfinite(values), values) for values in (losses, smoothed))
     if not smooth.size:
         raise ValueError("a picture of rates needs at least one finite loss in `smoothed`, received none")

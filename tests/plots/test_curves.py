@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 
 from gpuconv import plots
@@ -61,14 +60,6 @@ def test_curves_labels_end_within_the_figure():
     tick_labels = accuracy.get_tightbbox().x0
     assert all(text.get_window_extent().x1 < tick_labels for text in loss.texts)
     assert all(text.get_window_extent().x1 < figure.bbox.width for text in accuracy.texts)
-
-
-def test_losses_that_are_not_finite_are_left_out_of_the_curve_by_rate():
-    figure = plots.rates([0.1, 1.0, 10.0], [2.0, 1.0, np.inf], [2.0, 1.5, np.nan], 1.0)
-    low, high = figure.axes[0].get_ylim()
-    assert low < 1.0
-    assert high >= 2.0
-    assert plots.pixels(figure).any()
 
 
 def test_curves_of_an_empty_history_are_refused():

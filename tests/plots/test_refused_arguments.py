@@ -64,11 +64,6 @@ CALLS = {
         "train_loss must be a number, received 'low'",
     ),
     "curves, epoch": (lambda: plots.curves([{"epoch": "one"}]), TypeError, "epoch must be a number, received 'one'"),
-    "rates, infinite": (
-        lambda: plots.rates([0.1, np.inf], [2.0, 1.0], [2.0, 1.0]),
-        ValueError,
-        "rates must be finite, received NaN or infinity",
-    ),
     "shares, share": (
         lambda: plots.shares({"relu": {"A": "small"}}),
         TypeError,
