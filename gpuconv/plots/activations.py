@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpuconv.arguments import class_number, integer
-from gpuconv.dtypes import is_numeric
-from gpuconv.plots.canvas import FAINT, GOOD, INK, MUTED, TIMES, WARM, draw_text, enlarge, new_figure, on_host, show
+from gpuconv.backends import to_numpy
+from gpuconv.plots.canvas import FAINT, GOOD, INK, MUTED, TIMES, WARM, draw_text, enlarge, new_figure, show
 from gpuconv.plots.colors import scale_of, signed_colors
 from gpuconv.types import Array
 
@@ -49,7 +49,7 @@ def activations(
         ValueError: `truth` or `rows` is out of range, the numbers of scores and of names differ, or the image or a
             volume has another shape.
     """
-    image, scores = np.asarray(on_host(image)), np.asarray(on_host(scores), np.float64).ravel()
+    image, scores = to_numpy(image, "an image"), to_numpy(scores, "scores").astype(np.float64).ravel()
     if not isinstance(classes, Sized):
         raise TypeError(f"classes are a list of names, received {type(classes).__name__}")
     if len(scores) != len(classes):
@@ -122,7 +122,7 @@ def _as_pair(pair: object) -> tuple[Any, Any]:
 
 def _as_volume(volume: Array) -> np.ndarray:
     """A volume (H, W, C) unchanged, or the output (C,) of an FC layer as a 1x1 map."""
-    volume = np.asarray(on_host(volume), np.float32)
+    volume = to_numpy(volume, "a layer's volume").astype(np.float32)
     if volume.ndim not in (1, 3) or not volume.size:
         raise ValueError(f"a layer's volume is (H, W, C) or (C,), with no size of 0, received shape {volume.shape}")
     return volume.reshape(1, 1, -1) if volume.ndim == 1 else volume
@@ -130,12 +130,10 @@ def _as_volume(volume: Array) -> np.ndarray:
 
 def _as_image(image: np.ndarray) -> np.ndarray:
     given, image = image, np.atleast_3d(image)
-    if not is_numeric(image.dtype) or image.dtype.kind == "c":
-        raise TypeError(f"an image is an array of numbers, received {image.dtype}")
+    if image.dtype.kind in "iuc" and image.dtype != np.uint8:  # the range of other integers is unknown
+        raise TypeError(f"an image is uint8 or floats between 0 and 1, received {image.dtype}")
     if image.ndim != 3 or not image.size:
         raise ValueError(f"an image is (H, W) or (H, W, C), with no size of 0, received shape {given.shape}")
-    if image.dtype.kind in "iu" and image.dtype != np.uint8:  # their range is unknown
-        raise TypeError(f"an image is uint8 or floats between 0 and 1, received {image.dtype}")
     image = image / 255 if image.dtype == np.uint8 else np.clip(image + 0.0, 0, 1)  # + 0.0: booleans become floats
     if image.shape[2] != 3:
         image = image.mean(axis=2, keepdims=True)

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpuconv import backends
 from gpuconv.system.files import describe_error
 from gpuconv.text.plain_text import one_line
 
@@ -73,11 +72,6 @@ def cause(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return describe_error(error)
     return f"{type(error).__name__}: {one_line(error)}"
-
-
-def on_host(array: object) -> object:
-    """A copy in host memory of an array that is in device memory; anything else as it is."""
-    return backends.to_numpy(array) if hasattr(array, "__cuda_array_interface__") else array
 
 
 def draw_text(

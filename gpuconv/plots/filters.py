@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gpuconv.plots.canvas import INK, MUTED, TIMES, draw_text, enlarge, new_figure, on_host, show
+from gpuconv.backends import to_numpy
+from gpuconv.plots.canvas import INK, MUTED, TIMES, draw_text, enlarge, new_figure, show
 from gpuconv.plots.colors import scale_of, signed_colors
 from gpuconv.types import Array
 
@@ -29,7 +30,7 @@ def filters(weight: Array, *, title: str = "") -> Figure:
     """
     if not hasattr(weight, "shape"):
         raise TypeError(f"filters are an array, such as net['conv1.weight'], received {type(weight).__name__}")
-    weight = np.asarray(on_host(weight), np.float32)
+    weight = to_numpy(weight, "filters").astype(np.float32)
     if weight.ndim != 4:
         raise ValueError(f"filters are (K, R, S, C), received shape {weight.shape}")
     if not weight.size:

@@ -1,4 +1,4 @@
-"""Pictures of arrays in the memory of a GPU, as `net.activations` and `net["conv1.weight"]` give them there."""
+"""Pictures of arrays that NumPy does not take: those in the memory of a GPU, and bfloat16 tensors of PyTorch."""
 
 from __future__ import annotations
 
@@ -27,3 +27,10 @@ def test_arrays_of_a_gpu_are_drawn_as_those_of_the_host():
         device = drawn([gc.asarray(array, device="cuda") for array in (weight, image, volume, scores)])
     for one, other in zip(host, device):
         np.testing.assert_array_equal(one, other)
+
+
+def test_bfloat16_tensors_of_pytorch_are_drawn():
+    torch = pytest.importorskip("torch")
+    image, weight, scores = (torch.ones(shape, dtype=torch.bfloat16) for shape in ((4, 4), (2, 3, 3, 3), (1,)))
+    for figure in plots.filters(weight), plots.activations(image, [("conv1", image[..., None])], scores, ["cat"]):
+        assert plots.pixels(figure).any()

@@ -22,11 +22,16 @@ def activations(image=IMAGE, volumes=VOLUMES, **options):
 
 
 CALLS = {
-    "activations, image": (lambda: activations("x"), TypeError, "an image is an array of numbers, received .*U1"),
+    "activations, image": (lambda: activations("x"), TypeError, "an image must hold numbers .*, received dtype .*U1"),
     "activations, integers": (
         lambda: activations(np.zeros((4, 4, 3), int)),
         TypeError,
         "an image is uint8 or floats between 0 and 1, received int64",
+    ),
+    "activations, complex image": (
+        lambda: activations(np.zeros((4, 4), complex)),
+        TypeError,
+        "an image is uint8 or floats between 0 and 1, received complex128",
     ),
     "activations, empty image": (
         lambda: activations(np.zeros((0, 4))),
