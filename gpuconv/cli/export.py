@@ -10,7 +10,7 @@ from gpuconv.cli import json_output
 from gpuconv.cli.errors import UserError, user_errors
 from gpuconv.cli.nets import add_file, import_file
 from gpuconv.cli.output_lines import print_line
-from gpuconv.cli.runs import add_which
+from gpuconv.cli.runs import add_which, file_needed
 from gpuconv.system.files import same_file
 
 EXAMPLES = [
@@ -53,12 +53,9 @@ def run(options: argparse.Namespace) -> int:
         try:
             net = load(options.run, which=options.which)
         except CheckpointError as error:
-            if not isinstance(error.__cause__, UndefinedLayerError):
-                raise
-            raise UserError(
-                f"{options.run} has a layer that a file of yours defines; the file's code is run only if you name the "
-                "file: --model FILE.py"
-            ) from error
+            if isinstance(error.__cause__, UndefinedLayerError):
+                raise file_needed(error.__cause__) from error
+            raise
         to_onnx(
             net,
             options.file,

@@ -17,6 +17,7 @@ from gpuconv.cli.run_settings import Settings
 from gpuconv.types import Json, Record
 
 if TYPE_CHECKING:
+    from gpuconv.layers.registry import UndefinedLayerError
     from gpuconv.layers.sequential import Sequential
 
 
@@ -100,16 +101,21 @@ def _net_without_weights(config: Json, model: str) -> Sequential:
     try:
         net = Layer.from_config(config, initialize=False)
     except UndefinedLayerError as error:
-        layer = re.search("'.*?'", str(error))
-        raise UserError(
-            f"the net has the layer {layer[0] if layer else ''}, which a file of yours defines; the file's code is "
-            f"run only if you name the file: --model {model if nets.is_in_file(model) else 'FILE.py'}"
-        ) from error
+        raise file_needed(error, model) from error
     except Exception as error:  # a config written by hand can fail in any way
         raise ValueError(str(error) or type(error).__name__) from error
     if net.output_shape is None:
         raise ValueError("the net does not begin with an Input")
     return net
+
+
+def file_needed(error: UndefinedLayerError, model: str = "") -> UserError:
+    """The error for a net with a layer from a file that was not imported. model: the run's --model."""
+    layer = re.search("'.*?'", str(error))
+    return UserError(
+        f"the net has the layer {layer[0] if layer else ''}, which a file of yours defines; the file's code is run "
+        f"only if you name the file: --model {model if nets.is_in_file(model) else 'FILE.py'}"
+    )
 
 
 def open_run(directory: str | Path, device: str, which: str = "last", model: str | None = None) -> Run:

@@ -112,6 +112,7 @@ def test_export_runs_the_file_of_a_net_only_if_model_names_it(file, tmp_path, ca
     forget(file)
     command = ["export", tmp_path / "run", tmp_path / "net.onnx"]
     refused = output_of(capsys, *command, status=2)
+    assert "Halved1', which a file of yours defines" in refused
     assert "the file's code is run only if you name the file: --model FILE.py" in refused
     assert file.stem not in sys.modules
     assert "the layer Halved1 has no ONNX form" in output_of(capsys, *command, "--model", file, status=2)
