@@ -28,6 +28,11 @@ CALLS = {
         TypeError,
         "an image is uint8 or floats between 0 and 1, received int64",
     ),
+    "activations, masked image": (
+        lambda: activations(np.ma.masked_array(IMAGE, IMAGE > 0)),
+        TypeError,
+        "an image must not be a masked array",
+    ),
     "activations, complex image": (
         lambda: activations(np.zeros((4, 4), complex)),
         TypeError,
