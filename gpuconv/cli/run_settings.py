@@ -152,7 +152,7 @@ def from_python_run(stored: Record) -> Settings:
     """The settings of a run that `Trainer.fit` started, as far as a command line can express them."""
     train = stored.get("train") or {}
     test = (stored.get("test") or {}).get("name", "")
-    begin = stored.get("options", {}).get("live", {})  # of a run of `gpuconv live`
+    begin = stored.get("options", {}).get("live_command", {})  # of a run of `gpuconv live`
     return Settings(
         data=train.get("name", ""),
         test=test if test.startswith("folder:") and test != train.get("name") else "",

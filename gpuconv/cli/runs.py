@@ -53,7 +53,7 @@ def run_of(stored: Record, path: str | os.PathLike[str]) -> Run:
     options = stored.get("options", {})
     schema = {"command": OBJECT, "classes": [TEXT], "mean": NUMBERS, "std": NUMBERS, "input_shape": [COUNT]}
     by_command = "command" in options
-    schema |= {} if by_command else {"live": {"weights": TEXT, "whiten": COUNT}}
+    schema |= {} if by_command else {"live_command": {"weights": TEXT, "whiten": COUNT}}
     with _errors_of_entry(path, "options"):
         known = {name: value for name, value in options.items() if by_command or name in schema}
         expect(known, schema, "options")

@@ -32,9 +32,9 @@ class StopAfterOne(gc.training.Callback):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A run's folder, its net and the test images. By the training loss, the first epoch is the best, as the learning
-    rate of the second epoch is too high."""
+    rate of the second epoch is too high. A user may store any settings of their own, such as "live"."""
     folder = tmp_path_factory.mktemp("python") / "run"
-    return folder, *train(folder, schedule="step:1,gamma=1000")
+    return folder, *train(folder, schedule="step:1,gamma=1000", settings={"live": True})
 
 
 def test_python_runs_are_evaluated_at_their_last_and_best_checkpoint(run, capsys):
