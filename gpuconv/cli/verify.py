@@ -55,7 +55,7 @@ def run(options: argparse.Namespace) -> int:
         names = {op: op for op in ops.__all__}
         chosen_ops = [lookup("op", op, names) for op in options.op or ops.__all__]
         dtypes = [*dict.fromkeys(canonical("dtype", d, verify.DTYPES) for d in options.dtype or verify.DTYPES)]
-        tiers = tuple(canonical("tier", t, verify.TIERS) for t in options.tier or verify.TIERS)
+        tiers = tuple(dict.fromkeys(canonical("tier", t, verify.TIERS) for t in options.tier or verify.TIERS))
     cases = [case for case in verify.cases(tiers, seed=options.seed) if case.op in chosen_ops]
     total = len({(case.op, dtype) for case in cases for dtype in dtypes if dtype in case.dtypes})
     if not total:

@@ -102,8 +102,9 @@ def test_verify_prints_a_row_per_dtype_and_the_number_of_passes(run_verify):
     assert ({(case.op, case.tier) for case in cases}, dtypes) == ({("relu", "tiny")}, ["float32"])
     assert (device, seed, status, errors) == ("emulated", 0, 0, "")
     assert lines[1:] == [f"cases      {len(cases)} of 1 ops, tiers tiny", "", HEAD, PASS, "", "all 1 pass on emulated"]
-    (_, once, *_), *_ = run_verify([RIGHT], "--dtype", "float32", "--dtype", "FLOAT32")
-    assert once == ["float32"]
+    twice = ["--dtype", "float32", "--dtype", "FLOAT32", "--tier", "tiny", "--tier", "TINY"]
+    (_, once, *_), _, lines, _ = run_verify([RIGHT], *twice)
+    assert (once, lines[1]) == (["float32"], f"cases      {len(cases)} of 1 ops, tiers tiny")
 
 
 def test_verify_names_the_smallest_failing_case(run_verify):
