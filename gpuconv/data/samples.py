@@ -161,7 +161,7 @@ def read_checked(samples: Samples, indices: NDArray[np.int64]) -> tuple[np.ndarr
     """What `samples.read` returns for the indices, as arrays. Raises TypeError unless it returns two values, and
     ValueError for arrays that do not fit the indices, the shape or the dtype of the samples."""
     while isinstance(samples, Subset):  # its `read` is that of the parent, which the errors name
-        samples, indices = samples.parent, samples.indices[indices]
+        indices, samples = samples.indices[indices], samples.parent
     found, what = samples.read(indices), f"{type(samples).__name__}.read must return"
     if not isinstance(found, tuple | list) or len(found) != 2:
         returned = f"{len(found)} values" if isinstance(found, tuple | list) else type(found).__name__
