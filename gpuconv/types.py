@@ -46,7 +46,7 @@ class Array(Protocol):
     @property
     def T(self) -> Array: ...
     @property
-    def astype(self) -> Callable[..., Any]: ...  # Array here and in `view` would take pyright minutes for NumPy's arrays
+    def astype(self) -> Callable[..., Any]: ...  # with Array here and in `view`, pyright hangs at NumPy's arrays
     @property
     def copy(self) -> Callable[..., Array]: ...
     @property
