@@ -96,7 +96,7 @@ def backend_of(
     if kind is None:
         _expect_one_device(arrays, {*lists, *optional_lists})
         kind = kind_of(given[0]) if given else "numpy"  # no array: nothing to do, or the op itself refuses the call
-    backend: Any = _oracle() if kind == "numpy" and _uses_oracle.get() else _import_module(_PACKAGES[kind])  # type: ignore[index]
+    backend: Any = _on_numpy(_uses_oracle.get()) if kind == "numpy" else _import_module(_PACKAGES[kind])  # type: ignore[index]
     if kind == "cuda":
         if given[0].data.device_id != sys.modules["cupy"].cuda.runtime.getDevice():
             backend = _CalledThrough(backend, partial(_on_device, given[0].device))
@@ -129,8 +129,10 @@ def _expect_one_device(arrays: Mapping[str, Any], lists: Collection[str]) -> Non
         )
 
 
-def _oracle() -> _CalledThrough:
-    return _CalledThrough(_import_module("gpuconv.backends.reference"), _without_warnings)
+@functools.cache
+def _on_numpy(oracle: bool) -> _CalledThrough:
+    name = "gpuconv.backends.reference" if oracle else _PACKAGES["numpy"]
+    return _CalledThrough(_import_module(name), _without_warnings)
 
 
 @functools.cache

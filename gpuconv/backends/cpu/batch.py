@@ -11,7 +11,6 @@ from gpuconv.dtypes import accumulation_dtype
 from gpuconv.host_indices import batch_indices, expect_within
 
 
-@np.errstate(all="ignore")  # infinities and NaN are results here, as on a GPU, not warnings
 def load_batch(images, labels, indices, mean, std, augmentation, *, seed, offset, start, count, dtype, out):
     """See `gpuconv.ops.load_batch`; backends/reference/batch.py defines the bits."""
     n, (m, height, width, channels) = count, images.shape
@@ -53,7 +52,6 @@ def load_batch(images, labels, indices, mean, std, augmentation, *, seed, offset
     return x, labels[indices]
 
 
-@np.errstate(all="ignore")
 def mix_batch(x, labels, table, *, classes, cut, seed, offset, out):
     """See `gpuconv.ops.mix_batch`; backends/reference/batch.py defines the bits."""
     expect_within("labels", labels, classes)

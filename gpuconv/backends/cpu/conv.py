@@ -39,7 +39,6 @@ def conv2d(x, w, bias, problem, epilogue, *, algo, tf32, out):
     return store(y, x.dtype, out)
 
 
-@np.errstate(all="ignore")  # bfloat16 warns when a NaN is compared
 def conv2d_relu(x, w, bias, problem, epilogue, *, algo, tf32, out):
     if epilogue.saves_input:
         before = conv2d(x, w, bias, problem, PLAIN, algo=algo, tf32=tf32, out=None)

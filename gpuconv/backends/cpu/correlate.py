@@ -51,7 +51,6 @@ def correlate_both(x, filters, windows, y, other) -> np.ndarray:
     return _correlate(x, filters, windows, y, None, None, other)
 
 
-@np.errstate(all="ignore")  # infinities and NaN are results here, as on a GPU, not warnings
 def _correlate(x, filters, windows, y, bias, activation, *others):
     filters = widen(filters)
     bias = None if bias is None else widen(bias)
@@ -128,7 +127,6 @@ def _products(form, x, filters, windows, bias, y, *others, activation, nbytes, b
     return sum_in_order(gradients).reshape(filters.shape) if others else None
 
 
-@np.errstate(all="ignore")
 def correlate_gradient(dy, x, windows, groups) -> tuple[np.ndarray, np.ndarray]:
     """dw[g, r, s, c, k] = sum over n, p, q of view[..., r, s, (g, c)] * dy[..., (g, k)], and db[(g, k)] = sum of
     dy[..., (g, k)], as the gradient of a weight whose input is always 1; both in the accumulation dtype."""

@@ -7,7 +7,6 @@ import numpy as np
 _BLOCK_BYTES = 2**18  # a multiple of 8
 
 
-@np.errstate(all="ignore")
 def digest(x, before, *, out):
     flat = np.ascontiguousarray(x).reshape(-1)
     earlier = None if before is None else np.ascontiguousarray(before).reshape(-1)

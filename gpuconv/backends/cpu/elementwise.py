@@ -45,18 +45,14 @@ def update(formula: Callable[..., None], *updated: np.ndarray, given: np.ndarray
 
 
 def _visit_blocks(visit: Callable[..., None], arrays: Sequence[np.ndarray], access: Sequence[_Access]) -> None:
-    """Call visit(block of each array) for all blocks, in memory order. Infinities and NaN are results here, as on a
-    GPU, not warnings."""
-    with (
-        np.errstate(all="ignore"),
-        np.nditer(
-            arrays,
-            ["external_loop", "buffered", "zerosize_ok", "copy_if_overlap"],
-            access,
-            op_dtypes=[accumulation_dtype(arrays[0].dtype)] * len(arrays),
-            casting="unsafe",
-            buffersize=_BLOCK,
-        ) as blocks,
-    ):
+    """Call visit(block of each array) for all blocks, in memory order."""
+    with np.nditer(
+        arrays,
+        ["external_loop", "buffered", "zerosize_ok", "copy_if_overlap"],
+        access,
+        op_dtypes=[accumulation_dtype(arrays[0].dtype)] * len(arrays),
+        casting="unsafe",
+        buffersize=_BLOCK,
+    ) as blocks:
         for block in blocks:
             visit(*block)

@@ -9,7 +9,6 @@ from gpuconv.backends.cpu.scalars import value_of
 from gpuconv.host_indices import expect_within
 
 
-@np.errstate(all="ignore")  # scores of +inf or NaN give a loss of NaN, as on a GPU
 def softmax_cross_entropy(logits, labels, weight, *, label_smoothing, ignore_index, grad_scale, out):
     rows = _rows(logits, labels, ignore_index) if labels.ndim == 1 else None
     log_p = widen(logits)
@@ -64,7 +63,6 @@ def _loss_of_targets(log_p, target, divisor):
     return loss, gradient
 
 
-@np.errstate(all="ignore")
 def svm_hinge(scores, labels, *, delta, grad_scale, out):
     rows, n = _rows(scores, labels), len(scores)
     wide = widen(scores)
@@ -79,20 +77,17 @@ def svm_hinge(scores, labels, *, delta, grad_scale, out):
     return np.asarray(loss, wide.dtype), store(dscores, scores.dtype, out)
 
 
-@np.errstate(all="ignore")
 def mean_squared_error(scores, targets, *, grad_scale, out):
     d = _differences(scores, targets)
     return _mean(d * d, 2 * d, scores.dtype, grad_scale, out)
 
 
-@np.errstate(all="ignore")
 def huber_loss(scores, targets, *, delta, grad_scale, out):
     d = _differences(scores, targets)
     slope = np.clip(d, -delta, delta)
     return _mean(slope * (d - slope / 2), slope, scores.dtype, grad_scale, out)
 
 
-@np.errstate(all="ignore")
 def binary_cross_entropy(scores, targets, pos_weight, *, grad_scale, out):
     x = widen(scores)
     t, e = targets.astype(x.dtype), np.exp(-np.abs(x))
@@ -120,7 +115,6 @@ def _rows(scores: np.ndarray, labels: np.ndarray, ignored: int | None = None) ->
     return np.arange(len(labels)) if ignored is None else np.flatnonzero(labels != ignored)
 
 
-@np.errstate(all="ignore")
 def add_metrics(totals, loss, scores, labels, weight, *, ignore_index):
     counted = len(scores)
     if labels is not None:

@@ -14,7 +14,6 @@ from gpuconv.dtypes import as_dtype
 from gpuconv.newton_schulz import EPS, NEWTON_SCHULZ
 
 
-@np.errstate(all="ignore")  # infinities and NaN are results here, as on a GPU, not warnings
 def muon_step(params, grads, velocities, masters, scaling, averages, *, lr, momentum, nesterov, steps, precision, ema):
     lr = value_of(lr)
     unscale = 1.0 if scaling is None else float(scaling[1])

@@ -16,7 +16,6 @@ from gpuconv.backends.cpu.conv import conv2d, conv2d_dgrad, conv2d_relu, gradien
 from gpuconv.backends.cpu.precision import buffer, side_by_side, store, sum_rows, widen
 
 
-@np.errstate(all="ignore")  # infinities and NaN are results here, as on a GPU, not warnings
 def batch_norm(x, gamma, beta, running_mean, running_var, *, training, momentum, eps, activation, addend, out):
     y = buffer(out, x.shape, gamma.dtype)
     rows, repeat = _rows(y)
@@ -61,7 +60,6 @@ def conv2d_batch_norm(
     return y, conv_y, mean, inv_std, *mask
 
 
-@np.errstate(all="ignore")
 def batch_norm_backward(
     dy, x, gamma, mean, inv_std, *, beta, activation, saved, training, mask, w, conv, out, dgamma, dbeta, accumulate
 ):
@@ -116,7 +114,6 @@ def _move(running: np.ndarray, batch: np.ndarray, momentum: float) -> None:
     running += momentum * batch
 
 
-@np.errstate(all="ignore")
 def group_norm(x, gamma, beta, *, groups, eps, out):
     z = _grouped(widen(x), groups)
     mean = z.mean((1, 3), keepdims=True)
@@ -129,7 +126,6 @@ def group_norm(x, gamma, beta, *, groups, eps, out):
     return store(y, x.dtype, out), mean[:, 0, :, 0], inv_std[:, 0, :, 0]
 
 
-@np.errstate(all="ignore")
 def group_norm_backward(dy, x, gamma, mean, inv_std, *, out, dgamma, dbeta, accumulate):
     groups, wide_dy = mean.shape[1], np.ascontiguousarray(widen(dy))
     inv_std = inv_std[:, None, :, None]

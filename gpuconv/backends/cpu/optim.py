@@ -145,8 +145,7 @@ def move_averages(averages: Sequence[np.ndarray] | None, params: Sequence[np.nda
 
 def clip_norm(clipped, grads, scaling, *, max_norm):
     scale, unscale, good, skipped = (1.0, 1.0, 0.0, 0.0) if scaling is None else scaling.tolist()
-    with np.errstate(all="ignore"):
-        squares = sum(float(np.square(grad.astype(np.float64)).sum()) for grad in grads)
+    squares = sum(float(np.square(grad.astype(np.float64)).sum()) for grad in grads)
     norm = unscale * math.sqrt(squares)
     factor = min(1.0, max_norm / (norm + 1e-6)) if math.isfinite(norm) else math.nan
     clipped[:] = scale, unscale * factor if unscale else 0.0, good, skipped
@@ -165,7 +164,6 @@ def clip_values(grads, scaling, *, clip_value):
         update(formula, grad, given=grad)
 
 
-@np.errstate(all="ignore")  # a scale that becomes 0 or infinite is a result, as on a GPU, not a warning
 def update_loss_scale(scaling, grads, *, growth, backoff, interval):
     scale, overflow = scaling[0], not all(np.isfinite(grad).all() for grad in grads)
     scaling[1] = 0 if overflow else 1 / scale

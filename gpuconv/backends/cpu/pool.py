@@ -21,7 +21,6 @@ from gpuconv.types import Pair
 Region = tuple[slice, slice, slice]
 
 
-@np.errstate(all="ignore")  # NaN is an ordinary value here
 def max_pool2d(x, problem, *, out):
     y = buffer(out, problem.y_shape, x.dtype)
     argmax = np.empty(y.shape, problem.argmax_dtype)
@@ -43,7 +42,6 @@ def max_pool2d(x, problem, *, out):
     return store(y, x.dtype, out), argmax
 
 
-@np.errstate(all="ignore")
 def max_pool2d_backward(dy, argmax, problem, *, out):
     dx = buffer(out, problem.x_shape, accumulation_dtype(dy.dtype))
     disjoint = all(step >= size for step, size in zip(problem.stride, problem.kernel_size))
@@ -58,7 +56,6 @@ def max_pool2d_backward(dy, argmax, problem, *, out):
     return store(dx, dy.dtype, out)
 
 
-@np.errstate(all="ignore")
 def avg_pool2d(x, problem, *, count_include_pad, out):
     y = buffer(out, problem.y_shape, accumulation_dtype(x.dtype))
     counts = _counts(problem, count_include_pad, y.dtype)
@@ -73,7 +70,6 @@ def avg_pool2d(x, problem, *, count_include_pad, out):
     return store(y, x.dtype, out)
 
 
-@np.errstate(all="ignore")
 def avg_pool2d_backward(dy, problem, *, count_include_pad, out):
     dx = buffer(out, problem.x_shape, accumulation_dtype(dy.dtype))
     counts = _counts(problem, count_include_pad, dx.dtype)
@@ -88,12 +84,10 @@ def avg_pool2d_backward(dy, problem, *, count_include_pad, out):
     return store(dx, dy.dtype, out)
 
 
-@np.errstate(all="ignore")
 def global_avg_pool2d(x, *, out):
     return store(x.mean(axis=(1, 2), keepdims=True, dtype=accumulation_dtype(x.dtype)), x.dtype, out)
 
 
-@np.errstate(all="ignore")
 def global_avg_pool2d_backward(dy, *, input_shape, out):
     dx = np.empty(input_shape, dy.dtype) if out is None else out
     return store(widen(dy) / max(1, input_shape[1] * input_shape[2]), dy.dtype, dx)

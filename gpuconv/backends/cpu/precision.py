@@ -33,16 +33,15 @@ def factors(tf32: bool, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
 def store(result: np.ndarray, dtype: np.dtype, out: np.ndarray | None, accumulate: bool = False) -> np.ndarray:
     """Round `result` once to `dtype`, into `out` if given; `accumulate` adds it to `out`.
 
-    A value too large for `dtype` becomes inf without a warning, as on a GPU.
+    A value too large for `dtype` becomes inf, as on a GPU.
     """
-    with np.errstate(all="ignore"):
-        if out is None:
-            return result.astype(dtype, order="C", copy=False)
-        if accumulate:
-            return elementwise(np.add, out, result, out=out)
-        if out is not result:
-            out[...] = result
-        return out
+    if out is None:
+        return result.astype(dtype, order="C", copy=False)
+    if accumulate:
+        return elementwise(np.add, out, result, out=out)
+    if out is not result:
+        out[...] = result
+    return out
 
 
 def buffer(out: np.ndarray | None, shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
@@ -52,7 +51,6 @@ def buffer(out: np.ndarray | None, shape: Sequence[int], dtype: np.dtype) -> np.
     return out
 
 
-@np.errstate(all="ignore")
 def sum_rows(x: np.ndarray) -> np.ndarray:
     """The sum over all axes but the last, in the accumulation dtype.
 
