@@ -81,11 +81,9 @@ def plan(product: Product, algo: str = AUTO, capability: int = NEWEST) -> Plan:
     the product, runs on this GPU and needs no proof. Ties go to the algorithm that is listed first, then to fewer
     splits. capability: the GPU's, 90 for 9.0.
 
-    Raises ValueError for a product without values, for a name that is unknown or does not serve the arithmetic, and for
-    an algorithm that this GPU cannot run; UnservedError for one that does not serve the product.
+    Raises ValueError for a name that is unknown or does not serve the arithmetic, and for an algorithm that this GPU
+    cannot run; UnservedError for one that does not serve the product.
     """
-    if not product.m * product.n * product.batches:
-        raise ValueError(f"a product needs a plan only if it has values, received {product.m} x {product.n}")
     algorithms = _supported(product, capability, proved=True)
     if algo != AUTO:
         named = find(algo, product.arithmetic, product.few_channels_smem_bytes > 0)
