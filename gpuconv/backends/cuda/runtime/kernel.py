@@ -254,8 +254,9 @@ def _extent(what: str, extent: Extent, limits: Extent3, kernel: str) -> Extent3:
     if integers and 1 <= len(given) <= 3 and all(0 <= each <= limit for each, limit in zip(given, limits)):
         x, y, z = (*given, 1, 1)[:3]
         return x, y, z
-    form = "" if isinstance(extent, (tuple, int, float)) else ", as an integer or a tuple"
-    raise ValueError(f"{kernel}: a {what} is one to three integers from 0 to {limits}{form}, received {extent}")
+    raise ValueError(
+        f"{kernel}: a {what} is one to three integers from 0 to {limits}, as an integer or a tuple, received {extent!r}"
+    )
 
 
 def _usual_array(parameter: source.Parameter) -> tuple[np.dtype | None, int]:
