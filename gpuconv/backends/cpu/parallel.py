@@ -37,9 +37,9 @@ LEAST_BYTES = 1 << 20  # bytes per part; smaller parts were measured to cost mor
 FIXED_PARTS = 4  # the largest number of parts within `fixed_parts`
 
 Result = TypeVar("Result")
-T = TypeVar("T")
 
 _blas_lock = threading.Lock()  # held while BLAS's number of threads, one setting for the whole process, is changed
+# These are set within a `try` statement: Ctrl-C may interrupt right after one is set.
 _inside = contextvars.ContextVar("inside a part", default=False)
 _fixed = contextvars.ContextVar("cores within fixed_parts", default=0)
 
@@ -65,12 +65,16 @@ def in_parts(
         return [work(*(prepare(*arrays) if prepare else arrays))]
     nbytes = sum(x.nbytes for x in arrays) if nbytes is None else nbytes
     limit = nullcontext(fixed) if fixed else _OneCoreBlas()
-    with nullcontext() if fixed else _blas_lock, limit as cores, _holding(_inside, True):
-        count = min(FIXED_PARTS if fixed else cores, length, nbytes // LEAST_BYTES) or 1
-        bounds = [length * i // count for i in range(count + 1)]
-        parts = [[x[first:last] for x in arrays] for first, last in pairwise(bounds)]
-        ready = [prepare(*part) for part in parts] if prepare else parts
-        return _run(work, ready) if cores > 1 else [work(*part) for part in ready]
+    with nullcontext() if fixed else _blas_lock, limit as cores:
+        try:
+            _inside.set(True)
+            count = min(FIXED_PARTS if fixed else cores, length, nbytes // LEAST_BYTES) or 1
+            bounds = [length * i // count for i in range(count + 1)]
+            parts = [[x[first:last] for x in arrays] for first, last in pairwise(bounds)]
+            ready = [prepare(*part) for part in parts] if prepare else parts
+            return _run(work, ready) if cores > 1 else [work(*part) for part in ready]
+        finally:
+            _inside.set(False)
 
 
 def _run(work: Callable[..., Result], parts: Sequence[Sequence[object]]) -> list[Result]:
@@ -95,17 +99,12 @@ def fixed_parts() -> Iterator[None]:
     if _fixed.get() or _inside.get():
         yield
         return
-    with _blas_lock, _OneCoreBlas() as cores, _holding(_fixed, cores):
-        yield
-
-
-@contextmanager
-def _holding(variable: contextvars.ContextVar[T], value: T) -> Iterator[None]:
-    token = variable.set(value)
-    try:
-        yield
-    finally:
-        variable.reset(token)
+    with _blas_lock, _OneCoreBlas() as cores:
+        try:
+            _fixed.set(cores)
+            yield
+        finally:
+            _fixed.set(0)
 
 
 def sum_parts(work: Callable[..., np.ndarray], *arrays: np.ndarray, **options: Any) -> np.ndarray:

@@ -3,6 +3,7 @@
 import os
 import sys
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -101,6 +102,21 @@ def test_ctrl_c_while_blas_is_limited_or_restored_blocks_no_later_op(blas, numbe
     assert not parallel._blas_lock.locked()
     assert parallel.in_parts(len, np.arange(6)) == [2, 2, 2]
     assert blas.num_threads == 3
+
+
+@pytest.mark.parametrize("variable", ["_inside", "_fixed"])
+def test_ctrl_c_as_parts_begin_leaves_no_variable_set(blas, variable, monkeypatch):
+    real = getattr(parallel, variable)
+
+    def interrupted(value):
+        real.set(value)
+        if value:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(parallel, variable, SimpleNamespace(get=real.get, set=interrupted, reset=real.reset))
+    with pytest.raises(KeyboardInterrupt), parallel.fixed_parts():
+        parallel.in_parts(len, np.arange(6))
+    assert not real.get()
 
 
 def test_errstate_applies_in_every_part(blas):
