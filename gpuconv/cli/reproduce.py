@@ -7,6 +7,7 @@ fixed."""
 from __future__ import annotations
 
 import argparse
+import signal
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -101,6 +102,8 @@ def count_correct(device: str, precision: str, seed: int) -> int:
     augmentation = Augmentation.parse(settings.augment)
     loader = Loader(train, settings.batch_size, augmentation=augmentation, seed=seed, **common)
     trainer.fit(loader, epochs=settings.epochs, progress=False)
+    if trainer.interrupted_by:
+        signal.raise_signal(trainer.interrupted_by)
     found = evaluate(net, Loader(test, settings.batch_size, shuffle=False, **common), loss=loss)
     return round(found.accuracy * found.samples)
 

@@ -1,6 +1,7 @@
 """The accuracy table of the docs, and the command that reproduces it."""
 
 import json
+import signal
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from gpuconv.cli import reproduce
 from gpuconv.cli.main import main
 from gpuconv.cli.reproduce import Row
+from gpuconv.data import Loader
 from gpuconv.dtypes import PRECISIONS
 
 DOCS = Path(__file__).parent.parent.parent / "docs" / "recipes.md"
@@ -37,6 +39,19 @@ def test_every_precision_of_a_device_is_trained_from_every_seed(monkeypatch, cap
     assert trained == {(device, precision) for device in ("numpy", "emulated") for precision in PRECISIONS}
     assert {*reproduce.REFERENCE} == trained
     assert len(runs) == len({*runs}) == reproduce.SEEDS * len(rows)
+
+
+def test_ctrl_c_ends_the_command_without_the_result_of_an_incomplete_run(monkeypatch, capsys):
+    epoch = Loader.epoch
+
+    def interrupt(loader, *arguments, **options):
+        monkeypatch.setattr(Loader, "epoch", epoch)
+        signal.raise_signal(signal.SIGINT)
+        return epoch(loader, *arguments, **options)
+
+    monkeypatch.setattr(Loader, "epoch", interrupt)
+    assert main(["reproduce", "--quick", "--device", "numpy"]) == 130
+    assert capsys.readouterr().out == ""
 
 
 def test_an_unknown_device_is_refused():
