@@ -77,7 +77,9 @@ class Repetition:
             options = parsers("train")[1]["train"].parse_args(words)
             with _silent():
                 try:
-                    train.run(options, more_callbacks=[keeper])
+                    status = train.run(options, more_callbacks=[keeper])
+                    if status > 128:  # a signal stopped the repetition; this removes the temporary folder first
+                        raise SystemExit(status)
                 except _StepRepeated:
                     pass
                 except UserError as error:

@@ -116,6 +116,17 @@ def test_the_element_that_differs_is_found_by_repeating_both_runs(work, capsys):
     assert "the element is not known: the repeated tensors differ in shape" in capsys.readouterr().out
 
 
+def test_ctrl_c_ends_the_repetition_of_runs(work, monkeypatch, capsys):
+    for name, *options in (("a",), ("rate", "--lr", "0.5")):
+        assert main(["train", *TINY, "--run-dir", name, "--digests", "--quiet", *options]) == 0
+    capsys.readouterr()
+    monkeypatch.setattr(train, "run", lambda *_, **__: 128 + signal.SIGINT)
+    with pytest.raises(SystemExit) as ended:
+        main(["bisect", "a", "rate"])
+    assert ended.value.code == 130
+    assert "element" not in capsys.readouterr().out
+
+
 def test_bisect_prints_why_a_run_cannot_be_repeated(work, capsys):
     for name, *options in (("a",), ("b", "--lr", "0.5")):
         assert main(["train", *TINY, "--run-dir", name, "--digests", "--quiet", *options]) == 0
