@@ -18,6 +18,8 @@ def user_errors() -> Iterator[None]:
     """A context that converts errors into UserError, for code that interprets a user's input or files."""
     try:
         yield
+    except BrokenPipeError:  # the reader of the command's output has closed the pipe, which is no error
+        raise
     except OSError as error:
         raise UserError(describe_error(error)) from error
     except (ValueError, TypeError, DeviceError, ImportError, MemoryError) as error:

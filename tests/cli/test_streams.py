@@ -15,6 +15,7 @@ import pytest
 from gpuconv import checkpoint
 from gpuconv.cli import main, streams
 from gpuconv.cli.check import report
+from gpuconv.cli.errors import user_errors
 from gpuconv.cli.output_lines import print_line
 from gpuconv.system.console import say
 from tests.cli.processes import ending_of
@@ -91,6 +92,12 @@ def test_lost_output_changes_the_exit_status(tmp_path):
     kept.touch()
     assert ending_of(lambda: print("x"), 3, redirected(1, kept)) == (3, "")
     assert kept.read_text() == "x\n"
+
+
+def test_a_reader_that_closes_the_pipe_is_no_error_of_the_users_files(monkeypatch):
+    monkeypatch.setattr("sys.stdout", BrokenPipe())
+    with pytest.raises(BrokenPipeError), user_errors():
+        print("x", flush=True)
 
 
 def test_writing_waits_for_a_full_nonblocking_pipe():
