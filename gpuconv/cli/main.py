@@ -58,7 +58,7 @@ class Parser(argparse.ArgumentParser):
     def _get_value(self, action: argparse.Action, text: str) -> object:
         """Refuse an empty value, such as that of an unset shell variable (`--resume "$RUN"`). It would otherwise be
         taken for the folder "."."""
-        if not text.strip():
+        if not text.strip() and action.nargs != argparse.PARSER:  # the command's own parser names the option
             raise argparse.ArgumentError(action, f"expected a value, received {text!r}; is a shell variable unset?")
         return super()._get_value(action, text)
 

@@ -95,9 +95,10 @@ def test_no_option_of_any_command_accepts_an_empty_value(capsys, tmp_path, monke
                 continue
             for empty in ("", " "):
                 arguments = [action.option_strings[0], empty] if action.option_strings else [empty]
-                assert f"received {empty!r}; is a shell variable unset?" in output_of(
-                    capsys, command, *arguments, status=2
-                )
+                text = output_of(capsys, command, *arguments, status=2)
+                assert f"expected a value, received {empty!r}; is a shell variable unset?" in text
+                assert f"argument {'/'.join(action.option_strings)}" in text
+                assert "COMMAND" not in text
                 tried += 1
     assert tried > 80
     for arguments in (["train", "--resume="], ["predict", "a.png", "", "--run-dir", "run"]):
