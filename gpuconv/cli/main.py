@@ -118,7 +118,7 @@ def _run(arguments: list[str]) -> int:
         print(f"gpuconv {__version__}")
         return 0
     if (shell := arguments[0].removeprefix(COMPLETION)) != arguments[0]:
-        print(_completion(shell.removeprefix("=") or "".join(arguments[1:])))
+        print(_completion(shell.removeprefix("=") or " ".join(arguments[1:])))
         return 0
     try:
         name = canonical("command", arguments[0], COMMANDS)

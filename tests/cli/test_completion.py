@@ -20,6 +20,8 @@ def test_a_completion_script_names_commands_options_and_values(capsys):
         assert subprocess.run(["bash", "-n"], input=script, text=True).returncode == 0
     assert main(["--print-completion", "no-such-shell"]) == 2
     assert "takes bash, zsh" in capsys.readouterr().err
+    assert main(["--print-completion", "bash", "zsh"]) == 2
+    assert "received 'bash zsh'" in capsys.readouterr().err
 
 
 def test_completion_without_shtab_is_refused_with_what_to_install(monkeypatch, capsys):
