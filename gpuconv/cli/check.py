@@ -54,9 +54,10 @@ def run(options: argparse.Namespace) -> int:
     steps = math.ceil(len(loader) / settings.accumulate)
     first_factor = schedules.get(settings.schedule)(0, settings.epochs * steps, steps)
     optimizer = optimizers.get(settings.optimizer, lr=settings.lr * first_factor)
-    for check in checks.sanity(net, x, labels, loss=loss, optimizer=optimizer):
-        json_output.add("checks", check)
-        passed &= report(check.passed, check.name, f"{check.value:.4g}, expected {check.expected}", check.details)
+    with user_errors():
+        for check in checks.sanity(net, x, labels, loss=loss, optimizer=optimizer):
+            json_output.add("checks", check)
+            passed &= report(check.passed, check.name, f"{check.value:.4g}, expected {check.expected}", check.details)
     # The gradients are checked on random volumes, because the check may fail on images: in a plain background neighbors
     # are equal, and max pooling has no derivative at ties.
     gradients = checks.gradient_check(net, samples=4)

@@ -96,6 +96,13 @@ def test_check_fails_on_an_unsuitable_learning_rate(capsys):
     assert re.search(r"^FAIL  update-to-weight ratio: ", capsys.readouterr().out, re.M)
 
 
+def test_a_rate_that_the_checks_refuse_is_an_error_of_one_line(capsys):
+    assert main(["check", "--lr", "1e300", "--model", "seed-net", "--data", "synthetic:n=20,size=8x8x3"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("gpuconv: error: lr must be a number that float32 can hold, received ")
+    assert error.count("\n") == 1
+
+
 def test_check_measures_the_first_step_of_the_schedule(monkeypatch):
     rates = []
     monkeypatch.setattr(checks, "sanity", lambda *_, optimizer, **__: rates.append(optimizer.lr) or [])
