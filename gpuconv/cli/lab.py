@@ -44,6 +44,8 @@ def run(options: argparse.Namespace) -> int:
 
     with user_errors():
         shipped = lab.shipped_file(options.op, options.algo)
+        if options.template and options.file:
+            raise UserError(f"--template prints the shipped file; leave {options.file} out, or write > {options.file}")
         if options.template:
             json_output.note(template=lab.template(options.op, options.algo))
             print(lab.template(options.op, options.algo), end="")

@@ -60,5 +60,7 @@ def test_lab_needs_a_file_and_a_device_that_runs_kernels(run_lab, capsys, tmp_pa
     for arguments, message in (([], "give your .cu file"), ([str(tmp_path / "none.cu")], "none.cu: no such file")):
         assert main(["lab", "--op", "relu", *arguments]) == 2
         assert message in capsys.readouterr().err
+    assert main(["lab", "own.cu", "--op", "relu", "--template"]) == 2
+    assert "--template prints the shipped file; leave own.cu out, or write > own.cu" in capsys.readouterr().err
     assert main(["lab", "--op", "relu", "--template"]) == 0
     assert capsys.readouterr().out == lab.template("relu")
