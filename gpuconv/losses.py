@@ -307,9 +307,9 @@ def apply(loss: Loss, scores: Array, labels: Array, grad_scale: Scalar | None = 
             f"{f'{len(found)} values' if isinstance(found, (tuple, list)) else type(found).__name__}"
         )
     value, dscores = found
-    if value is None or isinstance(value, (str, bytes, complex)):
-        raise TypeError(f"a loss is one number, the mean over the batch; {describe(loss)} returned {value!r}")
-    value = value if hasattr(value, "shape") else np.asarray(value, dtype)
+    value = value if hasattr(value, "shape") else np.asarray(value)
+    if getattr(value.dtype, "kind", "f") in "OSUc":  # a dtype of PyTorch has no kind
+        raise TypeError(f"a loss is one number, the mean over the batch; {describe(loss)} returned {found[0]!r}")
     if tuple(value.shape) not in ((), (1,)):
         raise ValueError(
             f"a loss is one number, the mean over the batch; {describe(loss)} returned an array of shape "
