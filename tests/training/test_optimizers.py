@@ -91,12 +91,15 @@ def test_the_rate_of_one_step_can_be_given():
         np.testing.assert_array_equal(params[key], value - 0.25 * grads[key])
 
 
-def test_a_rate_that_is_no_number_of_at_least_0_is_refused_before_the_step_is_counted():
-    optimizer = Adam()
+@pytest.mark.parametrize("name", ["adam", "fc1.* -> sgd:lr=0.1 @ constant; * -> sgd:lr=0.1"])
+def test_a_rate_that_is_no_number_of_at_least_0_is_refused_before_the_step_is_counted(name):
+    optimizer = optimizers.get(name)
+    optimizer.build(arrays(0))
+    optimizer.begin(10, 5)
     for lr, error in ((np.nan, ValueError), (-1, ValueError), ("x", TypeError)):
         with pytest.raises(error, match="lr must"):
             optimizer.step(arrays(0), arrays(1), lr=lr)
-    assert optimizer.steps == 0
+    assert not any(each.steps for each in optimizer.walk())
 
 
 def test_steps_may_take_parameters_in_another_order_or_without_some_of_them():

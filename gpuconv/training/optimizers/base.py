@@ -176,6 +176,7 @@ class Optimizer:
             params, grads: Arrays by name, in any order. Parameters of the step before keep their state (`match`).
             lr: This step's rate, at least 0, by default the optimizer's.
         """
+        lr = None if lr is None else number("lr", lr, 0)
         if self._lr is None:
             self.build(params)
         else:
@@ -187,9 +188,8 @@ class Optimizer:
         """The host's part of a step: counts it and writes its number and learning rate to the device. `lr`: as in
         `step`.
         """
-        rate = self.lr if lr is None else number("lr", lr, 0)
         self.steps += 1
-        backends.assign(self._lr, rate)
+        backends.assign(self._lr, self.lr if lr is None else lr)
         backends.assign(self._step, self.steps)
 
     def update(
