@@ -192,8 +192,9 @@ def test_a_step_that_leaves_no_array_of_a_parameters_shape_is_named():
         wrong.left = left
         with pytest.raises(ValueError, match=rf"Wrong.step must leave fc1.bias at shape \(3,\), left {shape}"):
             fit(wrong)
-    with pytest.raises(TypeError, match="the lr of Plain must be a number, received None"):
-        fit(Plain(lr=None))
+    for lr in (None, "fast"):
+        with pytest.raises(TypeError, match=f"the lr of Plain must be a number, received {lr!r}"):
+            fit(Plain(lr=lr))
 
 
 def test_the_step_of_an_optimizer_may_be_a_c_function_without_a_signature():

@@ -138,9 +138,10 @@ def adapt(given: object, **settings: object) -> Optimizer:
         raise ValueError(f"settings {sorted(settings)} were given with an optimizer that is already built")
     rate: Any = getattr(given, "lr", 1.0)
     try:
-        return Adapted(inner=given, lr=float(rate))
-    except TypeError:
+        lr = float(rate)
+    except (TypeError, ValueError):
         raise TypeError(f"the lr of {type(given).__name__} must be a number, received {rate!r}") from None
+    return Adapted(inner=given, lr=lr)
 
 
 def expect_rate(optimizer: Optimizer, schedule: object, plateau: object = None) -> None:
