@@ -11,6 +11,7 @@ import numpy as np
 
 from gpuconv import arguments, backends, losses, ops, random
 from gpuconv.layers import Conv2D, ConvTranspose2D, Dropout, Layer, Linear, Sequential
+from gpuconv.layers.base import expect_built
 from gpuconv.losses import Loss, SoftmaxCrossEntropy, SVMHinge
 from gpuconv.metrics import class_of
 from gpuconv.own_op import Comparison as Comparison
@@ -237,7 +238,8 @@ def sanity(
         optimizer: Its first step is measured, see `update_ratio`.
         overfit_steps: The largest number of steps to overfit 20 samples.
 
-    Raises ValueError if the loss ignores all labels.
+    Raises ValueError if the loss ignores all labels, RuntimeError for a net that is not built, and TypeError for
+    anything but a net.
     """
     _expect_optimizer(optimizer)
     return [
@@ -255,10 +257,10 @@ def first_loss(net: Sequential, x: Array, labels: Array, *, loss: str | Loss = "
     means a wrong loss, such as a sum over the batch, or scores that are not near 0, for example because the images were
     not scaled.
 
-    Arguments as in `sanity`. Raises ValueError for a net without weights, and for a classification loss of a net that
-    gives only one score.
+    Arguments and errors as in `sanity`. Raises ValueError for a net without weights, and for a classification loss of a
+    net that gives only one score.
     """
-    compute = _loss_function(loss, labels)
+    compute = _loss_function(net, loss, labels)
     if net.output_shape == (1,) and isinstance(compute, (SoftmaxCrossEntropy, SVMHinge)):
         raise ValueError("the net gives one score: there is nothing to classify; the checks need at least two classes")
     twin = net.copy()
@@ -293,11 +295,12 @@ def regularization(
     Args:
         weight_decay: The factor of the regularization, above 0.
 
-    Other arguments as in `sanity`. Raises TypeError or ValueError for another `weight_decay`.
+    Other arguments and errors as in `sanity`. Raises TypeError or ValueError for another `weight_decay`.
     """
     weight_decay = arguments.positive("weight_decay", weight_decay)
+    compute = _loss_function(net, loss, labels)
     twin = net.copy()
-    data = _number(losses.apply(_loss_function(loss, labels), twin.infer(x), labels)[0])
+    data = _number(losses.apply(compute, twin.infer(x), labels)[0])
     before = _penalty(twin, weight_decay)
     params = list(twin.params().values())
     zeros = [backends.zeros(p.shape, p.dtype, net.device) for p in params]
@@ -327,11 +330,11 @@ def overfits(
         steps: The largest number of steps, at least 1.
         lr: Adam's learning rate.
 
-    Other arguments as in `sanity`.
+    Other arguments and errors as in `sanity`.
     """
     steps = arguments.integer("steps", steps, 1)
+    compute = _loss_function(net, loss, labels)
     twin = _without_dropout(net)
-    compute = _loss_function(loss, labels)
     m, v = ([backends.zeros(p.shape, p.dtype, net.device) for p in twin.params().values()] for _ in range(2))
     truth = class_of(backends.to_numpy(labels)) if losses.classifies(compute) else None  # None: all count as right
     ignored = losses.ignored_label(compute)
@@ -374,11 +377,11 @@ def update_ratio(
     Args:
         optimizer: A new object with ``build(params)`` and ``step(params, grads)``; by default plain SGD at 1e-3.
 
-    Other arguments as in `sanity`. Raises TypeError if `optimizer` lacks these methods or is a class, and ValueError
-    for a net without such weights.
+    Other arguments and errors as in `sanity`. Raises TypeError if `optimizer` lacks these methods or is a class, and
+    ValueError for a net without such weights.
     """
     _expect_optimizer(optimizer)
-    compute = _loss_function(loss, labels)
+    compute = _loss_function(net, loss, labels)
     if all(len(value.shape) < 2 for value in net.params().values()):
         raise ValueError(
             "the check measures the change of weights of two or more dimensions, and the net trains none, only "
@@ -402,12 +405,13 @@ def update_ratio(
     return SanityCheck("update-to-weight ratio", 1e-4 <= middle <= 1e-2, middle, "near 1e-3", listed)
 
 
-def _loss_function(loss: str | Loss, labels: Array) -> Loss:
-    """The loss function. Raises ValueError if it ignores all of these labels."""
+def _loss_function(net: Sequential, loss: str | Loss, labels: Array) -> Loss:
+    """The loss function. Raises ValueError if it ignores all of these labels, and as `expect_built` does."""
+    expect_built(net)
     compute = losses.get(loss)
-    ignored = losses.ignored_label(compute)
-    if ignored is not None and labels.ndim == 1 and len(labels) and (backends.to_numpy(labels) == ignored).all():
-        raise ValueError(f"all {len(labels)} labels are {ignored}, which the loss ignores; the checks need others too")
+    ignored, given = losses.ignored_label(compute), backends.to_numpy(labels)
+    if ignored is not None and given.size and (given == ignored).all():
+        raise ValueError(f"all {len(given)} labels are {ignored}, which the loss ignores; the checks need others too")
     return compute
 
 

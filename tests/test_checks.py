@@ -241,11 +241,15 @@ def test_the_first_loss_may_weight_probabilities():
 
 
 @pytest.mark.parametrize("check", [checks.first_loss, checks.regularization, checks.overfits, checks.update_ratio])
-def test_labels_that_the_loss_ignores_without_exception_are_refused(check):
+def test_labels_that_the_loss_ignores_without_exception_and_nets_without_shapes_are_refused(check):
     x, labels = data(3)
     labels[:] = -1
     with pytest.raises(ValueError, match="all 3 labels are -1, which the loss ignores"):
         check(models.build("digits-net"), x, labels, loss=losses.get("softmax", ignore_index=-1))
+    with pytest.raises(RuntimeError, match="the net has no shapes yet"):
+        check(Sequential([Linear(10)]), x, labels)
+    with pytest.raises(TypeError, match=r"gpuconv.models.build\('digits-net'\) builds the net of that name"):
+        check("digits-net", x, labels)
 
 
 def test_the_ratio_of_updates_needs_a_net_with_weights():
