@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from gpuconv import random
-from gpuconv.arguments import integer, number
+from gpuconv.arguments import number
 from gpuconv.dtypes import converted
 from gpuconv.names import lookup
 from gpuconv.types import Shape
@@ -38,10 +38,8 @@ def fans(shape: Shape, groups: int = 1) -> tuple[int, int]:
         groups: The groups of the convolution.
 
     Raises:
-        TypeError: `groups` is not an integer.
-        ValueError: The weight has a rank below 2, or `groups` is below 1.
+        ValueError: The weight has a rank below 2.
     """
-    groups = integer("groups", groups, 1)
     if len(shape) < 2:
         raise ValueError(f"a fan needs a weight of rank 2 or more, received shape {shape}; biases take 'zeros'")
     return math.prod(shape[1:]), shape[0] // groups * math.prod(shape[1:-1])
