@@ -101,8 +101,7 @@ def evaluate(
         totals.add(losses.apply(criterion, scores, labels)[0], scores, labels, criterion)
         if measured and (on_host := _for_metrics(scores, labels, losses.ignored_label(criterion))):
             for metric in measured.values():
-                ours = isinstance(metric, (Confusion, TopK))  # a user's metric may work in place
-                metric.update(*(on_host if ours else [array.copy() for array in on_host]))
+                metric.update(*(array.copy() for array in on_host))  # a user's metric may work in place
     if totals is None:
         raise ValueError("there is nothing to evaluate: the loader gave no batch")
     sums = totals.read()
