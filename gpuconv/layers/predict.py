@@ -42,7 +42,7 @@ def predict(
     if top is None:
         return scores[0] if single else scores
     volume = tuple(scores.shape[1:])
-    if math.prod(volume) != (volume or (1,))[-1]:
+    if math.prod(volume[:-1]) != 1:
         raise ValueError(
             f"top is for one score per class, and the net gives a volume of shape {volume} for each of these images: "
             "leave top out, and take the best classes at a position of the volume"
