@@ -36,8 +36,8 @@ class Residual(Merging):
         body, shortcut = self.rows
         if shortcut and body and any(name == "shortcut" for name, _ in body.children()):
             raise ValueError(
-                "a layer in the body of a residual block is named 'shortcut', as the layers of the shortcut are in the "
-                "state dict; give it another name"
+                "the body has a layer named 'shortcut', which in the state dict is the name of the block's shortcut; "
+                "give the layer another name"
             )
 
     def _describe_unequal(self, shapes: Sequence[Shape]) -> str:

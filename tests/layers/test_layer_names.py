@@ -110,7 +110,7 @@ def test_a_layer_of_a_body_named_shortcut_is_refused_beside_a_shortcut():
     """Otherwise the inner layers of both could have the same keys in the state dict."""
     body = [Sequential([Conv2D(1, 1)], name="shortcut")]
     assert next(iter(Sequential([Input((2, 2, 1)), Residual(body)]).state_dict())) == "residual1.shortcut.conv1.weight"
-    with pytest.raises(ValueError, match="a layer in the body of a residual block is named 'shortcut'"):
+    with pytest.raises(ValueError, match="the body has a layer named 'shortcut'"):
         Residual(body, [Conv2D(1, 1)])
 
 
