@@ -125,8 +125,6 @@ def lr_find(
     _expect_no_rate(optimizer, optimizer_settings)
     own = adapted.adapt(_own_copy(optimizer), **optimizer_settings)
     own.lr = 1.0
-    for each in own.walk():
-        each.steps = 0
     for group in own.parts if isinstance(own, Groups) else ():
         group.schedule = None
 
