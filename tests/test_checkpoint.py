@@ -89,10 +89,9 @@ def test_a_masked_array_is_refused(tmp_path):
     assert not any(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("name", [1, "__metadata__", "layer\udc80"], ids=["number", "reserved", "surrogate"])
-def test_a_name_that_could_not_be_read_again_is_refused(tmp_path, name):
-    with pytest.raises(CheckpointError, match="safetensors cannot store an array named"):
-        save(tmp_path / "x", Checkpoint({"a": np.ones(1), name: np.ones(2)}))
+def test_a_name_that_could_not_be_read_again_is_refused(tmp_path):
+    with pytest.raises(CheckpointError, match="safetensors cannot store an array named '__metadata__'"):
+        save(tmp_path / "x", Checkpoint({"__metadata__": np.ones(2)}))
     assert not (tmp_path / "x").exists()
 
 
