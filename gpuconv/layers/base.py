@@ -258,7 +258,8 @@ class Layer(Stateful["Layer"]):
             shape: object = self.plan(input_shape)
             if not isinstance(shape, (tuple, list)):
                 raise TypeError(f"plan must return the output's shape without N, returned {shape!r}")
-            self.output_shape = tuple(shape)
+            sizes = enumerate(shape)
+            self.output_shape = tuple(integer(f"shape[{axis}], which plan returns,", size, 1) for axis, size in sizes)
             self._expect_variables()
         except (ValueError, TypeError) as error:
             where = path or type(self).__name__
