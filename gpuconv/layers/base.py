@@ -224,9 +224,7 @@ class Layer(Stateful["Layer"]):
             DeviceError: The device is not available. Nothing has changed then.
         """
         initialize, seed = flag("initialize", initialize), seed_value("seed", seed)
-        if isinstance(input_shape, str) or not isinstance(input_shape, Iterable):
-            raise TypeError(f"input_shape must be a shape without N, such as (32, 32, 3), received {input_shape!r}")
-        shape = tuple(integer(f"input_shape[{axis}]", size, 1) for axis, size in enumerate(input_shape))
+        shape = _as_shape("input_shape", input_shape)
         # `arrays` is missing if a subclass's __init__ does not call the base's; `place` raises then.
         kept = [layer for layer in self.walk() if vars(layer).get("arrays")]
         if kept and dtype is None and precision is None:
@@ -255,11 +253,7 @@ class Layer(Stateful["Layer"]):
             raise TypeError(f"the __init__ of {type(self).__name__} must call super().__init__() first")
         self.path, self.input_shape = path, input_shape
         try:
-            shape: object = self.plan(input_shape)
-            if not isinstance(shape, (tuple, list)):
-                raise TypeError(f"plan must return the output's shape without N, returned {shape!r}")
-            sizes = enumerate(shape)
-            self.output_shape = tuple(integer(f"shape[{axis}], which plan returns,", size, 1) for axis, size in sizes)
+            self.output_shape = _as_shape("plan's result", self.plan(input_shape))
             self._expect_variables()
         except (ValueError, TypeError) as error:
             where = path or type(self).__name__
@@ -445,6 +439,13 @@ def _move_array(name: str, array: Array, device: str, dtype: np.dtype) -> Array:
     if array.dtype == dtype and backends.device_of(array) == device:
         return array
     return backends.asarray(converted(name, backends.to_numpy(array), dtype), device)
+
+
+def _as_shape(name: str, given: object) -> Shape:
+    """Check a shape without N and return it as a tuple. Raises TypeError or ValueError, which contain `name`."""
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise TypeError(f"{name} must be a shape without N, such as (32, 32, 3), received {given!r}")
+    return tuple(integer(f"{name}[{axis}]", size, 1) for axis, size in enumerate(given))
 
 
 def expect_built(net: object) -> None:

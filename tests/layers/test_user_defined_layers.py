@@ -210,10 +210,10 @@ def test_a_plan_may_return_a_list_and_one_that_returns_no_shape_is_named():
     listed = define("mynet", "Listed", plan=lambda self, input_shape: [*input_shape])()
     assert Sequential([Input((3,)), listed, Linear(2)])[1].output_shape == (3,)
     for returned, error, message in (
-        (None, TypeError, "plan must return the output's shape .* returned None"),
-        (3, TypeError, "plan must return the output's shape .* returned 3"),
-        ((3 / 2,), TypeError, r"shape\[0\], which plan returns, must be an integer, received 1.5"),
-        ((2, 0), ValueError, r"shape\[1\], which plan returns, must be at least 1, received 0"),
+        (None, TypeError, "plan's result must be a shape without N, .* received None"),
+        (3, TypeError, "plan's result must be a shape without N, .* received 3"),
+        ((3 / 2,), TypeError, r"plan's result\[0\] must be an integer, received 1.5"),
+        ((2, 0), ValueError, r"plan's result\[1\] must be at least 1, received 0"),
     ):
         wrong = define("mynet", "Wrong", plan=lambda self, input_shape, returned=returned: returned)(name="wrong")
         with pytest.raises(error, match=f"wrong: {message}"):
