@@ -125,12 +125,16 @@ class ArraySamples(Samples):
 
     def checksum(self) -> str:
         """A checksum of images and labels, in their order. For a memory-mapped file, its name, size and modification
-        time stand for the images."""
-        if (file := memory_mapped_file(self.images)) is None:
+        time stand for the images, and for a part of one, also the part's place in it."""
+        if (opened := memory_mapped(self.images)) is None:
             images = zlib.crc32(np.ascontiguousarray(self.images).view(np.uint8).data)
         else:
-            status = os.stat(file)
-            images = zlib.crc32(f"{os.path.basename(file)} {status.st_size} {status.st_mtime_ns}".encode())
+            file = str(opened.filename)
+            status, start = os.stat(file), self.images.ctypes.data - opened.ctypes.data
+            text = f"{os.path.basename(file)} {status.st_size} {status.st_mtime_ns}"
+            if start or self.images.size < opened.size or opened.offset + opened.nbytes < status.st_size:
+                text += f" {opened.offset + start} {self.images.shape} {self.images.strides}"
+            images = zlib.crc32(text.encode())
         return f"{zlib.crc32(self.labels.view(np.uint8).data, images):08x}"
 
 
@@ -175,10 +179,11 @@ def read_checked(samples: Samples, indices: NDArray[np.int64]) -> tuple[np.ndarr
     return images, labels.astype(np.int64, copy=False) if labels.dtype.kind in "iu" else labels
 
 
-def memory_mapped_file(array: object) -> str | None:
-    """The file of a memory-mapped array; None for one in memory."""
+def memory_mapped(array: object) -> np.memmap | None:
+    """The array that was opened from a file, of which `array` is a view; None for one in memory."""
+    opened = None
     while isinstance(array, np.ndarray):
         if isinstance(array, np.memmap) and array.filename is not None:
-            return os.fspath(array.filename)
+            opened = array
         array = array.base
-    return None
+    return opened

@@ -12,7 +12,7 @@ from gpuconv.arguments import is_array
 from gpuconv.data.dataset import Dataset
 from gpuconv.data.expect import as_targets, expect_finite, expect_image_dtype, expect_pair, laid_out
 from gpuconv.data.normalization import Normalization
-from gpuconv.data.samples import ArraySamples, MapSamples, Samples, memory_mapped_file
+from gpuconv.data.samples import ArraySamples, MapSamples, Samples, memory_mapped
 from gpuconv.data.user_batches import Batches
 
 ACCEPTED = (
@@ -93,7 +93,7 @@ def _of_arrays(
 ) -> Dataset | ArraySamples:
     """uint8 images (N, H, W, C) in memory with class numbers (below `_MOST_NAMED`) become a Dataset, which moves to the
     device as a whole; other arrays are read batch by batch."""
-    in_file = memory_mapped_file(images)
+    in_file = memory_mapped(images)
     images = laid_out(images, shape, rank=1 + len(shape))
     expect_image_dtype(images.dtype, name)
     if not images.size:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import zlib
 
 import numpy as np
 import pytest
 
 from gpuconv.data import Normalization, StreamLoader, samples, sources
-from gpuconv.data.samples import MapSamples, memory_mapped_file
+from gpuconv.data.samples import MapSamples, memory_mapped
 from tests.data.small_samples import IMAGES, LABELS, Numbered, of_array
 
 
@@ -98,19 +99,34 @@ def test_checksums_differ_for_other_images_labels_files_and_dates(tmp_path):
     assert all(len(text) == 8 and int(text, 16) >= 0 for text in sums)
 
 
+def test_checksums_differ_for_other_parts_of_one_file(tmp_path):
+    np.save(tmp_path / "a.npy", IMAGES)
+    a = np.load(tmp_path / "a.npy", mmap_mode="r")
+    parts = [a, a[::-1], a[:, ::-1], a[2:], a[:-2], a[1:-1], a[::2], a[:5], a[:, :1], a[:, 1:]]
+    start, step = a.offset, a[0].nbytes
+    parts += [np.memmap(a.filename, a.dtype, "r", start + at * step, (6, *a.shape[1:])) for at in (0, 1)]
+    of_parts = [of_array(part, np.zeros(len(part), np.int64)).checksum() for part in parts]
+    assert len({*of_parts}) == len(parts)
+    whole = f"a.npy {os.stat(a.filename).st_size} {os.stat(a.filename).st_mtime_ns}".encode()
+    labels = np.zeros(len(a), np.int64)
+    assert of_parts[0] == f"{zlib.crc32(labels, zlib.crc32(whole)):08x}"  # as in runs of older versions
+    for same in (a[:], a[..., None], a.transpose(0, 3, 1, 2), a.reshape(len(a), -1), np.asarray(a)):
+        assert of_array(same, labels).checksum() == of_parts[0]
+
+
 def test_every_subset_of_samples_has_a_checksum_of_its_own():
     indices = [slice(None), slice(None, None, 2), slice(None, None, -1), slice(4), [0, 2, 4, 6], np.arange(10) > 6]
     assert len({of_array().subset(each).checksum() for each in indices}) == len(indices)
     assert of_array().subset(slice(None, None, 2)).checksum() == of_array().subset([0, 2, 4, 6, 8]).checksum()
 
 
-def test_the_file_of_a_memory_mapped_array_is_found(tmp_path):
+def test_the_array_that_was_opened_from_a_file_is_found(tmp_path):
     np.save(tmp_path / "a.npy", IMAGES)
     array = np.load(tmp_path / "a.npy", mmap_mode="r")
     for view in (array, array[2:], array.reshape(-1), np.asarray(array)[1:]):
-        assert memory_mapped_file(view) == str(tmp_path / "a.npy")
+        assert memory_mapped(view) is array
     for other in (IMAGES, IMAGES[1:], np.array(array), [1], None):
-        assert memory_mapped_file(other) is None
+        assert memory_mapped(other) is None
 
 
 def test_an_item_of_another_shape_or_dtype_is_named():
