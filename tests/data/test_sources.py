@@ -34,6 +34,20 @@ def test_uint8_arrays_in_memory_become_a_dataset_and_other_arrays_samples(tmp_pa
             sources.as_data_source((np.zeros((0, 2, 3, 3), dtype), labels), **options)
 
 
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("labels_of", [list, tuple, np.array], ids=["list", "tuple", "array"])
+def test_lists_of_images_and_labels_are_taken_like_arrays(count, labels_of):
+    options = {"name": "train", "shape": (2, 3, 3), "classes": 4, "device": "numpy", "dtype": "float32"}
+    for images in (IMAGES[:count], IMAGES[:count].astype(np.float32)):
+        found = sources.as_data_source([list(images), labels_of(LABELS[:count].tolist())], **options)
+        np.testing.assert_array_equal(found.images, images)
+        assert found.labels.tolist() == LABELS[:count].tolist()
+    pairs = [(IMAGES[0], 0), (IMAGES[1], 1)]
+    batches = [(list(IMAGES[:2]), [0, 1]), (list(IMAGES[2:4]), [1, 0])]
+    kinds = [type(sources.as_data_source(data, **options)).__name__ for data in (pairs, tuple(pairs), batches)]
+    assert kinds == ["MapSamples", "MapSamples", "Batches"]
+
+
 def test_a_label_too_large_for_a_class_number_is_neither_named_nor_counted_to():
     labels = np.array([0, 2**40] * (len(IMAGES) // 2))
     samples = sources.as_data_source(
