@@ -125,9 +125,11 @@ def bounds(low: object, high: object) -> tuple[float, float]:
 
 
 def positive(name: str, value: object, used_with: Sequence[Array] = ()) -> float:
-    """`value` as a finite float above 0. used_with: as in `number`."""
+    """`value` as a finite float above 0. used_with: as in `number`; in their accumulation dtype, too, it is above 0."""
     if (found := number(name, value, 0.0, used_with=used_with)) == 0:
         raise ValueError(f"{name} must be above 0, received {value}")
+    if any(array.dtype != np.float64 for array in used_with) and np.float32(found) == 0:
+        raise ValueError(f"{name} must be above 0 in float32, received {value}")
     return found
 
 
