@@ -148,6 +148,34 @@ def test_bfloat16_tensors_are_accepted():
     torch.testing.assert_close(y.float(), expected, rtol=2**-8, atol=2**-8)
 
 
+def small_net():
+    """Modules that autocast, and that do not, around ours. float32."""
+    torch.manual_seed(0)
+    upper = nn.ConvTranspose2d(4, 4, 2, stride=2), nn.Conv2d(4, 4, 3), nn.ReLU()
+    return nn.Sequential(nn.Conv2d(3, 4, 3), *upper, nn.Flatten(), nn.Linear(4 * 10 * 10, 5))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+def test_autocast_computes_products_in_its_dtype_and_gradients_in_float32(dtype, compiled):
+    x, nets = volume(2, 3, 8, 8, dtype=torch.float32), (small_net(), ours.replace(small_net()))
+    scores, gradients = [], []
+    for net in nets:
+        with torch.autocast("cpu", dtype):
+            y = (torch.compile(net, backend="aot_eager", fullgraph=True) if compiled else net)(x)
+        y.float().square().sum().backward()
+        scores.append(y.detach())
+        gradients.append([parameter.grad for parameter in net.parameters()])
+    assert scores[0].dtype == scores[1].dtype == dtype
+    torch.testing.assert_close(scores[1], scores[0], rtol=0.05, atol=0.05)
+    for theirs, mine in zip(*gradients, strict=True):
+        assert mine.dtype == torch.float32
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=0.05 * float(theirs.abs().max()))
+    with torch.autocast("cpu", dtype):  # as in PyTorch, float64 stays, and pools and activations keep the dtype
+        assert ours.linear(x.double(), volume(4, 8)).dtype == torch.float64
+        assert ours.max_pool2d(x, 2).dtype == ours.ACTIVATIONS["relu"](x).dtype == torch.float32
+
+
 def test_modules_devices_and_tensors_that_do_not_fit_are_refused():
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"))
     with pytest.raises(ValueError, match="pad with zeros, received padding_mode='reflect'"):

@@ -7,7 +7,8 @@ Volumes are NCHW. Our kernels read volumes in channels_last memory as NHWC witho
 this memory format; activations also read contiguous tensors, and return such tensors for them. Tensors in another
 memory format, and all tensors on "emulated", are copied; all other tensors share memory with our arrays. CUDA tensors
 run on PyTorch's current stream. CPU tensors run on "numpy", or on "emulated" inside
-``with gpuconv.torch.cpu_device("emulated")``. `torch.compile` leaves each operator as it is.
+``with gpuconv.torch.cpu_device("emulated")``. `torch.compile` leaves each operator as it is. Inside `torch.autocast`,
+convolutions and linear layers compute in its dtype.
 """
 
 try:

@@ -12,7 +12,7 @@ from gpuconv import ops
 from gpuconv.arguments import integer, pair
 from gpuconv.torch.expect import expect_axes
 from gpuconv.torch.operators import empty_volume, operator, window_count
-from gpuconv.torch.tensors import Context, nchw, nhwc, run
+from gpuconv.torch.tensors import Context, autocast, nchw, nhwc, run
 from gpuconv.types import Array, Options, Padding, Size
 from gpuconv.window_sizes import padding_pairs
 
@@ -49,7 +49,8 @@ def conv2d(
         expect_axes(1, bias=bias)
     groups = integer("groups", groups, 1)
     (top, bottom), (left, right) = padding_pairs(padding, (int(w.shape[2]), int(w.shape[3])), stride, dilation)
-    return torch.ops.gpuconv.conv2d(x, w, bias, stride, [top, bottom, left, right], dilation, groups)
+    window = stride, [top, bottom, left, right], dilation, groups
+    return torch.ops.gpuconv.conv2d(*autocast(x, w, bias), *window)
 
 
 _CONV = "int[] stride, int[] padding, int[] dilation, int groups"

@@ -11,7 +11,7 @@ from torch import Tensor
 from gpuconv import ops
 from gpuconv.torch.expect import expect_axes, wrong_tensor_error
 from gpuconv.torch.operators import operator
-from gpuconv.torch.tensors import Context, run
+from gpuconv.torch.tensors import Context, autocast, run
 
 
 def linear(x: Tensor, w: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -33,6 +33,7 @@ def linear(x: Tensor, w: Tensor, bias: Tensor | None = None) -> Tensor:
         expect_axes(1, bias=bias)
     if not isinstance(x, Tensor) or not x.ndim:
         raise wrong_tensor_error("x", "(..., in_features)", x)
+    x, w, bias = autocast(x, w, bias)
     return torch.ops.gpuconv.linear(x.reshape(math.prod(x.shape[:-1]), x.shape[-1]), w, bias).reshape(
         *x.shape[:-1], w.shape[0]
     )

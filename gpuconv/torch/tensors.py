@@ -74,6 +74,18 @@ def _current_stream(tensor: Tensor | None) -> contextlib.AbstractContextManager[
     return stack
 
 
+_CAST = (torch.float32, torch.float16, torch.bfloat16)  # what `torch.autocast` casts; float64 stays
+
+
+def autocast(x: Tensor, w: Tensor, bias: Tensor | None) -> tuple[Any, ...]:
+    """The tensors of a product, in the dtype of `torch.autocast` if it is on for x's device."""
+    tensors, device = (x, w, bias), x.device.type
+    if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
+        return tensors
+    dtype = torch.get_autocast_dtype(device)
+    return tuple(each.to(dtype) if each is not None and each.dtype in _CAST else each for each in tensors)
+
+
 def nhwc(tensor: Tensor) -> Tensor:
     return tensor.permute(0, 2, 3, 1)
 
