@@ -1,9 +1,9 @@
 """Exact conversion of PyTorch state dicts to gpuconv's and back: values are moved, never computed.
 
 PyTorch's volumes are NCHW and its filters (K, C, R, S); gpuconv's are NHWC and (K, R, S, C). So filters are transposed.
-The columns of the first FC layer after a flatten, and the values of norms between the two, are reordered from (C, H, W)
-to (H, W, C). Layers are matched in forward order regardless of their names, so torchvision's names work too. PyTorch is
-imported only if tensors are requested.
+The columns of the FC layers that read a flattened volume, and the values of norms before them, are reordered from
+(C, H, W) to (H, W, C). Layers are matched in forward order regardless of their names, so torchvision's names work too.
+PyTorch is imported only if tensors are requested.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ import numpy as np
 from gpuconv import backends
 from gpuconv.arguments import flag
 from gpuconv.dtypes import as_dtype
-from gpuconv.layers import BatchNorm, Conv2D, ConvTranspose2D, Flatten, GroupNorm, Layer, LayerNorm, Linear
+from gpuconv.layers import BatchNorm, Flatten, GroupNorm, Layer, LayerNorm, Linear
 from gpuconv.layers.base import expect_built
+from gpuconv.layers.branches import Merging
 from gpuconv.text.plain_text import one_line
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 
 _COUNTER = "num_batches_tracked"  # PyTorch's count of batches, which gpuconv does not use
+_NORMS = BatchNorm, GroupNorm, LayerNorm
 _TORCH_NAMES = ("weight", "bias", "running_mean", "running_var")
 
 
@@ -63,22 +65,31 @@ class _Part:
 
     def _over_features(self, name: str) -> bool:
         """Whether the array's last axis indexes the flattened features."""
-        return isinstance(self.layer, (BatchNorm, LayerNorm)) or name == "weight"
+        return isinstance(self.layer, _NORMS) or name == "weight"
 
 
 def _parts(net: Layer) -> list[_Part]:
     parts: list[_Part] = []
-    volume = None
-    for layer in net.walk():
-        if isinstance(layer, Flatten) and len(layer.input_shape or ()) == 3:
-            volume = layer.input_shape
-        if isinstance(layer, GroupNorm) and volume and volume[0] * volume[1] > 1 and layer.groups > 1:
-            raise ValueError(f"{layer.path} has groups of flattened features, which differ in PyTorch's order")
-        if any(name in _TORCH_NAMES for name in layer.variables):
-            parts.append(_Part(layer, volume if isinstance(layer, (Linear, BatchNorm, LayerNorm)) else None))
-        if isinstance(layer, (Linear, Conv2D, ConvTranspose2D)):
-            volume = None
+    _add_parts(net, None, parts)
     return parts
+
+
+def _add_parts(layer: Layer, volume: tuple[int, ...] | None, parts: list[_Part]) -> tuple[int, ...] | None:
+    """Append a layer and its inner layers. volume: as in `_Part`, of the layer's input; returns that of its output."""
+    if isinstance(layer, Merging):
+        ends = {_add_parts(row, volume, parts) if row else volume for row in layer.rows}
+        if len(ends) > 1 or (layer.merge != "add" and ends != {None}):
+            raise ValueError(f"{layer.path} joins flattened features, which differ in PyTorch's order")
+        return ends.pop()
+    if isinstance(layer, Flatten) and len(shape := layer.input_shape or ()) == 3:
+        volume = shape if shape[0] * shape[1] > 1 and shape[2] > 1 else None
+    if isinstance(layer, GroupNorm) and volume and layer.groups > 1:
+        raise ValueError(f"{layer.path} has groups of flattened features, which differ in PyTorch's order")
+    if any(name in _TORCH_NAMES for name in layer.variables):
+        parts.append(_Part(layer, volume if isinstance(layer, (Linear, *_NORMS)) else None))
+    for _, inner in layer.children():
+        volume = _add_parts(inner, volume, parts)
+    return None if isinstance(layer, Linear) else volume
 
 
 def from_torch(state: object, net: Layer, *, strict: bool = True) -> dict[str, np.ndarray]:
@@ -93,7 +104,8 @@ def from_torch(state: object, net: Layer, *, strict: bool = True) -> dict[str, n
 
     Raises:
         ValueError: The state does not fit the net; the message names each missing or unexpected key and each wrong
-            shape. Also for a net that groups flattened features, which PyTorch orders differently.
+            shape. Also for a net that groups flattened features, or joins them with others, because PyTorch orders them
+            differently.
         TypeError: `state` is neither a module nor a state dict, or holds a tensor that NumPy cannot hold, `net` is not
             a net, or `strict` not a bool.
         RuntimeError: The net has no shapes yet.
@@ -163,7 +175,7 @@ def to_torch(net: Layer, like: Mapping[str, object] | None = None, *, tensors: b
     Raises:
         TypeError: `net` is not a net, `tensors` not a bool, or `like` neither a module nor a state dict.
         RuntimeError: The net has no shapes yet.
-        ValueError: `like` has another architecture, or the net groups flattened features, as in `from_torch`.
+        ValueError: `like` has another architecture, or the net is refused as in `from_torch`.
     """
     expect_built(net)
     tensors = flag("tensors", tensors)

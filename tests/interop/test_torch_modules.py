@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from gpuconv import interop
-from gpuconv.layers import Conv2D, Flatten, Input, Linear, ReLU, Sequential
+from gpuconv.layers import Branches, Conv2D, Flatten, GroupNorm, Input, Linear, ReLU, Residual, Sequential
 
 torch = pytest.importorskip("torch")
 nn = torch.nn
@@ -61,3 +61,47 @@ def test_a_lazily_negated_tensor_keeps_its_values():
     negated = dict(module.state_dict()) | {"weight": torch._neg_view(module.weight)}
     found = interop.from_torch(negated, Sequential([Input((3,)), Linear(2)]))
     np.testing.assert_array_equal(found["fc1.weight"], -module.weight.detach().numpy())
+
+
+class Sum(nn.Module):
+    """The sum of what modules make of the flattened volume."""
+
+    def __init__(self, *modules):
+        super().__init__()
+        self.rows = nn.ModuleList(modules)
+
+    def forward(self, x):
+        return sum(row(x.flatten(1)) for row in self.rows)
+
+
+@pytest.mark.parametrize(
+    ("layers", "module"),
+    [
+        ([Flatten(), Residual([Linear(5)], [Linear(5)])], Sum(nn.Linear(24, 5), nn.Linear(24, 5))),
+        ([Flatten(), Branches([[ReLU(), Linear(5)], [Linear(5)]], "add")], Sum(nn.Linear(24, 5), nn.Linear(24, 5))),
+        ([Flatten(), GroupNorm(1), Linear(5)], nn.Sequential(nn.Flatten(), nn.GroupNorm(1, 24), nn.Linear(24, 5))),
+    ],
+    ids=["residual", "branches", "group-norm"],
+)
+def test_every_layer_that_reads_flattened_features_is_reordered(layers, module):
+    for parameter in module.parameters():
+        nn.init.normal_(parameter)
+    net = Sequential([Input((2, 4, 3)), *layers])
+    net.load_state_dict(interop.from_torch(module, net))
+    x = np.random.default_rng(0).random((2, 2, 4, 3), np.float32)  # positive: ReLU changes nothing
+    expected = module(torch.from_numpy(x).permute(0, 3, 1, 2)).detach().numpy()
+    np.testing.assert_allclose(net.forward(x), expected, rtol=1e-4, atol=1e-4)
+    back = interop.to_torch(net, like=module, tensors=True)
+    assert all(torch.equal(back[key], value) for key, value in module.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [[Flatten(), Residual([Linear(24)])], [Branches([[Flatten()], [Flatten()]])]],
+    ids=["residual", "concatenated"],
+)
+def test_flattened_features_joined_with_others_are_refused(layers):
+    net = Sequential([Input((2, 4, 3)), *layers, Linear(5)])
+    for convert in (interop.to_torch, lambda net: interop.from_torch({}, net)):
+        with pytest.raises(ValueError, match="1 joins flattened features, which differ in PyTorch's order"):
+            convert(net)
