@@ -105,14 +105,13 @@ def _add(row: Row, node: NodeProto) -> None:
 
 def _norm(row: Row, node: NodeProto) -> Layer:
     found = attributes(node)
+    kept = _number(found.get("momentum", 0.9))
     values = {}
     for index, name in enumerate(("weight", "bias", "running_mean", "running_var"), 1):
         value = row.graph.weight(node, index)
         assert value is not None
         values[name] = row.reordered(value)
-    return _with_arrays(
-        BatchNorm(eps=_number(found.get("epsilon", 1e-5)), momentum=_number(1 - found.get("momentum", 0.9))), **values
-    )
+    return _with_arrays(BatchNorm(eps=_number(found.get("epsilon", 1e-5)), momentum=_number(1 - kept)), **values)
 
 
 def _pool(kind: type[AvgPool2D | MaxPool2D]) -> Convert:

@@ -90,6 +90,17 @@ def test_an_exported_net_is_imported_unchanged(tmp_path):
             np.testing.assert_array_equal(imported.infer(batch(SHAPE)), net.infer(batch(SHAPE)))
 
 
+def test_a_file_written_for_training_is_imported_with_ordinary_layers(tmp_path):
+    v = np.ones(2, np.float32)
+    norm_node = node("BatchNormalization", "x v v v v", "n", momentum=0.9, training_mode=1)
+    norm_node.output.extend(["mean", "var"])
+    nodes = [norm_node, node("Dropout", "n ratio training", "y")]
+    values = dict(v=v, ratio=np.float32(0.3), training=np.bool_(True))
+    _, norm, dropout = interop.from_onnx(written(nodes, tmp_path / "net.onnx", **values))
+    assert norm.momentum == 0.1  # 1 - 0.9 is not 0.1 in floats
+    assert dropout.p == 0.3
+
+
 def test_an_imported_net_has_the_requested_precision_and_device_and_trains(tmp_path):
     net = built([Conv2D(4, 3), Flatten(), Linear(5)], precision="float16")
     interop.to_onnx(net, tmp_path / "net.onnx")
