@@ -62,7 +62,8 @@ def curves(history: Iterable[Mapping[str, Any]], *, title: str = "") -> Figure:
             points = [(row["epoch"], scale * row[key]) for row in history if row.get(key) is not None]
             if points:
                 x, y = zip(*points)
-                axes.plot(x, y, color=color, lw=1.8, marker="o", ms=3 if len(x) < 40 else 0, label=part)
+                size = 3 if len(x) < 40 else 0
+                axes.plot(x, y, color=color, lw=1.8, marker="o", ms=size, label=part, clip_on=False)
                 ends.append([y[-1], f"{part} {text_format.format(y[-1])}", color])
         _style_curves(axes, [row["epoch"] for row in history])
         _label_ends(axes, ends)

@@ -21,6 +21,10 @@ def test_curves_draws_loss_and_accuracy_of_training_and_test():
     assert {text.get_text() for text in accuracy.texts} == {"train 75.0 %", "test 87.5 %"}
 
 
+def test_the_dots_of_the_first_and_last_epoch_are_drawn_whole():
+    assert [line.get_clip_on() for axes in plots.curves(HISTORY).axes for line in axes.lines] == [False] * 4
+
+
 def test_curves_draws_the_epochs_of_a_generator():
     loss, _ = plots.curves(row for row in HISTORY).axes
     assert [line.get_label() for line in loss.lines] == ["train", "test"]
