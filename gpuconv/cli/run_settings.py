@@ -52,7 +52,7 @@ class Settings:
 
     def __str__(self) -> str:
         parts = [
-            f"{self.epochs} epochs",
+            f"{self.epochs} epoch{'s' * (self.epochs != 1)}",
             f"batches of {self.batch_size}",
             f"{self.optimizer} lr {self.lr:g}",
             self.schedule,

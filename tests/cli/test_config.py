@@ -14,7 +14,7 @@ def test_a_run_writes_a_settings_file_that_reproduces_it(work, capsys):
     for name in ("metrics.jsonl", "metrics.csv", "last.safetensors", "run.json", "config.toml"):
         assert (work / "one" / name).read_bytes() == (work / "two" / name).read_bytes(), name
     out = output_of(capsys, "train", "--config", "one/config.toml", "--epochs", 1, "--run-dir", "three")
-    assert "recipe     1 epochs" in out
+    assert "recipe     1 epoch," in out
     out = output_of(capsys, "train", "--config", "one/config.toml", "--optimizer", "adam:lr=0.25", "--run-dir", "four")
     assert "adam:lr=0.25 lr 0.25" in out
     assert "test accuracy" in output_of(capsys, "train", "--resume", "one", "--config", "one/config.toml")
@@ -80,4 +80,4 @@ def test_a_settings_file_is_checked_before_anything_is_created(work, capsys):
         assert message in output_of(capsys, "train", "--config", path, "--run-dir", "run", status=2)
     assert [path.name for path in work.iterdir()] == ["c.toml"]
     (work / "c.toml").write_text(f'recipe = "default"\nmodel = "seed-net"\ndata = "{TINY_DATA}"\nepochs = 1\n')
-    assert "recipe     1 epochs, batches of 64" in output_of(capsys, "train", "--config", "c.toml", "--run-dir", "run")
+    assert "recipe     1 epoch, batches of 64" in output_of(capsys, "train", "--config", "c.toml", "--run-dir", "run")
