@@ -154,7 +154,7 @@ def _on_scores_device(scores: Array, weight: object) -> Array | None:
 
 @cache  # so that the array keeps its address, from which a captured step reads
 def _on_device(weight: tuple[float, ...], device: str, dtype: np.dtype) -> Array:
-    return backends.asarray(np.array(weight, dtype), device)
+    return backends.constant(np.array(weight, dtype), device)
 
 
 Loss = Callable[..., tuple[Array, Array]]

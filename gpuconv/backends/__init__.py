@@ -9,7 +9,7 @@ this package loads no CUDA library; each backend is imported on the first use of
 """
 
 from gpuconv.backends.adapters import algorithms, choose, describe, identity, recorder, resolve, same_bits, synchronize
-from gpuconv.backends.arrays import asarray, assign, current_device_of, empty, to_numpy, zeros
+from gpuconv.backends.arrays import asarray, assign, constant, current_device_of, empty, to_numpy, zeros
 from gpuconv.backends.dispatch import backend_of, oracle, watch_calls
 from gpuconv.devices import DeviceError, address, device_of
 
@@ -23,6 +23,7 @@ __all__ = [
     "assign",
     "backend_of",
     "choose",
+    "constant",
     "current_device_of",
     "describe",
     "device_of",

@@ -89,6 +89,12 @@ def to_numpy(x: object, name: str = "the array") -> np.ndarray:
     return host if is_numeric(host.dtype) else host.astype(as_numeric(name, host.dtype))
 
 
+def constant(x: np.ndarray, device: str) -> Array:
+    """A host array on a device, for a cache: it is complete when this returns, so any stream may read it."""
+    adapter = adapter_of(device)
+    return adapter.constant(x) if hasattr(adapter, "constant") else adapter.from_host(x)
+
+
 def empty(shape: Sequence[int], dtype: DTypeLike, device: str = "numpy") -> Array:
     """An uninitialized array on a device. Raises as `resolve` does, and TypeError for a dtype of anything but
     bools and numbers of at most 64 bits, or 128 bits if they are complex."""

@@ -54,6 +54,14 @@ class CudaDevice:
         with self._device:
             return self._cupy.asarray(x)
 
+    def constant(self, x: np.ndarray) -> Array:
+        """See `backends.constant`. The copy has a stream of its own, because a capture on the current one would only
+        record it."""
+        with self._device, self._cupy.cuda.Stream(non_blocking=True) as stream:
+            array = self._cupy.asarray(x)
+            stream.synchronize()
+        return array
+
     def from_dlpack(self, x: object) -> Array:
         with self._device:
             return self._cupy.from_dlpack(x)

@@ -28,4 +28,4 @@ def _of_thread(thread: int) -> Array:
 
 @functools.cache
 def _of_stream(device: str, stream: int) -> Array:
-    return CudaDevice(Device.named(device).index).zeros((2,), np.uint32)
+    return CudaDevice(Device.named(device).index).constant(np.zeros(2, np.uint32))

@@ -1,0 +1,43 @@
+"""What gpuconv keeps for later calls is complete, whichever stream made it and whichever one reads it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import gpuconv as gc
+from gpuconv import ops
+from tests import standin
+
+pytestmark = pytest.mark.usefixtures("untimed")
+
+SCORES = np.random.default_rng(0).normal(size=(64, 3)).astype(np.float32)
+LABELS = np.arange(64) % 3
+
+
+def test_streams_that_do_not_wait_for_one_another_share_the_weights_of_classes(schedule):
+    loss = gc.losses.get("softmax", weight=(0.5, 2.0, 3.25))
+    expected, _ = loss(SCORES, LABELS)
+    with standin.installed(schedule=schedule):
+        import cupy
+
+        first, second = (cupy.cuda.Stream(non_blocking=True) for _ in range(2))
+        with first:
+            loss(gc.asarray(SCORES, "cuda"), gc.asarray(LABELS, "cuda"))
+        with second:
+            found, _ = loss(gc.asarray(SCORES, "cuda"), gc.asarray(LABELS, "cuda"))
+            np.testing.assert_allclose(gc.to_numpy(found), expected, rtol=1e-6)
+
+
+def test_an_op_works_on_a_stream_whose_first_capture_was_never_launched(schedule):
+    expected, _ = ops.softmax_cross_entropy(SCORES, LABELS)
+    with standin.installed(schedule=schedule):
+        import cupy
+
+        with cupy.cuda.Stream(non_blocking=True) as stream:
+            scores, labels = gc.asarray(SCORES, "cuda"), gc.asarray(LABELS, "cuda")
+            stream.begin_capture()
+            ops.softmax_cross_entropy(scores, labels)
+            stream.end_capture()
+            found, _ = ops.softmax_cross_entropy(scores, labels)
+            np.testing.assert_allclose(gc.to_numpy(found), expected, rtol=1e-6)
