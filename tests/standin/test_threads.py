@@ -9,6 +9,7 @@ import pytest
 
 import gpuconv as gc
 from gpuconv import backends, ops
+from gpuconv.backends.cuda.ops.block_counters import block_counters
 from gpuconv.profiling import launches
 from tests import standin
 
@@ -44,6 +45,20 @@ def concurrently(work, other):
     thread.join(10)
     assert not thread.is_alive(), "the other thread must end"
     return errors
+
+
+@pytest.mark.parametrize("device", ["cuda", "emulated"])
+def test_threads_whose_streams_have_one_address_do_not_share_block_counters(device):
+    """As the streams of CUPY_CUDA_PER_THREAD_DEFAULT_STREAM=1 do."""
+    with standin.installed():
+        x, counters = gc.asarray(X, device), []
+
+        def ask(during=lambda: None):
+            counters.append(block_counters(x))
+            during()
+
+        assert concurrently(ask, ask) == []
+        assert counters[0] is not counters[1]
 
 
 @pytest.mark.parametrize("device", ["cuda:1", "emulated"])

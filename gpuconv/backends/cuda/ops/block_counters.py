@@ -15,10 +15,12 @@ from gpuconv.types import Array
 
 
 def block_counters(like: Array) -> Array:
-    """(2,) uint32, zero. Each launch leaves them at zero, so the launches on one stream share them."""
+    """(2,) uint32, zero. Each launch leaves them at zero, so a thread's launches on one stream share them. The default
+    streams that CUDA gives each thread have one address in all threads."""
     if isinstance(like, np.ndarray):
         return _of_thread(threading.get_ident())
-    return _of_stream(device_of(like), sys.modules["cupy"].cuda.get_current_stream().ptr)
+    stream = sys.modules["cupy"].cuda.get_current_stream()
+    return _of_stream(device_of(like), stream.ptr, threading.get_ident())
 
 
 @functools.cache
@@ -27,5 +29,5 @@ def _of_thread(thread: int) -> Array:
 
 
 @functools.cache
-def _of_stream(device: str, stream: int) -> Array:
+def _of_stream(device: str, stream: int, thread: int) -> Array:
     return CudaDevice(Device.named(device).index).constant(np.zeros(2, np.uint32))
