@@ -121,7 +121,7 @@ class NCCL(Ranks):
         with backends.current_device_of(flat):
             if fixed:
                 sum_along_tree(flat, self.rank, self.size, self._swap)
-            elif flat.size:
+            elif flat.size and self.size > 1:
                 self._all_reduce(flat)
 
     def start(self, flat: Array, fixed: bool, number: int) -> Callable[[], None]:
@@ -145,21 +145,29 @@ class NCCL(Ranks):
         with backends.current_device_of(flat):
             collect(flat, ends, self.rank, self.size, self._swap)
 
+    def _open(self) -> Any:  # noqa: ANN401 - CuPy's communicator
+        if self._communicator is None:
+            why = "an error ended it, so start all ranks again, or `begin` was not called"
+            raise ParallelError(f"{self.name(self.rank)} has no communicator: {why}")
+        return self._communicator
+
     def _all_reduce(self, flat: Array) -> None:
+        communicator = self._open()
         dtype = getattr(self._nccl, f"NCCL_{flat.dtype.name.upper()}")
         address = self._address(flat)
-        self._communicator.allReduce(address, address, flat.size, dtype, self._nccl.NCCL_SUM, self._stream())
+        communicator.allReduce(address, address, flat.size, dtype, self._nccl.NCCL_SUM, self._stream())
         self.sent += 2 * (self.size - 1) * flat.nbytes // self.size
 
     def _swap(self, partner: int, *, give: Array | None = None, into: Array | None = None) -> None:
         """Send `give` to the partner and receive `into` from it, in one call."""
+        communicator = self._open()
         byte, stream = self._nccl.NCCL_UINT8, self._stream()
         self._nccl.groupStart()
         if give is not None and give.size:
-            self._communicator.send(self._address(give), give.nbytes, byte, partner, stream)
+            communicator.send(self._address(give), give.nbytes, byte, partner, stream)
             self.sent += give.nbytes
         if into is not None and into.size:
-            self._communicator.recv(self._address(into), into.nbytes, byte, partner, stream)
+            communicator.recv(self._address(into), into.nbytes, byte, partner, stream)
         self._nccl.groupEnd()
 
     def _address(self, array: Array) -> int:

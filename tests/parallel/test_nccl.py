@@ -240,6 +240,26 @@ def test_ranks_whose_gpus_wait_for_one_another_are_reported_as_out_of_step(monke
         on_ranks(2, work, lambda messages: NCCL(1.0, messages))
 
 
+@pytest.mark.parametrize("fixed", [False, True])
+def test_ranks_whose_communication_ended_say_so(fixed):
+    def work(ranks):
+        ranks.begin(ranks.device)
+        ranks._abort()
+        ranks.sum(gc.asarray(np.ones(4, np.float32), ranks.device), fixed)
+
+    message = r"rank [01] has no communicator: an error ended it, so start all ranks again"
+    with pytest.raises(ParallelError, match=message), standin.installed(["90"] * 2):
+        on_ranks(2, work)
+
+
+@pytest.mark.parametrize("fixed", [False, True])
+def test_a_single_rank_has_the_sum_already(fixed):
+    with standin.installed():
+        ((result, sent),) = summed([np.ones(4, np.float32)], fixed)
+    assert result.tolist() == [1, 1, 1, 1]
+    assert sent == 0
+
+
 def test_a_rank_that_fails_ends_the_communication_of_all():
     with standin.installed(("90", "90")):
         used = []
