@@ -39,25 +39,19 @@ class Cache:
         """Return the folder of the entry for `key`; if there is none, or a damaged one, `fill` makes its files.
 
         name: a readable part of the folder's name. key: everything the content depends on. fill: receives an empty
-        folder to write into; an error that it raises is passed on, and no entry is made.
+        folder to write into; an error that it raises is passed on, and no entry is made. After an OSError, such as that
+        of a full disk, it is called again, with a folder in the private one.
         """
         key = list(key)
         if found := self.find(name, key):
             return found
-        with contextlib.ExitStack() as stack:
-            if not self._private:
-                try:
-                    root = _own_folder(self.root)
-                    filled = stack.enter_context(files.scratch(root))
-                except OSError as error:
-                    self._private = _private_folder(error)
-            if self._private:
-                root = self._private
-                filled = stack.enter_context(files.scratch(root))
-            fill(filled)
-            (filled / _DIGEST).write_text(_content_digest(filled), encoding="utf-8")
-            trust.keep_from_others(filled)
-            return _move(filled, root / _folder_name(name, key))
+        folder = _folder_name(name, key)
+        if not self._private:
+            try:
+                return _make_entry(_own_folder(self.root) / folder, fill)
+            except OSError as error:
+                self._private = _private_folder(error)
+        return _make_entry(self._private / folder, fill)
 
     @property
     def folder(self) -> Path:
@@ -129,6 +123,14 @@ def _is_complete(folder: Path) -> bool:
         return (folder / _DIGEST).read_text(encoding="utf-8") == _content_digest(folder)
     except (OSError, UnicodeDecodeError):
         return False
+
+
+def _make_entry(folder: Path, fill: Callable[[Path], None]) -> Path:
+    with files.scratch(folder.parent) as filled:
+        fill(filled)
+        (filled / _DIGEST).write_text(_content_digest(filled), encoding="utf-8")
+        trust.keep_from_others(filled)
+        return _move(filled, folder)
 
 
 def _move(filled: Path, folder: Path) -> Path:

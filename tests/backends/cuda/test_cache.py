@@ -1,5 +1,6 @@
 """The cache of compiled kernels: its folder, what makes a new entry, damaged entries, and read-only folders."""
 
+import errno
 import importlib
 import os
 import sys
@@ -103,6 +104,21 @@ def test_a_folder_that_is_a_loop_of_links_is_replaced_by_a_private_one_with_a_wa
     loop.symlink_to(loop)
     with pytest.warns(RuntimeWarning, match="cannot keep kernels in its cache"):
         assert Cache(loop).entry("k", ["x"], fill).is_dir()
+
+
+def test_a_folder_on_a_full_disk_is_replaced_by_a_private_one_with_a_warning(tmp_path):
+    fill = Filler()
+
+    def on_full_disk(folder):
+        fill(folder)
+        if folder.is_relative_to(tmp_path):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.warns(RuntimeWarning, match=r"cannot keep kernels in its cache \(No space left on device\)"):
+        entry = Cache(tmp_path).entry("k", ["x"], on_full_disk)
+    assert not entry.is_relative_to(tmp_path)
+    assert sorted(path.name for path in entry.iterdir()) == ["a", "b", "digest"]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_entries_of_a_read_only_folder_are_used(tmp_path, request):
