@@ -169,7 +169,9 @@ def _compare_case(
 def _is_result_of_op(received: object, expected: np.ndarray) -> bool:
     """Whether a result after the first is a result of the operation, not a cache for backward. It must be an array: of
     integers if the operation returns integers there, otherwise of floats."""
-    return hasattr(received, "dtype") and (np.asarray(received).dtype.kind in "iub") == (expected.dtype.kind in "iub")
+    return hasattr(received, "dtype") and (backends.to_numpy(received).dtype.kind in "iub") == (
+        expected.dtype.kind in "iub"
+    )
 
 
 def _difference(
@@ -178,9 +180,7 @@ def _difference(
     """One result compared with the expected one. allowed: the error, relative to the largest expected number."""
     expected = _laid_out(backends.to_numpy(expected), axes)
     try:
-        if received is None:
-            raise TypeError
-        received = np.asarray(received)
+        received = backends.to_numpy(received)
         if received.dtype.kind == "c":
             return Comparison(name, float("inf"), False, f"the result is {received.dtype.name}, not real numbers")
         received.astype(np.float64)

@@ -50,6 +50,15 @@ def test_gpus_of_different_compute_capability_each_load_their_own_binary(schedul
             np.testing.assert_array_equal(gc.to_numpy(y), np.maximum(X, 0))
 
 
+@pytest.mark.parametrize("op", [ops.relu, ops.max_pool2d])
+def test_a_users_function_may_return_arrays_of_a_gpu_to_compare(schedule, op):
+    case = {"x": (2, 4, 4, 3)} | ({"kernel_size": 2} if op is ops.max_pool2d else {})
+    with standin.installed(("90", "90"), schedule=schedule):
+        found = gc.checks.compare(lambda x, **options: op(gc.asarray(x, "cuda:1"), **options), op, [case])
+    assert found.passed
+    assert found[0].details == ""
+
+
 def test_info_lists_each_gpu(capsys):
     with standin.installed(("75", "90", "90")):
         assert main(["info"]) == 0
