@@ -14,6 +14,7 @@ from numpy.typing import DTypeLike
 
 from gpuconv import backends, random
 from gpuconv.arguments import integer, number, seed_value
+from gpuconv.devices import device_or_none, kind_of
 from gpuconv.dtypes import as_dtype
 from gpuconv.names import lookup
 from gpuconv.ops.registry import arrays_of
@@ -70,9 +71,9 @@ def compare(
 ) -> Comparisons:
     """Run a function and the oracle of an operation, such as `gpuconv.ops.conv2d`, on the same numbers.
 
-    cases: the operation's arguments by name; arrays are given as arrays, or as shapes for random normal numbers of
-    `dtype`, drawn with `seed`: ``[dict(x=(2, 5, 5, 3), w=(4, 3, 3, 3), padding=1), ...]``. `mine` is called like the
-    operation, with arrays by position and options by name. It returns all results of the operation, or
+    cases: the operation's arguments by name; arrays are given as NumPy arrays, or as shapes for random normal numbers
+    of `dtype`, drawn with `seed`: ``[dict(x=(2, 5, 5, 3), w=(4, 3, 3, 3), padding=1), ...]``. `mine` is called like
+    the operation, with arrays by position and options by name. It returns all results of the operation, or
     ``out, cache`` as in the CS231n assignments, or only the first result; for the last two forms the details
     say what was not compared. layout: "NCHW" passes volumes and filters in PyTorch's layout, and expects volumes in
     that layout in return. tolerance: the largest accepted error, which may be infinite; by default 1000 times the
@@ -81,7 +82,8 @@ def compare(
     A case in which `mine` raises, or returns another shape or other NaNs, counts as failed. If the operation itself
     rejects a case, its error is raised. Raises ValueError for an unknown layout or argument, an argument given twice, a
     negative tolerance or seed, a negative size in a shape, or no cases at all. Raises TypeError for a tolerance that is
-    no number, a seed or a size that is no integer, a case that is not a mapping, or a function that is not callable.
+    no number, a seed or a size that is no integer, an array of another device, a case that is not a mapping, or a
+    function that is not callable.
     """
     if layout not in _LAYOUTS:
         raise ValueError(f"layout must be one of {', '.join(_LAYOUTS)}, received {layout!r}")
@@ -122,6 +124,8 @@ def compare(
 def _array(
     name: str, given: np.ndarray | tuple[int, ...] | list[int] | None, dtype: np.dtype, seed: int, substream: int
 ) -> np.ndarray | None:
+    if kind_of(given) in ("cuda", "emulated"):  # there the operation would run its kernels, not the oracle
+        raise TypeError(f"{name} is given as a NumPy array or as a shape, received an array on {device_or_none(given)}")
     if not isinstance(given, (tuple, list)):
         return given
     shape = tuple(integer(f"{name}[{axis}], a size,", size, 0) for axis, size in enumerate(given))

@@ -59,6 +59,16 @@ def test_a_users_function_may_return_arrays_of_a_gpu_to_compare(schedule, op):
     assert found[0].details == ""
 
 
+@pytest.mark.parametrize("device", ["cuda:1", "emulated"])
+def test_the_oracle_is_not_asked_about_arrays_of_a_device_that_runs_kernels(device):
+    with standin.installed(("90", "90")):
+        x = gc.asarray(X, device)
+        with pytest.raises(
+            TypeError, match=f"x is given as a NumPy array or as a shape, received an array on {device}"
+        ):
+            gc.checks.compare(ops.relu, ops.relu, [{"x": x}])
+
+
 def test_info_lists_each_gpu(capsys):
     with standin.installed(("75", "90", "90")):
         assert main(["info"]) == 0
