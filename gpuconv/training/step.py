@@ -172,7 +172,7 @@ class TrainingStep:
         return self.optimizer.steps
 
     def inputs(self) -> list[object]:
-        """The values and addresses that a captured step contains; its graph stays valid while they are unchanged."""
+        """The values and arrays that a captured step contains; its graph stays valid while they are unchanged."""
         arrays = [
             *self.net.state_dict().values(),
             *(g for layer in self.net.walk() for g in layer.gradients.values()),
@@ -187,10 +187,14 @@ class TrainingStep:
         settings = [optimizer.config() | {"lr": None} for optimizer in self.optimizer.walk()]
         settings += [layer.hyperparameters() for layer in self.net.walk()]
         settings += [self.loss_scale.config()] if self.loss_scale else []
-        return [
-            settings,
-            self.loss,
-            self.clip,
-            self.ema and self.ema.decay,
-            [backends.address(array) for array in arrays],
-        ]
+        return [settings, self.loss, self.clip, self.ema and self.ema.decay, [*map(_Itself, arrays)]]
+
+
+class _Itself:
+    """An array that equals only itself. It keeps the array alive, so that no other one gets its memory meanwhile."""
+
+    def __init__(self, array: Array) -> None:
+        self._array = array
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Itself) and self._array is other._array

@@ -24,7 +24,7 @@ class Replay:
     """Runs the device work of steps, as CUDA graphs if `captured`.
 
     Captured and uncaptured steps do the same work; a graph includes the exchange with other ranks, and either all ranks
-    capture or none. Graphs and their memory live until `close`, or until a value or address that they contain changes
+    capture or none. Graphs and their memory live until `close`, or until a value or array that they contain changes
     (see `same` in `run`).
     """
 
@@ -42,7 +42,7 @@ class Replay:
     def run(self, work: Work, steps: int, shape: Hashable, same: object) -> None:
         """Run `work`, the device's part of one step, `steps` times.
 
-        shape: a key, such as the size of the batch; each shape has its own graphs. same: the values and addresses that
+        shape: a key, such as the size of the batch; each shape has its own graphs. same: the values and arrays that
         the graphs contain; all graphs are dropped when they change.
         """
         if self._recorder and same != self._same:
@@ -99,6 +99,7 @@ class Replay:
 
     def _release_graphs(self) -> None:
         self._graphs.clear()
+        self._same = None
         if self._recorder:
             self._recorder.release()
 

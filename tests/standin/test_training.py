@@ -30,7 +30,7 @@ from gpuconv.layers import (
     Sequential,
     Upsample,
 )
-from gpuconv.training import ShadowError, ShadowWarning, Trainer
+from gpuconv.training import Callback, ShadowError, ShadowWarning, Trainer
 from gpuconv.training.shadow import Shadow
 from gpuconv.training.step_graphs import Replay
 from gpuconv.verify.call import Call
@@ -63,7 +63,7 @@ def many_ends():
     return Sequential([Input((6, 5, 1)), Branches(ends), Flatten(), Linear(3)], seed=0)
 
 
-def trained(device, *, graph, optimizer="adam", net=toy_run.net, **options):
+def trained(device, *, graph, optimizer="adam", net=toy_run.net, callbacks=(), **options):
     data = toy_run.images(22)
     normalization = Normalization.from_dataset(data)
     augmentation = Augmentation(shift=1, flip=True)
@@ -77,7 +77,7 @@ def trained(device, *, graph, optimizer="adam", net=toy_run.net, **options):
         dtype=options.get("precision", "float32"),
     )
     trainer = Trainer(net().to(device), optimizer, lr=0.01, graph=graph, fuse=True, **options)
-    trainer.fit(loader, epochs=2, progress=False, metrics_every=3)
+    trainer.fit(loader, epochs=2, progress=False, metrics_every=3, callbacks=callbacks)
     return trainer.snapshot().tensors
 
 
@@ -194,6 +194,27 @@ def test_a_wrong_result_between_replays_of_a_graph_is_found(schedule, every_thir
     call = Call.read(file, checkpoint.load(file))
     assert call.compare().wrong
     assert not call.on("numpy").compare().wrong
+
+
+@pytest.mark.kernels
+def test_arrays_may_be_replaced_by_views_between_the_steps_of_a_graph(schedule):
+    """The addresses stay, but what was kept for the old arrays is freed with them."""
+
+    class Replace(Callback):
+        def on_step(self, trainer, record):
+            if trainer.steps == 5:
+                for layer in trainer.net.walk():
+                    layer.arrays.update({name: array[...] for name, array in layer.arrays.items() if array.ndim})
+                gc_module.collect()
+                backends.recorder(trainer.net.device).prepare(lambda: self.fill_what_is_free(trainer.net.device))
+
+        def fill_what_is_free(self, device):
+            self.others = [backends.asarray(np.full(size, 7), device) for size in (64, 128, 256) for _ in range(8)]
+
+    expected = trained("emulated", graph=False, callbacks=[Replace()])
+    with standin.installed(("90",), schedule=schedule):
+        on_gpu = trained("cuda:0", graph=True, callbacks=[Replace()])
+    assert toy_run.same_arrays(on_gpu, expected)
 
 
 @pytest.mark.slow
