@@ -38,7 +38,7 @@ class SoftmaxCrossEntropy:
         label_smoothing: In [0, 1].
         weight: A number >= 0 for each class, also as text such as "1/2/0.5". It multiplies the terms of its class. With
             integer labels, the loss is divided by the sum of the labels' weights, not by the number of rows.
-        ignore_index: The label of rows that count neither in the loss nor in the accuracy.
+        ignore_index: The label of rows that count neither in the loss nor in the accuracy; PyTorch's default is -100.
     """
 
     label_smoothing: float = 0.0

@@ -20,9 +20,10 @@ from gpuconv.backends import to_numpy
 class Dataset:
     """Images with labels, checked on creation.
 
-    images: uint8 (N, H, W, C), not empty. labels: integers (N,) in [0, len(classes)), stored as int64.
+    images: uint8 (N, H, W, C), not empty. labels: integers (N,) in [0, len(classes)) or `ignored`, stored as int64.
     classes: the names of the classes. name: the name of the set. spec: the text from which `gpuconv.data.load` loads
-    it, if there is one.
+    it, if there is one. ignored: the label of images that do not count, such as a loss's ignore_index; `split` puts
+    them into the first set.
 
     Raises TypeError for other types and dtypes, and ValueError for other shapes, labels out of range and an empty set.
     """
@@ -32,6 +33,7 @@ class Dataset:
     classes: Sequence[str]
     name: str = "images"
     spec: str = ""
+    ignored: int | None = None
 
     def __post_init__(self) -> None:
         images, labels = (to_numpy(getattr(self, part), f"{part} of {self.name!r}") for part in ("images", "labels"))
@@ -48,10 +50,11 @@ class Dataset:
             raise ValueError(
                 f"labels of {self.name!r} must be one for each of {len(images)} images, received shape {labels.shape}"
             )
-        low, high = int(labels.min()), int(labels.max())
-        if low < 0 or high >= len(classes):
+        counted = labels[labels != self.ignored]
+        if counted.size and (counted.min() < 0 or counted.max() >= len(classes)):
             raise ValueError(
-                f"labels of {self.name!r} must be in [0, {len(classes)}), one for each class, received {low} to {high}"
+                f"labels of {self.name!r} must be in [0, {len(classes)}), one for each class, received "
+                f"{counted.min()} to {counted.max()}"
             )
         object.__setattr__(self, "images", np.ascontiguousarray(images))
         object.__setattr__(self, "labels", labels.astype(np.int64))
@@ -97,7 +100,9 @@ class Dataset:
         classes that are no names.
         """
         names = class_names(classes, self.name)
-        return dataclasses.replace(self, labels=class_indices(self, names)[self.labels], classes=names)
+        counted, labels = self.labels != self.ignored, self.labels.copy()
+        labels[counted] = class_indices(self, names)[labels[counted]]
+        return dataclasses.replace(self, labels=labels, classes=names)
 
     relabelled = relabeled  # the former name
 
@@ -114,7 +119,7 @@ class Dataset:
             ValueError: `fraction` is not between 0 and 1, or no class has two images, so that the second set would be
                 empty.
         """
-        second = fraction_mask(self.labels, fraction, seed, f"the {what} part of {self.name!r}")
+        second = fraction_mask(self.labels, fraction, seed, f"the {what} part of {self.name!r}", self.ignored)
         return self.subset(~second), self.subset(second)
 
 
@@ -161,12 +166,14 @@ def class_indices(data: Classified, classes: Sequence[str]) -> NDArray[np.int64]
     return np.array([names.index(name) for name in own])
 
 
-def fraction_mask(labels: NDArray[np.int64], fraction: float, seed: int, part: str) -> NDArray[np.bool_]:
+def fraction_mask(
+    labels: NDArray[np.int64], fraction: float, seed: int, part: str, ignored: int | None = None
+) -> NDArray[np.bool_]:
     """A mask of images that has `fraction` of every class; see `Dataset.split`."""
     if not 0 < number("fraction", fraction, -math.inf) < 1:
         raise ValueError(f"fraction must be between 0 and 1, received {fraction}")
     second = np.zeros(len(labels), bool)
-    for label in np.unique(labels).tolist():
+    for label in np.unique(labels[labels != ignored]).tolist():
         members = np.flatnonzero(labels == label)
         count = min(max(round(fraction * len(members)), 1), len(members) - 1)
         order = random.permutation(len(members), seed=seed, epoch=label & 0xFFFFFFFF, stream=random.DATA)

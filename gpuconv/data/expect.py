@@ -47,24 +47,24 @@ def laid_out(images: object, shape: tuple[int, ...], rank: int) -> np.ndarray:
     return array
 
 
-def as_targets(labels: object, name: str, count: int) -> NDArray[Any]:
+def as_targets(labels: object, name: str, count: int, ignored: int | None = None) -> NDArray[Any]:
     """Labels as class numbers, int64 (count,), or as a target for each score, floats (count, ...).
 
-    name: the name of the data, for messages. count: the number of images. Raises as `class_numbers` does, and
-    ValueError for another number of targets.
+    name: the name of the data, for messages. count: the number of images. ignored: the label of images that do not
+    count, which may be negative. Raises as `class_numbers` does, and ValueError for another number of targets.
     """
     if isinstance(labels, (list, tuple)):
         labels = [to_numpy(label, "labels") if is_torch(label) else label for label in labels]
     found = to_numpy(labels, f"labels of {name!r}")
     if not is_float(found.dtype) or found.ndim < 2:
-        return class_numbers(found, name, count)
+        return class_numbers(found, name, count, ignored)
     if len(found) != count:
         raise ValueError(f"labels of {name!r} must be a row for each of {count} images, received shape {found.shape}")
     return np.ascontiguousarray(found)
 
 
-def class_numbers(labels: object, name: str, count: int) -> NDArray[np.int64]:
-    """Labels as int64 (count,). Raises TypeError and ValueError for anything but class numbers."""
+def class_numbers(labels: object, name: str, count: int, ignored: int | None = None) -> NDArray[np.int64]:
+    """Labels as int64 (count,). Raises TypeError and ValueError for anything but class numbers and `ignored`."""
     found = to_numpy(labels, f"labels of {name!r}")
     if found.shape != (count,):
         hint = "; x.argmax(1) converts one-hot rows" if found.ndim == 2 and found.shape[1] > 1 else ""
@@ -77,10 +77,11 @@ def class_numbers(labels: object, name: str, count: int) -> NDArray[np.int64]:
             f"labels of {name!r} must be integers (class numbers), received {found.dtype.name}; "
             "targets for each score are floats with an axis for the scores; x[:, None] adds this axis"
         )
-    if len(found) and int(found.min()) < 0:
-        raise ValueError(f"labels of {name!r} must be 0 or more, received {int(found.min())}")
-    if len(found) and int(found.max()) > INT63:
-        raise ValueError(f"labels of {name!r} must be below 2**63, received {int(found.max())}")
+    counted = found[found != ignored]
+    if len(counted) and int(counted.min()) < 0:
+        raise ValueError(f"labels of {name!r} must be 0 or more, received {int(counted.min())}")
+    if len(counted) and int(counted.max()) > INT63:
+        raise ValueError(f"labels of {name!r} must be below 2**63, received {int(counted.max())}")
     return found.astype(np.int64)
 
 

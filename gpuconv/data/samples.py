@@ -30,7 +30,7 @@ class Samples:
         labels: int64 (N,), or floats (N, ...), or None if a label is known only when its sample is read.
         classes: The names of the classes, or empty.
         workers: The number of threads that may read at the same time.
-        spec: As in `Dataset`.
+        spec, ignored: As in `Dataset`.
 
     Raises TypeError for another dtype, and for classes that are no names.
     """
@@ -42,6 +42,7 @@ class Samples:
     classes: Sequence[str] = ()
     workers: int = 1
     spec: str = ""
+    ignored: int | None = None
 
     def __post_init__(self) -> None:
         dtype = as_numeric(f"images of {self.name!r}", self.dtype)
@@ -88,7 +89,7 @@ class Samples:
         read."""
         numbered = self.labels is not None and self.labels.ndim == 1
         labels: Any = self.labels if numbered else np.zeros(len(self), np.int64)
-        second = fraction_mask(labels, fraction, seed, f"the {what} part of {self.name!r}")
+        second = fraction_mask(labels, fraction, seed, f"the {what} part of {self.name!r}", self.ignored)
         return self.subset(~second), self.subset(second)
 
 
@@ -158,7 +159,7 @@ class MapSamples(Samples):
                     f"image {index} of {self.name!r} must be {np.dtype(self.dtype).name} of shape {self.image_shape} "
                     f"like the first one, received {image.dtype.name} of shape {image.shape}"
                 )
-        return np.stack(images), as_targets([label for _, label in pairs], self.name, len(pairs))
+        return np.stack(images), as_targets([label for _, label in pairs], self.name, len(pairs), self.ignored)
 
 
 def read_checked(samples: Samples, indices: NDArray[np.int64]) -> tuple[np.ndarray, NDArray[Any]]:

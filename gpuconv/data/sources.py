@@ -46,12 +46,14 @@ def as_data_source(
     dtype: DTypeLike,
     length: int | None = None,
     normalize: Callable[[np.ndarray], Normalization | None] = Normalization.measured,
+    ignored: int | None = None,
 ) -> Dataset | Samples | Epochs:
     """`data` as a Dataset, as Samples, or as an object with ``epoch(epoch, start_batch)``.
 
     name: for messages. shape: of one image, as the net takes it. classes: the number of the net's scores. length: for
     an iterable of batches, the number of batches in an epoch; by default len(data), if data has a length. device,
-    dtype, normalize: passed to `Batches`, as `length` is; other kinds of data do not need them.
+    dtype, normalize: passed to `Batches`, as `length` is; other kinds of data do not need them. ignored: the label of
+    images that do not count, or None; a Dataset and Samples have their own.
 
     Raises TypeError for data that is none of `ACCEPTED` or has another dtype, and ValueError for data that is empty,
     and for images or labels that are not accepted.
@@ -63,7 +65,7 @@ def as_data_source(
     if isinstance(data, tuple) and len(data) == 2 and all(isinstance(part, Dataset) for part in data):
         raise TypeError(f"{name} must be one data set, received two: train, test = gpuconv.data.load(...) unpacks them")
     if isinstance(data, (tuple, list)) and len(data) == 2 and _are_images_and_labels(*data):
-        return _of_arrays(data[0], data[1], name, shape, classes)
+        return _of_arrays(data[0], data[1], name, shape, classes, ignored)
     if isinstance(data, str):
         raise TypeError(
             f"{name} must be {ACCEPTED}; received str: gpuconv.data.load({data!r}) reads a data set by name"
@@ -73,7 +75,7 @@ def as_data_source(
     indexed = hasattr(data, "__len__") and hasattr(data, "__getitem__")
     if indexed and not len(data):
         raise ValueError(f"{name} is empty: its length is 0")
-    if indexed and (made := _of_map(data, name, shape, classes)):
+    if indexed and (made := _of_map(data, name, shape, classes, ignored)):
         return made
     if not (hasattr(data, "__iter__") or callable(data) or indexed):
         raise TypeError(f"{name} must be {ACCEPTED}; received {type(data).__name__}")
@@ -85,6 +87,7 @@ def as_data_source(
         device=device,
         dtype=dtype,
         normalize=normalize,
+        ignored=ignored,
     )
 
 
@@ -97,7 +100,7 @@ def _are_images_and_labels(images: Any, labels: Any) -> bool:  # noqa: ANN401 - 
 
 
 def _of_arrays(
-    images: object, labels: object, name: str, shape: tuple[int, ...], classes: int
+    images: object, labels: object, name: str, shape: tuple[int, ...], classes: int, ignored: int | None
 ) -> Dataset | ArraySamples:
     """uint8 images (N, H, W, C) in memory with class numbers (below `_MOST_NAMED`) become a Dataset, which moves to the
     device as a whole; other arrays are read batch by batch."""
@@ -106,19 +109,25 @@ def _of_arrays(
     expect_image_dtype(images.dtype, name)
     if not images.size:
         raise ValueError(f"data set {name!r} is empty: images of shape {images.shape}")
-    numbers = as_targets(labels, name, len(images))
-    count = max(classes, int(numbers.max()) + 1) if numbers.ndim == 1 else 0
+    numbers = as_targets(labels, name, len(images), ignored)
+    count = max(classes, int(numbers[numbers != ignored].max(initial=-1)) + 1) if numbers.ndim == 1 else 0
     names = [str(label) for label in range(count if count <= _MOST_NAMED else 0)]
     if names and images.dtype == np.uint8 and in_file is None and images.ndim == 4:
-        return Dataset(images, numbers, names, name)
+        return Dataset(images, numbers, names, name, ignored=ignored)
     if in_file is None:  # a file is not read just for this check; a NaN in it shows up in the loss
         expect_finite(images, name)
     return ArraySamples(
-        name=name, image_shape=images.shape[1:], dtype=images.dtype, labels=numbers, classes=names, images=images
+        name=name,
+        image_shape=images.shape[1:],
+        dtype=images.dtype,
+        labels=numbers,
+        classes=names,
+        ignored=ignored,
+        images=images,
     )
 
 
-def _of_map(data: Indexed, name: str, shape: tuple[int, ...], classes: int) -> MapSamples | None:
+def _of_map(data: Indexed, name: str, shape: tuple[int, ...], classes: int, ignored: int | None) -> MapSamples | None:
     """The object as samples, or None if its items are batches."""
     first: Any = data[0]
     expect_pair(f"{name}[0]", first, f"; {name} may be {ACCEPTED}")
@@ -130,7 +139,9 @@ def _of_map(data: Indexed, name: str, shape: tuple[int, ...], classes: int) -> M
     given = getattr(data, "classes", None)  # only names count; it may also be a number or a method
     names = [*map(str, given)] if np.iterable(given) else []
     names = names or [str(label) for label in range(classes)]
-    return MapSamples(name=name, image_shape=image.shape, dtype=image.dtype, classes=names, source=data)
+    return MapSamples(
+        name=name, image_shape=image.shape, dtype=image.dtype, classes=names, ignored=ignored, source=data
+    )
 
 
 def length_of(data: Any) -> int | None:  # noqa: ANN401 - any object

@@ -33,6 +33,7 @@ class Batches:
         device: Where the batches go.
         dtype: The dtype of x there.
         normalize: A function of the images of the first batch. It returns their normalization, or None for floats.
+        ignored: The label of images that do not count, or None.
 
     Raises:
         TypeError: An argument, or an array of the first batch, has another type.
@@ -49,13 +50,14 @@ class Batches:
         device: str,
         dtype: DTypeLike,
         normalize: Callable[[np.ndarray], Normalization | None] = Normalization.measured,
+        ignored: int | None = None,
     ) -> None:
         if not (hasattr(source, "__iter__") or hasattr(source, "__getitem__") or callable(source)):
             received = type(source).__name__
             raise TypeError(
                 f"{name} must be an iterable of batches, or a function that returns one, received {received}"
             )
-        self.name, self.shape = name, shape
+        self.name, self.shape, self.ignored = name, shape, ignored
         self.length = None if length is None else integer("length", length, 0)
         self.device, self.dtype = backends.resolve(device), as_dtype(dtype)
         self.once = hasattr(source, "__next__")
@@ -119,7 +121,7 @@ class Batches:
                 f"a batch of {self.name} must have images of shape (N, {', '.join(map(str, self.shape))}), "
                 f"received {x.shape}"
             )
-        return x, as_targets(given[1], self.name, len(x))
+        return x, as_targets(given[1], self.name, len(x), self.ignored)
 
     def _batch(self, given: object) -> Batch:
         x, labels = self._pair(given)

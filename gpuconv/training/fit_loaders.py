@@ -33,13 +33,15 @@ def loaders(
     seed: int,
     steps_per_epoch: int | None = None,
     normalization: Normalization | None = None,
+    ignored: int | None = None,
 ) -> Loaders:
     """A loader for each data set, in order. The first one is for training; others may be None, which stays None.
 
     Only the first data set is shuffled. Its uint8 images are normalized by `normalization`, by default by their own
     statistics. The uint8 images of the others get the normalization of the first, or `normalization` if the first has
     floats. A data set that is a `Loader` keeps its own order and normalization. steps_per_epoch: the number of batches
-    in an epoch of the first data set, if that is an iterable of batches; by default its length.
+    in an epoch of the first data set, if that is an iterable of batches; by default its length. ignored: the label of
+    images that do not count.
 
     Raises:
         TypeError: No loader can be made from the data, or the normalization of uint8 images is unknown.
@@ -52,12 +54,20 @@ def loaders(
         steps_per_epoch = integer("steps_per_epoch", steps_per_epoch, 1)
     made: Loaders = {}
     fraction = data.get("validation") if is_fraction(data.get("validation")) else None
-    data = with_split_off(data, net, seed)
+    data = with_split_off(data, net, seed, ignored)
     for name, given in data.items():
         if not made:
             normalize = partial(choose_normalization, name, normalization)
             made[name] = loader(
-                name, given, net, normalize, batch_size=batch_size, seed=seed, shuffle=True, length=steps_per_epoch
+                name,
+                given,
+                net,
+                normalize,
+                batch_size=batch_size,
+                seed=seed,
+                shuffle=True,
+                length=steps_per_epoch,
+                ignored=ignored,
             )
             if steps_per_epoch is not None and (batches := length_of(made[name])) not in (None, steps_per_epoch):
                 raise ValueError(
@@ -67,9 +77,9 @@ def loaders(
             known = _normalization(made[name]) or normalization
         else:
             normalize = partial(as_in_training, name, known)
-            made[name] = (
-                None if given is None else loader(name, given, net, normalize, batch_size=batch_size, seed=seed)
-            )
+            if given is not None:
+                given = loader(name, given, net, normalize, batch_size=batch_size, seed=seed, ignored=ignored)
+            made[name] = given
     if fraction is not None:
         made["validation"].part = float(fraction)
     return made
@@ -79,7 +89,7 @@ def is_fraction(data: object) -> bool:
     return isinstance(data, Real) and not isinstance(data, bool)
 
 
-def with_split_off(data: DataSets, net: Layer, seed: int) -> DataSets:
+def with_split_off(data: DataSets, net: Layer, seed: int, ignored: int | None) -> DataSets:
     """The same data; but if "validation" is a fraction, that fraction of the first data set is split off and becomes
     the validation data."""
     name, fraction = next(iter(data)), data.get("validation")
@@ -87,7 +97,7 @@ def with_split_off(data: DataSets, net: Layer, seed: int) -> DataSets:
         return data
     if not 0 < fraction < 1:
         raise ValueError(f"validation must be data, or a part of {name} between 0 and 1, received {fraction}")
-    training = _source(name, data[name], net)
+    training = _source(name, data[name], net, ignored=ignored)
     samples = training.dataset if batches_own_data(training) else training
     if not isinstance(samples, (Dataset, Samples)):
         raise TypeError(
@@ -101,12 +111,19 @@ def with_split_off(data: DataSets, net: Layer, seed: int) -> DataSets:
     return data | {name: training.over(rest), "validation": held_out}
 
 
-def held_out(name: str, data: object, net: Layer, normalization: Normalization | None, batch_size: int) -> Epochs:
+def held_out(
+    name: str,
+    data: object,
+    net: Layer,
+    normalization: Normalization | None,
+    batch_size: int,
+    ignored: int | None = None,
+) -> Epochs:
     """A loader of held-out data: not shuffled, and normalized by `normalization`, by default as in training."""
     if normalization is not None:
         expect_normalization(normalization, None)  # None: the shape is checked when images are normalized
     normalize = partial(as_in_training, name, normalization or getattr(net, "normalization", None))
-    found = loader(name, data, net, normalize, batch_size=integer("batch_size", batch_size, 1))
+    found = loader(name, data, net, normalize, batch_size=integer("batch_size", batch_size, 1), ignored=ignored)
     expect(name, found, net, None)
     return found
 
@@ -121,10 +138,11 @@ def loader(
     seed: int = 0,
     shuffle: bool = False,
     length: int | None = None,
+    ignored: int | None = None,
 ) -> Epochs:
     """A loader of a user's data; an object with `epoch` is returned as it is. normalize: a function of the images (a
     data set, or the first batch) that returns their normalization, or None for floats."""
-    source = _source(name, data, net, length=length, normalize=normalize)
+    source = _source(name, data, net, length=length, normalize=normalize, ignored=ignored)
     if not isinstance(source, (Dataset, Samples)):
         return source
     kind: Any = Loader if isinstance(source, Dataset) else StreamLoader
@@ -140,7 +158,8 @@ def loader(
 
 
 def _source(name: str, data: object, net: Layer, **options: Any) -> Dataset | Samples | Epochs:
-    """A user's data as `sources.as_data_source` returns it. options: that function's length and normalize."""
+    """A user's data as `sources.as_data_source` returns it. options: that function's length, normalize and
+    ignored."""
     scores = net.output_shape or (0,)
     return sources.as_data_source(
         data, name, net.input_shape or (), classes=scores[-1], device=net.device, dtype=net.dtype, **options

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
+from gpuconv import losses
 from gpuconv import parallel as parallelism
 from gpuconv.arguments import flag, integer, seed_value
 from gpuconv.checkpoint import Checkpoint, as_json
@@ -278,6 +279,7 @@ class Trainer(RunState):
             seed=self.seed,
             steps_per_epoch=steps_per_epoch,
             normalization=known,
+            ignored=losses.ignored_label(self.loss),
         )
         for name, loader in loaders.items():
             shards = self.sharding.count if self.sharding and name == "train" else 1

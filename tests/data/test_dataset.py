@@ -99,6 +99,17 @@ def test_labels_are_renumbered_by_class_name():
         data.relabeled(["ant", "cat"])
 
 
+def test_ignored_labels_are_no_class_of_a_dataset():
+    labels = np.array([0, 1, -100] * 4)
+    data = Dataset(images(), labels, ["dog", "cat"], ignored=-100)
+    rest, part = data.split(0.5)
+    assert sorted(part.labels) == [0, 0, 1, 1]
+    assert sorted(rest.labels) == [-100] * 4 + [0, 0, 1, 1]
+    np.testing.assert_array_equal(data.relabeled(["cat", "dog"]).labels, np.array([1, 0, -100] * 4))
+    with pytest.raises(ValueError, match=r"in \[0, 2\), one for each class, received -1 to 1"):
+        Dataset(images(), np.where(labels == 0, -1, labels), ["dog", "cat"], ignored=-100)
+
+
 def test_at_most_five_mismatched_classes_are_named():
     images = np.zeros((1, 1, 1, 1), np.uint8)
     for count, names in ((5, "'a', 'b', 'c', 'd', 'e' and"), (6, "'a', 'b', 'c', 'd', 'e', ... and")):

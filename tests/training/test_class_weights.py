@@ -90,6 +90,28 @@ def test_ignored_labels_count_in_no_metric():
     assert (without_labels.loss, without_labels.samples) == (0, 0)
 
 
+@pytest.mark.parametrize("ignored", [-100, -1, 1, 255])
+@pytest.mark.parametrize("dtype", [np.float32, np.uint8])
+def test_an_ignored_label_may_be_any_integer_in_every_kind_of_data(dtype, ignored):
+    """-100 is PyTorch's usual label, 255 the one of maps of classes. It is no class, and stays in the training part."""
+    data = toy_run.images(22)
+    images = data.images if dtype == np.uint8 else (data.images / 128 - 1).astype(dtype)
+    labels = np.where(np.arange(22) % 2, data.labels, ignored)
+    loss, counted = SoftmaxCrossEntropy(ignore_index=ignored), int((labels != ignored).sum())
+    pairs, batches = [*zip(images, labels)], [(images[:12], labels[:12]), (images[12:], labels[12:])]
+    for given, options in (((images, labels), {"validation": 0.4}), (pairs, {}), (batches, {"validation": batches})):
+        trainer = Trainer(toy_run.net(), loss=loss)
+        trainer.fit(given, epochs=1, batch_size=22, progress=False, **options)
+        assert trainer.net.classes == (None if given is batches else ["0", "1", "2"])
+        assert all(trainer.history[-1].get(f"{part}_accuracy") is not None for part in ["train", *options])
+        measured = evaluate(trainer.net, given, loss=loss, confusion=True)
+        assert measured.samples == measured.confusion.sum() == counted
+    wrong = np.where(labels == ignored, -7, labels)
+    for given in ((images, wrong), [*zip(images, wrong)], [(images, wrong)]):
+        with pytest.raises(ValueError, match="must be 0 or more, received -7"):
+            evaluate(trainer.net, given, loss=loss)
+
+
 def test_a_batch_of_ignored_labels_changes_no_parameter_and_is_recorded():
     trainer = Trainer(toy_run.net(), loss=SoftmaxCrossEntropy(ignore_index=9), momentum=0)
     x = (toy_run.images(8).images / 128 - 1).astype(np.float32)
