@@ -153,6 +153,7 @@ class Trainer(RunState):
         self.graph = graph
         self.shadow = None if shadow is None else expect_share(shadow)
         self.shadowed: Shadow | None = None
+        self._fitting = False
         self.violation = canonical("violation", violation, VIOLATIONS)
         self.metrics = named(metrics)
         own, factor = adapted.adapt(optimizer, **optimizer_settings), schedules.get(schedule)
@@ -242,10 +243,16 @@ class Trainer(RunState):
             FileExistsError: run_dir already holds a run.
             FileNotFoundError: resume=True, and run_dir holds no run.
             ParallelError: Another rank failed, does not answer, or has other code, settings, data or weights.
+            RuntimeError: A callback, or another function that `fit` calls, called it again.
             TypeError: Data of an unknown kind, uint8 images whose normalization is unknown, an object in callbacks that
                 is no callback, or an argument of a wrong type.
             ValueError: Another argument is out of its range, or resume=True without run_dir.
         """
+        if self._fitting:
+            raise RuntimeError(
+                "fit of this trainer is running, and a callback cannot call it again; trainer.stop(reason) ends the "
+                "run, and a callback may use another Trainer"
+            )
         integer("metrics_every", metrics_every, 1)
         epochs = integer("epochs", epochs, 0)
         resume, progress = flag("resume", resume), flag("progress", progress)
@@ -336,6 +343,8 @@ class Trainer(RunState):
         self.run, self.stop_reason, self.interrupted_by, self.tested = None, None, None, None
         interrupts = Interrupts("finishing the step, then stopping; a second signal aborts at once")
         with interrupts, contextlib.ExitStack() as contexts:
+            self._fitting = True
+            contexts.callback(setattr, self, "_fitting", False)
             if run_dir is not None and self.ranks.rank == 0:
                 self.run = contexts.enter_context(RunDirectory.held(run_dir, self.fit_settings, resume))
                 callbacks = [*run_dir_callbacks(self.run, checkpoint_every), *callbacks]

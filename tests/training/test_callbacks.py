@@ -223,3 +223,15 @@ def test_a_run_that_cannot_be_saved_at_its_end_raises_after_all_callbacks_ran(tm
     with pytest.raises(CheckpointError, match="No space left"):
         toy_run.fit(toy_run.trainer(), run_dir=tmp_path / "run", callbacks=[StopWhenSavingFails()])
     assert reasons == ["for now"]
+
+
+def test_a_callback_that_calls_fit_of_its_trainer_is_refused():
+    class Again:
+        def on_epoch(self, trainer, record):
+            toy_run.fit(trainer)
+
+    trainer = toy_run.trainer()
+    with pytest.raises(RuntimeError, match="fit of this trainer is running, and a callback cannot call it again"):
+        toy_run.fit(trainer, callbacks=[Again()])
+    toy_run.fit(trainer)
+    assert trainer.epoch == 3
