@@ -83,7 +83,7 @@ def sides(step: Step, device: str) -> list[Side]:
         recorder = backends.recorder(device)
         for batch in sets[:MOST_GRAPHS]:
             recorder.prepare(functools.partial(_once, trainer, *batch))
-        replays = [recorder.capture(functools.partial(trainer.step, *batch)) for batch in sets[:MOST_GRAPHS]]
+        replays = [recorder.capture(functools.partial(trainer.step_on, [batch])) for batch in sets[:MOST_GRAPHS]]
 
         def replay(number: int) -> None:
             trainer.optimizer.advance()

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from gpuconv import backends, losses
+from gpuconv import backends, losses, profiling
 from gpuconv import checkpoint as checkpoints
 from gpuconv.checkpoint import Checkpoint, CheckpointError, as_json
 from gpuconv.layers import Layer
@@ -19,9 +19,9 @@ from gpuconv.training.history import History
 from gpuconv.training.plateau import Plateau
 from gpuconv.training.rundir import RunDirectory
 from gpuconv.training.running_metrics import NOTHING, Reading
-from gpuconv.training.schedules import Schedule
-from gpuconv.training.step import TrainingStep
-from gpuconv.types import Record
+from gpuconv.training.schedules import Constant, Schedule
+from gpuconv.training.step import NamedRange, TrainingStep
+from gpuconv.types import Array, Record
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +70,18 @@ class RunState(TrainingStep):
 
     def _scheduled(self, further: int) -> float:
         return self.optimizer.lr * self.schedule(self.steps + further, self.total_steps, max(self.batches, 1))
+
+    def step(self, x: Array, y: Array, part: NamedRange = profiling.part, *, batch: int | None = None) -> None:
+        """One training step on a batch, for a loop without `fit`: `step_on` at the rate `lr`. Before a step,
+        `optimizer.advance(rate)` sets another rate. part, batch: as in `step_on`.
+
+        Raises ValueError for a schedule, unless `optimizer.advance` was called or a `fit` set the run's length."""
+        if not (self.optimizer.advanced or self.batches or self.schedule == Constant()):
+            raise ValueError(
+                f"the schedule {self.schedule} needs the length of the run, which `fit` sets; call "
+                "trainer.optimizer.advance(rate) before each step, or leave the schedule out"
+            )
+        self.step_on([(x, y)], part, batch=batch, rate=None if self.optimizer.advanced else self.lr)
 
     def follow_plateau(self) -> None:
         """Compute the plateau's factor from the epochs so far."""

@@ -88,23 +88,25 @@ class TrainingStep:
         self.accumulate = accumulate
         self.accumulation = Accumulation(net, accumulate, self.loss) if accumulate > 1 else None
 
-    def step(self, x: Array, y: Array, part: NamedRange = profiling.part, *, batch: int | None = None) -> None:
-        """Forward, loss, backward, update, and the sums of the metrics.
-
-        Unless ranks exchange over MPI or the optimizer steps on the host, all of this is device work: it uses no host
-        value that changes from step to step and reads nothing back. So the launches of one call can be captured and
-        replayed. The learning rate and step number are on the device, written by `optimizer.advance` or, in `fit`,
-        by a step counter. part: a function that returns a context for the whole "step" and for each part of it: "loss",
-        "metrics", and the optimizer by its name. batch: the size of the whole batch, if x and y are only this rank's
-        part.
-        """
-        self.step_on([(x, y)], part, batch=batch)
-
     def step_on(
-        self, batches: Sequence[tuple[Array, Array]], part: NamedRange = profiling.part, *, batch: int | None = None
+        self,
+        batches: Sequence[tuple[Array, Array]],
+        part: NamedRange = profiling.part,
+        *,
+        batch: int | None = None,
+        rate: float | None = None,
     ) -> None:
-        """`step` on at most `accumulate` batches (x, y): one update with the gradients of the mean loss over all their
-        samples."""
+        """Forward, loss, backward, update, and the sums of the metrics, with at most `accumulate` batches (x, y): one
+        update with the gradients of the mean loss over all their samples.
+
+        Unless ranks exchange over MPI or the optimizer steps on the host, all of this is device work if `rate` is None:
+        it uses no host value that changes from step to step and reads nothing back. So the launches of one call can be
+        captured and replayed. The learning rate and step number are on the device, written by `optimizer.advance` or,
+        in `fit`, by a step counter. part: a function that returns a context for the whole "step" and for each part of
+        it: "loss", "metrics", and the optimizer by its name. batch: the size of the whole batch, if x and y are only
+        this rank's part. rate: the learning rate with which `optimizer.advance` is called before the update; None if
+        the caller has called it.
+        """
         for _, y in batches:
             losses.expect_targets(self.loss, y, self.net.output_shape)
         with part("step"), self.same_bits():
@@ -116,8 +118,12 @@ class TrainingStep:
             else:
                 ((x, y),) = batches
                 work(x, y, self.totals)
+            if rate is not None:
+                self.optimizer.match(self.net.params())  # layers may have been frozen since the last step
+                self.optimizer.advance(rate)
             with part(self.optimizer.name):
                 self._update(self.net.params(), self.net.grads())
+                self.optimizer.advanced = False
 
     def _backpropagate(self, x: Array, y: Array, totals: Totals, part: NamedRange) -> None:
         self.net.zero_grad()

@@ -181,7 +181,7 @@ def test_the_averages_take_no_launch_of_their_own(precision):
         step = TrainingStep(net, optimizers.get("adam"), "softmax", precision=precision, **options)
         x = asarray(x, dtype=step.net.dtype)
         with record_launches(execute=False) as launched:
-            step.step(x, y)
+            step.step_on([(x, y)])
         return [launch.kernel.name for launch in launched]
 
     assert launches() == launches(ema=0.9)

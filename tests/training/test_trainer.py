@@ -77,8 +77,47 @@ def test_a_net_that_is_no_sequential_trains_unfused_on_devices_with_kernels(devi
     np.testing.assert_allclose(*weights, rtol=1e-5)
 
 
+class PlainSGD:
+    def step(self, params, grads, lr):
+        for name, param in params.items():
+            param -= np.float32(lr) * grads[name]
+
+
+@pytest.mark.parametrize("optimizer", ["adam:weight_decay=0.1", "conv1.* -> sgd:lr=0.1; * -> adam:lr=0.01", PlainSGD()])
+def test_a_step_trains_whether_or_not_the_caller_advances_the_optimizer(optimizer):
+    found = []
+    for advances in (True, False):
+        trainer = Trainer(toy_run.net(), optimizer)
+        for frozen in (True, False, True):
+            trainer.net["norm1"].frozen = frozen
+            if advances:
+                trainer.optimizer.match(trainer.net.params())
+                trainer.optimizer.advance()
+            trainer.step(np.ones((2, 6, 5, 1), np.float32), np.array([0, 1]))
+        assert trainer.steps == 3
+        found.append(toy_run.weights(trainer))
+    assert toy_run.same_arrays(*found)
+    assert not np.array_equal(found[0]["conv1.weight"], toy_run.net()["conv1"]["weight"])
+
+
+def test_steps_without_fit_refuse_a_schedule_and_go_on_after_fit():
+    x, y = np.ones((2, 6, 5, 1), np.float32), np.array([0, 1])
+    trainer = toy_run.trainer(schedule="cosine")
+    with pytest.raises(ValueError, match=r"the schedule cosine:final=0\.0 needs the length of the run"):
+        trainer.step(x, y)
+    assert trainer.totals.read().finite_steps == 0
+    trainer.optimizer.advance(0.1)
+    trainer.step(x, y)
+    trainer = toy_run.trainer(optimizer="sgd", lr=0.1, schedule=lambda step: 1.0)
+    toy_run.fit(trainer)
+    before, steps = toy_run.weights(trainer), trainer.steps
+    trainer.step(x, y)
+    assert trainer.steps == steps + 1
+    assert not toy_run.same_arrays(before, toy_run.weights(trainer))
+
+
 def test_a_step_on_labels_that_are_no_array_is_refused():
-    trainer = toy_run.trainer()
+    trainer = toy_run.trainer(schedule="constant")
     with pytest.raises(TypeError, match="expected an array of NumPy or CuPy, received list"):
         trainer.step(np.ones((2, 6, 5, 1), np.float32), [0, 1])
 

@@ -42,6 +42,7 @@ class Optimizer:
     decay: str = "all"
 
     steps: int = field(default=0, init=False)
+    advanced: bool = field(default=False, init=False, repr=False)  # whether `advance` was called since the last update
     state: dict[str, dict[str, Array]] = field(default_factory=dict, init=False, repr=False)
     masters: dict[str, Array] = field(default_factory=dict, init=False, repr=False)
     _lr: Array = field(default=None, init=False, repr=False)  # type: ignore[assignment]
@@ -92,7 +93,7 @@ class Optimizer:
             if type(value := getattr(self, entry.name)) in (int, float):
                 number(entry.name, value, 0, used_with=[*params.values()])
         device = backends.device_of(next(iter(params.values())))
-        self._parameters, self.steps = (*params,), 0
+        self._parameters, self.steps, self.advanced = (*params,), 0, False
         wide = any(p.dtype == np.float64 for p in params.values())
         params = self.kept(params)
         narrow = {name: p for name, p in params.items() if p.dtype.itemsize == 2}
@@ -188,7 +189,7 @@ class Optimizer:
         """The host's part of a step: counts it and writes its number and learning rate to the device. `lr`: as in
         `step`.
         """
-        self.steps += 1
+        self.steps, self.advanced = self.steps + 1, True
         backends.assign(self._lr, self.lr if lr is None else lr)
         backends.assign(self._step, self.steps)
 

@@ -99,7 +99,7 @@ class Groups(Optimizer):
             part.optimizer.keeps = self.keeps
             part.optimizer.build({name: params[name] for name in chosen}, masters)
         self._lr = self.parts[0].optimizer._lr  # marks this optimizer as built; each group has a state of its own
-        self._parameters, self.steps = (*params,), 0
+        self._parameters, self.steps, self.advanced = (*params,), 0, False
 
     def begin(self, total: int, epoch: int) -> None:
         self._total, self._epoch = total, epoch
@@ -135,7 +135,7 @@ class Groups(Optimizer):
         rates = self.rates(self.lr if lr is None else lr)
         for part, rate in zip(self.parts, rates):
             part.optimizer.advance(rate)
-        self.steps += 1
+        self.steps, self.advanced = self.steps + 1, True
 
     def update(
         self,
