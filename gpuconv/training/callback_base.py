@@ -14,7 +14,8 @@ is captured.
 Each rank calls its callbacks. A callback with the attribute ``only_on_rank_0 = True`` is called only on rank 0.
 
 ``trainer.stop("reason")`` ends the run after the current step. Checkpoints hold no state of callbacks; after a resume,
-a callback finds the past epochs in ``trainer.history``.
+a callback finds the past epochs in ``trainer.history``. The checkpoint of a step or an epoch is saved after ``on_step``
+or ``on_epoch`` of all callbacks, so that it holds what they have changed, such as frozen layers.
 """
 
 from __future__ import annotations

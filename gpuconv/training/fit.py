@@ -91,6 +91,17 @@ class Fit:
             if (method := getattr(callback, event, None)) is not None:
                 method(self.run, *arguments)
 
+    def _notify_and_save(self, event: str, record: Record | None) -> None:
+        """Call `on_step` or `on_epoch` of every callback, last that of `Checkpoints`, so that a resumed run begins with
+        what the others have changed, such as frozen layers."""
+        self._notify([each for each in self.callbacks if not isinstance(each, Checkpoints)], event, record)
+        self._match_optimizer()
+        self._notify([each for each in self.callbacks if isinstance(each, Checkpoints)], event, record)
+
+    def _match_optimizer(self) -> None:
+        if self.run.optimizer.match(self.run.net.params()):  # a callback froze or unfroze a layer
+            self._make_counter()
+
     def _end(self) -> None:
         """Call every callback's `on_stop`. Raises only if the run could not be saved: the failure of another callback
         is only a warning, because the results must not be lost."""
@@ -123,7 +134,7 @@ class Fit:
         self._agree_on_stopping()
         while run.epoch < run.epochs and not run.stop_reason:
             if run.batch == run.batches:  # an error ended the previous `fit` after an epoch's last step
-                self._notify(self.callbacks, "on_epoch", self._record_epoch(run.lr_after(-1)))
+                self._notify_and_save("on_epoch", self._record_epoch(run.lr_after(-1)))
                 self._agree_on_stopping()
                 continue
             with contextlib.closing(feed):
@@ -131,8 +142,7 @@ class Fit:
                 self.counter.planned.clear()
                 epoch = run.epoch
                 while run.epoch == epoch and not run.stop_reason:
-                    if run.optimizer.match(run.net.params()):  # a callback froze or unfroze a layer
-                        self._make_counter()
+                    self._match_optimizer()
                     self._plan()
                     self.checks_step = self.shadow is not None and self.shadow.due()
                     count = 1 if self.checks_step or self.around else self._steps_together()
@@ -202,9 +212,9 @@ class Fit:
         run.optimizer.count()
         run.batch += 1
         due = run.steps % self.metrics_every == 0
-        self._notify(self.callbacks, "on_step", self._record_step(lr) if due else None)
+        self._notify_and_save("on_step", self._record_step(lr) if due else None)
         if run.batch == run.batches:
-            self._notify(self.callbacks, "on_epoch", self._record_epoch(lr))
+            self._notify_and_save("on_epoch", self._record_epoch(lr))
 
     def _record_step(self, lr: float) -> Record:
         """Read the sums and record the metrics of the steps since the last reading."""

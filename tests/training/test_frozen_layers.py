@@ -37,12 +37,26 @@ def thawing_run(run_dir, precision, stop_at=0, **options):
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_layers_frozen_by_a_callback_are_frozen_after_resuming(tmp_path, precision):
     uninterrupted = thawing_run(tmp_path / "uninterrupted", precision)
-    for step in (3, 7, 13):
+    for step in (3, 5, 7, 10, 13):
         thawing_run(tmp_path / f"cut-{step}", precision, step)
         resumed = thawing_run(tmp_path / f"cut-{step}", precision, resume=True)
         assert toy_run.same_arrays(resumed.net.state_dict(), uninterrupted.net.state_dict())
         assert [layer.frozen for layer in resumed.net.walk()] == [layer.frozen for layer in uninterrupted.net.walk()]
         assert resumed.history == uninterrupted.history
+
+
+def test_a_run_that_a_callback_stops_where_it_freezes_a_layer_can_be_resumed(tmp_path):
+    class FreezeAndStop(Callback):
+        def on_step(self, trainer, record):
+            if trainer.steps == 3:
+                trainer.net["conv1"].freeze()
+                trainer.stop("frozen")
+
+    for resume in (False, True):
+        trainer = toy_run.trainer()
+        toy_run.fit(trainer, run_dir=tmp_path, resume=resume, callbacks=[FreezeAndStop()])
+    assert trainer.net["conv1"].frozen
+    assert trainer.epoch == 3
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
