@@ -164,9 +164,10 @@ def test_bisect_prints_why_a_run_cannot_be_repeated(work, capsys):
 
 
 def test_a_run_is_repeated_from_its_nearest_checkpoint(work, capsys):
-    class StopAfterOneEpoch:
-        def on_epoch(self, trainer, record):
-            raise KeyboardInterrupt
+    class StopInTheSecondEpoch:
+        def on_step(self, trainer, record):
+            if trainer.epoch == 1:
+                raise KeyboardInterrupt
 
     three_epochs = [*TINY, "--epochs", "3", "--digests", "--quiet"]
     for name, schedule in (("a", "constant"), ("b", "step:2")):
@@ -174,7 +175,7 @@ def test_a_run_is_repeated_from_its_nearest_checkpoint(work, capsys):
         assert main(["train", *options, name]) == 0
         arguments = parsers("train")[1]["train"].parse_args([*options, f"{name}-begun"])
         with pytest.raises(KeyboardInterrupt):
-            train.run(arguments, [StopAfterOneEpoch()])
+            train.run(arguments, [StopInTheSecondEpoch()])
         shutil.copy(f"{name}-begun/last.safetensors", f"{name}/best.safetensors")
     capsys.readouterr()
     repetition = Repetition("a", 5)
