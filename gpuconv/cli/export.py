@@ -43,13 +43,15 @@ def run(options: argparse.Namespace) -> int:
     from gpuconv.checkpoint import CheckpointError
     from gpuconv.interop import to_onnx
     from gpuconv.layers.registry import UndefinedLayerError
-    from gpuconv.training import load
+    from gpuconv.training import RunDirectory, load
     from gpuconv.training.trained_net import checkpoint_file
 
     import_file(options.model)
     with user_errors():
         if same_file(checkpoint_file(options.run, options.which), options.file):
             raise UserError(f"{options.file} holds the net to export; give the ONNX file another name")
+        if RunDirectory(options.run).has_own(options.file):
+            raise UserError(f"{options.file} is a file of the run; give the ONNX file another name")
         try:
             net = load(options.run, which=options.which)
         except CheckpointError as error:

@@ -237,8 +237,13 @@ def _chosen_settings(options: argparse.Namespace) -> tuple[Record, str | None]:
 
 def _expect_digests_file(path: Path, run: Path) -> None:
     """Raises UserError for digests that cannot be written, before the run's folder and its parents are created."""
+    from gpuconv.training import RunDirectory
+
     if path.is_dir():
         raise UserError(f"--digests {path} must be a file, and is a folder")
+    directory = RunDirectory(run)
+    if directory.has_own(path) and path.resolve() != directory.digests.resolve():
+        raise UserError(f"--digests {path} is another file of the run; give the digests another name")
     run = run.resolve()
     if not path.parent.is_dir() and path.parent.resolve() not in (run, *run.parents):
         raise UserError(f"--digests {path}: the folder to put it in does not exist")

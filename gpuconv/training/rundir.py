@@ -70,6 +70,11 @@ class RunDirectory:
     def __str__(self) -> str:
         return str(self.path)
 
+    def has_own(self, path: str | os.PathLike[str]) -> bool:
+        """Whether the path is that of one of the run's own files, which nothing else may replace."""
+        own = (each.resolve() for each in vars(self).values() if isinstance(each, Path) and each != self.path)
+        return Path(path).resolve() in own
+
     @classmethod
     def start(cls, path: str | os.PathLike[str], settings: Record) -> RunDirectory:
         """Create the directory of a new run and write its settings.

@@ -45,7 +45,11 @@ def test_train_writes_digests_into_the_run_or_a_file_and_fewer_with_the_option_d
 
 
 def test_digests_that_cannot_be_written_are_refused_before_the_run_folder_is_created(work, capsys):
-    for path, message in ((".", "must be a file, and is a folder"), ("no/d.jsonl", "the folder to put it in")):
+    for path, message in (
+        (".", "must be a file, and is a folder"),
+        ("no/d.jsonl", "the folder to put it in"),
+        ("run/last.safetensors", "is another file of the run"),
+    ):
         assert main(["train", *TINY, "--run-dir", "run", "--digests", path]) == 2
         error = capsys.readouterr().err
         assert f"--digests {path}" in error

@@ -31,6 +31,13 @@ def test_the_export_command_writes_a_model(tmp_path, capsys, monkeypatch):
     assert main([*arguments[:2], arguments[1]]) == 2
     assert "net.safetensors holds the net to export; give the ONNX file another name" in capsys.readouterr().err
     assert (tmp_path / "net.safetensors").read_bytes() == before
+    (tmp_path / "run").mkdir()
+    for name in ("run.json", "best.safetensors"):
+        (tmp_path / "run" / name).write_text("kept")
+    (tmp_path / "run" / "last.safetensors").write_bytes(before)
+    assert main(["export", str(tmp_path / "run"), str(tmp_path / "run" / "run.json")]) == 2
+    assert "run.json is a file of the run; give the ONNX file another name" in capsys.readouterr().err
+    assert (tmp_path / "run" / "run.json").read_text() == "kept"
     monkeypatch.setitem(sys.modules, "onnx", None)
     assert main(arguments) == 2
     assert "gpuconv: error: ONNX files need the onnx package" in capsys.readouterr().err
