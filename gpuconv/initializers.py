@@ -24,7 +24,7 @@ from numpy.typing import DTypeLike
 from gpuconv import random
 from gpuconv.arguments import number
 from gpuconv.dtypes import converted
-from gpuconv.names import lookup
+from gpuconv.names import canonical_keys, lookup
 from gpuconv.types import Shape
 
 Initializer = Callable[..., np.ndarray]
@@ -197,6 +197,6 @@ def get(choice: str | Mapping[str, object]) -> Initializer:
     name = options.pop("name", None)
     initializer = lookup("initializer", name, INITIALIZERS)
     reserved = ("shape", "dtype", "seed", "substream", "groups")
-    known = {option: option for option in inspect.signature(initializer).parameters if option not in reserved}
-    given = {lookup(f"option of {name}", key, known): value for key, value in options.items()}
+    known = (option for option in inspect.signature(initializer).parameters if option not in reserved)
+    given = canonical_keys(f"option of {name}", options, known)
     return functools.partial(initializer, **given) if given else initializer

@@ -24,7 +24,7 @@ import numpy as np
 from gpuconv import backends, ops
 from gpuconv.arguments import INT63, expect_accepts, integer, number, positive
 from gpuconv.dtypes import accumulation_dtype, is_float
-from gpuconv.names import lookup
+from gpuconv.names import canonical_keys, lookup
 from gpuconv.text import parse_numbers
 from gpuconv.types import Array, Scalar
 
@@ -254,9 +254,9 @@ def expect_targets(loss: object, labels: Array, shape: tuple[int, ...]) -> None:
 
 
 def get(loss: str | Loss, **options: Any) -> Loss:
-    """The loss with this name and options; a callable is returned as it is. Raises ValueError for an unknown name or a
-    value that an option cannot have, and TypeError for an unknown option, a class, a loss of PyTorch, a callable with
-    other arguments, or an object that is neither a name nor callable.
+    """The loss with this name and options; a callable is returned as it is. Raises ValueError for an unknown name or
+    option, or a value that an option cannot have, and TypeError for a class, a loss of PyTorch, a callable with other
+    arguments, or an object that is neither a name nor callable.
 
     Args:
         loss: A name of `LOSSES`, or a function (scores, labels) -> (loss, dscores).
@@ -272,7 +272,8 @@ def get(loss: str | Loss, **options: Any) -> Loss:
             "loss(scores, labels) -> (loss, dscores) of arrays"
         )
     if not callable(loss):
-        return lookup("loss", loss, LOSSES)(**options)
+        make = lookup("loss", loss, LOSSES)
+        return make(**canonical_keys(f"option of {loss}", options, inspect.signature(make).parameters))
     if not _takes_scale(loss):
         expect_accepts(f"the loss {describe(loss)}", loss, "scores", "labels")
     return loss

@@ -33,5 +33,11 @@ def canonical(kind: str, name: object, names: Iterable[str]) -> str:
     return lookup(kind, name, {known: known for known in names})
 
 
+def canonical_keys(kind: str, given: Mapping[str, T], names: Iterable[str]) -> dict[str, T]:
+    """`given`, with its keys as spelled in `names`. Raises as `lookup` does."""
+    known = [*names]
+    return {canonical(kind, key, known): value for key, value in given.items()}
+
+
 def _normalized(name: str) -> str:
     return name.lower().replace("-", "_")

@@ -146,3 +146,9 @@ def test_weights_in_text_that_are_no_numbers_are_named():
     for name, make in (("weight", losses.SoftmaxCrossEntropy), ("pos_weight", losses.BinaryCrossEntropy)):
         with pytest.raises(ValueError, match=f"{name} is written like '1/2/0.5', received '1/b'"):
             make(**{name: "1/b"})
+
+
+def test_an_unknown_option_of_a_loss_is_refused_with_the_known_ones():
+    with pytest.raises(ValueError, match=r"unknown option of svm 'label_smoothing' \(known: delta\)"):
+        losses.get("svm", label_smoothing=0.1)
+    assert losses.get("softmax", **{"Label-Smoothing": 0.1}) == losses.get("softmax", label_smoothing=0.1)

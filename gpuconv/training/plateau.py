@@ -7,13 +7,14 @@ a plateau needs no state of its own, and a resumed run computes the same rate. S
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from gpuconv import losses, spec
 from gpuconv.arguments import integer, number
-from gpuconv.names import canonical
+from gpuconv.names import canonical, canonical_keys
 from gpuconv.types import Record
 
 MEASURES = ("validation_loss", "validation_accuracy", "train_loss", "train_accuracy")
@@ -59,8 +60,9 @@ class Plateau:
         if more or len(part.numbers) > 1:
             raise ValueError(f"a plateau is written like {LIKE!r}, received {given!r}")
         numbers: list[Any] = [int(each) if each.is_integer() else each for each in part.numbers]
+        options = canonical_keys("setting of a plateau", part.options, inspect.signature(cls).parameters)
         try:
-            return cls(*numbers, **part.options)
+            return cls(*numbers, **options)
         except TypeError as error:
             raise ValueError(f"{given!r}: {error}") from None
 

@@ -21,7 +21,7 @@ from typing import Any, SupportsFloat
 
 from gpuconv import spec
 from gpuconv.arguments import number
-from gpuconv.names import lookup
+from gpuconv.names import canonical_keys, lookup
 
 
 class Schedule:
@@ -290,8 +290,9 @@ def get(schedule: str | Schedule | Callable[..., SupportsFloat] | None) -> Sched
         if make is not Warmup and position:
             raise ValueError(f"{schedule!r} names two schedules; only a warm-up can be combined with another one")
         arguments: tuple[Any, ...] = part.numbers + ((built,) if make is Warmup else ())
+        options = canonical_keys(f"setting of {part.name}", part.options, inspect.signature(make).parameters)
         try:
-            built = make(*arguments, **part.options)
+            built = make(*arguments, **options)
         except TypeError as error:
             raise ValueError(f"{schedule!r}: {part.name} cannot be built: {error}") from None
     return built

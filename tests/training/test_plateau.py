@@ -75,7 +75,7 @@ def test_invalid_plateaus_are_refused():
         "5,factor=1": "factor must lie in",
         "5,factor=half": "factor must be a number",
         "5,threshold=nan": "threshold must lie in",
-        "5,gamma=0.5": "unexpected keyword argument 'gamma'",
+        "5,gamma=0.5": r"unknown setting of a plateau 'gamma' \(known: patience, factor",
         "5,watch=validation_los": "did you mean 'validation_loss'",
         "5,watch=3": "the measure is chosen by name",
     }.items():

@@ -6,7 +6,7 @@ import inspect
 from typing import Any
 
 from gpuconv import spec
-from gpuconv.names import lookup
+from gpuconv.names import canonical_keys, lookup
 from gpuconv.training.optimizers.adagrad import Adagrad
 from gpuconv.training.optimizers.adam import Adam, AdamW
 from gpuconv.training.optimizers.base import Optimizer
@@ -25,5 +25,4 @@ def named(text: str, **settings: Any) -> Optimizer:
         raise ValueError(f"an optimizer is written like 'sgd:momentum=0.9', received {text!r}")
     cls = lookup("optimizer", part.name, OPTIMIZERS)
     settings = part.options | settings
-    known = {setting: setting for setting in inspect.signature(cls).parameters}
-    return cls(**{lookup(f"setting of {cls.name}", key, known): value for key, value in settings.items()})
+    return cls(**canonical_keys(f"setting of {cls.name}", settings, inspect.signature(cls).parameters))
