@@ -36,7 +36,7 @@ struct Convolution {
     int32 unused;
 };
 
-constexpr int WINDOW = MASK == 4 ? 4 : 1;  // pixels of the convolution for one of y
+constexpr int WINDOW = MASK == 4 ? 4 : 1;  // pixels of the convolution that one pixel of y covers
 
 constexpr int32 OUTSIDE = -(1 << 30);  // a coordinate that stays negative after any addition
 

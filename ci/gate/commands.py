@@ -126,7 +126,7 @@ class Gate:
 
 
 def _wait(process: subprocess.Popen, seconds: float) -> tuple[int, bool]:
-    """The status, and whether time ran out. No process of the child's session is left, except any that cannot be
+    """The status, and whether time ran out. No process of the child's group is left, except any that cannot be
     killed."""
     try:
         code, late = process.wait(seconds), False

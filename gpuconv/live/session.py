@@ -186,7 +186,7 @@ class Session(LiveRun, Callback):
 
     def on_step(self, trainer: RunState, record: Record | None) -> None:
         """`trainer` has done a step, with a `record` of its metrics if they were due."""
-        if trainer.batch < trainer.batches:  # otherwise `on_epoch` follows and ends the epoch first
+        if trainer.batch < trainer.batches:  # after an epoch's last step, `on_epoch` does this
             self._after_step(trainer)
 
     def on_epoch(self, trainer: RunState, record: Record) -> None:

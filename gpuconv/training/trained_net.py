@@ -23,7 +23,7 @@ WHICH = ("last", "best")
 
 def load(
     path: str | os.PathLike[str], *, which: str = "last", device: str = "numpy", precision: str | None = None
-) -> Any:  # noqa: ANN401 - mostly a Sequential
+) -> Any:  # noqa: ANN401 - a Sequential or a user's subclass
     """A net with its weights, classes and normalization, ready for `predict` or further training.
 
     The net is a `Sequential`; `load_weights` reads the weights of any layer.

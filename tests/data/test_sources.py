@@ -48,7 +48,7 @@ def test_lists_of_images_and_labels_are_taken_like_arrays(count, labels_of):
     assert kinds == ["MapSamples", "MapSamples", "Batches"]
 
 
-def test_a_label_too_large_for_a_class_number_is_neither_named_nor_counted_to():
+def test_a_huge_label_makes_no_class_names_up_to_it():
     labels = np.array([0, 2**40] * (len(IMAGES) // 2))
     samples = sources.as_data_source(
         (IMAGES[: len(labels)], labels), "train", (2, 3, 3), classes=3, device="numpy", dtype="float32"
@@ -59,7 +59,7 @@ def test_a_label_too_large_for_a_class_number_is_neither_named_nor_counted_to():
 
 
 @pytest.mark.parametrize("classes", [np.array(["cat", "dog"]), 2, lambda: 2, None, ()], ids=type)
-def test_an_attribute_classes_that_is_an_array_names_classes_and_one_that_is_no_list_does_not(classes):
+def test_an_array_as_the_attribute_classes_names_the_classes_and_other_values_do_not(classes):
     class Named(list):
         pass
 

@@ -188,7 +188,7 @@ def test_test_images_whose_labels_are_known_only_when_read_are_shown(sets, tmp_p
     assert snapshots.examples(session.segment, session.sets) == snapshots.examples(session.segment, sets)
 
 
-def test_test_images_of_which_read_returns_too_few_are_refused(sets):
+def test_a_read_that_returns_too_few_test_images_is_refused(sets):
     class Short(LabeledWhenRead):
         def read(self, indices):
             return super().read(indices[1:])

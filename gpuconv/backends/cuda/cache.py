@@ -40,7 +40,7 @@ class Cache:
 
         name: a readable part of the folder's name. key: everything the content depends on. fill: receives an empty
         folder to write into; an error that it raises is passed on, and no entry is made. After an OSError, such as that
-        of a full disk, it is called again, with a folder in the private one.
+        of a full disk, it is called again, with a folder in a temporary cache of this process.
         """
         key = list(key)
         if found := self.find(name, key):
