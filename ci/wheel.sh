@@ -4,9 +4,9 @@
 # --tests: also runs the everyday tests in the unpacked source distribution.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-case "${1:-}" in
+case "$*" in
     "" | --tests) ;;
-    *) echo "usage: ci/wheel.sh [--tests], received $1" >&2; exit 2 ;;
+    *) echo "usage: ci/wheel.sh [--tests], received $*" >&2; exit 2 ;;
 esac
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
