@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from bench import cli, report, runner
+from bench import cli, fit_model, report, runner
 from gpuconv.backends.cpu import blas, parallel
 from gpuconv.profiling import peaks
 from tests.bench.fake_sides import CEILINGS, record, side, timed
@@ -150,10 +150,8 @@ def test_compare_counts_entries_that_got_slower(tmp_path, capsys):
 
 @pytest.mark.parametrize("command", ["report", "fit"])
 def test_a_folder_of_records_that_does_not_exist_is_refused_before_a_file_is_rewritten(command, capsys, monkeypatch):
-    def rewritten(*arguments, **options):
-        raise AssertionError("a file is rewritten")
-
-    monkeypatch.setattr(report, "write", rewritten)
+    for module, name in ((report, "write"), (fit_model, "refit")):
+        monkeypatch.setattr(module, name, lambda *_, **__: pytest.fail("a file is rewritten"))
     assert cli.main([command, "--results", "nowhere"]) == 2
     assert capsys.readouterr().err == "bench: error: nowhere is not a folder of records\n"
 
