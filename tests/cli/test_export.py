@@ -27,17 +27,22 @@ def test_the_export_command_writes_a_model(tmp_path, capsys, monkeypatch):
     expect_close(scores, ops.softmax(net.predict(images)))
     assert main([*arguments, "--dtype", "float16"]) == 0
     assert runtime.InferenceSession(str(tmp_path / "net.onnx")).get_inputs()[0].type == "tensor(float16)"
-    before = (tmp_path / "net.safetensors").read_bytes()
-    assert main([*arguments[:2], arguments[1]]) == 2
-    assert "net.safetensors holds the net to export; give the ONNX file another name" in capsys.readouterr().err
-    assert (tmp_path / "net.safetensors").read_bytes() == before
-    (tmp_path / "run").mkdir()
-    for name in ("run.json", "best.safetensors"):
-        (tmp_path / "run" / name).write_text("kept")
-    (tmp_path / "run" / "last.safetensors").write_bytes(before)
-    assert main(["export", str(tmp_path / "run"), str(tmp_path / "run" / "run.json")]) == 2
-    assert "run.json is a file of the run; give the ONNX file another name" in capsys.readouterr().err
-    assert (tmp_path / "run" / "run.json").read_text() == "kept"
     monkeypatch.setitem(sys.modules, "onnx", None)
     assert main(arguments) == 2
     assert "gpuconv: error: ONNX files need the onnx package" in capsys.readouterr().err
+
+
+def test_export_replaces_neither_the_net_nor_a_file_of_its_run(tmp_path, capsys):
+    net, run = tmp_path / "net.safetensors", tmp_path / "run"
+    built([Flatten(), Linear(5)]).save(net)
+    before = net.read_bytes()
+    assert main(["export", str(net), str(net)]) == 2
+    assert "net.safetensors holds the net to export; give the ONNX file another name" in capsys.readouterr().err
+    assert net.read_bytes() == before
+    run.mkdir()
+    for name in ("run.json", "best.safetensors"):
+        (run / name).write_text("kept")
+    (run / "last.safetensors").write_bytes(before)
+    assert main(["export", str(run), str(run / "run.json")]) == 2
+    assert "run.json is a file of the run; give the ONNX file another name" in capsys.readouterr().err
+    assert (run / "run.json").read_text() == "kept"

@@ -102,9 +102,14 @@ def test_verify_prints_a_row_per_dtype_and_the_number_of_passes(run_verify):
     assert ({(case.op, case.tier) for case in cases}, dtypes) == ({("relu", "tiny")}, ["float32"])
     assert (device, seed, status, errors) == ("emulated", 0, 0, "")
     assert lines[1:] == [f"cases      {len(cases)} of 1 ops, tiers tiny", "", HEAD, PASS, "", "all 1 pass on emulated"]
+
+
+def test_a_dtype_or_tier_that_is_given_twice_is_verified_once(run_verify):
     twice = ["--dtype", "float32", "--dtype", "FLOAT32", "--tier", "tiny", "--tier", "TINY"]
-    (_, once, *_), _, lines, _ = run_verify([RIGHT], *twice)
-    assert (once, lines[1]) == (["float32"], f"cases      {len(cases)} of 1 ops, tiers tiny")
+    (cases, dtypes, *_), _, lines, _ = run_verify([RIGHT], *twice)
+    assert (dtypes, {case.tier for case in cases}) == (["float32"], {"tiny"})
+    assert len(cases) == len({case.name for case in cases})
+    assert lines[1] == f"cases      {len(cases)} of 1 ops, tiers tiny"
 
 
 def test_verify_names_the_smallest_failing_case(run_verify):

@@ -42,6 +42,10 @@ def test_lists_of_images_and_labels_are_taken_like_arrays(count, labels_of):
         found = sources.as_data_source([list(images), labels_of(LABELS[:count].tolist())], **options)
         np.testing.assert_array_equal(found.images, images)
         assert found.labels.tolist() == LABELS[:count].tolist()
+
+
+def test_pairs_become_samples_and_pairs_of_several_images_batches():
+    options = {"name": "train", "shape": (2, 3, 3), "classes": 4, "device": "numpy", "dtype": "float32"}
     pairs = [(IMAGES[0], 0), (IMAGES[1], 1)]
     batches = [(list(IMAGES[:2]), [0, 1]), (list(IMAGES[2:4]), [1, 0])]
     kinds = [type(sources.as_data_source(data, **options)).__name__ for data in (pairs, tuple(pairs), batches)]
@@ -58,15 +62,19 @@ def test_a_huge_label_makes_no_class_names_up_to_it():
     assert {*rest.labels.tolist()} == {*part.labels.tolist()} == {0, 2**40}
 
 
-@pytest.mark.parametrize("classes", [np.array(["cat", "dog"]), 2, lambda: 2, None, ()], ids=type)
-def test_an_array_as_the_attribute_classes_names_the_classes_and_other_values_do_not(classes):
+@pytest.mark.parametrize(
+    ("classes", "expected"),
+    [(np.array(["cat", "dog"]), ["cat", "dog"]), *((other, ["0", "1"]) for other in (2, lambda: 2, None, ()))],
+    ids=["array", "number", "function", "None", "empty"],
+)
+def test_an_attribute_classes_names_the_classes_if_it_is_an_array_and_not_if_it_holds_no_names(classes, expected):
     class Named(list):
         pass
 
     pairs = Named([(IMAGES[0], 0)])
     pairs.classes = classes
     recognized = sources.as_data_source(pairs, "train", (2, 3, 3), classes=2, device="numpy", dtype="float32")
-    assert list(recognized.classes) == (["cat", "dog"] if isinstance(classes, np.ndarray) else ["0", "1"])
+    assert list(recognized.classes) == expected
 
 
 @pytest.mark.parametrize("data", [dict, Loader])

@@ -192,6 +192,9 @@ def test_a_step_that_leaves_no_array_of_a_parameters_shape_is_named():
         wrong.left = left
         with pytest.raises(ValueError, match=rf"Wrong.step must leave fc1.bias at shape \(3,\), left {shape}"):
             fit(wrong)
+
+
+def test_a_rate_of_a_user_defined_optimizer_that_is_no_number_is_named():
     for lr in (None, "fast"):
         with pytest.raises(TypeError, match=f"the lr of Plain must be a number, received {lr!r}"):
             fit(Plain(lr=lr))
