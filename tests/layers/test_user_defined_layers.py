@@ -193,6 +193,20 @@ def test_a_layer_that_returns_no_array_is_named():
         net(np.ones((1, 3), np.float32))
 
 
+def test_a_plan_may_return_a_list_and_one_that_returns_no_shape_is_named():
+    listed = define("mynet", "Listed", plan=lambda self, input_shape: [*input_shape])()
+    assert Sequential([Input((3,)), listed, Linear(2)])[1].output_shape == (3,)
+    for returned, error, message in (
+        (None, TypeError, "plan's result must be a shape without N, .* received None"),
+        (3, TypeError, "plan's result must be a shape without N, .* received 3"),
+        ((1.5,), TypeError, r"plan's result\[0\] must be an integer, received 1.5"),
+        ((2, 0), ValueError, r"plan's result\[1\] must be at least 1, received 0"),
+    ):
+        wrong = define("mynet", "Wrong", plan=lambda self, input_shape, returned=returned: returned)(name="wrong")
+        with pytest.raises(error, match=f"wrong: {message}"):
+            Sequential([Input((3,)), wrong, Linear(2)])
+
+
 class UsesOldNames(Layer):
     """Calls `stash` and `unstash` by the names they had before nets were saved with `save(path)`."""
 
@@ -204,20 +218,6 @@ class UsesOldNames(Layer):
     def backward(self, dy, *, input_grad=True):
         y, _ = self.take()
         return dy * (1 - y * y)
-
-
-def test_a_plan_may_return_a_list_and_one_that_returns_no_shape_is_named():
-    listed = define("mynet", "Listed", plan=lambda self, input_shape: [*input_shape])()
-    assert Sequential([Input((3,)), listed, Linear(2)])[1].output_shape == (3,)
-    for returned, error, message in (
-        (None, TypeError, "plan's result must be a shape without N, .* received None"),
-        (3, TypeError, "plan's result must be a shape without N, .* received 3"),
-        ((3 / 2,), TypeError, r"plan's result\[0\] must be an integer, received 1.5"),
-        ((2, 0), ValueError, r"plan's result\[1\] must be at least 1, received 0"),
-    ):
-        wrong = define("mynet", "Wrong", plan=lambda self, input_shape, returned=returned: returned)(name="wrong")
-        with pytest.raises(error, match=f"wrong: {message}"):
-            Sequential([Input((3,)), wrong, Linear(2)])
 
 
 def test_the_old_names_of_stash_work_and_warn(tmp_path):

@@ -202,6 +202,6 @@ def test_data_that_is_no_data_set_is_refused(sets, part):
     given = {"train": sets.train, "validation": None, "test": sets.test}
     with pytest.raises(TypeError, match=f"{part} must be a gpuconv.data.Dataset or Samples, received ndarray"):
         DataSplits(**given | {part: sets.train.images})
-    for required in {"train", "test"} & {part}:
+    if part != "validation":
         with pytest.raises(TypeError, match="received NoneType"):
-            DataSplits(**given | {required: None})
+            DataSplits(**given | {part: None})

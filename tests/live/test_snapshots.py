@@ -88,31 +88,29 @@ def test_infinities_and_nan_in_an_explanation_are_text_because_json_lacks_them(o
     json.dumps(diverged, allow_nan=False)
 
 
-def header_of(session, name):
-    """The JSON header of the newest frame of this name."""
-    frame = session.hub.get(name)[1]
+def header_of(frame):
+    """The JSON at the beginning of a frame."""
     return json.loads(frame[4 : 4 + int.from_bytes(frame[:4], "little")])
 
 
 def test_a_net_that_diverged_is_still_shown(open_session):
     session = open_session(start=False)
     session.look(test=2)
-    best = header_of(session, "picture")["best"]
+    best = header_of(session.hub.get("picture")[1])["best"]
     assert [share for _, share in best] == sorted((share for _, share in best), reverse=True)
     session.segment.net["fc1"]["weight"][...] = np.nan
     session.view.budget.make_due()
     session.look(kind="activations")
     assert not [line for line in session.view.log if "cannot show" in line]
-    assert {share for _, share in header_of(session, "picture")["best"]} == {"nan"}
-    assert header_of(session, "examples")["right"] == 0
+    assert {share for _, share in header_of(session.hub.get("picture")[1])["best"]} == {"nan"}
+    assert header_of(session.hub.get("examples")[1])["right"] == 0
 
 
 def test_examples_begin_with_those_classified_correctly(open_session, sets):
     session = open_session()
     wait_for(session, lambda: session.trainer.steps > 5)
     session.close()
-    frame = snapshots.examples(session.segment, sets)
-    head = json.loads(frame[4 : 4 + int.from_bytes(frame[:4], "little")])
+    head = header_of(snapshots.examples(session.segment, sets))
     chosen = session.segment.net.predict(sets.test.images).argmax(axis=1)
     assert (head["right"], head["of"]) == ((chosen == sets.test.labels).sum(), 60)
     assert 0 < head["right"] < 60

@@ -130,12 +130,8 @@ def test_fit_after_a_divergence_says_again_that_the_loss_is_not_finite():
 
 
 def test_fit_within_an_epoch_refuses_data_whose_epoch_is_shorter():
-    class Stops:
-        def on_step(self, trainer, record):
-            trainer.stop("enough") if trainer.steps == 3 else None
-
     trainer = toy_run.trainer()
-    toy_run.fit(trainer, epochs=2, callbacks=[Stops()])
+    toy_run.fit(trainer, epochs=2, callbacks=[toy_run.StopAt(3, "enough")])
     with pytest.raises(ValueError, match="ended after 3 steps of an epoch, and an epoch of train now has 2; give"):
         toy_run.fit(trainer, train=toy_run.loader(batch_size=11), epochs=2)
     assert trainer.batches == 5

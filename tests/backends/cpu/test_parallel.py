@@ -91,9 +91,9 @@ def test_an_error_in_any_part_is_raised_after_all_have_finished(blas, failing):
 @pytest.mark.parametrize("number", [1, 3])
 def test_ctrl_c_while_blas_is_limited_or_restored_blocks_no_later_op(blas, number, monkeypatch):
     def interrupted(chosen):
-        blas.num_threads = chosen if chosen != number else blas.num_threads
         if chosen == number:
             raise KeyboardInterrupt
+        blas.num_threads = chosen
 
     with monkeypatch.context() as patch:
         patch.setattr(blas, "set_num_threads", interrupted)
@@ -113,7 +113,7 @@ def test_ctrl_c_as_parts_begin_leaves_no_variable_set(blas, variable, monkeypatc
         if value:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(parallel, variable, SimpleNamespace(get=real.get, set=interrupted, reset=real.reset))
+    monkeypatch.setattr(parallel, variable, SimpleNamespace(get=real.get, set=interrupted))
     with pytest.raises(KeyboardInterrupt), parallel.fixed_parts():
         parallel.in_parts(len, np.arange(6))
     assert not real.get()
