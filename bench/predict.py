@@ -41,7 +41,7 @@ def is_of(record: dict[str, Any], gpu: Gpu) -> bool:
 
 
 def timed_in(records: Sequence[dict[str, Any]], gpu: Gpu) -> Timed:
-    """The times in the records of a GPU, oldest first; newer records, which come last, replace older ones."""
+    """The times that records have for a GPU. records: oldest first, so that newer times replace older ones."""
     found: Timed = {}
     for entry in (each for data in records if is_of(data, gpu) for each in data["entries"]):
         side = fastest_side(entry, "ours")

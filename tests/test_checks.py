@@ -241,7 +241,7 @@ def test_the_first_loss_may_weight_probabilities():
 
 
 @pytest.mark.parametrize("check", [checks.first_loss, checks.regularization, checks.overfits, checks.update_ratio])
-def test_labels_that_the_loss_ignores_without_exception_and_nets_without_shapes_are_refused(check):
+def test_labels_that_are_all_ignored_nets_without_shapes_and_names_of_nets_are_refused(check):
     x, labels = data(3)
     labels[:] = -1
     with pytest.raises(ValueError, match="all 3 labels are -1, which the loss ignores"):

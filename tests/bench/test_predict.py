@@ -99,7 +99,7 @@ def test_a_measured_time_is_found_under_the_algorithm_that_ran():
     assert bench_predict.timed_in([record], GPUS["h100"]) == {}
 
 
-def test_auto_is_the_algorithm_of_the_newest_time():
+def test_the_newest_time_of_an_entry_comes_last_whatever_its_algorithm():
     def record(algorithm, seconds):
         kernels = {"kernels": [{"algorithm": algorithm}]}
         side = {"role": "ours", "name": "gpuconv", "status": "timed", "median": seconds, "kernels": kernels}

@@ -77,7 +77,7 @@ def test_records_of_one_day_are_sorted_by_their_time(tmp_path):
 
 
 @pytest.mark.parametrize("commit", ["", "feature/x"])
-def test_a_version_whose_name_is_no_part_of_a_file_name_is_refused(tmp_path, commit):
+def test_a_version_whose_name_cannot_be_part_of_a_file_name_is_refused(tmp_path, commit):
     with pytest.raises(ValueError, match=f"must not be empty or have a slash, received '{commit}'"):
         Record.start("numpy", 2, results=tmp_path, commit=commit)
 

@@ -88,7 +88,7 @@ def test_runs_that_begin_whitened_do_so_again_when_repeated_or_started_anew(serv
         finish(served.pop()[0])
     (run,) = (tmp_path / "runs").iterdir()
     whitened = checkpoint.load(run / "last.safetensors").tensors["net.conv1.weight"]
-    np.testing.assert_array_equal(whitened[:4], -whitened[4:])
+    np.testing.assert_array_equal(whitened[:4], -whitened[4:])  # whitening gives each filter and its negative
     for options in (["--repeat", str(run)], [str(run)]):
         assert main(["live", "--device", "numpy", *net, *options]) == 0
         session = served.pop()[0]

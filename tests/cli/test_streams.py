@@ -94,7 +94,7 @@ def test_lost_output_changes_the_exit_status(tmp_path):
     assert kept.read_text() == "x\n"
 
 
-def test_a_reader_that_closes_the_pipe_is_no_error_of_the_users_files(monkeypatch):
+def test_a_closed_pipe_is_not_reported_as_an_error_of_the_users_files(monkeypatch):
     monkeypatch.setattr("sys.stdout", BrokenPipe())
     with pytest.raises(BrokenPipeError), user_errors():
         print("x", flush=True)

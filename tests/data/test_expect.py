@@ -45,7 +45,7 @@ def test_class_numbers_are_converted_or_refused():
             class_numbers(labels, "set", 2)
 
 
-def test_a_class_derived_from_a_tensor_is_laid_out_as_a_tensor():
+def test_an_array_of_a_class_derived_from_tensor_is_laid_out_as_a_tensor():
     torch = pytest.importorskip("torch")
 
     class Image(torch.Tensor):

@@ -209,9 +209,9 @@ def test_graphs_without_matching_layers_and_invalid_options_are_refused(tmp_path
         ),
         ("one operand is a constant number", [relu, node("Mul", "r w", "y")], dict(w=weight)),
         (
-            "one operand is a constant number",  # this one adds an axis
+            "one operand is a constant number",
             [relu, node("Mul", "r w", "y")],
-            dict(w=np.ones((1, 1, 1, 1, 1), np.float32)),
+            dict(w=np.ones((1, 1, 1, 1, 1), np.float32)),  # the product would have an axis more
         ),
         *(
             ("only a reshape to .N, features. has a layer", [node("Reshape", "x s", "y")], dict(s=sizes))

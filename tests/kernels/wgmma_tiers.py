@@ -115,7 +115,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 print(f"{op} {algo} {dtype}: {wrong} of {len(chosen)} cases fail, {seconds:.0f} s", flush=True)
                 failed, count = failed + wrong, count + len(chosen)
     if not count:
-        parser.error("these options choose no case: a tile serves only some ops, and an op has cases of some tiers")
+        parser.error("these options choose no case: a tile serves only some ops, and some ops have no case of a tier")
     print(f"{failed} cases fail" if failed else "all cases pass")
     return 1 if failed else 0
 

@@ -205,7 +205,7 @@ def test_a_server_that_says_nothing_is_not_rank_0(rank_of_thread):
         closing.cancel()
 
 
-def test_ranks_with_another_number_of_ranks_and_doubled_ranks_are_refused(rank_of_thread):
+def test_a_process_with_another_number_of_ranks_and_a_second_one_of_a_rank_are_refused(rank_of_thread):
     for others, message in (
         ([(2, 3)], "a process has RANK=2, and WORLD_SIZE is 2 on rank 0"),
         ([(1, 3), (1, 3)], "two processes have RANK=1"),

@@ -31,7 +31,7 @@ def test_errors_are_drawn_relative_to_their_bound():
 
 
 def test_text_is_measured_without_a_canvas_of_the_size_of_the_figure(monkeypatch):
-    """Each canvas takes tens of megabytes, and there was one for each row."""
+    """Such a canvas takes tens of megabytes, and the name of every row is measured."""
     from matplotlib.backends.backend_agg import RendererAgg
 
     pixels, begin = [], RendererAgg.__init__

@@ -1,4 +1,4 @@
-"""Which cases are made and run for tiers and dtypes that are given in other forms or do not exist."""
+"""The forms in which tiers and dtypes can be given, and the arguments that are refused."""
 
 from __future__ import annotations
 
@@ -33,6 +33,6 @@ def test_tiers_and_dtypes_may_come_from_a_generator_or_be_one_name():
     ],
     ids=["tier", "random_cases", "seed of cases", "dtype", "dtype by type", "seed"],
 )
-def test_an_unknown_tier_or_dtype_does_not_pass_as_nothing_to_verify(call, error, message):
+def test_wrong_tiers_dtypes_seeds_and_numbers_of_cases_are_refused(call, error, message):
     with pytest.raises(error, match=message):
         call()

@@ -135,7 +135,7 @@ def test_arrays_of_two_devices_are_refused():
         kernel("is_null")(1, 1, None, None)
 
 
-def test_more_shared_memory_than_a_block_has_and_no_integer_are_refused():
+def test_more_shared_memory_than_a_block_has_or_a_size_that_is_no_integer_is_refused():
     with pytest.raises(ValueError, match="at most 232448 bytes of shared memory, not 232449"):
         kernel("fill")(1, 4, emulator.zeros(4), 1.0, 4, shared=232449)
     for wrong in (1.5, "1", None, [1]):
