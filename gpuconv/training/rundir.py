@@ -71,7 +71,7 @@ class RunDirectory:
         return str(self.path)
 
     def has_own(self, path: str | os.PathLike[str]) -> bool:
-        """Whether the path is that of one of the run's own files, which nothing else may replace."""
+        """Whether `path` is that of one of the run's own files, which nothing else may replace."""
         own = (each.resolve() for each in vars(self).values() if isinstance(each, Path) and each != self.path)
         return Path(path).resolve() in own
 
