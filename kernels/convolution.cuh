@@ -6,8 +6,8 @@
 // have 64 bits.
 //
 // MASK: the number of mask bits (mask.cuh) for each number of y, which tells what follows the convolution. 0: nothing, or an
-// activation without a mask. 1: a ReLU. 4: a 2 x 2 max pool, with or without a ReLU. With a pool, P and Q are even: pixels outside
-// every window do not exist here. Pixels are then counted window by window, so the four of a window are neighbors.
+// activation without a mask. 1: a ReLU. 4: a 2 x 2 max pool, with or without a ReLU. With a pool, P and Q are rounded down to even
+// numbers, so that each pixel lies in a window. Pixels are then counted window by window, so the four of a window are neighbors.
 #pragma once
 
 #ifndef MASK
@@ -19,13 +19,13 @@
 struct Convolution {
     int32 n, h, w, c, p, q, k, r, s;  // c and k: of one group
     int32 all_channels, all_filters, top, left, dilation_h, dilation_w;
-    FastDivmod pq, q_width, channels, filters, taps_across, stride_h, stride_w;  // by y's P * Q and Q, c, k, s, the strides
+    FastDivmod pq, q_width, channels, filters, taps_across, stride_h, stride_w;  // by P * Q of y, Q of y, c, k, s, and the strides
     // dgrad: a phase's height and width in pixels, the step from one tap that reads its pixels to the next, and this
     // step in windows
     int32 phase_h, phase_w, tap_step_h, tap_step_w, window_step_h, window_step_w;
     FastDivmod phases, phase_hw, phase_width;   // by the phases, phase_h * phase_w, phase_w
     FastDivmod fewer_across, more_across;       // by the two numbers of taps across that phases have
-    // few channels (conv2d_few_channels.cuh): the lines of a padded image, and the most lines that a tile's windows read
+    // few channels (conv2d_few_channels.cuh): the lines that an image's windows span, and the most lines that a tile's windows read
     FastDivmod image_lines;
     int32 patch_lines;
     // elements from one pixel to the next, of y or dy, and of x: all_filters and all_channels, or more in a slice of a wider

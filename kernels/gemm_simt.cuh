@@ -25,8 +25,8 @@ class TileIterator {
     static constexpr uint32 LINES = COLUMNS_ARE_DEPTH ? SIDE : BLOCK_K, PER_LINE = SIDE * BLOCK_K / LINES / VECTOR;
     static constexpr int PASSES = LINES * PER_LINE / THREADS;
     // Neighboring threads take neighboring vectors of a line. But if numbers move one at a time and the depth runs
-    // along the lines, they take neighboring lines. These are mostly neighboring pixels, and a thread stays in one
-    // line.
+    // along the lines, neighboring threads take neighboring lines. These are mostly neighboring pixels, and a thread
+    // stays in one line.
     static constexpr bool LINES_FIRST = COLUMNS_ARE_DEPTH && VECTOR == 1;
     static_assert(LINES * PER_LINE == PASSES * THREADS, "all threads move the same number of vectors");
     static_assert(VECTOR <= BLOCK_K / 2 && (SIDE % 32 == 0 || SIDE == 16), "the swizzle keeps a vector together");
@@ -77,7 +77,7 @@ class TileIterator {
     // Updates the sums of columns from the tile that was last fetched and put.
     __device__ __forceinline__ void add() {
         if constexpr (SUMS) {
-            static_assert(!COLUMNS_ARE_DEPTH && THREADS * PACKS % PER_LINE == 0, "a thread sums the same columns in every pass");
+            static_assert(!COLUMNS_ARE_DEPTH && THREADS * PACKS % PER_LINE == 0, "a thread's columns repeat after PACKS passes");
             if (!sums_enabled) return;
 #pragma unroll
             for (int pass = 0; pass < PASSES; ++pass)

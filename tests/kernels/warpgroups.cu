@@ -25,7 +25,7 @@ __device__ void ring(float* y, const float* x, int tiles) {
     const int warpgroup = threadIdx.x / 128, lane = threadIdx.x % 128;
     if (threadIdx.x == 0) {
         for (int s = 0; s < STAGES; ++s) {
-            // NVRTC 13.0 crashes on a constant 0.
+            // min(tiles, 0) is 0; NVRTC 13.0 crashes if the number of arrivals is a constant 0.
             if (FAULT != UNINITIALIZED || s != 1) mbarrier_init(&full[s], FAULT == NO_ARRIVALS ? min(tiles, 0) : 128);
             mbarrier_init(&empty[s], 2);
         }

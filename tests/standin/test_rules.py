@@ -39,7 +39,7 @@ def test_a_kernel_gives_numpys_results(machine):
     assert machine.launches == [("relu_forward", 0)]
 
 
-def test_memory_that_is_freed_during_a_kernel_starts_no_later_work(late):
+def test_freeing_memory_during_a_kernel_does_not_start_the_work_queued_after_it(late):
     cp = cupy()
     queue, memory, order = cp.cuda.get_current_stream().queue, [cp.cuda.Memory(64)], []
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-AVX2_ALONE = frozenset({"Haswell", "Zen"})  # OpenBLAS's names of processors without AVX-512
+# OpenBLAS's names of processors without AVX-512:
+OLDER = frozenset({"Prescott", "Core2", "Nehalem", "Sandybridge", "Haswell", "Zen"})
 
 WITHOUT_AVX512 = "slow: this processor has AVX-512, which OpenBLAS leaves unused; see docs/devices.md"
 
@@ -32,4 +33,4 @@ def leaves_avx512_unused() -> bool:
     """Whether the processor has AVX-512 but OpenBLAS chose kernels without it."""
     found = np.show_config(mode="dicts").get("SIMD Extensions", {}).get("found", [])  # no key if none is found
     has_avx512 = not {"AVX512_SKX", "X86_V4"}.isdisjoint(found)  # X86_V4 since NumPy 2.4, AVX512_SKX before
-    return has_avx512 and kernels() in AVX2_ALONE
+    return has_avx512 and kernels() in OLDER
