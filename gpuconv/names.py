@@ -39,5 +39,11 @@ def canonical_keys(kind: str, given: Mapping[str, T], names: Iterable[str]) -> d
     return {canonical(kind, key, known): value for key, value in given.items()}
 
 
+def distinct(kind: str, given: Iterable[object], names: Iterable[str]) -> list[str]:
+    """The given names as spelled in `names`, each of them once. Raises as `lookup` does."""
+    table = {known: known for known in names}
+    return list(dict.fromkeys(lookup(kind, name, table) for name in given))
+
+
 def _normalized(name: str) -> str:
     return name.lower().replace("-", "_")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gpuconv.names import canonical, lookup
+from gpuconv.names import canonical, distinct, lookup
 
 TABLE = {"one-cycle": 1, "leaky_relu": 2, "cosine": 3}
 
@@ -13,6 +13,10 @@ TABLE = {"one-cycle": 1, "leaky_relu": 2, "cosine": 3}
 def test_upper_and_lower_case_and_dashes_and_underscores_are_the_same(name):
     assert lookup("schedule", name, TABLE) == 1
     assert canonical("schedule", name, TABLE) == "one-cycle"
+
+
+def test_a_name_given_twice_in_two_spellings_counts_once():
+    assert distinct("schedule", ["cosine", "One_Cycle", "one-cycle"], TABLE) == ["cosine", "one-cycle"]
 
 
 def test_an_unknown_name_gives_the_nearest_and_all_known_ones():

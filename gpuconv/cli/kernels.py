@@ -55,15 +55,15 @@ def run(options: argparse.Namespace) -> int:
     from gpuconv.backends.cuda.analysis.resources import jobs
     from gpuconv.backends.cuda.analysis.variants import MACROS, kernels, variants
     from gpuconv.backends.cuda.runtime import nvrtc
-    from gpuconv.names import canonical
+    from gpuconv.names import distinct
 
     alone = [f"--{name}" for name in ("arch", "all") if getattr(options, name)]
     if alone and not options.report:
         raise UserError(f"{' and '.join(alone)} {'go' if len(alone) > 1 else 'goes'} with --report, which compiles")
     with user_errors():
-        files = [*dict.fromkeys(canonical("kernel file", file, MACROS) for file in options.file or MACROS)]
+        files = distinct("kernel file", options.file or MACROS, MACROS)
         known = nvrtc.known_architectures() if options.arch else nvrtc.ARCHITECTURES
-        archs = [*dict.fromkeys(canonical("architecture", arch, known) for arch in options.arch or known)]
+        archs = distinct("architecture", options.arch or known, known)
     chosen = [variant for variant in variants() if variant.file in files]
     if options.report:
         return _report(jobs(chosen, archs, options.all or bool(options.arch)), options.all, options.workers)

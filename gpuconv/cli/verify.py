@@ -49,13 +49,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     from gpuconv import ops, verify
-    from gpuconv.names import canonical, lookup
+    from gpuconv.names import distinct, lookup
 
     with user_errors():
         names = {op: op for op in ops.__all__}
         chosen_ops = [lookup("op", op, names) for op in options.op or ops.__all__]
-        dtypes = [*dict.fromkeys(canonical("dtype", d, verify.DTYPES) for d in options.dtype or verify.DTYPES)]
-        tiers = tuple(dict.fromkeys(canonical("tier", t, verify.TIERS) for t in options.tier or verify.TIERS))
+        dtypes = distinct("dtype", options.dtype or verify.DTYPES, verify.DTYPES)
+        tiers = distinct("tier", options.tier or verify.TIERS, verify.TIERS)
     cases = [case for case in verify.cases(tiers, seed=options.seed) if case.op in chosen_ops]
     total = len({(case.op, dtype) for case in cases for dtype in dtypes if dtype in case.dtypes})
     if not total:
