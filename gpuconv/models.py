@@ -352,6 +352,6 @@ def whiten(net: Sequential, images: object, *, eps: float = 5e-4) -> None:
         found = np.concatenate([rows, -rows]).astype(weight.dtype)
     if not np.isfinite(found.astype(np.float64)).all():
         raise ValueError(
-            f"eps must be larger for these images, of whose patches an eigenvalue is {values.min():g}; received {eps:g}"
+            f"eps must be larger, because the images' patches have the eigenvalue {values.min():g}; received {eps:g}"
         )
     backends.assign(weight, found)

@@ -120,7 +120,7 @@ def test_whitening_refuses_nan_and_patches_of_too_few_dimensions_and_keeps_the_f
     images[1, 2, 3] = np.nan
     for given, options, message in (
         (images, {}, "images must be finite, received NaN or infinity"),
-        (gray, {"eps": 0.0}, r"eps must be larger for these images, of whose patches an eigenvalue is 0; received 0"),
+        (gray, {"eps": 0.0}, r"eps must be larger, because the images' patches have the eigenvalue 0; received 0"),
     ):
         with pytest.raises(ValueError, match=message):
             models.whiten(net, given, **options)

@@ -127,9 +127,11 @@ class Batches:
         x, labels = self._pair(given)
         if x.dtype == np.uint8:
             if self.normalization is None:
-                raise TypeError(f"the first batch of {self.name} has floats, a later one uint8")
+                raise TypeError(f"the first batch of {self.name} has floats, and a later one has uint8")
             x = self.normalization(np.ascontiguousarray(x), self.dtype)
         elif self.normalization is not None:
-            raise TypeError(f"the first batch of {self.name} has uint8, which is normalized, a later one floats")
+            raise TypeError(
+                f"the first batch of {self.name} has uint8, which is normalized, and a later one has floats"
+            )
         x = backends.asarray(np.ascontiguousarray(x), device=self.device, dtype=self.dtype)
         return x, backends.asarray(labels, device=self.device)

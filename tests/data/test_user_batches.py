@@ -61,9 +61,9 @@ def test_uint8_batches_are_normalized_by_the_statistics_of_the_first_batch_and_a
     assert len(measured) == 1
     np.testing.assert_allclose(next(normalized.epoch())[0], (FLOATS[0][0] - 1) / 2, rtol=1e-6)
     assert batches(FLOATS).normalization is None
-    with pytest.raises(TypeError, match="the first batch of train has floats, a later one uint8"):
+    with pytest.raises(TypeError, match="the first batch of train has floats, and a later one has uint8"):
         list(batches([FLOATS[0], raw[1]]).epoch())
-    with pytest.raises(TypeError, match="the first batch of train has uint8, which is normalized, a later one floats"):
+    with pytest.raises(TypeError, match="has uint8, which is normalized, and a later one has floats"):
         list(batches([raw[0], FLOATS[1]]).epoch())
 
 
