@@ -37,13 +37,15 @@ def as_dtype(dtype: DTypeLike) -> np.dtype:
 
 
 def _resolved(dtype: DTypeLike) -> np.dtype:
-    """The dtype of a name or a type. NumPy would take None for float64."""
+    """The dtype of a name or a type."""
     if isinstance(dtype, str) and dtype == "bfloat16":
         import ml_dtypes
 
         return np.dtype(ml_dtypes.bfloat16)
     try:
-        return np.dtype("None" if dtype is None else dtype)
+        if dtype is None:  # NumPy would take it for float64
+            raise TypeError
+        return np.dtype(dtype)
     except TypeError:
         raise TypeError(f"dtype must be one of {', '.join(FLOAT_NAMES)}, received {dtype!r}") from None
 
