@@ -87,7 +87,7 @@ def _linear(row: Row, weight: np.ndarray, bias: np.ndarray | None) -> Linear:
 
 def _bias(row: Row, node: NodeProto, value: np.ndarray, features: int) -> np.ndarray:
     """A constant that is added to each row of an (N, features) array, as an array (features,)."""
-    if value.ndim > 2 or value.shape[:-1] not in ((), (1,)) or value.size not in (1, features):
+    if value.shape[:-1] not in ((), (1,)) or value.size not in (1, features):
         row.graph.fail(node, f"a bias has one value for each of the {features} features, received shape {value.shape}")
     return np.broadcast_to(value.reshape(-1), features)
 
