@@ -240,10 +240,11 @@ class LiveRun:
 
         Raises ValueError for an unknown choice, and for an image of another dtype or shape.
         """
-        shape = self.segment.net.input_shape
-        if image is not None and (np.asarray(image).dtype != np.uint8 or np.shape(image) != shape):
-            received = f"{np.asarray(image).dtype.name} of shape {np.shape(image)}"
-            raise ValueError(f"image must be uint8 of shape {shape}, received {received}")
+        shape, given = self.segment.net.input_shape, np.asarray(image)
+        if image is not None and (given.dtype != np.uint8 or given.shape != shape):
+            raise ValueError(
+                f"image must be uint8 of shape {shape}, received {given.dtype.name} of shape {given.shape}"
+            )
         self.view.choose(kind, test, image, title, map)
         self._show()
 
