@@ -72,7 +72,7 @@ def pair(name: str, value: object, minimum: int) -> Pair:
 
 
 def is_real(value: object) -> TypeGuard[float]:
-    """Whether it is an integer or a float, of Python or of NumPy. bfloat16 is no np.floating."""
+    """Whether `value` is an integer or a float of Python or NumPy, or a bfloat16, which is no np.floating."""
     if isinstance(value, np.generic):
         return value.dtype.kind in "iuf" or value.dtype.name == "bfloat16"
     return isinstance(value, (int, float)) and not isinstance(value, bool)
@@ -125,7 +125,8 @@ def bounds(low: object, high: object) -> tuple[float, float]:
 
 
 def positive(name: str, value: object, used_with: Sequence[Array] = ()) -> float:
-    """`value` as a finite float above 0. used_with: as in `number`; in their accumulation dtype, too, it is above 0."""
+    """`value` as a finite float above 0. used_with: as in `number`; their accumulation dtype must not round the number
+    to 0."""
     if (found := number(name, value, 0.0, used_with=used_with)) == 0:
         raise ValueError(f"{name} must be above 0, received {value}")
     if any(array.dtype != np.float64 for array in used_with) and np.float32(found) == 0:

@@ -378,7 +378,7 @@ def update_ratio(
         optimizer: A new object with ``build(params)`` and ``step(params, grads)``; by default plain SGD at 1e-3.
 
     Other arguments and errors as in `sanity`. Raises TypeError if `optimizer` lacks these methods or is a class, and
-    ValueError for a net without such weights.
+    ValueError for a net that trains no weight of two or more dimensions; only such weights are measured.
     """
     _expect_optimizer(optimizer)
     compute = _loss_function(net, loss, labels)

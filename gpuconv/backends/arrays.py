@@ -90,7 +90,7 @@ def to_numpy(x: object, name: str = "the array") -> np.ndarray:
 
 
 def constant(x: np.ndarray, device: str) -> Array:
-    """A host array on a device, for a cache: it is complete when this returns, so any stream may read it."""
+    """A copy of a host array on a device, for a cache. It is complete on return, so any stream may read it."""
     adapter = adapter_of(device)
     return adapter.constant(x) if hasattr(adapter, "constant") else adapter.from_host(x)
 

@@ -78,7 +78,7 @@ class Repetition:
             with _silent():
                 try:
                     status = train.run(options, more_callbacks=[keeper])
-                    if status > 128:  # a signal stopped the repetition; this removes the temporary folder first
+                    if status > 128:  # a signal stopped the repetition; the exception removes the temporary folder
                         raise SystemExit(status)
                 except _StepRepeated:
                     pass

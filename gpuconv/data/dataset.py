@@ -23,7 +23,7 @@ class Dataset:
     images: uint8 (N, H, W, C), not empty. labels: integers (N,) in [0, len(classes)) or `ignored`, stored as int64.
     classes: the names of the classes. name: the name of the set. spec: the text from which `gpuconv.data.load` loads
     it, if there is one. ignored: the label of images that do not count, such as a loss's ignore_index; `split` puts
-    them into the first set.
+    these images into the first set.
 
     Raises TypeError for other types and dtypes, and ValueError for other shapes, labels out of range and an empty set.
     """
@@ -89,7 +89,8 @@ class Dataset:
 
     def subset(self, indices: slice | Sequence[int] | np.ndarray) -> Dataset:
         """The images at `indices`: a slice, integers (any order, repeats allowed) or a mask. Raises ValueError if
-        there is no image, and IndexError for an index out of range or a mask of another length."""
+        there is no image, IndexError for an index out of range or a mask of another length, and TypeError for a single
+        integer."""
         indices = as_index(indices)
         return dataclasses.replace(self, images=self.images[indices], labels=self.labels[indices])
 
@@ -124,8 +125,8 @@ class Dataset:
 
 
 def as_index(indices: slice | Sequence[int] | np.ndarray) -> Any:  # noqa: ANN401 - an index of NumPy
-    """Indices of samples for NumPy, which takes a tuple for one index along each axis. Raises TypeError for a single
-    integer."""
+    """The indices of samples as an index for NumPy. A tuple becomes a list, because a tuple in NumPy has an index for
+    each axis. Raises TypeError for a single integer."""
     if isinstance(indices, int | np.integer):
         raise TypeError(f"indices must be a slice, a list of integers or a mask, received {indices!r}")
     return list(indices) if isinstance(indices, tuple) else indices
@@ -142,7 +143,7 @@ class Classified(Protocol):
 
 def class_names(classes: Iterable[object], name: str) -> tuple[str, ...]:
     """The names of classes as text. name: the name of the data set, for messages. Raises TypeError for anything that
-    has no entries."""
+    is not iterable."""
     if not np.iterable(classes):
         raise TypeError(f"classes of {name!r} must be names, received {classes!r}")
     return tuple(map(str, classes))

@@ -125,8 +125,8 @@ class ArraySamples(Samples):
         return self.images[indices].reshape(len(indices), *self.image_shape), self.labels[indices]
 
     def checksum(self) -> str:
-        """A checksum of images and labels, in their order. For a memory-mapped file, its name, size and modification
-        time stand for the images, and for a part of one, also the part's place in it."""
+        """A checksum of images and labels, in their order. If the images are a memory-mapped file, its name, size and
+        modification time stand for them; if they are a part of one, the part's place in the file is added."""
         if (opened := memory_mapped(self.images)) is None:
             images = zlib.crc32(np.ascontiguousarray(self.images).view(np.uint8).data)
         else:

@@ -370,8 +370,8 @@ class Layer(Stateful["Layer"]):
         return {"arrays": {**self.arrays, **statistics}, "gradients": gradients, "_stale": {*gradients}, "_saved": None}
 
     def save(self, path: str | os.PathLike[str] | None = None, *values: object) -> None:
-        """Write the weights, config, classes and normalization into one safetensors file. `gpuconv.load` reads that of
-        a `Sequential`, `gpuconv.training.load_weights` that of any layer.
+        """Write the weights, config, classes and normalization into one safetensors file. `gpuconv.load` reads the file
+        of a `Sequential`; `gpuconv.training.load_weights` reads the file of any layer.
         In a user's layer, `save` without a path is the old name of `stash`, with a DeprecationWarning.
 
         Args:

@@ -92,8 +92,8 @@ class Fit:
                 method(self.run, *arguments)
 
     def _notify_and_save(self, event: str, record: Record | None) -> None:
-        """Call `on_step` or `on_epoch` of every callback, last that of `Checkpoints`, so that a resumed run begins with
-        what the others have changed, such as frozen layers."""
+        """Call `on_step` or `on_epoch` of every callback. `Checkpoints` is called last, so that a resumed run begins
+        with what the others have changed, such as frozen layers."""
         self._notify([each for each in self.callbacks if not isinstance(each, Checkpoints)], event, record)
         self._match_optimizer()
         self._notify([each for each in self.callbacks if isinstance(each, Checkpoints)], event, record)

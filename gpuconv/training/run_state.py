@@ -72,8 +72,8 @@ class RunState(TrainingStep):
         return self.optimizer.lr * self.schedule(self.steps + further, self.total_steps, max(self.batches, 1))
 
     def step(self, x: Array, y: Array, part: NamedRange = profiling.part, *, batch: int | None = None) -> None:
-        """One training step on a batch, for a loop without `fit`: `step_on` at the rate `lr`. Before a step,
-        `optimizer.advance(rate)` sets another rate. part, batch: as in `step_on`.
+        """One training step on a batch, for a loop without `fit`: `step_on` at the rate `lr`. A call of
+        `optimizer.advance(rate)` before the step sets another rate. part, batch: as in `step_on`.
 
         Raises ValueError for a schedule, unless `optimizer.advance` was called or a `fit` set the run's length."""
         if not (self.optimizer.advanced or self.batches or self.schedule == Constant()):

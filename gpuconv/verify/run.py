@@ -117,7 +117,7 @@ def verify(chosen: Iterable[Case], dtypes: Iterable[str], device: str, seed: int
         device: The device's name.
         seed: The seed of the cases' numbers, at least 0.
 
-    Raises ValueError and TypeError for an unknown dtype and for another seed.
+    Raises ValueError or TypeError for an unknown dtype, and for a wrong seed.
     """
     named = [canonical("dtype", dtype, DTYPES) for dtype in ([dtypes] if isinstance(dtypes, str) else dtypes)]
     seed = integer("seed", seed, 0)

@@ -39,8 +39,8 @@ class Cache:
         """Return the folder of the entry for `key`; if there is none, or a damaged one, `fill` makes its files.
 
         name: a readable part of the folder's name. key: everything the content depends on. fill: receives an empty
-        folder to write into; an error that it raises is passed on, and no entry is made. After an OSError, such as that
-        of a full disk, it is called again, with a folder in a temporary cache of this process.
+        folder to write into. If it raises OSError, for example because the disk is full, it is called again, with a
+        folder in a temporary cache of this process. Another error is passed on, and no entry is made.
         """
         key = list(key)
         if found := self.find(name, key):

@@ -32,7 +32,7 @@ def cases(tiers: Iterable[str] = TIERS, random_cases: int = 6, seed: int = 0) ->
             steps have none.
         seed: The seed from which these problems are drawn, at least 0.
 
-    Raises ValueError and TypeError for an unknown tier and for another number.
+    Raises ValueError or TypeError for an unknown tier, and for a wrong `random_cases` or `seed`.
     """
     chosen = {canonical("tier", tier, TIERS) for tier in ([tiers] if isinstance(tiers, str) else tiers)}
     random_cases, seed = integer("random_cases", random_cases, 0), integer("seed", seed, 0)

@@ -11,7 +11,7 @@ from typing import Any
 from gpuconv.arguments import integer, seed_value
 
 SANITIZERS = ("none", "checked", "address")
-MOST_WORKERS = 1024  # a thread that the system refuses to start ends the process
+MOST_WORKERS = 1024  # the system may refuse to start tens of thousands of threads, which ends the process
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from gpuconv.types import Array
 
 
 def block_counters(like: Array) -> Array:
-    """(2,) uint32, zero. Each launch leaves them at zero, so a thread's launches on one stream share them. The default
-    streams that CUDA gives each thread have one address in all threads."""
+    """(2,) uint32, zero. Each launch leaves them at zero, so the launches of one thread on one stream share them.
+    Different threads do not, because the streams that CUDA gives each thread by default all have the same address."""
     if isinstance(like, np.ndarray):
         return _of_thread(threading.get_ident())
     stream = sys.modules["cupy"].cuda.get_current_stream()

@@ -13,7 +13,7 @@ from gpuconv.backends.cuda.runtime.new_arrays import empty, span
 from gpuconv.backends.cuda.runtime.outputs import contiguous_copy, pack_width, pitch_of
 from gpuconv.types import Array, ArrayT
 
-_MOST_BLOCKS = MAX_GRID[1]  # of a grid, along the rows; a block takes further rows in turn
+_MOST_BLOCKS = MAX_GRID[1]  # the most blocks along the rows; with more rows, a block takes several in turn
 
 
 def rows_of(array: Array) -> tuple[Any, int]:

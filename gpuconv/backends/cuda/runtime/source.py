@@ -63,8 +63,9 @@ DTYPE_OF_C: dict[str, str] = {
     "size_t": "uint64",
 }
 DTYPE_OF_C |= {f"{name} int": dtype for name, dtype in DTYPE_OF_C.items() if re.search("short|long|signed$", name)}
-# Those of <stdint.h>; the kernels' own, such as float32, and the values of the macro DTYPE:
+# The names of <stdint.h>, such as int64_t:
 DTYPE_OF_C |= {f"{name}_t": name for name in [*DTYPE_OF_C.values()] if "int" in name}
+# The kernels' own names, such as float32, which are also the values of the macro DTYPE:
 DTYPE_OF_C |= {name: name for name in [*DTYPE_OF_C.values()] if name != "bool"}
 _VECTOR_BASES = {"float": "float32", "double": "float64", "int": "int32", "uint": "uint32", "uchar": "uint8"}
 
