@@ -8,6 +8,7 @@ PyTorch is imported only if tensors are requested.
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Mapping
@@ -76,6 +77,8 @@ def _parts(net: Layer) -> list[_Part]:
 
 def _add_parts(layer: Layer, volume: tuple[int, ...] | None, parts: list[_Part]) -> tuple[int, ...] | None:
     """Append a layer and its inner layers. volume: as in `_Part`, of the layer's input; returns that of its output."""
+    if volume and layer.input_shape != (math.prod(volume),):
+        volume = None  # a user's layer has made something else of the features
     if isinstance(layer, Merging):
         ends = {_add_parts(row, volume, parts) if row else volume for row in layer.rows}
         if len(ends) > 1 or (layer.merge != "add" and ends != {None}):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from gpuconv import interop, models
-from gpuconv.layers import BatchNorm, Conv2D, Dropout, Flatten, Input, Linear, MaxPool2D, ReLU, Sequential
+from gpuconv.layers import BatchNorm, Conv2D, Dropout, Flatten, Input, Layer, Linear, MaxPool2D, ReLU, Sequential
 
 RANDOM = np.random.default_rng(21)
 
@@ -82,6 +82,18 @@ def test_the_reverse_round_trip_gives_the_same_bits_for_a_residual_net():
     target.load_state_dict(interop.from_torch(state, target))
     for key, value in source.state_dict().items():
         np.testing.assert_array_equal(target.state_dict()[key], value)
+
+
+def test_the_values_of_channels_are_not_reordered_where_a_user_layer_makes_a_volume_of_features():
+    class Unflatten(Layer):
+        def plan(self, input_shape):
+            return 2, 3, 2
+
+    ours = Sequential([Input((2, 3, 2)), Flatten(), Unflatten(), Conv2D(12, 1), BatchNorm()])
+    ours["norm1.running_mean"][:] = range(12)  # as many channels as there were features
+    state = interop.to_torch(ours)
+    assert state["norm1.running_mean"].tolist() == [*range(12)]
+    assert interop.from_torch(state, ours)["norm1.running_mean"].tolist() == [*range(12)]
 
 
 def test_a_net_without_shapes_and_anything_but_a_net_is_refused():
