@@ -49,16 +49,17 @@ def expect(name: str, loader: object, net: Layer, loss: object, shards: int = 1,
         _expect_mixable(name, loader, net, loss)
     labels = data.labels if data.labels is not None and data.labels.ndim == 1 else np.zeros(0, np.int64)
     classes = outputs[-1]
-    largest_label = int(labels[labels != losses.ignored_label(loss)].max(initial=-1))
+    counted = labels[labels != losses.ignored_label(loss)]
+    low, high = int(counted.min(initial=0)), int(counted.max(initial=-1))
     classifies = isinstance(loss, (SoftmaxCrossEntropy, SVMHinge)) and (data.labels is None or labels.size)
     has_one_class = len(data.classes) == 1  # len(data.classes) is 0 if the names are unknown
     if classifies and name == "train" and (has_one_class or classes == 1):
         what = f"{data.name!r} has one class, {data.classes[0]!r}" if has_one_class else "the net gives one score"
         raise DataError(f"{what}: there is nothing to classify; training needs at least two classes")
-    if classifies and largest_label >= classes:
+    if classifies and (low < 0 or high >= classes):
         raise DataError(
-            f"{name} does not fit: the net has {classes} classes, labels 0 to {classes - 1}, received {largest_label} "
-            f"from {data.name!r}"
+            f"{name} does not fit: the net has {classes} classes, labels 0 to {classes - 1}, received "
+            f"{low if low < 0 else high} from {data.name!r}"
         )
     if name != "train" or data.image_shape != net.input_shape:  # the layers' shapes for larger images are unknown
         return

@@ -3,6 +3,8 @@ are accepted."""
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -237,3 +239,14 @@ def test_labels_out_of_range_are_refused():
     narrow = Sequential([Input((6, 5, 1)), Flatten(), Linear(2)])
     with pytest.raises(DataError, match="labels 0 to 1, received 2"):
         Trainer(narrow).fit(toy_run.images(), epochs=1, progress=False)
+
+
+def test_an_ignored_label_of_the_data_that_the_loss_counts_is_refused_before_a_run_starts(tmp_path):
+    images = toy_run.images()
+    labels = np.where(images.labels == 0, -100, images.labels)
+    data = dataclasses.replace(images, labels=labels, ignored=-100)
+    net = Sequential([Input((6, 5, 1)), Flatten(), Linear(3)])
+    for loss in ("softmax", gc.losses.SoftmaxCrossEntropy(ignore_index=-1)):
+        with pytest.raises(DataError, match="labels 0 to 2, received -100"):
+            Trainer(net, loss=loss).fit(data, epochs=1, run_dir=tmp_path / "run", progress=False)
+    assert not list(tmp_path.iterdir())
