@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Sized
+from collections.abc import Iterable, Sequence, Sized
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -57,6 +57,8 @@ def activations(
     integer("rows", rows, 1)
     if truth is not None:
         truth = class_number("truth", truth, len(classes) - 1)
+    if not isinstance(volumes, Iterable):
+        raise TypeError(f"volumes are pairs (name, array), received {type(volumes).__name__}")
     stacks = [(str(name), _as_volume(volume)) for name, volume in map(_as_pair, volumes)]
     shown = max([1, *(min(rows, volume.shape[2]) for _, volume in stacks)])
 

@@ -57,6 +57,11 @@ def expect_figure(figure: object) -> None:
         raise TypeError(f"figure must be matplotlib's, received {type(figure).__name__}")
 
 
+def is_number(value: Any) -> bool:  # noqa: ANN401 - any object
+    """Whether a value can be drawn as one number; an array of shape () can."""
+    return hasattr(value, "__float__") and np.ndim(value) == 0
+
+
 def pixels(figure: Figure) -> np.ndarray:
     """A `figure` as an image, uint8 (H, W, 3). Raises TypeError for anything but a figure."""
     expect_figure(figure)

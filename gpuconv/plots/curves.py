@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpuconv.arguments import positive
-from gpuconv.plots.canvas import COLD, GOOD, INK, MUTED, WARM, draw_text, new_figure, style_axes
+from gpuconv.plots.canvas import COLD, GOOD, INK, MUTED, WARM, draw_text, is_number, new_figure, style_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -42,7 +42,7 @@ def curves(history: Iterable[Mapping[str, Any]], *, title: str = "") -> Figure:
         if "epoch" not in record:
             raise ValueError(f"each record needs an entry 'epoch', received the entries {', '.join(map(str, record))}")
         for key in ("epoch", *(f"{part}_{what}" for part in PARTS for what in ("loss", "accuracy"))):
-            if record.get(key) is not None and not hasattr(record[key], "__float__"):
+            if record.get(key) is not None and not is_number(record[key]):
                 raise TypeError(f"{key} must be a number, received {record[key]!r}")
     measured = {key for record in history for key, value in record.items() if value is not None}
     panels = [("loss", 1, "{:.3f}")]

@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpuconv.plots.canvas import COLD, GOOD, INK, WARM, draw_text, heading, new_figure, row_transform, style_axes
+from gpuconv.plots.canvas import (
+    COLD,
+    GOOD,
+    INK,
+    WARM,
+    draw_text,
+    heading,
+    is_number,
+    new_figure,
+    row_transform,
+    style_axes,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -72,5 +83,5 @@ def expect_rows(rows: Any) -> None:  # noqa: ANN401 - checked here
         )
     for name, row in rows.items():
         for share in row.values():
-            if not hasattr(share, "__float__"):
+            if not is_number(share):
                 raise TypeError(f"the shares of {name!r} must be numbers, received {share!r}")

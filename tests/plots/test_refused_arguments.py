@@ -60,6 +60,11 @@ CALLS = {
         TypeError,
         r"volumes are pairs \(name, array\), received str in place of one",
     ),
+    "activations, number of volumes": (
+        lambda: activations(volumes=3),
+        TypeError,
+        r"volumes are pairs \(name, array\), received int",
+    ),
     "activations, rows": (lambda: activations(rows=0), ValueError, "rows must be at least 1, received 0"),
     "curves, record": (lambda: plots.curves([5]), TypeError, "a history is a list of dictionaries, received int"),
     "curves, number": (lambda: plots.curves(5), TypeError, "a history is a list of dictionaries, received int"),
@@ -73,11 +78,21 @@ CALLS = {
         TypeError,
         "train_loss must be a number, received 'low'",
     ),
+    "curves, array": (
+        lambda: plots.curves([{"epoch": 1, "train_loss": np.zeros(2)}]),
+        TypeError,
+        "train_loss must be a number, received array",
+    ),
     "curves, epoch": (lambda: plots.curves([{"epoch": "one"}]), TypeError, "epoch must be a number, received 'one'"),
     "shares, share": (
         lambda: plots.shares({"relu": {"A": "small"}}),
         TypeError,
         "the shares of 'relu' must be numbers, received 'small'",
+    ),
+    "shares, array": (
+        lambda: plots.shares({"relu": {"A": np.zeros(2)}}),
+        TypeError,
+        "the shares of 'relu' must be numbers, received array",
     ),
     "rates, lengths": (
         lambda: plots.rates([0.1, 1.0], [2.0], [2.0, 1.0]),
