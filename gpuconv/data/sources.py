@@ -58,7 +58,9 @@ def as_data_source(
     Raises TypeError for data that is none of `ACCEPTED` or has another dtype, and ValueError for data that is empty,
     and for images or labels that are not accepted.
     """
-    if isinstance(data, type) and (hasattr(data, "epoch") or hasattr(data, "__getitem__")):
+    if isinstance(data, type) and (  # another class may be called to make batches, like a function
+        issubclass(data, (Dataset, Samples)) or hasattr(data, "epoch") or hasattr(data, "__getitem__")
+    ):
         raise TypeError(f"{name} must be {ACCEPTED}; received the class {data.__name__}, not an object of it")
     if isinstance(data, (Dataset, Samples)) or hasattr(data, "epoch"):
         return data

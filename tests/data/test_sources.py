@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gpuconv.data import Loader, sources
+from gpuconv.data import Dataset, Loader, Samples, sources
 from tests.data.small_samples import IMAGES, LABELS
 
 
@@ -77,7 +77,7 @@ def test_an_attribute_classes_names_the_classes_if_it_is_an_array_and_not_if_it_
     assert list(recognized.classes) == expected
 
 
-@pytest.mark.parametrize("data", [dict, Loader])
+@pytest.mark.parametrize("data", [dict, Loader, Dataset, Samples])
 def test_a_class_instead_of_data_is_refused(data):
     with pytest.raises(TypeError, match=f"received the class {data.__name__}, not an object of it"):
         sources.as_data_source(data, "train", (2, 3, 3), device="numpy", dtype="float32")
