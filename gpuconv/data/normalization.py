@@ -109,7 +109,7 @@ class Normalization:
     def __call__(self, images: NDArray[np.uint8], dtype: str | np.dtype | type[object] = "float32") -> np.ndarray:
         """Normalize uint8 images (N, H, W, C). The bits are those of a `Loader`'s batch without augmentation."""
         images = to_numpy(images, "images")
-        everything = np.arange(len(images))
+        everything = np.arange(len(np.atleast_1d(images)))
         batch, _ = ops.load_batch(images, everything, everything, mean=self.mean, std=self.std, dtype=dtype)
         return np.asarray(batch)
 

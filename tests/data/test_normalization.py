@@ -66,7 +66,7 @@ def test_a_normalization_accepts_only_real_numbers_and_uint8_images():
     for images in (pixels[:0], pixels[0], pixels.astype(np.float32), pixels.astype(np.int64), [1, 2]):
         with pytest.raises(ValueError, match=r"computed from uint8 images \(N, H, W, C\), received .* of shape"):
             Normalization.from_images(images)
-    for images in (pixels[0], pixels.astype(np.float32), [1, 2]):
+    for images in (pixels[0], pixels.astype(np.float32), [1, 2], 3):
         with pytest.raises(TypeError, match=r"^images must be uint8 \(M, H, W, C\), received .* of shape"):
             Normalization([1] * 3, [1] * 3)(images)
 
