@@ -221,8 +221,8 @@ def _chosen_settings(options: argparse.Namespace) -> tuple[Record, str | None]:
     if options.digests_every is not None and options.digests is None:
         raise UserError("--digests-every is for --digests, which is not given")
     if isinstance(options.digests, str):
-        run = options.resume or options.run_dir or "runs/new"  # "new" stands for a name that is not chosen yet
-        _expect_digests_file(Path(options.digests), Path(run))
+        folder = options.resume or options.run_dir or "runs/new"  # "new" stands for a name that is not chosen yet
+        _expect_digests_file(Path(options.digests), Path(folder))
     chosen, recipe = run_settings.from_options(options), options.recipe
     if options.config:
         with user_errors():
