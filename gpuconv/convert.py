@@ -21,12 +21,12 @@ def linear_to_conv(linear: Linear, volume: Shape | None = None) -> Conv2D:
     """The CONV layer equivalent to a built FC layer, with the same values.
 
     volume: the (H, W, C) that is flattened before the layer; by default (1, 1, features of the layer).
-    Raises ValueError if the volume has another size than the layer's input, or the layer is not built, and TypeError
-    for another layer.
+    Raises ValueError if the volume is not (H, W, C) or has another size than the layer's input, or the layer is not
+    built, and TypeError for another layer.
     """
     (features,) = _input_shape(linear, Linear)
     volume = (1, 1, features) if volume is None else volume
-    if len(volume) != 3:
+    if np.ndim(volume) != 1 or len(volume) != 3:
         raise ValueError(f"volume must be (H, W, C), received {volume}")
     if math.prod(volume) != features:
         raise ValueError(f"the layer reads {features} features, but {volume} has {math.prod(volume)}")

@@ -1,5 +1,7 @@
 """Linear layers as convolutions and back, and nets that slide over larger images."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -192,8 +194,9 @@ def test_layers_of_another_kind_and_volumes_of_another_rank_are_refused():
     ):
         with pytest.raises(TypeError, match=message):
             call()
-    with pytest.raises(ValueError, match=r"volume must be \(H, W, C\), received \(2, 6\)"):
-        convert.linear_to_conv(linear, (2, 6))
+    for volume in ((2, 6), 12, "abc"):
+        with pytest.raises(ValueError, match=rf"volume must be \(H, W, C\), received {re.escape(str(volume))}"):
+            convert.linear_to_conv(linear, volume)
 
 
 def test_windows_may_extend_beyond_the_image_where_pools_drop_a_remainder():

@@ -115,7 +115,7 @@ def _new_session(options: argparse.Namespace, settings: run_settings.Settings) -
 
 
 def _to_store(settings: run_settings.Settings) -> Record:
-    """What a recipe's options say of the initial weights; `run_settings.from_python_run` reads it."""
+    """The entry of a recipe's options that describes the initial weights; `run_settings.from_python_run` reads it."""
     return {"live_command": {"weights": settings.weights, "whiten": settings.whiten}}
 
 
