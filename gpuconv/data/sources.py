@@ -66,7 +66,7 @@ def as_data_source(
         return data
     if isinstance(data, tuple) and len(data) == 2 and all(isinstance(part, Dataset) for part in data):
         raise TypeError(f"{name} must be one data set, received two: train, test = gpuconv.data.load(...) unpacks them")
-    if isinstance(data, (tuple, list)) and len(data) == 2 and _are_images_and_labels(*data):
+    if isinstance(data, (tuple, list)) and len(data) == 2 and _are_images_and_labels(data[0], data[1], len(shape)):
         return _of_arrays(data[0], data[1], name, shape, classes, ignored)
     if isinstance(data, str):
         raise TypeError(
@@ -93,12 +93,14 @@ def as_data_source(
     )
 
 
-def _are_images_and_labels(images: Any, labels: Any) -> bool:  # noqa: ANN401 - any two objects
+def _are_images_and_labels(images: Any, labels: Any, rank: int) -> bool:  # noqa: ANN401 - any two objects
     """Whether they are images and their labels, in arrays or lists, rather than two pairs (image, label) or two
-    batches."""
+    batches. rank: the number of axes of an image; a gray one may lack the last."""
     if not isinstance(images, (tuple, list)):
         return is_array(images)
-    return is_array(labels) or (isinstance(labels, (tuple, list)) and len(labels) > 0 and np.ndim(labels[0]) == 0)
+    if is_array(labels):
+        return True
+    return isinstance(labels, (tuple, list)) and len(labels) > 0 and np.ndim(labels[0]) < max(1, rank - 1)
 
 
 def _of_arrays(

@@ -52,6 +52,14 @@ def test_pairs_become_samples_and_pairs_of_several_images_batches():
     assert kinds == ["MapSamples", "MapSamples", "Batches"]
 
 
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_the_targets_of_a_list_of_images_may_be_lists_of_numbers(count):
+    targets = [[0.5, 0.25]] * count
+    options = {"name": "train", "shape": (2, 3, 3), "classes": 2, "device": "numpy", "dtype": "float32"}
+    found = sources.as_data_source((list(IMAGES[:count].astype(np.float32)), targets), **options)
+    assert found.labels.tolist() == targets
+
+
 def test_a_huge_label_makes_no_class_names_up_to_it():
     labels = np.array([0, 2**40] * (len(IMAGES) // 2))
     samples = sources.as_data_source(
