@@ -78,7 +78,7 @@ class Record:
         return cls(Path(path), data)
 
     def add(self, entry: dict[str, Any]) -> None:
-        """Add an entry at the end, instead of an older one of the same key, and save."""
+        """Remove an older entry of the same key, append this one, and save."""
         kept = [other for other in self.data["entries"] if other["key"] != entry["key"]]
         self.data["entries"] = [*kept, entry]
         self.save()

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs the everyday tests on the lowest versions that pyproject.toml declares for what the tests need, except those of
-# the extra `compile`: for these see ci/oldest_nvrtc.sh.  ci/lowest.sh
+# Runs the everyday tests with the lowest versions that pyproject.toml declares of the packages that the tests need. The
+# packages of the extra `compile` are the newest here; ci/oldest_nvrtc.sh tests the oldest NVRTC.  ci/lowest.sh
 set -euo pipefail
 cd "$(dirname "$0")/.."
 scratch=$(mktemp -d)

@@ -251,8 +251,9 @@ def sanity(
 
 
 def first_loss(net: Sequential, x: Array, labels: Array, *, loss: str | Loss = "softmax") -> SanityCheck:
-    """The loss at scores near 0 must be that of guessing, within 5 %: log C for softmax, delta * (C - 1) for the SVM,
-    and for other losses, and for softmax with class weights and probabilities as labels, their value at scores of 0.
+    """The loss at scores near 0 must be that of guessing, within 5 %. The loss of guessing is log C for softmax, and
+    delta * (C - 1) for the SVM. For other losses, and for softmax with both class weights and probabilities as labels,
+    it is the loss at scores of 0.
     The check makes the scores small by scaling down the last layer with weights, on a copy of the net. Another value
     means a wrong loss, such as a sum over the batch, or scores that are not near 0, for example because the images were
     not scaled.

@@ -93,7 +93,7 @@ def _array(images: Any, shape: tuple[int, ...]) -> Array:  # noqa: ANN401 - an a
     if kind_of(images) is not None:
         device = backends.device_of(images)
     else:
-        # Tensors and Pillow images have one of the two.
+        # Tensors and Pillow images have one of these two attributes.
         if not (hasattr(images, "__array__") or hasattr(images, "__array_interface__")):
             hint = "; its images are .images" if hasattr(images, "images") else ""
             raise TypeError(

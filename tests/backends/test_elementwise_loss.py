@@ -57,7 +57,7 @@ def test_gradients_agree_with_numerical_ones(loss, options):
 
 @pytest.mark.parametrize("dtype", FLOAT_NAMES)
 @every_loss
-def test_results_have_their_dtypes_may_overwrite_the_scores_and_can_be_scaled(loss, options, dtype):
+def test_dtypes_are_right_and_the_gradient_can_be_scaled_and_may_overwrite_the_scores(loss, options, dtype):
     scores, targets = batch(dtype=dtype)
     options, before = of_dtype(options, dtype), scores.copy()
     value, dscores = loss(scores, targets, **options)
@@ -83,7 +83,7 @@ def test_targets_of_another_float_dtype_give_the_same_bits(loss, options):
 
 
 @every_loss
-def test_nan_reaches_the_loss_and_its_own_gradient_and_large_scores_do_not_overflow(loss, options):
+def test_large_scores_do_not_overflow_and_a_nan_reaches_only_the_loss_and_its_own_gradient(loss, options):
     scores, targets = batch()
     scores[0, 0] = [1e4, -1e4, 0]
     value, dscores = loss(scores, targets, **options)

@@ -57,7 +57,7 @@ def rectangle(height, width, factor, offset):
     return rows, columns, targets[0, 0]
 
 
-def test_rectangles_are_torchvisions():
+def test_rectangles_follow_the_formula_of_torchvision():
     """As in torchvision.transforms.v2.CutMix, a rectangle is clipped at the border before its area is computed."""
     height, width, factor, unclipped = 24, 40, 0.6, 0
     words = random.bits(4 * 60, seed=0, stream=random.AUGMENT, substream=3).reshape(60, 4).astype(int)

@@ -25,7 +25,7 @@ def test_a_planted_slow_kernel_is_reported_slower(tmp_path):
     ("after", "noise", "verdict"),
     [(1.05, 0.10, "noise"), (1.15, 0.10, "slower"), (0.95, 0.10, "noise"), (0.85, 0.10, "faster"), (1.0, 0.0, "noise")],
 )
-def test_only_a_difference_above_the_noise_is_slower_or_faster(tmp_path, after, noise, verdict):
+def test_only_a_difference_above_the_noise_counts_as_slower_or_faster(tmp_path, after, noise, verdict):
     for noises in ((noise, 0.0), (0.0, noise)):  # the larger noise of the two records counts
         a, b = record_of(tmp_path / "a", 1.0, noises[0]), record_of(tmp_path / "b", after, noises[1])
         (change,) = compare_records.changes(a, b)

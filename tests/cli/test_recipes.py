@@ -139,7 +139,7 @@ def test_the_emulated_device_gives_the_weights_and_losses_of_numpy():
     )
 
 
-def test_the_model_is_the_given_one_or_else_the_recipes_or_else_the_default_of_the_data():
+def test_the_model_is_the_named_one_else_that_of_the_recipe_else_the_default_of_the_data():
     assert recipes.get(None, "digits")["model"] == "digits-net"
     assert recipes.get(None, "folder")["model"] == recipes.get(None, "cifar10")["model"] == "tiny-vgg"
     assert recipes.get(None, "digits", "airbench94")["model"] == "airbench94"

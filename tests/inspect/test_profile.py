@@ -145,7 +145,7 @@ def test_the_work_of_each_layer_equals_that_counted_by_hand(dtype):
 
 @pytest.mark.parametrize(("precision", "scans"), [("bfloat16", 0), ("float16", 1)])
 def test_the_update_of_a_16_bit_net_moves_float32_masters_and_velocities(precision, scans):
-    """The parameters of a norm are float32 already. scans: how often the loss scale reads each gradient."""
+    """The parameters of a norm are float32 already. scans: how often `update_loss_scale` reads each gradient."""
     report = profile(small_net().to(precision=precision), 2, steps=1)
     parameters, norm_parameters = 4 * 9 * 3 + 4 + 4 * 9 * 4 + 5 * 24 + 5, 8
     updated = {name: row.work for name, row in zip(names(report), report.rows)}["sgd"]

@@ -204,7 +204,7 @@ ISSUED = {
 
 @pytest.mark.parametrize("algorithm", ["mma-128x128", "mma-128x64"])
 @pytest.mark.parametrize(("direction", "arithmetic"), ISSUED)
-def test_the_main_loop_issues_few_instructions_per_product(direction, arithmetic, algorithm):
+def test_the_main_loop_issues_few_instructions_per_hmma(direction, arithmetic, algorithm):
     variant = tensor_core_variant(direction, find(algorithm, arithmetic), arithmetic)
     loop = main_loop(variant)
     assert loop.hmma == 128
@@ -213,7 +213,7 @@ def test_the_main_loop_issues_few_instructions_per_product(direction, arithmetic
 
 @pytest.mark.parametrize("depth_first", [0, 1])
 @pytest.mark.parametrize(("arithmetic", "issued"), [("bfloat16", 2.8), ("tf32", 5.8)])
-def test_muons_products_issue_few_instructions_per_product(arithmetic, issued, depth_first):
+def test_the_matrix_products_of_muon_issue_few_instructions_per_hmma(arithmetic, issued, depth_first):
     for name in ("mma-128x128", "mma-128x64"):
         algorithm, wide = find(name, arithmetic), 4 if arithmetic == "tf32" else 8
         macros = dict(ACTIVATION="Identity", DEPTH_FIRST=depth_first, WIDTH=wide) | algorithm.defines(arithmetic)

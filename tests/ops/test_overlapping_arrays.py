@@ -1,4 +1,4 @@
-"""Outputs of every op that share memory with an input or another output, or are read-only."""
+"""For every op: outputs that share memory with an input or with another output, and read-only outputs."""
 
 import inspect
 import re

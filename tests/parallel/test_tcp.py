@@ -61,7 +61,7 @@ def test_ranks_gather_and_share_in_their_order(rank_of_thread):
         assert on_ranks(rank_of_thread, size, work) == [[[rank**2 for rank in range(size)], "of 0", 0]] * size
 
 
-def test_a_rank_that_fails_is_named_on_all(rank_of_thread):
+def test_a_rank_that_fails_is_named_on_all_others(rank_of_thread):
     for failing in (0, 1, 2):
 
         def work(ranks, failing=failing):
@@ -76,7 +76,7 @@ def test_a_rank_that_fails_is_named_on_all(rank_of_thread):
             assert answer.endswith(") failed: OSError: the disk is on fire")
 
 
-def test_a_rank_that_hangs_or_is_gone_is_named_on_all(rank_of_thread):
+def test_a_rank_that_hangs_or_is_gone_is_named_on_all_others(rank_of_thread):
     done = threading.Event()
 
     def hang(ranks):
@@ -205,7 +205,7 @@ def test_a_server_that_says_nothing_is_not_rank_0(rank_of_thread):
         closing.cancel()
 
 
-def test_a_process_with_another_number_of_ranks_and_a_second_one_of_a_rank_are_refused(rank_of_thread):
+def test_a_process_with_another_world_size_and_a_second_process_of_one_rank_are_refused(rank_of_thread):
     for others, message in (
         ([(2, 3)], "a process has RANK=2, and WORLD_SIZE is 2 on rank 0"),
         ([(1, 3), (1, 3)], "two processes have RANK=1"),

@@ -99,7 +99,7 @@ def _wrong_slice(out, inputs, count: int) -> None:
 
 
 def _slightly_wrong(out, inputs, count: int) -> None:
-    """Changes the last value of the output by far less than its bound for random numbers."""
+    """Changes the last value of the output by far less than the error that is allowed for random numbers."""
     last = out.reshape(-1)[-1:]
     last.fill(float(to_numpy(last)[0]) + 1e-5)
 

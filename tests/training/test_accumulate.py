@@ -1,4 +1,4 @@
-"""One update for several batches: the gradients of one large batch, groups at the end of an epoch, resumed runs."""
+"""Several batches for one update: they train like one large batch; the last group of an epoch; resumed runs."""
 
 import math
 

@@ -77,7 +77,7 @@ def step_each(formula, decays, scaling, masters, averages, ema, params, grads, *
     """param, *state = formula(decay, param, grad, *state) for each parameter; with masters, the master is updated, and
     param is rounded from it. Averages are updated with the formula's result before rounding."""
     unscale = 1.0 if scaling is None else scaling[1]
-    if unscale == 0:  # the loss scale overflowed: this step is skipped
+    if unscale == 0:  # a gradient is not finite: this step is skipped
         return
     masters, averages = masters or params, averages or [None] * len(params)
     for decay, param, master, grad, average, *state in zip(decays, params, masters, grads, averages, *states):

@@ -40,7 +40,7 @@ def test_every_check_except_the_proofs_passes_on_the_emulator(name, capsys):
     assert end.startswith(f"all {len(cases)} ")
 
 
-def test_numbers_of_a_tile_read_from_a_wrong_position_are_printed_with_that_position(monkeypatch, capsys):
+def test_the_wrong_position_from_which_a_number_of_a_tile_is_read_is_printed(monkeypatch, capsys):
     """Rows 3 and 4 of B are exchanged from depth 8 on; A is read correctly."""
 
     def misread(device, dtype, columns, layout, a, b):
