@@ -26,8 +26,8 @@ from gpuconv.problems import DIRECTIONS
 
 
 def fit(rows: Sequence[dict[str, Any]], gpu: Gpu) -> tuple[Terms, np.ndarray, np.ndarray]:
-    """The nonnegative rates that minimize the relative errors; each row's error, and its error under the
-    rates fitted to all other rows."""
+    """The nonnegative rates that minimize the relative errors, each row's error under these rates, and each row's
+    error under the rates fitted to all other rows."""
     from scipy.optimize import nnls
 
     amounts = np.array([[row["terms"][name] for name in TERMS] for row in rows])

@@ -1,9 +1,9 @@
 """The goals of the NumPy code, and whether a record meets them.
 
 The goals for time are relative to PyTorch's fastest variant on the same processor. A convolution's forward pass takes
-at most 2 times as long, or 4 times for 3 input channels; for 10 there is no such goal. Its forward and backward passes
-together take at most 3 times as long, and so does a tiny-VGG step. `import gpuconv` takes at most 150 ms, and a
-tiny-VGG step needs at most 3 times the memory of its activations.
+at most 2 times as long, or 4 times with 3 input channels; with 10 input channels it has no goal. The forward and
+backward passes together take at most 3 times as long, and so does a tiny-VGG step. `import gpuconv` takes at most 150
+ms, and a tiny-VGG step needs at most 3 times the memory of its activations.
 """
 
 from __future__ import annotations

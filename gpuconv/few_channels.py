@@ -12,17 +12,18 @@ MOST_SMEM_BYTES = 96 * 1024  # the most shared memory of a block for few channel
 
 
 def patch_lines(problem: Conv2dProblem, pool: int) -> int:
-    """An upper bound on the rows of x that the windows of a tile for few channels read. The rows of all images are
-    counted in sequence.
+    """An upper bound on the number of rows of x that a tile for few channels reads. The rows of all images are counted
+    in sequence.
 
-    pool: as in `Epilogue`. A tile's pixels are counted before the pool: they fill PIXELS / pool**2 consecutive windows.
+    pool: as in `Epilogue`. A tile has PIXELS pixels, counted before the pool. They fill PIXELS / pool**2 consecutive
+    windows of the pool, each of which gives one pixel of y.
     """
     n, p, q, _ = problem.pooled_shape(pool)
     stride, dilation = problem.stride[0], problem.dilation[0]
     windows, reach = PIXELS // pool**2, (problem.r - 1) * dilation + 1
 
     def runs(size: int) -> int:
-        """The most runs of `size` windows that a tile touches; a tile begins at a multiple of `windows`."""
+        """The most runs of `size` windows of the pool that a tile touches; it begins at a multiple of `windows`."""
         return min((size - math.gcd(size, windows) + windows - 1) // size + 1, -(-n * p * q // size))
 
     if n * p * q == 0:

@@ -28,7 +28,7 @@ struct NormBelow {
 
 // Computes the sums for each of the block's channels over its rows of dx; sums: (C,), those of the block. Like tile_moments it
 // reads back what the block has just stored. A warp reads SHARE channels of ROWS rows at once, a thread VECTOR_C of them. In large
-// tiles it reads at most four channels, but of more rows, because with eight channels some activations would spill.
+// tiles a thread reads at most four channels, but of more rows, because with eight channels some activations would spill.
 template <class Rows>
 __device__ __forceinline__ void
 tile_norm_sums(Sums* sums, const DTYPE* dx, const NormBelow& norm, const Convolution& conv, const Block& block, const Rows& rows) {

@@ -10,7 +10,7 @@ TABLE = {"one-cycle": 1, "leaky_relu": 2, "cosine": 3}
 
 
 @pytest.mark.parametrize("name", ["one-cycle", "one_cycle", "One-Cycle", "ONE_CYCLE"])
-def test_upper_and_lower_case_and_dashes_and_underscores_are_the_same(name):
+def test_a_name_is_found_in_any_case_and_with_dashes_or_underscores(name):
     assert lookup("schedule", name, TABLE) == 1
     assert canonical("schedule", name, TABLE) == "one-cycle"
 

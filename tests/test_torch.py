@@ -149,7 +149,8 @@ def test_bfloat16_tensors_are_accepted():
 
 
 def small_net():
-    """A float32 net of the modules that `replace` replaces, one other that autocasts, and ReLU, which does not."""
+    """A float32 net. `replace` replaces Conv2d and Linear. Of the others, only ConvTranspose2d computes in the dtype of
+    autocast."""
     torch.manual_seed(0)
     upper = nn.ConvTranspose2d(4, 4, 2, stride=2), nn.Conv2d(4, 4, 3), nn.ReLU()
     return nn.Sequential(nn.Conv2d(3, 4, 3), *upper, nn.Flatten(), nn.Linear(4 * 10 * 10, 5))

@@ -30,7 +30,7 @@ UNSUPPORTED = {
 
 
 @pytest.mark.parametrize("kind", UNSUPPORTED)
-def test_every_op_refuses_an_unsupported_array_by_name(kind):
+def test_every_op_refuses_an_unsupported_array_and_names_it(kind):
     """The unsupported array takes the place of each of the op's arrays in turn."""
     strange, words = UNSUPPORTED[kind]
     refused = 0

@@ -40,10 +40,10 @@ def load(
 
     size: (H, W) to resize to; without it all images must have the same size. channels: 3 for color, 1 for gray. test:
     the fraction of every class that is held out for testing, chosen by `seed` and the rule `split`. "name" decides by
-    each file's name (see `for_testing`), so that adding a file rarely moves another. "order" draws from the sorted
-    files of a class, as gpuconv 0.1.0 did. Like that version, it ignores folders within a class and the suffixes .avif,
-    .heic, .heif, .jfif, .jpe and .pbm. stream: leave the images in their files and read each when its batch needs it
-    (`FolderSamples`), so that they need not fit into memory.
+    each file's name (see `for_testing`), so that adding a file rarely moves another file to the other set. "order"
+    draws from the sorted files of a class, as gpuconv 0.1.0 did. Like that version, it ignores folders within a class
+    and the suffixes .avif, .heic, .heif, .jfif, .jpe and .pbm. stream: leave the images in their files and read each
+    when its batch needs it (`FolderSamples`), so that they need not fit into memory.
 
     Raises as `load_all` does, and ValueError unless 0 < test < 1, for an unknown `split`, and if no class has two
     images, one for training and one for testing.

@@ -18,7 +18,7 @@ from gpuconv.dtypes import as_dtype
 
 
 class Batches:
-    """Batches (x, y) of a user's iterable.
+    """Batches (x, y) of a user's iterable, or of one that a user's function makes.
 
     Each epoch iterates over the iterable from its start, or calls the function again. An iterator, such as a generator,
     continues where it stopped. The first batch is read and checked on creation, and used in the first epoch.

@@ -72,8 +72,8 @@ class Spans:
 
 @dataclass(frozen=True)
 class Row:
-    """One layer and direction; or, with the direction "", the loss, the metrics, or the update under the optimizer's
-    name.
+    """One layer and direction; or, with the direction "", the loss, the metrics or the update. The name of the update's
+    row is that of the optimizer.
 
     seconds: the median over the steps, not counting inner layers; None on the emulated device. launches: a row of
     `launches.table` for each kernel; empty on NumPy.

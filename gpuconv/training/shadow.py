@@ -127,9 +127,9 @@ class Shadow:
         return self._copying + self._checking
 
     def _seconds_left(self) -> float:
-        """Seconds that may be spent now. Some are reserved and do not count: those for the start of the worker, for the
-        pending checks, and for one more check as long as the longest so far, because a check may take longer than
-        expected."""
+        """Seconds that may be spent now. Reserved seconds are subtracted: those for the start of the worker, for the
+        pending checks and, because a check may take longer than expected, for one more check as long as the longest so
+        far."""
         starts = START_SECONDS if self._worker and not self._ready else 0.0
         reserved = starts + sum(expected for *_, expected, _ in self._pending)
         one_more = max(self._longest.values(), default=LEAST_CHECK_SECONDS)

@@ -35,7 +35,7 @@ class TrainingStep:
 
     def __init__(
         self,
-        net: Any,  # noqa: ANN401 - mostly a Sequential
+        net: Any,  # noqa: ANN401 - a Sequential or another layer
         optimizer: Optimizer,
         loss: LossLike,
         *,

@@ -31,7 +31,7 @@ def test_memory_limits_a_kernel_whose_bytes_take_longest():
 
 
 @pytest.mark.parametrize(("blocks", "counted_blocks"), [(132, 1), (133, 2), (264, 2), (330, 2.5)])
-def test_the_blocks_of_a_multiprocessor_are_the_maximum_if_all_are_resident_and_the_mean_otherwise(
+def test_the_model_counts_the_most_blocks_per_multiprocessor_if_all_are_resident_else_their_mean(
     blocks, counted_blocks
 ):
     counted = predict_time.terms(

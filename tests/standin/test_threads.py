@@ -49,7 +49,7 @@ def concurrently(work, other):
 
 @pytest.mark.parametrize("device", ["cuda", "emulated"])
 def test_threads_whose_streams_have_one_address_do_not_share_block_counters(device):
-    """As the streams of CUPY_CUDA_PER_THREAD_DEFAULT_STREAM=1 do."""
+    """With CUPY_CUDA_PER_THREAD_DEFAULT_STREAM=1 the default streams of all threads have one address."""
     with standin.installed():
         x, counters = gc.asarray(X, device), []
 

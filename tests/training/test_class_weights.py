@@ -93,7 +93,8 @@ def test_ignored_labels_count_in_no_metric():
 @pytest.mark.parametrize("ignored", [-100, -1, 1, 255])
 @pytest.mark.parametrize("dtype", [np.float32, np.uint8])
 def test_an_ignored_label_may_be_any_integer_in_every_kind_of_data(dtype, ignored):
-    """PyTorch's usual one is -100, that of class maps 255. It is no class; a split keeps it in the training part."""
+    """PyTorch ignores -100 by default; class maps often use 255. The ignored label is no class. A split puts the images
+    that have it into the training part."""
     data = toy_run.images(22)
     images = data.images if dtype == np.uint8 else (data.images / 128 - 1).astype(dtype)
     labels = np.where(np.arange(22) % 2, data.labels, ignored)

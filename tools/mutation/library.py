@@ -7,10 +7,10 @@
 First the fast tests run once under coverage, which records the lines that each runs; tests that fail are left out. Then
 each mutant is tested in a separate process, on a copy of the repository, by the tests that run its lines, until one
 fails: those of its package first, fast ones before slow ones, as many as fit into 60 s. At the end the tests that found
-a fault run once more without one, and must pass. library_survivors.toml lists, each with a reason, the mutants that no
-test can or should find; they are not run again unless --recheck is given. --result FILE stores the score and every
-survivor as JSON, and --again FILE judges those survivors again after tests were added. Apart from FILE nothing is
-written into the repository. Needs `pip install coverage`.
+a fault run once more on the shipped library, and must pass. library_survivors.toml lists, each with a reason, the
+mutants that no test can or should find; they are not run again unless --recheck is given. --result FILE stores the
+score and every survivor as JSON, and --again FILE judges those survivors again after tests were added. Apart from FILE
+nothing is written into the repository. Needs `pip install coverage`.
 """
 
 from __future__ import annotations
@@ -266,7 +266,8 @@ def copy_of_the_repository(folder: Path) -> Path:
     for name in _git("ls-files", "--cached", "--others", "--exclude-standard").splitlines():
         (tree / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(REPOSITORY / name, tree / name)
-    # Checked by content: a mutant may have the same size and modification second as the file it replaces.
+    # Python compares these bytecode files with the source's hash. Its size and modification time would not do, because
+    # a mutant may have those of the file that it replaces.
     compiled = [sys.executable, "-m", "compileall", "-q", "--invalidation-mode", "checked-hash", "gpuconv"]
     subprocess.run(compiled, cwd=tree, check=True)
     return tree
@@ -360,7 +361,7 @@ def main() -> int:
         finders = [o.why for o in outcomes if o.verdict == KILLED and o.why in seen.seconds]
         status, failed = run_in_process(run_tests, tree, list(dict.fromkeys(finders)))
     if finders and status:
-        print(f"a test that found a fault also fails without one: {failed or status}")
+        print(f"a test that found a fault also fails on the shipped library: {failed or status}")
         return 1
     found = counts(outcomes, _package)
     if earlier:

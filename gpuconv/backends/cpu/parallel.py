@@ -139,8 +139,8 @@ class _OneCoreBlas:
     """A context in which BLAS uses only the calling thread; `_blas_lock` must be held. Entering returns BLAS's usual
     number of threads, 1 if unknown."""
 
-    # The usual number of threads of each library, kept while BLAS is limited. If Ctrl-C interrupts the methods below,
-    # the list stays until the next such context ends, which then restores the numbers.
+    # Each library's usual number of threads while BLAS is limited. If Ctrl-C interrupts the methods below, the numbers
+    # stay here until the next such context ends, which then restores them.
     usual: ClassVar[list[int]] = []
 
     def __enter__(self) -> int:

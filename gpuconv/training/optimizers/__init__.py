@@ -35,7 +35,7 @@ def get(optimizer: str | Optimizer, **settings: Any) -> Optimizer:
     Raises:
         ValueError: The name or a setting is unknown (the message names the nearest known name), a setting is out of its
             range, a flag is neither true nor false, or settings are given with an optimizer that is already built.
-        TypeError: Another setting has a wrong type, or `optimizer` is neither text nor an optimizer.
+        TypeError: A setting that is not a flag has a wrong type, or `optimizer` is neither text nor an optimizer.
     """
     if isinstance(optimizer, Optimizer):
         if settings:
