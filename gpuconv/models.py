@@ -93,7 +93,7 @@ def seed_net(classes: int) -> Nested:
 
 @_model("tiny-vgg", (32, 32, 3), 10)
 def tiny_vgg(classes: int) -> Nested:
-    """[CONV RELU CONV RELU POOL] x 3 - FC with 10 filters each, the net in the CS231n notes' picture of
+    """[CONV RELU CONV RELU POOL] x 3 - FC, where each CONV has 10 filters: the net in the CS231n notes' picture of
     activations."""
     return [[[_conv_relu(10), _conv_relu(10), MaxPool2D(2)] for _ in range(3)], Flatten(), Linear(classes)]
 

@@ -28,7 +28,7 @@ class MulticastIterator {
     using Tile = ::Tile<SIDE, Boxes::COLUMNS_ARE_DEPTH>;
     static constexpr bool FILLS_AHEAD = false, SUMMING = false;
 
-    // filling: the position in the ring of the tiles that are fetched.
+    // filling: the position in the ring where `fetch` puts the tiles.
     __device__ __forceinline__ MulticastIterator(const Boxes& boxes, const Ring& filling, int32 side)
         : boxes(boxes), filling(filling), side(side) {}
 

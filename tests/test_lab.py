@@ -182,7 +182,7 @@ def test_bad_input_is_refused(tmp_path, capsys):
     assert "no.cu: no such file" in output
 
 
-def test_an_unknown_op_is_refused_by_its_name(my_pool):
+def test_the_refusal_of_an_unknown_op_names_it_and_the_nearest_one(my_pool):
     with pytest.raises(ValueError, match="unknown op 'rellu'; did you mean 'relu'"):
         next(lab.check(my_pool, "rellu", "emulated", "float32"))
 

@@ -125,8 +125,8 @@ class Dataset:
 
 
 def as_index(indices: slice | Sequence[int] | np.ndarray) -> Any:  # noqa: ANN401 - an index of NumPy
-    """The indices of samples as an index for NumPy. A tuple becomes a list, because a tuple in NumPy has an index for
-    each axis. Raises TypeError for a single integer."""
+    """Indices of samples for NumPy. A tuple becomes a list, because NumPy reads a tuple as one index for each axis.
+    Raises TypeError for a single integer."""
     if isinstance(indices, int | np.integer):
         raise TypeError(f"indices must be a slice, a list of integers or a mask, received {indices!r}")
     return list(indices) if isinstance(indices, tuple) else indices

@@ -79,7 +79,7 @@ def expect_rows(rows: Any) -> None:  # noqa: ANN401 - checked here
     wrong = [each for each in (rows.values() if isinstance(rows, Mapping) else [rows]) if not isinstance(each, Mapping)]
     if wrong:
         raise TypeError(
-            f"rows must be a dictionary of dictionaries, received {type(wrong[0]).__name__} in place of one"
+            f"rows must be a dictionary of dictionaries, received {type(wrong[0]).__name__} in place of a dictionary"
         )
     for name, row in rows.items():
         for share in row.values():

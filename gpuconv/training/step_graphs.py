@@ -17,7 +17,7 @@ Work = Callable[[], None]
 
 
 class UncapturedWarning(Notice):
-    """Training runs launch by launch although capture was requested; the message says why."""
+    """Steps are not captured, although capture was requested; the message says why."""
 
 
 class Replay:

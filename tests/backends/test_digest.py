@@ -26,7 +26,7 @@ def test_the_hash_of_zeros_is_the_sum_of_splitmix64s_outputs(dtype):
 
 
 @pytest.mark.parametrize("dtype", FLOAT_NAMES)
-def test_the_hash_depends_on_each_bit_the_order_and_the_length(dtype):
+def test_the_hash_depends_on_each_bit_on_the_order_and_on_the_length(dtype):
     x = np.random.default_rng(0).normal(size=37).astype(as_dtype(dtype))
     found = {hash_of(x), hash_of(x[::-1].copy()), hash_of(x[:-1])}
     for byte in range(x.nbytes):

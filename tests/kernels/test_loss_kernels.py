@@ -47,7 +47,7 @@ def softmax_parts(logits):
 @cases
 def test_softmax_is_within_its_bound(device, rng, shape, dtype):
     x, _ = scores_and_labels(rng, shape, dtype)
-    z, _, p = softmax_parts(x)  # rounding z by an absolute error changes exp(z) by the same relative error
+    z, _, p = softmax_parts(x)  # an absolute error of z becomes a relative error of exp(z)
     assert_within(on_device("softmax", device, x), p, sum_bound(dtype, shape[1] + 8, p * (1 + np.abs(z))))
 
 

@@ -151,7 +151,7 @@ def test_fused_branches_give_the_gradients_of_unfused_ones(device):
         np.testing.assert_allclose(gc.to_numpy(fused.grads()[key]), gc.to_numpy(gradient), rtol=1e-4, atol=1e-5)
 
 
-def test_a_net_with_branches_survives_its_config_a_file_and_a_copy(tmp_path):
+def test_a_net_with_branches_can_be_rebuilt_saved_and_copied(tmp_path):
     net = inception()
     config = json.loads(json.dumps(net.config()))
     assert Layer.from_config(config).config() == net.config()
@@ -229,7 +229,7 @@ def test_branches_that_do_not_fit_together_are_refused():
 
 
 @pytest.mark.parametrize("merge", ["concat", "add"])
-def test_branches_that_agree_only_on_the_planned_size_are_named_with_their_shapes(merge):
+def test_the_error_names_the_shapes_of_branches_that_agree_only_at_the_built_size(merge):
     halved = [Conv2D(4, 1), MaxPool2D(2, stride=2)], [Conv2D(4, 3, stride=2, padding=1)]
     net = Sequential([Input((6, 6, 4), larger=True), Branches(halved, merge)])
     assert net.infer(np.ones((1, 8, 8, 4), net.dtype)).shape[1:3] == (4, 4)

@@ -24,7 +24,7 @@ def test_repr_has_a_line_for_each_layer(net):
     assert repr(Sequential([Linear(3), ReLU()])).splitlines() == lines
 
 
-def test_nets_summaries_and_checks_are_tables_in_notebooks(net):
+def test_notebooks_show_a_net_a_summary_and_a_check_as_tables(net):
     net["conv1"].freeze()
     shown = net._repr_html_()
     for cell in ("residual1.shortcut.conv1", "6 x 6 x 3", ">57<", ">frozen<", "parameters"):

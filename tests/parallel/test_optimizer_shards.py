@@ -91,7 +91,7 @@ def test_masters_averages_and_clipping_have_the_bits_of_one_process(device, dtyp
         assert result.state_bytes < alone.state_bytes
 
 
-def test_the_ranks_up_to_a_power_of_two_keep_about_equal_shares_and_the_others_none():
+def test_ranks_below_the_largest_power_of_two_keep_about_equal_shares_and_the_others_keep_nothing():
     class RankOf(Ranks):
         def __init__(self, rank, size):
             self.rank, self.size = rank, size

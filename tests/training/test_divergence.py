@@ -25,7 +25,7 @@ class Poisoned(toy_run.UserLoader):
 
 @pytest.mark.parametrize("metrics_every", [1, 3, 50])
 @pytest.mark.parametrize("step", [6, 8, 10])
-def test_nan_names_its_step_and_keeps_the_last_checkpoint(tmp_path, step, metrics_every):
+def test_the_error_names_the_step_of_nan_and_the_last_checkpoint_is_kept(tmp_path, step, metrics_every):
     trainer = toy_run.trainer()
     message = rf"not finite at step {step} \(epoch 2\).*last\.safetensors was saved before that"
     with pytest.raises(DivergedError, match=message):
@@ -38,7 +38,7 @@ def test_nan_names_its_step_and_keeps_the_last_checkpoint(tmp_path, step, metric
     assert max(line["step"] for line in lines) < step
 
 
-def test_nan_names_its_step_if_the_shares_of_its_parts_do_not_add_up_to_one():
+def test_the_error_names_the_step_of_nan_if_the_shares_of_the_steps_parts_do_not_add_up_to_one():
     count = 49
     assert count * (1 / count) < 1
     batches = [(np.full((1, 2, 2, 1), number + 0.5, np.float32), np.array([0])) for number in range(2 * count)]
@@ -50,7 +50,7 @@ def test_nan_names_its_step_if_the_shares_of_its_parts_do_not_add_up_to_one():
 
 
 @pytest.mark.parametrize("parts", [{"accumulate": 2}, {"shards": 2}, {"accumulate": 2, "shards": 2}], ids=str)
-def test_nan_in_one_of_a_steps_parts_names_this_step_though_later_losses_are_finite(parts):
+def test_the_error_names_the_step_of_nan_in_one_part_though_later_losses_are_finite(parts):
     step = parts.get("accumulate", 1)
     batches = [(np.full((2, 2, 2, 1), number + 0.5, np.float32), np.array([0, 1])) for number in range(6 * step)]
     batches[3 * step - 1][0][-1].fill(np.nan)

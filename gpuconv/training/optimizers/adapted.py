@@ -74,7 +74,7 @@ class Adapted(Optimizer):
         ema: float = 1.0,
     ) -> None:
         if scaling is not None:
-            raise TypeError(f"float16 needs gpuconv's optimizers, which scale the loss; received {self._kind}")
+            raise TypeError(f"float16 needs gpuconv's optimizers, which undo the loss scale; received {self._kind}")
         own = dict(params)
         if self.has_rate:
             rate = float(backends.to_numpy(self._lr)[0])

@@ -18,7 +18,7 @@ constexpr unsigned char kGuard = 0xfd;
 class Memory {
   public:
     static Memory& instance() {
-        static Memory* memory = new Memory;  // outlives every array, whatever order the process ends in
+        static Memory* memory = new Memory;  // never deleted, because arrays may outlive static objects
         return *memory;
     }
 

@@ -15,8 +15,8 @@ from gpuconv.types import Array
 
 
 def block_counters(like: Array) -> Array:
-    """(2,) uint32, zero. Each launch leaves them at zero, so the launches of one thread on one stream share them.
-    Different threads do not, because the streams that CUDA gives each thread by default all have the same address."""
+    """(2,) uint32, zero. Each launch leaves them at zero, so a thread's launches on one stream share them. Threads do
+    not share them: each may have its own default stream, and all these streams have one address."""
     if isinstance(like, np.ndarray):
         return _of_thread(threading.get_ident())
     stream = sys.modules["cupy"].cuda.get_current_stream()
