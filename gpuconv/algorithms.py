@@ -209,8 +209,8 @@ def _by_direction(issued: tuple[float, float, float]) -> dict[str, float]:
 
 
 # Within a family, the largest tile of an arithmetic comes first. float64 takes twice the registers and is for gradient
-# checks. When it writes shared memory, "simt" widens 16-bit floats and rounds float32 to TF32. So 16-bit floats and
-# TF32 also work without tensor cores.
+# checks. On their way into shared memory, "simt" widens 16-bit floats, and rounds float32 numbers if the arithmetic is
+# TF32. So 16-bit floats and TF32 also work without tensor cores.
 ALGORITHMS = (
     *_mma(128, 128, 64, 32, 2, (2.94, 3.52, 3.96), (5.81, 6.44, 6.73)),
     *_mma(128, 64, 64, 32, 3, (3.12, 3.84, 4.30), (6.12, 6.75, 7.10)),

@@ -2,7 +2,7 @@
 //
 // A tile holds SIDE rows or columns of the product (here: sides) by STAGE_K of the depth, as lines of 16-byte chunks. ldmatrix
 // reads lines along the depth directly. It transposes the other lines, unless they hold 32-bit numbers. From such a
-// line a thread loads a chunk, whose four numbers belong to four neighboring sides, and uses each of them in a
+// line of 32-bit numbers a thread loads a chunk, whose four numbers belong to four neighboring sides, and uses each of them in a
 // different product: the sides of four products are interleaved.
 //
 // To avoid bank conflicts, chunks that eight lanes access together must lie in eight different 16-byte columns of shared memory:

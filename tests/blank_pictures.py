@@ -1,5 +1,5 @@
-"""Replaces pictures by files of one pixel, as matplotlib takes 0.15 s for each. A test with the fixture `pictures`
-draws real ones."""
+"""Replaces pictures by files of one pixel, because matplotlib takes 0.15 s for a picture. A test with the
+fixture `pictures` draws real ones."""
 
 import base64
 import contextlib

@@ -232,7 +232,7 @@ def test_a_loss_of_the_user_may_return_a_number_and_a_gradient_of_another_dtype(
     assert own_softmax == softmax
 
 
-def test_the_first_loss_may_weight_probabilities():
+def test_the_check_of_the_first_loss_takes_a_weighted_loss_of_probabilities():
     x, labels = data()
     weighted = losses.get("softmax", weight=[1] * 5 + [3] * 5)
     result = checks.first_loss(models.build("digits-net"), x, np.eye(10, dtype=np.float32)[labels], loss=weighted)
@@ -241,7 +241,7 @@ def test_the_first_loss_may_weight_probabilities():
 
 
 @pytest.mark.parametrize("check", [checks.first_loss, checks.regularization, checks.overfits, checks.update_ratio])
-def test_labels_that_are_all_ignored_nets_without_shapes_and_names_of_nets_are_refused(check):
+def test_a_check_refuses_labels_that_are_all_ignored_and_unbuilt_nets_and_names_of_nets(check):
     x, labels = data(3)
     labels[:] = -1
     with pytest.raises(ValueError, match="all 3 labels are -1, which the loss ignores"):

@@ -14,7 +14,8 @@ from gpuconv.system import files
 
 
 def write(gate: Gate, results: Sequence[Result], running: str | None) -> None:
-    """Writes gate.json and logs.zip. running: the current check, which remains there if the gate is killed."""
+    """Writes gate.json and, between checks, logs.zip. running: the check that runs now, which gate.json still names if
+    the gate is killed; None between checks."""
     data = {
         "commit": gate.commit,
         "device": gate.facts.get("name", gate.device),

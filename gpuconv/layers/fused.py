@@ -85,7 +85,8 @@ class FusedConv(Fused, base=True):
 class ConvReLU(FusedConv):
     """CONV and RELU, with or without a 2 x 2 max POOL before or after the RELU: `gpuconv.ops.conv2d_relu`.
 
-    Keeps for backward the input and one bit for each output of the convolution that the POOL, if any, reads.
+    Keeps for backward the input and one bit for each output of the convolution, except outputs outside of the POOL's
+    windows.
     """
 
     activation: ClassVar[str | None] = "relu"

@@ -98,7 +98,7 @@ class Inputs:
         self.arrays = {name: self._array(*each, seed) for seed, (name, each) in enumerate(shapes)}
 
     def out(self, shape: tuple[int, ...], accumulate: bool = False) -> Array:
-        """An array for a result: unwritten, or with whole numbers to which the result is added."""
+        """An array for a result: unwritten or, with accumulate, holding numbers to which the result is added."""
         if not accumulate:
             return self._unwritten(shape, self._shifts_out)
         return self._array(shape, self._shifts_out, seed=9)

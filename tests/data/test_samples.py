@@ -57,7 +57,7 @@ def test_the_dtype_of_samples_is_given_in_any_form_and_int32_is_refused():
         OfFunction(None, dtype="int32")
 
 
-def test_what_read_returns_is_converted_to_arrays_or_refused():
+def test_the_result_of_read_is_converted_to_arrays_or_refused():
     plain = Normalization([0] * 3, [1] * 3)
     x, y = batches(lambda indices: [[*IMAGES[indices]], LABELS[indices].astype(np.int32)], plain)[1]
     np.testing.assert_array_equal(x, IMAGES[4:8])
@@ -109,7 +109,7 @@ def test_checksums_differ_for_other_parts_of_one_file(tmp_path):
     assert len({*of_parts}) == len(parts)
 
 
-def test_the_checksum_of_a_whole_file_is_that_of_older_versions_in_any_shape(tmp_path):
+def test_a_whole_file_in_any_shape_has_the_checksum_that_older_versions_of_gpuconv_gave_it(tmp_path):
     np.save(tmp_path / "a.npy", IMAGES)
     a = np.load(tmp_path / "a.npy", mmap_mode="r")
     whole = f"a.npy {os.stat(a.filename).st_size} {os.stat(a.filename).st_mtime_ns}".encode()

@@ -12,7 +12,7 @@ from tests.data.small_samples import IMAGES, LABELS, Numbered, of_array
 PLAIN = Normalization([0] * 3, [1] * 3)
 
 
-def test_a_loader_has_by_default_the_workers_of_its_samples_but_at_most_the_cores_and_eight(monkeypatch):
+def test_the_default_number_of_workers_is_that_of_the_samples_but_at_most_the_cores_and_at_most_8(monkeypatch):
     for cores, allowed, requested, expected in (
         (64, 1, None, 1),
         (64, 5, None, 5),

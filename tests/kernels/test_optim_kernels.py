@@ -34,8 +34,8 @@ rules = pytest.mark.parametrize("rule", RULES)
 
 
 def lists_of(rng, rule, dtype, shapes=SHAPES):
-    """Parameters, gradients and state. Except for SGD the last state array is not negative, as in most rules it is an
-    average of squared gradients."""
+    """Parameters, gradients and state. Except for SGD, the last state array has no negative numbers, because in most
+    rules it is an average of squared gradients."""
     op, states, _ = RULES[rule]
     lists = [[random(rng, shape, dtype) for shape in shapes] for _ in range(2 + states)]
     if op != "sgd_step":

@@ -92,7 +92,7 @@ def test_a_stop_on_one_rank_stops_all(tmp_path):
 
 
 @pytest.mark.parametrize("ranks", [2, 3])
-def test_without_shards_ranks_train_and_store_no_number_of_shards(tmp_path, ranks):
+def test_a_run_on_ranks_without_shards_stores_no_number_of_shards(tmp_path, ranks):
     run_program(ranks, "numpy", tmp_path / "run")
     assert "shards" not in json.loads((tmp_path / "run" / "run.json").read_text())["settings"]
 

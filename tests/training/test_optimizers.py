@@ -103,7 +103,7 @@ def test_a_rate_that_is_no_number_of_at_least_0_is_refused_before_the_step_is_co
 
 
 def test_steps_may_take_parameters_in_another_order_or_without_some_of_them():
-    """What decays and what state there is depends on a parameter, not on its place."""
+    """The weight decay and the state belong to a parameter, not to its place in the order."""
     options = {"lr": 0.1, "weight_decay": 0.5, "decay": "weights", "momentum": 0.9}
     params, other = arrays(0), arrays(0)
     one, two = SGD(**options), SGD(**options)

@@ -125,7 +125,7 @@ def _step_size(op: str, states: Arrays, grad: np.ndarray, options: Options, skip
         m, v = states
         step = float(np.asarray(options["step"]).item()) - skipped
         m_share, v_share = 1 - options.get("beta1", 0.9) ** step, 1 - options.get("beta2", 0.999) ** step
-        # In float32, 1 - beta**step would lose digits for small steps; kernels compute it in double.
+        # In float32, 1 - beta**step would lose digits in the first steps; kernels compute it in double.
         return lr * (np.abs(m) + grad) / m_share / (np.sqrt(v / v_share) + options.get("eps", 1e-8))
     return lr * grad / (np.sqrt(states[0]) + options.get("eps", 1e-10 if op == "adagrad_step" else 1e-8))
 

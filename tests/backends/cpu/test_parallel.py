@@ -89,7 +89,7 @@ def test_an_error_in_any_part_is_raised_after_all_have_finished(blas, failing):
 
 
 @pytest.mark.parametrize("number", [1, 3])
-def test_ctrl_c_while_blas_is_limited_or_restored_blocks_no_later_op(blas, number, monkeypatch):
+def test_ops_still_run_after_ctrl_c_while_blas_is_limited_or_restored(blas, number, monkeypatch):
     def interrupted(chosen):
         if chosen == number:
             raise KeyboardInterrupt

@@ -125,7 +125,7 @@ def test_a_compile_error_points_into_the_cu_file(tmp_path):
         load(tmp_path / "bad.cu").kernel("bad")(1, 1, emulator.empty(1))
 
 
-def test_processes_that_start_at_once_compile_the_runtime_one_after_another(monkeypatch, tmp_path):
+def test_a_process_waits_while_another_one_compiles_the_runtime(monkeypatch, tmp_path):
     """Once the runtime is compiled, no process waits. The test holds the lock, in place of a process that compiles."""
     monkeypatch.setenv("GPUCONV_CACHE_DIR", str(tmp_path / "cache"))
 

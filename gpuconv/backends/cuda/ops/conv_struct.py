@@ -11,8 +11,8 @@ from gpuconv.backends.cuda.runtime.structs import FAST_DIVMOD, fast_divmod, stru
 from gpuconv.few_channels import patch_lines
 from gpuconv.problems import Conv2dProblem
 
-# Kernels count pixels and taps in 32 bits, including those of a tile that reaches past the end, and elements in 64
-# bits. The sum of two coordinates must fit in 32 bits.
+# Kernels count elements in 64 bits. They count pixels and taps in 32 bits, including those of a tile that reaches past
+# the end. The sum of two coordinates must fit in 32 bits.
 _MOST_PIXELS, _LONGEST_SIDE = 2**31 - 2**16, 2**29
 
 # Limits of the tap table in kernels/tap_iterator.cuh: the number of taps; the rows plus the columns of a filter (a mask
