@@ -117,7 +117,7 @@ def compare(
             _compare_case(mine, _case_name(arrays, options), arrays, options, expected, allowed, _LAYOUTS[layout])
         )
     if not found:
-        raise ValueError("there is no case to compare in")
+        raise ValueError("there is no case; compare takes at least one")
     return found
 
 

@@ -1,6 +1,6 @@
 // The gradient of a convolution with respect to its input on tensor cores: float16, bfloat16, TF32; sm_80 and up.
 //
-// Formula, layouts, grid, phases and macros are those of conv2d_dgrad.cu, the main loop that of gemm_mma.cuh. The filters' lines
+// Formula, layouts, grid, phases and macros are those of conv2d_dgrad.cu; the main loop is that of gemm_mma.cuh. The filters' lines
 // run along the channels, not along the depth. 16-bit filters are therefore transposed when they are read. With 32-bit
 // filters the columns of four products are interleaved (mma_tile.cuh).
 

@@ -1,7 +1,7 @@
 // Convolution forward of few channels in one group, such as a net's first layer: float16, bfloat16 and TF32 on tensor cores,
 // float32 on the CUDA cores; sm_80 and up.
 //
-// Formula, layouts and epilogues are those of conv2d_fprop.cu; tile and main loop those of conv2d_few_channels.cuh. Each block
+// Formula, layouts and epilogues are those of conv2d_fprop.cu; tile and main loop are those of conv2d_few_channels.cuh. Each block
 // computes several tiles, gridDim.x apart. gridDim.x is a multiple of the tiles across, so a block keeps its filters. It copies
 // the next tile's patch of x while it computes. There is no split-K.
 //

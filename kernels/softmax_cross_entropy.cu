@@ -1,5 +1,5 @@
-// Softmax cross-entropy and its gradient, in one launch; with weights or ignored labels, a launch before it sums the labels'
-// weights.
+// Softmax cross-entropy and its gradient, in one launch. With weights or ignored labels there is an earlier launch, which sums the
+// labels' weights.
 //
 //   z = logits[n, :] - max, p = exp(z) / sum of exp(z), t = w * ((1 - s) * target + s / classes), s the label smoothing
 //   target: onehot(label), or the row of labels      w: a weight for each class, or 1      T = sum over c of t
@@ -12,8 +12,8 @@
 // label outside the classes makes the loss and its row of dlogits NaN. divisor: D, or null for N. A row has a sub-warp of `lanes`
 // threads (class_rows.cuh). partials: one number per block. counter: zero before and after.
 //
-// Macros: DTYPE; LABEL, any number type; PER_LANE. Limits: none. Floor: 2 sizeof(DTYPE) bytes (and sizeof(LABEL), of a float
-// type) and 2 exponentials per score, while a row fits into registers (32 * PER_LANE classes).
+// Macros: DTYPE; LABEL, any number type; PER_LANE. Limits: none. Floor: 2 sizeof(DTYPE) bytes (and sizeof(LABEL), if LABEL is
+// a float type) and 2 exponentials per score, while a row fits into registers (32 * PER_LANE classes).
 #include "class_rows.cuh"
 #include "labels.cuh"
 

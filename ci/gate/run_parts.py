@@ -1,4 +1,4 @@
-"""Runs parts: their checks in order, each with a time limit, and a record that is complete after each one."""
+"""Runs the checks of parts in order, each with a time limit. After each check, the record is complete."""
 
 from __future__ import annotations
 

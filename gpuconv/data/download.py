@@ -89,7 +89,7 @@ def _bytes_so_far(part: Path, size: int) -> int:
 
 
 def _fetch(url: str, part: Path, size: int, progress: bool) -> None:
-    """Append what is missing of the file to `part`. Raises RequestException, OSError if another process is doing this,
+    """Append the bytes that `part` lacks. Raises RequestException, OSError if another process is doing this,
     and ValueError for a file of another size."""
     import requests
 

@@ -60,7 +60,7 @@ class Sequential(Layer):
         initialize: False creates no weights, which is enough for a `summary`.
         precision: "float32", "tf32", "float16", "bfloat16" or "float64", see `to`; by default that of built layers,
             else "float32".
-        share: Use layers that are already built without copying them: training one net then trains the other.
+        share: Use layers that are already built instead of copying them: training one net then trains the other.
     """
 
     stem = "block"

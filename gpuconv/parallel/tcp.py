@@ -1,4 +1,5 @@
-"""Messages between ranks that variables like torchrun's describe: RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT.
+"""Messages between ranks. Environment variables describe the ranks, as those of torchrun do: RANK, WORLD_SIZE,
+MASTER_ADDR and MASTER_PORT.
 
 Rank 0 listens on the port after MASTER_PORT, because torchrun's own store may use MASTER_PORT. Messages are pickled,
 and whoever sends a pickle can run code here. So only processes with the same key may connect: GPUCONV_RANKS_KEY, which
@@ -29,7 +30,7 @@ class _Failed(str):
 
 
 class _Impatient:
-    """A connection during the exchange of keys: an answer that does not begin in time is a TimeoutError."""
+    """A connection during the exchange of keys. `recv_bytes` raises TimeoutError if no answer begins in time."""
 
     def __init__(self, connection: Connection, deadline: float) -> None:
         self.connection, self.deadline = connection, deadline

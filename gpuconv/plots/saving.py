@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def draw(path: str | os.PathLike[str], make: Callable[[], Figure]) -> None:
-    """Save the figure that `make` returns at `path`. Any error becomes a PlotError, which the caller can catch, so that
+    """Save at `path` the figure that `make` returns. Any error becomes a PlotError, which the caller can catch, so that
     a picture never stops a run.
 
     The causes are often outside gpuconv: a matplotlibrc, MPLBACKEND, fonts, a full disk.

@@ -185,7 +185,7 @@ class OneCycle(Schedule):
 
 @dataclass(frozen=True)
 class Warmup(Schedule):
-    """Another schedule times a straight line that reaches 1 at the last step of the first `length` epochs.
+    """The product of another schedule and a straight line that reaches 1 at the last step of the first `length` epochs.
 
     The other schedule is not delayed, so its milestones do not move (Goyal et al. 2017). then: the other
     schedule, in any form that `get` takes.

@@ -18,7 +18,7 @@ from tests.cli.small_run import SMALL_BATCHES
 from tests.training import toy_run
 
 
-def test_a_folder_in_use_by_another_process_is_refused_by_name(tmp_path, capsys):
+def test_a_folder_in_use_by_another_process_is_refused_and_named(tmp_path, capsys):
     run = tmp_path / "run"
     run.mkdir()
     lock = LockFile(run / "run.lock")

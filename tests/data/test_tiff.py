@@ -47,8 +47,8 @@ def test_signed_values_are_refused(tmp_path, bits):
     ids=["unspecified", "multiplied", "alpha"],
 )
 def test_the_second_channel_of_a_gray_tiff_is_read_by_its_tag(tmp_path, kind, expected):
-    """The tag ExtraSamples gives the meaning of this channel. White shows through alpha: a gray of 128 that is half
-    transparent becomes 64 + 127, or 128 + 127 if it is stored multiplied by its alpha."""
+    """The tag ExtraSamples gives the meaning of this channel. If it is alpha, the image lies on white: a gray of 128
+    that is half transparent becomes 64 + 127, or 128 + 127 if it is stored multiplied by its alpha."""
     data = bytes([128, 128, 0, 0, 64, 255])
     extra = {Tag.SAMPLES_PER_PIXEL: 2, Tag.EXTRA_SAMPLES: kind}
     path = tiff(tmp_path / "a.tif", data, bits=8, width=3, extra=extra)

@@ -201,7 +201,7 @@ def test_two_different_nets_are_refused():
         bisect(trainer(), trainer(filters=8), DATA)
 
 
-def test_skipped_calls_are_not_called_within_their_bounds():
+def test_skipped_calls_are_not_reported_as_within_their_bounds():
     found = Bisection(2, (3, 4), (1, 0))
     agreed = "agree over 2 steps: 3 calls of A and 4 of B checked, each within its bound"
     assert str(found) == f"{agreed}; 1 more had NaN or infinity"

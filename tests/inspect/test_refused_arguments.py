@@ -1,4 +1,4 @@
-"""Wrong arguments of the tools that look inside a net are refused by name."""
+"""Wrong arguments of the tools that look inside a net are refused in messages that name them."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ USES = {
 
 
 @pytest.mark.parametrize("name", USES)
-def test_a_net_without_shapes_and_anything_but_a_net_is_refused(name):
+def test_a_net_without_shapes_is_refused_and_so_is_a_number(name):
     with pytest.raises(RuntimeError, match=r"no shapes yet: begin it with Input\(...\) or call build"):
         USES[name](net())
     with pytest.raises(TypeError, match=r"a net must be a gpuconv\.Sequential or another layer, received int"):

@@ -1,5 +1,5 @@
-// Bulk copies and stmatrix, correct and with one fault a kernel; for test_bulk_copies.py, test_stmatrix.py, test_tensor_maps.py
-// and tests/standin/test_tensor_maps.py.
+// Kernels with bulk copies and stmatrix, some correct, the others with one fault each; for test_bulk_copies.py, test_stmatrix.py,
+// test_tensor_maps.py and tests/standin/test_tensor_maps.py.
 #include "bulk_copy.cuh"
 #include "stmatrix.cuh"
 

@@ -1,5 +1,5 @@
 // Kernels for test_planted_faults.py and others. Each has one fault, except `correct`. Where a single thread has the fault, it is
-// thread (5, 0, 0) of block (1, 0, 0). Where only a checked run names the line of the fault, this line ends in
+// thread (5, 0, 0) of block (1, 0, 0). Where only a checked run names the line of the fault, that line ends in
 // `// fault`, and test_planted_faults.py looks up its number.
 #include "async_copy.cuh"
 #include "types.cuh"

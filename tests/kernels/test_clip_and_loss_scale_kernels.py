@@ -56,7 +56,7 @@ def test_clipping_of_aligned_and_unaligned_gradients_agrees_with_numpy(device, r
             )
 
 
-def test_the_norm_sums_the_partial_sums_of_more_blocks_than_a_block_has_threads(device):
+def test_the_norm_adds_up_the_partial_sums_of_more_blocks_than_a_block_has_threads(device):
     result = asarray(np.zeros(4), device)
     grads = [asarray(np.full(1, number, np.float32), device) for number in range(600)]
     ops.clip_norm(result, grads, max_norm=1.0)

@@ -207,7 +207,7 @@ def test_with_a_frozen_weight_the_bias_gets_the_gradient_of_the_unfused_net():
     fused = net.fuse()
     assert list(fused.grads()) == ["conv1.bias"]
     (_, _, plain), (_, _, from_fused) = step_arrays(net), step_arrays(fused)
-    np.testing.assert_allclose(from_fused, plain, rtol=1e-13)  # a sum of 48, in another order
+    np.testing.assert_allclose(from_fused, plain, rtol=1e-13)  # a sum of 48 numbers, in another order
 
 
 def test_a_fused_convolution_with_a_3x3_pool_is_refused():

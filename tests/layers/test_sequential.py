@@ -27,7 +27,7 @@ def test_lists_that_make_no_net_are_refused(layers, error, message):
         Sequential(layers())
 
 
-def test_without_an_input_gradient_nothing_is_computed_before_the_first_trained_layer():
+def test_without_an_input_gradient_backward_ends_at_the_first_trained_layer():
     calls = []
 
     @contextmanager

@@ -61,7 +61,7 @@ NAMES = [
 ]
 
 
-def test_layers_inside_others_are_shown_under_the_names_that_explain_takes(x):
+def test_inner_layers_are_shown_under_the_names_that_inspect_explain_accepts(x):
     from gpuconv import inspect, losses
 
     net = Sequential([Input((6, 8, 3)), *NESTED], seed=1)

@@ -41,7 +41,7 @@ def summed(arrays, fixed):
 
 
 @SCHEDULES
-def test_sums_follow_the_tree_or_are_all_reduced(schedule):
+def test_sums_follow_the_tree_or_are_made_by_all_reduce(schedule):
     for size in (2, 4):
         arrays = [np.random.default_rng(rank).normal(size=1024).astype(np.float32) for rank in range(size)]
         with standin.installed(["90"] * size, schedule=schedule) as machine:
@@ -91,7 +91,7 @@ def test_two_gpus_have_the_bits_of_one(schedule):
 
 
 @SCHEDULES
-def test_without_shards_the_gpus_all_reduce(schedule):
+def test_without_shards_the_gpus_sum_by_all_reduce(schedule):
     with standin.installed(("90", "90"), schedule=schedule) as machine:
         for graph in (False, True):
             weights = [result[0] for result in on_ranks(2, partial(trained, shards=None, graph=graph))]

@@ -113,7 +113,8 @@ def test_training_with_further_options_gives_the_emulated_devices_bits(schedule,
 
 
 class EveryThird(Shadow):
-    """A shadow that checks all calls of every third step in this process, once it knows the sizes of the calls.
+    """A shadow that works in this process. Once it knows the sizes of the calls, it checks all calls of every third
+    step.
 
     launched: for each step that it checked, the number of kernels that were launched one by one.
     """

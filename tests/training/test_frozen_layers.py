@@ -45,7 +45,7 @@ def test_layers_frozen_by_a_callback_are_frozen_after_resuming(tmp_path, precisi
         assert resumed.history == uninterrupted.history
 
 
-def test_a_run_that_a_callback_stops_where_it_freezes_a_layer_can_be_resumed(tmp_path):
+def test_a_run_can_be_resumed_after_a_callback_freezes_a_layer_and_stops_the_run(tmp_path):
     class FreezeAndStop(Callback):
         def on_step(self, trainer, record):
             if trainer.steps == 3:

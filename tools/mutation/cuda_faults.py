@@ -106,7 +106,7 @@ def mutants(file: str, text: str) -> Iterator[Mutant]:
 
 
 def _code(text: str) -> str:
-    """The text with everything that the emulated device does not run replaced by blanks, at the same offsets."""
+    """The text, in which blanks replace everything that the emulated device does not run. No offset changes."""
     text = _COMMENTS_AND_STRINGS.sub(_blank, text)
     lines, silent = [], []  # silent: for each open #if, whether the emulated device skips its text
     for line in text.split("\n"):

@@ -130,7 +130,7 @@ class Clocks {
         return uint32_t(kThreads + works.size() - 1);
     }
     const std::string& name(uint32_t component) const { return works[component - kThreads].name; }
-    // Says that the work has ended up to this step.
+    // Says that this step of the work, and all steps before it, have ended.
     void finish(uint32_t component, uint32_t step) { works[component - kThreads].finished = step; }
     bool finished(uint32_t component, uint32_t step) const { return works[component - kThreads].finished >= step; }
 

@@ -49,7 +49,7 @@ inline void Cluster::fail_deadlocked() {
     Block* block = nullptr;
     int thread = 0;
     for (Block* each : blocks) {
-        int kinds = 0;  // of waits, of which the message has at most 12 for each block
+        int kinds = 0;  // the number of kinds of waits in this block; the message has at most 12 of them
         for (int group = 0; group * kWarpgroup < each->count; ++group) {
             std::map<std::string, std::vector<int>> alike;  // threads, by what they wait for
             for (int i = group * kWarpgroup; i < std::min(each->count, (group + 1) * kWarpgroup); ++i)

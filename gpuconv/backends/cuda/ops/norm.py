@@ -237,7 +237,8 @@ def _compute(
     arguments: tuple[object, ...],
     activation: str | None,
 ) -> None:
-    """Launch a kernel that computes y, or its form with an addend; y and the addend may be rows with a pitch.
+    """Launch a kernel that computes y; with an addend, the variant of this kernel that adds it. y and the addend may be
+    rows with a pitch.
 
     x_rows: `rows_of(x)` or `rows_to_sum(x)`. arguments: the kernel's, between y and the columns.
     """

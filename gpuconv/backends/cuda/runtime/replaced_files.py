@@ -21,7 +21,7 @@ def when_replaced(drop: Callable[[], object]) -> None:
 
 
 def until_replaced(prepare: Prepare) -> Prepare:
-    """Caches a function whose results depend on kernel files, until these are replaced (`replace_files`)."""
+    """Caches the results of a function until the kernel files on which they depend are replaced (`replace_files`)."""
     cached = functools.lru_cache(maxsize=4096)(prepare)
     when_replaced(cached.cache_clear)
     return cached  # type: ignore[return-value]
