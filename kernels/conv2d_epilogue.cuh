@@ -112,7 +112,7 @@ tile_moments(Moments* moments, const DTYPE* y, const Convolution& conv, const Bl
     }
 }
 
-// Stores a block's sums: as y, with its mask, its activation's input or its filters' moments, or as partial sums.
+// Stores a block's sums as partial sums, or as y. With y it stores what the macros ask for: mask, activation input or moments.
 __device__ __forceinline__ void
 run_epilogue(const Accumulators& accumulators, const Block& block, DTYPE* y, uint8* mask, DTYPE* input, Moments* moments,
              Real* partials, const Convolution& conv) {

@@ -142,7 +142,7 @@ def test_a_config_holds_the_algorithm_but_not_tf32():
             make("winograd")
 
 
-def test_a_named_algorithm_runs_in_its_own_directions_and_the_others_are_chosen_automatically():
+def test_a_named_algorithm_runs_in_its_own_directions_and_auto_chooses_for_the_other_directions():
     for algo, dtype, direction in (("few_channels-256x64", "float32", "fprop"), ("mma-64x32", "bfloat16", "wgrad")):
         named, auto = (
             Sequential([Input((6, 6, 3)), Conv2D(8, 3, algo=name)], device="emulated", dtype=dtype)

@@ -193,7 +193,7 @@ def test_a_result_that_a_run_cannot_store_is_named():
             trainer.fit(toy_run.loader(), validation=toy_run.held_out(), epochs=1, progress=False)
 
 
-def test_without_an_image_single_numbers_are_nan_and_results_by_class_are_none():
+def test_if_there_are_no_images_numbers_are_nan_and_results_by_class_are_none():
     for metric in ("top-5", lambda scores, labels: 1.0):
         assert np.isnan(measure(metric, ends=(0,))[1])
     for metric in ("confusion", "per-class"):

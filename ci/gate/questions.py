@@ -1,4 +1,4 @@
-"""Questions that only a GPU answers: each an experiment in a child, and a verdict."""
+"""Questions that only a GPU answers. A child process does an experiment for each, and its output gives the verdict."""
 
 from __future__ import annotations
 

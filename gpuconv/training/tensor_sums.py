@@ -21,7 +21,7 @@ from gpuconv.types import Array
 CRC32, XXH3, SPLITMIX = "crc32", "xxh3", "splitmix"
 ROW = 256  # values that are added in float32; the sums of such rows are added in float64
 _SQUARES = 2 * ROW  # squares that are added in float32, likewise
-_BLOCK = 1024 * ROW  # values that are read at a time, few enough to stay in the processor's cache from hash to norm
+_BLOCK = 1024 * ROW  # values that are read at a time; they stay in the processor's cache until they are added
 _SMALL = 2.0**-100  # with a mean square below this, float32 is too coarse: products under 2^-126 may be rounded to 0
 _ONES = {np.dtype(dtype): np.ones(_BLOCK // ROW, dtype) for dtype in ("float32", "float64")}
 _SHORT = 16 * ROW  # shorter tensors are added in float64

@@ -14,7 +14,7 @@ from gpuconv.verify.bounds import Bound
 
 @dataclass(frozen=True)
 class Expected:
-    """One result of an op: its name, the value, and the bound on |result - value| (0: the same bits)."""
+    """One result of an op: its name, the value, and the bound on |result - value| (0: they must be equal)."""
 
     name: str
     value: np.ndarray

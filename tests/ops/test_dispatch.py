@@ -57,13 +57,13 @@ def test_a_backend_is_imported_at_its_first_use():
     assert python(code + "; print(loaded(), ops.relu(numpy.ones(1)), loaded())") == "False [1.] True"
 
 
-def test_mixed_devices_name_each_argument(elsewhere):
+def test_the_error_for_mixed_devices_names_each_argument(elsewhere):
     words = re.escape("received: x is numpy, w is elsewhere, out is numpy (gpuconv.asarray(x, device=...) moves one)")
     with pytest.raises(TypeError, match=f"all arrays of one call must live on one device, {words}"):
         ops.linear(X, elsewhere(4, 3), out=np.empty((2, 4), np.float32))
 
 
-def test_mixed_devices_in_lists_and_scalars_name_each_argument(elsewhere):
+def test_the_error_for_mixed_devices_in_lists_and_scalars_names_each_argument(elsewhere):
     with pytest.raises(TypeError, match=re.escape("params[0] is numpy, grads[0] is elsewhere")):
         ops.sgd_step([X], [elsewhere(2, 3)], lr=0.1)
     with pytest.raises(TypeError, match=re.escape("grads[0] is numpy, lr is elsewhere")):

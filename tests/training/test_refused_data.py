@@ -169,7 +169,7 @@ def test_floats_never_drop_the_normalization_of_a_net_silently():
     assert net.normalization is None
 
 
-def test_generators_are_refused_before_training_where_every_epoch_needs_the_data():
+def test_a_generator_of_data_that_every_epoch_reads_is_refused_before_training():
     train, _ = gc.data.load("digits")
     batch = (train.images[:32], train.labels[:32])
     for part in ("validation", "test"):

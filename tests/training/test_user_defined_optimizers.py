@@ -134,7 +134,7 @@ def test_a_resume_that_the_users_optimizer_refuses_changes_nothing(tmp_path):
     assert trainer.steps == 0
 
 
-def test_on_a_device_a_user_defined_optimizer_steps_on_the_host_with_a_warning():
+def test_fit_warns_that_a_user_defined_optimizer_steps_on_the_host_although_the_net_is_on_a_device():
     class WrappedSGD:
         """Takes device arrays and uses gpuconv's ops."""
 

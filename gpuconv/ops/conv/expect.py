@@ -23,9 +23,9 @@ def forward_epilogue(dy: Array, problem: Conv2dProblem, mask: Array | None, pool
     shape = problem.pooled_shape(pool)
     if mask is None:
         if pool != 1:
-            raise ValueError(f"pool={pool} needs the mask that conv2d_relu returned, received None")
+            raise ValueError(f"pool={pool} needs the mask of conv2d_relu or conv2d_batch_norm, received None")
         expect_shape("dy", dy, shape, "the convolution's output")
         return PLAIN
-    expect_shape("dy", dy, shape, "the output of conv2d_relu")
+    expect_shape("dy", dy, shape, "the output of conv2d_relu or of conv2d_batch_norm's pool")
     expect_mask(mask, problem, pool)
     return Epilogue.of(pool=int(pool), masked=True)

@@ -43,7 +43,8 @@ def behind_activation(
     """
     if not activation:
         return bound
-    own = accumulation(dtype, 8, magnitude + np.abs(value)) + rounding(dtype, value)  # sigmoid(0) is 1/2, not near 0
+    # The output may be larger than the magnitude of the input: sigmoid(0) is 1/2.
+    own = accumulation(dtype, 8, magnitude + np.abs(value)) + rounding(dtype, value)
     return ACTIVATIONS[activation].steepest * bound + own
 
 

@@ -68,7 +68,7 @@ REFUSALS = [
         [Y, W],
         {"input_shape": (2, 5, 7, 4), "pool": 2},
         ValueError,
-        "pool=2 needs the mask that conv2d_relu returned, received None",
+        "pool=2 needs the mask of conv2d_relu or conv2d_batch_norm, received None",
     ),
     (
         ops.conv2d_dgrad,
@@ -89,7 +89,8 @@ REFUSALS = [
         [Y, X],
         {"kernel_size": (3, 2), "mask": zeros(2, 1, 3, 3, dtype=np.uint8), "pool": 2},
         ValueError,
-        "dy must have shape (2, 1, 3, 6) (the output of conv2d_relu), received (2, 3, 6, 6)",
+        "dy must have shape (2, 1, 3, 6) (the output of conv2d_relu or of conv2d_batch_norm's pool), received "
+        "(2, 3, 6, 6)",
     ),
     (ops.conv2d_wgrad, [Y, X], {"kernel_size": (3, 2), "db": zeros(5)}, ValueError, "db must have shape (6,)"),
     (

@@ -30,7 +30,7 @@ def random_normal(y: ArrayT, *, mean: float, std: float, seed: int, stream: int,
 
 def random_permutation(order: ArrayT, *, seed: int, epoch: int, stream: int) -> ArrayT:
     n = order.shape[0]
-    a = math.isqrt(max(n - 1, 0)) + 1  # a x b is nearly square and holds n, as in gpuconv/random.py
+    a = math.isqrt(max(n - 1, 0)) + 1  # a * b >= n, and a is close to b, as in gpuconv/random.py
     target = buffer(order, order.shape, order.dtype, like=order)
     run = load("random_fill.cu", {"DTYPE": "float32"}).kernel("random_permutation")
     run(flat_grid(n), THREADS, target, n, a, ceil_div(n, a), seed, stream, epoch)
