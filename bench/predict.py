@@ -20,7 +20,8 @@ WGMMA = ("launch", "prologue", "tensor", "shared", "l2", "issue", "epilogue", "r
 
 def predict_entry(entry: Entry, algo: str, model: Model, gpu: Gpu) -> tuple[str, Prediction] | None:
     """The algorithm that a convolution uses under `algo`, and its predicted time. None for entries that the model does
-    not cover: other operations, and algorithms without tensor cores or for few channels."""
+    not cover: other operations, dtypes other than float16 and bfloat16, and algorithms without tensor cores or for few
+    channels."""
     if entry.op not in DIRECTIONS:
         return None
     return convolution(entry.workload, entry.op, entry.dtype, algo, entry.work.bytes, model, gpu)

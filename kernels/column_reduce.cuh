@@ -1,7 +1,7 @@
 // Reductions over the rows of an (M, C) matrix, channels innermost, and maps with one set of coefficients per channel.
 //
 // The matrix is walked as a flat array. In each step a block's threads read neighboring packs of WIDTH numbers; then they advance
-// by a stride that is a multiple of C. So number j of each of a thread's packs lies in the same column, for any C. If
+// by a stride that is a multiple of C. So in all packs of a thread, number j lies in the same column, for any C. If
 // the columns do not fit into a block, they are divided into tiles, one for each block along grid y. The steps are divided into
 // chunks, one for each block along grid x. The division, and so the bits, depend only on the shape and WIDTH.
 //
@@ -63,9 +63,9 @@ struct PitchedPacks {
     __device__ __forceinline__ int64 at(int64 step) const { return first + step * stride; }
 };
 
-// Calls body.packs<ROWS>(pack, stride, step) for ROWS steps, from `step` on; their packs are pack, pack + stride, ...
-// If the array ends with an incomplete pack, calls body.single(number, index) for each number of that pack. index: where
-// the number lies in the pack.
+// Calls body.packs<GROUP>(pack, stride, step) for every GROUP steps of the thread, then body.packs<1>(...) for each step that is
+// left. `step` is the first step of the call, and `pack` its pack; that of the next step is pack + stride, ... If the array ends
+// with an incomplete pack, calls body.single(number, index) for each number of that pack. index: where it lies in the pack.
 template <int GROUP, class Body>
 __device__ __forceinline__ void walk(const Columns& columns, Body& body) {
     const Position position(columns);

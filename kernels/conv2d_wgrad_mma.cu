@@ -1,6 +1,6 @@
 // The gradient of a convolution with respect to its filters on tensor cores: float16, bfloat16, TF32; sm_80 and up.
 //
-// Formula, layouts, splits and macros are those of conv2d_wgrad.cu, the main loop that of gemm_mma.cuh. A line of A
+// Formula, layouts, splits and macros are those of conv2d_wgrad.cu; the main loop is in gemm_mma.cuh. A line of A
 // (dy) holds one pixel's filters, a line of B (x) one pixel's taps, so no line runs along the depth. 16-bit numbers are
 // therefore transposed when they are read. With 32-bit numbers the rows and columns of four products are interleaved
 // (mma_tile.cuh). Each thread sums db over the elements that it copied to shared memory.

@@ -45,7 +45,7 @@ class Copier {
         a.seek(block.begin);
         b.seek(block.begin);
         for (int32 depth = block.begin; depth < block.end;) {
-            // An iterator that fills a table ahead did so in seek or advance: now all copiers may read it.
+            // An iterator that fills a table ahead did so in seek or advance; after the barrier all copiers may read it.
             if (IteratorA::FILLS_AHEAD || IteratorB::FILLS_AHEAD) sync_copiers();
             unsigned char *tile_a = filling.tiles(), *tile_b = tile_a + IteratorA::Tile::BYTES;
             filling.wait_until_free();

@@ -13,7 +13,7 @@ class WalkIterator<Walk::PIXELS, Matrix, SIDE, VECTOR, false, SUMS>
 
     const Matrix& matrix;
     const typename Matrix::Reach reach;
-    const DTYPE* const from;  // the column's channel of the first pixel
+    const DTYPE* const from;  // points to the column's channel in the first pixel
     int32 turn = 0;  // which of the two tables has the next tile's pixels
 
     static __device__ __forceinline__ typename Matrix::Anchor (&anchors())[2][STAGE_K] {

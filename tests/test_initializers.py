@@ -43,7 +43,7 @@ def test_fans_follow_from_the_shape_of_the_weights_and_a_vector_has_none():
 
 @pytest.mark.parametrize("groups", [1, 4, 16], ids=["plain", "grouped", "depthwise"])
 @pytest.mark.parametrize("distribution", ["normal", "uniform"])
-def test_a_convolution_preserves_the_variance_for_its_fan(groups, distribution):
+def test_a_convolution_preserves_the_variance_in_the_direction_of_its_fan(groups, distribution):
     """He initialization preserves the variance forward with fan_in, and backward with fan_out. Xavier initialization
     does both where the two fans are equal, as here. The gradient is measured away from the borders."""
     channels = filters = 16
@@ -112,7 +112,7 @@ def test_dirac_is_refused_for_other_shapes_than_filters():
         Linear(3, weight_init="dirac").build((2,))
 
 
-def test_the_same_seed_gives_the_same_bits_and_each_parameter_gets_its_own():
+def test_the_same_seed_gives_the_same_bits_and_two_parameters_get_different_numbers():
     np.testing.assert_array_equal(draw("he_normal"), draw("he_normal"))
     assert (draw("he_normal") != draw("he_normal", seed=2)).any()
     net = Sequential([Input((4, 4, 2)), Conv2D(2, 3, padding=1), Conv2D(2, 3, padding=1)], seed=9)

@@ -119,8 +119,8 @@ def build_for_step(model: str, **options: Any) -> Any:  # noqa: ANN401 - as `bui
 
 
 class _Program(SourceFileLoader):
-    """Compiles the file on every run, as Python does with a program. Otherwise stale bytecode would be used for a file
-    that was edited within the same second without changing its size."""
+    """Compiles the file on every run, as Python does with a program. Otherwise Python would use the bytecode of
+    a file's former version if both versions have the same size and were saved in the same second."""
 
     def get_code(self, fullname: str) -> CodeType:
         return self.source_to_code(self.get_data(self.path), self.path)

@@ -99,7 +99,8 @@ OPTIONS: dict[str, tuple[Callable[[str], int | float | str], str, str]] = {
     "sync_batch_norm": (
         switch,
         "1|0",
-        "batch norm takes its statistics over all ranks, not over each rank alone (default: 0; 1 without a value)",
+        "batch norm takes its statistics over all ranks, not over each rank alone (default: 0; the option without a "
+        "value means 1)",
     ),
     "precision": (
         str,

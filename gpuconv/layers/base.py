@@ -116,7 +116,7 @@ class Layer(Stateful["Layer"]):
         self._saved: tuple[object, ...] | None = None
 
     is_foreign: ClassVar[bool] = False  # whether a user defined it; its results may have another float dtype
-    hooks: ClassVar[Mapping[str, tuple[Hook, ...]]] = MappingProxyType({})  # each instance has its own
+    hooks: ClassVar[Mapping[str, tuple[Hook, ...]]] = MappingProxyType({})  # an instance with hooks has its own
     normalization: ClassVar[Any] = None  # how images are normalized; a net's first layer keeps it, see `Sequential`
 
     # --- what a layer defines ------------------------------------------------------------------

@@ -83,8 +83,8 @@ class NormChain(Fused):
 
 # For each activation after a norm, the instructions per element that the norm's backward sums take in a separate pass
 # and in dgrad's epilogue. The model compares issue slots (docs/kernels/column_reduce.md). In the separate pass an
-# instruction takes one slot, and an element takes at least 31 slots: so many pass on an H200 while the element's bytes
-# move. In dgrad's epilogue an instruction takes 1.67 slots.
+# instruction takes one slot, and an element takes at least 31 slots, because an H200 has 31 while it moves the
+# element's bytes. In dgrad's epilogue an instruction takes 1.67 slots.
 _INSTRUCTIONS = {None: (7.1, 10.9), "relu": (18.0, 22.0), "gelu": (49.4, 53.1)}
 _LEAST_SLOTS_IN_A_PASS, _SLOTS_IN_DGRAD = 31, 1.67
 

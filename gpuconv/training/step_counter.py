@@ -20,7 +20,7 @@ class StepCounter:
     from here.
 
     The host calls `write` at least once in AHEAD steps; `advance` runs on the device in each step
-    (`ops.advance_step_counter`). `planned` holds the rates of the next steps that are on the device.
+    (`ops.advance_step_counter`). `planned` holds the rates that `write` has written for the steps still to come.
     """
 
     def __init__(self, optimizer: Optimizer, device: str) -> None:

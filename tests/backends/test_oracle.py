@@ -135,7 +135,7 @@ def test_a_result_is_rounded_once(dtype, value, rounded):
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @np.errstate(all="ignore")
-def test_every_16_bit_float_every_midpoint_and_its_neighbors_are_rounded_right(dtype):
+def test_16_bit_floats_and_midpoints_and_neighbors_of_midpoints_are_rounded_right(dtype):
     halves = np.arange(1 << 16, dtype=np.uint16).view(as_dtype(dtype))
     halves = np.sort(halves[np.isfinite(halves)].astype(np.float64))
     np.testing.assert_array_equal(round_to(halves, as_dtype(dtype)).astype(np.float64), halves)

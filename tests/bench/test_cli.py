@@ -34,7 +34,7 @@ def test_ops_writes_a_record(tmp_path, capsys, quick_peaks):
     assert "fprop 64x8x8x10-10x3x3-p1.1.1.1 float32" in capsys.readouterr().out
 
 
-def test_threads_limits_the_threads_of_numpy(tmp_path, quick_peaks, monkeypatch):
+def test_the_option_threads_limits_the_threads_of_numpy(tmp_path, quick_peaks, monkeypatch):
     if not blas.libraries():
         pytest.skip("nothing tells the number of BLAS's threads")
     before, seen = parallel.threads(), []

@@ -249,7 +249,7 @@ extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(32) diffe
     cluster_sync();
 }
 
-// Each of 14 threads of both blocks waits for a barrier of its own.
+// In each block, each of the 14 threads waits for a barrier of its own.
 extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(14) waits_in_many_ways(float* y) {
     __shared__ Mbarrier own[14];
     mbarrier_init(&own[threadIdx.x], 1);

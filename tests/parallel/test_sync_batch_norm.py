@@ -113,7 +113,7 @@ def test_without_sync_batch_norm_the_ranks_differ_from_one_process():
 
 
 def direction(state):
-    """All gradients as one vector of length 1, because those in float16 are multiplied by a loss scale."""
+    """All gradients as one unit vector, because those in float16 are multiplied by a loss scale."""
     gradients = [state[name].ravel().astype(np.float64) for name in sorted(state) if name.startswith("gradient")]
     vector = np.concatenate(gradients)
     return vector / np.linalg.norm(vector)

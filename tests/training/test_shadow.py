@@ -194,7 +194,7 @@ def test_violations_of_an_op_forward_and_backward_in_one_step_are_kept_in_two_fi
     watcher.close()
 
 
-def test_a_layer_whose_name_has_a_slash_is_checked_and_kept_in_one_file(at_once, monkeypatch, tmp_path):
+def test_a_violation_in_a_layer_whose_name_has_a_slash_is_kept_in_one_file(at_once, monkeypatch, tmp_path):
     wrong_conv(monkeypatch)
     row = [Conv2D(4, 3, name="block/conv") if layer.name == "conv2" else layer for layer in net()]
     with pytest.raises(ShadowError, match="conv2d of block/conv is beyond its bound"):

@@ -4,5 +4,5 @@
 - `gemm` plans and runs matrix products.
 - `runtime` compiles, loads and launches kernels, and creates arrays.
 - `emulator` runs the same kernels on the CPU.
-- `analysis` determines kernels' resources on a GPU, and predicts their times, without running them.
+- `analysis` compiles kernels, lists the resources that they need on a GPU, and predicts their times; it runs none.
 """

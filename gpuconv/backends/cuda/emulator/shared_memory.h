@@ -16,7 +16,7 @@ constexpr size_t kSharedCapacity = 232448;  // 227 KB, the limit of a block on s
 constexpr size_t kStaticCapacity = 48 * 1024;
 constexpr size_t kSharedGuard = 64;
 constexpr int kPoison = 0xff;  // a NaN in every floating-point type
-constexpr uintptr_t kWindowAlignment = 1024;  // of the window, so the most that dynamic memory can have
+constexpr uintptr_t kWindowAlignment = 1024;  // the alignment of the window, and the largest that dynamic memory can have
 
 struct SharedVariable {
     const void* key;

@@ -1,8 +1,8 @@
 // Operations of a warpgroup: wgmma in groups, its fence and wait, and the transfer of registers. Part of Block (block.h).
 //
 // A wgmma reads shared memory at some moment between its issue and the end of the wait for its group; its accumulators are
-// poisoned until then. In a checked run the words of its operands record it as a reader. All wgmma of a warpgroup
-// share a clock component; each is a step of it.
+// poisoned until then. In a checked run each word of its operands records the wgmma as a reader. All wgmma of a warpgroup
+// share a clock component; each wgmma is a step of it.
 #pragma once
 
 #include "block.h"
@@ -193,7 +193,7 @@ inline bool Block::change_registers(int group, unsigned number, bool more) {
     return true;
 }
 
-// Local memory represents registers. Fails on an access to accumulators of an unfinished wgmma; records others for later wgmma.
+// Local memory represents registers. Fails on an access to accumulators of an unfinished wgmma; check_accumulators gets all others.
 void Block::access_register(const char* address, size_t bytes, Kind kind, uintptr_t pc) {
     const size_t group = size_t(running) / kWarpgroup;
     if (asynchronous.computes || group >= asynchronous.warpgroups.size()) return;

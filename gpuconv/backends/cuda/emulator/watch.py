@@ -30,7 +30,7 @@ class Writer:
 @dataclass(frozen=True)
 class Touched:
     """A buffer or shared variable that a thread used. first, last: the offsets of the first and the last accessed byte.
-    read, written: the bytes of all accesses; a byte counts each time."""
+    read, written: the bytes of all accesses; a byte counts at each access."""
 
     name: str
     first: int
@@ -90,10 +90,10 @@ def watch_writes(memory: np.ndarray | ArgumentBytes, writer: Writer | None = Non
     """A context in which kernels run checked, and every write to the bytes of `memory` is added to the yielded list, in
     order.
 
-    memory: a contiguous view of an emulated array, or bytes of an argument, in each launch of a kernel that has this
-    argument. writer: a thread from an earlier watch. With it, the writes of each launch are followed in the list by a
-    `Touched` for each buffer and shared variable that this thread uses. A watch does not see bulk stores, what bulk
-    loads write, the operands that wgmma reads, or operations on mbarriers.
+    memory: a contiguous view of an emulated array; or bytes of an argument, which are watched in each launch of a
+    kernel that has this argument. writer: a thread from an earlier watch. With it, the writes of each launch are
+    followed in the list by a `Touched` for each buffer and shared variable that this thread uses. A watch does not see
+    bulk stores, what bulk loads write, the operands that wgmma reads, or operations on mbarriers.
 
     Raises ValueError for a view that is not contiguous, RuntimeError inside another watch; a kernel that is launched
     unchecked in the context raises EmulatorError.
