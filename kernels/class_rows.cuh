@@ -62,7 +62,7 @@ class ClassRow {
     Real scores[PER_LANE];
 };
 
-// Calls visit(row number, ClassRow) for the block's rows. All threads of a warp call it together.
+// Calls visit(row number, ClassRow) for the block's rows. All threads of a warp call `visit` together.
 template <class Visit>
 __device__ __forceinline__ void for_each_row(const DTYPE* x, int64 n, int32 classes, int32 lanes, Visit visit) {
     const int32 rows_at_once = blockDim.x / lanes;

@@ -162,7 +162,7 @@ __device__ __forceinline__ void column_finish(const State* partials, int32 chunk
                [&](int32 column, const State& state) { finish(begin + column, state); });
 }
 
-// Reduces a convolution's partial results, one State for each tile and channel: each block adds up `share` of them.
+// Reduces a convolution's partial results, one State for each tile and channel: each block adds up those of `share` tiles.
 template <class State>
 __device__ __forceinline__ void merge_tiles(State* fewer, const State* partials, int32 chunks, int32 share, int32 channels) {
     const int32 first = int32(blockIdx.y) * share;

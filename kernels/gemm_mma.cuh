@@ -1,7 +1,7 @@
 // The main loop of gemm.cuh on tensor cores: float16, bfloat16, and float32 rounded to TF32; sm_80 and up.
 //
 // Dynamic shared memory holds STAGES pairs of tiles: one pair is multiplied while tile iterators (tile_iterator.cuh) fill the
-// others by cp.async. A tile's depth is 64 bytes of DTYPE, in two steps of 32 bytes (mma_tile.cuh). A warp multiplies
+// others by cp.async. A tile's depth is 64 bytes of DTYPE, in two steps of 32 bytes (mma_tile.cuh). A warp computes
 // WARP_M x WARP_N outputs as 16 x 8 products (mma.cuh). At the end the accumulators go through shared memory, so that
 // neighboring lanes store neighboring outputs.
 #pragma once

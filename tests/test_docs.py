@@ -1,4 +1,4 @@
-"""The docs and the README: examples run unchanged, links lead to files, and what the pages list is complete."""
+"""The docs and the README: examples run unchanged, links lead to files, and the lists in the pages are complete."""
 
 import doctest
 import re

@@ -26,7 +26,8 @@ def fetch_archive(url: str, directory: Path, *, sha256: str, size: int, progress
     file.
 
     An interrupted download continues where it stopped. Each file gets its name only when it is complete. size: in
-    bytes; a file of another size is not downloaded, and more bytes are never stored. progress: show a bar.
+    bytes; a file that the server announces with another size is not downloaded, and no more than `size` bytes are
+    stored. progress: show a bar.
 
     Raises:
         ImportError: The package requests is missing.

@@ -181,7 +181,7 @@ def read_checked(samples: Samples, indices: NDArray[np.int64]) -> tuple[np.ndarr
 
 
 def memory_mapped(array: object) -> np.memmap | None:
-    """The array that was opened from a file, of which `array` is a view; None for one in memory."""
+    """The whole array that was opened from a file, if `array` is this array or a view of it; else None."""
     opened = None
     while isinstance(array, np.ndarray):
         if isinstance(array, np.memmap) and array.filename is not None:

@@ -64,8 +64,9 @@ def change_recipe(recipe: Record, changes: Record, *, images: int, epoch: int = 
 def carry_state(before: Checkpoint, segment: Segment, changes: Record) -> Checkpoint:
     """Converts the state before a change to the state from which `segment`, made with the change, continues.
 
-    The weights, their masters and the step number are kept, and so is the optimizer's state if it is the same
-    optimizer; another one starts with zeros. An epoch in progress continues at a multiple of the new batch size.
+    The weights, their masters and the step number are kept. The optimizer's state is kept too, unless the change names
+    another optimizer, whose state starts with zeros. An epoch in progress continues at a multiple of the new batch
+    size.
     """
     state = dict(before.state)
     recipe, old_settings = segment.recipe, state["settings"]

@@ -62,7 +62,7 @@ def muon_step(
             Each has the shape and dtype of the array that it averages.
         lr: The learning rate, at least 0; may be a float32 or float64 array of one element on the device.
         momentum: In [0, 1].
-        nesterov: Take the second form; needs a momentum above 0.
+        nesterov: Whether orthogonal(g + momentum * v) replaces orthogonal(v); needs a momentum above 0.
         steps: 0 to 100.
         precision: The precision of the products: "full" (the accumulation dtype), "tf32" (a 10-bit mantissa)
             or "bfloat16" (7 bits); for float64 parameters only "full".

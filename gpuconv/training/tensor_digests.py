@@ -5,12 +5,13 @@
     {"format": 2, "step": 1, "on": "numpy: ...",
      "tensors": [["forward", "conv1", "float32", 65536, 9, "xxh3:5f1c02aa90b1d7e4", 12.5, 80.1, 0]]}
 
-with each tensor's direction, name, dtype, number of values, products summed for one value, hash of its bytes, sum,
-norm, and the norm of its change in the step; null stands for NaN and for a number of 1e308 or more in absolute value.
-In float16, gradients are multiplied by the loss scale. Their sums and norms are divided by it again; their hashes are
-of the multiplied values. The tensors are in the order of the work: the layers' outputs, the gradients of their inputs,
-the parameters' gradients, the variables after the update (frozen ones and buffers included), the loss. A hash begins
-with its kind. Lines of format 1 are read too; they have no "format", and their hashes are CRC-32 without the kind.
+with each tensor's direction, name, dtype, number of values, number of products summed for one value, hash of its bytes,
+sum, norm, and the norm of its change in the step; null stands for NaN and for a number of 1e308 or more in absolute
+value. In float16, gradients are multiplied by the loss scale. Their sums and norms are divided by it again; their
+hashes are of the multiplied values. The tensors are in the order of the work: the layers' outputs, the gradients of
+their inputs, the parameters' gradients, the variables after the update (frozen ones and buffers included), the loss. A
+hash begins with its kind. Lines of format 1 are read too; they have no "format", and their hashes are CRC-32 without
+the kind.
 """
 
 from __future__ import annotations

@@ -84,7 +84,7 @@ def test_the_reverse_round_trip_gives_the_same_bits_for_a_residual_net():
         np.testing.assert_array_equal(target.state_dict()[key], value)
 
 
-def test_the_values_of_channels_are_not_reordered_where_a_user_layer_makes_a_volume_of_features():
+def test_channel_values_are_not_reordered_after_a_user_layer_that_turns_features_into_a_volume():
     class Unflatten(Layer):
         def plan(self, input_shape):
             return 2, 3, 2

@@ -134,7 +134,7 @@ def test_backward_sums_of_every_activation_agree_with_the_oracle(device):
     assert_norm_below(device, CONVOLUTIONS_ABOVE["groups"], activation="silu")
 
 
-def test_backward_sums_run_in_the_gradients_kernel(device):
+def test_backward_sums_are_computed_by_the_dgrad_kernel(device):
     arrays, options = norm_below(CONVOLUTIONS_ABOVE["plain"], "float32")
     with launches.record_launches() as launched:
         on_device("batch_norm_backward", device, *arrays, **options_on(device, options), algo="simt-64x32")

@@ -153,7 +153,7 @@ def test_convolutions_with_iterators_agree_with_the_oracle(device, op, arithmeti
 
 @directions
 @arithmetics
-def test_filters_with_more_taps_than_the_table_holds_agree_with_the_oracle(device, op, arithmetic):
+def test_filters_that_do_not_fit_the_tap_table_agree_with_the_oracle(device, op, arithmetic):
     dtype, tf32_option = dtype_and_options(arithmetic)
     for case in WITHOUT_TAP_TABLE:
         with launches.record_launches() as launched:

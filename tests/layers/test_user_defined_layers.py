@@ -1,4 +1,4 @@
-"""User-defined layers: how they are found by name, which ones are refused when they are built, and what errors name."""
+"""User-defined layers: how they are found by name, which are refused when built, and which layer an error names."""
 
 import json
 import warnings

@@ -1,4 +1,4 @@
-"""Wrong arguments of pictures that are refused by name, not by an error of NumPy or matplotlib."""
+"""Wrong arguments of pictures are refused with errors of gpuconv, not of NumPy or matplotlib."""
 
 from __future__ import annotations
 

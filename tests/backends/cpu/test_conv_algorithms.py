@@ -165,7 +165,7 @@ def test_row_reuse_is_chosen_for_few_filters_relative_to_channels(
         (False, 8, 16, {"stride": 2}),
     ],
 )
-def test_both_gradients_share_one_copy_if_padded_with_stride_1_and_few_filters_relative_to_channels(
+def test_both_gradients_share_one_copy_given_padding_and_stride_1_and_few_filters_relative_to_channels(
     shared, channels, k, options, monkeypatch
 ):
     calls, correlate_both = [], conv.correlate_both
