@@ -181,7 +181,8 @@ def _is_result_of_op(received: object, expected: np.ndarray) -> bool:
 def _difference(
     name: str, received: object, expected: np.ndarray, allowed: float, axes: Sequence[int] | None
 ) -> Comparison:
-    """One result compared with the expected one. allowed: the error, relative to the largest expected number."""
+    """One result compared with the expected one. allowed: the largest accepted error, relative to the largest
+    expected number."""
     expected = _laid_out(backends.to_numpy(expected), axes)
     try:
         received = backends.to_numpy(received)

@@ -77,7 +77,7 @@ def test_seed_stream_and_substream_each_change_the_bits():
     assert len(draws) == 4 * 2 * 3
 
 
-def test_a_one_element_array_is_a_scalar():
+def test_an_array_of_one_element_is_accepted_as_a_number():
     by_array = random.bits(5, seed=1, stream=INIT, offset=np.array([7]))
     np.testing.assert_array_equal(by_array, random.bits(5, seed=1, stream=INIT, offset=7))
 
@@ -133,7 +133,7 @@ def test_draws_of_no_numbers_are_empty():
 # -- uniform ------------------------------------------------------------------------------------
 
 
-def test_a_uniform_number_has_the_upper_24_bits_exactly():
+def test_a_uniform_number_holds_exactly_the_upper_24_bits_of_its_word():
     u = random.uniform((7, 11), seed=5, stream=DROPOUT, substream=2)
     raw = random.bits(77, seed=5, stream=DROPOUT, substream=2).reshape(7, 11)
     assert u.dtype == np.float32

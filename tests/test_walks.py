@@ -33,7 +33,7 @@ def files_in_table(title):
 
 
 TO_A_KERNEL = files_in_table("The `x` of a convolution enters")
-# Of the calls with the same shapes, only the first enters these files.
+# Only the first call with given shapes checks them: x enters these files after ops/check_cache.py.
 CHECKS = ["ops/conv/conv2d.py", "ops/conv/expect.py", "ops/expect.py"]
 EMULATED = "backends/cuda/emulator/library.py"
 

@@ -45,7 +45,7 @@ def from_onnx(
         for each in (*model.graph.input, *model.graph.output, *model.graph.value_info):
             if each.type.HasField("tensor_type"):
                 each.type.tensor_type.shape.SetInParent()  # files may omit shapes, and the checker requires them
-        library.checker.check_model(model)  # each node's inputs, outputs and attributes, and their order
+        library.checker.check_model(model)  # each node's inputs, outputs and attributes, and the order of the nodes
     except OSError:
         raise
     except Exception as error:  # protobuf and the checker raise many types of errors

@@ -331,9 +331,10 @@ class Layer(Stateful["Layer"]):
     def register_forward_hook(self, hook: Hook) -> Handle:
         """Call ``hook(layer, x, y)`` after each forward or `infer` of this layer in a net, with its input and output.
 
-        A net that trains on a device with kernels is fused; a layer that has a hook before the Trainer is created is
-        left out of fusion. A captured step calls hooks only during capture. Returns a handle; ``handle.remove()``, or
-        the end of ``with handle:``, removes the hook. Raises TypeError for a hook that cannot be called.
+        A net that trains on a device with kernels is fused by default; a layer that has a hook before the Trainer is
+        created is left out of fusion. A captured step calls hooks only during capture. Returns a handle;
+        ``handle.remove()``, or the end of ``with handle:``, removes the hook. Raises TypeError for a hook that cannot
+        be called.
         """
         return Handle(self, "forward", hook)
 

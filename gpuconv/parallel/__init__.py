@@ -38,7 +38,8 @@ def launched_ranks(device: str, time_limit: float) -> Ranks:
         device: The name of the net's device, "auto" included.
         time_limit: The seconds that another rank may take to answer, above 0.
 
-    Raises ValueError for an unknown device, another time limit, and ranks on the CPU that were not started by mpiexec.
+    Raises ValueError for an unknown device, a time limit that is not above 0, and ranks on the CPU that were not
+    started by mpiexec.
     """
     named, time_limit = Device.named(device), positive("time_limit", time_limit)
     if not is_launched():

@@ -140,7 +140,7 @@ def test_16_bit_floats_and_midpoints_and_neighbors_of_midpoints_are_rounded_righ
     halves = np.sort(halves[np.isfinite(halves)].astype(np.float64))
     np.testing.assert_array_equal(round_to(halves, as_dtype(dtype)).astype(np.float64), halves)
     middles = (halves[1:] + halves[:-1]) / 2
-    ties = middles.astype(as_dtype(dtype))  # float32 holds them, so that ml_dtypes too rounds them only once
+    ties = middles.astype(as_dtype(dtype))  # ml_dtypes rounds through float32, which holds them exactly
     np.testing.assert_array_equal(round_to(middles, as_dtype(dtype)).astype(np.float64), ties.astype(np.float64))
     for side, neighbors in ((-np.inf, halves[:-1]), (np.inf, halves[1:])):
         rounded = round_to(np.nextafter(middles, side), as_dtype(dtype)).astype(np.float64)
@@ -158,7 +158,8 @@ def test_tf32_is_rounded_by_its_definition_and_as_fast_code_rounds_it():
         np.testing.assert_array_equal(round_tf32(x.astype(np.float64)), fast.round_tf32(x))
 
 
-# Ops that by their contract also round on the way: a value between two fused ops or before an activation, or a factor.
+# Ops whose contract also rounds something before the result: a value between two fused ops or before an activation, or
+# a factor.
 ROUNDED_BEFORE = {"batch_norm", "batch_norm_backward", "conv2d_batch_norm", "scale"}
 
 

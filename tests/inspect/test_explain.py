@@ -179,7 +179,7 @@ REFUSED = {  # the message, by the kind of layer
 
 
 def net_around(layer, shape):
-    """A net of an input, the layer and an FC layer, with random parameters and running statistics, and an image."""
+    """(net, image): a net of an input, the layer and an FC layer, with random parameters and running statistics."""
     layer = Layer.from_config(layer.config() | {"name": "layer1"})
     row = [layer] if isinstance(layer, Input) else [Input(shape), layer]
     net = Sequential([*row, Flatten(), Linear(2)], seed=1)

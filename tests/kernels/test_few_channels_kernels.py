@@ -66,8 +66,8 @@ def test_every_shape_agrees_with_the_oracle(device, case, arithmetic):
 
 @pytest.fixture
 def one_multiprocessor(monkeypatch):
-    """All tiles are processed by the blocks that one multiprocessor holds, two or three of 256x32, or by one block per
-    tile of filters if that is more."""
+    """The plan has as many blocks as one multiprocessor holds (two; three with the tile 256x32), or one per tile of
+    filters if that is more."""
     monkeypatch.setattr(plan, "_MULTIPROCESSORS", 1)
     plan.plan.cache_clear()
     yield

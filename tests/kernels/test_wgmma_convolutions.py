@@ -92,7 +92,7 @@ def layers(op):
 
 @dtypes
 @pytest.mark.parametrize(("op", "algo"), [(op, algo) for op in OPS for algo in TILES_OF[op]])
-def test_each_layer_of_the_nets_agrees_by_one_tile_under_the_checker(op, algo, dtype):
+def test_one_tile_agrees_on_each_layer_of_the_nets_under_the_checker(op, algo, dtype):
     """Each layer is computed by only one tile, since a layer takes up to a second. The tiles take turns, and each round
     begins one tile later."""
     names = TILES_OF[op]

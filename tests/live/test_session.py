@@ -181,7 +181,7 @@ class LabeledWhenRead(Samples):
         return self.data.images[indices], self.data.labels[indices]
 
 
-def test_test_images_whose_labels_are_known_only_when_read_are_shown(sets, tmp_path):
+def test_a_test_set_whose_labels_are_known_only_when_read_is_shown(sets, tmp_path):
     recipe = recipe_of(LINEAR, epochs=1)
     session = Session(DataSplits(sets.train, None, LabeledWhenRead(sets.test)), recipe, device="numpy", home=tmp_path)
     assert session.view.truth == sets.test.labels[0]

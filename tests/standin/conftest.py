@@ -7,7 +7,7 @@ import pytest
 from gpuconv.backends.cuda.runtime import nvrtc, tensor_map
 from gpuconv.profiling import peaks, timer
 
-REPLACED = [  # by the stand-in, and by made-up times
+REPLACED = [  # functions that the stand-in, or a test with made-up times, replaces
     (nvrtc, "compile_cubin"),
     (nvrtc, "find_cubin"),
     (tensor_map, "driver"),
