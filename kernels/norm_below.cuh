@@ -12,7 +12,7 @@
 #define NORM_SUMS 0
 #endif
 
-// The norm's input, of dx's shape, and a number for each channel.
+// The norm's input x, of dx's shape, and vectors of one number for each channel.
 struct NormBelow {
     const DTYPE* x;
     const Real* mean;

@@ -82,12 +82,12 @@ def _add_parts(layer: Layer, volume: tuple[int, ...] | None, parts: list[_Part])
     if isinstance(layer, Merging):
         ends = {_add_parts(row, volume, parts) if row else volume for row in layer.rows}
         if len(ends) > 1 or (layer.merge != "add" and ends != {None}):
-            raise ValueError(f"{layer.path} joins flattened features, which differ in PyTorch's order")
+            raise ValueError(f"{layer.path} joins flattened features, which PyTorch orders differently")
         return ends.pop()
     if isinstance(layer, Flatten) and len(shape := layer.input_shape or ()) == 3:
         volume = shape if shape[0] * shape[1] > 1 and shape[2] > 1 else None
     if isinstance(layer, GroupNorm) and volume and layer.groups > 1:
-        raise ValueError(f"{layer.path} has groups of flattened features, which differ in PyTorch's order")
+        raise ValueError(f"{layer.path} has groups of flattened features, which PyTorch orders differently")
     if any(name in _TORCH_NAMES for name in layer.variables):
         parts.append(_Part(layer, volume if isinstance(layer, (Linear, *_NORMS)) else None))
     for _, inner in layer.children():

@@ -103,5 +103,5 @@ def test_every_layer_that_reads_flattened_features_is_reordered(layers, module):
 def test_flattened_features_joined_with_others_are_refused(layers):
     net = Sequential([Input((2, 4, 3)), *layers, Linear(5)])
     for convert in (interop.to_torch, lambda net: interop.from_torch({}, net)):
-        with pytest.raises(ValueError, match="1 joins flattened features, which differ in PyTorch's order"):
+        with pytest.raises(ValueError, match="1 joins flattened features, which PyTorch orders differently"):
             convert(net)

@@ -48,7 +48,7 @@ def main() -> None:
 
 @contextlib.contextmanager
 def planted(fault: str, algorithm: str = NAME) -> Iterator[None]:
-    """Within this context launches of the algorithm have a fault, one of `FAULTS`, or "none"."""
+    """Within this context launches of the algorithm have the given fault of `FAULTS`; "none" plants no fault."""
     original, count = launch.launch, 0
 
     def wrong(product, plan, out, secondary, inputs, **options):

@@ -131,7 +131,7 @@ def _step_size(op: str, states: Arrays, grad: np.ndarray, options: Options, skip
 
 
 def _sign_error(mean: np.ndarray, grad: np.ndarray, options: Options, dtype: np.dtype) -> np.ndarray:
-    """The error of Lion's step by a wrong sign: twice the rate where rounding may flip the sign, and 0 elsewhere."""
+    """The error of Lion's step from a wrong sign: twice the rate where rounding may flip the sign, and 0 elsewhere."""
     beta = options.get("beta1", 0.9)
     terms = beta * mean, (1 - beta) * grad
     may_flip = np.abs(sum(terms)) <= accumulation(dtype, 4, sum(map(np.abs, terms)))

@@ -144,7 +144,7 @@ def test_more_shared_memory_than_a_block_has_or_a_size_that_is_no_integer_is_ref
             kernel("fill")(1, 4, emulator.zeros(4), 1.0, 4, shared=wrong)
 
 
-def test_macros_that_compare_equal_but_are_other_texts_make_other_modules():
+def test_macros_that_compare_equal_but_differ_as_text_make_different_modules():
     assert load("arithmetic.cu", {"DTYPE": "float32", "WIDTH": 1}).defines["WIDTH"] == "1"
     assert load("arithmetic.cu", {"DTYPE": "float32", "WIDTH": 1.0}).defines["WIDTH"] == "1.0"
 
