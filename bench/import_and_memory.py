@@ -26,8 +26,8 @@ def import_time() -> dict[str, Any]:
 
 
 def step_memory(entry: Entry) -> dict[str, Any]:
-    """NumPy's peak allocation in a step, divided by the memory of the step's activations. These are the outputs of all
-    layers that allocate one, for the whole batch."""
+    """NumPy's peak allocation in a step, divided by the memory of the step's activations. The activations are the
+    outputs, for the whole batch, of all layers that allocate an output."""
     step = Step(entry)
     call = sides(step, "numpy")[0].prepare().call
     call(0)

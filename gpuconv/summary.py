@@ -69,7 +69,7 @@ def _row(layer: Layer, algorithms: Mapping[str, str]) -> Row:
 
 
 def total(table: list[Row]) -> Row:
-    """The sums over all rows, from the first volume to the last."""
+    """A row with the sums over all rows, the first row's input shape and the last row's output shape."""
     counts = ("parameters", "weights", "mult_adds", "activations")
     sums = {count: sum(getattr(row, count) for row in table) for count in counts}
     return Row("total", "", table[0].input_shape, table[-1].output_shape, **sums)

@@ -13,7 +13,7 @@
 // product, held by one thread.
 // MOMENTS 1: also writes the moments of every filter of y over each tile of pixels, for the batch norm that follows.
 // SAVES_INPUT 1: also writes the activation's input; y is computed from its rounded numbers.
-// MASK, MOMENTS and SAVES_INPUT exclude several splits.
+// With MASK, MOMENTS or SAVES_INPUT there is only one split.
 //
 // Macros: those of gemm.cuh; MASK, MOMENTS, SAVES_INPUT; ACTIVATION Identity, Relu, ...
 // VECTOR_C: channels that move at once, 16 / sizeof(DTYPE) or 1. Unless it is 1, it divides a group's channels and x's pitch, and

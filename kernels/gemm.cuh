@@ -9,8 +9,8 @@
 //   Line   line(int32 i)            line i, as the numbers that help to find its elements; past the end, a line without elements
 //   Column column(int32 j)          likewise column j
 //   bool find(Line, Column, from)   the address of an element and its VECTOR - 1 right neighbors; false: they are zeros
-//   ALONG_LINES                     how tile iterators (tile_iterator.cuh) walk the matrix if its lines are the depth
-//   ALONG_COLUMNS                   the same if its columns are the depth
+//   ALONG_LINES                     how tile iterators (tile_iterator.cuh) walk the matrix if i counts along the depth
+//   ALONG_COLUMNS                   the same if j counts along the depth
 //
 // The elements of a line are neighbors in memory. They run along the depth, or along the product's rows or columns.
 //

@@ -142,7 +142,7 @@ def test_a_loss_of_the_user_may_work_in_place(device):
     assert histories[0] == histories[1]
 
 
-def test_weights_in_text_that_are_no_numbers_are_named():
+def test_the_error_for_weights_that_are_no_numbers_names_the_option():
     for name, make in (("weight", losses.SoftmaxCrossEntropy), ("pos_weight", losses.BinaryCrossEntropy)):
         with pytest.raises(ValueError, match=f"{name} is written like '1/2/0.5', received '1/b'"):
             make(**{name: "1/b"})

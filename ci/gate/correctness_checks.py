@@ -37,8 +37,8 @@ def workers() -> int:
 
 
 def verify(gate: Gate, seconds: float) -> Found:
-    """Verifies each op in a process of its own, because the oracle takes most of the time. Matrix products come
-    first."""
+    """Verifies the ops in parallel, each in a process of its own, because most of the time goes into the oracle, which
+    runs on the CPU. Matrix products come first."""
     tiers = ["--tier", "tiny", *([] if gate.small else ["--tier", "odd"])]
     words = [*gate.python, "-m", "gpuconv", "verify", "--device", gate.device, *tiers, "--op"]
     ops = SMALL if gate.small else sorted(gate.facts.get("ops", ()), key=lambda op: not OPS[op].takes_algorithm)
@@ -51,8 +51,8 @@ def verify(gate: Gate, seconds: float) -> Found:
 
 def sanitizer_check(tool: str) -> Body:
     def check(gate: Gate, seconds: float) -> Found:
-        """Runs compute-sanitizer on each op. Each array is a separate allocation, without CuPy's pool, so the memory
-        next to an array is unallocated."""
+        """Runs compute-sanitizer on the ops of SANITIZED, in a rehearsal on those of SMALL. Each array is a separate
+        allocation, without CuPy's pool, so the memory next to an array is unallocated."""
         if not shutil.which("compute-sanitizer"):
             raise NotReachedError("compute-sanitizer is not on the PATH")
         words = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "9", *gate.python, "-m", "ci.gate.unpooled"]

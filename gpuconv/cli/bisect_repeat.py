@@ -101,9 +101,8 @@ class Repetition:
                     raise UserError(_OTHER_HASHES.format(self.directory))
                 if not alike:
                     raise UserError(
-                        f"{self.directory}, when repeated, has other bits than recorded from step {step.step} on, "
-                        f"first in {digest.direction} of {digest.name}; the run was recorded with other code or other "
-                        "ranks"
+                        f"from step {step.step} on, {self.directory} has other bits when repeated, first in "
+                        f"{digest.direction} of {digest.name}; the run was recorded with other code or other ranks"
                     )
 
 

@@ -17,7 +17,7 @@ EXAMPLES = [
     "gpuconv summary --model resnet20 --input 64x64x3",
     "gpuconv summary --model tiny-vgg --precision bfloat16 --device emulated --batch-size 512",
 ]
-MODEL_OPTIONS = ("input", "classes", "precision")  # a run's net has its own size
+MODEL_OPTIONS = ("input", "classes", "precision")  # a run's net has its own values of these
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

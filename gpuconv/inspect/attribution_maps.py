@@ -65,7 +65,7 @@ def occlusion_stages(
 ) -> Iterator[np.ndarray]:
     """The map of `occlusion`, yielded after every `batch` squares; it is 0 at pixels not yet covered.
 
-    Each batch also evaluates the image without a square again, because the net may be trained between two batches.
+    Each batch also evaluates the unchanged image, because the net may be trained between two batches.
     """
     _expect_one_map(net, x)
     h, w = x.shape[1:3]

@@ -46,7 +46,7 @@ def expect_normalization(normalization: object, input_shape: Shape | None) -> No
             values = getattr(normalization, name)
             if values.shape not in (input_shape[-1:], input_shape):
                 raise ValueError(
-                    f"{name} must be of shape {input_shape[-1:]}, one number a channel, or {input_shape}, one a pixel, "
-                    f"received {values.shape}"
+                    f"{name} must be of shape {input_shape[-1:]}, one number for each channel, or {input_shape}, "
+                    f"one for each number of an image, received {values.shape}"
                 )
     return normalization

@@ -37,8 +37,8 @@ def tree(flat: Array, rank: int, size: int) -> Iterator[Exchange]:
 
     Ranks at distance 1, 2, 4, ... exchange halves and add them, then return the sums the same way. Each of R ranks, R a
     power of two, sends 2 (R - 1) / R times the bytes of the array, and each element is summed along a binary tree. If
-    the number of ranks is not a power of two, the ranks from the next lower power of two on begin by giving their array
-    to another rank, and get the sums from it at the end.
+    R is not a power of two, let P be the largest power of two below R. Each rank numbered P or above first gives its
+    array to another rank, and at the end gets the sums from that rank.
     """
     power = 1 << (size.bit_length() - 1)
     if rank >= power:
@@ -65,7 +65,8 @@ def tree(flat: Array, rank: int, size: int) -> Iterator[Exchange]:
 
 def collect(flat: Array, ends: Sequence[int], rank: int, size: int, swap: Swap) -> None:
     """Give every rank all sections of an array of one axis, of which rank r has flat[ends[r]:ends[r + 1]]. If the
-    number of ranks is not a power of two, the ranks from the next lower power of two on have empty sections."""
+    number of ranks is not a power of two, and P is the largest power of two below it, the ranks numbered P or above
+    have empty sections."""
     power = 1 << (size.bit_length() - 1)
     if rank >= power:
         swap(rank - power, into=flat[: ends[power]])

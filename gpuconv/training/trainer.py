@@ -90,7 +90,7 @@ class Trainer(RunState):
             of ops (docs/shadow.md); None for no checks.
         violation: What happens if the shadow oracle finds a result beyond its bound: "stop" raises ShadowError, "warn"
             continues.
-        shards: The number of parts, a power of two, into which each batch is cut, the last one of an epoch included.
+        shards: The number of parts, a power of two, into which each batch is cut, even the last batch of an epoch.
             Unless sync_batch_norm is set, the parts are computed one by one, and batch norm takes the statistics of
             each. Augmentation and dropout draw the same random numbers as for the whole batch.
         parallel: How the processes started by mpiexec or torchrun train one net: "mpi" or `gpuconv.parallel.MPI(...)`

@@ -62,7 +62,7 @@ def test_the_same_seed_leaves_the_same_bytes(tmp_path, drawn_run):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["my run", "it's  a run", "-run", "caf\udce9"], ids=repr)
-def test_a_shell_reads_the_name_of_the_run_in_printed_commands_unchanged(name, tmp_path, monkeypatch, capfd):
+def test_the_names_of_runs_in_printed_commands_are_quoted_for_the_shell(name, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     assert train("--epochs", 1, f"--run-dir={name}") == 0
     hints = [line for line in capfd.readouterr().out.splitlines() if "gpuconv evaluate" in line or "IMAGE" in line]

@@ -111,7 +111,7 @@ def test_a_folder_name_that_looks_like_an_option_stays_a_name_if_a_slash_follows
     assert "/," not in absolute_spec("folder:pets,size=3x3")
 
 
-def test_the_option_test_1_makes_a_folder_a_test_set():
+def test_a_folder_is_a_test_set_if_its_option_test_equals_1():
     texts = {
         "folder:x,test=1": True,
         "folder:x,test=1.0": True,

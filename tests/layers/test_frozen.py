@@ -55,7 +55,7 @@ class Counting(layers.Layer):
         return dy
 
 
-def test_frozen_layers_have_no_parameters_and_are_not_trained():
+def test_the_arrays_of_frozen_layers_are_not_among_the_params_and_are_not_trained():
     net = net_of()
     trainer = Trainer(net, "adam", lr=0.1)
     net.freeze()

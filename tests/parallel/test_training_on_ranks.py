@@ -63,7 +63,7 @@ def test_the_element_where_two_runs_of_two_ranks_differ_is_found_by_one_process(
 def test_two_runs_of_two_ranks_without_shards_are_compared_but_not_repeated(tmp_path):
     document = bisected(tmp_path)
     assert (document["bits"]["step"], document["bits"]["element"]) == (1, None)
-    assert f"{tmp_path / 'a'}, when repeated, has other bits than recorded from step 1 on" in document["no_element"]
+    assert f"from step 1 on, {tmp_path / 'a'} has other bits when repeated" in document["no_element"]
     assert "the run was recorded with other code or other ranks" in document["no_element"]
 
 

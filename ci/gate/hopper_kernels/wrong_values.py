@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-SHOWN = 12  # wrong values, or ranges of rows or columns, that are listed
+SHOWN = 12  # at most this many wrong values are listed, and this many ranges of rows or columns
 
 
 def ranges(numbers) -> str:

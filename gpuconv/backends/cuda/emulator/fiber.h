@@ -1,4 +1,4 @@
-// Fibers: each has its own stack. A switch takes 16 instructions on x86-64 (not on macOS); elsewhere it uses ucontext.
+// Fibers: each has its own stack. On x86-64 with ELF (not on macOS) a switch takes 16 instructions; elsewhere it uses ucontext.
 #pragma once
 
 #include <sys/mman.h>
