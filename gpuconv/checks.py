@@ -233,7 +233,7 @@ def sanity(
     Args:
         net: Built, and not trained yet.
         x: (N, H, W, C) on the net's device, N of 20 or more.
-        labels: (N,) integers.
+        labels: (N,) integers, or the float targets that the loss takes.
         loss: A name or a function (`gpuconv.losses`).
         optimizer: Its first step is measured, see `update_ratio`.
         overfit_steps: The largest number of steps to overfit 20 samples.
@@ -296,7 +296,7 @@ def regularization(
     Args:
         weight_decay: The factor of the regularization, above 0.
 
-    Other arguments and errors as in `sanity`. Raises TypeError or ValueError for another `weight_decay`.
+    Other arguments and errors as in `sanity`. Raises TypeError or ValueError if `weight_decay` is not a number above 0.
     """
     weight_decay = arguments.positive("weight_decay", weight_decay)
     compute = _loss_function(net, loss, labels)

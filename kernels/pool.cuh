@@ -20,7 +20,7 @@ using Real = accumulator<DTYPE>;
 
 // The coordinates of item `i` of a volume (N, rows, columns, packs), the last axis innermost.
 struct Position {
-    uint32 n, pixel;  // pixel: of all images
+    uint32 n, pixel;  // pixel: its number among the pixels of all images
     int32 row, column, pack;
     __device__ Position(uint32 i, int32 rows, int32 columns, int32 packs) {
         pack = int32(i % packs);

@@ -118,7 +118,7 @@ def result_of(call: Call) -> np.ndarray:
 
 
 def _value_at(part: np.ndarray | float, call: Call, offset: int) -> float:
-    """A value of an array, broadcast to the result of a call."""
+    """The value at `offset` of `part`, which is first broadcast to the shape of the call's result and flattened."""
     return float(np.broadcast_to(part, result_of(call).shape).reshape(-1)[offset])
 
 

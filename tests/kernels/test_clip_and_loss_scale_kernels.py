@@ -35,7 +35,7 @@ def test_overflow_is_found_at_the_start_and_around_the_boundary_of_two_blocks(de
 
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_clipping_of_aligned_and_unaligned_gradients_agrees_with_numpy(device, rng, dtype):
-    """The gradients have several dtypes and fill several blocks. The norm has the same bits in several orders."""
+    """The gradients have several dtypes and fill several blocks. The norm has the same bits in each thread order."""
     for offset in (0, 1):
         large = random(rng, (20011 + offset,), dtype)
         grads = [large[offset:], random(rng, (5, 3), "float32"), random(rng, (0,), dtype)]

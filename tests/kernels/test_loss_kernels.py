@@ -70,7 +70,7 @@ def test_softmax_cross_entropy_is_within_its_bound(device, rng, shape, dtype, la
 
 @cases
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.2])
-def test_soft_targets_are_within_their_bound(device, rng, shape, dtype, label_smoothing):
+def test_softmax_cross_entropy_of_soft_targets_is_within_its_bound(device, rng, shape, dtype, label_smoothing):
     logits, _ = scores_and_labels(rng, shape, dtype)
     rows, classes = shape
     targets = rng.dirichlet(np.ones(classes), rows).astype(as_dtype(dtype))

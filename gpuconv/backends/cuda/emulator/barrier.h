@@ -18,7 +18,7 @@ inline unsigned Block::barrier(int predicate, Site site) {
 }
 
 // No thread is ready: releases the threads at the barrier if all have arrived, else the warps whose missing lanes have exited.
-// False if there are neither.
+// False if it releases none.
 inline bool Block::release() {
     if (arrived == count) {
         memset(state, READY, count);
