@@ -1,7 +1,7 @@
 """The predicted time of a whole training step as a CUDA graph, which has three parts:
 
-    convolutions   The time of each direction of each convolution, by `bench.predict`, or where the model does not cover
-                   it, by its bytes. Depthwise convolutions count as other kernels.
+    convolutions   The time of each direction of each convolution, by `bench.predict`; by its bytes if the model does
+                   not cover it. Depthwise convolutions count as other kernels.
     bytes          The time to move, at the GPU's copy rate, each array of each launch of the other kernels, and the
                    arrays of a convolution's epilogue.
     launches       LAUNCH for each launch of the other kernels.

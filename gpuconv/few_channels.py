@@ -12,8 +12,8 @@ MOST_SMEM_BYTES = 96 * 1024  # the most shared memory of a block for few channel
 
 
 def patch_lines(problem: Conv2dProblem, pool: int) -> int:
-    """An upper bound on the number of rows of x that a tile for few channels reads. The rows of all images are counted
-    in sequence.
+    """An upper bound on the number of rows of x, with its padding, that a tile for few channels reads. If it reads
+    several images, their rows are added up.
 
     pool: as in `Epilogue`. A tile has PIXELS pixels, counted before the pool. They fill PIXELS / pool**2 consecutive
     windows of the pool, each of which gives one pixel of y.

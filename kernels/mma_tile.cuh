@@ -51,12 +51,12 @@ struct Tile {
         return line * LINE_BYTES + (chunk ^ mixed) * 16;
     }
 
-    // The side, counted from the warp's first, that is row or column r of fragment i.
+    // The side of row or column r of fragment i, counted from the warp's first side.
     static __device__ __forceinline__ constexpr int side_of(int i, int r) {
         return INTERLEAVED ? i / 2 * 32 + r % 8 * 4 + i % 2 * 2 + r / 8 : i * 16 + r;
     }
 
-    // Loads the sides from `first` by one step of the depth, as N fragments of 16: operands of multiply_add. For rows, registers 0
+    // Loads one step of the depth of 16 N sides, from `first` on, as N fragments for multiply_add. For rows, registers 0
     // and 2 are the lower and the upper half of the depth of a fragment's first 8 sides, 1 and 3 those of the others. For columns,
     // 0 and 1 belong to the first 8 sides, 2 and 3 to the others: a product takes two neighboring registers.
     //

@@ -241,7 +241,7 @@ def test_the_check_of_the_first_loss_takes_a_weighted_loss_of_probabilities():
 
 
 @pytest.mark.parametrize("check", [checks.first_loss, checks.regularization, checks.overfits, checks.update_ratio])
-def test_a_check_refuses_labels_that_are_all_ignored_and_unbuilt_nets_and_names_of_nets(check):
+def test_a_check_refuses_unbuilt_nets_names_of_nets_and_labels_that_are_all_ignored(check):
     x, labels = data(3)
     labels[:] = -1
     with pytest.raises(ValueError, match="all 3 labels are -1, which the loss ignores"):

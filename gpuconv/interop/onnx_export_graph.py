@@ -27,8 +27,9 @@ OPSET, IR_VERSION = 21, 10  # both of ONNX 1.16
 
 class ExportedGraph:
     """The nodes and initializers so far. forms: for each class of layers, a function that adds such a layer.
-    `flattened_shape`: the shape (H, W, C) of a volume that a Flatten has flattened, until a Linear reads it, whose
-    columns are then reordered. `open_size`: whether the height and width of the input are variable."""
+    `flattened_shape`: the shape (H, W, C) of a volume that a Flatten has flattened and that a Linear will read. The
+    Linear reorders its columns by this shape and resets it to None. `open_size`: whether the height and width of the
+    input are variable."""
 
     def __init__(self, net: Layer, dtype: np.dtype, forms: Mapping[type, Form]) -> None:
         self.onnx = onnx()

@@ -221,8 +221,8 @@ def add_metrics(
     Args:
         totals: (4,) or (5,) float64, changed in place; with weight it must be (5,).
         loss: The batch's mean loss, 0-d, in the accumulation dtype of scores.
-        scores: (N, classes), any float dtype; the first largest score is the answer (NaN counts as largest). Without
-            labels (N, ...).
+        scores: (N, classes), or (N, ...) if there are no labels, any float dtype. The first largest score of a row is
+            the answer (NaN counts as largest).
         labels: (N,) int64, or (N, classes) of any float dtype, where the first largest value of a row is the
             right answer (NaN counts as largest). None if there is no notion of a right answer; totals[1] then stays
             unchanged.

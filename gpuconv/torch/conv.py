@@ -38,7 +38,7 @@ def conv2d(
         groups: The number of groups, which divides C and K.
 
     Returns:
-        y, (N, K, P, Q), of x's dtype, or inside `torch.autocast` of its dtype, in channels_last memory.
+        y, (N, K, P, Q), of x's dtype (inside `torch.autocast`, of autocast's dtype), in channels_last memory.
 
     Raises:
         TypeError, ValueError: An argument is not a tensor, or its shape, dtype or device does not fit.

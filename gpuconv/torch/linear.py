@@ -23,7 +23,7 @@ def linear(x: Tensor, w: Tensor, bias: Tensor | None = None) -> Tensor:
         bias: (out_features,), of x's dtype, or None.
 
     Returns:
-        y, (..., out_features), of x's dtype, or inside `torch.autocast` of its dtype.
+        y, (..., out_features), of x's dtype (inside `torch.autocast`, of autocast's dtype).
 
     Raises:
         TypeError, ValueError: An argument is not a tensor, or its shape, dtype or device does not fit.

@@ -134,7 +134,7 @@ def test_a_picture_does_not_replace_an_image_that_is_read(drawn_run, tmp_path, c
     assert [(tmp_path / name).read_bytes() for name in ("0.png", "1.png")] == before
 
 
-def test_predict_prints_question_marks_where_a_terminal_cannot_encode_its_bars(drawn_run, tmp_path):
+def test_predict_prints_question_marks_for_bars_that_the_terminal_cannot_encode(drawn_run, tmp_path):
     (image,) = images(tmp_path, (9, 7))
     command = [sys.executable, "-m", "gpuconv", "predict", image, "--run-dir", str(drawn_run)]
     environment = os.environ | {"PYTHONIOENCODING": "cp1252"}

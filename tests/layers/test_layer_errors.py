@@ -109,7 +109,7 @@ def test_a_wrong_image_size_is_refused_at_the_input():
         net_of().forward(np.ones((1, 6, 6, 2), np.float32))
 
 
-def test_an_input_of_single_numbers_refuses_vectors_with_larger_true_too():
+def test_an_input_of_single_numbers_refuses_vectors_even_if_larger_is_true():
     net = Sequential([Input((), larger=True)])
     assert net.forward(np.ones(2, np.float32)).shape == (2,)
     with pytest.raises(ValueError, match="takes single numbers or larger maps, received 3"):

@@ -12,7 +12,7 @@ from gpuconv.verify.rules.base import Arrays
 
 
 def digest(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> list[Expected]:
-    """The hash of x's bytes in the case's dtype, two numbers that must be exact, and the sums, with bounds on the error
+    """The digest of x in the case's dtype. The two numbers of the hash must be exact; the sums have bounds on the error
     of accumulating them in float64."""
     x, *before = (array for array in arrays if array is not None)
     found = ops.digest(*(array.astype(dtype) for array in (x, *before)))
