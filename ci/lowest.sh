@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs the everyday tests with the lowest versions that pyproject.toml declares of the packages that the tests need. The
+# Runs the everyday tests with each package that they need in the lowest version that pyproject.toml declares. The
 # packages of the extra `compile` are the newest here; ci/oldest_nvrtc.sh tests the oldest NVRTC.  ci/lowest.sh
 set -euo pipefail
 cd "$(dirname "$0")/.."

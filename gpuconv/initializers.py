@@ -134,7 +134,7 @@ def xavier_uniform(
 
 
 def dirac(shape: Shape, *, dtype: DTypeLike, seed: int, substream: int = 0, groups: int = 1) -> np.ndarray:
-    """Identity filters: in each group filter k copies channel k. Filters beyond the number of channels are drawn
+    """Identity filters: in each group, filter k copies channel k. Filters beyond the number of channels are drawn
     uniformly with variance 1 / (3 * fan_in), PyTorch's default (as in Jordan 2024, airbench). Arguments as in `zeros`;
     shape is (K, R, S, C // groups). Raises ValueError for another rank.
     """

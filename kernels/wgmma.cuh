@@ -9,7 +9,7 @@
 //   pin(sums);                                                     // then they may be read
 //
 // multiply_add_async: sums (64 x N) += a (64 x 16) * b (16 x N), of float16 or bfloat16. The operands may not be written before the
-// wait. wgmma sees what ordinary stores and cp.async wrote only after a proxy fence (mbarrier.cuh).
+// wait. Only after a proxy fence (mbarrier.cuh) does wgmma see what ordinary stores and cp.async wrote.
 //
 // With w = the warp of the warpgroup, g = lane / 4 and t = lane % 4, sums[j][i] is at row 16 w + g + i / 2 * 8, column
 // 8 j + 2 t + i % 2 (PTX ISA, wgmma's "Register Fragments", fragment D): as in mma.cuh for each 16 x 8.

@@ -214,7 +214,7 @@ def _time_steps(step: ProfiledStep, timer: Timer, steps: int) -> list[list[Span]
     """The spans of each step, marked in seconds from its start."""
     found, host = [], 0.0
     for number in range(steps + 1):  # the first step warms up
-        timer.hold(1.5 * host)  # half as long again as the last step took to queue, in case this one takes longer
+        timer.hold(1.5 * host)  # 1.5 times as long as the last step took to queue, in case this one takes longer
         start = time.perf_counter()
         spans = step(Spans(timer.mark))
         host = time.perf_counter() - start

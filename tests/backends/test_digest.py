@@ -60,7 +60,7 @@ def test_the_hash_depends_on_the_place_of_every_block_and_sums_cover_all_of_them
 
 
 @pytest.mark.parametrize("dtype", FLOAT_NAMES)
-def test_sums_of_values_squares_and_changes_are_those_computed_by_hand(dtype):
+def test_the_sums_of_values_of_squares_and_of_changes_are_those_computed_by_hand(dtype):
     x, before = (np.array(values).astype(as_dtype(dtype)) for values in ([3, -4, 0.5], [3, 0, -1]))
     assert list(ops.digest(x)[2:]) == [-0.5, 25.25, 0]
     assert list(ops.digest(x, before)[2:]) == [-0.5, 25.25, 18.25]

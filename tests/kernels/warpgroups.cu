@@ -1,4 +1,4 @@
-// A ring of stages between a producer and two consumer warpgroups, correct and with one fault a kernel; for
+// A ring of stages between a producer and two consumer warpgroups: a correct kernel, and kernels with one fault each; for
 // ci/gate/hopper_kernels/ring.py and for test_warpgroups.py, which looks up the lines that end in `// producer` and `// consumer`.
 // The call in each kernel is on a line of its own: NVRTC 12.0 may crash on a call beside the opening brace (kernels/README.md).
 #include "add_tile.cuh"

@@ -22,7 +22,7 @@ def fit(train=DATA, seed=3, **options):
     return trainer
 
 
-def test_the_part_is_the_one_that_split_draws_with_the_seed():
+def test_the_part_equals_that_of_dataset_split_with_the_same_seed():
     rest, part = DATA.split(0.25, seed=3)
     expected = fit(rest, validation=part)
     assert [len(samples) for samples in (rest, part)] == [45, 15]

@@ -59,7 +59,7 @@ class Mutant:
 class Outcome:
     mutant: Mutant
     verdict: str
-    why: str = ""  # what killed it, or why nothing can
+    why: str = ""  # what killed it, or why it was not killed
 
 
 Judge = Callable[[Mutant], tuple[str, str]]

@@ -1,6 +1,6 @@
 """The predicted time of a convolution on a GPU: from its machine code, its plan, and rates fitted to GPU records.
 
-    time = launch + block * (blocks of the busiest multiprocessor)
+    time = launch + block * (blocks of the busiest multiprocessor, or the mean: see `terms`)
                   + instruction * (instructions that a scheduler issues in the main loop)
                   + hmma * (tensor-core multiplications among them)
                   + reduction * (blocks that add up a split depth) + the partial sums' bytes at the copy rate
@@ -56,10 +56,10 @@ GPUS = {
 class Terms:
     """The work of a convolution on a GPU, or, in a model, the cycles that each term costs.
 
-    launch: 1. block: thread blocks of the busiest multiprocessor. instruction, hmma: what the busiest scheduler of that
-    multiprocessor issues in the main loop. reduction: thread blocks of the split-K reduction, if they compute 32
-    outputs each, as in the H200's first record. It is 0 for today's kernel, with 1024 outputs per block, whose time
-    follows from its bytes.
+    launch: 1. block: thread blocks of the busiest multiprocessor, or the mean of all multiprocessors (see `terms`).
+    instruction, hmma: what a scheduler of a multiprocessor with so many blocks issues in the main loop. reduction:
+    thread blocks of the split-K reduction, if they compute 32 outputs each, as in the H200's first record. It is 0 for
+    today's kernel, with 1024 outputs per block, whose time follows from its bytes.
     """
 
     launch: float

@@ -33,7 +33,7 @@ class Order {
         position = position + 1 == count ? 0 : position + 1;
         return order[position];
     }
-    // The next thread is the first of the order.
+    // After this, next() returns the first thread of the order.
     void restart() { position = count - 1; }
 
     // Restarts. With a seed, draws a new order: at random, either all threads are shuffled, or only the warps.
