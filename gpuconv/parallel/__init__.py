@@ -26,7 +26,8 @@ __all__ = [
 
 
 def is_launched() -> bool:
-    """Whether this process is one of several, started by mpiexec or described by variables like torchrun's."""
+    """Whether this process is one of several, started by mpiexec or described by environment variables, as by
+    those of torchrun."""
     return mpi.is_launched() or tcp.is_launched()
 
 

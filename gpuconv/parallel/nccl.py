@@ -28,8 +28,8 @@ GRACE = 10.0  # seconds in which a GPU has to end its communication, once the co
 
 
 class NCCL(Ranks):
-    """The processes that mpiexec started, or that variables like torchrun's describe (RANK, WORLD_SIZE, MASTER_ADDR,
-    MASTER_PORT), each with a GPU of its own.
+    """The processes that mpiexec started, or that environment variables describe, as those of torchrun do (RANK,
+    WORLD_SIZE, MASTER_ADDR, MASTER_PORT), each with a GPU of its own.
 
     Sums run on the current stream, so they can be captured as a part of a CUDA graph.
 

@@ -1,5 +1,5 @@
-// Clusters of blocks, correct and with one fault a kernel; for ci/gate/hopper_kernels/cluster.py and for test_clusters.py, which
-// looks up the lines that end in `// end`, `// copier` and `// adder`.
+// Clusters of blocks: a correct kernel, and kernels with one fault each; for ci/gate/hopper_kernels/cluster.py and for
+// test_clusters.py, which looks up the lines that end in `// end`, `// copier` and `// adder`.
 // The call in each kernel is on a line of its own: NVRTC 12.0 may crash on a call beside the opening brace (kernels/README.md).
 #include "add_tile.cuh"
 #include "bulk_copy.cuh"

@@ -43,7 +43,7 @@ def sgd_step(
             Each has the shape and dtype of the array that it averages.
         lr: The learning rate, at least 0; may be a float32 or float64 array of one element on the device.
         momentum: In [0, 1].
-        nesterov: Take the second form; needs a momentum above 0.
+        nesterov: Subtract lr * (g + momentum * v), not lr * v; needs a momentum above 0.
         weight_decay: One number, or one for each parameter; weight_decay * param is added to the gradient.
         ema: The averages' decay, in [0, 1].
 

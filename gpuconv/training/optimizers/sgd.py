@@ -18,7 +18,7 @@ class SGD(Optimizer):
 
     Args:
         momentum: In [0, 1].
-        nesterov: Whether to use the second form, which needs a momentum above 0.
+        nesterov: Whether lr * (g + momentum * v) is subtracted, not lr * v; needs a momentum above 0.
     """
 
     name: ClassVar[str] = "sgd"
