@@ -113,7 +113,7 @@ def _loss(trained: Run) -> tuple[LossLike, str]:
     try:
         return losses.read(text), ""
     except ValueError:
-        return "softmax", f" with softmax, as the run's own loss, {text}, is unknown here"
+        return "softmax", f" with softmax, because the run's own loss, {text}, is unknown here"
 
 
 def _images(trained: Run, data: str | None, test: str | None) -> tuple[Dataset | Samples | None, Dataset | Samples]:

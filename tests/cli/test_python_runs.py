@@ -115,7 +115,7 @@ def test_user_defined_losses_and_schedules_are_named_as_the_reason_why_a_run_can
     train(tmp_path / "own", loss=halved, stop=StopAfterOne())
     output = on_numpy(capsys, "train", "--resume", tmp_path / "own", status=2)
     assert "was started in Python and can be continued only there: the loss halved is not one of gpuconv's" in output
-    assert "with softmax, as the run's own loss, halved, is unknown here" in on_numpy(
+    assert "with softmax, because the run's own loss, halved, is unknown here" in on_numpy(
         capsys, "evaluate", tmp_path / "own"
     )
     for name in ("own", "cosine"):  # a user's function may have the name of one of gpuconv's

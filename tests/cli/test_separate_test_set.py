@@ -60,7 +60,7 @@ def test_evaluate_says_which_part_of_a_folder_it_uses(work, capsys):
     assert "test: 2 test images of 10; test=1 in --data uses all of them\n" in out
 
 
-def test_evaluate_recommends_the_option_test_only_for_data_that_takes_it(work, capsys):
+def test_evaluate_mentions_the_data_option_test_1_only_for_data_that_takes_it(work, capsys):
     data = "synthetic:n=20,size=8x8x1"
     output_of(capsys, *TRAIN, "--data", data)
     assert "synthetic: 4 test images\n" in output_of(capsys, "evaluate", "run", "--data", data)

@@ -44,7 +44,7 @@ def test_lists_of_images_and_labels_are_taken_like_arrays(count, labels_of):
         assert found.labels.tolist() == LABELS[:count].tolist()
 
 
-def test_pairs_become_samples_and_pairs_of_several_images_batches():
+def test_pairs_become_samples_and_pairs_of_several_images_become_batches():
     options = {"name": "train", "shape": (2, 3, 3), "classes": 4, "device": "numpy", "dtype": "float32"}
     pairs = [(IMAGES[0], 0), (IMAGES[1], 1)]
     batches = [(list(IMAGES[:2]), [0, 1]), (list(IMAGES[2:4]), [1, 0])]
@@ -75,7 +75,7 @@ def test_a_huge_label_makes_no_class_names_up_to_it():
     [(np.array(["cat", "dog"]), ["cat", "dog"]), *((other, ["0", "1"]) for other in (2, lambda: 2, None, ()))],
     ids=["array", "number", "function", "None", "empty"],
 )
-def test_an_attribute_classes_names_the_classes_if_it_is_an_array_and_not_if_it_holds_no_names(classes, expected):
+def test_an_array_in_the_attribute_classes_names_the_classes_and_a_value_without_names_does_not(classes, expected):
     class Named(list):
         pass
 

@@ -11,7 +11,7 @@ import gpuconv
 from tests.devices import kernel_devices
 
 HERE = Path(__file__).parent
-# The tests of the other files are marked `kernels` or `slow`.
+# The tests of all files but these are marked `kernels` or `slow`.
 EVERYDAY = ("test_activation_kernels.py", "test_headers.py", "test_smoke.py", "test_wgmma_layouts.py")
 
 

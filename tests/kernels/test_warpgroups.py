@@ -100,7 +100,7 @@ def test_a_planted_fault_is_named(kernel, sanitize):
         assert seed == 0 or time.process_time() - begin < 1  # a deadlock ends at once; the first run may compile
 
 
-def test_unfinished_accumulators_are_nan_without_checking():
+def test_unfinished_accumulators_are_nan_in_an_unchecked_run():
     for kernel in ("no_wait_for_wgmma", "not_committed"):
         assert np.isnan(launch(kernel, sanitize="none")[0]).all()
 

@@ -1,4 +1,4 @@
-"""The choice of an algorithm on a GPU: candidates, failures, and what its timing leaves out."""
+"""The choice of an algorithm on a GPU: candidates, failures, and trials, which no launch count or profile shows."""
 
 from __future__ import annotations
 

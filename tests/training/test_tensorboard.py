@@ -156,7 +156,7 @@ def test_a_missing_folder_or_package_is_reported(tmp_path, monkeypatch, capsys):
     assert [*tmp_path.iterdir()] == []
 
 
-def test_the_option_log_of_the_command_line_writes_all_kinds_of_records(tmp_path):
+def test_train_with_log_tensorboard_writes_all_kinds_of_records(tmp_path):
     arguments = ["train", "--data", "synthetic:n=40,size=8x8x1", "--model", "seed-net", "--epochs", "1", "--quiet"]
     assert main([*arguments, "--log", "tensorboard", "--run-dir", str(tmp_path / "run")]) == 0
     tags = read(tmp_path / "run" / "tensorboard").Tags()
