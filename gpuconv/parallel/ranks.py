@@ -108,8 +108,8 @@ class Ranks:
         """Give every rank all sections of an array.
 
         flat: an array of one axis, of which rank r initially has the section flat[ends[r]:ends[r + 1]]. ends: the
-        bounds of the sections. If the number of ranks is not a power of two, and P is the largest power of two below it,
-        the ranks numbered P or above have empty sections."""
+        bounds of the sections. If the number of ranks is not a power of two, and P is the largest power of two below
+        it, the ranks numbered P or above have empty sections."""
 
     def fail(self, error: BaseException) -> None:
         """Tell the other ranks that this one ends with an `error`."""
