@@ -22,8 +22,8 @@ def syntax(path: Path) -> tuple[ast.AST, ...]:
 
 @functools.cache
 def imports(path: Path) -> frozenset[str]:
-    """The modules of gpuconv, and the names in modules, that a file imports at any depth, such as "gpuconv.names" and
-    "gpuconv.names.lookup"."""
+    """The modules of gpuconv, and the names in modules, that a file's own statements import, also inside functions:
+    such as "gpuconv.names" and "gpuconv.names.lookup"."""
     names = set()
     for node in syntax(path):
         if isinstance(node, ast.Import):

@@ -1,5 +1,5 @@
-"""All commands that the README and the docs show are valid, and those that take only seconds run. Commands after a
-variable assignment, nsys, mpiexec or torchrun are left out."""
+"""All commands that README.md, CONTRIBUTING.md and the docs show are valid, and those that take only seconds run.
+Commands after a variable assignment, nsys, mpiexec or torchrun are left out."""
 
 import re
 import shlex

@@ -31,12 +31,12 @@ class QueueRanks(MPI):
 
 
 def summed(arrays, device="numpy"):
-    """(the sum, the number of bytes sent) of each rank."""
+    """For each rank, (the sum, the number of bytes that the rank sent)."""
     return array_after(arrays, lambda ranks, flat: ranks.sum(flat), device)
 
 
 def array_after(arrays, work, device="numpy"):
-    """(its array after work(ranks, array), the number of bytes sent) of each rank."""
+    """For each rank, (its array after work(ranks, array), the number of bytes that the rank sent)."""
     size = len(arrays)
     queues = {(one, other): queue.Queue() for one in range(size) for other in range(size)}
 
