@@ -1,4 +1,4 @@
-"""A teacher's net on handwritten digits: its layers, its correctness, and pictures of its activations."""
+"""For a lesson: a net on handwritten digits, its layers, a check of its gradients, and pictures of its activations."""
 
 import tempfile
 from pathlib import Path

@@ -7,9 +7,9 @@
 // images (M, H, W, C) uint8; x (N, H, W, C) DTYPE. The four words of Philox block (AUGMENT, offset + n) give the flip, both
 // shifts and the cutout's center, as backends/reference/batch.py states; an alternating flip is drawn from the block at the
 // image's index. The arithmetic is the reference's, and so are the bits. mean and std have one number per channel, or one per
-// element of an image. offset and start are numbers, or are read from device memory when the kernel runs, so that a captured step
-// goes through its epoch. A position past the indices, or an index outside the data set, makes its sample NaN and its label -1,
-// because reporting an error would require a synchronization. `blocks` blocks of 256 threads share the elements of a sample.
+// element of an image. offset and start are numbers, or are read from device memory when the kernel runs, so that each replay of a
+// captured step loads the next batch. A position past the indices, or an index outside the data set, makes its sample NaN and its
+// label -1, because reporting an error would need a synchronization. `blocks` blocks of 256 threads share the elements of a sample.
 //
 // Macros: DTYPE; FULL: 1 with crops and colors (augment.cuh), 0 without. A change of contrast needs the mean of a whole image, so
 // `blocks` must be 1. Limits: fewer than 2^31 - 2^27 elements per sample. Floor: per element 1 byte read, sizeof(DTYPE) written.

@@ -1,7 +1,8 @@
 """The thread that trains a run and handles requests from browsers between steps.
 
-Only that thread uses the net and its trainer. Requests reach it through a queue; its messages (`view.py`) go
-into a hub, which never waits for a browser.
+Only that thread uses the net and its trainer; the server's thread reads no more than the shape of the net's input.
+Requests reach the training thread through a queue; its messages (`view.py`) go into a hub, which never waits for a
+browser.
 """
 
 from __future__ import annotations

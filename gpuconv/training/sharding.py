@@ -341,7 +341,7 @@ def _expect_no_norm_inside_own(net: Layer) -> None:
         if layer.is_foreign and norms:
             raise ValueError(
                 f"sync_batch_norm runs {norms[0]} on all shards of a rank together, and your {type(layer).__name__} "
-                f"{layer.path} runs it on one after another: choose as many shards as ranks"
+                f"{layer.path} runs it on one shard after another: choose as many shards as ranks"
             )
 
 

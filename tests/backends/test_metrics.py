@@ -1,4 +1,4 @@
-"""add_metrics, by hand: the running totals of loss, correct predictions, samples, batches and weights."""
+"""add_metrics, by hand: the running totals of loss, correct predictions, samples, finite batches and weights."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ def test_metrics_add_up_over_two_batches(dtype):
 def test_a_label_that_is_no_class_weighs_nothing_in_the_metrics():
     totals, weight = np.zeros(5), np.array([1.0, 2.0, 4.0])
     ops.add_metrics(totals, np.array(1.5), np.eye(3), np.array([0, 7, -1]), weight)
-    assert totals.tolist() == [1.5, 1.0, 3.0, 1.0, 1.0]  # loss, correct predictions, samples, batches, weights
+    assert totals.tolist() == [1.5, 1.0, 3.0, 1.0, 1.0]  # loss, correct predictions, samples, finite batches, weights
 
 
 def test_totals_that_overflow_or_become_nan_give_no_warning():

@@ -62,7 +62,7 @@ def test_a_run_finds_its_data_from_any_folder(work, home, capsys, monkeypatch):
     assert stored == f"folder:{home / 'photos'},split=name"
 
 
-def test_the_new_location_of_moved_images_is_given_by_data(work, capsys):
+def test_the_option_data_gives_the_new_location_of_moved_images(work, capsys):
     run = changed_run(work, "settings.options.command.data", f"folder:{work / 'gone'},split=name")
     for command in (["evaluate", run], ["train", "--resume", run]):
         output = on_numpy(capsys, *command, status=2)
@@ -72,7 +72,7 @@ def test_the_new_location_of_moved_images_is_given_by_data(work, capsys):
     assert "gone" in on_numpy(capsys, "evaluate", run, "--data", "folder:gone", status=2)
 
 
-def test_the_new_location_of_moved_cifar10_files_is_given_by_data(tmp_path, monkeypatch, capsys):
+def test_the_option_data_gives_the_new_location_of_moved_cifar10_files(tmp_path, monkeypatch, capsys):
     def small_cifar10(directory):
         if not Path(directory).is_dir():
             raise FileNotFoundError(f"no CIFAR-10 in {directory}")

@@ -55,7 +55,7 @@ def net_of_containers(dtype="float32"):
 
 
 class Centered(Layer):
-    """Subtracts the mean of the samples that it received in the call before."""
+    """Subtracts the mean of the samples of its previous training call."""
 
     def plan(self, input_shape):
         self.variables = {"mean": Variable((1,), zeros, buffer=True)}

@@ -17,7 +17,7 @@ REPLACED = [  # functions that the stand-in, or a test with made-up times, repla
 
 
 @pytest.fixture(autouse=True)
-def _functions_of_gpuconv_return():
+def _gpuconv_has_its_own_functions_again():
     """After a test gpuconv has its own functions again: other tests in this process may use a GPU."""
     before = [getattr(module, name) for module, name in REPLACED]
     yield

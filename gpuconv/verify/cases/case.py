@@ -1,4 +1,4 @@
-"""A case is one problem of one op. Functions that make the arguments and names of cases."""
+"""A case, which is one problem of one op, and functions that make the arguments and names of cases."""
 
 from __future__ import annotations
 
