@@ -1,7 +1,7 @@
 """Repeat a call of an op that `gpuconv train --shadow` found wrong, on any device.
 
 The call is read from the file that the run wrote. The command prints the worst error as a share of its bound, both as
-stored and as the device gives it now. Status 1 if the device exceeds the bound."""
+stored and as the device gives it now. Status 1 if the new error exceeds its bound."""
 
 from __future__ import annotations
 
