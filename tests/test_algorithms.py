@@ -161,8 +161,8 @@ def test_a_named_algorithm_runs_in_its_own_directions_and_auto_chooses_for_the_o
 
 
 def test_an_unproved_algorithm_is_never_the_cost_models_choice():
-    """It may be named on the emulated device. "auto" never chooses it, and a product for which it has no kernel never
-    receives it."""
+    """It may be named on the emulated device. The cost model never chooses it for "auto", and a product for which it
+    has no kernel never receives it."""
     # At this rate, the cost model predicts almost no time for the new algorithm.
     free = replace(algorithms.find("mma-128x128", "bfloat16"), name="new-128x128", proved=False, rate=1e9, issued={})
     with with_algorithm(free, kernels=("conv2d_fprop",), capability=90, one_chip=True):

@@ -1,4 +1,4 @@
-"""Outside the command line no module calls `print`. A run's messages are logged; only the command line shows them."""
+"""No module calls `print`, except those in MAY_PRINT. A run's messages are logged; only the command line shows them."""
 
 from __future__ import annotations
 

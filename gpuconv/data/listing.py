@@ -77,7 +77,7 @@ def _files_of_class(folder: Path, root: Path, suffixes: tuple[str, ...]) -> tupl
 
 
 def _entries(folder: Path) -> Iterator[tuple[Path, os.stat_result | None]]:
-    """The sorted entries of a folder without hidden ones; the status is None for a dangling or circular link."""
+    """The sorted entries of a folder, except hidden ones; the status is None for a dangling or circular link."""
     for path in sorted(folder.iterdir()):
         if path.name.startswith("."):
             continue

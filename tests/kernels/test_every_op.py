@@ -1,4 +1,4 @@
-"""Every op on every device, against the oracle, over the named case tiers."""
+"""Every op, on each device that runs kernels, agrees with the oracle in the cases of all tiers."""
 
 from __future__ import annotations
 

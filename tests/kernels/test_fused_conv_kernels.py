@@ -182,7 +182,7 @@ def test_ties_in_a_window_have_the_bits_of_separate_kernels(device, dtype, pool)
 
 @pools
 @pytest.mark.parametrize("dtype", ["float64", "float16", "bfloat16"])
-def test_the_first_algorithm_of_every_other_dtype_has_the_bits_of_separate_kernels(device, monkeypatch, dtype, pool):
+def test_the_first_algorithm_of_a_dtype_has_the_bits_of_separate_kernels(device, monkeypatch, dtype, pool):
     force_algorithm(monkeypatch, serving(dtype)[0])
     assert_the_same(device, problem(16, 72), pool, dtype)
 

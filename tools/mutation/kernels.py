@@ -204,7 +204,7 @@ def _run(cases: list[verify.Case], dtype: str) -> Iterator[str]:
 
 
 def _run_tests(suite: Suite) -> str:
-    """Which test fails. Raises RuntimeError if pytest fails without a test."""
+    """Which test fails first; "" if none does. Raises RuntimeError if pytest fails although no test failed."""
     recorder = FirstFailure()
     status = pytest.main([*PYTEST, "-x", *suite.tests], [recorder, TimeLimit(suite)])
     if status and not recorder.nodeid:

@@ -12,7 +12,7 @@ def main() -> None:
     parser = argparse.ArgumentParser("python -m ci.gate.experiments")
     parser.add_argument("name", choices=QUESTIONS)
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--small", action="store_true", help="to rehearse")
+    parser.add_argument("--small", action="store_true", help="do less work, for a rehearsal")
     options = parser.parse_args()
     question = QUESTIONS[options.name]
     print(f"question: {question}", flush=True)

@@ -21,7 +21,7 @@ def main() -> int:
     parser = argparse.ArgumentParser("python -m ci.gate.hopper_kernels", description=hopper_kernels.__doc__)
     parser.add_argument("name", choices=CHECKS)
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--small", action="store_true", help="to rehearse")
+    parser.add_argument("--small", action="store_true", help="do less work, for a rehearsal")
     options = parser.parse_args()
     try:
         return CHECKS[options.name](options.device, options.small)

@@ -221,7 +221,7 @@ $("begin").addEventListener("click", async () => {
   }
 });
 
-// Select the wrong layer, if each layer is on its own line.
+// Selects the text of the layer that has the error, if each layer is on its own line.
 function select(area, layer) {
   if (layer === null || layer === undefined) return;
   const lines = area.value.split("\n");

@@ -14,7 +14,7 @@ from gpuconv.layers.fused import ConvReLU
 from tests.backends.cuda.stand_in_gpu import CONV2D, NAMES, StandInGpu, X, durations, run_op
 
 
-def test_a_layer_reports_the_algorithm_that_runs_even_without_tuning_and_under_same_bits(use_gpu, monkeypatch):
+def test_a_layer_reports_the_algorithm_that_runs_whether_measured_or_chosen_by_the_cost_model(use_gpu, monkeypatch):
     fastest = next(name for name in NAMES if name != plan.plan(CONV2D).algorithm.name)
     use_gpu(StandInGpu(durations(fastest)))
     layer = Conv2D(12, 3)
