@@ -16,7 +16,7 @@ from gpuconv.text.plain_text import one_line
 
 EPILOG = """examples:
   python -m bench steps && python -m bench ops         # measure, most important first
-  python -m bench ops --device cuda --minutes 5        # as many as fit into five minutes
+  python -m bench ops --device cuda --minutes 5        # start no entry after five minutes
   python -m bench ops --op fprop --shape vgg --dtype bfloat16
   python -m bench report                               # docs/benchmarks.md and its charts, from the newest records
   python -m bench compare OLD.json NEW.json            # what changed beyond the noise

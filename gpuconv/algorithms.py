@@ -9,9 +9,9 @@ that name.
 To add an algorithm, add an entry. The algorithm uses the kernels of its family. For "simt" these are
 ``conv2d_fprop_simt`` in kernels/conv2d_fprop.cu, ``conv2d_dgrad_simt`` in kernels/conv2d_dgrad.cu and so on. For
 another family, such as "mma", they are ``conv2d_fprop_mma`` in kernels/conv2d_fprop_mma.cu and so on, with the same
-parameters. Entries with the same name serve different arithmetics: the same tile may need more or fewer registers in
-another dtype. An algorithm that no GPU has run yet is entered with ``proved=False``: on a GPU it serves only problems
-for which it was proved there (docs/prover.md).
+parameters; those of clusters also take a tensor map. Entries with the same name serve different arithmetics: the same
+tile may need more or fewer registers in another dtype. An algorithm that no GPU has run yet is entered with
+``proved=False``: on a GPU it serves only problems for which it was proved there (docs/prover.md).
 """
 
 from __future__ import annotations

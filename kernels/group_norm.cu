@@ -33,7 +33,7 @@ struct Group {
     }
     __device__ Real count() const { return Real(pixels) * width; }
 
-    // Calls visit(number in x, number in an array with the pitch, channel in the group); `columns` neighboring threads share one
+    // Calls visit(index in x, index in an array with the pitch, channel in the group); `columns` neighboring threads share one
     // pixel.
     template <class Visit>
     __device__ __forceinline__ void each(int32 columns, Visit visit) const {

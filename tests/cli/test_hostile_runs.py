@@ -219,7 +219,7 @@ def test_changed_headers_of_safetensors_files_are_refused_or_change_nothing(run,
             assert commands.expect_refusal_or_the_same_output(command)
 
 
-def test_a_folder_link_or_empty_file_in_place_of_a_file_is_refused(run, capsys):
+def test_a_folder_a_link_or_an_empty_file_in_place_of_a_file_is_refused(run, capsys):
     commands = Commands(capsys)
     for file in (run.settings_file, run.last):
         valid = file.read_bytes()

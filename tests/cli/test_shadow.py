@@ -29,7 +29,7 @@ def test_train_reports_the_number_of_checked_calls_and_keeps_to_the_share_of_tim
 
 
 @pytest.mark.usefixtures("pictures")
-def test_the_report_is_drawn_in_the_run(work, capsys, monkeypatch):
+def test_the_report_is_drawn_into_the_folder_of_the_run(work, capsys, monkeypatch):
     pytest.importorskip("matplotlib")
     monkeypatch.setattr(Shadow, "report", lambda self: [Row("relu", "relu1", "forward", checked=3)])
     assert main(["train", *TINY, "--shadow", "2%", "--run-dir", "run"]) == 0

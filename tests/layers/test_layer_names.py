@@ -106,7 +106,7 @@ def test_a_net_contains_its_names_and_its_layers(net, x):
     assert "conv2" not in volumes
 
 
-def test_a_layer_of_a_body_named_shortcut_is_refused_beside_a_shortcut():
+def test_a_layer_named_shortcut_in_a_body_is_refused_beside_a_shortcut():
     """Otherwise the inner layers of both could have the same keys in the state dict."""
     body = [Sequential([Conv2D(1, 1)], name="shortcut")]
     assert next(iter(Sequential([Input((2, 2, 1)), Residual(body)]).state_dict())) == "residual1.shortcut.conv1.weight"
