@@ -176,7 +176,7 @@ def _kernels(prepared: Prepared, device: str) -> dict[str, Any]:
 
 
 def _free(device: str, key: str) -> None:
-    """Free the cached memory of both libraries, so that one side does not exhaust the memory of the other.
+    """Free the memory that both libraries cached during an entry, so that each can use all of it in the next entry.
 
     Raises DeviceError if a side left the GPU unusable for this process.
     """

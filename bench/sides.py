@@ -61,7 +61,7 @@ _PATH = re.compile(r"(?:[A-Za-z]:)?(?:/[\w.@+-]+){2,}/?")
 
 
 def failure(error: BaseException) -> dict[str, str]:
-    """The entry of a record for a side that did not run: absent, out of memory, refused, left out or failed, and
+    """The entry of a record for a side that was not timed: absent, out of memory, refused, left out or failed, and
     the first line of the reason, without details of this machine."""
     text = (str(error).strip() or type(error).__name__).splitlines()[0]
     text = _PATH.sub(lambda path: "…/" + path[0].rstrip("/").rpartition("/")[2], text)

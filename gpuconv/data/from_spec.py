@@ -26,8 +26,8 @@ def load(spec: str, test: str | None = "") -> tuple[Dataset, Dataset]:
     test: the description of a separate test set, as for `load_test`; then all images of a folder are for training. None
     and "" mean that there is none.
 
-    Raises TypeError unless `spec` is text and `test` text or None, and ValueError, naming what would be accepted, for
-    any other text. Also raises as `load` of the data set's module does.
+    Raises TypeError unless `spec` is text and `test` is text or None, and ValueError for a text that describes no data
+    set; the message names what would be accepted. Also raises as `load` of the data set's module does.
     """
     if not isinstance(spec, str):
         raise TypeError(f"a data set is described by text, received {type(spec).__name__}")
@@ -48,7 +48,7 @@ def load(spec: str, test: str | None = "") -> tuple[Dataset, Dataset]:
 
 
 def stored_sets(spec: str) -> list[Dataset]:
-    """The data sets that a run may have stored under this text: (train, test), or all of a folder that is not split."""
+    """The data sets that this text, stored by a run, may mean: (train, test), or all of a folder that is not split."""
     described = _described_folder(spec)
     if described is None or "test" in described[1]:
         return [*load(spec)]

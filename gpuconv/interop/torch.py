@@ -1,9 +1,9 @@
 """Exact conversion of PyTorch state dicts to gpuconv's and back: values are moved, never computed.
 
 PyTorch's volumes are NCHW and its filters (K, C, R, S); gpuconv's are NHWC and (K, R, S, C). So filters are transposed.
-The columns of the FC layers that read a flattened volume, and the values of norms before them, are reordered from
-(C, H, W) to (H, W, C). Layers are matched in forward order regardless of their names, so torchvision's names work too.
-PyTorch is imported only if tensors are requested.
+The columns of the FC layers that read a flattened volume, and the values of norms between the flattening and such a
+layer, are reordered from (C, H, W) to (H, W, C). Layers are matched in forward order regardless of their names, so
+torchvision's names work too. PyTorch is imported only if tensors are requested.
 """
 
 from __future__ import annotations

@@ -105,7 +105,7 @@ def test_one_tile_agrees_on_each_layer_of_the_nets_under_the_checker(op, algo, d
 @directions
 @dtypes
 def test_every_tile_agrees_under_the_checker_in_any_order(monkeypatch, op, dtype, algo):
-    """Partial tiles without split-K. The depth of the first case fills the ring at least three times."""
+    """Some tiles are partial; no depth is split. The depth of the first case fills the ring at least three times."""
     force_algorithm(monkeypatch, find(algo, dtype))
     deep = conv(4, 17, 17, 8, 24, 3, padding=1) if op == "conv2d_wgrad" else conv(1, 5, 5, 128, 136, 3, padding=1)
     for case in (deep, conv(2, 9, 8, 24, 40, 3, stride=2, padding=1)):
@@ -126,7 +126,7 @@ SEVERAL_TILES = {
 @directions
 @pytest.mark.parametrize("blocks", [1, 2, 3])
 def test_blocks_that_compute_several_tiles_agree_with_the_oracle(monkeypatch, op, algo, blocks):
-    """The ring's phases go on from tile to tile, so blocks compute even and odd numbers of tiles, from 1 to 10."""
+    """The ring's phases go on from tile to tile, so the cases give blocks odd and even numbers of tiles (1 to 10)."""
     force_algorithm(monkeypatch, find(algo, "bfloat16"), 1, blocks)
     for seed, case in enumerate(SEVERAL_TILES[op], blocks):
         with emulator.configure(sanitize="checked", seed=seed):

@@ -176,8 +176,9 @@ def ones(shape, dtype=np.float32) -> ndarray:
 
 
 def asarray(x, dtype=None) -> ndarray:
-    """A device array is returned as it is, or converted to dtype. A host array is copied to the device; it may change
-    after the call, because it is copied at once. CuPy copies it to pinned memory."""
+    """A device array is returned as it is, or converted to dtype. A host array is copied to the device. The caller may
+    change the host array after the call, because its numbers are read during the call; CuPy copies them to pinned
+    memory."""
     if isinstance(x, ndarray):
         return x if dtype is None or x.dtype == dtype else x.astype(dtype)
     host = np.array(x, dtype, order="C")

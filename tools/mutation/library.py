@@ -266,8 +266,8 @@ def copy_of_the_repository(folder: Path) -> Path:
     for name in _git("ls-files", "--cached", "--others", "--exclude-standard").splitlines():
         (tree / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(REPOSITORY / name, tree / name)
-    # Python compares these bytecode files with the source's hash. Its size and modification time would not do, because
-    # a mutant may have those of the file that it replaces.
+    # Python compares these bytecode files with the source's hash. The source's size and modification time would not do,
+    # because a mutant may have those of the file that it replaces.
     compiled = [sys.executable, "-m", "compileall", "-q", "--invalidation-mode", "checked-hash", "gpuconv"]
     subprocess.run(compiled, cwd=tree, check=True)
     return tree

@@ -2,7 +2,8 @@
 
 
 class Filler:
-    """Fills an entry: a callable that writes `content` to a file, and counts its calls."""
+    """A callable that fills an entry: it writes `content` to the file a and two bytes to the file b, and counts its
+    calls."""
 
     def __init__(self, content="made"):
         self.content, self.calls = content, 0
