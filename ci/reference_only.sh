@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Checks that the oracle needs no other framework: runs its tests, and those of the fast NumPy code against it, with
+# Checks that the oracle needs no framework but NumPy: runs its tests, and those of the fast NumPy code against it, with
 # only NumPy and the test tools installed.
 set -euo pipefail
 cd "$(dirname "$0")/.."

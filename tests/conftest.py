@@ -71,7 +71,7 @@ def pytest_runtest_call():
 
 @pytest.fixture(autouse=True, scope="session")
 def _answers_signals():
-    """Sets Python's default handlers, as SIGINT is ignored in the background and SIGHUP under nohup."""
+    """Sets Python's default handlers, because SIGINT is ignored in the background and SIGHUP under nohup."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 

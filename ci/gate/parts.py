@@ -10,7 +10,7 @@ from ci.gate.run_parts import Check, Part, checks
 
 AVAILABLE, RESERVE = 30.0, 2.0  # minutes
 LONGEST_CALL = 9.0  # minutes: the limit for the parts of one call of the gate together, and for each extra part
-# The parts that each call of the gate runs, together at most LONGEST_CALL.
+# An entry for each call of the gate: the parts that this call runs. Their limits add up to at most LONGEST_CALL.
 CALLS = (("start", "right"), ("why", "kernels"), ("questions",), ("steps",), ("suite",))
 
 ALWAYS = Part("start", 1, (Check("environment", 3, start.environment), Check("cubins", 1, start.cubins)))

@@ -1,4 +1,4 @@
-"""The entry point: finds the command, runs it, and prints errors that the user can fix as one line."""
+"""The entry point: finds the command and runs it. An error that the user can fix is printed as one line."""
 
 from __future__ import annotations
 

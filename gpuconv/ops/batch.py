@@ -60,8 +60,8 @@ def load_batch(
     the circle that is uniform in [-hue, hue]. The numbers are not rounded to bytes.
 
     flip="alternating" (Jordan 2024, arXiv:2404.00498): a random half of the images is flipped in even epochs, the rest
-    in odd ones. The Philox block at an image's index, in substream 1 of the AUGMENT stream, decides which half. Sample
-    n belongs to epoch (offset + n) // M, where offset is the number of samples loaded before.
+    in odd ones. The Philox block at an image's index, in substream 1 of the AUGMENT stream, decides to which half
+    the image belongs. Sample n belongs to epoch (offset + n) // M, where offset is the number of samples loaded before.
 
     Args:
         images: (M, H, W, C) uint8.

@@ -36,8 +36,8 @@ class TensorBoard(Callback):
     """Log a run for TensorBoard: ``fit(..., run_dir="runs/one", callbacks=[TensorBoard()])``.
 
     It logs the run's settings as hyperparameters. Its scalars are the loss, accuracy and learning rate at each reading,
-    and every number of an epoch's record. After each epoch it logs histograms of the weights and of their change in the
-    epoch's last step (`update/...`), and with `image` a picture of that image's activations.
+    and every number of the records of epochs and of the test. After each epoch it logs histograms of the weights and of
+    their change in the epoch's last step (`update/...`), and with `image` a picture of that image's activations.
 
     path: a folder, by default "tensorboard" in the run directory. Event files are added to it; when a run is resumed,
     TensorBoard drops the steps after the checkpoint. image: uint8 (H, W, C) of the net's size. truth: the image's

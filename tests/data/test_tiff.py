@@ -46,7 +46,7 @@ def test_signed_values_are_refused(tmp_path, bits):
     [(0, [128, 0, 64]), (1, [255, 255, 64]), (2, [191, 255, 64])],
     ids=["unspecified", "multiplied", "alpha"],
 )
-def test_the_second_channel_of_a_gray_tiff_is_read_by_its_tag(tmp_path, kind, expected):
+def test_the_second_channel_of_a_gray_tiff_is_read_as_its_tag_says(tmp_path, kind, expected):
     """The tag ExtraSamples gives the meaning of this channel. If it is alpha, the image lies on white: a gray of 128
     that is half transparent becomes 64 + 127, or 128 + 127 if it is stored multiplied by its alpha."""
     data = bytes([128, 128, 0, 0, 64, 255])

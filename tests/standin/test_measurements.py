@@ -1,4 +1,4 @@
-"""Times that the lab, the ceilings and the benchmark measure on a GPU."""
+"""The lab, `peaks` and the benchmark measure on the chosen GPU, and the lab's times exclude Python's overhead."""
 
 from __future__ import annotations
 

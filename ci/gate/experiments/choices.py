@@ -42,7 +42,7 @@ def make_choices(device: str, small: bool) -> dict[str, Any]:
     rng = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as folder:
         for entry in cache.directory().glob("*") if cache.directory().is_dir() else ():
-            if not entry.name.startswith("choice-"):  # other entries are compiled kernels
+            if not entry.name.startswith("choice-"):  # the others are compiled kernels and stored proofs
                 (Path(folder) / entry.name).symlink_to(entry)
         os.environ["GPUCONV_CACHE_DIR"] = folder
         try:

@@ -1,11 +1,12 @@
-"""A cache on disk for compiled kernels and for choices among them.
+"""A cache on disk for compiled kernels, for the tuner's choices of algorithms, and for the prover's verdicts.
 
 An entry is a folder named by the digest of everything its content depends on. It is filled in a private folder and
 renamed into place, so that processes can fill the same entry at the same time. It contains a digest of its files, so
 that a damaged entry is replaced instead of loaded.
 
-Entries are executed, so an entry is used only if it, its files and its parent folders belong to this user or root, and
-others cannot replace them: only a sticky folder such as /tmp may be open to others. On Windows this is not checked.
+Compiled kernels are executed, so an entry is used only if it, its files and its parent folders belong to this user or
+root, and others cannot replace them: only a sticky folder such as /tmp may be open to others. On Windows this is not
+checked.
 """
 
 from __future__ import annotations

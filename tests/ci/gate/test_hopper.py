@@ -1,4 +1,4 @@
-"""The checks of the kernels for Hopper, without such a GPU, and the output of a failing check."""
+"""The checks of the kernels for Hopper, run without a GPU, and the output of a failing check."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_every_check_except_the_proofs_passes_on_the_emulator(name, capsys):
     assert end.startswith(f"all {len(cases)} ")
 
 
-def test_the_wrong_position_from_which_a_number_of_a_tile_is_read_is_printed(monkeypatch, capsys):
+def test_numbers_that_are_read_from_the_wrong_place_are_printed(monkeypatch, capsys):
     """Rows 3 and 4 of B are exchanged from depth 8 on; A is read correctly."""
 
     def misread(device, dtype, columns, layout, a, b):
