@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ def ask(device: str, small: bool) -> Answer:
 def make_choices(device: str, small: bool) -> dict[str, Any]:
     """Chooses anew for some convolutions; returns the algorithms by the names of their entries in the cache.
 
-    Compiled kernels are taken from the present cache, so that only the choices start from nothing.
+    Compiled kernels and proofs are taken from the present cache, so that only the choices start from nothing.
     """
     import numpy as np
 
@@ -41,9 +42,8 @@ def make_choices(device: str, small: bool) -> dict[str, Any]:
     before = os.environ.get("GPUCONV_CACHE_DIR")
     rng = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as folder:
-        for entry in cache.directory().glob("*") if cache.directory().is_dir() else ():
-            if not entry.name.startswith("choice-"):  # the others are compiled kernels and stored proofs
-                (Path(folder) / entry.name).symlink_to(entry)
+        if cache.directory().is_dir():  # copied, because a cache does not follow links
+            shutil.copytree(cache.directory(), folder, ignore=shutil.ignore_patterns("choice-*"), dirs_exist_ok=True)
         os.environ["GPUCONV_CACHE_DIR"] = folder
         try:
             for size, channels, filters in ((8, 1, 4),) if small else ((32, 64, 64), (16, 128, 128), (8, 256, 256)):
