@@ -40,8 +40,8 @@ LAUNCH = 2e-6  # seconds from one small kernel of a graph to the next: assumed, 
 
 @dataclass(frozen=True)
 class Counts:
-    """Counts of one step. reductions: those of split-K among the launches. bytes: moved by kernels other
-    than convolutions, and by the epilogues of convolutions."""
+    """Counts of one step. reductions: how many of the launches add up partial results of split-K. bytes: moved by
+    kernels other than convolutions, and by the epilogues of convolutions."""
 
     launches: int
     reductions: int

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Runs every kernel over the small case tiers: in shuffled thread orders under the emulator's checker, and at the same
-# time under AddressSanitizer and UndefinedBehaviorSanitizer. These two also run tensor cores and optimizers in float16.
+# Runs every op on the small cases of `gpuconv verify` in float32: in shuffled thread orders under the emulator's
+# checker, and at the same time under AddressSanitizer and UndefinedBehaviorSanitizer. Under these two sanitizers, it
+# also runs the tiny cases of the ops that use tensor cores, and of the optimizers' steps, in float16.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 logs=$(mktemp -d)

@@ -1,5 +1,5 @@
-// A block's part of a filter gradient (conv2d_wgrad.cu): its operands, and the destination of its sums. The main loop is included
-// first.
+// A block's part of a filter gradient (conv2d_wgrad.cu): its operands, and the destination of its sums. Include the main loop
+// before this file.
 #pragma once
 
 #include "conv2d_matrices.cuh"

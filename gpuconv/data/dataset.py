@@ -97,8 +97,8 @@ class Dataset:
     def relabeled(self, classes: Sequence[str]) -> Dataset:
         """The same images, with labels numbered by the order of class names in `classes`.
 
-        Raises ValueError if the names differ, or if only their order differs and one occurs twice, and TypeError for
-        classes that are no names.
+        Raises ValueError if the names differ, or if only their order differs and one occurs twice, and TypeError if
+        `classes` is not iterable.
         """
         names = class_names(classes, self.name)
         counted, labels = self.labels != self.ignored, self.labels.copy()

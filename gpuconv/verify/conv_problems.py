@@ -3,7 +3,7 @@
 TINY  a few values, small enough to check by hand
 ODD   shapes that stress index arithmetic: prime sizes, uneven padding, strides larger than the filter, dilation,
       groups, depthwise, one pixel, one channel, an empty batch, each kind of fit
-REAL  layers of the built-in nets, with few images
+REAL  layers like those of the built-in nets, with few images
 `random_convolutions()` is a Hypothesis strategy of further small problems.
 """
 

@@ -122,7 +122,7 @@ def test_the_element_that_differs_most_is_found():
     assert Element.of(np.zeros(3), -np.zeros(3)) is None
 
 
-def test_hashes_of_two_kinds_are_compared_by_sums_and_norms(recorded):
+def test_runs_with_two_kinds_of_hashes_are_compared_by_sums_and_norms(recorded):
     def hashed(steps):
         return [replace(step, tensors=[replace(tensor, hash="crc32:0") for tensor in step.tensors]) for step in steps]
 

@@ -34,7 +34,7 @@ def test_all_ranks_end_and_the_run_can_be_resumed(tmp_path, how):
     assert files(folder) == files(uninterrupted)
 
 
-def test_a_rank_whose_weights_drift_is_named_after_the_epoch(tmp_path):
+def test_the_error_at_the_end_of_an_epoch_names_a_rank_whose_weights_drift(tmp_path):
     done = mpiexec.run(2, PROGRAM, "drifts", tmp_path / "run", 4, timeout=30)
     assert done.returncode
     assert re.search(rf'{RANK_1} has other weights than rank 0: fc1.bias is "\w+" on rank 1', done.stderr)

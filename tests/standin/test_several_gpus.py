@@ -51,7 +51,7 @@ def test_gpus_of_different_compute_capability_each_load_their_own_binary(schedul
 
 
 @pytest.mark.parametrize("op", [ops.relu, ops.max_pool2d])
-def test_a_users_function_may_return_arrays_of_a_gpu_to_compare(schedule, op):
+def test_compare_accepts_arrays_on_a_gpu_that_a_users_function_returns(schedule, op):
     case = {"x": (2, 4, 4, 3)} | ({"kernel_size": 2} if op is ops.max_pool2d else {})
     with standin.installed(("90", "90"), schedule=schedule):
         found = gc.checks.compare(lambda x, **options: op(gc.asarray(x, "cuda:1"), **options), op, [case])

@@ -11,7 +11,7 @@ from gpuconv.training import SGD, SettingsError, Trainer
 from tests.training import toy_run
 
 
-def test_the_schedule_gets_the_step_number_of_the_whole_run():
+def test_the_schedule_gets_the_number_of_steps_since_the_run_began():
     trainer = toy_run.trainer(lr=2.0, optimizer="sgd", schedule="step:1,gamma=0.5")
     trainer.optimizer.lr = 2e-3
     toy_run.fit(trainer, metrics_every=1)

@@ -53,7 +53,7 @@ def test_a_watch_reports_every_one_of_thousands_of_writes():
     assert (reads.read, writes.written) == (16, 16)
 
 
-def test_a_watch_reports_the_writes_before_a_launch_failed(tmp_path):
+def test_a_watch_reports_the_writes_that_precede_a_fault(tmp_path):
     path = tmp_path / "fails.cu"
     path.write_text('extern "C" __global__ void fails(int* y) { y[0] = 1; y[1] = 2; y[2] = 3; }')
     y = emulator.empty((2,), np.int32)

@@ -9,7 +9,7 @@ from tests.live.browser.page import MARKS, step, text, wait_for_accuracy, wait_u
 pytestmark = MARKS
 
 
-def test_an_optimizer_and_a_checkpoint_can_be_changed_while_the_net_trains(open_page):
+def test_the_optimizer_can_be_changed_and_a_checkpoint_loaded_while_the_net_trains(open_page):
     page = open_page()
     wait_for_accuracy(page, 0.5)
     assert page.locator("#load").is_disabled()
