@@ -59,7 +59,7 @@ def _usual_noise(record: Record) -> float:
 
 
 def text(a: Record, b: Record) -> str:
-    """The changes beyond the noise as a table, and the number of changes within it."""
+    """The changes beyond the noise as a table, then the counts of all verdicts and of entries in only one record."""
     found = changes(a, b)
     lines = [f"{'entry':<52} {'before':>10} {'after':>10} {'ratio':>6} {'noise':>6}"]
     shown = [change for change in found if change.verdict != NOISE]

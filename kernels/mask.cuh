@@ -18,7 +18,7 @@ struct Mask {
         pitch = groups * group_bytes;
     }
 
-    // The bits of COUNT filters from `filter` on, a multiple of COUNT: MASK bits each. Higher bits may be those of later filters.
+    // The bits of COUNT filters, MASK bits each; the first is `filter`, a multiple of COUNT. Higher bits may be of later filters.
     template <int COUNT>
     __device__ __forceinline__ uint32 read(int64 pixel, int32 filter) const {
         constexpr int BITS = COUNT * MASK;

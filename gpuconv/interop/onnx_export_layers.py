@@ -170,7 +170,7 @@ def _max_pool(graph: ExportedGraph, layer: MaxPool2D, x: str) -> str:
 
 def _avg_pool(graph: ExportedGraph, layer: AvgPool2D, x: str) -> str:
     problem = layer.problem
-    # With fit="cover", ONNX would divide by the cells past the padding too; gpuconv's divisor excludes them.
+    # With fit="cover", ONNX's divisor would count the cells past the padding too; gpuconv's excludes them.
     shares = [
         (np.minimum(np.arange(windows) * stride + size, padded) - np.arange(windows) * stride) / size
         for windows, stride, size, padded in zip(

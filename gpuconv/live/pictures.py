@@ -73,7 +73,7 @@ def gradients(net: Sequential, x: Array, label: int, loss: Loss) -> list[Volume]
 
 def filters(net: Layer) -> list[Volume]:
     """The first filters of each layer that has any, at most SLICES of them; up to four channels of a filter are placed
-    in a square. The filters of a linear layer after a Flatten get the shape of the flattened volume."""
+    in a square. The filters of a linear layer after a Flatten get the shape of the Flatten's input."""
     found: list[Volume] = []
     before: Layer = net
     for name, layer in layers_of(net).items():
@@ -92,7 +92,7 @@ def filters(net: Layer) -> list[Volume]:
 
 def pack(head: Record, volumes: Iterable[Volume], images: Iterable[np.ndarray] = ()) -> bytes:
     """A JSON header, preceded by its length in four bytes, then the bytes of each slice, in [-127, 127], and of each
-    image. Slices of one layer share a scale, slightly below the largest magnitude."""
+    image. The slices of a layer share one scale (`scale_of`); values beyond it are clipped."""
     layers, data = [], []
     for volume in volumes:
         scale = scale_of(volume.slices)

@@ -39,7 +39,7 @@ class Timer(Protocol):
     """Times calls on one device."""
 
     def burst(self, call: Call, seconds: float) -> Samples:
-        """Time a call repeatedly: at least three times, for about `seconds` at most. The first call is not counted."""
+        """Time a call at least three times, after one call that is not timed. Stop after about `seconds`."""
         ...
 
     def hold(self, seconds: float) -> None:

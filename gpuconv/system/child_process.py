@@ -1,9 +1,9 @@
 """A Python child process that answers questions: it reads each as a line of JSON from standard input, and answers with
 lines of JSON.
 
-The child ends when its input ends, so it never outlives this process. A fault of the child raises no exception here; it
-is an answer: `{"ended": status}` when the child ends or closes its output, `{"garbled": text}` for a line that is not a
-JSON object.
+The child must end when its input ends. So after the end of this process the child only finishes the questions that it
+has received. A fault of the child raises no exception here; it is an answer: `{"ended": status}` when the child ends or
+closes its output, `{"garbled": text}` for a line that is not a JSON object.
 """
 
 from __future__ import annotations

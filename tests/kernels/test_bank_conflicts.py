@@ -14,7 +14,7 @@ from gpuconv.backends.cuda.runtime.kernel import load
 
 @pytest.mark.parametrize(("stride", "conflicts"), [(1, 0), (2, 2), (8, 14), (32, 62), (33, 0)])
 def test_planted_bank_conflicts_are_counted(stride, conflicts):
-    """A warp stores and loads a word per lane, `stride` words apart. Each pass of an access after the first is a
+    """A warp stores and loads a word per lane, `stride` words apart. Each turn of an access after the first is a
     conflict."""
     kernel = load(Path(__file__).with_name("fragments.cu"), {"DTYPE": "float16"}).kernel("strided")
     result = asarray(np.zeros(32, np.float32), "emulated")

@@ -1,9 +1,10 @@
 """Gradient descent and its relatives, over named parameters.
 
-An optimizer keeps state arrays for each parameter and updates all parameters in one op call. It reads the learning rate
-and the step number from one-element arrays on the parameters' device, so a captured update can be replayed with new
-values. For a 16-bit parameter it keeps a float32 master. The formula updates the master, with state in float32, and the
-parameter is the rounded master, so that steps too small for 16 bits still add up.
+An optimizer keeps state arrays for each parameter. It updates all parameters in one op call, or with `Groups` in one
+call for each group. It reads the learning rate and the step number from one-element arrays on the parameters' device,
+so a captured update can be replayed with new values. For a 16-bit parameter it keeps a float32 master. The formula
+updates the master, with state in float32, and the parameter is the rounded master, so that steps too small for 16 bits
+still add up.
 
     optimizer = Adam(lr=1e-3)
     optimizer.step(net.params(), net.grads())      # advance() on the host, update() on the device

@@ -42,7 +42,7 @@ class Columns:
 
 def width_of(channels: int, first: Array, *others: Array | None, pitches: tuple[int, ...] = ()) -> int:
     """How many numbers a thread moves at once: 16 bytes of them if alignment and the number of channels allow it, else
-    1. pitches: of those arrays that may be rows with a pitch."""
+    1. pitches: the distance from row to row in each array whose rows may lie farther apart than `channels`."""
     if pitches.count(channels) != len(pitches):  # some rows have a pitch
         return pack_width(first.dtype, first, *others, count=math.gcd(channels, *pitches))
     width = pack_width(first.dtype, first, *others)
