@@ -1,7 +1,7 @@
 """The process of the shadow oracle. Each line of standard input is the path of a stored call, as JSON; the process
 checks the call and answers with a line of JSON.
 
-It ends when its input ends, so it never outlives the run. `seconds` in an answer is the processor time that the process
+It ends when its input ends, which is soon after the run. `seconds` in an answer is the processor time that the process
 has used since it started."""
 
 from __future__ import annotations

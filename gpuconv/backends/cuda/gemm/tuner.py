@@ -10,7 +10,8 @@ which the process has already chosen an algorithm keeps it. Training on shards a
 
 During a stream capture nothing is timed: an earlier choice is used, or the cost model's.
 
-An algorithm with `proved=False` is a candidate only for products for which this GPU has proved it (`verdicts`).
+An algorithm with `proved=False` is a candidate only for products for which it was proved on this model of GPU
+(`verdicts`).
 """
 
 from __future__ import annotations
