@@ -40,5 +40,5 @@ def blocks_over_rows(device):
 
 def test_one_block_processes_all_rows(device, monkeypatch):
     without_limit = blocks_over_rows(device)
-    monkeypatch.setattr(rows, "_MOST_ROWS", 1)
+    monkeypatch.setattr(rows, "_MOST_BLOCKS", 1)
     assert blocks_over_rows(device) < without_limit
