@@ -1,4 +1,4 @@
-"""The predicted time of a whole training step as a CUDA graph, which has three parts:
+"""The predicted time of a whole training step that runs as a CUDA graph. The time has three parts:
 
     convolutions   The time of each direction of each convolution, by `bench.predict`; by its bytes if the model does
                    not cover it. Depthwise convolutions count as other kernels.

@@ -23,7 +23,8 @@ def patch_lines(problem: Conv2dProblem, pool: int) -> int:
     windows, reach = PIXELS // pool**2, (problem.r - 1) * dilation + 1
 
     def runs(size: int) -> int:
-        """The most runs of `size` windows of the pool that a tile touches. A tile begins at a multiple of `windows`."""
+        """The most rows or images of y, of `size` pixels each, that a tile touches. A tile begins at a multiple of
+        `windows`."""
         return min((size - math.gcd(size, windows) + windows - 1) // size + 1, -(-n * p * q // size))
 
     if n * p * q == 0:

@@ -4,7 +4,7 @@
 //
 // plus the previous dw, with `accumulate`. dy (N, P, Q, K), x (N, H, W, C), dw (K, R, S, C / groups). Rows are a group's filters,
 // columns its taps (r, s, c), the depth is all output pixels. The depth is long, so most problems split it, as in conv2d_fprop.cu;
-// partials: (splits, K * R * S * C / groups); with db, each split has K more numbers, K rounded up to a multiple of 4.
+// partials: (splits, K * R * S * C / groups); with db, each split has 4 * ceil(K / 4) more numbers.
 //
 // db, if not null: the sum of dy over the pixels. The blocks of the first columns add it up from the tiles of dy that they load.
 //

@@ -1,8 +1,8 @@
 """One run on a machine with a GPU: correctness, speed and its causes, and questions that only a GPU answers.
 
 Parts run in order, each with a time limit. Whatever a check runs on the GPU is a child process, which is killed when
-its time is up. So a child that hangs or crashes affects no other check. OUT holds gate.json and logs.zip, rewritten
-after every check, the benchmark's record in results/, and ncu.zip.
+its time is up. So a child that hangs or crashes affects no other check. OUT holds gate.json and logs.zip (both
+rewritten after every check), ncu.zip, and the benchmark's record in results/.
 
 Nothing is installed from a network and gpuconv needs no installation: checks run in a copy of the tree. Wheels of
 missing packages can be supplied with --wheels, and compiled kernels (see ci/pack_cubins.py) with --cubins.

@@ -162,8 +162,8 @@ def locate_threads(layer: Layer, calls: Sequence[Call], offset: int, device: str
 def _watch_call(call: Call, offset: int, algorithm: str, part: bool = False) -> tuple[list[Writer], list[Touched]]:
     """The threads that write a value of a call's result, and the memory accesses of the last of these threads.
 
-    part: with split-K, watch the memory of the value's first partial sum instead. Each split has an array of partial
-    sums in `partials`, which begins with one sum for each value of the result (kernels/gemm_reduce.cu).
+    part: with split-K, watch the memory of the value's first partial sum instead. `partials` holds an array
+    for each split; each of these arrays begins with one sum for each value of the result (kernels/gemm_reduce.cu).
     """
     from gpuconv.backends.cuda import emulator
 

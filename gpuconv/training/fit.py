@@ -177,7 +177,8 @@ class Fit:
         self.counter.write(run.steps, *self.feed.place(run.epoch, run.batch), rates)
 
     def _steps_together(self) -> int:
-        """The number of steps that may run before the host has to act. Their groups of batches have the same size."""
+        """The number of steps that may run before the host has to act. Each of them takes the same number of
+        images."""
         if not self.feed.on_device:
             return 1
         limits = [next_step(callback, self.run) for callback in self.callbacks]

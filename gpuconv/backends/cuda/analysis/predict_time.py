@@ -54,12 +54,12 @@ GPUS = {
 
 @dataclass(frozen=True)
 class Terms:
-    """The work of a convolution on a GPU, or, in a model, the cycles that each term costs.
+    """The work of a convolution on a GPU. In a model, each field holds the cycles that one unit of this work costs.
 
-    launch: 1. block: thread blocks of the busiest multiprocessor, or the mean of all multiprocessors (see `terms`).
-    instruction, hmma: what a scheduler of a multiprocessor with so many blocks issues in the main loop. reduction:
-    thread blocks of the split-K reduction, if they compute 32 outputs each, as in the H200's first record. It is 0 for
-    today's kernel, with 1024 outputs per block, whose time follows from its bytes.
+    launch: the number of launches, 1. block: thread blocks of the busiest multiprocessor, or the mean of all
+    multiprocessors (see `terms`). instruction, hmma: what a scheduler of a multiprocessor with so many blocks issues in
+    the main loop. reduction: thread blocks of the split-K reduction, if they compute 32 outputs each, as in the H200's
+    first record. It is 0 for today's kernel, with 1024 outputs per block, whose time follows from its bytes.
     """
 
     launch: float
