@@ -63,7 +63,8 @@ def run(options: argparse.Namespace) -> int:
             f"there is no case for {', '.join(chosen_ops)} in {', '.join(dtypes)}, tiers {', '.join(tiers)}"
         )
     device = choose_device(options)
-    print_line("cases", f"{len(cases)} of {len({case.op for case in cases})} ops, tiers {', '.join(tiers)}\n")
+    number = len({case.op for case in cases})
+    print_line("cases", f"{len(cases)} of {number} op{'s' * (number > 1)}, tiers {', '.join(tiers)}\n")
 
     print(HEADER)
     failed, rows = 0, verify.verify(cases, dtypes, device, options.seed)

@@ -183,9 +183,12 @@ def _mean(row: Row, node: NodeProto) -> Layer:
     found = attributes(node)
     axes = found["axes"] if "axes" in found else row.graph.weight(node, 1)
     over = [1, 2] if row.channels_last else [2, 3]
-    if axes is None or sorted(int(axis) % 4 for axis in axes) != over or not found.get("keepdims", 1):
-        row.graph.fail(node, "only the mean over height and width with keepdims=1 has a layer")
-    return GlobalAvgPool2D()
+    if axes is None or sorted(int(axis) % 4 for axis in axes) != over:
+        row.graph.fail(node, "only the mean over height and width has a layer")
+    if found.get("keepdims", 1):
+        return GlobalAvgPool2D()
+    row.append(GlobalAvgPool2D(), node)
+    return row.flatten()
 
 
 def _transpose(row: Row, node: NodeProto) -> None:

@@ -101,7 +101,7 @@ def test_verify_prints_a_row_per_dtype_and_the_number_of_passes(run_verify):
     (cases, dtypes, device, seed), status, lines, errors = run_verify([RIGHT], "--dtype", "float32", "--tier", "tiny")
     assert ({(case.op, case.tier) for case in cases}, dtypes) == ({("relu", "tiny")}, ["float32"])
     assert (device, seed, status, errors) == ("emulated", 0, 0, "")
-    assert lines[1:] == [f"cases      {len(cases)} of 1 ops, tiers tiny", "", HEAD, PASS, "", "all 1 pass on emulated"]
+    assert lines[1:] == [f"cases      {len(cases)} of 1 op, tiers tiny", "", HEAD, PASS, "", "all 1 pass on emulated"]
 
 
 def test_a_dtype_or_tier_that_is_given_twice_is_verified_once(run_verify):
@@ -109,7 +109,7 @@ def test_a_dtype_or_tier_that_is_given_twice_is_verified_once(run_verify):
     (cases, dtypes, *_), _, lines, _ = run_verify([RIGHT], *twice)
     assert (dtypes, {case.tier for case in cases}) == (["float32"], {"tiny"})
     assert len(cases) == len({case.name for case in cases})
-    assert lines[1] == f"cases      {len(cases)} of 1 ops, tiers tiny"
+    assert lines[1] == f"cases      {len(cases)} of 1 op, tiers tiny"
 
 
 def test_verify_names_the_smallest_failing_case(run_verify):
@@ -122,7 +122,7 @@ def test_verify_names_the_smallest_failing_case(run_verify):
 def test_verify_runs_every_dtype_and_tier_by_default(run_verify):
     (cases, dtypes, _, _), _, lines, _ = run_verify([RIGHT])
     assert dtypes == list(verify.DTYPES)
-    assert lines[1].endswith(f" of 1 ops, tiers {', '.join(verify.TIERS)}")
+    assert lines[1].endswith(f" of 1 op, tiers {', '.join(verify.TIERS)}")
     assert {case.tier for case in cases} >= {"tiny", "odd"}
 
 

@@ -121,6 +121,7 @@ def test_graphs_that_our_exports_do_not_write_are_imported(tmp_path):
         [node("Reshape", "x shape", "f"), node("MatMul", "f matrix", "m"), node("Add", "bias m", "y")],
         [node("Flatten", "x", "f"), node("Gemm", "f matrix bias", "y", alpha=0.5, beta=2.0)],
         [node("ReduceMean", "x axes", "y")],
+        [node("ReduceMean", "x axes", "m", keepdims=0), node("MatMul", "m channels", "y")],
         [node("Div", "x two", "d"), node("Mul", "two d", "m"), node("Clip", "m zero", "y")],
         [node("MaxPool", "x", "y", kernel_shape=[3, 3], strides=[2, 2], ceil_mode=1)],
         [
@@ -131,7 +132,7 @@ def test_graphs_that_our_exports_do_not_write_are_imported(tmp_path):
         ],
         [node("Relu", "x", "r"), node("Sigmoid", "x", "s"), node("Add", "r s", "y")],
     ]
-    values = dict(matrix=matrix, bias=bias, two=np.float32(2), zero=np.float32(0), axes=[2, 3], shape=[-1, 32])
+    values = dict(matrix=matrix, bias=bias, two=np.float32(2), zero=np.float32(0), axes=[2, 3], shape=[-1, 32], channels=matrix[:2])
     x = batch((4, 4, 2))
     for nodes in cases:
         used = {name for item in nodes for name in item.input}
