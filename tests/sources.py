@@ -23,7 +23,7 @@ def syntax(path: Path) -> tuple[ast.AST, ...]:
 @functools.cache
 def imports(path: Path) -> frozenset[str]:
     """The modules of gpuconv, and the names in modules, that a file's own statements import, also inside functions:
-    such as "gpuconv.names" and "gpuconv.names.lookup"."""
+    such as "gpuconv", "gpuconv.names" and "gpuconv.names.lookup"."""
     names = set()
     for node in syntax(path):
         if isinstance(node, ast.Import):
@@ -31,4 +31,4 @@ def imports(path: Path) -> frozenset[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: imports must be absolute"
             names |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return frozenset(name for name in names if name.startswith("gpuconv."))
+    return frozenset(name for name in names if f"{name}.".startswith("gpuconv."))

@@ -43,6 +43,7 @@ def test_imports_go_in_one_direction():
         assert inside[0] in level, f"{inside[0]} has no place in LAYERS yet"
         for name in imports(path):
             what = f"{path} imports {name}"
+            assert name != "gpuconv", f"{what}, the public names of all parts; import the part it needs"
             assert level[part(name)] <= level[inside[0]], what
             if inside[0] == "backends" and len(inside) > 2:  # no backend imports another
                 assert not name.startswith(tuple(BACKENDS - {f"gpuconv.backends.{inside[1]}"})), what

@@ -5,8 +5,6 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 
-import gpuconv
-
 
 def of(content: bytes) -> str:
     import hashlib
@@ -20,7 +18,7 @@ def code() -> dict[str, str]:
     from importlib import resources
 
     kernels = Path(str(resources.files("gpuconv.kernels")))
-    roots = {"gpuconv": Path(gpuconv.__file__).parent, "kernels": kernels}
+    roots = {"gpuconv": Path(__file__).parents[1], "kernels": kernels}
     return {
         f"{name}/{path.relative_to(root).as_posix()}": of(path.read_bytes())
         for name, root in roots.items()
