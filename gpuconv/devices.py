@@ -47,6 +47,16 @@ class Device:
         return self.kind == "cuda"
 
     @property
+    def emulated(self) -> bool:
+        """Whether it runs the CUDA kernels on the CPU: its times are meaningless."""
+        return self.kind == "emulated"
+
+    @property
+    def automatic(self) -> bool:
+        """Whether it is "auto", which stands for another device."""
+        return self.kind == "auto"
+
+    @property
     def runs_kernels(self) -> bool:
         """Whether ops run as CUDA kernels, on a GPU or emulated: they have algorithms, and a step can be captured."""
         return self.kind in ("cuda", "emulated")

@@ -19,19 +19,19 @@ if TYPE_CHECKING:
 def adapter_of(device: str) -> Any:  # noqa: ANN401 - each device's adapter has methods that others lack
     """The adapter that creates arrays on a device. Raises as `resolve` does."""
     named = Device.named(str(device))
-    if named.kind == "auto":
+    if named.automatic:
         return _choose_device()[0]
-    if named.kind == "numpy":
-        from gpuconv.backends.cpu.adapter import NumpyDevice
+    if named.on_gpu:
+        from gpuconv.backends.cuda.adapter import CudaDevice
 
-        return NumpyDevice()
-    if named.kind == "emulated":
+        return CudaDevice(named.index)
+    if named.emulated:
         from gpuconv.backends.cuda.emulated_adapter import EmulatedDevice
 
         return EmulatedDevice()
-    from gpuconv.backends.cuda.adapter import CudaDevice
+    from gpuconv.backends.cpu.adapter import NumpyDevice
 
-    return CudaDevice(named.index)
+    return NumpyDevice()
 
 
 def resolve(device: str) -> str:
@@ -46,7 +46,7 @@ def resolve(device: str) -> str:
 def choose(device: str = "auto") -> tuple[str, str]:
     """The full name of a device, and in one line why it was chosen. "auto" is the first CUDA GPU if one works, else
     NumPy. Raises as `resolve` does."""
-    if Device.named(device).kind != "auto":
+    if not Device.named(device).automatic:
         return resolve(device), "as you asked"
     chosen, why = _choose_device()
     return chosen.name, one_line(why)

@@ -72,9 +72,9 @@ def run(options: argparse.Namespace) -> int:
         if options.trace and options.trace.is_dir():
             raise UserError(f"--trace {options.trace} must be a file, and is a folder")
     device = choose_device(options)
-    if Device.named(device).kind == "emulated" and options.trace:
+    if Device.named(device).emulated and options.trace:
         raise UserError("the emulated device has no times to trace; --trace works on numpy and cuda")
-    if Device.named(device).kind != "emulated" and options.arch:
+    if not Device.named(device).emulated and options.arch:
         raise UserError("--arch is for the emulated device; a GPU's kernels are compiled for that GPU")
     with user_errors():
         net = nets.build_for_step(options.model, precision=options.precision, device=device)

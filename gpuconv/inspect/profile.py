@@ -148,7 +148,7 @@ def profile(
     """
     steps, arch = integer("steps", steps, 1), canonical("architecture", arch, nvrtc.known_architectures())
     step = ProfiledStep(net, integer("batch_size", batch_size, 1), fuse)
-    emulated = Device.named(net.device).kind == "emulated"
+    emulated = Device.named(net.device).emulated
     with launches.record_launches(execute=not emulated) as found:
         spans = step(Spans(lambda: len(found)))
     timed = [] if emulated else _time_steps(step, open_timer(net.device), steps)

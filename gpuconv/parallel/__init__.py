@@ -45,7 +45,7 @@ def launched_ranks(device: str, time_limit: float) -> Ranks:
     named, time_limit = Device.named(device), positive("time_limit", time_limit)
     if not is_launched():
         return Ranks()
-    if (Device.named(backends.resolve(device)) if named.kind == "auto" else named).on_gpu:
+    if (Device.named(backends.resolve(device)) if named.automatic else named).on_gpu:
         return NCCL(time_limit)
     if not mpi.is_launched():
         raise ValueError(

@@ -174,6 +174,6 @@ def current(device: str) -> AbstractContextManager[object]:
 def open_timer(device: str) -> Timer:
     """The timer of a device. Raises ValueError for the emulated device, whose speed means nothing."""
     device = backends.resolve(device)
-    if Device.named(device).kind == "emulated":
+    if Device.named(device).emulated:
         raise ValueError("the emulated device checks kernels and says nothing about their speed: time numpy or cuda")
     return CudaTimer(device) if Device.named(device).on_gpu else CpuTimer()
