@@ -14,7 +14,7 @@ from numpy.typing import DTypeLike
 
 from gpuconv import backends, random
 from gpuconv.arguments import integer, number, seed_value
-from gpuconv.devices import device_or_none, kind_of
+from gpuconv.devices import Device, device_of, kind_of
 from gpuconv.dtypes import as_dtype
 from gpuconv.names import lookup
 from gpuconv.ops.registry import arrays_of
@@ -124,8 +124,9 @@ def compare(
 def _array(
     name: str, given: np.ndarray | tuple[int, ...] | list[int] | None, dtype: np.dtype, seed: int, substream: int
 ) -> np.ndarray | None:
-    if kind_of(given) in ("cuda", "emulated"):  # there the operation would run its kernels, not the oracle
-        raise TypeError(f"{name} is given as a NumPy array or as a shape, received an array on {device_or_none(given)}")
+    # On a device that runs kernels, the operation would run them, not the oracle.
+    if kind_of(given) is not None and Device.named(device := device_of(given, name)).runs_kernels:
+        raise TypeError(f"{name} is given as a NumPy array or as a shape, received an array on {device}")
     if not isinstance(given, (tuple, list)):
         return given
     shape = tuple(integer(f"{name}[{axis}], a size,", size, 0) for axis, size in enumerate(given))
