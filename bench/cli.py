@@ -36,12 +36,12 @@ MEASURING = ("ops", "steps", "peaks")  # the commands that write a record
 
 def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(argv)
-    if options.command in MEASURING and options.threads is None:
-        options.threads = default_threads(options.device)
     from gpuconv.cli.errors import UserError, user_errors
 
     try:
         with user_errors():
+            if options.command in MEASURING and options.threads is None:
+                options.threads = default_threads(options.device)
             commands = {"report": _report, "compare": _compare, "predict": _predict, "fit": _fit, "host": _host}
             try:
                 return commands.get(options.command, _measure)(options)
@@ -121,8 +121,10 @@ def _filters(command: argparse.ArgumentParser) -> None:
 
 def default_threads(device: str) -> int:
     """The number of CPU threads: two, or all of them for a GPU, because the CPU checks the GPU's results."""
-    kind = device.lower().partition(":")[0]
-    on_gpu = kind == "cuda" or (kind == "auto" and Path("/dev/nvidiactl").exists())
+    from gpuconv.devices import Device
+
+    named = Device.named(device)
+    on_gpu = named.on_gpu or (named.automatic and Path("/dev/nvidiactl").exists())
     return os.cpu_count() or 2 if on_gpu else 2
 
 

@@ -1,4 +1,4 @@
-"""Rules of the source files: no use of another file's private names, no comparison of a device's name with text."""
+"""Rules of the source files: no use of another file's private names, no comparison of a device's name or kind with text."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import ast
 import re
 from collections.abc import Collection
 
-from tests.sources import ROOT, modules, syntax
+from gpuconv.devices import KINDS
+from tests.sources import ROOT, syntax
 
 PACKAGES = ("gpuconv", "bench", "ci", "tools")
 
@@ -33,14 +34,16 @@ def test_no_file_uses_a_private_name_of_another():
 
 
 def device_names_compared(nodes: Collection[ast.AST]) -> list[str]:
-    """The comparisons of a device's name with text. nodes: all nodes of a file's syntax tree."""
+    """The comparisons of a device's name or kind with text. nodes: all nodes of a file's syntax tree."""
     found = []
     for node in nodes:
         if isinstance(node, ast.Compare):
-            named = [each for each in (node.left, *node.comparators) if ast.unparse(each).split(".")[-1] == "device"]
-            texts = [each for each in ast.walk(node) if isinstance(each, ast.Constant) and isinstance(each.value, str)]
-            found += [ast.unparse(node)] if named and texts else []
-        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("device.partition"):
+            sides = {ast.unparse(each).split(".")[-1] for each in (node.left, *node.comparators)}
+            values = {each.value for each in ast.walk(node) if isinstance(each, ast.Constant)}
+            texts = {each for each in values if isinstance(each, str)}
+            of_kind = {"cuda", "emulated"} <= texts or ("kind" in sides and texts & {*KINDS, "auto"})
+            found += [ast.unparse(node)] if of_kind or ("device" in sides and texts) else []
+        elif isinstance(node, ast.Call) and re.search(r"\bdevice(\.\w+\(\))*\.partition$", ast.unparse(node.func)):
             found.append(ast.unparse(node))
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "startswith":
             found += [ast.unparse(node)] if "cuda" in ast.unparse(node.args[0]) else []
@@ -49,14 +52,19 @@ def device_names_compared(nodes: Collection[ast.AST]) -> list[str]:
 
 def test_devices_are_compared_as_device_values_and_not_by_their_names():
     """A device's name has several spellings, which `Device.named` knows."""
-    found = {str(path.relative_to(ROOT)): device_names_compared(syntax(path)) for path in modules()}
-    # In devices.py `module` is the name of a Python module.
-    assert found.pop("gpuconv/devices.py") == ["module.startswith('gpuconv.backends.cuda.emulator')"]
+    files = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
+    found = {str(path.relative_to(ROOT)): device_names_compared(syntax(path)) for path in files}
+    assert "self.kind == 'cuda'" in found.pop("gpuconv/devices.py")
+    # In dispatch.py `kind` is that of an array, without an index, and is compared in every call of an op.
+    assert found.pop("gpuconv/backends/dispatch.py") == ["kind == 'cuda'", "kind == 'numpy'", "kind == 'cuda'"]
     assert {name: compared for name, compared in found.items() if compared} == {}
     planted = [
         "net.device == 'numpy'",
         "device in ('auto', 'cuda')",
+        "Device.named(device).kind != 'emulated'",
+        "kind_of(x) in ('cuda', 'emulated')",
         "device.partition(':')",
+        "device.lower().partition(':')",
         "name.startswith('cuda')",
     ]
     assert device_names_compared([*ast.walk(ast.parse("\n".join(planted)))]) == planted
