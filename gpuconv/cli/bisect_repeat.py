@@ -41,7 +41,7 @@ class Repetition:
         self.directory, self.step = directory, step
         self.run = RunDirectory.open(directory)
         self.recorded = {each.step: each for each in read(self.run.digests) if each.step <= step}
-        self.device = self.recorded[step].on.partition(": ")[0]
+        self.device = self.recorded[step].device
         with user_errors():
             if (current := machine(backends.resolve(self.device))) != self.recorded[step].on:
                 raise UserError(f"{directory} was recorded on {self.recorded[step].on}, and this is {current}")

@@ -132,6 +132,11 @@ class Step:
     on: str
     tensors: list[Digest]
 
+    @property
+    def device(self) -> str:
+        """The name of the device, with which `on` begins (`machine`)."""
+        return self.on.partition(": ")[0]
+
 
 Key = tuple[str, str, int]  # a tensor's direction and name, and how many earlier tensors of the step have both
 
