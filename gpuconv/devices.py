@@ -81,10 +81,16 @@ def kind_of(array: object) -> str | None:
     return kind
 
 
+@functools.cache
+def gpu_name(index: int) -> str:
+    """The name of the GPU of this index, such as "cuda:1"."""
+    return f"cuda:{index}"
+
+
 def device_or_none(array: Any) -> str | None:  # noqa: ANN401 - any object
     """The name of the array's device; None for anything that is not an array, and `MASKED` for a masked one."""
     kind = kind_of(array)
-    return f"cuda:{array.device.id}" if kind == "cuda" else kind
+    return gpu_name(array.device.id) if kind == "cuda" else kind
 
 
 def device_of(array: object, name: str = "the array") -> str:

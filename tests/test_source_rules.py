@@ -1,4 +1,4 @@
-"""Rules of the source files: no use of another file's private names, no comparison of a device's name or kind with text."""
+"""Rules of the source files: no use of another file's private names, no device's name or kind handled as text."""
 
 from __future__ import annotations
 
@@ -33,8 +33,9 @@ def test_no_file_uses_a_private_name_of_another():
     assert private_names_used([*ast.walk(ast.parse(planted))]) == ["gpuconv.names._plain", "names._plain"]
 
 
-def device_names_compared(nodes: Collection[ast.AST]) -> list[str]:
-    """The comparisons of a device's name or kind with text. nodes: all nodes of a file's syntax tree."""
+def device_names_as_text(nodes: Collection[ast.AST]) -> list[str]:
+    """Where a device's name or kind is compared with text, taken apart or put together. nodes: all nodes of a file's
+    syntax tree."""
     found = []
     for node in nodes:
         if isinstance(node, ast.Compare):
@@ -47,17 +48,19 @@ def device_names_compared(nodes: Collection[ast.AST]) -> list[str]:
             found.append(ast.unparse(node))
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "startswith":
             found += [ast.unparse(node)] if "cuda" in ast.unparse(node.args[0]) else []
+        elif isinstance(node, ast.JoinedStr) and re.search("cuda:{", ast.unparse(node)):
+            found.append(ast.unparse(node))
     return found
 
 
 def test_devices_are_compared_as_device_values_and_not_by_their_names():
-    """A device's name has several spellings, which `Device.named` knows."""
+    """A device's name has several spellings, which `Device.named` knows; `gpu_name` makes a GPU's."""
     files = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
-    found = {str(path.relative_to(ROOT)): device_names_compared(syntax(path)) for path in files}
+    found = {str(path.relative_to(ROOT)): device_names_as_text(syntax(path)) for path in files}
     assert "self.kind == 'cuda'" in found.pop("gpuconv/devices.py")
     # In dispatch.py `kind` is that of an array, without an index, and is compared in every call of an op.
     assert found.pop("gpuconv/backends/dispatch.py") == ["kind == 'cuda'", "kind == 'numpy'", "kind == 'cuda'"]
-    assert {name: compared for name, compared in found.items() if compared} == {}
+    assert {name: texts for name, texts in found.items() if texts} == {}
     planted = [
         "net.device == 'numpy'",
         "device in ('auto', 'cuda')",
@@ -66,5 +69,6 @@ def test_devices_are_compared_as_device_values_and_not_by_their_names():
         "device.partition(':')",
         "device.lower().partition(':')",
         "name.startswith('cuda')",
+        "f'cuda:{index}'",
     ]
-    assert device_names_compared([*ast.walk(ast.parse("\n".join(planted)))]) == planted
+    assert device_names_as_text([*ast.walk(ast.parse("\n".join(planted)))]) == planted

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpuconv.backends.adapters import adapter_of, resolve
-from gpuconv.devices import MASKED, Device, device_of, device_or_none, kind_of, masked_array_error
+from gpuconv.devices import MASKED, Device, device_of, device_or_none, gpu_name, kind_of, masked_array_error
 from gpuconv.dtypes import as_dtype, as_numeric, is_numeric
 from gpuconv.types import Array
 
@@ -59,7 +59,7 @@ def _wrap_foreign(x: object, name: str = "the array") -> Any:  # noqa: ANN401 - 
     if hasattr(x, "__dlpack_device__"):
         kind, index = x.__dlpack_device__()
         if kind == _DLPACK_CUDA:
-            return adapter_of(f"cuda:{index}").from_dlpack(x)
+            return adapter_of(gpu_name(index)).from_dlpack(x)
         if str(getattr(x, "dtype", None)) == "torch.bfloat16" and hasattr(x, "detach"):
             tensor: Any = x  # NumPy cannot import this dtype through DLPack
             if tensor.requires_grad:  # PyTorch refuses these in the other dtypes

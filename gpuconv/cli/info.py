@@ -17,7 +17,7 @@ from gpuconv.backends.cuda import cache
 from gpuconv.backends.cuda.emulator import EmulatorError, cxx
 from gpuconv.backends.cuda.runtime import nvrtc
 from gpuconv.cli import json_output
-from gpuconv.devices import KINDS
+from gpuconv.devices import KINDS, gpu_name
 from gpuconv.system import trust
 from gpuconv.text.plain_text import one_line
 from gpuconv.version import __version__
@@ -61,8 +61,8 @@ def run(options: argparse.Namespace) -> int:
         except backends.DeviceError as error:
             row(name, f"not available: {error}")
     with contextlib.suppress(backends.DeviceError):  # raised after the last GPU
-        for index in itertools.count(1):
-            row(f"cuda:{index}", f"ready: {backends.describe(f'cuda:{index}')}")
+        for name in map(gpu_name, itertools.count(1)):
+            row(name, f"ready: {backends.describe(name)}")
     row("auto takes", "{}: {}".format(*backends.choose()))
 
     section("kernels")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from gpuconv import backends
 from gpuconv.arguments import positive
-from gpuconv.devices import Device
+from gpuconv.devices import Device, gpu_name
 from gpuconv.parallel import mpi, tcp
 from gpuconv.parallel.ranks import ParallelError, Ranks, host, number_in_environment
 from gpuconv.parallel.tree import collect, sum_along_tree
@@ -61,7 +61,7 @@ class NCCL(Ranks):
         backends.resolve("cuda")
         import cupy
 
-        return f"cuda:{self._local_rank % cupy.cuda.runtime.getDeviceCount()}"
+        return gpu_name(self._local_rank % cupy.cuda.runtime.getDeviceCount())
 
     def own_device(self, device: str) -> str:
         return self.device if Device.named(device).any_gpu else device

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import DTypeLike
 
-from gpuconv.devices import DeviceError
+from gpuconv.devices import DeviceError, gpu_name
 from gpuconv.text.plain_text import one_line
 from gpuconv.types import Array
 
@@ -30,11 +30,10 @@ class CudaDevice:
             ) from error
         except Exception as error:  # for example, if CuPy cannot create its folder in the home directory
             raise DeviceError(f"CuPy cannot be imported: {one_line(error)}") from error
-        count = _device_count(cupy)
-        if index >= count:
-            raise DeviceError(f"there is no device cuda:{index}; this machine has {count}")
+        self.name = gpu_name(index)
+        if index >= (count := _device_count(cupy)):
+            raise DeviceError(f"there is no device {self.name}; this machine has {count}")
         tuner.enabled()  # raises for an invalid setting now, before work begins
-        self.name = f"cuda:{index}"
         self._cupy, self._index, self._device = cupy, index, cupy.cuda.Device(index)
 
     @property

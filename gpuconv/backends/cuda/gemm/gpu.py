@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from gpuconv.backends.cuda.runtime.graph import capture_lock
+from gpuconv.devices import gpu_name
 
 _GATE_SECONDS = 0.2  # after this the gate opens even if not all runs are queued
 
@@ -20,7 +21,7 @@ class Gpu:
         import cupy
 
         self._cuda, self._device, self._capture_lock = cupy.cuda, cupy.cuda.Device(index), capture_lock(index)
-        self.device = f"cuda:{index}"
+        self.device = gpu_name(index)
         self.model: str = cupy.cuda.runtime.getDeviceProperties(index)["name"].decode()
 
     @functools.cached_property
