@@ -108,6 +108,12 @@ def device_of(array: object, name: str = "the array") -> str:
     return device
 
 
+def is_on(x: Any, device: str) -> bool:  # noqa: ANN401 - any object
+    """Whether `x` is an array on `device`, which is not "auto"."""
+    named = Device.named(device)
+    return kind_of(x) == named.kind and (not named.on_gpu or x.device.id == named.index)
+
+
 def masked_array_error(name: str) -> TypeError:
     return TypeError(f"{name} must not be a masked array, as its mask would be lost; x.filled(value) makes a plain one")
 

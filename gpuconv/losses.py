@@ -23,6 +23,7 @@ import numpy as np
 
 from gpuconv import backends, ops
 from gpuconv.arguments import INT63, expect_accepts, integer, number, positive
+from gpuconv.devices import is_on
 from gpuconv.dtypes import accumulation_dtype, is_float
 from gpuconv.names import canonical_keys, lookup
 from gpuconv.text import parse_numbers
@@ -322,7 +323,7 @@ def apply(loss: Loss, scores: Array, labels: Array, grad_scale: Scalar | None = 
             f"the gradient of the loss must be of the scores' shape {tuple(scores.shape)}; {describe(loss)} returned "
             f"{received}"
         )
-    if backends.device_of(dscores) != device:
+    if not is_on(dscores, device):
         raise TypeError(
             f"the gradient of the loss must be on the scores' device, {device}; {describe(loss)} returned one on "
             f"{backends.device_of(dscores)}"
@@ -331,7 +332,7 @@ def apply(loss: Loss, scores: Array, labels: Array, grad_scale: Scalar | None = 
         raise TypeError(
             f"the gradient of the loss must hold real numbers; {describe(loss)} returned {dscores.dtype.name}"
         )
-    if value.dtype != dtype or value.shape or isinstance(value, np.generic) or backends.device_of(value) != device:
+    if value.dtype != dtype or value.shape or isinstance(value, np.generic) or not is_on(value, device):
         value = backends.asarray(value, device, dtype).reshape(())
     if scale_arguments and not loss_applies_scale:
         dscores = dscores * backends.asarray(grad_scale, device, dtype)

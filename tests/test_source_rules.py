@@ -33,17 +33,23 @@ def test_no_file_uses_a_private_name_of_another():
     assert private_names_used([*ast.walk(ast.parse(planted))]) == ["gpuconv.names._plain", "names._plain"]
 
 
+# The expressions that are a device's name, or its kind.
+_NAME, _KIND = re.compile(r"(.*\.)?_?device$|(\w+\.)*device_(of|or_none)\("), re.compile(r"(.*\.)?kind$")
+
+
 def device_names_as_text(nodes: Collection[ast.AST]) -> list[str]:
-    """Where a device's name or kind is compared with text, taken apart or put together. nodes: all nodes of a file's
+    """Where a device's name or kind is compared as text, taken apart or put together. nodes: all nodes of a file's
     syntax tree."""
     found = []
     for node in nodes:
         if isinstance(node, ast.Compare):
-            sides = {ast.unparse(each).split(".")[-1] for each in (node.left, *node.comparators)}
+            sides = [ast.unparse(each) for each in (node.left, *node.comparators)]
             values = {each.value for each in ast.walk(node) if isinstance(each, ast.Constant)}
             texts = {each for each in values if isinstance(each, str)}
-            of_kind = {"cuda", "emulated"} <= texts or ("kind" in sides and texts & {*KINDS, "auto"})
-            found += [ast.unparse(node)] if of_kind or ("device" in sides and texts) else []
+            equality = isinstance(node.ops[0], (ast.Eq, ast.NotEq))
+            of_name = (texts or equality) and any(map(_NAME.match, sides))
+            of_kind = texts & {*KINDS, "auto"} and any(map(_KIND.match, sides))
+            found += [ast.unparse(node)] if of_name or of_kind or {"cuda", "emulated"} <= texts else []
         elif isinstance(node, ast.Call) and re.search(r"\bdevice(\.\w+\(\))*\.partition$", ast.unparse(node.func)):
             found.append(ast.unparse(node))
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "startswith":
@@ -70,5 +76,6 @@ def test_devices_are_compared_as_device_values_and_not_by_their_names():
         "device.lower().partition(':')",
         "name.startswith('cuda')",
         "f'cuda:{index}'",
+        "backends.device_of(x) != net.device",
     ]
     assert device_names_as_text([*ast.walk(ast.parse("\n".join(planted)))]) == planted

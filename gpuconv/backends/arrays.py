@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpuconv.backends.adapters import adapter_of, resolve
-from gpuconv.devices import MASKED, Device, device_of, device_or_none, gpu_name, kind_of, masked_array_error
+from gpuconv.devices import MASKED, Device, device_of, device_or_none, gpu_name, is_on, kind_of, masked_array_error
 from gpuconv.dtypes import as_dtype, as_numeric, is_numeric
 from gpuconv.types import Array
 
@@ -33,10 +33,9 @@ def asarray(x: object, device: str | None = None, dtype: DTypeLike | None = None
     NumPy exports no bfloat16, so "numpy" and "emulated" do not either.
     """
     array = _wrap_foreign(x)
-    source = device_or_none(array)
     dtype = None if dtype is None else as_numeric("dtype", dtype)
-    device = resolve(device) if device is not None else source or "numpy"
-    if source != device or not Device.named(device).runs_kernels:
+    device = resolve(device) if device is not None else device_or_none(array) or "numpy"
+    if not (Device.named(device).runs_kernels and is_on(array, device)):
         host = to_numpy(array)
         array = adapter_of(device).from_host(host if dtype is None else host.astype(dtype, copy=False))
     if dtype is None or array.dtype == dtype:

@@ -117,7 +117,7 @@ def _expect_one_device(arrays: Mapping[str, Any], lists: Collection[str]) -> Non
             f"{name} must be {accepted} of NumPy or CuPy, received {type(other).__name__}; gpuconv.asarray makes arrays"
         )
     if MASKED in devices:
-        raise masked_array_error(next(name for name, array in arrays.items() if device_or_none(array) == MASKED))
+        raise masked_array_error(next(name for name, array in arrays.items() if kind_of(array) == MASKED))
     for name, array in arrays.items():
         if not is_numeric(array.dtype):
             _refuse_dtype(name, array.dtype)

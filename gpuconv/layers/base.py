@@ -22,6 +22,7 @@ from numpy.typing import DTypeLike
 
 from gpuconv import backends
 from gpuconv.arguments import flag, integer, seed_value
+from gpuconv.devices import is_on
 from gpuconv.dtypes import as_precision, converted
 from gpuconv.layers.config import as_setting, constructor_call, encode, expect_rebuildable, make, settings
 from gpuconv.layers.hooks import Handle, Hook
@@ -437,7 +438,7 @@ class Layer(Stateful["Layer"]):
 
 
 def _move_array(name: str, array: Array, device: str, dtype: np.dtype) -> Array:
-    if array.dtype == dtype and backends.device_of(array) == device:
+    if array.dtype == dtype and is_on(array, device):
         return array
     return backends.asarray(converted(name, backends.to_numpy(array), dtype), device)
 

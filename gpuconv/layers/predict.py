@@ -12,7 +12,7 @@ import numpy as np
 from gpuconv import arguments, backends, ops
 from gpuconv.data.expect import is_torch, laid_out
 from gpuconv.data.image import read_image
-from gpuconv.devices import Device, kind_of
+from gpuconv.devices import Device, is_on, kind_of
 from gpuconv.dtypes import is_float
 from gpuconv.layers.base import Layer, expect_built
 from gpuconv.layers.image_notes import class_names
@@ -173,7 +173,7 @@ def _as_input(net: Layer, x: Array, normalize: bool) -> Array:
     """The images in the net's dtype on its device, normalized if `normalize`."""
     if normalize:
         x = _normalized(net, backends.to_numpy(x))
-    if normalize or x.dtype != net.dtype or backends.device_of(x) != net.device:
+    if normalize or x.dtype != net.dtype or not is_on(x, net.device):
         x = backends.asarray(x, net.device, net.dtype)
     return x
 

@@ -72,7 +72,7 @@ class NCCL(Ranks):
         if self.size == 1:
             return
         if self._device is not None:
-            if device != self._device:
+            if Device.named(device) != Device.named(self._device):
                 raise ValueError(f"these ranks sum arrays on {self._device} already, received a net on {device}")
             return
         import cupy
