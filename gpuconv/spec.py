@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from gpuconv.names import lookup
@@ -27,28 +27,46 @@ def parse(spec: str, like: str = "cosine,warmup:5") -> list[Part]:
     """
     if not isinstance(spec, str):
         raise TypeError(f"a spec is a string such as {like!r}, received {spec!r}")
-    parts: list[Part] = []
+    found: list[tuple[str, list[str]]] = []
     for token in spec.replace(":", ",:").split(","):
         argument = token.removeprefix(":").strip()
         if not argument:
             raise ValueError(f"{spec!r} has an empty part; write it like {like!r}")
-        number = number_in(argument)
-        key, equals, value = (side.strip() for side in argument.partition("="))
-        if not equals and number is None and not token.startswith(":"):
-            parts.append(Part(argument, (), {}))
-            continue
-        if not parts:
+        is_argument = "=" in argument or number_in(argument) is not None
+        if not is_argument and not token.startswith(":"):
+            found.append((argument, []))
+        elif not found:
             raise ValueError(f"{spec!r} begins with {argument!r} before any name; write it like {like!r}")
-        last = parts.pop()
-        if number is not None:
-            parts.append(last._replace(numbers=(*last.numbers, number)))
-        elif key in last.options:
-            raise ValueError(f"{key} is given twice in {spec!r}")
-        elif equals:
-            parts.append(last._replace(options=last.options | {key: _as_value(value)}))
-        else:
+        elif not is_argument:
             raise ValueError(f"{argument!r} in {spec!r} is neither a number nor key=value")
-    return parts
+        else:
+            found[-1][1].append(argument)
+    return [_part(name, arguments) for name, arguments in found]
+
+
+def _part(name: str, arguments: list[str]) -> Part:
+    numbers = tuple(parse_numbers.real(each) for each in arguments if "=" not in each)
+    options = options_in(",".join(each for each in arguments if "=" in each))
+    return Part(name, numbers, {key: _as_value(value) for key, value in options.items()})
+
+
+def options_in(text: str) -> dict[str, str]:
+    """The values of "key=value,key=value", with each key in lower case and ``_`` for ``-``; none for "". Raises
+    ValueError if a key is given twice."""
+    options: dict[str, str] = {}
+    for option in text.split(",") if text else ():
+        key, _, value = (side.strip() for side in option.partition("="))
+        key = key.lower().replace("-", "_")
+        if key in options:
+            raise ValueError(f"{key} is given twice in {text!r}")
+        options[key] = value
+    return options
+
+
+def name_and_rest(text: str) -> tuple[str, str]:
+    """The name and the text after its colon, "" if there is none."""
+    name, _, rest = text.partition(":")
+    return name, rest
 
 
 def write(name: str, numbers: tuple[float, ...] = (), options: Options | None = None) -> str:
@@ -58,19 +76,16 @@ def write(name: str, numbers: tuple[float, ...] = (), options: Options | None = 
     return f"{name}:{','.join(written)}" if written else name
 
 
-def read(parts: list[str], known: dict[str, Callable[[str], object]]) -> Options:
-    """Parts such as "classes=10" as keyword arguments, each converted by its entry in `known`."""
-    options: Options = {}
-    for part in parts:
-        name, _, text = part.partition("=")
-        name, convert = lookup("option", name, {key: (key, convert) for key, convert in known.items()})
-        if name in options:
-            raise ValueError(f"{name} is given twice in {','.join(parts)!r}")
+def read(options: Mapping[str, str], known: Mapping[str, Callable[[str], object]]) -> Options:
+    """The options of `options_in` as keyword arguments, each converted by its entry in `known`."""
+    found: Options = {}
+    for key, text in options.items():
+        convert = lookup("option", key, known)
         try:
-            options[name] = convert(text)
+            found[key] = convert(text)
         except ValueError as error:
-            raise ValueError(f"cannot read {part!r}: {error}") from None
-    return options
+            raise ValueError(f"cannot read {key + '=' + text!r}: {error}") from None
+    return found
 
 
 def number_in(text: str) -> float | None:
@@ -81,12 +96,19 @@ def number_in(text: str) -> float | None:
         return None
 
 
+_FLAGS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+
+
+def flag(text: str) -> bool:
+    """Whether `text`, such as "1" or "yes", means yes. Raises ValueError for text that means neither yes nor no."""
+    if text.lower() not in _FLAGS:
+        raise ValueError(f"expected 1 or 0, received {text!r}")
+    return _FLAGS[text.lower()]
+
+
 def _as_value(text: str) -> bool | float | str:
-    """The text as a bool or a number if it is one, else the text itself."""
-    flags = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
-    if text.lower() in flags:
-        return flags[text.lower()]
+    """The text as a number or a bool if it is one, else the text itself."""
     if parse_numbers.is_digits(text.removeprefix("-")):
         return int(text)
     number = number_in(text)
-    return text if number is None else number
+    return _FLAGS.get(text.lower(), text) if number is None else number

@@ -110,7 +110,7 @@ def _new_session(options: argparse.Namespace, settings: run_settings.Settings) -
             "accumulate": settings.accumulate,
             "options": _to_store(settings),
         }
-        name = f"live-{settings.data.partition(':')[0]}-{nets.stem(settings.model)}"
+        name = f"live-{run_settings.short_name(settings)}"
         return live.Session(sets, recipe, device=device, why=why, name=name, **_preparation(settings, train))
 
 

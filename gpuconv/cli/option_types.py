@@ -6,14 +6,16 @@ import argparse
 import math
 from collections.abc import Callable
 
+from gpuconv import spec
 from gpuconv.text import parse_numbers
 
 
 def switch(text: str) -> int:
-    """1 or 0."""
-    if text not in ("0", "1"):
-        raise argparse.ArgumentTypeError(f"must be 1 or 0, received {text!r}")
-    return int(text)
+    """1 or 0, also from a word such as "yes" or "off"."""
+    try:
+        return int(spec.flag(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def count(least: int) -> Callable[[str], int]:

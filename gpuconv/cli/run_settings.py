@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gpuconv import spec
 from gpuconv.cli import shared_options
 from gpuconv.cli.errors import user_errors
 from gpuconv.dtypes import as_precision
@@ -122,7 +123,7 @@ def with_recipe(chosen: Record, name: str | None = None) -> Settings:
 
     with user_errors():
         data = chosen.get("data", "digits")
-        recipe = recipes.get(chosen.get("model"), data.partition(":")[0], name)
+        recipe = recipes.get(chosen.get("model"), spec.name_and_rest(data)[0], name)
         settings = Settings(**{"data": data, "seed": 0} | recipe | rate_in(chosen) | chosen)
         check(settings)
     return settings
@@ -194,7 +195,7 @@ def check(settings: Settings) -> None:
             parsed = parse(str(value))
         except argparse.ArgumentTypeError as error:
             raise ValueError(f"{shared_options.option(name)}: {error}") from None
-        if parsed != value:
+        if parsed != value or isinstance(value, bool):
             raise TypeError(f"{shared_options.option(name)} must be {type(parsed).__name__}, received {value!r}")
     optimizers.get(settings.optimizer)
     schedules.get(settings.schedule)
@@ -210,7 +211,6 @@ def check(settings: Settings) -> None:
 def rate_in(chosen: Record) -> dict[str, float]:
     """The learning rate given in the optimizer's short form; for groups, which have their own rates, a factor of 1.
     ValueError if the short form states one rate and --lr another."""
-    from gpuconv import spec
     from gpuconv.training import optimizers
 
     text = chosen.get("optimizer", "")
@@ -240,7 +240,7 @@ def read_tta(name: str) -> str:
 
 def read_loss(text: str) -> tuple[str, Loss]:
     """The name and the loss of a short form, such as "softmax:label_smoothing=0.1". ValueError for an invalid one."""
-    from gpuconv import losses, spec
+    from gpuconv import losses
 
     part, *more = spec.parse(text, like="softmax:label_smoothing=0.1")
     if more or part.numbers:
@@ -252,9 +252,15 @@ def read_loss(text: str) -> tuple[str, Loss]:
         raise ValueError(f"{text!r}: {error}") from None
 
 
+def short_name(settings: Settings) -> str:
+    """The names of the data and the net, such as "digits-tiny-vgg"."""
+    from gpuconv.cli import nets
+
+    return f"{spec.name_and_rest(settings.data)[0]}-{nets.stem(settings.model)}"
+
+
 def new_directory(settings: Settings) -> Path:
     """Create runs/DATA-MODEL-N with the first free N."""
-    from gpuconv.cli import nets
     from gpuconv.training import RunDirectory
 
-    return RunDirectory.claim(Path("runs"), f"{settings.data.partition(':')[0]}-{nets.stem(settings.model)}")
+    return RunDirectory.claim(Path("runs"), short_name(settings))

@@ -10,7 +10,7 @@ from functools import partial
 from gpuconv.data import cifar10, digits, folder, synthetic
 from gpuconv.data.dataset import Dataset
 from gpuconv.names import canonical
-from gpuconv.spec import read
+from gpuconv.spec import flag, name_and_rest, options_in, read
 from gpuconv.text import parse_numbers
 from gpuconv.types import Options
 
@@ -34,7 +34,7 @@ def load(spec: str, test: str | None = "") -> tuple[Dataset, Dataset]:
     if not isinstance(test, str | None):
         raise TypeError(f"test must be text or None, received {type(test).__name__}")
     if not test:
-        name, _, rest = with_full_name(spec).partition(":")
+        name, rest = name_and_rest(with_full_name(spec))
         return _SOURCES[name](rest)
     described = _described_folder(spec)
     if described is None:
@@ -88,8 +88,9 @@ def is_test_set(spec: str) -> bool:
 
 def with_full_name(spec: str) -> str:
     """The same text with its data set's name in lower case. Raises ValueError for an unknown name."""
-    name, colon, rest = spec.partition(":")
-    return canonical("data set", name, _SOURCES) + colon + rest
+    name, rest = name_and_rest(spec)
+    name = canonical("data set", name, _SOURCES)
+    return f"{name}:{rest}" if rest else name
 
 
 def absolute_spec(spec: str, like: str = "") -> str:
@@ -97,7 +98,7 @@ def absolute_spec(spec: str, like: str = "") -> str:
 
     like: the text of a run's data, from which missing options of a folder (its size, its split) are taken.
     """
-    name, _, rest = with_full_name(spec).partition(":")
+    name, rest = name_and_rest(with_full_name(spec))
     if name == "cifar10" and rest:
         return f"cifar10:{_absolute(rest)}"
     if name != "folder" or not rest:
@@ -145,12 +146,12 @@ def _all_of_folder(directory: str, options: dict[str, str]) -> Dataset:
 
 def _folder_options(options: dict[str, str]) -> Options:
     known = _SHAPE | {"test": parse_numbers.real, "seed": parse_numbers.integer, "split": str}
-    return read([f"{key}={value}" for key, value in options.items()], known)
+    return read(options, known)
 
 
 def _described_folder(spec: str) -> tuple[str, dict[str, str]] | None:
     """The directory and the options of a folder; None if `spec` describes another data set."""
-    name, _, rest = spec.partition(":")
+    name, rest = name_and_rest(spec)
     return _folder_parts(rest) if name.lower() == "folder" else None
 
 
@@ -163,27 +164,20 @@ def _options_of_folder(spec: str) -> dict[str, str]:
 def _folder_parts(rest: str) -> tuple[str, dict[str, str]]:
     """The directory and the options after "folder:"."""
     # A directory's name may contain commas and equal signs, so only trailing parts that look like options are options.
-    directory, *parts = re.split(r",(?=\w+=[^,/]*(?:,\w+=[^,/]*)*$)", rest)
+    directory, *options = re.split(r",(?=\w+=[^,/]*(?:,\w+=[^,/]*)*$)", rest, maxsplit=1)
     if not directory:
         raise ValueError("folder needs a directory with one sub-folder for each class: folder:DIR")
-    options: dict[str, str] = {}
-    for part in parts:
-        name, _, value = part.partition("=")
-        if name.lower() in options:
-            raise ValueError(f"{name} is given twice in {rest!r}")
-        options[name.lower()] = value
-    return directory, options
+    return directory, options_in(",".join(options))
 
 
 def _synthetic(rest: str) -> tuple[Dataset, Dataset]:
-    parts = rest.split(",") if rest else []
     known: dict[str, Callable[[str], object]] = {
         "n": parse_numbers.integer,
         "size": partial(parse_numbers.volume, axes=3),
         "classes": parse_numbers.integer,
         "seed": parse_numbers.integer,
     }
-    return synthetic.load(**read(parts, known))
+    return synthetic.load(**read(options_in(rest), known))
 
 
 _SOURCES: dict[str, Callable[[str], tuple[Dataset, Dataset]]] = {
@@ -194,15 +188,8 @@ _SOURCES: dict[str, Callable[[str], tuple[Dataset, Dataset]]] = {
 }
 
 
-def _read_flag(text: str) -> bool:
-    known = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
-    if text.lower() not in known:
-        raise ValueError(f"expected 1 or 0, received {text!r}")
-    return known[text.lower()]
-
-
 _SHAPE: dict[str, Callable[[str], object]] = {
     "size": partial(parse_numbers.volume, axes=2),
     "channels": parse_numbers.integer,
-    "stream": _read_flag,
+    "stream": flag,
 }

@@ -24,6 +24,7 @@ def test_a_loss_is_parsed_from_its_short_form():
 
 def test_a_learning_rate_given_twice_must_be_the_same():
     assert run_settings.rate_in({"optimizer": "sgd:lr=0.3", "lr": 0.3}) == {"lr": 0.3}
+    assert run_settings.rate_in({"optimizer": "sgd:LR=0.3"}) == {"lr": 0.3}
     assert run_settings.rate_in({"optimizer": "sgd"}) == run_settings.rate_in({}) == {}
     assert run_settings.rate_in({"optimizer": "* -> sgd:lr=0.3"}) == {"lr": 1.0}
     with pytest.raises(ValueError, match=r"--lr is 0.2 and --optimizer says lr=0.3; leave one of them out"):
@@ -57,6 +58,7 @@ def test_an_invalid_setting_is_refused_with_the_reason():
         ("augment", "flop", "did you mean 'flip'"),
         ("whiten", -1, "--whiten: expected a whole number of at least 0"),
         ("seed", -1, "--seed"),
+        ("sync_batch_norm", True, "--sync-batch-norm must be int, received True"),
     ):
         changed = run_settings.Settings(**{field: getattr(valid, field) for field in vars(valid)} | {name: value})
         with pytest.raises((ValueError, TypeError), match=error):

@@ -138,7 +138,7 @@ def test_shards_are_stored_with_the_run(work, capsys):
 
 
 def test_batch_norm_over_all_ranks_is_stored_with_the_run(work, capsys):
-    assert "must be 1 or 0, received '2'" in output_of(capsys, "train", *TINY_RUN, "--sync-batch-norm", "2", status=2)
+    assert "expected 1 or 0, received '2'" in output_of(capsys, "train", *TINY_RUN, "--sync-batch-norm", "2", status=2)
     out = output_of(capsys, "train", *TINY_RUN, "--epochs", 1, "--sync-batch-norm", "--run-dir", "run")
     assert ", batch norm over all ranks" in out
     assert "sync_batch_norm = 1" in (work / "run" / "config.toml").read_text()

@@ -66,7 +66,7 @@ def test_a_folder_is_loaded_with_and_without_options(monkeypatch, spec, argument
         ("cifar10:", "cifar10:DIR"),
         ("folder", "folder:DIR"),
         ("folder:pets,sise=3x3", "did you mean 'size'"),
-        ("synthetic:N=many", "cannot read 'N=many': expected an integer, received 'many'$"),
+        ("synthetic:N=many", "cannot read 'n=many': expected an integer, received 'many'$"),
         ("folder:x,test=half", "cannot read 'test=half': expected a number, received 'half'$"),
         ("synthetic:N=0", "at least 1"),
         ("synthetic:size=32x32", "32x32x3"),
