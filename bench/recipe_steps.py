@@ -16,7 +16,7 @@ import numpy as np
 from bench.entry_calls import Compared
 from bench.sides import OURS, Prepared, Side
 from bench.suite import RECIPE_STEPS, Entry
-from gpuconv import backends, models
+from gpuconv import backends, losses, models
 from gpuconv.cli import run_settings
 from gpuconv.data import Augmentation, Dataset, Loader, Normalization, synthetic
 from gpuconv.training import Trainer
@@ -39,7 +39,7 @@ class Recipe:
 
     @functools.cached_property
     def loss(self):
-        return run_settings.read_loss(self.settings.loss)[1]
+        return losses.get(self.settings.loss)
 
     @functools.cached_property
     def augmentation(self) -> Augmentation:

@@ -1,5 +1,5 @@
 """Losses: callables ``loss(scores, labels, grad_scale=1) -> (loss, dscores)``, by name "softmax" (or "cross-entropy"),
-"svm", "mse", "huber" or "bce".
+"svm", "mse", "huber" or "bce", or by short form, such as "softmax:label_smoothing=0.1".
 
 A user's loss, ``loss(scores, labels)``, may return any number as its loss, and a gradient of any float dtype (`apply`);
 it receives the scores of a 16-bit net in float32.
@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from gpuconv import backends, ops
+from gpuconv import backends, ops, spec
 from gpuconv.arguments import INT63, expect_accepts, integer, number, positive
 from gpuconv.devices import is_on
 from gpuconv.dtypes import accumulation_dtype, is_float
@@ -167,6 +167,7 @@ LOSSES: dict[str, Callable[..., Loss]] = {
     "huber": Huber,
     "bce": BinaryCrossEntropy,
 }
+LIKE = "softmax:label_smoothing=0.1"
 _OURS: tuple[type, ...] = (SoftmaxCrossEntropy, SVMHinge, MeanSquaredError, Huber, BinaryCrossEntropy)
 
 
@@ -256,12 +257,13 @@ def expect_targets(loss: object, labels: Array, shape: tuple[int, ...]) -> None:
 
 def get(loss: str | Loss, **options: Any) -> Loss:
     """The loss with this name and options; a callable is returned as it is. Raises ValueError for an unknown name or
-    option, or a value that an option cannot have, and TypeError for a class, a loss of PyTorch, a callable with other
-    arguments, or an object that is neither a name nor callable.
+    option, a value that an option cannot have, or other text, and TypeError for a class, a loss of PyTorch, a callable
+    with other arguments, or an object that is neither text nor callable.
 
     Args:
-        loss: A name of `LOSSES`, or a function (scores, labels) -> (loss, dscores).
-        options: Options of the loss with this name, such as ``delta=2.0``; a callable does not receive them.
+        loss: A name of `LOSSES`, a short form ("svm:delta=2"), or a function (scores, labels) -> (loss, dscores).
+        options: Options of the loss with this name, such as ``delta=2.0``, which override the short form; a callable
+            does not receive them.
     """
     if isinstance(loss, type):
         raise TypeError(
@@ -273,8 +275,11 @@ def get(loss: str | Loss, **options: Any) -> Loss:
             "loss(scores, labels) -> (loss, dscores) of arrays"
         )
     if not callable(loss):
-        make = lookup("loss", loss, LOSSES)
-        return make(**canonical_keys(f"option of {loss}", options, inspect.signature(make).parameters))
+        part, *more = spec.parse(loss, like=LIKE)
+        if more or part.numbers:
+            raise ValueError(f"a loss is written like {LIKE!r}, received {loss!r}")
+        make, given = lookup("loss", part.name, LOSSES), part.options | options
+        return make(**canonical_keys(f"option of {part.name}", given, inspect.signature(make).parameters))
     if not _takes_scale(loss):
         expect_accepts(f"the loss {describe(loss)}", loss, "scores", "labels")
     return loss

@@ -5,10 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from gpuconv import losses
-from gpuconv.cli import run_settings
+from gpuconv import checks, losses
 from gpuconv.layers import Input, Linear, Sequential, Sigmoid
-from gpuconv.training import Trainer, config_file
+from gpuconv.training import Trainer, config_file, evaluate, lr_find
 from tests.defaults import IMMUTABLE_VALUE, dataclass_flags, expect_defaults
 
 SCORES = np.array([[3.2, 5.1, -1.7], [1.0, 1.0, 1.0]])
@@ -114,11 +113,31 @@ def test_a_stored_description_gives_the_loss_again():
         assert losses.read(losses.describe(loss)) == loss
         hash(loss)
     assert losses.read("SoftmaxCrossEntropy(label_smoothing=0.1)") == losses.SoftmaxCrossEntropy(0.1)
-    name, loss = run_settings.read_loss("softmax:weight=1/2/0.5,ignore_index=2")
+
+
+def test_a_short_form_is_read():
+    loss = losses.get("softmax:weight=1/2/0.5,ignore_index=2")
     assert loss == losses.SoftmaxCrossEntropy(weight=[1, 2, 0.5], ignore_index=2)
-    assert config_file._short_form(name, loss) == "softmax:weight=1.0/2.0/0.5,ignore_index=2"
-    assert run_settings.read_loss("softmax:ignore_index=-100")[1] == losses.SoftmaxCrossEntropy(ignore_index=-100)
-    assert run_settings.read_loss("bce:pos_weight=2")[1] == losses.BinaryCrossEntropy(2.0)
+    assert config_file._short_form("softmax", loss) == "softmax:weight=1.0/2.0/0.5,ignore_index=2"
+    assert losses.get("Softmax:ignore_index=-100") == losses.SoftmaxCrossEntropy(ignore_index=-100)
+    assert losses.get("bce:pos_weight=2") == losses.BinaryCrossEntropy(2.0)
+    assert losses.get("svm:delta=2", delta=3.0) == losses.SVMHinge(3.0)
+    for text in ("softmax:1", "softmax,svm", "softmax:0.1,svm"):
+        with pytest.raises(ValueError, match="a loss is written like"):
+            losses.get(text)
+    with pytest.raises(ValueError, match=r"unknown option of svm 'x' \(known: delta\)"):
+        losses.get("svm:x=1")
+
+
+def test_a_short_form_is_read_wherever_a_loss_is_taken():
+    net = Sequential([Input((3,)), Linear(3)], seed=0)
+    data = np.eye(3, dtype=np.float32), np.arange(3)
+    short, made = "softmax:label_smoothing=0.5", losses.SoftmaxCrossEntropy(0.5)
+    assert Trainer(net, "sgd", lr=0.1, loss=short).loss == made
+    assert evaluate(net, data, loss=short).loss == evaluate(net, data, loss=made).loss
+    assert checks.first_loss(net, *data, loss=short) == checks.first_loss(net, *data, loss=made)
+    found = [lr_find(net, data, loss=loss, steps=3).losses for loss in (short, made)]
+    np.testing.assert_array_equal(*found)
 
 
 @pytest.mark.parametrize("device", ["numpy", "emulated"])

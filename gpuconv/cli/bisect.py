@@ -172,12 +172,11 @@ def _trainer(settings: run_settings.Settings, side: Side, other: Side, train: Da
     for layer in net.walk():
         if hasattr(layer, "algo"):
             layer.algo = side.algo
-    loss = run_settings.read_loss(settings.loss)[1]
     return Trainer(
         net.to(device),
         settings.optimizer,
         lr=settings.lr,
-        loss=loss,
+        loss=settings.loss,
         clip=settings.clip,
         seed=settings.seed,
         precision=side.precision,

@@ -30,13 +30,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from gpuconv import checks
+    from gpuconv import checks, losses
     from gpuconv.cli import nets
     from gpuconv.data import Normalization, load
     from gpuconv.training import data_checks, optimizers, schedules
 
     settings = run_settings.with_recipe(run_settings.from_options(options))
-    loss = run_settings.read_loss(settings.loss)[1]
+    loss = losses.get(settings.loss)
     with user_errors():
         train, _ = load(settings.data)
         print_line("data", f"{train.name}: {min(IMAGES, len(train))} training images")

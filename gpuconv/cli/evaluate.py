@@ -14,7 +14,7 @@ from gpuconv.cli.errors import UserError, user_errors
 from gpuconv.cli.nets import add_file
 from gpuconv.cli.output_lines import print_line
 from gpuconv.cli.run_data import load_data, make_loader, warn_of_other_data, warn_of_trained_images
-from gpuconv.cli.run_settings import read_loss, read_tta
+from gpuconv.cli.run_settings import read_tta
 from gpuconv.cli.runs import Run, add_which, expect_normalization, newest_run, open_run
 from gpuconv.cli.shared_options import add_options
 from gpuconv.system.console import is_quiet
@@ -109,7 +109,7 @@ def _loss(trained: Run) -> tuple[LossLike, str]:
     """The run's loss, and a note to print about it."""
     text = trained.settings.loss
     if not trained.started_in_python:
-        return read_loss(text)[1], ""
+        return text, ""
     try:
         return losses.read(text), ""
     except ValueError:

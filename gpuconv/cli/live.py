@@ -99,7 +99,7 @@ def _new_session(options: argparse.Namespace, settings: run_settings.Settings) -
             "net": net.config(),
             "precision": settings.precision,
             "optimizer": optimizers.get(settings.optimizer, lr=settings.lr).config(),
-            "loss": losses.describe(run_settings.read_loss(settings.loss)[1]),
+            "loss": losses.describe(losses.get(settings.loss)),
             "schedule": str(schedules.get(settings.schedule)),
             "seed": settings.seed,
             "epochs": settings.epochs,

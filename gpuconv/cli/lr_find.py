@@ -100,7 +100,7 @@ def run(options: argparse.Namespace) -> int:
                 start=options.start,
                 end=options.end,
                 steps=options.steps,
-                loss=run_settings.read_loss(settings.loss)[1],
+                loss=settings.loss,
                 seed=settings.seed,
                 precision=settings.precision,
                 clip=settings.clip,

@@ -88,12 +88,11 @@ def count_correct(device: str, precision: str, seed: int) -> int:
     )
     train, test = digits.load()
     net = models.build(settings.model, input_shape=train.image_shape, classes=len(train.classes), seed=seed).to(device)
-    loss = run_settings.read_loss(settings.loss)[1]
     trainer = Trainer(
         net,
         settings.optimizer,
         lr=settings.lr,
-        loss=loss,
+        loss=settings.loss,
         schedule=settings.schedule,
         seed=seed,
         precision=settings.precision,
@@ -104,7 +103,7 @@ def count_correct(device: str, precision: str, seed: int) -> int:
     trainer.fit(loader, epochs=settings.epochs, progress=False)
     if trainer.interrupted_by:
         signal.raise_signal(trainer.interrupted_by)
-    found = evaluate(net, Loader(test, settings.batch_size, shuffle=False, **common), loss=loss)
+    found = evaluate(net, Loader(test, settings.batch_size, shuffle=False, **common), loss=trainer.loss)
     return round(found.accuracy * found.samples)
 
 

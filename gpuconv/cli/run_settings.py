@@ -6,7 +6,6 @@ import argparse
 import dataclasses
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from gpuconv import spec
 from gpuconv.cli import shared_options
@@ -14,10 +13,6 @@ from gpuconv.cli.errors import user_errors
 from gpuconv.dtypes import as_precision
 from gpuconv.names import canonical
 from gpuconv.types import Record
-
-if TYPE_CHECKING:
-    from gpuconv.losses import Loss
-    from gpuconv.training.plateau import Plateau
 
 # Settings that version 0.1.0 did not have.
 LATER = ["validation", "early_stopping", "weights", "shards", "plateau", "clip", "ema", "accumulate", "sync_batch_norm"]
@@ -186,8 +181,9 @@ def to_store(settings: Settings) -> Record:
 
 def check(settings: Settings) -> None:
     """Raise ValueError or TypeError for an invalid setting, before anything is created."""
+    from gpuconv import losses
     from gpuconv.data import Augmentation
-    from gpuconv.training import Clip, optimizers, schedules
+    from gpuconv.training import Clip, Plateau, optimizers, schedules
 
     for name, value in dataclasses.asdict(settings).items():
         try:
@@ -199,8 +195,8 @@ def check(settings: Settings) -> None:
             raise TypeError(f"{shared_options.option(name)} must be {type(parsed).__name__}, received {value!r}")
     optimizers.get(settings.optimizer)
     schedules.get(settings.schedule)
-    _, loss = read_loss(settings.loss)
-    if plateau := read_plateau(settings.plateau):
+    loss = losses.get(settings.loss)
+    if plateau := Plateau.of(settings.plateau):
         plateau.expect_watched(settings.validation, loss, "--validation 0.1")
     Clip.of(settings.clip)
     read_tta(settings.tta)
@@ -224,32 +220,11 @@ def rate_in(chosen: Record) -> dict[str, float]:
     return {"lr": float(stated)}
 
 
-def read_plateau(text: str) -> Plateau | None:
-    """The plateau of a short form; None for "none". ValueError for an invalid one."""
-    from gpuconv.training import Plateau
-
-    return None if text == "none" else Plateau.of(text)
-
-
 def read_tta(name: str) -> str:
     """A test-time augmentation by its name. ValueError for an unknown one."""
     from gpuconv.training.tta import TTA
 
     return canonical("test-time augmentation", name, TTA)
-
-
-def read_loss(text: str) -> tuple[str, Loss]:
-    """The name and the loss of a short form, such as "softmax:label_smoothing=0.1". ValueError for an invalid one."""
-    from gpuconv import losses
-
-    part, *more = spec.parse(text, like="softmax:label_smoothing=0.1")
-    if more or part.numbers:
-        raise ValueError(f"a loss is written like 'softmax:label_smoothing=0.1', received {text!r}")
-    name = canonical("loss", part.name, losses.LOSSES)
-    try:
-        return name, losses.get(name, **part.options)
-    except TypeError as error:
-        raise ValueError(f"{text!r}: {error}") from None
 
 
 def short_name(settings: Settings) -> str:

@@ -67,7 +67,7 @@ def evaluate(
     Args:
         net: Built.
         data: As in `Trainer.fit`; a Loader should neither augment images nor drop any.
-        loss: A name or a function (`gpuconv.losses`).
+        loss: A name, a short form, such as "softmax:label_smoothing=0.1", or a function (`gpuconv.losses`).
         confusion: Whether to compute the confusion matrix.
         tta: The test-time augmentation; the scores of each image are averaged over its `views`.
         batch_size: Images of a batch, for data without batches.

@@ -50,12 +50,14 @@ class Plateau:
 
     @classmethod
     def of(cls, given: str | int | Plateau | None) -> Plateau | None:
-        """A plateau from `given`: its short form, its patience, or a `Plateau`; None stays None. Raises ValueError or
-        TypeError for anything else."""
+        """A plateau from `given`: its short form, its patience, or a `Plateau`; None for None and "none". Raises
+        ValueError or TypeError for anything else."""
         if given is None or isinstance(given, Plateau):
             return given
         if not isinstance(given, str):
             return cls(given)
+        if given == "none":
+            return None
         part, *more = spec.parse(f"plateau:{given}", like=LIKE)
         if more or len(part.numbers) > 1:
             raise ValueError(f"a plateau is written like {LIKE!r}, received {given!r}")

@@ -64,7 +64,7 @@ class Trainer(RunState):
         net: Built, on the device where it is to be trained.
         optimizer: A name with `lr` and further settings (`gpuconv.training.optimizers`), an optimizer, or any object
             with step(params, grads) (`adapted.Adapted`).
-        loss: A name, or a function (`gpuconv.losses`).
+        loss: A name, a short form, such as "softmax:label_smoothing=0.1", or a function (`gpuconv.losses`).
         schedule: A short form, such as "cosine,warmup:5", a schedule, or any function of the step (`schedules.Called`).
         plateau: Lowers the rate further when the validation loss no longer improves: a patience in epochs, a short
             form, such as "5,factor=0.5", or a `Plateau`.

@@ -7,7 +7,7 @@ import argparse
 import numpy as np
 import pytest
 
-from gpuconv import checkpoint, models, to_numpy
+from gpuconv import checkpoint, losses, models, to_numpy
 from gpuconv.cli import main, recipes, run_settings, shared_options
 from gpuconv.data import Augmentation, Loader, Normalization, load
 from gpuconv.layers import GELU, BatchNorm, Conv2D, Flatten, Input, Linear, MaxPool2D, Scale, Sequential
@@ -107,7 +107,7 @@ def train_narrow_net(device, dtype, images, batch, epochs):
     normalization, net = Normalization.from_dataset(train), narrow_airbench94(dtype)
     models.whiten(net, normalization(train.images, dtype))
     net.to(device)
-    augmentation, loss = Augmentation.parse(recipe.augment), run_settings.read_loss(recipe.loss)[1]
+    augmentation, loss = Augmentation.parse(recipe.augment), losses.get(recipe.loss)
     loader = Loader(
         train, batch, normalization=normalization, augmentation=augmentation, device=device, dtype=net.dtype
     )

@@ -1,4 +1,4 @@
-"""The settings of a run: losses and rates in options, checks, and the recipe in one line."""
+"""The settings of a run: rates in options, checks, and the recipe in one line."""
 
 from __future__ import annotations
 
@@ -7,19 +7,7 @@ import math
 import pytest
 
 from gpuconv.cli import run_settings
-from gpuconv.losses import SoftmaxCrossEntropy, SVMHinge
 from tests.defaults import IMMUTABLE_VALUE, dataclass_flags
-
-
-def test_a_loss_is_parsed_from_its_short_form():
-    name, loss = run_settings.read_loss("Softmax:label_smoothing=0.1")
-    assert (name, type(loss), loss.label_smoothing) == ("softmax", SoftmaxCrossEntropy, 0.1)
-    assert isinstance(run_settings.read_loss("svm")[1], SVMHinge)
-    for text in ("softmax:1", "softmax,svm", "softmax:0.1,svm"):
-        with pytest.raises(ValueError, match="a loss is written like"):
-            run_settings.read_loss(text)
-    with pytest.raises(ValueError, match=r"unknown option of svm 'x' \(known: delta\)"):
-        run_settings.read_loss("svm:x=1")
 
 
 def test_a_learning_rate_given_twice_must_be_the_same():

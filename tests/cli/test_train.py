@@ -69,7 +69,7 @@ def test_train_passes_its_options_on(passed_to):
         "precision": "float32",
         "graph": None,
     }
-    assert training["loss"] == losses.SoftmaxCrossEntropy(label_smoothing=0.2)
+    assert training["loss"] == "softmax:label_smoothing=0.2"
     ((trained_on, batch_size), loading), ((tested_on, test_batch_size), test_loading), *_ = passed_to["Loader"]
     np.testing.assert_array_equal(trained_on.images, train.images)
     np.testing.assert_array_equal(tested_on.images, test.images)
@@ -84,7 +84,7 @@ def test_train_passes_its_options_on(passed_to):
     assert fitting == {"epochs": 2, "run_dir": "run", "resume": False, "checkpoint_every": 2, "callbacks": []}
     (((evaluated, loader), options),) = passed_to["evaluate"]
     assert evaluated is trained
-    assert (loader.dataset.name, options) == (test.name, {"loss": training["loss"], "tta": "mirror"})
+    assert (loader.dataset.name, options) == (test.name, {"loss": losses.get(training["loss"]), "tta": "mirror"})
 
 
 @pytest.mark.usefixtures("averaged_run")

@@ -57,7 +57,12 @@ def test_the_short_form_is_read_back():
     }.items():
         assert Plateau.of(text) == expected
         assert Plateau.of(str(expected)) == expected
-    assert (Plateau.of(None), Plateau.of(7), Plateau.of(Plateau(7))) == (None, Plateau(7), Plateau(7))
+    assert (Plateau.of(None), Plateau.of("none"), Plateau.of(7), Plateau.of(Plateau(7))) == (
+        None,
+        None,
+        Plateau(7),
+        Plateau(7),
+    )
 
 
 def test_invalid_plateaus_are_refused():
