@@ -10,7 +10,7 @@ from gpuconv.arguments import integer, learning_rate
 from gpuconv.backends import backend_of
 from gpuconv.dtypes import accumulation_dtype
 from gpuconv.names import canonical
-from gpuconv.newton_schulz import MOST_NEWTON_SCHULZ, PRECISIONS
+from gpuconv.newton_schulz import MATMUL_PRECISIONS, MOST_NEWTON_SCHULZ
 from gpuconv.ops.expect import expect_tf32, expect_writable_lists
 from gpuconv.ops.optim.expect import expect_momentum, expect_step
 from gpuconv.ops.registry import op
@@ -108,7 +108,7 @@ def muon_step(
 
 def expect_precision(precision: str, tf32: object, dtypes: Sequence[np.dtype]) -> str:
     """The name of a precision. dtypes: the accumulation dtypes of the parameters."""
-    found = canonical("precision", precision, PRECISIONS)
+    found = canonical("precision", precision, MATMUL_PRECISIONS)
     for dtype in dtypes:
         expect_tf32(tf32, dtype)
         if found != "full" and dtype != np.float32:

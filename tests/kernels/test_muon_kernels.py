@@ -5,7 +5,7 @@ import pytest
 
 from gpuconv import asarray, ops, to_numpy
 from gpuconv.backends.cuda.ops import muon
-from gpuconv.newton_schulz import PRECISIONS
+from gpuconv.newton_schulz import MATMUL_PRECISIONS
 from gpuconv.profiling.launches import record_launches
 from gpuconv.verify.bounds import accumulation, rounding
 from tests.kernels.agreement import ORACLE
@@ -39,7 +39,7 @@ def test_several_tiles_and_split_k_agree_with_the_oracle(device, rng):
         np.testing.assert_allclose(to_numpy(one), other, rtol=0, atol=1e-11)
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("precision", MATMUL_PRECISIONS)
 def test_two_runs_give_the_same_bits(device, rng, precision):
     on_host = random_lists(rng, np.float32)
     runs = [on_device(on_host, device) for _ in range(2)]

@@ -11,7 +11,7 @@ import numpy as np
 from gpuconv import ops
 from gpuconv.arguments import integer, number
 from gpuconv.names import canonical
-from gpuconv.newton_schulz import MOST_NEWTON_SCHULZ, PRECISIONS
+from gpuconv.newton_schulz import MATMUL_PRECISIONS, MOST_NEWTON_SCHULZ
 from gpuconv.training.optimizers.base import Arrays, Optimizer, expect_nesterov
 from gpuconv.types import Array
 
@@ -58,7 +58,7 @@ class Muon(Optimizer):
                     f"received matmul_precision={self.matmul_precision!r} too"
                 )
             self.matmul_precision = "tf32" if tf32 else "full"
-        self.matmul_precision = canonical("matmul_precision", self.matmul_precision, ("auto", *PRECISIONS))
+        self.matmul_precision = canonical("matmul_precision", self.matmul_precision, ("auto", *MATMUL_PRECISIONS))
         if self.weight_decay:
             raise ValueError("muon keeps the norm of each weight, so it takes no weight_decay")
 
