@@ -26,7 +26,8 @@ def precision_of(dtype: np.dtype, tf32: bool) -> str:
 
 
 def as_dtype(dtype: DTypeLike) -> np.dtype:
-    """Return the NumPy dtype of one of `FLOAT_NAMES`, in this machine's byte order, given its name, a type or a dtype.
+    """Return the NumPy dtype of one of `FLOAT_NAMES`, in this machine's byte order, given its name (also a short one,
+    such as "fp16" or "bf16"), a type or a dtype.
 
     bfloat16 comes from ``ml_dtypes``, which is imported only if needed. Raises TypeError for any other dtype.
     """
@@ -38,16 +39,22 @@ def as_dtype(dtype: DTypeLike) -> np.dtype:
 
 def _resolved(dtype: DTypeLike) -> np.dtype:
     """The dtype of a name or a type."""
-    if isinstance(dtype, str) and dtype == "bfloat16":
-        import ml_dtypes
-
-        return np.dtype(ml_dtypes.bfloat16)
     try:
         if dtype is None:  # NumPy would take it for float64
             raise TypeError
-        return np.dtype(dtype)
+        return np.dtype(_known_to_numpy(dtype) if isinstance(dtype, str) else dtype)
     except TypeError:
         raise TypeError(f"dtype must be one of {', '.join(FLOAT_NAMES)}, received {dtype!r}") from None
+
+
+def _known_to_numpy(name: str) -> DTypeLike:
+    """The long name of a short one, and the type of "bfloat16"."""
+    name = _SHORT.get(name, name)
+    if name != "bfloat16":
+        return name
+    import ml_dtypes
+
+    return ml_dtypes.bfloat16
 
 
 @functools.cache  # cached: called for every argument of every op, and NumPy builds the name each time
@@ -67,7 +74,7 @@ def is_numeric(dtype: np.dtype) -> bool:
 def as_numeric(name: str, dtype: DTypeLike) -> np.dtype:
     """A dtype of numbers in this machine's byte order. Raises TypeError for objects, text, dates, records
     and numbers of more than 64 bits (complex: per part)."""
-    given = as_dtype(dtype) if isinstance(dtype, str) and dtype == "bfloat16" else np.dtype(dtype)
+    given = np.dtype(_known_to_numpy(dtype) if isinstance(dtype, str) else dtype)
     native = given if given.isnative else given.newbyteorder("=")
     if not is_numeric(native):
         raise TypeError(f"{name} must hold numbers of at most 64 bits, received dtype {given}")
@@ -94,12 +101,11 @@ def as_precision(dtype: DTypeLike | None = None, precision: str | None = None) -
     """The dtype of a net's arrays, and whether they are multiplied in TF32, from a dtype or a precision; by default
     float32.
 
-    precision: one of `PRECISIONS`. Either argument may also be a short name such as "fp16" or "bf16". Raises ValueError
-    for another precision and if both arguments are given, TypeError for another dtype.
+    precision: one of `PRECISIONS`, or a short name. Raises ValueError for another precision and if both arguments are
+    given, TypeError for another dtype.
     """
     if precision is None:
-        named = _SHORT.get(dtype, dtype) if isinstance(dtype, str) else dtype
-        return as_dtype("float32" if named is None else named), False
+        return as_dtype("float32" if dtype is None else dtype), False
     if dtype is not None:
         raise ValueError(f"give a dtype or a precision, received dtype {dtype!r} and precision {precision!r}")
     name = _SHORT.get(str(precision)) or canonical("precision", precision, PRECISIONS)

@@ -18,7 +18,7 @@ import numpy as np
 from gpuconv import algorithms, arguments, plots
 from gpuconv.backends.cuda.runtime import replaced_files
 from gpuconv.devices import KINDS, Device
-from gpuconv.dtypes import PRECISIONS
+from gpuconv.dtypes import PRECISIONS, as_precision
 from gpuconv.layers import Layer
 from gpuconv.layers.layer_call import tracked_layer
 from gpuconv.names import canonical
@@ -65,7 +65,7 @@ class Side:
 
 _KINDS: dict[str, Callable[[str], object]] = {
     "device": Device.named,
-    "precision": lambda word: canonical("precision", word, PRECISIONS),
+    "precision": lambda word: as_precision(precision=word),
     "algo": algorithms.full_name,
 }
 

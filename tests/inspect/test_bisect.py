@@ -185,6 +185,7 @@ def test_a_cuda_device_agrees_with_numpy_and_a_wrong_kernel_on_it_is_named(sched
 
 def test_the_parts_of_a_side_are_written_in_any_order():
     assert Side.parse("emulated") == Side("emulated")
+    assert Side.parse("emulated,bf16") == Side("emulated", "bf16")
     assert Side.parse("tf32,cuda:1") == Side("cuda:1", "tf32")
     assert Side.parse("simt-64x64, float16") == Side(None, "float16", "simt-64x64")
     for text, message in {

@@ -5,6 +5,7 @@ import pytest
 
 import gpuconv as gc
 from gpuconv import backends
+from gpuconv.dtypes import as_dtype
 from gpuconv.layers import Flatten, Input, Linear, Sequential
 from tests.layers.net_with_shortcut import images, net_of, same_state
 
@@ -65,6 +66,7 @@ def test_dtype_takes_short_names_of_precisions():
 
 def test_precision_takes_short_names_and_device_takes_cpu():
     for short_name, name in (("bf16", "bfloat16"), ("fp16", "float16"), ("fp32", "float32"), ("fp64", "float64")):
+        assert as_dtype(short_name) == gc.asarray([1.0], "numpy", dtype=short_name).dtype == as_dtype(name)
         assert gc.models.build("seed-net", (8, 8, 3), precision=short_name).precision == name
     assert gc.models.build("seed-net", (8, 8, 3), device="cpu").device == "numpy"
     with pytest.raises(ValueError, match="unknown precision 'bf61'"):
