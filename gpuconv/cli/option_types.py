@@ -35,14 +35,6 @@ def count(least: int) -> Callable[[str], int]:
     return read
 
 
-def shard_count(text: str) -> int:
-    """A power of two, or 0."""
-    number = count(0)(text)
-    if number & (number - 1):
-        raise argparse.ArgumentTypeError(f"expected 0 or a power of two, such as 2, 4 or 8, received {text!r}")
-    return number
-
-
 def positive(text: str) -> float:
     """A finite number above zero."""
     number = _real(text)

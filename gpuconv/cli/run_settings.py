@@ -184,6 +184,7 @@ def check(settings: Settings) -> None:
     from gpuconv import losses
     from gpuconv.data import Augmentation
     from gpuconv.training import Clip, Plateau, optimizers, schedules
+    from gpuconv.training.sharding import shard_count
 
     for name, value in dataclasses.asdict(settings).items():
         try:
@@ -199,6 +200,8 @@ def check(settings: Settings) -> None:
     if plateau := Plateau.of(settings.plateau):
         plateau.expect_watched(settings.validation, loss, "--validation 0.1")
     Clip.of(settings.clip)
+    if settings.shards:
+        shard_count(settings.shards)
     read_tta(settings.tta)
     as_precision(precision=settings.precision)
     Augmentation.parse(settings.augment)

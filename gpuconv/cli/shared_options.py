@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable, Iterable
 
 from gpuconv.cli.device_option import add_device
-from gpuconv.cli.option_types import count, fraction, positive, shard_count, switch
+from gpuconv.cli.option_types import count, fraction, positive, switch
 from gpuconv.dtypes import PRECISIONS
 from gpuconv.types import Options
 
@@ -91,7 +91,7 @@ OPTIONS: dict[str, tuple[Callable[[str], int | float | str], str, str]] = {
     ),
     "tta": (str, "MODE", "test-time averaging over views: none, mirror, shift or mirror+shift"),
     "shards": (
-        shard_count,
+        count(0),
         "S",
         "cut each batch into S parts, which go forward and backward one by one; S is a power of two (default: 0, one "
         "part for each process)",
