@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tests.sources import ROOT, imports
 from tools.mutation import library
 
 
@@ -11,3 +12,10 @@ def test_nested_packages_are_mutated_too():
         files
     )
     assert len(files) == len(set(files))
+
+
+def test_the_process_whose_forks_test_the_mutants_imports_nothing_of_the_library():
+    """Otherwise the forks would test the shipped library instead of the mutants."""
+    assert not any(
+        imports(ROOT / "tools" / "mutation" / f"{name}.py") for name in ("campaign", "library", "python_faults")
+    )
