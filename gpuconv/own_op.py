@@ -16,7 +16,7 @@ from gpuconv import backends, random
 from gpuconv.arguments import integer, number, seed_value
 from gpuconv.devices import Device, device_of, kind_of
 from gpuconv.dtypes import as_dtype
-from gpuconv.names import lookup
+from gpuconv.names import canonical_keys
 from gpuconv.ops.registry import arrays_of
 from gpuconv.text import html
 from gpuconv.text.text_table import align_columns
@@ -101,12 +101,7 @@ def compare(
     for index, written_case in enumerate([cases] if isinstance(cases, Mapping) else cases):
         if not isinstance(written_case, Mapping):
             raise TypeError(f"a case is a dictionary of arguments by name, received {type(written_case).__name__}")
-        case: dict[str, Any] = {}
-        for written, value in written_case.items():
-            name = lookup(what, written, kinds).name
-            if name in case:
-                raise ValueError(f"{name!r}, an {what}, is given twice, the second time as {written!r}")
-            case[name] = value
+        case = canonical_keys(what, written_case, kinds)
         arrays = {
             name: _array(name, case[name], dtype, seed + index, slots.index(name)) for name in slots if name in case
         }

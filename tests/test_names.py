@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gpuconv.names import canonical, distinct, lookup
+from gpuconv.names import canonical, canonical_keys, distinct, lookup
 
 TABLE = {"one-cycle": 1, "leaky_relu": 2, "cosine": 3}
 
@@ -17,6 +17,12 @@ def test_a_name_is_found_in_any_case_and_with_dashes_or_underscores(name):
 
 def test_a_name_given_twice_in_two_spellings_counts_once():
     assert distinct("schedule", ["cosine", "One_Cycle", "one-cycle"], TABLE) == ["cosine", "one-cycle"]
+
+
+def test_an_option_given_twice_in_two_spellings_is_refused():
+    assert canonical_keys("schedule", {"Cosine": 1, "ONE_CYCLE": 2}, TABLE) == {"cosine": 1, "one-cycle": 2}
+    with pytest.raises(ValueError, match=r"^schedule 'one-cycle' is given twice, the second time as 'one_cycle'$"):
+        canonical_keys("schedule", {"one-cycle": 1, "one_cycle": 2}, TABLE)
 
 
 def test_an_unknown_name_gives_the_nearest_and_all_known_ones():

@@ -6,7 +6,7 @@ import argparse
 import tomllib
 
 from gpuconv.cli import shared_options
-from gpuconv.names import lookup
+from gpuconv.names import canonical_keys
 from gpuconv.system import files
 from gpuconv.text.plain_text import printable
 from gpuconv.types import Record
@@ -31,14 +31,9 @@ def read(path: str) -> Record:
         table = tomllib.loads(data.decode("utf-8", "surrogateescape").replace("\r\n", "\n"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not valid TOML: {error}") from None
-    known = {name: name for name in (*shared_options.OPTIONS, "recipe")}
     try:
-        named = [(lookup("setting", name, known), value) for name, value in table.items()]
-        for name in known:
-            # TOML itself refuses one key twice, but not two spellings, such as batch-size and batch_size.
-            if sum(name == other for other, _ in named) > 1:
-                raise ValueError(f"{name} is given twice")
-        return {name: _as_option(name, value) for name, value in named}
+        named = canonical_keys("setting", table, (*shared_options.OPTIONS, "recipe"))
+        return {name: _as_option(name, value) for name, value in named.items()}
     except (ValueError, TypeError) as error:
         raise type(error)(f"{printable(path)}: {error}") from None
 

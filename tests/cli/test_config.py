@@ -67,7 +67,7 @@ def test_a_settings_file_is_checked_before_anything_is_created(work, capsys):
         ("lr = [1]", "lr must be a number, received [1]"),
         ("lr = ", "c.toml is not valid TOML: Invalid value"),
         (f"epochs = {'9' * 5000}", "c.toml is not valid TOML: Exceeds the limit"),
-        ("batch-size = 1\nbatch_size = 2", "c.toml: batch_size is given twice"),
+        ("batch-size = 1\nbatch_size = 2", "setting 'batch_size' is given twice, the second time as 'batch_size'"),
         ("lr = 1\nlr = 2", "Cannot overwrite a value"),
         ("model = 'tiny-vg'", "did you mean 'tiny-vgg'?"),
         ("recipe = 'digit-net'", "did you mean 'digits-net'"),
