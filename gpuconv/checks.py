@@ -234,7 +234,7 @@ def sanity(
         net: Built, and not trained yet.
         x: (N, H, W, C) on the net's device, N of 20 or more.
         labels: (N,) integers, or the float targets that the loss takes.
-        loss: A name or a function (`gpuconv.losses`).
+        loss: A name, a short form, such as "softmax:label_smoothing=0.1", or a function (`gpuconv.losses`).
         optimizer: Its first step is measured, see `update_ratio`.
         overfit_steps: The largest number of steps to overfit 20 samples.
 
