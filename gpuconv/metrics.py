@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from gpuconv.arguments import expect_accepts, integer
 from gpuconv.backends import to_numpy
 from gpuconv.dtypes import is_float
-from gpuconv.host_indices import expect_within
+from gpuconv.host_values import expect_within
 from gpuconv.names import lookup
 from gpuconv.types import Metric, MetricFunction, MetricLike
 

@@ -13,7 +13,7 @@ from tests.sources import ROOT, imports, modules
 LAYERS = [
     {"inverse_normal", "names", "newton_schulz", "notices", "polynomials", "system", "text", "types", "version"},
     {"arguments", "dtypes", "list_cache", "spec"},
-    {"activations", "batch_augmentation", "devices", "host_indices", "kernels", "problems", "random", "window_sizes"},
+    {"activations", "batch_augmentation", "devices", "host_values", "kernels", "problems", "random", "window_sizes"},
     {"checkpoint", "few_channels"},
     {"algorithms"},
     {"backends"},

@@ -6,7 +6,7 @@ import numpy as np
 
 from gpuconv.backends.cpu.elementwise import elementwise, result_array
 from gpuconv.backends.cpu.parallel import in_parts
-from gpuconv.backends.cpu.scalars import value_of
+from gpuconv.host_values import value_of
 
 
 def add(a, b, *, out):

@@ -6,9 +6,8 @@ import numpy as np
 
 from gpuconv import random
 from gpuconv.backends.cpu.augment import crop_and_recolor
-from gpuconv.backends.cpu.scalars import value_of
 from gpuconv.dtypes import accumulation_dtype
-from gpuconv.host_indices import batch_indices, expect_within
+from gpuconv.host_values import batch_indices, expect_within, value_of
 
 
 def load_batch(images, labels, indices, mean, std, augmentation, *, seed, offset, start, count, dtype, out):

@@ -7,8 +7,8 @@ import math
 import numpy as np
 
 from gpuconv.backends.cpu.elementwise import elementwise
-from gpuconv.backends.cpu.scalars import value_of
 from gpuconv.backends.cpu.select import keep
+from gpuconv.host_values import value_of
 from gpuconv.random import DROPOUT, bits
 
 

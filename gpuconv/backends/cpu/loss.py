@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from gpuconv.backends.cpu.precision import store, widen
-from gpuconv.backends.cpu.scalars import value_of
-from gpuconv.host_indices import expect_within
+from gpuconv.host_values import expect_within, value_of
 
 
 def softmax_cross_entropy(logits, labels, weight, *, label_smoothing, ignore_index, grad_scale, out):

@@ -9,8 +9,8 @@ import numpy as np
 from gpuconv.backends.cpu.optim import move_averages
 from gpuconv.backends.cpu.parallel import matmul
 from gpuconv.backends.cpu.precision import factors, store, widen
-from gpuconv.backends.cpu.scalars import value_of
 from gpuconv.dtypes import as_dtype
+from gpuconv.host_values import value_of
 from gpuconv.newton_schulz import EPS, NEWTON_SCHULZ
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from gpuconv.backends.cpu.elementwise import update
 from gpuconv.backends.cpu.precision import store
-from gpuconv.backends.cpu.scalars import value_of
+from gpuconv.host_values import value_of
 
 
 def sgd_step(params, grads, velocities, masters, scaling, averages, *, lr, momentum, nesterov, weight_decay, ema):

@@ -1,7 +1,8 @@
 """Sums, copies and multiples."""
 
-from gpuconv.backends.reference.precision import number, round_to, wide
+from gpuconv.backends.reference.precision import round_to, wide
 from gpuconv.dtypes import accumulation_dtype
+from gpuconv.host_values import value_of
 
 
 def add(a, b, *, out):
@@ -13,5 +14,5 @@ def copy(x, *, out):
 
 
 def scale(x, *, factor, divisor, out):
-    ratio = number(factor) / number(divisor) if number(divisor) else 0.0
+    ratio = value_of(factor) / value_of(divisor) if value_of(divisor) else 0.0
     return round_to(wide(x) * float(accumulation_dtype(x.dtype).type(ratio)), x.dtype, out)

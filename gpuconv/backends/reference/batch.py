@@ -16,13 +16,13 @@ import math
 import numpy as np
 
 from gpuconv import random
-from gpuconv.backends.reference.precision import number, round_to
+from gpuconv.backends.reference.precision import round_to
 from gpuconv.dtypes import accumulation_dtype
-from gpuconv.host_indices import batch_indices, expect_within
+from gpuconv.host_values import batch_indices, expect_within, value_of
 
 
 def load_batch(images, labels, indices, mean, std, augmentation, *, seed, offset, start, count, dtype, out):
-    offset, (m, height, width, channels) = int(number(offset)), images.shape
+    offset, (m, height, width, channels) = int(value_of(offset)), images.shape
     flip, shift, cutout = augmentation.flip, augmentation.shift, augmentation.cutout
     indices = batch_indices(indices, start, count, m)
     x = np.empty((count, height, width, channels), dtype) if out is None else out
@@ -55,7 +55,7 @@ def load_batch(images, labels, indices, mean, std, augmentation, *, seed, offset
 def mix_batch(x, labels, table, *, classes, cut, seed, offset, out):
     expect_within("labels", labels, classes)
     (_, height, width, _), one, real = x.shape, np.float32(1), accumulation_dtype(x.dtype)
-    w0, w1, w2, _ = _random_words(int(number(offset)), 3, seed)
+    w0, w1, w2, _ = _random_words(int(value_of(offset)), 3, seed)
     factor, before = table[w0 * len(table) >> 32], np.roll(x, 1, axis=0)
     if cut:
         side, inside = np.sqrt(one - factor), np.full((height, width, 1), True)

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from gpuconv.backends.reference.precision import number, round_to, wide
+from gpuconv.backends.reference.precision import round_to, wide
 from gpuconv.dtypes import accumulation_dtype
-from gpuconv.host_indices import expect_within
+from gpuconv.host_values import expect_within, value_of
 
 
 def softmax_cross_entropy(logits, labels, weight, *, label_smoothing, ignore_index, grad_scale, out):
@@ -18,14 +18,14 @@ def softmax_cross_entropy(logits, labels, weight, *, label_smoothing, ignore_ind
     log_p -= np.log(np.exp(log_p).sum(axis=1, keepdims=True))
     loss = -np.where(target != 0, target * log_p, 0).sum() / divisor  # 0 * -inf would be NaN
     slope = np.where(counts, target.sum(axis=1, keepdims=True) * np.exp(log_p) - target, 0) / divisor
-    return round_to(loss, accumulation_dtype(logits.dtype)), round_to(number(grad_scale) * slope, logits.dtype, out)
+    return round_to(loss, accumulation_dtype(logits.dtype)), round_to(value_of(grad_scale) * slope, logits.dtype, out)
 
 
 def svm_hinge(scores, labels, *, delta, grad_scale, out):
     z, n, right = wide(scores), len(scores), _right_answers(scores, labels)
     margins = np.where(right, 0, np.maximum(0, z - z[right][:, None] + delta))
     counted = (margins > 0).astype(np.float64)
-    dscores = number(grad_scale) * np.where(right, -counted.sum(axis=1, keepdims=True), counted) / n
+    dscores = value_of(grad_scale) * np.where(right, -counted.sum(axis=1, keepdims=True), counted) / n
     return round_to(margins.sum() / n, accumulation_dtype(scores.dtype)), round_to(dscores, scores.dtype, out)
 
 
@@ -47,7 +47,7 @@ def binary_cross_entropy(scores, targets, pos_weight, *, grad_scale, out):
 
 
 def _mean(scores, losses, slopes, grad_scale, out):
-    loss, gradient = losses.mean(), number(grad_scale) * slopes / slopes.size
+    loss, gradient = losses.mean(), value_of(grad_scale) * slopes / slopes.size
     return round_to(loss, accumulation_dtype(scores.dtype)), round_to(gradient, scores.dtype, out)
 
 

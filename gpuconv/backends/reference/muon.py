@@ -3,8 +3,9 @@
 import numpy as np
 
 from gpuconv.backends.reference.optim import step_each
-from gpuconv.backends.reference.precision import factors, number, round_to, wide
+from gpuconv.backends.reference.precision import factors, round_to, wide
 from gpuconv.dtypes import as_dtype
+from gpuconv.host_values import value_of
 from gpuconv.newton_schulz import EPS, NEWTON_SCHULZ
 
 
@@ -14,7 +15,7 @@ def muon_step(params, grads, velocities, masters, scaling, averages, *, lr, mome
         direction = g + momentum * v if nesterov else v
         update = orthogonal(direction.reshape(len(p), -1), steps, precision).reshape(p.shape) if p.size else p
         length = np.sqrt((p**2).sum())
-        return p * (np.sqrt(len(p)) / length if length else 1.0) - number(lr) * update, v
+        return p * (np.sqrt(len(p)) / length if length else 1.0) - value_of(lr) * update, v
 
     decays = [0.0] * len(params)
     step_each(formula, decays, scaling, masters, averages, ema, params, grads, velocities)

@@ -2,14 +2,15 @@
 
 import numpy as np
 
-from gpuconv.backends.reference.precision import number, round_to, wide
+from gpuconv.backends.reference.precision import round_to, wide
+from gpuconv.host_values import value_of
 
 
 def sgd_step(params, grads, velocities, masters, scaling, averages, *, lr, momentum, nesterov, weight_decay, ema):
     def formula(decay, p, g, v=0.0):
         g = g + decay * p
         v = momentum * v + g
-        return p - number(lr) * (g + momentum * v if nesterov else v), v
+        return p - value_of(lr) * (g + momentum * v if nesterov else v), v
 
     states = [] if velocities is None else [velocities]
     step_each(formula, weight_decay, scaling, masters, averages, ema, params, grads, *states)
@@ -19,7 +20,7 @@ def adagrad_step(params, grads, square_sums, masters, scaling, averages, *, lr, 
     def formula(decay, p, g, s):
         g = g + decay * p
         s = s + g**2
-        return p - number(lr) * g / (np.sqrt(s) + eps), s
+        return p - value_of(lr) * g / (np.sqrt(s) + eps), s
 
     step_each(formula, weight_decay, scaling, masters, averages, ema, params, grads, square_sums)
 
@@ -28,7 +29,7 @@ def rmsprop_step(params, grads, square_averages, masters, scaling, averages, *, 
     def formula(decay, p, g, s):
         g = g + decay * p
         s = alpha * s + (1 - alpha) * g**2
-        return p - number(lr) * g / (np.sqrt(s) + eps), s
+        return p - value_of(lr) * g / (np.sqrt(s) + eps), s
 
     step_each(formula, weight_decay, scaling, masters, averages, ema, params, grads, square_averages)
 
@@ -51,16 +52,16 @@ def adam_step(
     decoupled,
     ema,
 ):
-    t = number(step) - (0 if scaling is None else scaling[3])  # not counting skipped steps
+    t = value_of(step) - (0 if scaling is None else scaling[3])  # not counting skipped steps
 
     def formula(decay, p, g, m, v):
         if decoupled:
-            p = p * (1 - number(lr) * decay)
+            p = p * (1 - value_of(lr) * decay)
         else:
             g = g + decay * p
         m = beta1 * m + (1 - beta1) * g
         v = beta2 * v + (1 - beta2) * g**2
-        return p - number(lr) * (m / (1 - beta1**t)) / (np.sqrt(v / (1 - beta2**t)) + eps), m, v
+        return p - value_of(lr) * (m / (1 - beta1**t)) / (np.sqrt(v / (1 - beta2**t)) + eps), m, v
 
     step_each(formula, weight_decay, scaling, masters, averages, ema, params, grads, exp_avgs, exp_avg_sqs)
 
@@ -68,7 +69,7 @@ def adam_step(
 def lion_step(params, grads, exp_avgs, masters, scaling, averages, *, lr, beta1, beta2, weight_decay, ema):
     def formula(decay, p, g, m):
         sign = np.sign(beta1 * m + (1 - beta1) * g)
-        return p - number(lr) * (sign + decay * p), beta2 * m + (1 - beta2) * g
+        return p - value_of(lr) * (sign + decay * p), beta2 * m + (1 - beta2) * g
 
     step_each(formula, weight_decay, scaling, masters, averages, ema, params, grads, exp_avgs)
 

@@ -35,8 +35,3 @@ def _spacing(x: np.ndarray, significant_bits: int, smallest: int) -> np.ndarray:
     """The distance between neighboring numbers of a format around x, at least 2**smallest."""
     _, exponent = np.frexp(x)  # 2**(exponent - 1) <= |x| < 2**exponent
     return np.ldexp(1.0, np.maximum(exponent - significant_bits, smallest))
-
-
-def number(scalar):
-    """A number, extracted from a one-element array if necessary."""
-    return np.asarray(scalar).item()

@@ -16,7 +16,7 @@ from gpuconv.backends.cuda.runtime.scalars import device_scalar
 from gpuconv.backends.cuda.runtime.structs import FAST_DIVMOD, fast_divmod, struct
 from gpuconv.batch_augmentation import BatchAugmentation
 from gpuconv.dtypes import as_dtype
-from gpuconv.host_indices import batch_indices, expect_within
+from gpuconv.host_values import batch_indices, expect_within
 from gpuconv.types import Array, ArrayT, Scalar
 
 _ELEMENTS = 4096  # numbers of one sample per thread block

@@ -14,7 +14,7 @@ from gpuconv.backends.cuda.runtime.new_arrays import empty
 from gpuconv.backends.cuda.runtime.outputs import buffer, contiguous, store
 from gpuconv.backends.cuda.runtime.scalars import device_scalar
 from gpuconv.dtypes import accumulation_dtype
-from gpuconv.host_indices import expect_within
+from gpuconv.host_values import expect_within
 from gpuconv.types import Array, ArrayT, Scalar
 
 _IGNORE_NOTHING = -(2**63)  # IGNORE_NOTHING of kernels/labels.cuh; an ignore_index is larger

@@ -1,10 +1,15 @@
-"""Checks of indices and labels that the host can read."""
+"""Scalars, indices and labels that the host can read."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from gpuconv.types import Scalar
+
+
+def value_of(scalar: Scalar) -> float | int:
+    """The number itself, or the one in an array of one element."""
+    return scalar.item() if isinstance(scalar, np.ndarray) else scalar
 
 
 def expect_within(name: str, values: np.ndarray, count: int, but: int | None = None) -> None:
@@ -18,7 +23,7 @@ def expect_within(name: str, values: np.ndarray, count: int, but: int | None = N
 def batch_indices(indices: np.ndarray, start: Scalar, count: int, images: int) -> np.ndarray:
     """indices[start : start + count], for arrays that the host can read. ValueError if the batch does not fit, or an
     index is not in [0, images)."""
-    first = int(start if isinstance(start, (int, float)) else start.item())
+    first = int(value_of(start))
     if not 0 <= first <= len(indices) - count:
         raise ValueError(f"indices has {len(indices)} entries; a batch of {count} from {first} on does not fit")
     part = indices[first : first + count]
