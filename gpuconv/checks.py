@@ -125,7 +125,7 @@ def gradient_check(
     if not host.size:
         raise ValueError(f"x must hold at least one sample, received shape {host.shape}")
     x = backends.asarray(host.copy(), layer.device)
-    kept = {key: backends.to_numpy(value).copy() for key, value in twin.buffers().items()}
+    kept = backends.host_copies(twin.buffers())
 
     def forward() -> Array:
         for key, value in twin.buffers().items():
@@ -392,7 +392,7 @@ def update_ratio(
     _, dscores = losses.apply(compute, twin.forward(x, training=True), labels)
     twin.backward(dscores, input_grad=False)
     params, grads = twin.params(), twin.grads()
-    weights = {key: backends.to_numpy(value).copy() for key, value in params.items() if len(value.shape) > 1}
+    weights = backends.host_copies({key: value for key, value in params.items() if len(value.shape) > 1})
     if optimizer is None:
         ops.sgd_step(list(params.values()), list(grads.values()), lr=1e-3)
     else:

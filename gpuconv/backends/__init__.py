@@ -9,7 +9,7 @@ this package loads no CUDA library; each backend is imported on the first use of
 """
 
 from gpuconv.backends.adapters import algorithms, choose, describe, identity, recorder, resolve, same_bits, synchronize
-from gpuconv.backends.arrays import asarray, assign, constant, current_device_of, empty, to_numpy, zeros
+from gpuconv.backends.arrays import asarray, assign, constant, current_device_of, empty, host_copies, to_numpy, zeros
 from gpuconv.backends.dispatch import backend_of, oracle, watch_calls
 from gpuconv.devices import DeviceError, address, device_of
 
@@ -29,6 +29,7 @@ __all__ = [
     "device_of",
     "empty",
     "fixed_parts",
+    "host_copies",
     "identity",
     "oracle",
     "recorder",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -86,6 +86,11 @@ def to_numpy(x: object, name: str = "the array") -> np.ndarray:
         host = adapter_of(source).to_numpy(x)
     host = host if type(host) is np.ndarray else host.view(np.ndarray)
     return host if is_numeric(host.dtype) else host.astype(as_numeric(name, host.dtype))
+
+
+def host_copies(arrays: Mapping[str, object], dtype: DTypeLike | None = None) -> dict[str, np.ndarray]:
+    """Copies of named `arrays` in host memory. dtype: by default that of each."""
+    return {name: np.array(to_numpy(array), dtype) for name, array in arrays.items()}
 
 
 def constant(x: np.ndarray, device: str) -> Array:

@@ -12,8 +12,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-
 from gpuconv import backends
 from gpuconv.checkpoint import Checkpoint
 from gpuconv.checkpoint import save as write
@@ -53,7 +51,7 @@ def _stash(layer: AnyLayer, *values: object) -> None:
 
 def checkpoint_of(net: AnyLayer) -> Checkpoint:
     """A checkpoint of the net, without optimizer state."""
-    tensors = {f"net.{key}": np.array(backends.to_numpy(array)) for key, array in net.state_dict().items()}
+    tensors = backends.host_copies({f"net.{key}": array for key, array in net.state_dict().items()})
     state = {"gpuconv": __version__, "net": net.config(), "input_shape": list(net.input_shape or ())}
     return Checkpoint(tensors, notes(net) | state)
 

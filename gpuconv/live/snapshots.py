@@ -116,7 +116,7 @@ def examples(segment: Segment, sets: DataSplits) -> bytes:
 
 def weights(segment: Segment) -> dict[str, np.ndarray]:
     """Copies of the trained parameters; `scales` compares those before and after a step."""
-    return {name: np.array(backends.to_numpy(array), np.float32) for name, array in segment.net.params().items()}
+    return backends.host_copies(segment.net.params(), np.float32)
 
 
 def scales(before: dict[str, np.ndarray], after: dict[str, np.ndarray]) -> list[Record]:

@@ -67,7 +67,7 @@ class Ema:
 
     def values(self) -> dict[str, np.ndarray]:
         """The averages on the host."""
-        return {name: np.array(backends.to_numpy(average)) for name, average in self.averages.items()}
+        return backends.host_copies(self.averages)
 
     def take(self, values: Mapping[str, np.ndarray]) -> None:
         """Overwrite the averages that `values` names."""
@@ -106,7 +106,7 @@ class Ema:
         arrays = {f"net.{name}": array for name, array in self._round().items()}
         arrays |= {f"{TRAINED}.{name}": array for name, array in self.net.named_parameters()}
         arrays |= {f"{AVERAGE}.{name}": self.averages[name] for name in self._sixteen_bit_names()}
-        return {name: np.array(backends.to_numpy(array)) for name, array in arrays.items()}
+        return backends.host_copies(arrays)
 
     def check(self, checkpoint: Checkpoint, path: object) -> None:
         """Raise CheckpointError that names the first array that is missing, unknown or not finite, or has another

@@ -155,7 +155,7 @@ class RunState(TrainingStep):
 
         Raises DivergedError if the loss or a parameter is not finite."""
         sums = self.read_totals()
-        net = {name: np.array(backends.to_numpy(array)) for name, array in self.net.state_dict().items()}
+        net = backends.host_copies(self.net.state_dict())
         for name in self.net.params():
             if not np.isfinite(net[name].astype(np.float64)).all():
                 raise DivergedError(self.divergence_message(f"{name} is not finite after step {self.steps}"))

@@ -90,7 +90,7 @@ class TensorBoard(Callback):
 
     def on_epoch(self, trainer: RunState, record: Record) -> None:
         self._scalars("epoch", record, trainer.steps)
-        for name, value in _weights(trainer).items():
+        for name, value in backends.host_copies(trainer.net.params(), np.float32).items():
             self._histogram(f"weight/{name}", value, trainer.steps)
             if name in self._before:
                 self._histogram(f"update/{name}", value - self._before[name], trainer.steps)
@@ -107,7 +107,7 @@ class TensorBoard(Callback):
     def _remember_weights(self, trainer: RunState) -> None:
         """Keep the weights if only the last step of the epoch is left; drop them at the start of an epoch."""
         if trainer.batch == trainer.batches - 1:
-            self._before = _weights(trainer)
+            self._before = backends.host_copies(trainer.net.params(), np.float32)
         elif trainer.batch == 0:
             self._before = {}
 
@@ -188,10 +188,6 @@ class _Events:
             with contextlib.suppress(OSError):
                 self._file.close()
             self._file = None
-
-
-def _weights(trainer: RunState) -> dict[str, np.ndarray]:
-    return {name: np.array(backends.to_numpy(value), np.float32) for name, value in trainer.net.params().items()}
 
 
 def _flat(settings: Record) -> Record:

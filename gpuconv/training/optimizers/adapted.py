@@ -100,8 +100,7 @@ class Adapted(Optimizer):
 
     def state_dict(self) -> dict[str, np.ndarray]:
         found = self.inner.state_dict() if hasattr(self.inner, "state_dict") else {}
-        own = {f"{_OWN}.{name}": np.array(backends.to_numpy(value)) for name, value in found.items()}
-        return super().state_dict() | own
+        return super().state_dict() | backends.host_copies({f"{_OWN}.{name}": value for name, value in found.items()})
 
     def check_state_dict(self, state: Mapping[str, np.ndarray]) -> None:
         """As `Optimizer.check_state_dict`, except that the state of the wrapped optimizer is not checked."""

@@ -245,8 +245,7 @@ class Optimizer:
 
     def state_dict(self) -> dict[str, np.ndarray]:
         """The state as NumPy copies, named "slot.parameter", and the number of steps as "steps"."""
-        copies = {name: np.array(backends.to_numpy(array)) for name, array in self._named().items()}
-        return copies | {"steps": np.array(self.steps, np.int64)}
+        return backends.host_copies(self._named()) | {"steps": np.array(self.steps, np.int64)}
 
     def check_state_dict(self, state: Mapping[str, np.ndarray]) -> None:
         """Raise ValueError that names the first entry of `state` that is missing, unknown or of another shape or dtype,
