@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gpuconv.system import files
+from gpuconv.system.processor import available_cores
 from gpuconv.text import parse_numbers
 from gpuconv.text.plain_text import one_line
 
@@ -125,7 +126,7 @@ def default_threads(device: str) -> int:
 
     named = Device.named(device)
     on_gpu = named.on_gpu or (named.automatic and Path("/dev/nvidiactl").exists())
-    return os.cpu_count() or 2 if on_gpu else 2
+    return available_cores() if on_gpu else 2
 
 
 def _measure(options: argparse.Namespace) -> int:

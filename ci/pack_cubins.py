@@ -18,7 +18,6 @@ import functools
 import io
 import json
 import multiprocessing
-import os
 import zipfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -26,6 +25,7 @@ from pathlib import Path
 
 from gpuconv.cli import option_types
 from gpuconv.system import files
+from gpuconv.system.processor import available_cores
 
 ROOT = Path(__file__).resolve().parents[1]
 LARGEST = 40 << 20  # bytes
@@ -122,8 +122,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--arch", default="sm_90a", help="default: sm_90a")
     parser.add_argument("--nvrtc", type=Path, metavar="DIR", help="folder of the NVRTC (default: the installed one)")
     parser.add_argument("--file", help="only the variants of this .cu file, without those of nets")
-    workers = os.cpu_count() or 1
-    parser.add_argument("--workers", type=option_types.count(1), default=workers, help="how many to compile at once")
+    parser.add_argument(
+        "--workers", type=option_types.count(1), default=available_cores(), help="how many to compile at once"
+    )
     options = parser.parse_args(argv)
     nvrtc = use_nvrtc(options.nvrtc)
     jobs = variants_of(options.file, options.arch) if options.file else kernels_of_the_gate(options.arch)

@@ -1,10 +1,11 @@
-"""Rules of the source files: no use of another file's private names, no device's name or kind handled as text."""
+"""Rules of the source files: no use of another file's private names, no device's name or kind handled as text, and
+some expressions that one function has for all."""
 
 from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from gpuconv.devices import KINDS
 from tests.sources import ROOT, syntax
@@ -79,3 +80,24 @@ def test_devices_are_compared_as_device_values_and_not_by_their_names():
         "backends.device_of(x) != net.device",
     ]
     assert device_names_as_text([*ast.walk(ast.parse("\n".join(planted)))]) == planted
+
+
+# What one function does for all: a pattern of its code, and the files that may have it.
+ONCE = {
+    r"\b(cpu_count|sched_getaffinity)\b": {"gpuconv/system/processor.py"}  # available_cores
+}
+
+
+def files_with(pattern: str, texts: Mapping[str, str]) -> set[str]:
+    return {name for name, text in texts.items() if re.search(pattern, text)}
+
+
+def test_what_one_function_does_is_not_written_again():
+    texts = {
+        path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
+        for package in PACKAGES
+        for path in (ROOT / package).rglob("*.py")
+    }
+    assert {pattern: files_with(pattern, texts) for pattern in ONCE} == ONCE
+    planted = {"again.py": "threads = os.cpu_count() or 1"}
+    assert [files_with(pattern, planted) for pattern in ONCE] == [{"again.py"}]

@@ -13,6 +13,7 @@ from ci.gate.commands import Done, Gate
 from ci.gate.results import FailedError, LateError, NotReachedError, join_names
 from ci.gate.run_parts import Body, Found
 from gpuconv.ops import OPS
+from gpuconv.system.processor import available_cores
 
 SANITIZED = {  # every kind of kernel: tiles in shared memory, tensor cores, reductions, plain maps
     "float32": (
@@ -33,7 +34,7 @@ _CLEAN = re.compile(r"(ERROR SUMMARY: 0 errors|RACECHECK SUMMARY: 0 hazards)")
 
 
 def workers() -> int:
-    return max(1, (os.cpu_count() or 2) * 3 // 4)
+    return max(1, available_cores() * 3 // 4)
 
 
 def verify(gate: Gate, seconds: float) -> Found:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import itertools
-import os
 import platform
 from importlib import metadata
 
@@ -19,6 +18,7 @@ from gpuconv.backends.cuda.runtime import nvrtc
 from gpuconv.cli import json_output
 from gpuconv.devices import KINDS, gpu_name
 from gpuconv.system import trust
+from gpuconv.system.processor import available_cores
 from gpuconv.text.plain_text import one_line
 from gpuconv.version import __version__
 
@@ -49,7 +49,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     section("this machine")
     row("gpuconv", __version__)
-    row("python", f"{platform.python_version()}, {platform.system()} {platform.machine()}, {_cores()} cores")
+    row("python", f"{platform.python_version()}, {platform.system()} {platform.machine()}, {available_cores()} cores")
     row("numpy", f"{metadata.version('numpy')}, BLAS: {_blas()}, ops on up to {parallel.threads()} cores at once")
     if blas.leaves_avx512_unused():
         row("BLAS", blas.WITHOUT_AVX512)
@@ -98,10 +98,6 @@ def section(title: str) -> None:
 def row(name: str, text: str) -> None:
     json_output.last_value()[name] = one_line(text)
     print(f"  {name:14}{one_line(text)}")
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _blas() -> str:

@@ -5,7 +5,6 @@ Status 1 if a kernel spills registers, uses local memory or does not compile."""
 from __future__ import annotations
 
 import argparse
-import os
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -13,6 +12,7 @@ from gpuconv.cli import json_output
 from gpuconv.cli.errors import UserError, user_errors
 from gpuconv.cli.option_types import count
 from gpuconv.system.console import progress_bar
+from gpuconv.system.processor import available_cores
 
 if TYPE_CHECKING:
     from gpuconv.backends.cuda.analysis.resources import Line
@@ -41,7 +41,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--workers",
         metavar="N",
         type=count(1),
-        default=os.cpu_count() or 1,
+        default=available_cores(),
         help="how many variants to compile at once (default: one per core)",
     )
     parser.add_argument(

@@ -20,6 +20,7 @@ from gpuconv.data.image import read_image
 from gpuconv.data.listing import list_images
 from gpuconv.data.samples import Samples
 from gpuconv.names import canonical
+from gpuconv.system.processor import available_cores
 
 SPLITS = ("name", "order")
 
@@ -120,7 +121,7 @@ def _read(
         root=root,
         paths=all_paths,
         size=size,
-        workers=os.cpu_count() or 1,
+        workers=available_cores(),
         first_path=all_paths[0],
     )
     path = os.path.abspath(root)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,6 +14,7 @@ from gpuconv.data.loader import Batch, Loader, compute_ahead
 from gpuconv.data.normalization import Normalization
 from gpuconv.data.samples import Samples, read_checked
 from gpuconv.devices import Device
+from gpuconv.system.processor import available_cores
 
 
 class StreamLoader(Loader):
@@ -46,7 +46,7 @@ class StreamLoader(Loader):
         **options: Any,
     ) -> None:
         super().__init__(dataset, batch_size, normalization=normalization, **options)
-        default = min(dataset.workers, 8, os.cpu_count() or 1)
+        default = min(dataset.workers, 8, available_cores())
         self._given = {} if workers is None else {"workers": integer("workers", workers, 1)}
         self.workers = self._given.get("workers", default)
         if not dataset.raw and (normalization is not None or str(self.augmentation) != "none"):

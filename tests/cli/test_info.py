@@ -62,16 +62,6 @@ def test_info_lists_devices_the_cache_and_optional_packages(monkeypatch, capsys,
     assert f"  cache         {tmp_path / 'none'} (compiled files: 0)" in capsys.readouterr().out.splitlines()
 
 
-def test_only_cores_that_this_process_may_use_are_counted(monkeypatch):
-    monkeypatch.setattr(info.os, "sched_getaffinity", {0: {1, 4, 5}}.get, raising=False)
-    monkeypatch.setattr(info.os, "cpu_count", lambda: 8)
-    assert info._cores() == 3
-    monkeypatch.delattr(info.os, "sched_getaffinity")
-    assert info._cores() == 8
-    monkeypatch.setattr(info.os, "cpu_count", lambda: None)
-    assert info._cores() == 1
-
-
 def test_info_names_the_devices_and_packages_of_this_machine(capsys):
     assert main(["info"]) == 0
     output = capsys.readouterr().out

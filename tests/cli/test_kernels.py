@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 
 import pytest
 
@@ -12,6 +11,7 @@ from gpuconv.backends.cuda.analysis.variants import Variant
 from gpuconv.backends.cuda.runtime.nvrtc import CompileError, Resources
 from gpuconv.cli import kernels, main
 from gpuconv.cli.main import Parser
+from gpuconv.system.processor import available_cores
 
 
 def test_the_kernel_report_receives_the_options(monkeypatch, capsys):
@@ -34,18 +34,17 @@ def test_the_kernel_report_receives_the_options(monkeypatch, capsys):
         received.clear()
     assert capsys.readouterr().out.splitlines()[-1] == "0 kernels of 0 variants (): no spill, no local memory"
     assert main(["kernels", "--report", "--file", "metrics.cu"]) == 0
-    assert received[-1] == (os.cpu_count() or 1)
+    assert received[-1] == available_cores()
     assert main(["kernels"]) == 0
     listed = [line.split()[0] for line in capsys.readouterr().out.splitlines() if line[:1].isalpha()]
     assert listed[-len(variants.MACROS) :] == list(variants.MACROS)
 
 
 def test_by_default_there_are_as_many_workers_as_cores(monkeypatch):
-    for cores, expected in ((7, 7), (None, 1)):
-        monkeypatch.setattr(os, "cpu_count", lambda cores=cores: cores)
-        parser = Parser()
-        kernels.configure(parser)
-        assert parser.parse_args([]).workers == expected
+    monkeypatch.setattr(kernels, "available_cores", lambda: 7)
+    parser = Parser()
+    kernels.configure(parser)
+    assert parser.parse_args([]).workers == 7
 
 
 def test_kernels_lists_the_kernels_of_a_file(capsys):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 from gpuconv.cli import main, shared_options
 from gpuconv.cli.main import COMMANDS, Parser, module, parsers
+from gpuconv.system.processor import available_cores
 
 SETTINGS = dict.fromkeys(shared_options.OPTIONS)
 NOT_OF_LIVE = ("weights", "early_stopping", "tta", "shards", "sync_batch_norm")
@@ -106,7 +106,7 @@ OPTIONS = {  # by command: the shortest command line, and how it is parsed
             "arch": None,
         },
     ),
-    "kernels": ([], {"report": False, "arch": None, "file": None, "workers": os.cpu_count() or 1, "all": False}),
+    "kernels": ([], {"report": False, "arch": None, "file": None, "workers": available_cores(), "all": False}),
     "lab": (
         ["--op", "relu"],
         {"file": None, "op": "relu", "algo": None, "template": False, "dtype": None, "device": "auto"},

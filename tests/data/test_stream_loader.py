@@ -18,10 +18,9 @@ def test_the_default_number_of_workers_is_that_of_the_samples_but_at_most_the_co
         (64, 5, None, 5),
         (64, 99, None, 8),
         (3, 99, None, 3),
-        (None, 99, None, 1),
         (1, 1, 12, 12),
     ):
-        monkeypatch.setattr(stream_loader.os, "cpu_count", lambda cores=cores: cores)
+        monkeypatch.setattr(stream_loader, "available_cores", lambda cores=cores: cores)
         loader = StreamLoader(Numbered(4, workers=allowed), 2, normalization=Normalization([0], [1]), workers=requested)
         assert loader.workers == expected
         assert loader.over(Numbered(4, workers=1)).workers == (1 if requested is None else expected)

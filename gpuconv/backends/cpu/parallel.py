@@ -30,6 +30,7 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 
 from gpuconv.backends.cpu import blas
+from gpuconv.system.processor import available_cores
 
 __all__ = ["fixed_parts", "in_parts", "matmul", "sum_in_order", "sum_parts", "threads"]
 
@@ -162,7 +163,7 @@ def _start(work: Callable[..., Result], part: Sequence[object]) -> Future[Result
 
 @functools.cache
 def _thread_pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="gpuconv")
+    return ThreadPoolExecutor(available_cores(), thread_name_prefix="gpuconv")
 
 
 def _after_fork() -> None:

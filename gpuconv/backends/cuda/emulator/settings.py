@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from gpuconv.arguments import integer, seed_value
+from gpuconv.system.processor import available_cores
 
 SANITIZERS = ("none", "checked", "address")
 MOST_WORKERS = 1024  # the system may refuse to start tens of thousands of threads, which ends the process
@@ -41,8 +42,7 @@ class Settings:
 
 
 def _from_environment() -> Settings:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    values: dict[str, Any] = {"workers": min(cores, MOST_WORKERS)}
+    values: dict[str, Any] = {"workers": min(available_cores(), MOST_WORKERS)}
     for name, read in (("seed", _whole_number), ("sanitize", str), ("workers", _whole_number)):
         variable = f"GPUCONV_EMULATOR_{name.upper()}"
         if text := os.environ.get(variable):
