@@ -57,5 +57,6 @@ def test_former_names_still_work():
     assert live.Sets is live.DataSplits
     assert backends.watched is backends.watch_calls
     assert backends.fixed_parts is backends.same_bits
-    assert (emulator.recorded, emulator.watched) == (emulator.record_launches, emulator.watch_writes)
+    assert emulator.recorded is emulator.record_launches is emulator.capture_launches
+    assert emulator.watched is emulator.watch_writes
     assert Flatten().slid((2, 3, 4)) == Flatten().as_sliding((2, 3, 4))

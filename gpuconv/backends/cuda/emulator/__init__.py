@@ -5,13 +5,14 @@ It needs only a C++ compiler. `configure` chooses the order in which threads run
 
 from gpuconv.backends.cuda.emulator.array import EmulatedArray, asarray, empty, zeros
 from gpuconv.backends.cuda.emulator.banks import bank_conflicts
-from gpuconv.backends.cuda.emulator.capture import HostAccessError, device_only, host_reads, record_launches
+from gpuconv.backends.cuda.emulator.capture import HostAccessError, capture_launches, device_only, host_reads
 from gpuconv.backends.cuda.emulator.cxx import address_environment
 from gpuconv.backends.cuda.emulator.errors import EmulatorError
 from gpuconv.backends.cuda.emulator.settings import Settings, configure, settings
 from gpuconv.backends.cuda.emulator.watch import ArgumentBytes, Touched, Writer, watch_writes
 
-recorded, watched = record_launches, watch_writes  # the former names
+recorded = record_launches = capture_launches  # the former names
+watched = watch_writes
 
 __all__ = [
     "ArgumentBytes",
@@ -24,6 +25,7 @@ __all__ = [
     "address_environment",
     "asarray",
     "bank_conflicts",
+    "capture_launches",
     "configure",
     "device_only",
     "empty",

@@ -46,7 +46,7 @@ def forbid(operation: str) -> None:
 
 
 @contextlib.contextmanager
-def record_launches() -> Iterator[list[Callable[[], None]]]:
+def capture_launches() -> Iterator[list[Callable[[], None]]]:
     """A `device_only` context in which launches are not run but added to the yielded list, in order."""
     launches: list[Callable[[], None]] = []
     token = _recording.set(launches)

@@ -10,7 +10,7 @@ import numpy as np
 
 from gpuconv.backends.cuda.emulator import cxx, watch
 from gpuconv.backends.cuda.emulator.errors import EmulatorError
-from gpuconv.backends.cuda.emulator.runtime import Launch, Region, runtime
+from gpuconv.backends.cuda.emulator.runtime import LaunchRequest, Region, runtime
 from gpuconv.backends.cuda.emulator.settings import settings
 from gpuconv.backends.cuda.emulator.source_lines import with_lines
 
@@ -62,7 +62,7 @@ class EmulatedLibrary:
         regions = (Region * len(arrays))(
             *(Region(f"argument '{names[i]}'".encode(), arguments[i].ctypes.data, arguments[i].nbytes) for i in arrays)
         )
-        request = Launch(
+        request = LaunchRequest(
             entry,
             table.ctypes.data,
             kernel.encode(),

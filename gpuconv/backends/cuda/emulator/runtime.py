@@ -14,7 +14,7 @@ class Region(ctypes.Structure):
     _fields_ = [("name", ctypes.c_char_p), ("base", ctypes.c_void_p), ("bytes", ctypes.c_size_t)]
 
 
-class Launch(ctypes.Structure):
+class LaunchRequest(ctypes.Structure):
     """The struct `Launch` of launch.h, field by field."""
 
     _fields_ = [
@@ -42,7 +42,7 @@ def runtime() -> ctypes.CDLL:
     library.gpuconv_allocate.restype = ctypes.c_void_p
     library.gpuconv_release.argtypes = [ctypes.c_void_p]
     library.gpuconv_release.restype = None
-    library.gpuconv_launch.argtypes = [ctypes.POINTER(Launch), ctypes.c_char_p, ctypes.c_size_t]
+    library.gpuconv_launch.argtypes = [ctypes.POINTER(LaunchRequest), ctypes.c_char_p, ctypes.c_size_t]
     library.gpuconv_launch.restype = ctypes.c_int
     library.gpuconv_count_banks.argtypes = [ctypes.c_int]
     library.gpuconv_count_banks.restype = None

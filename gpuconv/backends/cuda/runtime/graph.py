@@ -33,7 +33,7 @@ class EmulatedRecorder:
         work()
 
     def capture(self, work: Work) -> Work:
-        with emulator.record_launches() as launches:
+        with emulator.capture_launches() as launches:
             work()
 
         def replay() -> None:
