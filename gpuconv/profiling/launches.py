@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from gpuconv import algorithms
 from gpuconv.backends.cuda.analysis.resources import occupancy
@@ -30,12 +31,14 @@ class Launch:
 
 
 @contextmanager
-def record_launches(*, execute: bool = True) -> Iterator[list[Launch]]:
+def record_launches(
+    *, execute: bool = True, visit: Callable[[Kernel, tuple[Any, ...]], object] | None = None
+) -> Iterator[list[Launch]]:
     """A context that yields a list and adds to it every launch of gpuconv in this thread, on a GPU or emulated, except
     empty launches and those that time the candidates of "auto".
 
     execute=False: nothing is compiled or run, and outputs stay unwritten. So a net that would run for hours on the
-    emulated device is listed at once.
+    emulated device is listed at once. visit: called with the kernel and the arguments of each recorded launch.
     """
     found: list[Launch] = []
     launch, owner, in_trial = Kernel.__call__, threading.get_ident(), tuner.in_trial.get()
@@ -47,6 +50,8 @@ def record_launches(*, execute: bool = True) -> Iterator[list[Launch]]:
         blocks, threads = (math.prod(e) if isinstance(e, tuple) else e for e in (grid, block))
         if same_thread and blocks and tuner.in_trial.get() == in_trial:
             found.append(Launch(kernel, blocks, threads, shared))
+            if visit:
+                visit(kernel, arguments)
 
     Kernel.__call__ = record  # type: ignore[method-assign, assignment]
     try:

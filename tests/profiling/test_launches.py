@@ -26,9 +26,13 @@ def test_launches_are_counted_by_kernel():
 
 def test_launches_can_be_listed_without_running_anything():
     x = gc.asarray(-np.ones(8, np.float32), "emulated")
-    with launches.record_launches(execute=False) as recorded:
+    seen = []
+    with launches.record_launches(execute=False, visit=lambda *launch: seen.append(launch)) as recorded:
         y = gc.ops.relu(x)
     assert [launch.kernel.name for launch in recorded] == ["relu_forward"]
+    ((kernel, arguments),) = seen
+    assert kernel is recorded[0].kernel
+    assert [argument for argument in arguments if argument is x or argument is y]
     assert np.isnan(np.asarray(y)).all()  # poison: nothing was written
 
 
