@@ -20,8 +20,8 @@ from gpuconv.algorithms import find
 from gpuconv.backends.cuda.analysis import predict_time
 from gpuconv.backends.cuda.analysis.predict_time import TERMS, Gpu, Model, Terms
 from gpuconv.backends.cuda.runtime import nvrtc
-from gpuconv.backends.cuda.runtime.grids import ceil_div
 from gpuconv.checkpoint import write_atomically
+from gpuconv.integers import ceil_div
 from gpuconv.problems import DIRECTIONS
 
 

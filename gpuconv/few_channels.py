@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 
+from gpuconv.integers import ceil_div
 from gpuconv.problems import Conv2dProblem
 
 PIXELS, FILTERS = 256, 64  # of a tile for few channels: its pixels, and the most filters that it can have
@@ -25,7 +26,7 @@ def patch_lines(problem: Conv2dProblem, pool: int) -> int:
     def runs(size: int) -> int:
         """The most rows or images of y, of `size` pixels each, that a tile touches. A tile begins at a multiple of
         `windows`."""
-        return min((size - math.gcd(size, windows) + windows - 1) // size + 1, -(-n * p * q // size))
+        return min((size - math.gcd(size, windows) + windows - 1) // size + 1, ceil_div(n * p * q, size))
 
     if n * p * q == 0:
         return 0
@@ -45,10 +46,10 @@ def few_channels_smem_bytes(problem: Conv2dProblem, pool: int, arithmetic: str) 
     itemsize = {"float64": 8, "float16": 2, "bfloat16": 2}.get(arithmetic, 4)
     chunk, scalar = 16 // itemsize, arithmetic == "float32"
     step = 1 if scalar else 2 * chunk
-    depth = -(-r * s * channels // step) * step
+    depth = ceil_div(r * s * channels, step) * step
     filter_numbers = depth * (FILTERS + 8) if scalar else depth * FILTERS
     row_pixels = (q * pool - 1) * problem.stride[1] + (s - 1) * problem.dilation[1] + 1
-    row_bytes = -(-(-problem.padding[1][0] * channels % chunk + row_pixels * channels) // chunk) * 16
-    biases, taps, filters = 4 * FILTERS, -(-depth // 4) * 16, filter_numbers * itemsize
+    row_bytes = ceil_div(-problem.padding[1][0] * channels % chunk + row_pixels * channels, chunk) * 16
+    biases, taps, filters = 4 * FILTERS, ceil_div(depth, 4) * 16, filter_numbers * itemsize
     found = biases + taps + filters + 2 * patch_lines(problem, pool) * row_bytes
     return found if found <= MOST_SMEM_BYTES else 0

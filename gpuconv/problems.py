@@ -20,6 +20,7 @@ from gpuconv.activations import ACTIVATIONS as ACTIVATIONS
 from gpuconv.activations import Activation as Activation
 from gpuconv.arguments import integer, pair
 from gpuconv.batch_augmentation import BatchAugmentation as BatchAugmentation
+from gpuconv.integers import ceil_div
 from gpuconv.names import lookup
 from gpuconv.types import Options, Padding, PaddingPairs, Pair, Size
 from gpuconv.window_sizes import NO_PADDING, expect_memory, output_hw, padding_pairs
@@ -156,7 +157,7 @@ class Conv2dProblem:
     def mask_shape(self, pool: int) -> tuple[int, int, int, int]:
         """The shape of the mask that `gpuconv.ops.conv2d_relu` returns."""
         n, p, q, k = self.pooled_shape(pool)
-        return n, p, q, self.groups * -(-(k // self.groups) * pool**2 // 8)
+        return n, p, q, self.groups * ceil_div(k // self.groups * pool**2, 8)
 
     @property
     def tap_step(self) -> Pair:
@@ -178,8 +179,8 @@ class Conv2dProblem:
         if direction == "wgrad":
             return k, taps * c, pixels, self.groups
         (stride_h, stride_w), (step_h, step_w) = self.stride, self.tap_step
-        rows = self.n * -(-self.h // stride_h) * -(-self.w // stride_w)
-        return rows, c, -(-self.r // step_h) * -(-self.s // step_w) * k, self.groups * stride_h * stride_w
+        rows = self.n * ceil_div(self.h, stride_h) * ceil_div(self.w, stride_w)
+        return rows, c, ceil_div(self.r, step_h) * ceil_div(self.s, step_w) * k, self.groups * stride_h * stride_w
 
     def __reduce__(self) -> tuple[object, ...]:
         """Copying or unpickling gives the cached object."""

@@ -25,6 +25,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from gpuconv.arguments import bounds, integer, number
 from gpuconv.dtypes import accumulation_dtype, as_dtype
+from gpuconv.integers import ceil_div
 from gpuconv.inverse_normal import inverse_normal_cdf
 from gpuconv.inverse_normal import log as log  # random.log is public too
 
@@ -198,7 +199,7 @@ def permutation(n: int, *, seed: int, epoch: int = 0, stream: int = SHUFFLE) -> 
 
 def _feistel(value: NDArray[np.uint64], n: int, seed: int, stream: int, epoch: int) -> NDArray[np.uint64]:
     a = math.isqrt(n - 1) + 1
-    b = -(-n // a)
+    b = ceil_div(n, a)
     moduli = (np.uint64(a), np.uint64(b))
     half = list(np.divmod(value, moduli[1]))
     for i in range(_FEISTEL_ROUNDS):
@@ -224,7 +225,7 @@ def _chunks(n: int, seed: int, stream: int, substream: int, offset: int) -> Iter
     stream = _uint("stream", stream, 32)
     substream = _uint("substream", substream, 32)
     offset = _uint("offset", offset, 64)
-    blocks = -(-n // 4)
+    blocks = ceil_div(n, 4)
     _uint("offset + number of blocks", offset + max(blocks - 1, 0), 64)
     for first in range(0, blocks, _CHUNK):
         count = min(_CHUNK, blocks - first)

@@ -12,7 +12,7 @@ from tests.sources import ROOT, imports, modules
 # Each part may import from its own set and from those above it.
 LAYERS = [
     {"inverse_normal", "names", "newton_schulz", "notices", "polynomials", "system", "text", "types", "version"},
-    {"arguments", "dtypes", "list_cache", "spec"},
+    {"arguments", "dtypes", "integers", "list_cache", "spec"},
     {"activations", "batch_augmentation", "devices", "host_values", "kernels", "problems", "random", "window_sizes"},
     {"checkpoint", "few_channels"},
     {"algorithms"},

@@ -84,6 +84,7 @@ def test_devices_are_compared_as_device_values_and_not_by_their_names():
 
 # What one function does for all: a pattern of its code, and the files that may have it.
 ONCE = {
+    r"-\(-.*//": {"gpuconv/integers.py", "gpuconv/layers/dropout.py"},  # ceil_div, except in one forward pass
     r"\bKernel\.__call__ =": {"gpuconv/profiling/launches.py", "tools/mutation/kernels.py"},  # record_launches
     r"\b(cpu_count|sched_getaffinity)\b": {"gpuconv/system/processor.py"},  # available_cores
 }
@@ -100,5 +101,5 @@ def test_what_one_function_does_is_not_written_again():
         for path in (ROOT / package).rglob("*.py")
     }
     assert {pattern: files_with(pattern, texts) for pattern in ONCE} == ONCE
-    planted = {"again.py": "threads = os.cpu_count() or 1\nKernel.__call__ = record"}
+    planted = {"again.py": "blocks = -(-n // 4)\nthreads = os.cpu_count() or 1\nKernel.__call__ = record"}
     assert [files_with(pattern, planted) for pattern in ONCE] == [{"again.py"}] * len(ONCE)

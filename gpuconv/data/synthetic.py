@@ -7,6 +7,7 @@ import numpy as np
 from gpuconv import random
 from gpuconv.arguments import integer
 from gpuconv.data.dataset import Dataset
+from gpuconv.integers import ceil_div
 
 
 def load(
@@ -41,5 +42,5 @@ def load(
 
 def _bytes(shape: tuple[int, ...], seed: int, substream: int) -> np.ndarray:
     count = int(np.prod(shape))
-    words = random.bits(-(-count // 4), seed=seed, stream=random.DATA, substream=substream)
+    words = random.bits(ceil_div(count, 4), seed=seed, stream=random.DATA, substream=substream)
     return words.astype("<u4", copy=False).view(np.uint8)[:count].reshape(shape)

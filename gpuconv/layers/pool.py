@@ -6,6 +6,7 @@ from dataclasses import KW_ONLY, dataclass
 from itertools import pairwise
 
 from gpuconv import arguments, ops
+from gpuconv.integers import ceil_div
 from gpuconv.layers.base import Layer
 from gpuconv.layers.shapes import expect_axes
 from gpuconv.names import lookup
@@ -139,10 +140,10 @@ class AdaptiveAvgPool2D(Layer):
 def _adaptive(size: int, count: int) -> tuple[int, int]:
     """The kernel size and stride of `count` windows over `size` pixels."""
     starts = [number * size // count for number in range(count)]
-    kernels = {-(-(number + 1) * size // count) - start for number, start in enumerate(starts)}
+    kernels = {ceil_div((number + 1) * size, count) - start for number, start in enumerate(starts)}
     strides = {after - before for before, after in pairwise(starts)} or {size}
     if len(kernels) > 1 or len(strides) > 1 or 0 in strides:
-        near = [each for each in (count * (size // count), count * -(-size // count)) if each]
+        near = [each for each in (count * (size // count), count * ceil_div(size, count)) if each]
         raise ValueError(
             f"{count} windows over {size} pixels differ in size or distance; an input of "
             f"{' or '.join(map(str, dict.fromkeys(near)))} pixels would fit"

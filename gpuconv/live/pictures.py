@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from gpuconv import backends, losses
+from gpuconv.integers import ceil_div
 from gpuconv.layers import Dropout, Flatten, Input
 from gpuconv.layers.base import Layer
 from gpuconv.layers.sequential import Sequential
@@ -156,7 +157,7 @@ def _volume(name: str, y: Array) -> Volume:
 
 
 def _step(shape: tuple[int, ...]) -> int:
-    return -(-max(shape[:2]) // SIDE)
+    return ceil_div(max(shape[:2]), SIDE)
 
 
 def _host(array: object) -> np.ndarray:

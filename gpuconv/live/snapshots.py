@@ -12,6 +12,7 @@ import numpy as np
 from gpuconv import backends, ops, summary
 from gpuconv.data import Dataset, Samples
 from gpuconv.data.samples import read_checked
+from gpuconv.integers import ceil_div
 from gpuconv.live import pictures
 from gpuconv.live.request_parsing import write_net
 from gpuconv.live.segment import DataSplits, Segment
@@ -138,7 +139,7 @@ def _rms(values: np.ndarray) -> float:
 
 
 def _thinned(points: list[T]) -> list[T]:
-    step = -(-len(points) // POINTS) or 1
+    step = ceil_div(len(points), POINTS) or 1
     return points[::-step][::-1]  # the newest one is kept
 
 

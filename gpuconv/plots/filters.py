@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gpuconv.backends import to_numpy
+from gpuconv.integers import ceil_div
 from gpuconv.plots.canvas import INK, MUTED, TIMES, draw_text, enlarge, new_figure, show
 from gpuconv.plots.colors import scale_of, signed_colors
 from gpuconv.types import Array
@@ -41,7 +42,7 @@ def filters(weight: Array, *, title: str = "") -> Figure:
     tiles = np.clip(tiles.reshape(-1, *weight.shape[1:3], 3), 0, 1)
     widest = int(np.ceil(np.sqrt(len(tiles) * 2)))
     across = min(range(max(1, widest // 2), widest + 1), key=lambda n: (-len(tiles) % n, -n))  # full rows if possible
-    down = -(-len(tiles) // across)
+    down = ceil_div(len(tiles), across)
     tile = max(24, min(110, 1400 // across))
     gap = max(2, tile // 12)
     width, height = max(460, across * (tile + gap) - gap + 100), down * (tile + gap) - gap + 150

@@ -26,6 +26,7 @@ from gpuconv import backends
 from gpuconv.backends.cuda.gemm import tuner
 from gpuconv.devices import Device
 from gpuconv.dtypes import accumulation_dtype
+from gpuconv.integers import ceil_div
 from gpuconv.problems import PLAIN, Epilogue
 from gpuconv.verify.algorithm_run import EXACT, Form, Inputs, Question, Results, run
 from gpuconv.verify.bounds import Bound, sum_bound
@@ -162,7 +163,7 @@ def _guards(device: str) -> Guards | NoGuards:
 
 def _sampled(array: np.ndarray, most: int = COMPARED) -> np.ndarray:
     """At most `most` values, in float64. Their interval is odd, so that they come from all positions in a tile."""
-    return array.reshape(-1)[:: -(-array.size // most) | 1].astype(np.float64)
+    return array.reshape(-1)[:: ceil_div(array.size, most) | 1].astype(np.float64)
 
 
 def _bytes(array: np.ndarray) -> np.ndarray:

@@ -9,8 +9,8 @@ from gpuconv import asarray, ops, to_numpy
 from gpuconv.algorithms import Algorithm, serving
 from gpuconv.backends.cuda.gemm import tuner
 from gpuconv.backends.cuda.gemm.plan import NEWEST, Plan, tiles_of
-from gpuconv.backends.cuda.runtime.grids import ceil_div
 from gpuconv.dtypes import as_dtype
+from gpuconv.integers import ceil_div
 from gpuconv.problems import Conv2dProblem
 from gpuconv.verify.conv_problems import conv, random_arrays
 from gpuconv.verify.oracle import expected_results

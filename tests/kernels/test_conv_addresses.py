@@ -10,8 +10,8 @@ import pytest
 from gpuconv import asarray, to_numpy
 from gpuconv.algorithms import serving
 from gpuconv.backends.cuda.ops.conv_struct import expect_within_limits, packed
-from gpuconv.backends.cuda.runtime.grids import ceil_div
 from gpuconv.backends.cuda.runtime.kernel import load
+from gpuconv.integers import ceil_div
 from gpuconv.verify.conv_problems import conv
 from tests.kernels.agreement import varied
 

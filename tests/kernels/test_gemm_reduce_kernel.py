@@ -8,6 +8,7 @@ import pytest
 from gpuconv import backends
 from gpuconv.backends.cuda.gemm.reduce import reduce_splits
 from gpuconv.dtypes import accumulation_dtype, as_dtype
+from gpuconv.integers import ceil_div
 
 # Numbers of outputs: up to the 1024 that one block computes, and more. Some are not multiples of a vector's width.
 SIZES = (1, 7, 1020, 1024, 1025, 4100)
@@ -18,7 +19,7 @@ def reduced(device, dtype, size, splits, *, second_size=0, bias=None, accumulate
     """The kernel's outputs for random partial sums, and the right ones in float64. second_size: the length of a
     second output. skipped: elements in memory before the output."""
     rng, dtype = np.random.default_rng(size + splits), as_dtype(dtype)
-    pitch = size + -(-second_size // 4) * 4
+    pitch = size + ceil_div(second_size, 4) * 4
     partials = rng.standard_normal((splits, pitch)).astype(accumulation_dtype(dtype))
     old = rng.standard_normal(size).astype(dtype)
     out = backends.asarray(np.concatenate([np.zeros(skipped, dtype), old]), device)[skipped:]

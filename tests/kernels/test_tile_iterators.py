@@ -12,9 +12,9 @@ from gpuconv.algorithms import find
 from gpuconv.backends.cuda import emulator
 from gpuconv.backends.cuda.ops.conv_struct import fits_tap_table, packed
 from gpuconv.backends.cuda.runtime import source
-from gpuconv.backends.cuda.runtime.grids import ceil_div
 from gpuconv.backends.cuda.runtime.kernel import load
 from gpuconv.dtypes import as_dtype
+from gpuconv.integers import ceil_div
 from gpuconv.problems import Conv2dProblem
 from gpuconv.profiling import launches
 from gpuconv.verify.conv_problems import conv

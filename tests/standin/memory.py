@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from gpuconv.integers import ceil_div
 from tests.standin.machine import current
 from tests.standin.streams import get_current_stream
 
@@ -79,7 +80,7 @@ class MemoryPool:
         self._free: dict[Any, list[Any]] = {}
 
     def malloc(self, size: int) -> MemoryPointer:
-        size = max(1, -(-size // _UNIT)) * _UNIT
+        size = max(1, ceil_div(size, _UNIT)) * _UNIT
         stream = get_current_stream()
         home = current().device, stream.ptr, size
         free = self._free.get(home)

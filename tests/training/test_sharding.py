@@ -6,6 +6,7 @@ from threadpoolctl import threadpool_limits
 
 from gpuconv import asarray, to_numpy
 from gpuconv.data import Loader
+from gpuconv.integers import ceil_div
 from gpuconv.layers import BatchNorm, Conv2D, Dropout, Flatten, Input, Linear, Sequential
 from gpuconv.layers.batch_parts import Part, part_of_batch
 from gpuconv.training import DataError, SettingsError, Trainer
@@ -30,7 +31,7 @@ def test_shards_differ_by_at_most_one_sample_and_cover_the_batch():
             edges = shard_bounds(size, shards)
             sizes = np.diff(edges)
             assert (edges[0], edges[-1]) == (0, size)
-            assert set(sizes) <= {size // shards, -(-size // shards)}
+            assert set(sizes) <= {size // shards, ceil_div(size, shards)}
     with pytest.raises(ValueError, match="a batch of 3 cannot be cut into 4 shards: each needs at least one sample"):
         shard_bounds(3, 4)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from gpuconv.integers import ceil_div
+
 _BLOCK_BYTES = 2**18  # a multiple of 8
 
 
@@ -26,7 +28,7 @@ def digest(x, before, *, out):
 def _hash(part: np.ndarray, first: int) -> np.uint64:
     """The sum of the mixed words of a part of the tensor, which begins at word `first`."""
     data = part.view(np.uint8)
-    words = np.zeros(-(-len(data) // 8), np.uint64)
+    words = np.zeros(ceil_div(len(data), 8), np.uint64)
     words.view(np.uint8)[: len(data)] = data
     words += np.arange(first + 1, first + 1 + len(words), dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     words ^= words >> np.uint64(30)

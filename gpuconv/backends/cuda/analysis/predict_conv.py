@@ -12,9 +12,9 @@ from gpuconv.backends.cuda.analysis import predict_time, predict_wgmma
 from gpuconv.backends.cuda.analysis.predict_time import GPUS, Gpu, Model, Prediction
 from gpuconv.backends.cuda.analysis.resources import Line
 from gpuconv.backends.cuda.ops.conv import plans
-from gpuconv.backends.cuda.runtime.grids import ceil_div
 from gpuconv.backends.cuda.runtime.outputs import pack_width
 from gpuconv.dtypes import accumulation_dtype, as_dtype
+from gpuconv.integers import ceil_div
 from gpuconv.problems import PLAIN, Conv2dProblem
 
 REFERENCE = Conv2dProblem.of((128, 16, 16, 128), (128, 3, 3, 128), padding=1)  # the report shows its time

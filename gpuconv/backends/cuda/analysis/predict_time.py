@@ -24,8 +24,8 @@ from gpuconv.algorithms import Algorithm
 from gpuconv.backends.cuda.analysis import machine_code, resources
 from gpuconv.backends.cuda.analysis.machine_code import Instruction, MainLoop
 from gpuconv.backends.cuda.runtime import nvrtc, source
-from gpuconv.backends.cuda.runtime.grids import ceil_div
 from gpuconv.backends.cuda.runtime.limits import SCHEDULERS, WARP
+from gpuconv.integers import ceil_div
 from gpuconv.types import Record
 
 FILE = Path(__file__).with_name("predict_time.json")

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 from gpuconv.backends.cuda.analysis.variants import Variant, kernels, representatives
 from gpuconv.backends.cuda.runtime import nvrtc, source
-from gpuconv.backends.cuda.runtime.grids import ceil_div
 from gpuconv.backends.cuda.runtime.limits import SCHEDULERS
 from gpuconv.backends.cuda.runtime.nvrtc import CompileError, Resources
+from gpuconv.integers import ceil_div
 
 THOROUGH = ("sm_80", "sm_90a")  # the architectures for which every variant is compiled, see `jobs`
 DEFAULT_BLOCK = 256  # threads of a block if a kernel declares no bound

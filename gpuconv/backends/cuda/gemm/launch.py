@@ -13,11 +13,11 @@ from gpuconv.backends.cuda.gemm.compiled import kernel_of
 from gpuconv.backends.cuda.gemm.plan import Plan
 from gpuconv.backends.cuda.gemm.product import Product
 from gpuconv.backends.cuda.gemm.reduce import reduce_splits
-from gpuconv.backends.cuda.runtime.grids import ceil_div
 from gpuconv.backends.cuda.runtime.new_arrays import empty, strided
 from gpuconv.backends.cuda.runtime.rows import rows_of
 from gpuconv.backends.cuda.runtime.tensor_map import tensor_map
 from gpuconv.dtypes import accumulation_dtype
+from gpuconv.integers import ceil_div
 from gpuconv.types import Array, ArrayT
 
 Arrays = tuple[Array | None, ...]

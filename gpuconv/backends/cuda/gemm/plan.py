@@ -17,10 +17,10 @@ import numpy as np
 
 from gpuconv.algorithms import AUTO, FEW_CHANNELS, NEWEST, Algorithm, UnservedError, find, serving
 from gpuconv.backends.cuda.gemm.product import Product
-from gpuconv.backends.cuda.runtime.grids import ceil_div
 from gpuconv.backends.cuda.runtime.limits import MAX_GRID, SCHEDULERS
 from gpuconv.backends.cuda.runtime.structs import FAST_DIVMOD, fast_divmod, struct
 from gpuconv.dtypes import accumulation_dtype
+from gpuconv.integers import ceil_div
 
 LARGEST_WORKSPACE = 64 * 2**20  # bytes of partial sums and, while the tuner measures, of scratch outputs
 

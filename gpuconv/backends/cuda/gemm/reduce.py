@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 
 from gpuconv.backends.cuda.gemm.product import ACTIVATIONS
-from gpuconv.backends.cuda.runtime.grids import ceil_div
 from gpuconv.backends.cuda.runtime.kernel import load
 from gpuconv.backends.cuda.runtime.outputs import is_aligned
 from gpuconv.backends.cuda.runtime.rows import rows_of
+from gpuconv.integers import ceil_div
 from gpuconv.types import Array
 
 _OUTPUTS, _LANES, _GROUPS = 1024, 256, 4  # of a block: its outputs, the threads of a group, and the most groups

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from gpuconv.backends.cuda.ops.class_rows import row_blocks, row_module
-from gpuconv.backends.cuda.runtime.grids import THREADS, ceil_div, flat_grid
+from gpuconv.backends.cuda.runtime.grids import THREADS, flat_grid
 from gpuconv.backends.cuda.runtime.kernel import load
 from gpuconv.backends.cuda.runtime.outputs import buffer, contiguous, pack_width, store
 from gpuconv.backends.cuda.runtime.rows import grid_over_rows, rows_of
 from gpuconv.backends.cuda.runtime.structs import struct
+from gpuconv.integers import ceil_div
 from gpuconv.types import Array, ArrayT
 
 _ROWS = np.dtype([(name, np.int64) for name in ("count", "to", "from", "saved")], align=True)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from gpuconv.backends.cuda.runtime.grids import THREADS, ceil_div, flat_grid
+from gpuconv.backends.cuda.runtime.grids import THREADS, flat_grid
 from gpuconv.backends.cuda.runtime.kernel import load
 from gpuconv.backends.cuda.runtime.outputs import buffer, pack_width, store
 from gpuconv.backends.cuda.runtime.rows import copy_rows, launch_by_rows, rows_of
 from gpuconv.backends.cuda.runtime.scalars import device_scalar
+from gpuconv.integers import ceil_div
 from gpuconv.types import ArrayT, Scalar
 
 

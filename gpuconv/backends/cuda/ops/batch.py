@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from gpuconv.backends.cuda import emulator
-from gpuconv.backends.cuda.runtime.grids import THREADS, ceil_div
+from gpuconv.backends.cuda.runtime.grids import THREADS
 from gpuconv.backends.cuda.runtime.kernel import load
 from gpuconv.backends.cuda.runtime.new_arrays import empty
 from gpuconv.backends.cuda.runtime.outputs import buffer, contiguous, store
@@ -17,6 +17,7 @@ from gpuconv.backends.cuda.runtime.structs import FAST_DIVMOD, fast_divmod, stru
 from gpuconv.batch_augmentation import BatchAugmentation
 from gpuconv.dtypes import as_dtype
 from gpuconv.host_values import batch_indices, expect_within
+from gpuconv.integers import ceil_div
 from gpuconv.types import Array, ArrayT, Scalar
 
 _ELEMENTS = 4096  # numbers of one sample per thread block

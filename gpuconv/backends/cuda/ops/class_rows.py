@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from gpuconv.backends.cuda.runtime.grids import THREADS, ceil_div
+from gpuconv.backends.cuda.runtime.grids import THREADS
 from gpuconv.backends.cuda.runtime.kernel import Module, load
 from gpuconv.backends.cuda.runtime.limits import WARP
 from gpuconv.dtypes import is_float
+from gpuconv.integers import ceil_div
 from gpuconv.types import Array
 
 _MOST_BLOCKS = 1024  # of a launch; the same on every device, so that a loss has the same bits on all

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gpuconv.backends.cuda.runtime.grids import THREADS, ceil_div
+from gpuconv.backends.cuda.runtime.grids import THREADS
 from gpuconv.backends.cuda.runtime.limits import WARP
 from gpuconv.backends.cuda.runtime.new_arrays import empty
 from gpuconv.backends.cuda.runtime.outputs import pack_width
 from gpuconv.backends.cuda.runtime.structs import struct
 from gpuconv.dtypes import accumulation_dtype
+from gpuconv.integers import ceil_div
 from gpuconv.types import Array
 
 _COLUMNS = np.dtype(

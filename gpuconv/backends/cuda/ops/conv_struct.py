@@ -6,9 +6,9 @@ import functools
 
 import numpy as np
 
-from gpuconv.backends.cuda.runtime.grids import ceil_div
 from gpuconv.backends.cuda.runtime.structs import FAST_DIVMOD, fast_divmod, struct
 from gpuconv.few_channels import patch_lines
+from gpuconv.integers import ceil_div
 from gpuconv.problems import Conv2dProblem
 
 # Kernels count elements in 64 bits. They count pixels and taps in 32 bits, including those of a tile that reaches past

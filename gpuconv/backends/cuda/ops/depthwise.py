@@ -11,13 +11,14 @@ from gpuconv.backends.cuda.gemm.plan import LARGEST_WORKSPACE
 from gpuconv.backends.cuda.gemm.product import ACTIVATIONS
 from gpuconv.backends.cuda.gemm.reduce import reduce_splits
 from gpuconv.backends.cuda.ops.conv_struct import packed
-from gpuconv.backends.cuda.runtime.grids import THREADS, ceil_div
+from gpuconv.backends.cuda.runtime.grids import THREADS
 from gpuconv.backends.cuda.runtime.kernel import Kernel, load
 from gpuconv.backends.cuda.runtime.limits import WARP
 from gpuconv.backends.cuda.runtime.new_arrays import empty
 from gpuconv.backends.cuda.runtime.outputs import pack_width
 from gpuconv.backends.cuda.runtime.rows import rows_of
 from gpuconv.dtypes import accumulation_dtype
+from gpuconv.integers import ceil_div
 from gpuconv.problems import Conv2dProblem, Epilogue
 from gpuconv.types import Array
 

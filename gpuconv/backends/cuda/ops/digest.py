@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from gpuconv.backends.cuda.ops.block_counters import block_counters
-from gpuconv.backends.cuda.runtime.grids import THREADS, ceil_div
+from gpuconv.backends.cuda.runtime.grids import THREADS
 from gpuconv.backends.cuda.runtime.kernel import load
 from gpuconv.backends.cuda.runtime.new_arrays import empty
 from gpuconv.backends.cuda.runtime.outputs import buffer, contiguous, store
 from gpuconv.backends.cuda.runtime.scalars import KINDS
+from gpuconv.integers import ceil_div
 from gpuconv.types import ArrayT
 
 _SUMS = 4  # 8-byte numbers in the kernel's `struct Sums`

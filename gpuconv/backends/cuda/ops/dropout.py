@@ -6,11 +6,12 @@ import math
 
 import numpy as np
 
-from gpuconv.backends.cuda.runtime.grids import THREADS, ceil_div, flat_grid
+from gpuconv.backends.cuda.runtime.grids import THREADS, flat_grid
 from gpuconv.backends.cuda.runtime.kernel import load
 from gpuconv.backends.cuda.runtime.outputs import buffer, is_aligned, store
 from gpuconv.backends.cuda.runtime.rows import rows_of
 from gpuconv.backends.cuda.runtime.scalars import device_scalar
+from gpuconv.integers import ceil_div
 from gpuconv.types import ArrayT, Scalar
 
 

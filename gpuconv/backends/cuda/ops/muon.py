@@ -14,7 +14,7 @@ from gpuconv.algorithms import AUTO
 from gpuconv.backends.cuda.gemm.launch import compute
 from gpuconv.backends.cuda.gemm.product import Product
 from gpuconv.backends.cuda.ops.optim import rate_of
-from gpuconv.backends.cuda.runtime.grids import THREADS, ceil_div
+from gpuconv.backends.cuda.runtime.grids import THREADS
 from gpuconv.backends.cuda.runtime.kernel import load
 from gpuconv.backends.cuda.runtime.new_arrays import asarray, empty
 from gpuconv.backends.cuda.runtime.outputs import contiguous, pack_width, put_back
@@ -22,6 +22,7 @@ from gpuconv.backends.cuda.runtime.parallel_streams import run_parallel
 from gpuconv.backends.cuda.runtime.structs import struct
 from gpuconv.devices import address, device_of
 from gpuconv.dtypes import accumulation_dtype, as_dtype
+from gpuconv.integers import ceil_div
 from gpuconv.newton_schulz import EPS, NEWTON_SCHULZ
 from gpuconv.types import Array, Scalar
 

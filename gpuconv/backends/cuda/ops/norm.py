@@ -10,7 +10,7 @@ from gpuconv.backends.cuda.gemm.product import ACTIVATIONS
 from gpuconv.backends.cuda.ops.column_reduce import MAP_STEPS, Columns, distribute, finish_grid, partials, width_of
 from gpuconv.backends.cuda.ops.conv import conv2d_dgrad_sums, conv2d_moments
 from gpuconv.backends.cuda.ops.conv_struct import expect_within_limits
-from gpuconv.backends.cuda.runtime.grids import THREADS, ceil_div
+from gpuconv.backends.cuda.runtime.grids import THREADS
 from gpuconv.backends.cuda.runtime.kernel import Module, load
 from gpuconv.backends.cuda.runtime.limits import WARP
 from gpuconv.backends.cuda.runtime.new_arrays import empty
@@ -18,6 +18,7 @@ from gpuconv.backends.cuda.runtime.outputs import buffer, contiguous, pack_width
 from gpuconv.backends.cuda.runtime.replaced_files import until_replaced
 from gpuconv.backends.cuda.runtime.rows import rows_of, rows_to_sum
 from gpuconv.dtypes import accumulation_dtype
+from gpuconv.integers import ceil_div
 from gpuconv.problems import Conv2dProblem, Epilogue
 from gpuconv.types import Array, ArrayT
 

@@ -8,13 +8,14 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from gpuconv.backends.cuda.runtime.grids import THREADS, ceil_div, flat_grid
+from gpuconv.backends.cuda.runtime.grids import THREADS, flat_grid
 from gpuconv.backends.cuda.runtime.kernel import Module, load
 from gpuconv.backends.cuda.runtime.limits import WARP
 from gpuconv.backends.cuda.runtime.new_arrays import empty
 from gpuconv.backends.cuda.runtime.outputs import buffer, contiguous, pack_width, pitch_of, store
 from gpuconv.backends.cuda.runtime.rows import rows_of
 from gpuconv.backends.cuda.runtime.structs import struct
+from gpuconv.integers import ceil_div
 from gpuconv.problems import Pool2dProblem
 from gpuconv.types import Array, ArrayT
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 
-from gpuconv.backends.cuda.runtime.grids import THREADS, ceil_div, flat_grid
+from gpuconv.backends.cuda.runtime.grids import THREADS, flat_grid
 from gpuconv.backends.cuda.runtime.kernel import load
 from gpuconv.backends.cuda.runtime.outputs import buffer, store
+from gpuconv.integers import ceil_div
 from gpuconv.types import ArrayT
 
 

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from gpuconv.backends.cuda.runtime.limits import MAX_GRID
+from gpuconv.integers import ceil_div
 
 THREADS = 256  # threads of a block, for kernels over a flat range
 _MAX_BLOCKS = MAX_GRID[0]
-
-
-def ceil_div(a: int, b: int) -> int:
-    """a / b, rounded up."""
-    return -(-a // b)
 
 
 def flat_grid(work: int) -> int:

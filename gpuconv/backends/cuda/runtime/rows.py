@@ -6,11 +6,12 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from gpuconv.backends.cuda.runtime.grids import THREADS, ceil_div
+from gpuconv.backends.cuda.runtime.grids import THREADS
 from gpuconv.backends.cuda.runtime.kernel import load
 from gpuconv.backends.cuda.runtime.limits import MAX_GRID
 from gpuconv.backends.cuda.runtime.new_arrays import empty, span
 from gpuconv.backends.cuda.runtime.outputs import contiguous_copy, pack_width, pitch_of
+from gpuconv.integers import ceil_div
 from gpuconv.types import Array, ArrayT
 
 _MOST_BLOCKS = MAX_GRID[1]  # the most blocks along the rows; with more rows, a block takes several in turn

@@ -6,7 +6,7 @@ from typing import cast
 
 import numpy as np
 
-from gpuconv.backends.cuda.runtime.grids import ceil_div
+from gpuconv.integers import ceil_div
 
 FAST_DIVMOD = np.dtype([(name, np.uint32) for name in ("divisor", "multiplier", "shift")], align=True)
 
