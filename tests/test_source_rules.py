@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 
 from gpuconv.devices import KINDS
 from tests.sources import ROOT, syntax
@@ -84,14 +84,16 @@ def test_devices_are_compared_as_device_values_and_not_by_their_names():
 
 # What one function does for all: a pattern of its code, and the files that may have it.
 ONCE = {
+    r"\.ctypes\.data if isinstance": {  # address, except where a call would cost too much
+        "gpuconv/devices.py",
+        "gpuconv/ops/overlap.py",
+        "gpuconv/backends/cuda/runtime/kernel.py",
+        "gpuconv/backends/cuda/runtime/outputs.py",
+    },
     r"-\(-.*//": {"gpuconv/integers.py", "gpuconv/layers/dropout.py"},  # ceil_div, except in one forward pass
     r"\bKernel\.__call__ =": {"gpuconv/profiling/launches.py", "tools/mutation/kernels.py"},  # record_launches
     r"\b(cpu_count|sched_getaffinity)\b": {"gpuconv/system/processor.py"},  # available_cores
 }
-
-
-def files_with(pattern: str, texts: Mapping[str, str]) -> set[str]:
-    return {name for name, text in texts.items() if re.search(pattern, text)}
 
 
 def test_what_one_function_does_is_not_written_again():
@@ -100,6 +102,13 @@ def test_what_one_function_does_is_not_written_again():
         for package in PACKAGES
         for path in (ROOT / package).rglob("*.py")
     }
-    assert {pattern: files_with(pattern, texts) for pattern in ONCE} == ONCE
-    planted = {"again.py": "blocks = -(-n // 4)\nthreads = os.cpu_count() or 1\nKernel.__call__ = record"}
-    assert [files_with(pattern, planted) for pattern in ONCE] == [{"again.py"}] * len(ONCE)
+    for pattern, allowed in ONCE.items():
+        assert {name for name, text in texts.items() if re.search(pattern, text)} == allowed
+    planted = [
+        "begin = x.ctypes.data if isinstance(x, np.ndarray) else x.data.ptr",
+        "blocks = -(-n // 4)",
+        "kernel.Kernel.__call__ = record",
+        "threads = os.cpu_count() or 1",
+    ]
+    for pattern, line in zip(ONCE, planted, strict=True):
+        assert re.search(pattern, line)

@@ -154,7 +154,7 @@ class NCCL(Ranks):
     def _all_reduce(self, flat: Array) -> None:
         communicator = self._open()
         dtype = getattr(self._nccl, f"NCCL_{flat.dtype.name.upper()}")
-        address = self._address(flat)
+        address = backends.address(flat)
         communicator.allReduce(address, address, flat.size, dtype, self._nccl.NCCL_SUM, self._stream())
         self.sent += 2 * (self.size - 1) * flat.nbytes // self.size
 
@@ -164,14 +164,11 @@ class NCCL(Ranks):
         byte, stream = self._nccl.NCCL_UINT8, self._stream()
         self._nccl.groupStart()
         if give is not None and give.size:
-            communicator.send(self._address(give), give.nbytes, byte, partner, stream)
+            communicator.send(backends.address(give), give.nbytes, byte, partner, stream)
             self.sent += give.nbytes
         if into is not None and into.size:
-            communicator.recv(self._address(into), into.nbytes, byte, partner, stream)
+            communicator.recv(backends.address(into), into.nbytes, byte, partner, stream)
         self._nccl.groupEnd()
-
-    def _address(self, array: Array) -> int:
-        return int(array.data.ptr)
 
     def _stream(self) -> int:
         import cupy

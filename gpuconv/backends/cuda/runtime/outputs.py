@@ -49,7 +49,7 @@ def is_aligned(alignment: int, *arrays: Array | None) -> bool:
     addresses = 0
     for array in arrays:
         if array is not None:
-            addresses |= array.ctypes.data if isinstance(array, np.ndarray) else array.data.ptr
+            addresses |= array.ctypes.data if isinstance(array, np.ndarray) else array.data.ptr  # `address`, inlined
     return addresses % alignment == 0
 
 
