@@ -8,7 +8,7 @@ import pytest
 from gpuconv import algorithms, checkpoint, ops
 from gpuconv.backends import cpu
 from gpuconv.layers import Conv2D, Flatten, Input, Layer, Linear, ReLU, Sequential
-from gpuconv.training import Callback, RunDirectory, Trainer, load_net
+from gpuconv.training import RunDirectory, Trainer, load_net
 from tests.training import toy_run
 
 RENAMED = {"first-256x64": "few_channels-256x64", "first-256x32": "few_channels-256x32"}
@@ -65,13 +65,9 @@ def test_a_run_with_a_stored_old_name_is_resumed(tmp_path):
             return [with_old_names(entry) for entry in value]
         return "first-256x64" if value == "few_channels-256x64" else value
 
-    class Stop(Callback):
-        def on_epoch(self, trainer, record):
-            trainer.stop("enough")
-
     begun, uninterrupted = (RunDirectory(tmp_path / name) for name in ("begun", "whole"))
     toy_run.fit(trainer(), epochs=2, run_dir=uninterrupted.path)
-    toy_run.fit(trainer(), epochs=2, run_dir=begun.path, callbacks=[Stop()])
+    toy_run.fit(trainer(), epochs=2, run_dir=begun.path, callbacks=[toy_run.StopAfterOne()])
     written = json.loads(begun.settings_file.read_text())
     begun.settings_file.write_text(json.dumps(with_old_names(written)))
     last = checkpoint.load(begun.last)

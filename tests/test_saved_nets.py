@@ -21,11 +21,6 @@ def trained(tmp_path_factory):
     return net, folder, test
 
 
-@pytest.fixture
-def small_net():
-    return small_nets.untrained()
-
-
 def accuracy(net, test):
     return float(np.mean(net.predict(test.images).argmax(axis=1) == test.labels))
 
@@ -50,7 +45,8 @@ def test_a_run_from_python_is_loaded_with_its_normalization(trained):
         gc.load(run, which="bets")
 
 
-def test_files_that_are_not_saved_nets_are_refused(tmp_path, small_net):
+def test_files_that_are_not_saved_nets_are_refused(tmp_path):
+    small_net = small_nets.untrained()
     with pytest.raises(FileNotFoundError, match=r"'nowhere' does not exist; a saved net or a run directory"):
         gc.load("nowhere")
     with pytest.raises(FileNotFoundError, match="holds no run"):
@@ -99,7 +95,8 @@ def test_a_net_without_weights_does_not_replace_a_saved_one(tmp_path):
         assert file.read_bytes() == b"kept"
 
 
-def test_save_writes_a_file_or_raises(tmp_path, small_net):
+def test_save_writes_a_file_or_raises(tmp_path):
+    small_net = small_nets.untrained()
     with pytest.raises(TypeError, match=r"save\(path\) writes the net to a file, received ndarray; .*self.stash"):
         small_net.save(np.zeros(3))
     with pytest.raises(TypeError, match="received no path"):
@@ -153,7 +150,8 @@ def test_the_error_for_an_argument_that_load_cannot_read_says_what_it_reads(tmp_
         gc.load(tmp_path / "runs")
 
 
-def test_the_error_for_a_pytorch_state_says_how_to_load_it(small_net):
+def test_the_error_for_a_pytorch_state_says_how_to_load_it():
+    small_net = small_nets.untrained()
     torch = pytest.importorskip("torch")
     with pytest.raises(TypeError, match=r"received Linear; gpuconv\.interop\.from_torch"):
         small_net.load_state_dict(torch.nn.Linear(2, 2))

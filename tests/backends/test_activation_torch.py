@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from gpuconv import ops
-from tests.backends.torch_tensors import leaf, signed
+from tests.backends.torch_tensors import leaf
+from tests.random_arrays import signed
 
 torch = pytest.importorskip("torch")
 F = torch.nn.functional

@@ -6,21 +6,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpuconv import ops
-from gpuconv.dtypes import FLOAT_NAMES, accumulation_dtype, as_dtype
+from gpuconv.dtypes import FLOAT_NAMES, accumulation_dtype
 from gpuconv.random import DROPOUT, bits, uniform
 from tests.gradients import numerical_gradient
+from tests.random_arrays import signed
 
 pytestmark = pytest.mark.usefixtures("oracle_and_numpy")
-
-
-def signed(shape, dtype="float64", seed=0):
-    return np.random.default_rng(seed).normal(size=shape).astype(as_dtype(dtype))
 
 
 @pytest.mark.parametrize("dtype", FLOAT_NAMES)
 @pytest.mark.parametrize("p", [0.0, 0.1, 0.3, 0.5, 0.7, 0.9])  # a scale rounded to 16 bits often gives another y
 def test_the_mask_follows_the_random_stream(p, dtype):
-    x = signed((3, 5, 7, 2), dtype)
+    x = signed((3, 5, 7, 2), dtype=dtype)
     options = dict(seed=2**63 + 5, substream=4, offset=11)
     y = ops.dropout(x, p=p, **options)
     kept = uniform(x.shape, stream=DROPOUT, **options, dtype="float64") >= p
@@ -89,7 +86,7 @@ def test_dropped_elements_are_0_even_if_they_were_nan_or_infinite():
 
 @pytest.mark.parametrize("dtype", FLOAT_NAMES)
 def test_out_may_be_strided_or_the_input(dtype):
-    x = signed((7, 6), dtype)
+    x = signed((7, 6), dtype=dtype)
     expected = ops.dropout(x, p=0.5, seed=2)
     out = np.full((6, 14), np.nan, x.dtype).T[::2]
     assert ops.dropout(x, p=0.5, seed=2, out=out) is out
@@ -103,7 +100,7 @@ def test_out_may_be_strided_or_the_input(dtype):
 
 @given(st.lists(st.integers(0, 4), max_size=4), st.floats(0, 0.99))
 def test_dropout_takes_arrays_of_any_shape(shape, p):
-    x = np.asarray(signed(shape))
+    x = signed(shape)
     y = ops.dropout(x, p=p, seed=0)
     assert y.shape == x.shape
     kept = y != 0

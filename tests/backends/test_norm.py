@@ -8,13 +8,10 @@ from hypothesis import strategies as st
 from gpuconv import ops
 from gpuconv.dtypes import FLOAT_NAMES, accumulation_dtype, as_dtype
 from tests.gradients import numerical_gradient
+from tests.random_arrays import signed
 from tests.tolerance import UNIT_ROUNDOFF, assert_within
 
 pytestmark = pytest.mark.usefixtures("oracle_and_numpy")
-
-
-def signed(shape, seed=0):
-    return np.random.default_rng(seed).normal(size=shape)
 
 
 def batch_norm(x, gamma=None, beta=None, running=None, **options):

@@ -5,6 +5,7 @@ import pytest
 
 from gpuconv import ops
 from gpuconv.dtypes import FLOAT_NAMES, as_dtype
+from tests.random_arrays import signed
 from tests.tolerance import UNIT_ROUNDOFF, assert_within, smallest
 
 pytestmark = pytest.mark.usefixtures("oracle_and_numpy")
@@ -12,12 +13,8 @@ pytestmark = pytest.mark.usefixtures("oracle_and_numpy")
 SHAPES = [(3, 5), (7,), (), (2, 3, 1, 4), (0, 3)]
 
 
-def signed(shape, dtype="float64", seed=0):
-    return np.asarray(np.random.default_rng(seed).normal(size=shape)).astype(as_dtype(dtype))
-
-
 def positive(shape, dtype="float64", seed=0):
-    return np.asarray(abs(signed(shape, dtype, seed)))
+    return np.asarray(abs(signed(shape, seed, dtype=dtype)))
 
 
 # --- the formulas of the contract, one entry at a time: (param, grad, *state) -> (param, *state) --
@@ -75,7 +72,7 @@ every_step = pytest.mark.parametrize("name", STEPS)
 
 def problem(states, dtype="float64", shapes=SHAPES):
     """params, grads and the state lists. State is positive, since most of it is averaged squares."""
-    params, grads = ([signed(shape, dtype, seed * 100 + i) for i, shape in enumerate(shapes)] for seed in (1, 2))
+    params, grads = ([signed(shape, seed * 100 + i, dtype=dtype) for i, shape in enumerate(shapes)] for seed in (1, 2))
     seeds = range(3, 3 + states)
     state = [[positive(shape, dtype, seed * 100 + i) for i, shape in enumerate(shapes)] for seed in seeds]
     return params, grads, state

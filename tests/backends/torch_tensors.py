@@ -1,11 +1,4 @@
-"""Random NumPy arrays, and PyTorch's tensors of them."""
-
-import numpy as np
-
-
-def signed(shape, seed=0, scale=1.0):
-    """Normally distributed numbers in float64."""
-    return np.random.default_rng(seed).normal(size=shape) * scale
+"""PyTorch's tensors of NumPy arrays."""
 
 
 def leaf(x):

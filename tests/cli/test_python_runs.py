@@ -10,6 +10,7 @@ from PIL import Image
 
 import gpuconv as gc
 from tests.cli.command import on_numpy, output_of
+from tests.training.toy_run import StopAfterOne
 
 
 def train(folder, epochs=2, resume=False, schedule="cosine", **options):
@@ -24,9 +25,9 @@ def train(folder, epochs=2, resume=False, schedule="cosine", **options):
     return net, test
 
 
-class StopAfterOne(gc.training.Callback):
-    def on_epoch(self, trainer, record):
-        trainer.stop("enough")
+def halved(scores, labels):
+    loss, dscores = gc.ops.softmax_cross_entropy(scores, labels)
+    return loss / 2, dscores / 2
 
 
 @pytest.fixture(scope="module")
@@ -108,10 +109,6 @@ def test_python_runs_are_resumed_with_the_same_bits(tmp_path, capsys, options):
 
 
 def test_user_defined_losses_and_schedules_are_named_as_the_reason_why_a_run_cannot_be_continued(tmp_path, capsys):
-    def halved(scores, labels):
-        loss, dscores = gc.ops.softmax_cross_entropy(scores, labels)
-        return loss / 2, dscores / 2
-
     train(tmp_path / "own", loss=halved, stop=StopAfterOne())
     output = on_numpy(capsys, "train", "--resume", tmp_path / "own", status=2)
     assert "was started in Python and can be continued only there: the loss halved is not one of gpuconv's" in output
@@ -242,10 +239,6 @@ def test_a_config_names_the_settings_that_only_the_program_knows(tmp_path, capsy
 
 
 def test_configs_with_user_defined_parts_are_refused_by_name(tmp_path, capsys):
-    def halved(scores, labels):
-        loss, dscores = gc.ops.softmax_cross_entropy(scores, labels)
-        return loss / 2, dscores / 2
-
     images, labels = gc.data.load("digits")[0].images[:64], gc.data.load("digits")[0].labels[:64]
     net = gc.models.build("seed-net", (8, 8, 1))
     optimizer = gc.training.optimizers.SGD(lr=0.02, momentum=0.8, nesterov=True)

@@ -76,11 +76,6 @@ def trained():
     return small_nets.trained_on_digits()
 
 
-@pytest.fixture
-def small_net():
-    return small_nets.untrained()
-
-
 def test_predict_accepts_images_in_every_form(trained, tmp_path):
     net, test = trained
     images = test.images[:5]
@@ -122,7 +117,8 @@ def test_the_best_classes_of_a_map_of_scores_are_refused():
         net.predict(np.ones((6, 5, 1), np.float32), top=3, normalize=False)
 
 
-def test_predict_refuses_images_that_differ_from_training(trained, small_net):
+def test_predict_refuses_images_that_differ_from_training(trained):
+    small_net = small_nets.untrained()
     net, test = trained
     for floats in (test.images.astype("f4"), test.images / np.float32(255)):
         with pytest.raises(ValueError, match=r"do not look normalized.*give uint8.*normalize=True.*normalize=False"):
@@ -180,7 +176,8 @@ def test_predict_accepts_lists_of_every_kind(trained, tmp_path):
             net.predict(wrong)
 
 
-def test_predict_takes_channels_first_from_pytorch_only(small_net):
+def test_predict_takes_channels_first_from_pytorch_only():
+    small_net = small_nets.untrained()
     images = np.random.default_rng(0).normal(size=(2, 3, 4, 4)).astype(np.float32)
     small_net.normalization = gc.data.Normalization([100, 100, 100], [50, 50, 50])
     for classify in (small_net.predict, small_net.activations):
@@ -198,6 +195,7 @@ def test_predict_takes_channels_first_from_pytorch_only(small_net):
     np.testing.assert_allclose(small_net.predict(torch.from_numpy(images).bfloat16()), expected, atol=0.05)
 
 
-def test_a_call_with_uint8_images_points_to_predict(small_net):
+def test_a_call_with_uint8_images_points_to_predict():
+    small_net = small_nets.untrained()
     with pytest.raises(TypeError, match=r"computes with floats, received uint8; net\.predict\(images\)"):
         small_net(np.zeros((1, 4, 4, 3), np.uint8))

@@ -10,10 +10,7 @@ import pytest
 
 from gpuconv.system import files, locks
 from gpuconv.system.files import describe_error
-
-
-def names(folder):
-    return sorted(path.name for path in folder.iterdir())
+from tests.system.listing import names
 
 
 def abandon(folder, content=b"half"):

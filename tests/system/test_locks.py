@@ -6,10 +6,7 @@ import os
 import pytest
 
 from gpuconv.system import locks
-
-
-def names(folder):
-    return sorted(path.name for path in folder.iterdir())
+from tests.system.listing import names
 
 
 def test_a_lock_file_names_its_holder_and_is_removed_on_release(tmp_path):

@@ -62,17 +62,19 @@ def epoch_of_batches(epoch):
     return [(np.array(x), np.array(y)) for x, y in loader.epoch(epoch)]
 
 
+class Epochs:
+    """An iterable that gives the batches of the next epoch each time."""
+
+    def __init__(self, first=0):
+        self.next_epoch = first
+
+    def __iter__(self):
+        self.next_epoch += 1
+        return iter(epoch_of_batches(self.next_epoch - 1))
+
+
 def test_batches_train_like_the_loader_they_came_from():
     expected = fit(DATA)
-
-    class Epochs:
-        """An iterable that gives the batches of the next epoch each time."""
-
-        next_epoch = 0
-
-        def __iter__(self):
-            self.next_epoch += 1
-            return iter(epoch_of_batches(self.next_epoch - 1))
 
     class Counted(Epochs):
         def __len__(self):
@@ -98,14 +100,6 @@ def test_batches_train_like_the_loader_they_came_from():
 def test_a_resumed_run_skips_the_batches_it_already_used(tmp_path):
     everything = epoch_of_batches(0) + epoch_of_batches(1)
     uninterrupted = fit(iter(everything), steps_per_epoch=5)
-
-    class Epochs:
-        def __init__(self, first=0):
-            self.next_epoch = first
-
-        def __iter__(self):
-            self.next_epoch += 1
-            return iter(epoch_of_batches(self.next_epoch - 1))
 
     for step in (3, 5, 7):
         for name, make in (("once", lambda _: iter(everything)), ("anew", Epochs)):

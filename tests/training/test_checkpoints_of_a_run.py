@@ -10,17 +10,12 @@ from tests.training import toy_run
 
 
 def test_best_is_the_state_after_the_best_epoch(tmp_path):
-    trainer, states = toy_run.trainer(), {}
-
-    class Remember(Callback):
-        def on_epoch(self, trainer, record):
-            states[record["epoch"]] = {name: value.copy() for name, value in trainer.net.state_dict().items()}
-
-    history = toy_run.fit(trainer, epochs=6, callbacks=[Remember()], run_dir=tmp_path / "run")
+    trainer, kept = toy_run.trainer(), toy_run.Remember()
+    history = toy_run.fit(trainer, epochs=6, callbacks=[kept], run_dir=tmp_path / "run")
     accuracies = [record["validation_accuracy"] for record in history]
     best = 1 + accuracies.index(max(accuracies))
-    assert toy_run.same_arrays(checkpoint.load(tmp_path / "run" / "best.safetensors").part("net"), states[best])
-    assert toy_run.same_arrays(checkpoint.load(tmp_path / "run" / "last.safetensors").part("net"), states[6])
+    assert toy_run.same_arrays(checkpoint.load(tmp_path / "run" / "best.safetensors").part("net"), kept.states[best])
+    assert toy_run.same_arrays(checkpoint.load(tmp_path / "run" / "last.safetensors").part("net"), kept.states[6])
 
 
 def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch):

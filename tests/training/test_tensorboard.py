@@ -106,12 +106,8 @@ def test_updates_are_recorded_in_epochs_of_one_step_too(tmp_path):
 def test_a_resumed_run_drops_the_steps_past_its_checkpoint(tmp_path):
     run = tmp_path / "run"
 
-    class Stopped:
-        def on_epoch(self, trainer, record):
-            trainer.stop("enough")
-
     options = dict(epochs=2, metrics_every=1, progress=False)
-    toy_run.trainer().fit(toy_run.loader(), run_dir=run, callbacks=[Stopped()], **options)
+    toy_run.trainer().fit(toy_run.loader(), run_dir=run, callbacks=[toy_run.StopAfterOne()], **options)
     # The files of a run that went on after its checkpoint, until it was killed.
     toy_run.trainer().fit(toy_run.loader(), callbacks=[TensorBoard(run / "tensorboard")], **options)
     again = toy_run.trainer()

@@ -9,7 +9,7 @@ import pytest
 
 from gpuconv import checkpoint
 from gpuconv.data import Augmentation, Loader, Normalization
-from gpuconv.training import Callback, SettingsError, Trainer, evaluate
+from gpuconv.training import SettingsError, Trainer, evaluate
 from tests.training import toy_run
 
 DATA = toy_run.images(60)
@@ -106,16 +106,11 @@ def test_an_interrupted_run_does_not_use_the_test_data(tmp_path):
 
 
 def test_the_best_epoch_is_judged_by_the_validation_part(tmp_path):
-    states = {}
-
-    class Remember(Callback):
-        def on_epoch(self, trainer, record):
-            states[record["epoch"]] = {name: value.copy() for name, value in trainer.net.state_dict().items()}
-
-    trainer = fit(epochs=5, run_dir=tmp_path / "run", callbacks=[Remember()], test=toy_run.images(9, seed=5))
+    kept = toy_run.Remember()
+    trainer = fit(epochs=5, run_dir=tmp_path / "run", callbacks=[kept], test=toy_run.images(9, seed=5))
     accuracies = [record["validation_accuracy"] for record in trainer.history]
     best = 1 + accuracies.index(max(accuracies))
-    assert toy_run.same_arrays(checkpoint.load(tmp_path / "run" / "best.safetensors").part("net"), states[best])
+    assert toy_run.same_arrays(checkpoint.load(tmp_path / "run" / "best.safetensors").part("net"), kept.states[best])
 
 
 def test_an_invalid_part_is_refused(tmp_path):

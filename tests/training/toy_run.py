@@ -110,3 +110,20 @@ class StopAt:
     def on_step(self, trainer, record):
         if trainer.steps == self.step:
             trainer.stop(self.reason)
+
+
+class StopAfterOne:
+    """Stops a run after its first epoch."""
+
+    def on_epoch(self, trainer, record):
+        trainer.stop("enough")
+
+
+class Remember:
+    """Keeps what the net would save after each epoch, by the epoch's number."""
+
+    def __init__(self):
+        self.states = {}
+
+    def on_epoch(self, trainer, record):
+        self.states[record["epoch"]] = weights(trainer)
