@@ -112,3 +112,29 @@ def test_what_one_function_does_is_not_written_again():
     ]
     for pattern, line in zip(ONCE, planted, strict=True):
         assert re.search(pattern, line)
+
+
+RENAMED = r"_?(apart|beside|clock|room|wanted|watching)"  # names that the design replaces
+
+
+def renamed_again(nodes: Collection[ast.AST]) -> list[str]:
+    """The names of RENAMED that a file gives to something. nodes: all nodes of its syntax tree."""
+    found = []
+    for node in nodes:
+        if isinstance(node, (ast.Name, ast.Attribute)) and isinstance(node.ctx, ast.Store):
+            found.append(node.id if isinstance(node, ast.Name) else node.attr)
+        elif isinstance(node, (ast.arg, ast.FunctionDef, ast.ClassDef)):
+            found.append(node.arg if isinstance(node, ast.arg) else node.name)
+    return [name for name in found if re.fullmatch(RENAMED, name, re.I)]
+
+
+def test_nothing_has_a_name_that_the_design_replaces():
+    files = [path for folder in (*PACKAGES, "examples", "tests") for path in (ROOT / folder).rglob("*.py")]
+    files = [path for path in files if re.search(rf"\b{RENAMED}\b", path.read_text(encoding="utf-8"), re.I)]
+    found = {path.relative_to(ROOT).as_posix(): names for path in files if (names := renamed_again(syntax(path)))}
+    assert found == {
+        "gpuconv/ops/step_counter.py": ["clock"],  # an argument of the op's former name
+        "gpuconv/backends/cuda/analysis/predict_time.py": ["clock"],  # a GPU's, in Hz
+    }
+    planted = "for beside in slices: self._room = room\nclass Clock: pass\ndef timed(clock): return clock.wanted"
+    assert sorted(renamed_again([*ast.walk(ast.parse(planted))])) == ["Clock", "_room", "beside", "clock"]

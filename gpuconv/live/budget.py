@@ -28,18 +28,18 @@ LIMITS = {
 
 
 class Budget:
-    """Decides which displays are due. clock: returns seconds, as `time.perf_counter` does."""
+    """Decides which displays are due. timer: returns seconds, as `time.perf_counter` does."""
 
-    def __init__(self, limits: dict[str, Limits] = LIMITS, clock: Callable[[], float] = time.perf_counter) -> None:
-        self.limits, self.clock = limits, clock
+    def __init__(self, limits: dict[str, Limits] = LIMITS, timer: Callable[[], float] = time.perf_counter) -> None:
+        self.limits, self.timer = limits, timer
         self._next = dict.fromkeys(limits, -float("inf"))  # when each is due next; each is due from the start
 
     def due(self, name: str) -> bool:
-        return self.clock() >= self._next[name]
+        return self.timer() >= self._next[name]
 
     @property
     def any_due(self) -> bool:
-        return self.clock() >= min(self._next.values())
+        return self.timer() >= min(self._next.values())
 
     def make_due(self, *names: str) -> None:
         """Make the displays with these names due at once, because the user is waiting for a change. Without names, all
@@ -52,11 +52,11 @@ class Budget:
 
         A display is made at the end of a step, and so a little late. The wait for the next one counts from the time
         when this one was due."""
-        start = self.clock()
+        start = self.timer()
         try:
             yield
         finally:
-            limits, cost = self.limits[name], self.clock() - start
+            limits, cost = self.limits[name], self.timer() - start
             due = self._next[name] + limits.every
             if due <= start:  # this display was very late, or was due at once
                 due = start + limits.every

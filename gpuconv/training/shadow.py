@@ -80,7 +80,7 @@ class Shadow:
 
     share: the share of the run's time that it may take. violation: "stop" raises ShadowError, "warn" continues.
     folder: where calls that violate their bound are stored, by default the working directory. seed: the seed from
-    which calls are drawn. clock: returns seconds, as `time.perf_counter` does. make: starts the worker."""
+    which calls are drawn. timer: returns seconds, as `time.perf_counter` does. make: starts the worker."""
 
     def __init__(
         self,
@@ -89,15 +89,15 @@ class Shadow:
         folder: Path | None = None,
         *,
         seed: int = 0,
-        clock: Callable[[], float] = time.perf_counter,
+        timer: Callable[[], float] = time.perf_counter,
         make: Callable[[], Worker] = Worker,
     ) -> None:
         self.share = expect_share(share)
         self.violation = canonical("violation", violation, VIOLATIONS)
         self.folder = folder or Path()
         self.rows: dict[Site, Row] = {}
-        self.clock, self._make = clock, make
-        self._began = clock()
+        self.timer, self._make = timer, make
+        self._began = timer()
         self._copying = self._checking = 0.0  # seconds so far: of copying in the run, and of the worker's checks
         self._worker: Any = None
         self._ready = self._ended = False
@@ -119,7 +119,7 @@ class Shadow:
 
     @property
     def elapsed(self) -> float:
-        return self.clock() - self._began
+        return self.timer() - self._began
 
     @property
     def spent(self) -> float:
@@ -207,11 +207,11 @@ class Shadow:
     @contextmanager
     def _timing_copies(self, site: Callable[[], Site]) -> Iterator[None]:
         """A context that adds the time within it to the time spent on copying, in total and for the call's site."""
-        start = self.clock()
+        start = self.timer()
         try:
             yield
         finally:
-            seconds = self.clock() - start
+            seconds = self.timer() - start
             self._copying += seconds
             self._copying_of[site()] = self._copying_of.get(site(), 0.0) + seconds
 

@@ -109,8 +109,8 @@ def test_an_input_gradient_accumulates_into_a_slice(device, name):
     volume = asarray(before, device)
     ops.conv2d_dgrad(asarray(dy, device), asarray(w, device), **options | dict(out=volume[..., 4:-4]))
     assert_within(to_numpy(volume)[..., 4:-4], expected.value, expected.bound, "accumulated")
-    for beside in (np.s_[..., :4], np.s_[..., -4:]):
-        np.testing.assert_array_equal(to_numpy(volume)[beside], before[beside])
+    for outside in (np.s_[..., :4], np.s_[..., -4:]):
+        np.testing.assert_array_equal(to_numpy(volume)[outside], before[outside])
 
 
 @directions

@@ -1,4 +1,4 @@
-"""The simulated machine: its GPUs, its clock, and what a test can set and count."""
+"""The simulated machine: its GPUs, its time, and what a test can set and count."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SHARED_MEMORY = {
 }
 
 
-class Clock:
+class SimulatedTime:
     """Replaces the module `time`; its time advances only in `sleep`."""
 
     def __init__(self) -> None:
@@ -41,7 +41,7 @@ class Machine:
     """A simulated machine. gpus: the compute capability of each. launches: (kernel, device) in the order of the calls.
 
     kernel_seconds, copy_rate: how long a kernel takes, and how many bytes a second a copy on a GPU moves.
-    clock: the module `time`, or a `Clock`.
+    time: the module `time`, or a `SimulatedTime`.
     """
 
     def __init__(self, gpus: tuple[str, ...], schedule: str, peer_access: bool) -> None:
@@ -55,7 +55,7 @@ class Machine:
         self.property_calls = 0
         self.allocated = 0  # bytes
         self.kernel_seconds, self.copy_rate = 0.0, float("inf")  # neither takes time
-        self.clock = time
+        self.time = time
         self.legacy = [Queue(self, device, "legacy") for device in range(len(gpus))]
         self.thread = threading.local()  # device: the current one. runs: the queue whose work the thread runs
         self.nccl_worlds: list[Any] = []
@@ -73,8 +73,8 @@ class Machine:
         self.thread.device = index
 
     def sleep_until(self, moment: float) -> None:
-        if (remaining := moment - self.clock.perf_counter()) > 0:
-            self.clock.sleep(remaining)
+        if (remaining := moment - self.time.perf_counter()) > 0:
+            self.time.sleep(remaining)
 
     def properties(self, index: int) -> dict[str, Any]:
         self.property_calls += 1

@@ -89,7 +89,7 @@ class Queue:
                 return
             waits = self._implicit_waits()
             self.busy_until = max(
-                self.machine.clock.perf_counter(), self.busy_until, *(queue.busy_until for queue, _ in waits)
+                self.machine.time.perf_counter(), self.busy_until, *(queue.busy_until for queue, _ in waits)
             )
             self.busy_until += seconds
             self._append(waits, work)

@@ -138,7 +138,7 @@ class Event:
             if queue.hangs(end):
                 return False
             queue.run(end)
-        return current().clock.perf_counter() >= self.time
+        return current().time.perf_counter() >= self.time
 
     def synchronize(self) -> None:
         if self.position is not None:

@@ -14,25 +14,25 @@ from gpuconv.profiling import peaks
 from gpuconv.profiling.work import Ceilings, Work
 from tests import standin
 from tests.standin import made_up_times
-from tests.standin.machine import Clock
+from tests.standin.machine import SimulatedTime
 
 pytestmark = pytest.mark.usefixtures("untimed")
 
 
 def test_the_lab_times_kernels_without_python_overhead(schedule, monkeypatch, tmp_path):
-    path, relu, clock = tmp_path / "my.cu", ops.relu, Clock()
+    path, relu, simulated = tmp_path / "my.cu", ops.relu, SimulatedTime()
     path.write_text(lab.template("relu"))
     tiny = lab.cases_of("relu", None, ("tiny",))[:1]
 
     def slow(*arguments, **options):
-        clock.sleep(2e-3)
+        simulated.sleep(2e-3)
         return relu(*arguments, **options)
 
     monkeypatch.setattr(ops, "relu", slow)
     monkeypatch.setattr(lab, "cases_of", lambda *_: tiny)
     monkeypatch.setattr("gpuconv.profiling.timer._DELAY_BYTES", 1 << 16)  # on the stand-in the host copies these bytes
     with standin.installed(("90", "90"), schedule=schedule) as gpus:
-        gpus.kernel_seconds, gpus.copy_rate, gpus.clock = 2e-4, 1e7, clock
+        gpus.kernel_seconds, gpus.copy_rate, gpus.time = 2e-4, 1e7, simulated
         (timing,) = lab.compare(path, "relu", "cuda:1", "float32", repeats=3)
     assert timing.yours == pytest.approx(0.2)
     assert timing.shipped == pytest.approx(0.2)

@@ -11,7 +11,7 @@ import gpuconv as gc
 from gpuconv import ops
 from tests import standin
 from tests.standin.errors import CUDADriverError, CUDARuntimeError
-from tests.standin.machine import Clock
+from tests.standin.machine import SimulatedTime
 
 X = np.random.default_rng(0).normal(size=(4, 8)).astype(np.float32)
 
@@ -212,7 +212,7 @@ def test_work_without_a_wait_runs_at_the_end():
 
 def test_events_measure_gpu_time_and_not_host_time(machine):
     cp, machine.kernel_seconds, machine.copy_rate = cupy(), 1e-3, 1e6
-    machine.clock = Clock()
+    machine.time = SimulatedTime()
     x, source = gc.asarray(X, "cuda:0"), cp.zeros(5000)  # 20 ms to copy
     y, target = ops.relu(x), cp.zeros(5000)
     cp.cuda.get_current_stream().synchronize()
@@ -222,7 +222,7 @@ def test_events_measure_gpu_time_and_not_host_time(machine):
     marks[1].record()
     for _ in range(4):
         ops.relu(x, out=y)
-        machine.clock.sleep(1e-3)  # the host sleeps while the GPU still copies
+        machine.time.sleep(1e-3)  # the host sleeps while the GPU still copies
     marks[2].record()
     marks[2].synchronize()
     copy_time, kernel_time = (cp.cuda.get_elapsed_time(*pair) for pair in itertools.pairwise(marks))

@@ -18,7 +18,7 @@ from tests.training import toy_run
 from tests.training.fake_shadow_worker import FakeWorker
 
 
-class Clock:
+class Timer:
     now = 0.0
 
     def __call__(self):
@@ -35,18 +35,18 @@ DATA = RNG.integers(0, 256, (64, 8, 8, 1)).astype(np.uint8), RNG.integers(0, 3, 
 
 
 def watched_steps(device, share, steps, seconds, worker):
-    """Runs steps that a fake clock times. Returns the shadow that watched them, and (seconds spent, seconds allowed) up
-    to each step."""
-    clock = Clock()
+    """Runs steps that a fake timer measures. Returns the shadow that watched them, and (seconds spent, seconds allowed)
+    up to each step."""
+    timer = Timer()
     if worker:
-        worker.clock = clock
-    watcher = Shadow(share, clock=clock, make=lambda: worker or pytest.fail("a worker was started"))
+        worker.timer = timer
+    watcher = Shadow(share, timer=timer, make=lambda: worker or pytest.fail("a worker was started"))
     run = Trainer(net(device), "sgd", lr=0.01)
     x = backends.asarray(RNG.normal(size=(8, 8, 8, 1)), device, "float32")
     y = backends.asarray(DATA[1][:8], device)
     spent = []
     for step in range(steps):
-        clock.now += seconds
+        timer.now += seconds
         if watcher.due():
             with watcher.checking(step + 1):
                 run.step(x, y)
@@ -82,7 +82,7 @@ def test_a_check_that_takes_too_long_delays_the_next_one():
 def test_the_expected_cost_of_a_check_includes_the_copying():
     class Slow(FakeWorker):
         def submit(self, path):
-            self.clock.now += 0.05
+            self.timer.now += 0.05
             super().submit(path)
 
     _, spent = watched_steps("numpy", 0.02, 2000, 0.1, Slow(cost=0.002))
