@@ -12,26 +12,43 @@ from tests.sources import ROOT, syntax
 
 PACKAGES = ("gpuconv", "bench", "ci", "tools")
 
+# Names of Python, PyTorch and IPython that begin with an underscore.
+OF_LIBRARIES = "_(Unpickler|actions|asdict|exit|getframe|modules|parameters|replace|repr_png_)"
+
 
 def private_names_used(nodes: Collection[ast.AST]) -> list[str]:
     """The private names that a file imports from other files of `PACKAGES`, or uses as attributes of what it imports
-    with `from`. nodes: all nodes of its syntax tree."""
-    names, modules = [], set()
+    with `from`, or of another object than `self`, unless the file or a constructor in it defines them. nodes: all nodes
+    of its syntax tree."""
+    names, modules, own = [], set(), set()
     for node in nodes:
         if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] in PACKAGES:
             modules |= {alias.asname or alias.name for alias in node.names}
             names += [f"{node.module}.{alias.name}" for alias in node.names if re.match("_[^_]", alias.name)]
+        elif isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            own |= {node.name}
+            if node.name in ("__init__", "__post_init__"):
+                own |= {each.attr for each in ast.walk(node) if isinstance(each, ast.Attribute) and _of_itself(each)}
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            own |= {node.id}
     for node in nodes:
-        if isinstance(node, ast.Attribute) and re.match("_[^_]", node.attr) and isinstance(node.value, ast.Name):
-            names += [f"{node.value.id}.{node.attr}"] if node.value.id in modules else []
+        if isinstance(node, ast.Attribute) and re.match("_[^_]", node.attr) and not _of_itself(node):
+            known = node.attr in own or re.fullmatch(OF_LIBRARIES, node.attr)
+            names += [ast.unparse(node)] if not known or ast.unparse(node.value) in modules else []
     return names
+
+
+def _of_itself(node: ast.Attribute) -> bool:
+    return isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
 
 
 def test_no_file_uses_a_private_name_of_another():
     files = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
     assert {str(path): names for path in files if (names := private_names_used(syntax(path)))} == {}
-    planted = "from gpuconv import names\nfrom gpuconv.names import _plain, lookup\nnames._plain\nself._own"
-    assert private_names_used([*ast.walk(ast.parse(planted))]) == ["gpuconv.names._plain", "names._plain"]
+    planted = "from gpuconv import names\nfrom gpuconv.names import _plain, lookup\n_plain = names._plain\n"
+    planted += "class A:\n  def __init__(self): self._own = 1\n  def f(self): self._lr = part._own._lr, row._asdict()"
+    expected = ["gpuconv.names._plain", "names._plain", "part._own._lr"]
+    assert private_names_used([*ast.walk(ast.parse(planted))]) == expected
 
 
 # The expressions that are a device's name, or its kind.

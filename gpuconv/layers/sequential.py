@@ -162,7 +162,7 @@ class Sequential(Layer):
             part.place(self.path, layers[0].input_shape)
             part.compute_in(self.dtype, self.tf32, self.device)
         if part.output_shape == self.output_shape:
-            part._classes = self._classes
+            part.classes = self.classes
         return part
 
     def __repr__(self) -> str:

@@ -93,8 +93,7 @@ class Optimizer:
             if type(value := getattr(self, entry.name)) in (int, float):
                 number(entry.name, value, 0, used_with=[*params.values()])
         device = backends.device_of(next(iter(params.values())))
-        self._parameters, self.steps, self.advanced = (*params,), 0, False
-        wide = any(p.dtype == np.float64 for p in params.values())
+        names, wide = (*params,), any(p.dtype == np.float64 for p in params.values())
         params = self.kept(params)
         narrow = {name: p for name, p in params.items() if p.dtype.itemsize == 2}
         self.masters = {
@@ -109,6 +108,7 @@ class Optimizer:
         self._step = backends.zeros((1,), np.int64, device)
         smallest_rank = lookup("choice of what decays", self.decay, DECAYS)
         self._weight_decay = [self.weight_decay if len(p.shape) >= smallest_rank else 0.0 for p in params.values()]
+        self._parameters, self.steps, self.advanced = names, 0, False
 
     def kept(self, named: Mapping[str, T]) -> dict[str, T]:
         """The entries for the parameters whose state this optimizer keeps. named: a dictionary by the parameters'
@@ -178,10 +178,10 @@ class Optimizer:
             lr: This step's rate, at least 0, by default the optimizer's.
         """
         lr = None if lr is None else number("lr", lr, 0)
-        if self._lr is None:
-            self.build(params)
-        else:
+        if self._parameters:
             self.match(params)
+        else:
+            self.build(params)
         self.advance(lr)
         self.update(params, grads)
 

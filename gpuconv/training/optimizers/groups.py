@@ -98,8 +98,11 @@ class Groups(Optimizer):
             part.names = tuple(chosen)
             part.optimizer.keeps = self.keeps
             part.optimizer.build({name: params[name] for name in chosen}, masters)
-        self._lr = self.parts[0].optimizer._lr  # marks this optimizer as built; each group has a state of its own
         self._parameters, self.steps, self.advanced = (*params,), 0, False
+
+    @property
+    def rate_dtype(self) -> np.dtype:
+        return self.parts[0].optimizer.rate_dtype
 
     def begin(self, total: int, epoch: int) -> None:
         self._total, self._epoch = total, epoch
