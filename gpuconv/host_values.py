@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from gpuconv.types import Scalar
+from gpuconv.types import Element, Scalar
 
 
-def value_of(scalar: Scalar) -> float | int:
+def value_of(scalar: Scalar) -> Element:
     """The number itself, or the one in an array of one element."""
     return scalar.item() if isinstance(scalar, np.ndarray) else scalar
 
