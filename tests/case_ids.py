@@ -22,22 +22,22 @@ def identify(value, name: str) -> str | None:
         return value.__name__
     if isinstance(value, BaseException):
         return type(value).__name__
-    return (
-        f"{name}={_text(value)}"
-        if value is None or isinstance(value, (bool, int, float, np.generic))
-        else _text(value, name)
-    )
+    return f"{name}={_text(value)}" if _is_bare(value) else _text(value, name)
+
+
+def _is_bare(value) -> bool:
+    """Whether its text says nothing without a name."""
+    return value is None or isinstance(value, (bool, int, float, np.generic))
 
 
 def _text(value, name: str = "") -> str:
     if isinstance(value, (tuple, list, dict)) and not value:
         return f"no {name}".strip()
-    if isinstance(value, (tuple, list)) and len(value) == 1 and type(value[0]) is int:
-        return f"{name}={value[0]}" if name else str(value[0])
-    if isinstance(value, tuple) and all(type(entry) is int for entry in value):
+    if isinstance(value, tuple) and len(value) > 1 and all(type(entry) is int and entry >= 0 for entry in value):
         return "x".join(map(str, value))
     if isinstance(value, (tuple, list)):
-        return ",".join(map(_text, value))[:LONGEST]
+        text = ",".join(map(_text, value))[:LONGEST]
+        return f"{name}={text}" if name and all(_is_bare(entry) for entry in value) else text
     if isinstance(value, dict):
         return ",".join(f"{key}={_text(entry)}" for key, entry in value.items())[:LONGEST]
     if isinstance(value, np.ndarray):

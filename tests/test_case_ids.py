@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
 from tests.case_ids import identify
+from tests.sources import ROOT
 
 CASES = {
     "text": ("relu", None),
@@ -14,9 +17,12 @@ CASES = {
     "nothing": (None, "argument=None"),
     "shape": ((2, 3, 5), "2x3x5"),
     "one axis": ((7,), "argument=7"),
+    "place": ((-1, 0), "argument=-1,0"),
     "no axes": ((), "no argument"),
     "pairs": (((1, 0), (2, 1)), "1x0,2x1"),
-    "list": ([1, 2], "1,2"),
+    "list": ([1, 2], "argument=1,2"),
+    "list of fractions": ([0.5, 0.0], "argument=0.5,0.0"),
+    "fractions": ((0.9, None), "argument=0.9,None"),
     "nested list": ((1, [2]), "1,2"),
     "options": ({"momentum": 0.9, "nesterov": True}, "momentum=0.9,nesterov=True"),
     "text like a number": ({"seed": "1"}, "seed='1'"),
@@ -33,3 +39,9 @@ CASES = {
 def test_an_id_describes_the_argument(kind):
     value, name = CASES[kind]
     assert identify(value, "argument") == name
+
+
+def test_ids_are_not_left_to_str_which_drops_the_arguments_name():
+    """It would name an empty dict {}. A kernel variant is long: its text tells more than `identify`, which cuts it."""
+    by_str = [path.name for path in (ROOT / "tests").rglob("*.py") if re.search(r"\bids=str\b", path.read_text())]
+    assert by_str == ["test_machine_code.py"]

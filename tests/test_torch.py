@@ -156,7 +156,7 @@ def small_net():
     return nn.Sequential(nn.Conv2d(3, 4, 3), *upper, nn.Flatten(), nn.Linear(4 * 10 * 10, 5))
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
 def test_autocast_computes_products_in_its_dtype_and_gradients_in_float32(dtype, compiled):
     x, nets = volume(2, 3, 8, 8, dtype=torch.float32), (small_net(), ours.replace(small_net()))

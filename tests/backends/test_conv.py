@@ -119,7 +119,7 @@ def test_pixels_that_no_window_reads_get_zero_gradient():
 # --- against the definition, numerical gradients, SciPy ------------------------------------------
 
 
-@pytest.mark.parametrize("case", TINY + ODD, ids=str)
+@pytest.mark.parametrize("case", TINY + ODD)
 def test_ops_agree_with_the_definition(case):
     check_by_definition(case)
 
@@ -131,7 +131,7 @@ def test_random_shapes_agree_with_the_definition(case):
     check_by_definition(case)
 
 
-@pytest.mark.parametrize("case", [case for case in TINY + ODD if case.n * case.h * case.w * case.c < 500], ids=str)
+@pytest.mark.parametrize("case", [case for case in TINY + ODD if case.n * case.h * case.w * case.c < 500])
 def test_gradients_agree_with_numerical_ones(case):
     x, w, bias, dy = random_arrays(case)
 
@@ -170,7 +170,7 @@ def test_depthwise_is_a_dense_convolution_with_diagonal_filters():
 
 
 @pytest.mark.parametrize("name", ["float32", "float16", "bfloat16"])
-@pytest.mark.parametrize("case", [TINY[2], ODD[0], ODD[5], ODD[8], ODD[20]], ids=str)
+@pytest.mark.parametrize("case", [TINY[2], ODD[0], ODD[5], ODD[8], ODD[20]])
 def test_narrower_dtypes_are_within_their_bounds(case, name):
     if name == "bfloat16":
         pytest.importorskip("ml_dtypes")

@@ -14,7 +14,7 @@ CASES = [case for case in TINY + ODD if case.fit != "cover" and case.n]
 CASES += [pytest.param(case, marks=pytest.mark.slow) for case in REAL]
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", CASES)
 def test_convolutions_and_gradients_equal_pytorchs(case):
     x, w, bias, dy = random_arrays(case)
     tx, tw = (torch.from_numpy(a).permute(0, 3, 1, 2).requires_grad_() for a in (x, w))

@@ -58,7 +58,7 @@ SHAPES = [(7, 3), (2, 1), (3, 5, 7, 2), (2, 1, 1, 3), (5, 3, 1), (3, 2, 4, 2)]
 
 
 @pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("shape", SHAPES)
 def test_gradients_agree_with_numerical_ones(shape, training):
     x, dy = signed(shape) * 2 + 1, signed(shape, 1)
     c = shape[-1]
@@ -76,7 +76,7 @@ def test_gradients_agree_with_numerical_ones(shape, training):
 
 
 @pytest.mark.parametrize("activation", ["relu", "gelu"])
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("shape", SHAPES)
 def test_gradients_with_an_addend_agree_with_numerical_ones(shape, activation):
     x, addend, dy = signed(shape) * 2 + 1, signed(shape, 1), signed(shape, 2)
     gamma, beta = signed(shape[-1], 3), signed(shape[-1], 4)

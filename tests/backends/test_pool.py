@@ -191,7 +191,7 @@ def test_argmax_has_the_smallest_sufficient_dtype(kernel_size, dtype):
 
 
 @pytest.mark.parametrize("dtype", FLOAT_NAMES)
-@pytest.mark.parametrize("case", WINDOWS, ids=str)
+@pytest.mark.parametrize("case", WINDOWS)
 def test_max_pool_equals_the_loop(case, dtype):
     x = values((2, *case[0], CHANNELS)).astype(as_dtype(dtype))
     y, argmax = ops.max_pool2d(x, **options_of(case))
@@ -203,7 +203,7 @@ def test_max_pool_equals_the_loop(case, dtype):
 
 @pytest.mark.parametrize("dtype", FLOAT_NAMES)
 @pytest.mark.parametrize("count_include_pad", [True, False])
-@pytest.mark.parametrize("case", WINDOWS, ids=str)
+@pytest.mark.parametrize("case", WINDOWS)
 def test_avg_pool_equals_the_loop(case, count_include_pad, dtype):
     x = values((2, *case[0], CHANNELS)).astype(as_dtype(dtype))
     y = ops.avg_pool2d(x, **options_of(case), count_include_pad=count_include_pad)
@@ -265,7 +265,7 @@ def test_any_pool_equals_the_loop(pool, special, count_include_pad):
 # --- gradients, out, dtypes --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("case", WINDOWS, ids=str)
+@pytest.mark.parametrize("case", WINDOWS)
 def test_max_pool_gradients_agree_with_numerical_ones(case):
     x = values((2, *case[0], CHANNELS))  # multiples of 1/8, much farther apart than the step of 1e-5
     y, argmax = ops.max_pool2d(x, **options_of(case))
@@ -276,7 +276,7 @@ def test_max_pool_gradients_agree_with_numerical_ones(case):
 
 
 @pytest.mark.parametrize("count_include_pad", [True, False])
-@pytest.mark.parametrize("case", WINDOWS, ids=str)
+@pytest.mark.parametrize("case", WINDOWS)
 def test_avg_pool_gradients_agree_with_numerical_ones(case, count_include_pad):
     options = options_of(case) | dict(count_include_pad=count_include_pad)
     x = values((2, *case[0], CHANNELS))

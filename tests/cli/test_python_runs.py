@@ -92,7 +92,6 @@ def test_the_last_or_best_checkpoint_is_explained_and_exported(run, capsys, tmp_
         {"plateau": "0,threshold=0.9,watch=train_loss"},
         {"clip": 0.01, "ema": 0.9, "accumulate": 3},
     ],
-    ids=str,
 )
 def test_python_runs_are_resumed_with_the_same_bits(tmp_path, capsys, options):
     _, test = train(tmp_path / "uninterrupted", **options, test=gc.data.load("digits")[1])

@@ -13,7 +13,7 @@ from tests.tolerance import assert_within
 
 
 @pytest.mark.parametrize(
-    "outputs", [dict(out="dy", dw="w"), dict(out="x"), dict(dw="x"), dict(db="dy"), dict(db="mask")], ids=str
+    "outputs", [dict(out="dy", dw="w"), dict(out="x"), dict(dw="x"), dict(db="dy"), dict(db="mask")]
 )
 def test_backward_may_write_over_its_inputs(device, outputs):
     """outputs: the outputs, each with the input whose memory it overwrites. The gradients must be those of the inputs

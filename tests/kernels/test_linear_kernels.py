@@ -24,7 +24,7 @@ def arguments(op, rng, shape, dtype):
 
 
 @pytest.mark.parametrize("op", OPS)
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_linear_ops_agree_with_the_oracle(device, rng, op, shape, dtype):
     arrays = arguments(op, rng, shape, dtype)

@@ -116,7 +116,7 @@ def test_a_matrix_is_added_to_a_product(device, rng, depth_first, columns):
 
 
 @pytest.mark.parametrize("precision", ["tf32", "bfloat16"])
-@pytest.mark.parametrize("shape", [(130, 70), (5, 9100), (48, 3, 3, 20), (7, 9)], ids=str)
+@pytest.mark.parametrize("shape", [(130, 70), (5, 9100), (48, 3, 3, 20), (7, 9)])
 def test_tensor_cores_multiply_and_round_as_the_oracle(device, rng, shape, precision):
     """The rate is so high that the rounding of the parameters does not matter."""
     on_host = [[rng.standard_normal(shape).astype(np.float32)] for _ in range(3)]
@@ -132,7 +132,7 @@ def test_tensor_cores_multiply_and_round_as_the_oracle(device, rng, shape, preci
     assert error < difference / 10  # a sum close to the midpoint of two 16-bit numbers may be rounded the other way
 
 
-@pytest.mark.parametrize("shape", [(48, 3, 3, 20), (160, 40), (6, 6)], ids=str)
+@pytest.mark.parametrize("shape", [(48, 3, 3, 20), (160, 40), (6, 6)])
 def test_five_steps_in_bfloat16_bring_the_singular_values_near_one_as_in_the_oracle(device, rng, shape):
     on_host = [[rng.standard_normal(shape).astype(np.float32)] for _ in range(3)]
     directions = []

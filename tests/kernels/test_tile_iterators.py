@@ -145,7 +145,7 @@ def test_iterators_give_addresses_past_two_to_the_31(device, rng):
 
 @directions
 @arithmetics
-@pytest.mark.parametrize("case", WITH_TAP_TABLE, ids=str)
+@pytest.mark.parametrize("case", WITH_TAP_TABLE)
 def test_convolutions_with_iterators_agree_with_the_oracle(device, op, arithmetic, case):
     dtype, tf32_option = dtype_and_options(arithmetic)
     assert_right(op, device, case, dtype, algo="mma-64x64", **tf32_option)

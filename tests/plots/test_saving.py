@@ -64,7 +64,6 @@ def test_the_error_of_a_failed_save_names_the_path(tmp_path, monkeypatch):
         (OSError(28, "No space left on device", "x.png"), "x.png: No space left on device"),
         (MemoryError(), "MemoryError: "),
     ],
-    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
 )
 def test_any_error_while_drawing_is_one_line(error, message, tmp_path):
     def make():

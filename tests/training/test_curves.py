@@ -29,9 +29,7 @@ def test_missing_matplotlib_is_logged_once(tmp_path, monkeypatch, caplog):
 
 @pytest.mark.usefixtures("pictures")
 @pytest.mark.parametrize(
-    "error",
-    [ValueError("backend"), KeyError("font"), DeprecationWarning("old"), OSError(28, "full"), MemoryError()],
-    ids=lambda error: type(error).__name__,
+    "error", [ValueError("backend"), KeyError("font"), DeprecationWarning("old"), OSError(28, "full"), MemoryError()]
 )
 def test_curves_that_cannot_be_drawn_are_logged_once_and_do_not_end_the_run(error, tmp_path, monkeypatch, caplog):
     def broken(*_):

@@ -49,7 +49,7 @@ def test_the_error_names_the_step_of_nan_if_the_shares_of_the_steps_parts_do_not
         trainer.fit(batches, epochs=1, progress=False)
 
 
-@pytest.mark.parametrize("parts", [{"accumulate": 2}, {"shards": 2}, {"accumulate": 2, "shards": 2}], ids=str)
+@pytest.mark.parametrize("parts", [{"accumulate": 2}, {"shards": 2}, {"accumulate": 2, "shards": 2}])
 def test_the_error_names_the_step_of_nan_in_one_part_though_later_losses_are_finite(parts):
     step = parts.get("accumulate", 1)
     batches = [(np.full((2, 2, 2, 1), number + 0.5, np.float32), np.array([0, 1])) for number in range(6 * step)]

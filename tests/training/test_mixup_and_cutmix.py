@@ -20,7 +20,7 @@ def loader(data=None, augmentation=MIXUP, batch_size=5, **options):
     return Loader(data, batch_size, normalization=normalization, augmentation=augmentation, seed=3, **options)
 
 
-@pytest.mark.parametrize("augmentation", [MIXUP, CUTMIX], ids=str)
+@pytest.mark.parametrize("augmentation", [MIXUP, CUTMIX])
 def test_digits_are_learned_from_mixed_images(augmentation):
     train, test = digits.load()
     net = Sequential([Input((8, 8, 1)), Flatten(), Linear(10)], seed=1)
@@ -68,8 +68,8 @@ def test_losses_that_take_no_probabilities_are_refused_before_training(options, 
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("augmentation", [MIXUP, CUTMIX], ids=str)
-@pytest.mark.parametrize("options", [{"shards": 2}, {"accumulate": 2}, {"shards": 2, "accumulate": 2}], ids=str)
+@pytest.mark.parametrize("augmentation", [MIXUP, CUTMIX])
+@pytest.mark.parametrize("options", [{"shards": 2}, {"accumulate": 2}, {"shards": 2, "accumulate": 2}])
 def test_mixed_batches_may_be_sharded_and_accumulated(augmentation, options):
     """A loader and a list of the same mixed batches give the same bits, and the devices agree up to rounding."""
     weights = {}

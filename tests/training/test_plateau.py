@@ -31,7 +31,7 @@ def test_an_accuracy_improves_by_rising():
 
 
 @pytest.mark.parametrize("watch", ["validation_loss", "validation_accuracy"])
-@pytest.mark.parametrize("options", [{}, {"patience": 0}, {"patience": 2, "factor": 0.3}, {"threshold": 0.2}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"patience": 0}, {"patience": 2, "factor": 0.3}, {"threshold": 0.2}])
 def test_the_rate_agrees_with_pytorch(watch, options):
     torch = pytest.importorskip("torch")
     mode = "max" if watch.endswith("accuracy") else "min"

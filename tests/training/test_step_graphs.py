@@ -107,7 +107,7 @@ def test_replayed_steps_have_the_same_bits_with_groups_and_their_schedules(captu
 
 
 @devices
-@pytest.mark.parametrize("augmentation", [Augmentation(mixup=0.4), Augmentation(cutmix=1, flip=True)], ids=str)
+@pytest.mark.parametrize("augmentation", [Augmentation(mixup=0.4), Augmentation(cutmix=1, flip=True)])
 def test_replayed_steps_have_the_same_bits_with_mixed_batches(captures, device, augmentation):
     plain = loader(batch_size=2, device=device)
     same_with_and_without_graph(
@@ -117,7 +117,7 @@ def test_replayed_steps_have_the_same_bits_with_mixed_batches(captures, device, 
 
 
 @devices
-@pytest.mark.parametrize("options", [{"clip": 0.1}, {"clip": "value:0.01"}, {"ema": 0.9}, {"accumulate": 3}], ids=str)
+@pytest.mark.parametrize("options", [{"clip": 0.1}, {"clip": "value:0.01"}, {"ema": 0.9}, {"accumulate": 3}])
 def test_replayed_steps_have_the_same_bits_with_clipping_averages_and_accumulation(captures, device, options):
     count, batch_size = (25, 1) if "accumulate" in options else (22, 2)  # an epoch has at least 8 steps of equal size
     train = loader(count, batch_size, device)

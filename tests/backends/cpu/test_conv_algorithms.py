@@ -56,7 +56,7 @@ def test_every_algorithm_agrees_with_the_definition(algorithm, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "case", [pytest.param(case, marks=[pytest.mark.slow] if case.c >= 256 else []) for case in REAL], ids=str
+    "case", [pytest.param(case, marks=[pytest.mark.slow] if case.c >= 256 else []) for case in REAL]
 )
 def test_shapes_of_real_nets_in_float32_agree_with_float64(case):
     arrays = random_arrays(case, np.float32)
