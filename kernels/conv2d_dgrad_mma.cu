@@ -3,6 +3,9 @@
 // Formula, layouts, grid, phases and macros are those of conv2d_dgrad.cu; the main loop is that of gemm_mma.cuh. The filters' lines
 // run along the channels, not along the depth. 16-bit filters are therefore transposed when they are read. With 32-bit
 // filters the columns of four products are interleaved (mma_tile.cuh).
+//
+// Limits: those of conv2d_dgrad.cu.
+// Floor: dx, dy and w once; 2 R S K / groups / stride^2 FLOPs per number of dx.
 
 #include "gemm_mma.cuh"
 

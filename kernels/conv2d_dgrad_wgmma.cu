@@ -2,6 +2,9 @@
 //
 // Formula, layouts, splits, phases and macros are those of conv2d_dgrad.cu, the main loop that of gemm_wgmma.cuh. The lines of dy
 // run along the depth: K-major. The filters' lines run along the channels: MN-major.
+//
+// Limits: those of conv2d_dgrad.cu.
+// Floor: dx, dy and w once; 2 R S K / groups / stride^2 FLOPs per number of dx.
 
 #include "gemm_wgmma.cuh"
 

@@ -3,8 +3,9 @@
 // Formula, layouts, phases and macros are those of conv2d_dgrad.cu, the main loop that of gemm_wgmma.cuh. The blocks of a cluster
 // share the filters as in conv2d_fprop_wgmma_cluster.cu.
 //
-// Grid: (clusters x CLUSTER, splits). The scheduler counts a cluster's tiles as one. filters: the tensor map of w. VECTOR_C and
-// VECTOR_K are 8.
+// Grid: (clusters x CLUSTER, splits). The scheduler counts a cluster's tiles as one. filters: the tensor map of w.
+// Limits: those of conv2d_dgrad.cu, and VECTOR_C and VECTOR_K are 8.
+// Floor: dx, dy and w once; 2 R S K / groups / stride^2 FLOPs per number of dx.
 
 #include "gemm_wgmma.cuh"
 

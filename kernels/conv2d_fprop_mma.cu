@@ -2,6 +2,8 @@
 //
 // Formula, layouts, grid and macros are those of conv2d_fprop.cu, the main loop that of gemm_mma.cuh. The lines of both operands
 // run along the depth, so tiles are copied and read without a transposition.
+//
+// Limits: those of conv2d_fprop.cu. Floor: x, w and y once; 2 R S C / groups FLOPs per output.
 
 #include "gemm_mma.cuh"
 

@@ -5,8 +5,9 @@
 // filters for all blocks (multicast_iterator.cuh). If the number of tiles down is not a multiple of CLUSTER, the last
 // blocks have no rows: they multiply zeros and store no output. With MOMENTS they store moments whose count is 0.
 //
-// Grid: (clusters x CLUSTER, splits). The scheduler counts a cluster's tiles as one. filters: the tensor map of w. VECTOR_C and
-// VECTOR_K are 8.
+// Grid: (clusters x CLUSTER, splits). The scheduler counts a cluster's tiles as one. filters: the tensor map of w.
+// Limits: those of conv2d_fprop.cu, and VECTOR_C and VECTOR_K are 8.
+// Floor: x, w and y once; 2 R S C / groups FLOPs per output.
 
 #include "gemm_wgmma.cuh"
 

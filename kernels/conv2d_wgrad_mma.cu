@@ -4,6 +4,8 @@
 // (dy) holds one pixel's filters, a line of B (x) one pixel's taps, so no line runs along the depth. 16-bit numbers are
 // therefore transposed when they are read. With 32-bit numbers the rows and columns of four products are interleaved
 // (mma_tile.cuh). Each thread sums db over the elements that it copied to shared memory.
+//
+// Limits: those of conv2d_wgrad.cu. Floor: dy, x and dw once; 2 N P Q FLOPs per number of dw.
 
 #include "gemm_mma.cuh"
 

@@ -3,6 +3,8 @@
 // Formula, layouts, splits and macros are those of conv2d_wgrad.cu, the main loop that of gemm_wgmma.cuh. A line of A
 // (dy) holds one pixel's filters, a line of B (x) one pixel's taps. The depth runs from line to line, so both operands
 // are MN-major. The threads that copy dy also sum db from it.
+//
+// Limits: those of conv2d_wgrad.cu. Floor: dy, x and dw once; 2 N P Q FLOPs per number of dw.
 
 #include "gemm_wgmma.cuh"
 

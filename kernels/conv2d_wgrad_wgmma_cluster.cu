@@ -6,8 +6,9 @@
 // from dy. If the number of tiles across is not a multiple of CLUSTER, the last blocks have no columns: they multiply
 // zeros and store nothing.
 //
-// Grid: (clusters x CLUSTER, splits). The scheduler counts a cluster's tiles as one. gradients: the tensor map of dy. VECTOR_C and
-// VECTOR_K are 8.
+// Grid: (clusters x CLUSTER, splits). The scheduler counts a cluster's tiles as one. gradients: the tensor map of dy.
+// Limits: those of conv2d_wgrad.cu, and VECTOR_C and VECTOR_K are 8.
+// Floor: dy, x and dw once; 2 N P Q FLOPs per number of dw.
 
 #include "gemm_wgmma.cuh"
 
