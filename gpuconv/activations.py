@@ -30,7 +30,7 @@ class Activation:
         return "".join(part.title() for part in self.name.split("_"))
 
     def apply(self, ops: ModuleType, x: ArrayT, out: ArrayT | None = None) -> ArrayT:
-        """Its output. ops: the module with the op and its backward."""
+        """The activation of x. ops: the module with the op and its backward."""
         return getattr(ops, self.name)(x, **self.options, out=out)
 
     def apply_backward(self, ops: ModuleType, dy: ArrayT, x: ArrayT) -> ArrayT:

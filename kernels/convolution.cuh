@@ -42,7 +42,7 @@ constexpr int32 OUTSIDE = -(1 << 30);  // a coordinate that stays negative after
 
 // One of the stride_h * stride_w sets of input pixels whose coordinates are equal modulo the stride. The same taps read all of
 // them, from neighboring windows: within a phase the gradient is a dense convolution of stride 1. Tap r reads pixel h if the
-// stride divides h + top - r * dilation. These taps are a first one and every tap_step-th after it.
+// stride divides h + top - r * dilation. Such taps are tap_step apart.
 struct Phase {
     struct Axis {
         int32 pixel, tap, taps, window;  // the first pixel and tap, the number of taps, the window with that tap on that pixel

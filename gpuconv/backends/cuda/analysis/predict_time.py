@@ -58,8 +58,8 @@ class Terms:
 
     launch: the number of launches, 1. block: thread blocks of the busiest multiprocessor, or the mean of all
     multiprocessors (see `terms`). instruction, hmma: what a scheduler of a multiprocessor with so many blocks issues in
-    the main loop. reduction: thread blocks of the split-K reduction, if they compute 32 outputs each, as in the H200's
-    first record. It is 0 for today's kernel, with 1024 outputs per block, whose time follows from its bytes.
+    the main loop. reduction: thread blocks of the split-K reduction, if they compute 32 outputs each. It is 0 for
+    blocks of 1024 outputs: their time follows from their bytes.
     """
 
     launch: float
