@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from gpuconv.backends.cuda import emulator
-from gpuconv.backends.cuda.runtime.rows import rows_of, rows_to_sum
+from gpuconv.backends.cuda.ops.conv import rows_to_sum
+from gpuconv.backends.cuda.runtime.rows import rows_of
 
 
 @pytest.mark.parametrize(

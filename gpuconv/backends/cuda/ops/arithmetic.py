@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from gpuconv.backends.cuda.runtime.grids import THREADS, flat_grid
 from gpuconv.backends.cuda.runtime.kernel import load
 from gpuconv.backends.cuda.runtime.outputs import buffer, pack_width, store
-from gpuconv.backends.cuda.runtime.rows import copy_rows, launch_by_rows, rows_of
+from gpuconv.backends.cuda.runtime.rows import grid_over_rows, rows_of
 from gpuconv.backends.cuda.runtime.scalars import device_scalar
 from gpuconv.integers import ceil_div
-from gpuconv.types import ArrayT, Scalar
+from gpuconv.types import Array, ArrayT, Scalar
 
 
 def _map(name: str, out: ArrayT | None, inputs: tuple[ArrayT, ...], *scalars: object) -> ArrayT:
@@ -26,8 +28,22 @@ def _map(name: str, out: ArrayT | None, inputs: tuple[ArrayT, ...], *scalars: ob
     else:
         flat, pitches = zip(*map(rows_of, arrays))
         steps = tuple(pitch if array.shape == first.shape else 0 for array, pitch in zip(arrays, pitches))
-        launch_by_rows(f"{name}_rows", first.shape, flat, steps, *scalars)
+        _launch_by_rows(f"{name}_rows", first.shape, flat, steps, *scalars)
     return store(y, out)
+
+
+def _launch_by_rows(
+    kernel: str, shape: tuple[int, ...], arrays: tuple[Array, ...], pitches: tuple[int, ...], *scalars: object
+) -> None:
+    """Launch a kernel(arrays..., rows, packs, pitches..., scalars...) over the rows of the last axis;
+    the kernel's pitches are in packs."""
+    if not arrays[0].size:
+        return
+    length = shape[-1] if shape else 1
+    rows, width = math.prod(shape[:-1]), pack_width(arrays[0].dtype, *arrays, count=math.gcd(length, *pitches))
+    packs = length // width
+    run = load("arithmetic.cu", {"DTYPE": arrays[0].dtype, "WIDTH": width}).kernel(kernel)
+    run(*grid_over_rows(rows, packs), *arrays, rows, packs, *(pitch // width for pitch in pitches), *scalars)
 
 
 def add(a: ArrayT, b: ArrayT, *, out: ArrayT | None) -> ArrayT:
@@ -36,7 +52,8 @@ def add(a: ArrayT, b: ArrayT, *, out: ArrayT | None) -> ArrayT:
 
 def copy(x: ArrayT, *, out: ArrayT | None) -> ArrayT:
     y = buffer(out, x.shape, x.dtype, like=x, pitched=True)
-    copy_rows(y, x)
+    (to, y_pitch), (source, x_pitch) = rows_of(y), rows_of(x)
+    _launch_by_rows("copy_rows", x.shape, (to, source), (y_pitch, x_pitch))
     return store(y, out)
 
 

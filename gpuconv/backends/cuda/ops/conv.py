@@ -14,6 +14,7 @@ from gpuconv.backends.cuda.gemm.plan import Plan
 from gpuconv.backends.cuda.gemm.product import ACTIVATIONS, Product
 from gpuconv.backends.cuda.gemm.tuner import plan_of_name, plan_without_timing
 from gpuconv.backends.cuda.ops import depthwise
+from gpuconv.backends.cuda.ops.arithmetic import copy
 from gpuconv.backends.cuda.ops.column_reduce import distribute, finish_grid, partials, width_of
 from gpuconv.backends.cuda.ops.conv_struct import expect_within_limits, fits_tap_table, packed
 from gpuconv.backends.cuda.ops.pool import launch_over_packs
@@ -21,7 +22,7 @@ from gpuconv.backends.cuda.runtime.grids import THREADS
 from gpuconv.backends.cuda.runtime.kernel import load
 from gpuconv.backends.cuda.runtime.new_arrays import empty
 from gpuconv.backends.cuda.runtime.outputs import buffer, contiguous, contiguous_copy, pack_width, pitch_of, store
-from gpuconv.backends.cuda.runtime.rows import copied_rows, rows_of, rows_to_sum
+from gpuconv.backends.cuda.runtime.rows import rows_of
 from gpuconv.few_channels import few_channels_smem_bytes
 from gpuconv.problems import DIRECTIONS, PLAIN, Conv2dProblem, Epilogue, Pool2dProblem
 from gpuconv.types import Array, ArrayT
@@ -237,13 +238,28 @@ def _gradient_before_mask(dy: ArrayT, mask: Array | None, problem: Conv2dProblem
     return dz
 
 
+def rows_to_sum(array: ArrayT, count: int = 0) -> tuple[ArrayT, int]:
+    """Like `rows_of`, for a kernel whose order of sums depends on the pack width: a slice is copied if only the copy
+    allows wide packs, so that it gives the same bits as a contiguous array. count: another number that a wide pack's
+    width must divide."""
+    flat, pitch = rows_of(array)
+    dense = array.shape[-1]
+    if pitch == dense:
+        return flat, pitch
+    wide = 16 // array.itemsize
+    copy_is_wide = dense % wide == 0 and count % wide == 0
+    if copy_is_wide and pack_width(flat.dtype, flat, count=pitch) == 1:
+        return copy(array, out=None), dense
+    return flat, pitch
+
+
 def _rows_with_tap_table(array: ArrayT, problem: Conv2dProblem, channels: int) -> tuple[ArrayT, int]:
     """The result of `rows_to_sum`, or a contiguous copy if the array's pitch is too large for the kernels' tap table.
 
     array: x, or the gradient of the convolution's own output. channels: C or K."""
     flat, pitch = rows_to_sum(array, channels // problem.groups)
     if pitch > channels and fits_tap_table(problem, 1) and not fits_tap_table(problem, 1, pitch):
-        return copied_rows(array), channels
+        return copy(array, out=None), channels
     return flat, pitch
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from gpuconv.backends.cuda.gemm.product import ACTIVATIONS
 from gpuconv.backends.cuda.ops.column_reduce import MAP_STEPS, Columns, distribute, finish_grid, partials, width_of
-from gpuconv.backends.cuda.ops.conv import conv2d_dgrad_sums, conv2d_moments
+from gpuconv.backends.cuda.ops.conv import conv2d_dgrad_sums, conv2d_moments, rows_to_sum
 from gpuconv.backends.cuda.ops.conv_struct import expect_within_limits
 from gpuconv.backends.cuda.runtime.grids import THREADS
 from gpuconv.backends.cuda.runtime.kernel import Module, load
@@ -16,7 +16,7 @@ from gpuconv.backends.cuda.runtime.limits import WARP
 from gpuconv.backends.cuda.runtime.new_arrays import empty
 from gpuconv.backends.cuda.runtime.outputs import buffer, contiguous, pack_width, put_back, store
 from gpuconv.backends.cuda.runtime.replaced_files import until_replaced
-from gpuconv.backends.cuda.runtime.rows import rows_of, rows_to_sum
+from gpuconv.backends.cuda.runtime.rows import rows_of
 from gpuconv.dtypes import accumulation_dtype
 from gpuconv.integers import ceil_div
 from gpuconv.problems import Conv2dProblem, Epilogue

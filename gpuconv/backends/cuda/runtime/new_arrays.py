@@ -30,12 +30,12 @@ def asarray(x: np.ndarray, *, like: ArrayT) -> ArrayT:
     return _array_module(like).asarray(x)
 
 
-def span(array: Array, count: int) -> Array:
+def span(array: ArrayT, count: int) -> ArrayT:
     """A flat view of the `count` numbers that begin at an array's first; all must lie in the array's allocation."""
     return strided(array, (count,), (1,))
 
 
-def strided(array: Array, shape: tuple[int, ...], strides: tuple[int, ...]) -> Array:
+def strided(array: ArrayT, shape: tuple[int, ...], strides: tuple[int, ...]) -> ArrayT:
     """A view of the memory that begins at an array's first number; all of it must lie in the array's allocation.
     strides: in numbers."""
     in_bytes = tuple(stride * array.dtype.itemsize for stride in strides)
