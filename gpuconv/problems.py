@@ -146,12 +146,7 @@ class Conv2dProblem:
         return self.groups == 1 and 1 <= self.c <= MOST_FEW_CHANNELS and self.r * self.s > 1
 
     def pooled_shape(self, pool: int) -> tuple[int, int, int, int]:
-        """The shape of y after a max pool of `pool` x `pool` windows; `pool` is 1 or 2. Raises ValueError for another
-        `pool` and for maps that are too small."""
-        if integer("pool", pool, 1) > 2:
-            raise ValueError(f"pool must be 1 (none) or 2 (2 x 2 windows), received {pool}")
-        if min(self.p, self.q) < pool:
-            raise ValueError(f"a pool of 2 x 2 windows needs maps of at least 2 x 2, received {self.p} x {self.q}")
+        """The shape of y after a max pool of `pool` x `pool` windows; `pool` is 1 or 2."""
         return self.n, self.p // pool, self.q // pool, self.k
 
     def mask_shape(self, pool: int) -> tuple[int, int, int, int]:

@@ -8,7 +8,7 @@ from gpuconv.activations import ACTIVATIONS
 from gpuconv.backends import backend_of
 from gpuconv.names import canonical
 from gpuconv.ops.check_cache import remembered
-from gpuconv.ops.conv.expect import forward_problem
+from gpuconv.ops.conv.expect import expect_pool, forward_problem
 from gpuconv.ops.expect import expect_conv_algorithm, expect_out
 from gpuconv.ops.overlap import copy_if_overlapping
 from gpuconv.ops.registry import op
@@ -96,7 +96,7 @@ def _check_conv2d_relu(
     **window: Unpack[Window],
 ) -> tuple[Conv2dProblem, Epilogue, str, bool]:
     problem = forward_problem(x, w, bias, **window)
-    expect_out(out, problem.pooled_shape(pool), x.dtype)
+    expect_out(out, expect_pool(pool, problem), x.dtype)
     if activation is not None:
         activation = canonical("activation of conv2d_relu", activation, ["relu", *_SAVE_INPUT])
     saves_input = activation in _SAVE_INPUT

@@ -8,6 +8,7 @@ from typing import Unpack
 from gpuconv.arguments import flag, integer
 from gpuconv.backends import backend_of
 from gpuconv.ops.check_cache import remembered
+from gpuconv.ops.conv.expect import expect_pool
 from gpuconv.ops.expect import (
     expect_accumulate,
     expect_activation,
@@ -258,7 +259,7 @@ def _pooled_problem(
     before = expect_volume_shape("input_shape", input_shape)
     filters, groups = before[3], integer("groups", groups, 1)
     problem = Conv2dProblem.of(before, (filters, 1, 1, filters // groups), groups=groups)
-    pooled = problem.pooled_shape(2)
+    pooled = expect_pool(2, problem)
     if pooled != x.shape:
         raise ValueError(f"a 2 x 2 pool of input_shape {before} gives {pooled}, but x has shape {x.shape}")
     expect_mask(mask, problem, 2)

@@ -8,7 +8,7 @@ from typing import Unpack
 from gpuconv.arguments import number
 from gpuconv.backends import backend_of
 from gpuconv.ops.check_cache import remembered
-from gpuconv.ops.conv.expect import forward_problem
+from gpuconv.ops.conv.expect import expect_pool, forward_problem
 from gpuconv.ops.expect import expect_activation, expect_conv_algorithm, expect_disjoint, expect_out, expect_writable
 from gpuconv.ops.norm.expect import expect_addend, expect_channel_vectors
 from gpuconv.ops.overlap import copy_if_overlapping
@@ -144,7 +144,7 @@ def _check_conv2d_batch_norm(
 ) -> tuple[Conv2dProblem, Epilogue, str, bool]:
     problem = forward_problem(x, w, bias, **window)
     expect_channel_vectors(x, problem.k, gamma=gamma, beta=beta, running_mean=running_mean, running_var=running_var)
-    shape = problem.pooled_shape(pool)
+    shape = expect_pool(pool, problem)
     if math.prod(shape[:3]) < 2:
         raise ValueError(f"batch statistics need more than one value for each filter, received maps of {shape}")
     expect_addend(addend, shape, x.dtype)

@@ -59,6 +59,7 @@ REFUSALS = [
     (ops.conv2d, [X, W, zeros(6, dtype=float)], {}, TypeError, "received x float32, w float32, bias float64"),
     (ops.conv2d, [X, W], {"out": Y[:1]}, ValueError, "out must have shape (2, 3, 6, 6)"),
     (ops.conv2d_relu, [X, W], {"pool": 3}, ValueError, "pool must be 1 (none) or 2 (2 x 2 windows), received 3"),
+    (ops.conv2d_relu, [X, W], {"pool": 0}, ValueError, "pool must be at least 1, received 0"),
     (ops.conv2d_relu, [X, W], {"pool": 2, "stride": 3}, ValueError, "needs maps of at least 2 x 2, received 1 x 2"),
     (ops.conv2d_relu, [X, W], {"pool": 2, "out": Y}, ValueError, "out must have shape (2, 1, 3, 6)"),
     (ops.conv2d_relu, [X, W], {"activation": "sigmoid"}, ValueError, "unknown activation of conv2d_relu 'sigmoid'"),
