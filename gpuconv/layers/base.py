@@ -90,7 +90,7 @@ class Layer(Stateful["Layer"]):
     name: str | None = None
     frozen: bool | str | tuple[str, ...] = Frozen()  # type: ignore[assignment]
 
-    def __init_subclass__(cls, base: bool = False, **options: Any) -> None:
+    def __init_subclass__(cls, base: bool = False, **options: object) -> None:
         """base: whether the class is only a base of layers, so that no config can name it."""
         super().__init_subclass__(**options)
         if not base:

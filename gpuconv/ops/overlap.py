@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from itertools import combinations
-from typing import Any
+from typing import Any, TypeVarTuple
 
 import numpy as np
 
@@ -18,6 +18,9 @@ Range = tuple[int, int]
 _ANYWHERE = 0, 1 << 64
 
 
+Arrays = TypeVarTuple("Arrays")  # each of them an array or None
+
+
 class Written(list[tuple[Array, int, int]]):
     """Outputs, each with the ends of its address range, computed once."""
 
@@ -27,22 +30,22 @@ def written(outputs: Iterable[Array | None]) -> Written:
 
 
 def copy_if_overlapping(
-    outputs: Written | Sequence[Array | None], *inputs: Array | None, in_place: bool | Array | None = False
-) -> list[Any]:
+    outputs: Written | Sequence[Array | None], *inputs: *Arrays, in_place: bool | Array | None = False
+) -> tuple[*Arrays]:
     """The inputs of an op, each one copied if it shares memory with an output.
 
     in_place: whether an output may be an input itself, because the op reads each element before it writes it; or the
     output of which this is true.
     """
     found = outputs if isinstance(outputs, Written) else written(outputs)
-    results = list(inputs)
-    for index, x in enumerate(inputs if found else ()):
+    results: tuple[Any, ...] = inputs
+    for index, x in enumerate(results if found else ()):
         if x is None:
             continue
         begin, end = _range(x)
         for output, first, last in found:
             if begin < last and first < end and _clash(x, output, in_place):
-                results[index] = copy_of(x)
+                results = (*results[:index], copy_of(x), *results[index + 1 :])
                 break
     return results
 

@@ -77,13 +77,13 @@ def _pool_shape(
     return empty_volume(x, *x.shape[:2], p, q)
 
 
-def _max_pool_shape(x: Tensor, *window: Any) -> tuple[Tensor, Tensor]:
+def _max_pool_shape(x: Tensor, *window: Sequence[int]) -> tuple[Tensor, Tensor]:
     y = _pool_shape(x, *window)
     return y, torch.empty_like(y, dtype=torch.uint8)
 
 
 @operator("max_pool2d", f"(Tensor x, {_POOL}) -> (Tensor, Tensor)", _max_pool_shape)
-def _max_pool2d(x: Tensor, *window: Any) -> tuple[Tensor, Tensor]:
+def _max_pool2d(x: Tensor, *window: Sequence[int]) -> tuple[Tensor, Tensor]:
     y, argmax = run(ops.max_pool2d, nhwc(x), **_pool_options(*window))
     if argmax.dtype != torch.uint8:
         raise ValueError(f"a window of a max pool has at most 256 pixels, received kernel_size {window[0]}")
@@ -95,7 +95,7 @@ def _max_pool2d(x: Tensor, *window: Any) -> tuple[Tensor, Tensor]:
     f"(Tensor dy, Tensor argmax, SymInt[] input_shape, {_POOL}) -> Tensor",
     lambda dy, argmax, input_shape, *window: empty_volume(dy, *input_shape),
 )
-def _max_pool2d_backward(dy: Tensor, argmax: Tensor, input_shape: Sequence[int], *window: Any) -> Tensor:
+def _max_pool2d_backward(dy: Tensor, argmax: Tensor, input_shape: Sequence[int], *window: Sequence[int]) -> Tensor:
     n, c, h, w = input_shape
     options = _pool_options(*window) | dict(input_shape=(n, h, w, c))
     return nchw(run(ops.max_pool2d_backward, nhwc(dy), nhwc(argmax), **options))

@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from gpuconv.parallel import Ranks
 from gpuconv.training import fit_loaders
 from gpuconv.training.running_metrics import Totals
 from gpuconv.training.tta import TTA, averaged_scores
-from gpuconv.types import Array
+from gpuconv.types import Array, Record
 
 if TYPE_CHECKING:
     from gpuconv.training.protocols import DataLike, LossLike, MetricLike
@@ -47,7 +47,7 @@ class Evaluation:
     accuracy: float
     samples: int
     confusion: np.ndarray | None = None
-    metrics: dict[str, Any] = field(default_factory=dict)
+    metrics: Record = field(default_factory=dict)
 
 
 def evaluate(
@@ -105,7 +105,7 @@ def evaluate(
     if totals is None:
         raise ValueError("there is nothing to evaluate: the loader gave no batch")
     sums = totals.read()
-    results: dict[str, Any] = {name: metric.result() for name, metric in measured.items()}
+    results: Record = {name: metric.result() for name, metric in measured.items()}
     matrix = results.pop(_CONFUSION, None)
     accuracy = sums.accuracy if losses.classifies(criterion) else math.nan
     return Evaluation(sums.loss, accuracy, int(sums.samples), matrix, results)

@@ -14,7 +14,7 @@ from typing import Any
 from gpuconv.checkpoint import CheckpointError, short_json
 from gpuconv.types import Json, Record
 
-Schema = Any
+Schema = Any  # in one of the forms above
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Kind:
     """A kind of value: its description for messages, and a function that tells whether a value is of this kind."""
 
     words: str
-    fits: Callable[[Any], bool]
+    fits: Callable[[Json], bool]
 
 
 TEXT = Kind("text", lambda value: isinstance(value, str))

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from gpuconv.ops import OPS
+from gpuconv.types import Array
 from gpuconv.verify.bounds import Bound
 
 
@@ -75,10 +76,10 @@ def relative_error(expected: Expected, result: object) -> float:
     return float(np.linalg.norm(given - value)) / (float(np.linalg.norm(value)) or 1.0)
 
 
-def results(op: str, arrays: Sequence[Any], returned: object) -> dict[str, Any]:
+def results(op: str, arrays: Sequence[Any], returned: object) -> dict[str, Array]:
     """All results of a call of an op, by name: the arrays that it returned, then those that it changed in place."""
     given = dict(zip(OPS[op].arrays, arrays))
-    found: dict[str, Any] = {}
+    found: dict[str, Array] = {}
     for name in OPS[op].changes:
         if isinstance(given.get(name), (list, tuple)):
             found |= {f"{name}[{index}]": array for index, array in enumerate(given[name])}

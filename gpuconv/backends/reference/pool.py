@@ -47,7 +47,7 @@ def _counts(windows: Windows, count_include_pad: bool) -> np.ndarray:
     if count_include_pad:
         (top, bottom), (left, right) = windows.problem.padding
         counted[:, : top + windows.hw[0] + bottom, : left + windows.hw[1] + right] = 1
-    return sum(counted[tap] for _, _, tap in windows.taps())
+    return np.sum([counted[tap] for _, _, tap in windows.taps()], axis=0)
 
 
 def global_avg_pool2d(x, *, out):

@@ -6,7 +6,6 @@ The cells (r, s) of all windows together are one strided slice of `padded`, call
 """
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 
@@ -28,7 +27,7 @@ class Windows:
         ((top, _), (left, _)), (h, w) = self.problem.padding, self.hw
         return padded[:, top : top + h, left : left + w]
 
-    def taps(self) -> Iterator[tuple[int, int, Any]]:
+    def taps(self) -> Iterator[tuple[int, int, tuple[slice, ...]]]:
         """(r, s) in row-major order, each with the index of the slice (N, P, Q, C) of a padded map that it reads."""
         (stride_h, stride_w), (dilation_h, dilation_w) = self.problem.stride, self.problem.dilation
         p, q = self.count

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 from gpuconv import ops
 from gpuconv.arguments import number
-from gpuconv.training.optimizers.base import Optimizer
+from gpuconv.training.optimizers.base import Common, Optimizer
 from gpuconv.types import Array
 
 
@@ -31,5 +31,5 @@ class Adagrad(Optimizer):
     def slots(self) -> tuple[str, ...]:
         return ("square_sum",)
 
-    def _launch(self, params: Sequence[Array], grads: Sequence[Array], *state: Any, **more: Any) -> None:
+    def _launch(self, params: Sequence[Array], grads: Sequence[Array], *state: Any, **more: Unpack[Common]) -> None:
         ops.adagrad_step(params, grads, *state, lr=self._lr, eps=self.eps, weight_decay=self._weight_decay, **more)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import ClassVar, TypeVar
+from typing import ClassVar, TypedDict, TypeVar, Unpack
 
 import numpy as np
 
@@ -19,6 +19,15 @@ Arrays = Mapping[str, Array]
 T = TypeVar("T")
 
 DECAYS = {"all": 0, "weights": 2}  # choice of what decays -> the smallest rank of a parameter that decays
+
+
+class Common(TypedDict):
+    """The arguments that the ops of all optimizers have in common."""
+
+    masters: Sequence[Array] | None
+    scaling: Array | None
+    averages: Sequence[Array] | None
+    ema: float
 
 
 @dataclass(kw_only=True, eq=False)
@@ -226,14 +235,7 @@ class Optimizer:
         )
 
     def _launch(
-        self,
-        params: Sequence[Array],
-        grads: Sequence[Array],
-        *state: Sequence[Array],
-        masters: Sequence[Array] | None,
-        scaling: Array | None,
-        averages: Sequence[Array] | None,
-        ema: float,
+        self, params: Sequence[Array], grads: Sequence[Array], *state: Sequence[Array], **options: Unpack[Common]
     ) -> None:
         """Call the optimizer's op with these arrays."""
         raise NotImplementedError

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 from gpuconv import ops
 from gpuconv.arguments import number
-from gpuconv.training.optimizers.base import Optimizer
+from gpuconv.training.optimizers.base import Common, Optimizer
 from gpuconv.types import Array
 
 
@@ -36,7 +36,7 @@ class Lion(Optimizer):
     def slots(self) -> tuple[str, ...]:
         return ("exp_avg",)
 
-    def _launch(self, params: Sequence[Array], grads: Sequence[Array], *state: Any, **more: Any) -> None:
+    def _launch(self, params: Sequence[Array], grads: Sequence[Array], *state: Any, **more: Unpack[Common]) -> None:
         ops.lion_step(
             params,
             grads,

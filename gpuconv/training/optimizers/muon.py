@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import InitVar, dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from gpuconv import ops
 from gpuconv.arguments import integer, number
 from gpuconv.names import canonical
 from gpuconv.newton_schulz import MATMUL_PRECISIONS, MOST_NEWTON_SCHULZ
-from gpuconv.training.optimizers.base import Arrays, Optimizer, expect_nesterov
+from gpuconv.training.optimizers.base import Arrays, Common, Optimizer, expect_nesterov
 from gpuconv.types import Array
 
 
@@ -81,7 +81,7 @@ class Muon(Optimizer):
     def slots(self) -> tuple[str, ...]:
         return ("velocity",)
 
-    def _launch(self, params: Sequence[Array], grads: Sequence[Array], *state: Any, **more: Any) -> None:
+    def _launch(self, params: Sequence[Array], grads: Sequence[Array], *state: Any, **more: Unpack[Common]) -> None:
         ops.muon_step(
             params,
             grads,

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 from gpuconv import ops
 from gpuconv.arguments import number
-from gpuconv.training.optimizers.base import Optimizer, expect_nesterov
+from gpuconv.training.optimizers.base import Common, Optimizer, expect_nesterov
 from gpuconv.types import Array
 
 
@@ -34,7 +34,7 @@ class SGD(Optimizer):
     def slots(self) -> tuple[str, ...]:
         return ("velocity",) if self.momentum else ()
 
-    def _launch(self, params: Sequence[Array], grads: Sequence[Array], *state: Any, **more: Any) -> None:
+    def _launch(self, params: Sequence[Array], grads: Sequence[Array], *state: Any, **more: Unpack[Common]) -> None:
         ops.sgd_step(
             params,
             grads,

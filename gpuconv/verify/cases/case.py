@@ -47,7 +47,7 @@ def normal(rng: np.random.Generator, shape: int | Shape, dtype: DTypeLike) -> np
     return np.asarray(rng.standard_normal(shape), dtype)
 
 
-def normal_arrays(*shapes: Any, **options: Any) -> Make:
+def normal_arrays(*shapes: int | Shape | None, **options: object) -> Make:
     """The arguments of an op that takes arrays of normally distributed numbers. shapes: None for an absent array."""
     return lambda rng, dtype: ([None if shape is None else normal(rng, shape, dtype) for shape in shapes], options)
 

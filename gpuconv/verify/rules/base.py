@@ -12,7 +12,7 @@ from gpuconv.types import Options
 from gpuconv.verify.bounds import accumulation, rounding
 from gpuconv.verify.compare import Expected, results
 
-Arrays = Sequence[Any]
+Arrays = Sequence[Any]  # arrays, lists of arrays, and None
 Rule = Callable[[str, Arrays, Options, np.dtype], list[Expected]]
 
 

@@ -6,10 +6,10 @@ import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 from gpuconv.arguments import integer, seed_value
 from gpuconv.system.processor import available_cores
+from gpuconv.types import Options
 
 SANITIZERS = ("none", "checked", "address")
 MOST_WORKERS = 1024  # the system may refuse to start tens of thousands of threads, which ends the process
@@ -42,7 +42,7 @@ class Settings:
 
 
 def _from_environment() -> Settings:
-    values: dict[str, Any] = {"workers": min(available_cores(), MOST_WORKERS)}
+    values: Options = {"workers": min(available_cores(), MOST_WORKERS)}
     for name, read in (("seed", _whole_number), ("sanitize", str), ("workers", _whole_number)):
         variable = f"GPUCONV_EMULATOR_{name.upper()}"
         if text := os.environ.get(variable):
@@ -90,7 +90,7 @@ def configure(
     Raises ValueError for an invalid value, and TypeError for a seed or workers that are no integers."""
     global _current
     before = settings()
-    arguments: dict[str, Any] = {"seed": seed, "sanitize": sanitize, "workers": workers}
+    arguments: Options = {"seed": seed, "sanitize": sanitize, "workers": workers}
     changed = {name: value for name, value in arguments.items() if value is not None}
     _current = replace(before, **changed)
     return _restoring(before)

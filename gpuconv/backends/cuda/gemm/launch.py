@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from typing import cast
 
 import numpy as np
 
@@ -98,11 +97,9 @@ def launch(
     return states
 
 
-def _map_of_shared_operand(
-    product: Product, algorithm: Algorithm, inputs: Sequence[Any], described: np.void
-) -> np.void:
+def _map_of_shared_operand(product: Product, algorithm: Algorithm, inputs: Arrays, described: np.void) -> np.void:
     """The map by which each block of a cluster loads its share of a tile (kernels/multicast_iterator.cuh)."""
-    operand, filters = inputs[:2]
+    operand, filters = cast(tuple[Array, Array], inputs[:2])
     if product.kernel == "conv2d_wgrad":
         pixels, pitch = product.k, int(described["y_pitch"])
         rows = strided(operand, (1, pixels, product.m * product.batches), (pixels * pitch, pitch, 1))

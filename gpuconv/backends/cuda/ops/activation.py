@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Any
 
 import numpy as np
 
@@ -15,7 +14,7 @@ from gpuconv.backends.cuda.runtime.outputs import buffer, contiguous, pack_width
 from gpuconv.backends.cuda.runtime.rows import grid_over_rows, rows_of
 from gpuconv.backends.cuda.runtime.structs import struct
 from gpuconv.integers import ceil_div
-from gpuconv.types import Array, ArrayT
+from gpuconv.types import Array, ArrayT, Size
 
 _ROWS = np.dtype([(name, np.int64) for name in ("count", "to", "from", "saved")], align=True)
 _GELU_KERNELS = {"none": "gelu_erf", "tanh": "gelu_tanh"}  # by `approximate`
@@ -28,7 +27,7 @@ def _map(kernel: str, out: ArrayT | None, *inputs: ArrayT, scalars: tuple[float,
     first = inputs[0]
     y = buffer(out, first.shape, first.dtype, like=first, pitched=True)
     arrays: tuple[Array, ...] = (y, *inputs)
-    geometry: tuple[Any, Any]
+    geometry: tuple[Size, Size]
     if all(array.flags.c_contiguous for array in arrays):
         width, n = pack_width(first.dtype, *arrays), first.size
         geometry, rows = (flat_grid(ceil_div(n, width)), THREADS), _rows(1)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
+from numpy.typing import DTypeLike
 
 from gpuconv.backends.cuda.runtime.grids import THREADS
 from gpuconv.backends.cuda.runtime.kernel import Module, load
@@ -16,7 +15,7 @@ from gpuconv.types import Array
 _MOST_BLOCKS = 1024  # of a launch; the same on every device, so that a loss has the same bits on all
 
 
-def row_module(file: str, x: Array, **macros: Any) -> tuple[Module, int]:
+def row_module(file: str, x: Array, **macros: DTypeLike) -> tuple[Module, int]:
     """The module for x's dtype and number of classes, and the number of lanes per row."""
     lanes = min(WARP, 1 << (x.shape[1] - 1).bit_length())
     wide = x.dtype.itemsize == 8 or is_float(np.dtype(macros.get("LABEL", np.int64)))  # each score takes two registers

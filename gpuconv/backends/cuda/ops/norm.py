@@ -27,6 +27,9 @@ from gpuconv.types import Array, ArrayT
 _MOST_CHUNKS, _MERGED_CHUNKS = 1024, 256
 
 
+NormArrays = tuple[Array, Array | None, Array, Array | None, Array, Array]  # dy, x, gamma, beta, mean, inv_std
+
+
 def batch_norm(
     x: ArrayT,
     gamma: Array,
@@ -123,7 +126,7 @@ def batch_norm_backward(
     flat_x, gamma, beta, mean, inv_std, w = contiguous(flat_x, gamma, beta, mean, inv_std, w)
     if conv is None:
         dy, dy_pitch = rows_to_sum(dy)
-    elif mask is not None:  # a pool precedes the norm
+    elif w is None:  # a pool precedes the norm
         conv_before_pool = conv[0]
         dy, dy_pitch = rows_to_sum(dy, channels // conv_before_pool.groups)
     else:  # a convolution follows the norm
@@ -141,7 +144,8 @@ def batch_norm_backward(
     dbeta = _channel_vector(x) if dbeta is None else dbeta
     if channels:
         dx_output, *gradients = outputs = contiguous(dx, dgamma, dbeta)
-        arrays, pitches = (dy, flat_x, gamma, beta, mean, inv_std), (dy_pitch, x_pitch)
+        arrays: NormArrays = dy, flat_x, gamma, beta, mean, inv_std
+        pitches = dy_pitch, x_pitch
         if conv_before_pool is None:
             width = width_of(channels, flat_x, dy, dx_output, pitches=pitches)
         else:
@@ -201,7 +205,7 @@ def _unpool(
 def _backward_sums(
     module: Module,
     outputs: tuple[Array, ...],
-    arrays: tuple[Array, ...],
+    arrays: NormArrays,
     accumulate: bool,
     columns: Columns,
     pitches: tuple[int, int],
@@ -209,7 +213,7 @@ def _backward_sums(
     """Launch the sums over dy, and over dy times the normalized x. Returns partial sums, or None if the launch
     computes the complete sums.
 
-    outputs: dgamma, dbeta and the sums. arrays: dy, x, gamma, beta, mean, inv_std. pitches: those of dy and x.
+    outputs: dgamma, dbeta and the sums. pitches: those of dy and x.
     """
     inv_std = arrays[5]
     parts = partials(columns, 2, inv_std.dtype, inv_std)

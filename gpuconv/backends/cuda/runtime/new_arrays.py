@@ -40,7 +40,7 @@ def strided(array: ArrayT, shape: tuple[int, ...], strides: tuple[int, ...]) -> 
     strides: in numbers."""
     in_bytes = tuple(stride * array.dtype.itemsize for stride in strides)
     if isinstance(array, emulator.EmulatedArray):
-        return np.lib.stride_tricks.as_strided(array, shape, in_bytes, subok=True)
+        return np.lib.stride_tricks.as_strided(array, shape, in_bytes, subok=True)  # type: ignore[return-value]
     return sys.modules["cupy"].ndarray(shape, array.dtype, array.data, in_bytes)
 
 

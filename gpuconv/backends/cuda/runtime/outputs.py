@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TypeVarTuple
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -11,10 +11,12 @@ from numpy.typing import DTypeLike
 from gpuconv.backends.cuda.runtime.new_arrays import empty
 from gpuconv.types import Array, ArrayT
 
+Arrays = TypeVarTuple("Arrays")  # each of them an array or None
 
-def contiguous(*arrays: Any) -> tuple[Any, ...]:
+
+def contiguous(*arrays: *Arrays) -> tuple[*Arrays]:
     """The arrays, each copied if it is a strided view; None is kept."""
-    return tuple([a if a is None or a.flags.c_contiguous else contiguous_copy(a) for a in arrays])
+    return tuple([a if a is None or a.flags.c_contiguous else contiguous_copy(a) for a in arrays])  # type: ignore[attr-defined, return-value, type-var]
 
 
 def contiguous_copy(array: ArrayT) -> ArrayT:

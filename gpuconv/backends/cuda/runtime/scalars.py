@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import DTypeLike
 
@@ -12,7 +10,7 @@ from gpuconv.types import Array, Scalar
 KINDS = ("float16", "bfloat16", "float32", "float64")  # a dtype's index is `kind` in the kernels
 
 
-def device_scalar(value: Scalar, dtype: DTypeLike) -> tuple[Array | None, Any]:
+def device_scalar(value: Scalar, dtype: DTypeLike) -> tuple[Array | None, float]:
     """A scalar that may be in device memory, as two kernel parameters: (array or None, number).
 
     The kernel reads the array, if there is one, when it runs, so each replay of a captured step sees the current value.
