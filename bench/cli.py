@@ -8,12 +8,16 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from gpuconv.system import files
 from gpuconv.system.processor import available_cores
 from gpuconv.text import parse_numbers
 from gpuconv.text.plain_text import one_line
+
+if TYPE_CHECKING:
+    from bench.record import Data
+    from bench.suite import Entry
 
 EPILOG = """examples:
   python -m bench steps && python -m bench ops         # measure, most important first
@@ -201,12 +205,12 @@ def _peaks(record, device: str) -> None:
     record.save()
 
 
-def _print_peaks(peaks: dict[str, Any]) -> None:
+def _print_peaks(peaks: Data) -> None:
     rates = ", ".join(f"{name} {rate / 1e12:.3g} TFLOP/s" for name, rate in peaks["matrix"].items())
     print(f"ceilings   copy {peaks['copy'] / 1e9:.4g} GB/s, {rates}\n")
 
 
-def _run(options: argparse.Namespace, record, device: str, timer, entries: list[Any]) -> list[str]:
+def _run(options: argparse.Namespace, record, device: str, timer, entries: list[Entry]) -> list[str]:
     """Time the entries; returns a line for each wrong result of ours."""
     from tqdm import tqdm
 
@@ -236,7 +240,7 @@ def _run(options: argparse.Namespace, record, device: str, timer, entries: list[
     return refused
 
 
-def progress_line(entry: dict[str, Any]) -> str:
+def progress_line(entry: Data) -> str:
     """An entry in one line, and a line for each side that was not timed, except those that are absent or were left out
     on purpose."""
     from bench.goals import ratio

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -17,11 +16,12 @@ from bench.suite import Entry
 from gpuconv import backends, ops
 from gpuconv.dtypes import accumulation_dtype, as_dtype
 from gpuconv.problems import Conv2dProblem, Pool2dProblem
+from gpuconv.types import Array, Options
 from gpuconv.verify.compare import Expected
 from gpuconv.verify.oracle import expected_results
 
-Arrays = list[Any]
-Compared = Iterator[tuple[Expected, Any]]  # expected and actual values of a part of a result
+Arrays = list[np.ndarray]
+Compared = Iterator[tuple[Expected, np.ndarray]]  # expected and actual values of a part of a result
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Call:
 
     entry: Entry
     make: Callable[[np.random.Generator], Arrays]
-    run: Callable[..., tuple[Any, ...]] | None
+    run: Callable[..., tuple[Array, ...]] | None
     compare: Callable[[Arrays, list[np.ndarray]], Compared]
 
 
@@ -62,19 +62,19 @@ def _convolution(entry: Entry) -> Call:
         shapes = dict(x=problem.x_shape, w=problem.w_shape, bias=problem.k, dy=problem.y_shape, db=problem.k)
         return lambda rng: [_normal(rng, shapes[name], entry.dtype) for name in names]
 
-    def fprop(*arrays, activation: str | None = None) -> tuple[Any, ...]:
+    def fprop(*arrays, activation: str | None = None):
         return (ops.conv2d(*arrays, activation=activation, **window),)
 
-    def pooled(*arrays) -> tuple[Any, ...]:
+    def pooled(*arrays):
         return (ops.conv2d_relu(*arrays, pool=2, **window)[0],)
 
-    def dgrad(dy, w) -> tuple[Any, ...]:
+    def dgrad(dy, w):
         return (ops.conv2d_dgrad(dy, w, input_shape=problem.x_shape, **window),)
 
-    def wgrad(dy, x) -> tuple[Any, ...]:
+    def wgrad(dy, x):
         return (ops.conv2d_wgrad(dy, x, kernel_size=problem.kernel_size, **window),)
 
-    def backward(dy, x, w, db) -> tuple[Any, ...]:
+    def backward(dy, x, w, db):
         return (*ops.conv2d_backward(dy, x, w, db=db, **window), db)
 
     def check_fprop(arrays: Arrays, results: list[np.ndarray], activation: str | None = None) -> Compared:
@@ -108,7 +108,7 @@ def _convolution(entry: Entry) -> Call:
         yield from check_wgrad([dy, x], results[1:2])
         yield from _check_bias_grad([dy], results[2:])
 
-    def relu(*arrays) -> tuple[Any, ...]:
+    def relu(*arrays):
         return fprop(*arrays, activation="relu")
 
     def check_relu(arrays: Arrays, results: list[np.ndarray]) -> Compared:
@@ -145,7 +145,7 @@ def _by_images(op: str, array_count: int, **options) -> Callable[[Entry], Call]:
             (expected, *_) = expected_results(op, [a[images] for a in arrays], options)
             yield expected, results[0][images]
 
-        def run(*arrays) -> tuple[Any, ...]:
+        def run(*arrays):
             results = getattr(ops, op)(*arrays, **options)
             return results if isinstance(results, tuple) else (results,)
 
@@ -173,13 +173,13 @@ def _bias_relu(entry: Entry) -> Call:
 
 def _max_pool_backward(entry: Entry) -> Call:
     n, h, w, c = shape = entry.workload
-    options: dict[str, Any] = dict(kernel_size=2)
+    options: Options = dict(kernel_size=2)
 
     def make(rng: np.random.Generator) -> Arrays:
         pooled = Pool2dProblem.of(shape, 2).y_shape
         return [_normal(rng, pooled, entry.dtype), rng.integers(0, 4, pooled, np.uint8)]
 
-    def run(dy, argmax) -> tuple[Any, ...]:
+    def run(dy, argmax):
         return (ops.max_pool2d_backward(dy, argmax, input_shape=shape, **options),)
 
     def compare(arrays: Arrays, results: list[np.ndarray]) -> Compared:
@@ -215,7 +215,7 @@ def _batch_norm(entry: Entry) -> Call:
     def make(rng: np.random.Generator) -> Arrays:
         return [_normal(rng, entry.workload, entry.dtype), *(_channel_values(rng, entry) for _ in range(4))]
 
-    def run(*arrays) -> tuple[Any, ...]:
+    def run(*arrays):
         return ops.batch_norm(*arrays, training=True)
 
     def compare(arrays: Arrays, results: list[np.ndarray]) -> Compared:
@@ -244,7 +244,7 @@ def _batch_norm_backward(entry: Entry) -> Call:
     return Call(entry, make, lambda *arrays: ops.batch_norm_backward(*arrays), compare)
 
 
-SGD: dict[str, Any] = dict(lr=0.01, momentum=0.9)
+SGD: Options = dict(lr=0.01, momentum=0.9)
 
 
 def _sgd(entry: Entry) -> Call:
@@ -256,7 +256,7 @@ def _sgd(entry: Entry) -> Call:
         dtypes = [entry.dtype, entry.dtype, "float32"] + ["float32"] * with_master
         return [_normal(rng, size, dtype) for dtype in dtypes]
 
-    def run(param, grad, velocity, *masters) -> tuple[Any, ...]:
+    def run(param, grad, velocity, *masters):
         ops.sgd_step([param], [grad], [velocity], list(masters) or None, **SGD)
         return param, velocity, *masters
 

@@ -10,11 +10,10 @@ import ctypes
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from bench.record import fastest_side
+from bench.record import Data, fastest_side
 from bench.suite import Entry, suite
 from gpuconv.algorithms import find
 from gpuconv.backends.cuda.analysis import predict_time
@@ -25,7 +24,7 @@ from gpuconv.integers import ceil_div
 from gpuconv.problems import DIRECTIONS
 
 
-def fit(rows: Sequence[dict[str, Any]], gpu: Gpu) -> tuple[Terms, np.ndarray, np.ndarray]:
+def fit(rows: Sequence[Data], gpu: Gpu) -> tuple[Terms, np.ndarray, np.ndarray]:
     """The nonnegative rates that minimize the relative errors, each row's error under these rates, and each row's
     error under the rates fitted to all other rows."""
     from scipy.optimize import nnls
@@ -44,9 +43,7 @@ def fit(rows: Sequence[dict[str, Any]], gpu: Gpu) -> tuple[Terms, np.ndarray, np
     return Terms(*map(float, found)), shares @ found - 1, left_out
 
 
-def rows_of(
-    record: dict[str, Any], gpu: Gpu, known: Mapping[str, dict[str, Any]], counted_with: str | None = None
-) -> Iterator[dict[str, Any]]:
+def rows_of(record: Data, gpu: Gpu, known: Mapping[str, Data], counted_with: str | None = None) -> Iterator[Data]:
     """A row for each timed tensor-core convolution in a record. known: rows by name, used unchanged.
 
     counted_with: the version of NVRTC that the counts of the known rows come from. Raises ValueError if new rows have
@@ -76,7 +73,7 @@ def rows_of(
                 }
 
 
-def _recorded_amounts(entry: Entry, kernel: dict[str, Any], reduction: int, gpu: Gpu) -> dict[str, float]:
+def _recorded_amounts(entry: Entry, kernel: Data, reduction: int, gpu: Gpu) -> dict[str, float]:
     """The amounts that the model multiplies by its rates, by name, for a recorded launch."""
     macros, algorithm = kernel["macros"], find(kernel["algorithm"], entry.dtype)
     vectors = int(macros["VECTOR_C"]), int(macros["VECTOR_K"])
@@ -96,7 +93,7 @@ def _recorded_amounts(entry: Entry, kernel: dict[str, Any], reduction: int, gpu:
     return {name: getattr(amounts, name) for name in TERMS}
 
 
-def refit(records: Sequence[dict[str, Any]], before: Model | None, gpu: Gpu) -> Model:
+def refit(records: Sequence[Data], before: Model | None, gpu: Gpu) -> Model:
     """Fits the model to all records of a GPU and writes predict_time.json. before: the model whose rows keep their
     counts.
 

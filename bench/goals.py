@@ -9,20 +9,20 @@ ms, and a tiny-VGG step needs at most 3 times the memory of its activations.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
 
-from bench.record import timed_sides
+from bench.record import Data, timed_sides
 from bench.sides import OURS, PEER
 from bench.suite import CONVOLUTIONS
+from gpuconv.types import Record
 
 FORWARD = {3: 4.0, 64: 2.0, 128: 2.0, 256: 2.0, 512: 2.0}  # by number of input channels; others have no goal
 FORWARD_AND_BACKWARD, STEP, STEP_SHAPE = 3.0, 3.0, "tiny-vgg-n64"
 MEASURES = {"import gpuconv": 150.0, f"memory of {STEP_SHAPE}": 3.0}
 
-Goal = dict[str, Any]
+Goal = Record
 
 
-def evaluate(data: Mapping[str, Any]) -> list[Goal]:
+def evaluate(data: Data) -> list[Goal]:
     """The goals for which a record has values: name, value, unit, limit, met, and `least` (see `_against_pytorch`)."""
     entries = {entry["key"]: entry for entry in data["entries"]}
     found: list[Goal] = []
@@ -43,7 +43,7 @@ def lines(goals: Iterable[Goal]) -> Iterator[str]:
         yield f"{goal['name']:<34} {value} {verdict:<8} {least}"
 
 
-def _convolutions(entries: Mapping[str, Any]) -> Iterator[Goal]:
+def _convolutions(entries: Mapping[str, Data]) -> Iterator[Goal]:
     for problem in CONVOLUTIONS["cpu"]:
         forward, backward = (entries.get(f"{op} {problem} float32") for op in ("fprop", "backward"))
         name = f"{problem.h}x{problem.w} {problem.c}->{problem.k}"
@@ -51,7 +51,7 @@ def _convolutions(entries: Mapping[str, Any]) -> Iterator[Goal]:
         yield from _against_pytorch(f"{name} forward + backward", FORWARD_AND_BACKWARD, forward, backward)
 
 
-def ratio(*entries: Mapping[str, Any], statistic: str = "median") -> float | None:
+def ratio(*entries: Data, statistic: str = "median") -> float | None:
     """Our total time for the entries, divided by PyTorch's.
 
     Each library is represented by the side with the smallest total among its sides that were timed for all entries.
@@ -69,7 +69,7 @@ def ratio(*entries: Mapping[str, Any], statistic: str = "median") -> float | Non
     return ours / peer if ours and peer else None
 
 
-def _against_pytorch(name: str, limit: float | None, *entries: Mapping[str, Any] | None) -> Iterator[Goal]:
+def _against_pytorch(name: str, limit: float | None, *entries: Data | None) -> Iterator[Goal]:
     """The goal, if there is a limit and both libraries were timed. Its `least` is the ratio of minimum times, for
     comparison."""
     present = [entry for entry in entries if entry]

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import numpy as np
 
 
-def calls() -> dict[str, tuple[Callable[[], Any], int]]:
+def calls() -> dict[str, tuple[Callable[[], object], int]]:
     """By op name: a call, and the number of arrays in its lists. Most calls write into preallocated arrays."""
     import gpuconv as gc
     from gpuconv import ops
@@ -32,7 +31,7 @@ def calls() -> dict[str, tuple[Callable[[], Any], int]]:
     params, grads, first, second, third = ([array(16) for _ in range(62)] for _ in range(5))
     matrices, directions, velocities = ([array(4, 4) for _ in range(6)] for _ in range(3))
     window = {"kernel_size": 2}
-    elementwise: dict[str, Callable[[], Any]] = {}
+    elementwise: dict[str, Callable[[], object]] = {}
     for name in ("relu", "relu6", "leaky_relu", "elu", "sigmoid", "tanh", "gelu", "silu", "hard_swish"):
         forward, backward = getattr(ops, name), getattr(ops, f"{name}_backward")
         elementwise[name] = partial(forward, x, out=dx)

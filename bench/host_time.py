@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from bench.host_calls import calls
 
@@ -50,7 +50,7 @@ def measure(rounds: int = 60, seconds: float = 0.003) -> Iterator[Timing]:
             yield Timing(op, launches, arrays, min(times), statistics.median(times))
 
 
-def _seconds(call: Callable[[], Any], count: int) -> float:
+def _seconds(call: Callable[[], object], count: int) -> float:
     begin = time.process_time()
     for _ in range(count):
         call()

@@ -6,17 +6,17 @@ import statistics
 import subprocess
 import sys
 import tracemalloc
-from typing import Any
 
 from bench.machine import ROOT
 from bench.steps import Step, sides
 from bench.suite import Entry
 from gpuconv.summary import rows, total
+from gpuconv.types import Record
 
 _IMPORT = "import time; start = time.perf_counter(); import gpuconv; print(time.perf_counter() - start)"
 
 
-def import_time() -> dict[str, Any]:
+def import_time() -> Record:
     """Milliseconds of `import gpuconv`, the median over 11 new processes."""
     samples = [
         1e3 * float(subprocess.run([sys.executable, "-c", _IMPORT], cwd=ROOT, capture_output=True, check=True).stdout)
@@ -25,7 +25,7 @@ def import_time() -> dict[str, Any]:
     return {"name": "import gpuconv", "unit": "ms", "value": statistics.median(samples), "samples": samples}
 
 
-def step_memory(entry: Entry) -> dict[str, Any]:
+def step_memory(entry: Entry) -> Record:
     """NumPy's peak allocation in a step, divided by the memory of the step's activations. The activations are the
     outputs, for the whole batch, of all layers that allocate an output."""
     step = Step(entry)

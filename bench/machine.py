@@ -7,11 +7,11 @@ import platform
 import re
 import subprocess
 from pathlib import Path
-from typing import Any
 
 from gpuconv import backends
 from gpuconv.backends.cpu import blas
 from gpuconv.devices import Device
+from gpuconv.types import Record
 
 ROOT = Path(__file__).parents[1]
 _PACKAGES = ("gpuconv", "numpy", "torch", "cupy-cuda13x", "cupy-cuda12x", "cuda-core", "triton")
@@ -39,12 +39,12 @@ def processor() -> str:
     return found[1] if found else platform.processor() or platform.machine()
 
 
-def describe(device: str, threads: int) -> dict[str, Any]:
+def describe(device: str, threads: int) -> Record:
     """The device, system and versions as JSON values; also the driver of a GPU, or the threads and BLAS's kernels of a
     CPU."""
     on_gpu = Device.named(device).on_gpu
     name = backends.describe(device) if on_gpu else processor()
-    known: dict[str, Any] = {"device": name, "system": platform.system(), "versions": versions()}
+    known: Record = {"device": name, "system": platform.system(), "versions": versions()}
     return known | (_driver() if on_gpu else {"threads": threads, "blas": blas.kernels()})
 
 

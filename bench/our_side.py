@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 
@@ -11,6 +10,7 @@ from bench.entry_calls import Arrays, Call
 from bench.sides import COPY, OURS, Prepared, Side
 from gpuconv import backends
 from gpuconv.devices import Device
+from gpuconv.types import Array
 
 ROTATED_BYTES = 128 << 20  # bytes of the inputs in all sets of a side: larger than any GPU cache
 MOST_SETS = 40  # the largest number of input sets; only small inputs need so many
@@ -56,7 +56,7 @@ def _copy(array: np.ndarray, device: str):
     return backends.asarray(array.copy(), device)
 
 
-def _poison(results: tuple[Any, ...]) -> None:
+def _poison(results: tuple[Array, ...]) -> None:
     """Set all bits of the memory that the next call will probably get. In every float dtype this is NaN."""
     for result in results:
         result.reshape(-1).view(np.uint8).fill(255)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 
 from bench.fit_model import rms
-from bench.record import fastest_side
+from bench.record import Data, fastest_side
 from bench.suite import Entry
 from gpuconv.backends.cuda.analysis.predict_conv import convolution
 from gpuconv.backends.cuda.analysis.predict_time import TERMS, Gpu, Model, Prediction
@@ -36,12 +35,12 @@ def timed_by(model: Model, gpu: Gpu) -> Timed:
     return {(row["row"].split(" ", 2)[2], row["algorithm"]): row["seconds"] for row in rows}
 
 
-def is_of(record: dict[str, Any], gpu: Gpu) -> bool:
+def is_of(record: Data, gpu: Gpu) -> bool:
     """Whether a record was made on a GPU of this model: "nvidia-h100-80gb-hbm3" is an H100."""
     return gpu.name.split()[1].lower() in record["hardware"].split("-")
 
 
-def timed_in(records: Sequence[dict[str, Any]], gpu: Gpu) -> Timed:
+def timed_in(records: Sequence[Data], gpu: Gpu) -> Timed:
     """The times that records have for a GPU. records: oldest first, so that newer times replace older ones."""
     found: Timed = {}
     for entry in (each for data in records if is_of(data, gpu) for each in data["entries"]):

@@ -15,12 +15,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from bench.predict import predict_entry
-from bench.record import fastest_side
+from bench.record import Data, fastest_side
 from bench.suite import Entry
 from bench.work import conv_work
 from gpuconv import backends, models
@@ -192,7 +191,7 @@ def layers_table(gpu: Gpu) -> Iterator[str]:
             yield f"{title:<40} {direction:<9} {counts} {' '.join(cells)} {1e6 * found.total:>9.1f}"
 
 
-def table(model: Model, gpu: Gpu, records: Sequence[dict[str, Any]], algo: str = "auto") -> Iterator[str]:
+def table(model: Model, gpu: Gpu, records: Sequence[Data], algo: str = "auto") -> Iterator[str]:
     """Lines for a terminal, with the measured time from the newest record of this GPU that has the step: our time, or
     PyTorch's if ours is not in that record."""
     yield (

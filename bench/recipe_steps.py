@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -20,6 +19,7 @@ from gpuconv import backends, losses, models
 from gpuconv.cli import run_settings
 from gpuconv.data import Augmentation, Dataset, Loader, Normalization, synthetic
 from gpuconv.training import Trainer
+from gpuconv.training.optimizers import Optimizer
 from gpuconv.verify.compare import Expected
 
 CHECKED_STEPS, CHECKED_IMAGES = 3, 64
@@ -81,7 +81,7 @@ class Recipe:
         trainer.fit(loader, epochs=CHECKED_STEPS, progress=False)
         return np.array([record["train_loss"] for record in trainer.history])
 
-    def rates(self, net, steps: int, steps_per_epoch: int) -> tuple[Any, Iterator[list[float]]]:
+    def rates(self, net, steps: int, steps_per_epoch: int) -> tuple[Optimizer, Iterator[list[float]]]:
         """For a peer: the parameter groups of a net, and the learning rates of each step, one per group."""
         trainer = Trainer(net, self.settings.optimizer, lr=self.settings.lr, schedule=self.settings.schedule)
         groups, schedule = trainer.optimizer, trainer.schedule

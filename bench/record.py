@@ -9,15 +9,18 @@ from __future__ import annotations
 import datetime
 import json
 from pathlib import Path
-from typing import Any
 
 from bench import machine
+from gpuconv import types
 from gpuconv.devices import Device
 from gpuconv.system import files
 
 SCHEMA = 1
 _REQUIRED = ("hardware", "kind", "date", "commit", "dirty", "entries")  # names that every reader may look up
 RESULTS = Path(__file__).parent / "results"
+
+
+Data = types.Record  # a benchmark record, one of its entries, or a side of an entry
 
 
 class RecordError(ValueError):
@@ -27,7 +30,7 @@ class RecordError(ValueError):
 class Record:
     """A record's data and its path; `save` after every change."""
 
-    def __init__(self, path: Path, data: dict[str, Any]) -> None:
+    def __init__(self, path: Path, data: Data) -> None:
         self.path, self.data = path, data
 
     @classmethod
@@ -77,7 +80,7 @@ class Record:
             raise RecordError(f"{path} is not a benchmark record: it has no {', '.join(missing)}")
         return cls(Path(path), data)
 
-    def add(self, entry: dict[str, Any]) -> None:
+    def add(self, entry: Data) -> None:
         """Remove an older entry of the same key, append this one, and save."""
         kept = [other for other in self.data["entries"] if other["key"] != entry["key"]]
         self.data["entries"] = [*kept, entry]
@@ -88,7 +91,7 @@ class Record:
         files.write(self.path, json.dumps(round_numbers(self.data), separators=(",", ":")).encode())
 
     @property
-    def entries(self) -> dict[str, dict[str, Any]]:
+    def entries(self) -> dict[str, Data]:
         return {entry["key"]: entry for entry in self.data["entries"]}
 
 
@@ -117,11 +120,11 @@ def newest_records(results: Path = RESULTS) -> list[Record]:
 # --- reading an entry --------------------------------------------------------------------------
 
 
-def timed_sides(entry: dict[str, Any], role: str) -> dict[str, dict[str, Any]]:
+def timed_sides(entry: Data, role: str) -> dict[str, Data]:
     """The timed sides of a role, by name."""
     return {side["name"]: side for side in entry["sides"] if side["role"] == role and side["status"] == "timed"}
 
 
-def fastest_side(entry: dict[str, Any], role: str) -> dict[str, Any] | None:
+def fastest_side(entry: Data, role: str) -> Data | None:
     """The fastest side of a role, which is the one that counts. None if none was timed."""
     return min(timed_sides(entry, role).values(), key=lambda side: side["median"], default=None)

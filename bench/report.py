@@ -9,11 +9,10 @@ import textwrap
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from bench import goals
 from bench.machine import ROOT
-from bench.record import RESULTS, Record, fastest_side, newest_records
+from bench.record import RESULTS, Data, Record, fastest_side, newest_records
 from bench.sides import OURS
 from bench.suite import CONVOLUTIONS, DIRECTIONS, MEMORY
 from gpuconv.system import files
@@ -76,7 +75,7 @@ def _wrapped(text: str) -> str:
     return "\n".join(line if line.startswith(("|", "- ")) else fill(line) for line in text.split("\n"))
 
 
-def _ceilings(data: dict[str, Any]) -> str:
+def _ceilings(data: Data) -> str:
     peaks = data["peaks"]
     if not peaks:
         return ""
@@ -84,7 +83,7 @@ def _ceilings(data: dict[str, Any]) -> str:
     return f"Measured ceilings: copy {peaks['copy'] / 1e9:.3g} GB/s, {rates}."
 
 
-def _table(entries: list[dict[str, Any]]) -> str:
+def _table(entries: list[Data]) -> str:
     lines = ["| op | dtype | shapes | ratio, median (range) | share of floor, median |", "|---|---|---|---|---|"]
     for op in (*DIRECTIONS, *MEMORY):
         for dtype in sorted({entry["dtype"] for entry in entries if entry["op"] == op}):
@@ -102,7 +101,7 @@ def _table(entries: list[dict[str, Any]]) -> str:
     return "\n".join(lines) if len(lines) > 2 else ""
 
 
-def _untimed(data: dict[str, Any]) -> str:
+def _untimed(data: Data) -> str:
     """Which sides were missing, left out, refused or failed, and how many entries were not reached."""
     sides = Counter(
         f'"{side["name"]}" {side["status"]}'
@@ -125,13 +124,13 @@ def _range(ratios: list[float]) -> str:
     return f"{statistics.median(ratios):.2f}" + (f" ({ratios[0]:.2f} to {ratios[-1]:.2f})" if len(ratios) > 1 else "")
 
 
-def share(entry: dict[str, Any]) -> float:
+def share(entry: Data) -> float:
     """The share of the floor: 1 is as fast as the device allows."""
     mine = fastest_side(entry, OURS)
     return entry["floor"] / mine["median"] if mine else math.nan
 
 
-def _goals(data: dict[str, Any]) -> str:
+def _goals(data: Data) -> str:
     found = {goal["name"]: goal for goal in goals.evaluate(data)}
     if not found:
         return ""
@@ -154,16 +153,16 @@ def _goals(data: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _cells(goal: dict[str, Any] | None) -> str:
+def _cells(goal: Data | None) -> str:
     return " | " if goal is None else f"{_amount(goal)} | {goal['limit']:g}{_missed(goal)}"
 
 
-def _amount(goal: dict[str, Any]) -> str:
+def _amount(goal: Data) -> str:
     value = f"{goal['value']:.0f}" if goal["value"] >= 100 else f"{goal['value']:.2f}"
     return value + (f" ({goal['least']:.2f})" if goal["least"] else "")
 
 
-def _missed(goal: dict[str, Any]) -> str:
+def _missed(goal: Data) -> str:
     return "" if goal["met"] else " **not met**"
 
 

@@ -7,13 +7,12 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
 
 import numpy as np
 
 from bench import entry_calls, our_side, recipe_steps, steps
 from bench.peers import pytorch, pytorch_recipe, pytorch_steps
-from bench.record import Record, fastest_side
+from bench.record import Data, Record, fastest_side
 from bench.sides import OURS, Prepared, Side, check, failure
 from bench.suite import Entry
 from gpuconv import backends
@@ -55,7 +54,7 @@ def run(
     rounds: int = ROUNDS,
     burst: float = BURST,
     make_sides: MakeSides = sides_of,
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[Data]:
     """Time the entries one by one; each is saved in the record before it is yielded.
 
     minutes: no entry starts after this time; the rest is listed under "not reached". A KeyboardInterrupt leaves
@@ -88,7 +87,7 @@ def time_entry(
     rounds: int,
     burst: float,
     make_sides: MakeSides = sides_of,
-) -> dict[str, Any]:
+) -> Data:
     """The data of one entry in a record. Times in seconds."""
     began = time.monotonic()
     found, compare = make_sides(entry, device, compiled)
@@ -96,7 +95,7 @@ def time_entry(
     basis = "cold" if Device.named(device).on_gpu and entry.kind != "step" else "wall"
     rows, ready = [], []
     for side in found:
-        row: dict[str, Any] = {"role": side.role, "name": side.name}
+        row: Data = {"role": side.role, "name": side.name}
         rows.append(row)
         try:
             prepared = side.prepare()
@@ -132,9 +131,7 @@ def time_entry(
     }
 
 
-def _time_sides(
-    ready: list[tuple[dict[str, Any], Prepared]], timer: Timer, rounds: int, burst: float, basis: str
-) -> None:
+def _time_sides(ready: list[tuple[Data, Prepared]], timer: Timer, rounds: int, burst: float, basis: str) -> None:
     """Times the sides in turn, since the machine's load varies; every other round in reverse order."""
     halves: dict[int, tuple[list[float], list[float]]] = {}
     for number in range(rounds):
@@ -166,7 +163,7 @@ def _time_sides(
         }
 
 
-def _kernels(prepared: Prepared, device: str) -> dict[str, Any]:
+def _kernels(prepared: Prepared, device: str) -> Data:
     """Our launches in one call, and the resources of each kernel."""
     from gpuconv.profiling import launches
 

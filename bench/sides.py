@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -20,7 +19,7 @@ class Prepared:
     there are several. results(): what it computes, as host arrays in our layout; none if there is nothing to
     compare."""
 
-    call: Callable[[int], Any]
+    call: Callable[[int], object]
     results: Callable[[], list[np.ndarray]]
 
 

@@ -6,7 +6,6 @@ import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -18,9 +17,10 @@ from gpuconv import backends, losses, models
 from gpuconv.devices import Device
 from gpuconv.dtypes import as_dtype
 from gpuconv.training import Trainer, optimizers
+from gpuconv.types import Array, Options
 from gpuconv.verify.compare import Expected
 
-SGD: dict[str, Any] = dict(lr=0.001, momentum=0.9)
+SGD: Options = dict(lr=0.001, momentum=0.9)
 
 # The largest allowed ||g - float64|| / ||float64|| for the gradients g of a whole net. It is large because rounding
 # flips some ReLUs and pool winners.
@@ -105,7 +105,9 @@ def has_norms_below_convolutions(net) -> bool:
     return [type(layer) for layer in forced.walk()] != [type(layer) for layer in plain.walk()]
 
 
-def _prepared(step: Step, device: str, norm_sums: bool | None = None) -> tuple[Trainer, list[Any], list[np.ndarray]]:
+def _prepared(
+    step: Step, device: str, norm_sums: bool | None = None
+) -> tuple[Trainer, list[tuple[Array, Array]], list[np.ndarray]]:
     """The trainer, the batches on the device, and the loss of the first batch before any update, computed by another
     net of the same weights that is not fused. Raises WrongResultError for wrong gradients."""
     dtype = step.entry.dtype

@@ -155,3 +155,15 @@ def test_nothing_has_a_name_that_the_design_replaces():
     }
     planted = "for beside in slices: self._room = room\nclass Clock: pass\ndef timed(clock): return clock.wanted"
     assert sorted(renamed_again([*ast.walk(ast.parse(planted))])) == ["Clock", "_room", "beside", "clock"]
+
+
+def uses_of_any(nodes: Collection[ast.AST]) -> int:
+    """The number of annotations `Any` in a file. nodes: all nodes of its syntax tree."""
+    return sum(isinstance(node, ast.Name) and node.id == "Any" for node in nodes)
+
+
+def test_what_only_maintainers_run_is_annotated_with_what_it_takes_or_not_at_all():
+    files = {str(path.relative_to(ROOT)): path for name in PACKAGES[1:] for path in (ROOT / name).rglob("*.py")}
+    uses = {name: count for name, path in files.items() if (count := uses_of_any(syntax(path)))}
+    assert uses == {"bench/suite.py": 1}  # an entry's workload, of three types by the entry's kind
+    assert uses_of_any([*ast.walk(ast.parse("def run(*arrays) -> tuple[Any, ...]: ..."))]) == 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from types import ModuleType
 
 import numpy as np
 
@@ -13,9 +13,10 @@ from bench.sides import PEER, LeftOutError, Prepared, Side
 from gpuconv.devices import Device
 from gpuconv.dtypes import as_dtype
 from gpuconv.problems import Conv2dProblem
+from gpuconv.types import Options
 
 # A function that prepares the inputs, which is not timed, and the timed work on them.
-Operation = tuple[Callable[..., tuple[Any, ...]], Callable[..., tuple[Any, ...]]]
+Operation = tuple[Callable[..., tuple], Callable[..., tuple]]
 
 
 def load():
@@ -77,7 +78,7 @@ def sides(call: Call, arrays: Arrays, device: str, compiled: bool) -> list[Side]
                 torch.compiler.reset()
                 work = torch.compile(work, mode="max-autotune-no-cudagraphs", dynamic=False)
 
-            def inputs() -> tuple[Any, ...]:
+            def inputs():
                 return make(*[tensor(a, device, channels_last=channels_last) for a in arrays])
 
             sets = [inputs() for _ in range(set_count(arrays, device))]
@@ -108,14 +109,14 @@ def sides(call: Call, arrays: Arrays, device: str, compiled: bool) -> list[Side]
 _UNCOMPILED = ("sgd_step", "sgd_master", "batch_norm_backward")
 
 
-def _unchanged(*tensors) -> tuple[Any, ...]:
+def _unchanged(*tensors):
     return tensors
 
 
 def _fprop(torch, call: Call) -> Operation:
     options, op = _convolution_options(call), call.entry.op
 
-    def work(x, w, bias) -> tuple[Any, ...]:
+    def work(x, w, bias):
         y = torch.nn.functional.conv2d(x, w, bias, **options)
         if op != "fprop":
             y = torch.relu_(y)
@@ -130,13 +131,13 @@ def _backward(torch, call: Call) -> Operation:
     output_mask = {"dgrad": [True, False, False], "wgrad": [False, True, False]}.get(direction, [True, True, True])
     windows = [list(options[name]) for name in ("stride", "padding", "dilation")]
 
-    def inputs(dy, *others) -> tuple[Any, ...]:
+    def inputs(dy, *others):
         """dy, x, w: for arrays that the direction does not read, only shape and layout matter."""
         if direction == "dgrad":
             return dy, _like(torch, dy, convolution.x_shape), *others
         return (dy, *others, _like(torch, dy, convolution.w_shape)) if direction == "wgrad" else (dy, *others[:2])
 
-    def work(dy, x, w) -> tuple[Any, ...]:
+    def work(dy, x, w):
         found = torch.ops.aten.convolution_backward(
             dy, x, w, [convolution.k], *windows, False, [0, 0], options["groups"], output_mask
         )
@@ -145,7 +146,7 @@ def _backward(torch, call: Call) -> Operation:
     return inputs, work
 
 
-def _convolution_options(call: Call) -> dict[str, Any]:
+def _convolution_options(call: Call) -> Options:
     convolution: Conv2dProblem = call.entry.workload
     (top, bottom), (left, right) = convolution.padding
     if (top, left) != (bottom, right):
@@ -169,7 +170,7 @@ def _max_pool(torch, call: Call) -> Operation:
 def _max_pool_backward(torch, call: Call) -> Operation:
     _, _, width, _ = call.entry.workload
 
-    def inputs(dy, argmax) -> tuple[Any, ...]:
+    def inputs(dy, argmax):
         """PyTorch's argmax indexes the map, ours the window."""
         rows = torch.arange(argmax.shape[2], device=argmax.device)[:, None]
         columns = torch.arange(argmax.shape[3], device=argmax.device)
@@ -177,7 +178,7 @@ def _max_pool_backward(torch, call: Call) -> Operation:
         flat = (2 * rows + inside // 2) * width + 2 * columns + inside % 2
         return dy, _like(torch, dy, call.entry.workload), flat
 
-    def work(dy, x, flat) -> tuple[Any, ...]:
+    def work(dy, x, flat):
         backward = torch.ops.aten.max_pool2d_with_indices_backward
         return (backward(dy, x, [2, 2], [2, 2], [0, 0], [1, 1], False, flat),)
 
@@ -185,20 +186,20 @@ def _max_pool_backward(torch, call: Call) -> Operation:
 
 
 def _batch_norm(torch, call: Call) -> Operation:
-    def work(x, gamma, beta, mean, var) -> tuple[Any, ...]:
+    def work(x, gamma, beta, mean, var):
         return (torch.nn.functional.batch_norm(x, mean, var, gamma, beta, training=True),)
 
     return _unchanged, work
 
 
 def _batch_norm_backward(torch, call: Call) -> Operation:
-    def inputs(dy, x, gamma, mean, inv_std) -> tuple[Any, ...]:
+    def inputs(dy, x, gamma, mean, inv_std):
         with torch.enable_grad():
             beta = torch.zeros_like(gamma)
             leaves = [x.requires_grad_(), gamma.requires_grad_(), beta.requires_grad_()]
             return torch.nn.functional.batch_norm(x, None, None, gamma, beta, training=True), leaves, dy
 
-    def work(y, leaves, dy) -> tuple[Any, ...]:
+    def work(y, leaves, dy):
         return torch.autograd.grad(y, leaves, dy, retain_graph=True)
 
     return inputs, work
@@ -207,14 +208,14 @@ def _batch_norm_backward(torch, call: Call) -> Operation:
 def _sgd(torch, call: Call) -> Operation:
     master = call.entry.op == "sgd_master"
 
-    def inputs(param, grad, velocity, *masters) -> tuple[Any, ...]:
+    def inputs(param, grad, velocity, *masters):
         updated = torch.nn.Parameter(masters[0] if master else param)
         optimizer = torch.optim.SGD([updated], fused=True, **SGD)
         optimizer.state[updated]["momentum_buffer"] = velocity
         updated.grad = grad.to(updated.dtype)  # the fused step accepts no gradient of another dtype
         return optimizer, updated, velocity, param
 
-    def work(optimizer, updated, velocity, param) -> tuple[Any, ...]:
+    def work(optimizer, updated, velocity, param):
         optimizer.step()
         if not master:
             return updated, velocity
@@ -224,7 +225,7 @@ def _sgd(torch, call: Call) -> Operation:
     return inputs, work
 
 
-_OPERATIONS: dict[str, Callable[[Any, Call], Operation]] = {
+_OPERATIONS: dict[str, Callable[[ModuleType, Call], Operation]] = {
     "fprop": _fprop,
     "fprop_relu": _fprop,
     "fprop_relu_pool": _fprop,

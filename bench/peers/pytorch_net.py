@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from bench.peers.pytorch import load
 from gpuconv import interop, layers
 from gpuconv.names import lookup
@@ -21,7 +19,7 @@ def module(net: layers.Sequential):
     return made
 
 
-def parameters(net: layers.Sequential, made) -> dict[str, Any]:
+def parameters(net: layers.Sequential, made):
     """The trained parameters of the module that `module` made from a net, by our names."""
     pairs = [
         (layer[name], getattr(part, name))
@@ -36,7 +34,7 @@ def _with_weights(net: layers.Layer) -> list[layers.Layer]:
     return [layer for layer in net.walk() if layer.variables and not layer.children()]
 
 
-def _leaves(module) -> list[Any]:
+def _leaves(module):
     return [part for part in module.modules() if part._parameters and not part._modules]
 
 

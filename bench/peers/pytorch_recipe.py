@@ -8,8 +8,7 @@ under autocast, as on our side; Newton-Schulz runs in bfloat16 where the net doe
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 
@@ -45,7 +44,8 @@ class Images:
         self.flipped = ~self.flipped
         return self.torch.randperm(len(self.labels), device=self.labels.device)
 
-    def batch(self, order, number: int) -> tuple[Any, Any]:
+    def batch(self, order, number: int):
+        """The augmented images of a batch, and their labels."""
         index, shift = order[number * self.size : (number + 1) * self.size], self.augmentation.shift
         shifts = self.torch.randint(0, 2 * shift + 1, (2, len(index), 1), device=index.device)
         columns = self.torch.where(self.flipped[index, None], self.width - 1 - self.columns, self.columns)
@@ -111,7 +111,7 @@ def orthogonal(x, steps: int):
     return x.T if tall else x
 
 
-def _update(optimizer, params: Sequence[Any], lr, dtype, orthogonalize: Callable[..., Any]) -> Update:
+def _update(optimizer, params, lr, dtype, orthogonalize: Callable) -> Update:
     """The update of one of our optimizers, in PyTorch. lr: a tensor on the device."""
     torch = load()
     if not isinstance(optimizer, Muon):
@@ -172,7 +172,7 @@ def sides(recipe: Recipe, device: str, compiled: bool) -> list[Side]:
     return [Side(PEER, name, variant(*switches)) for name, switches in variants.items()]
 
 
-def checked_batch(recipe: Recipe, device: str, dtype) -> tuple[Any, Any]:
+def checked_batch(recipe: Recipe, device: str, dtype):
     """The images of the correctness check, unaugmented, in one batch."""
     x = tensor(recipe.normalization(recipe.checked_data.images), device, channels_last=True)
     return x.to(dtype), tensor(recipe.checked_data.labels.astype(np.int64), device)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
@@ -62,7 +61,7 @@ def sides(step: Step, device: str, compiled: bool) -> list[Side]:
     return [Side(PEER, name, variant(*switches)) for name, switches in variants.items()]
 
 
-def capture_step(once: Callable[[Any, Any], Any], x, y) -> tuple[Any, ...]:
+def capture_step(once: Callable, x, y) -> tuple:
     """The step as a graph, and the objects that must live as long as the graph. The graph is captured after a warm-up
     on a side stream, as PyTorch's documentation requires."""
     torch = load()

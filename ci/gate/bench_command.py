@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 from ci.gate.commands import Gate
+from gpuconv.types import Record
 
 
 def bench(gate: Gate, *words: str) -> list[str]:
@@ -13,6 +13,6 @@ def bench(gate: Gate, *words: str) -> list[str]:
     return ["-m", "bench", words[0], *where, *words[1:]]
 
 
-def entries_of(gate: Gate) -> list[dict[str, Any]]:
+def entries_of(gate: Gate) -> list[Record]:
     records = [json.loads(path.read_text(encoding="utf-8")) for path in (gate.out / "results").glob("*/*.json")]
     return [entry for record in records for entry in record["entries"]]

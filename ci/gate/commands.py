@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from ci.gate.results import FailedError, LateError
+from gpuconv.types import Record
 
 GRACE = 5.0  # seconds between asking a child to stop and killing it, and again before giving it up
 
@@ -60,7 +60,7 @@ class Gate:
     cubins: Path | None = None
     python: tuple[str, ...] = (sys.executable,)
     small: bool = False
-    facts: dict[str, Any] = field(default_factory=dict)
+    facts: Record = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
     _running: set[subprocess.Popen] = field(default_factory=set)
 

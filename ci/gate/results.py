@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from ci.gate.verdict import Verdict
+from gpuconv.types import Record
 
 PASSED, FAILED, LATE, NOT_REACHED, STOPPED = "passed", "failed", "out of time", "not reached", "stopped"
 
@@ -50,10 +50,10 @@ class Result:
     status: str
     reason: str
     seconds: float = 0.0
-    details: dict[str, Any] = field(default_factory=dict)
+    details: Record = field(default_factory=dict)
 
 
-def check_result(verdict: Verdict) -> tuple[str, dict[str, Any]]:
+def check_result(verdict: Verdict) -> tuple[str, Record]:
     """What the body of a check returns for the answer "yes": what was seen, and the verdict as details. Raises
     FailedError for "no" and NotReachedError for "unknown"."""
     details = {"verdicts": [vars(verdict)]}

@@ -5,15 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from ci.gate import record
 from ci.gate.commands import GRACE, Gate
 from ci.gate.results import FAILED, NOT_REACHED, PASSED, STOPPED, FailedError, NoGpuError, Result
+from gpuconv.types import Record
 
 _SPARE = 3 * GRACE  # seconds at the end of a part for ending a child that is out of time
 
-Found = tuple[str, dict[str, Any]]
+Found = tuple[str, Record]
 Body = Callable[[Gate, float], Found]
 
 

@@ -14,7 +14,6 @@ import time
 import zipfile
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
 
 from ci.gate.bench_command import bench, entries_of
 from ci.gate.commands import Gate
@@ -22,6 +21,7 @@ from ci.gate.results import FailedError, LateError, NotReachedError, check_resul
 from ci.gate.run_parts import Body, Found
 from ci.gate.verdict import Verdict
 from gpuconv.system import files
+from gpuconv.types import Record
 
 KERNELS = ("--op", "fprop", "--op", "dgrad", "--op", "wgrad", "--shape", "vgg", "--dtype", "bfloat16")
 STEPS = (
@@ -130,7 +130,7 @@ def record(gate: Gate, seconds: float) -> Found:
     return check_result(Verdict(RECORD, "no" if slower else "yes", seen))
 
 
-def _times(records: list[dict[str, Any]]) -> dict[str, float]:
+def _times(records: list[Record]) -> dict[str, float]:
     """Seconds of our best side by entry; later records replace earlier ones."""
     found = {}
     for entry in (entry for data in records for entry in data["entries"] if entry["kind"] == "convolution"):

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -26,7 +25,7 @@ from gpuconv.layers.layer_call import listen
 from gpuconv.layers.sequential import runs_of
 from gpuconv.names import canonical
 from gpuconv.profiling import launches, work
-from gpuconv.profiling.timer import Timer, open_timer
+from gpuconv.profiling.timer import Mark, Timer, open_timer
 from gpuconv.profiling.work import Work
 from gpuconv.training import LossScale, Trainer
 from gpuconv.types import Record
@@ -42,8 +41,8 @@ class Span:
     direction: str
     layer: Layer | None
     parent: Span | None
-    begin: Any = None
-    end: Any = None
+    begin: Mark = None
+    end: Mark = None
     kept: int = 0  # bytes that a layer's forward kept for backward
 
 

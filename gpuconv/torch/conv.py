@@ -55,6 +55,8 @@ def conv2d(
 
 _CONV = "int[] stride, int[] padding, int[] dilation, int groups"
 
+Window = tuple[Sequence[int], Sequence[int], Sequence[int], int]  # in the form of _CONV
+
 
 def _conv_options(stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int], groups: int) -> Options:
     top, bottom, left, right = padding
@@ -77,7 +79,7 @@ def _conv_shape(
 
 
 @operator("conv2d", f"(Tensor x, Tensor w, Tensor? bias, {_CONV}) -> Tensor", _conv_shape)
-def _conv2d(x: Tensor, w: Tensor, bias: Tensor | None, *window: Any) -> Tensor:
+def _conv2d(x: Tensor, w: Tensor, bias: Tensor | None, *window: *Window) -> Tensor:
     return nchw(run(ops.conv2d, nhwc(x), nhwc(w), bias, **_conv_options(*window)))
 
 
@@ -86,7 +88,7 @@ def _conv2d(x: Tensor, w: Tensor, bias: Tensor | None, *window: Any) -> Tensor:
     f"(Tensor dy, Tensor w, SymInt[] input_shape, {_CONV}) -> Tensor",
     lambda dy, w, input_shape, *window: empty_volume(dy, *input_shape),
 )
-def _conv2d_dgrad(dy: Tensor, w: Tensor, input_shape: Sequence[int], *window: Any) -> Tensor:
+def _conv2d_dgrad(dy: Tensor, w: Tensor, input_shape: Sequence[int], *window: *Window) -> Tensor:
     n, c, h, width = input_shape
     return nchw(run(ops.conv2d_dgrad, nhwc(dy), nhwc(w), input_shape=(n, h, width, c), **_conv_options(*window)))
 
@@ -96,7 +98,7 @@ def _conv2d_dgrad(dy: Tensor, w: Tensor, input_shape: Sequence[int], *window: An
     f"(Tensor dy, Tensor x, Tensor w, {_CONV}) -> Tensor",
     lambda dy, x, w, *window: empty_volume(dy, *w.shape),
 )
-def _conv2d_wgrad(dy: Tensor, x: Tensor, w: Tensor, *window: Any) -> Tensor:
+def _conv2d_wgrad(dy: Tensor, x: Tensor, w: Tensor, *window: *Window) -> Tensor:
     def wgrad(dy: Array, x: Array) -> Array:
         return ops.conv2d_wgrad(dy, x, kernel_size=(w.shape[2], w.shape[3]), **_conv_options(*window))
 

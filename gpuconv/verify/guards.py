@@ -6,7 +6,7 @@ each access itself and needs no guards.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import cupy
@@ -22,7 +22,7 @@ class Guards:
         import cupy
 
         self._cupy, self._malloc = cupy, cupy.get_default_memory_pool().malloc
-        self._blocks: list[tuple[Any, int]] = []
+        self._blocks: list[tuple[cupy.cuda.MemoryPointer, int]] = []
         cupy.cuda.set_allocator(self._guarded)
 
     def _guarded(self, size: int) -> cupy.cuda.MemoryPointer:

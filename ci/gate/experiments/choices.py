@@ -7,9 +7,9 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
 
 from ci.gate.experiments import Answer, UnknownError
+from gpuconv.types import Record
 
 
 def ask(device: str, small: bool) -> Answer:
@@ -26,7 +26,7 @@ def ask(device: str, small: bool) -> Answer:
     return ("no" if different else "yes"), f"{seen}; {differences}" if differences else seen
 
 
-def make_choices(device: str, small: bool) -> dict[str, Any]:
+def make_choices(device: str, small: bool) -> Record:
     """Chooses anew for some convolutions; returns the algorithms by the names of their entries in the cache.
 
     Compiled kernels and proofs are taken from the present cache, so that only the choices start from nothing.
