@@ -103,7 +103,12 @@ class BatchNorm(Layer):
         return dict(momentum=self.momentum, eps=self.eps)
 
     def gradients_of(
-        self, dy: Array, saved: tuple[Any, ...], input_grad: bool, addend: Addend | None = None, **fused: Any
+        self,
+        dy: Array,
+        saved: tuple[Array, Array, Array, bool],
+        input_grad: bool,
+        addend: Addend | None = None,
+        **fused: Any,
     ) -> Array | None:
         """`backward` from what forward saved.
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from gpuconv import backends
 from gpuconv.checkpoint import Checkpoint
@@ -74,7 +74,7 @@ class Noted(Protocol):
     normalization: Normalization | None
 
 
-def take_notes(net: Noted, found: Mapping[str, Any]) -> None:
+def take_notes(net: Noted, found: Record) -> None:
     """Set a net's classes and normalization from its notes."""
     net.classes = found.get("classes")
     net.normalization = Normalization(found["mean"], found["std"]) if "mean" in found else None

@@ -18,7 +18,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
 
 from gpuconv.algorithms import Algorithm
 from gpuconv.backends.cuda.analysis import machine_code, resources
@@ -105,7 +104,7 @@ class Model:
         return cls.of(json.loads(FILE.read_text(encoding="utf-8")))
 
     @classmethod
-    def of(cls, stored: Mapping[str, Any]) -> Model:
+    def of(cls, stored: Record) -> Model:
         return cls(
             stored["gpu"],
             Terms(**stored["rates"]),
