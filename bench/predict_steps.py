@@ -32,7 +32,7 @@ from gpuconv.layers import Conv2D, Input, Layer, Sequential, Upsample
 from gpuconv.problems import Conv2dProblem
 from gpuconv.profiling import work
 from gpuconv.profiling.launches import record_launches
-from gpuconv.types import Shape
+from gpuconv.types import Array, Shape
 
 NETS = (("airbench94", 2000), ("vgg-cifar", 128), ("resnet18-cifar", 512))
 LAUNCH = 2e-6  # seconds from one small kernel of a graph to the next: assumed, not measured
@@ -69,7 +69,7 @@ def _recorded_launches() -> Iterator[list[tuple[str, int]]]:
     empty, span = emulator.empty, rows.span
     slices: list[tuple[object, int]] = []  # the spans of slices, which are kept so that no other array gets their id
 
-    def record(kernel: Kernel, arguments: tuple[Any, ...]) -> None:
+    def record(kernel: Kernel, arguments: tuple[Array, ...]) -> None:
         named = dict(zip((each.name for each in kernel.signature.parameters), arguments))
         others = [each for name, each in named.items() if not (_is_convolution(kernel.name) and name in _OPERANDS)]
         arrays = {id(each): each for each in others if hasattr(each, "nbytes") and hasattr(each, "flags")}

@@ -132,7 +132,15 @@ def test_graphs_that_our_exports_do_not_write_are_imported(tmp_path):
         ],
         [node("Relu", "x", "r"), node("Sigmoid", "x", "s"), node("Add", "r s", "y")],
     ]
-    values = dict(matrix=matrix, bias=bias, two=np.float32(2), zero=np.float32(0), axes=[2, 3], shape=[-1, 32], channels=matrix[:2])
+    values = dict(
+        matrix=matrix,
+        bias=bias,
+        two=np.float32(2),
+        zero=np.float32(0),
+        axes=[2, 3],
+        shape=[-1, 32],
+        channels=matrix[:2],
+    )
     x = batch((4, 4, 2))
     for nodes in cases:
         used = {name for item in nodes for name in item.input}
