@@ -90,7 +90,7 @@ def evaluate(
         raise TypeError(f"ranks is a gpuconv.parallel.Ranks, received {type(ranks).__name__}")
     criterion, tta = losses.get(loss), canonical("test-time augmentation", tta, TTA)
     losses.expect_net(criterion, net.output_shape or ())
-    loader = fit_loaders.held_out("data", data, net, normalization, batch_size, losses.ignored_label(criterion))
+    loader = fit_loaders.held_out("data", data, net, normalization, batch_size, criterion)
     measured = begin(named(metrics) | ({_CONFUSION: Confusion()} if confusion else {}))
     totals: Totals | None = None
     counting = [name for name, metric in measured.items() if isinstance(metric, (Confusion, TopK))]

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from gpuconv import losses
 from gpuconv.arguments import integer
 from gpuconv.data import Dataset, Loader, Normalization, sources
 from gpuconv.data.normalization import looks_unnormalized
@@ -17,6 +18,7 @@ from gpuconv.data.sources import Epochs, length_of
 from gpuconv.data.stream_loader import StreamLoader
 from gpuconv.layers.base import Layer
 from gpuconv.layers.image_notes import expect_normalization
+from gpuconv.losses import Loss
 from gpuconv.training.data_checks import batches_own_data, expect
 from gpuconv.types import Record
 
@@ -112,19 +114,16 @@ def with_split_off(data: DataSets, net: Layer, seed: int, ignored: int | None) -
 
 
 def held_out(
-    name: str,
-    data: object,
-    net: Layer,
-    normalization: Normalization | None,
-    batch_size: int,
-    ignored: int | None = None,
+    name: str, data: object, net: Layer, normalization: Normalization | None, batch_size: int, loss: Loss
 ) -> Epochs:
-    """A loader of held-out data: not shuffled, and normalized by `normalization`, by default as in training."""
+    """A loader of held-out data: not shuffled, and normalized by `normalization`, by default as in training. Raises
+    DataError as `expect` does."""
     if normalization is not None:
         expect_normalization(normalization, None)  # None: the shape is checked when images are normalized
     normalize = partial(as_in_training, name, normalization or getattr(net, "normalization", None))
-    found = loader(name, data, net, normalize, batch_size=integer("batch_size", batch_size, 1), ignored=ignored)
-    expect(name, found, net, None)
+    size, ignored = integer("batch_size", batch_size, 1), losses.ignored_label(loss)
+    found = loader(name, data, net, normalize, batch_size=size, ignored=ignored)
+    expect(name, found, net, loss)
     return found
 
 

@@ -93,6 +93,14 @@ def test_nonfinite_images_are_named_before_training(tmp_path):
             fit([*zip(wrong[number:], DATA.labels[number:])])
 
 
+def test_evaluate_refuses_a_label_that_is_no_class_before_it_runs_the_net():
+    net, labels = toy_run.net(), DATA.labels.copy()
+    labels[-1] = 99
+    handle = net.register_forward_hook(lambda *_: pytest.fail("the net ran"))
+    with handle, pytest.raises(DataError, match=r"data does not fit: the net has 3 classes, .* received 99"):
+        evaluate(net, (DATA.images, labels), normalization=gc.data.Normalization.measured(DATA.images))
+
+
 def test_the_first_nonfinite_image_is_named_wherever_it_is():
     images = np.ones((200, 2, 3, 1), np.float32)
     expect_finite(images, "many")
