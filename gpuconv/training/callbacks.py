@@ -157,6 +157,8 @@ class Progress(Callback):
     def on_start(self, trainer: RunState) -> None:
         self._bar: Any = None
         self._began = time.perf_counter()
+        if 0 < trainer.epochs <= trainer.epoch and not is_quiet():
+            say(f"nothing is left to train: epoch {trainer.epoch}/{trainer.epochs} is complete", "stdout")
 
     def next_step(self, trainer: RunState) -> int | None:
         return None  # on_step only updates the progress bar

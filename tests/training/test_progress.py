@@ -18,6 +18,13 @@ def test_each_epoch_is_printed_in_one_line(capsys):
         assert "  test accuracy " in line
 
 
+def test_a_fit_that_has_nothing_left_to_train_says_so(capsys):
+    trainer = toy_run.trainer()
+    toy_run.fit(trainer, test=toy_run.held_out())
+    toy_run.fit(trainer, test=toy_run.held_out(), progress=True)
+    assert capsys.readouterr().out == "nothing is left to train: epoch 3/3 is complete\n"
+
+
 class Bar(console._NoBar):
     def __init__(self, **options):
         self.options, self.events = options, []
@@ -78,7 +85,7 @@ def test_a_bar_resumes_within_an_epoch_and_is_omitted_without_stderr(monkeypatch
 def test_the_reason_for_the_end_is_printed_unless_the_run_finished_failed_or_was_interrupted(capsys):
     for reason in ("finished", "interrupted", "failed", "early stopping: enough"):
         progress = Progress()
-        progress.on_start(None)
+        progress.on_start(SimpleNamespace(epoch=0, epochs=1))
         progress.on_stop(None, reason)
     assert capsys.readouterr().out == "early stopping: enough\n"
 
