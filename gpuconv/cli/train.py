@@ -242,9 +242,8 @@ def _expect_digests_file(path: Path, run: Path) -> None:
 
     if path.is_dir():
         raise UserError(f"--digests {path} must be a file, and is a folder")
-    directory = RunDirectory(run)
-    if directory.has_own(path) and path.resolve() != directory.digests.resolve():
-        raise UserError(f"--digests {path} is another file of the run; give the digests another name")
+    with user_errors():
+        RunDirectory(run).expect_digests(path, "--digests")
     run = run.resolve()
     if not path.parent.is_dir() and path.parent.resolve() not in (run, *run.parents):
         raise UserError(f"--digests {path}: the folder to put it in does not exist")

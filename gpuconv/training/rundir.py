@@ -75,6 +75,11 @@ class RunDirectory:
         own = (each.resolve() for each in vars(self).values() if isinstance(each, Path) and each != self.path)
         return Path(path).resolve() in own
 
+    def expect_digests(self, path: str | os.PathLike[str], option: str) -> None:
+        """Raise ValueError if `path`, where digests go, is another file of the run. option: what the user calls it."""
+        if self.has_own(path) and Path(path).resolve() != self.digests.resolve():
+            raise ValueError(f"{option} {path} is another file of the run; give the digests another name")
+
     @classmethod
     def start(cls, path: str | os.PathLike[str], settings: Record) -> RunDirectory:
         """Create the directory of a new run and write its settings.

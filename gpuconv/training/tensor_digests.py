@@ -170,11 +170,14 @@ class Digests(Callback):
         self.path, self.every = path, arguments.integer("every", every, 1)
 
     def on_start(self, trainer: RunState) -> None:
-        """Open the file. Raises ValueError if neither a path nor a run directory is given."""
+        """Open the file. Raises ValueError if neither a path nor a run directory is given, or if the path is that of
+        another file of the run."""
         path = self.path or (trainer.run and trainer.run.digests)
         if not path:
             raise ValueError("Digests() writes into the run directory, and the run has none: give it a path")
         self._path, self._on = Path(path), machine(trainer.net.device)
+        if trainer.run:
+            trainer.run.expect_digests(self._path, "path")
         there = _lines(self._path) if trainer.steps and self._path.exists() else []
         kept = [line for line, step in there if step.step <= trainer.steps]
         write_atomically(self._path, b"".join(kept))

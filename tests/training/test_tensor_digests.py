@@ -42,6 +42,13 @@ class Interrupt:
             raise KeyboardInterrupt
 
 
+def test_digests_do_not_replace_another_file_of_the_run(tmp_path):
+    path = tmp_path / "run" / "run.json"
+    with pytest.raises(ValueError, match=r"path .*run.json is another file of the run; give the digests another name"):
+        toy_run.fit(toy_run.trainer(), epochs=1, run_dir=path.parent, callbacks=[Digests(path)])
+    assert json.loads(path.read_text())["settings"]
+
+
 def test_digests_list_every_tensor_of_each_step_in_the_order_of_the_work(tmp_path):
     run = toy_run.trainer()
     toy_run.fit(run, run_dir=tmp_path / "run", callbacks=[Digests()])
