@@ -164,9 +164,11 @@ def text(found: Explanation) -> list[str]:
     lines = [str(found), "", f"  {'computed by':14}{'value':>16}{'error':>12}{'bound':>12}"]
     lines += [f"  {c.by:14}{c.value:16.9g}{c.error:12.3g}{c.bound:12.3g}" for c in found.computed]
     senders = "branches" if found.kind in ("Residual", "Branches") else "outputs"
-    what = f"{senders} that contribute most" if found.direction == "backward" else "inputs that matter most"
-    lines += ["", f"  {what}"]
-    for term in found.terms:
+    backward = found.direction == "backward"
+    terms = [term for term in found.terms if term.product != 0] if backward else found.terms
+    what = f"{senders} that contribute most" if backward else "inputs that matter most"
+    lines += ["", f"  {what}"] if terms else []
+    for term in terms:
         product = "" if found.weight is None else f" x {term.weight:.6g} = {term.product:.6g}"
         lines.append(f"  {[*term.at]!s:18}{term.input:.6g}{product}")
     if found.thread:

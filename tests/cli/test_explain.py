@@ -61,6 +61,18 @@ def test_a_value_is_explained_in_text_and_json(work, capsys):
     assert "outputs that contribute most" in capsys.readouterr().out
 
 
+def test_only_outputs_that_contribute_to_a_gradient_are_listed(work, capsys):
+    """Of the four inputs of a pool's window only the largest has a gradient, and from one output."""
+    printed = []
+    for at in ("0,0,1", "0,1,1", "1,0,1", "1,1,1"):
+        assert run_line(f"explain run a.png --layer pool1 --at {at} --backward --device numpy") == 0
+        printed.append(capsys.readouterr().out)
+    listing = [each for each in printed if "outputs that contribute most" in each]
+    assert len(listing) == 1
+    assert listing[0].count(" x 1 = ") == 1
+    assert sum("no outputs contribute" in each for each in printed) == 3
+
+
 @pytest.mark.usefixtures("pictures")
 def test_each_map_has_the_size_of_the_image_and_is_drawn(work, capsys):
     for name in ("saliency", "occlusion", "grad-cam"):
