@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from gpuconv import backends, ops, summary
+from gpuconv import backends, losses, ops, summary
 from gpuconv.data import Dataset, Samples
 from gpuconv.data.samples import read_checked
 from gpuconv.integers import ceil_div
@@ -74,7 +74,8 @@ def confusion(records: Sequence[Record], classes: Sequence[str]) -> Record | Non
 
 def picture(segment: Segment, kind: str, image: np.ndarray, truth: int | None, head: Record) -> bytes:
     """The activations or gradients of one image, or the net's filters, by `kind`. image: uint8 (H, W, C) of the net's
-    size. truth: its class, if known."""
+    size. truth: its class, if known; a label that the loss ignores is none."""
+    truth = None if truth == losses.ignored_label(segment.trainer.loss) else truth
     x = normalize_images(segment, image[None])
     volumes, scores = pictures.activations(segment.net, x)
     probabilities = ops.softmax(scores.astype(np.float64))[0]
@@ -96,12 +97,14 @@ def first_labeled(data: Dataset | Samples, count: int) -> tuple[np.ndarray, np.n
 
 def examples(segment: Segment, sets: DataSplits) -> bytes:
     """Some of the first test images with their five best scores, and how many of the first test images the net
-    classifies correctly. Correctly classified images come before the others."""
+    classifies correctly. Correctly classified images come before the others. Images whose label the loss ignores do
+    not count."""
     images, labels = first_labeled(sets.test, EXAMPLES)
     scores = segment.net.infer(normalize_images(segment, images))
     probabilities = ops.softmax(backends.to_numpy(scores).astype(np.float64))
-    right = (probabilities.argmax(axis=1) == labels) & np.isfinite(probabilities).all(axis=1)
-    shown = [*np.flatnonzero(right)[:SHOWN], *np.flatnonzero(~right)[:SHOWN]]
+    counted = labels != losses.ignored_label(segment.trainer.loss)
+    right = (probabilities.argmax(axis=1) == labels) & np.isfinite(probabilities).all(axis=1) & counted
+    shown = [*np.flatnonzero(right)[:SHOWN], *np.flatnonzero(~right & counted)[:SHOWN]]
     answers = [
         {
             "index": int(at),
@@ -111,7 +114,7 @@ def examples(segment: Segment, sets: DataSplits) -> bytes:
         }
         for at in shown
     ]
-    head = {"shown": answers, "right": int(right.sum()), "of": len(images)}
+    head = {"shown": answers, "right": int(right.sum()), "of": int(counted.sum())}
     return pictures.pack(head, [], [pictures.shrink_image(images[at]) for at in shown])
 
 

@@ -121,6 +121,18 @@ def test_examples_begin_with_those_classified_correctly(open_session, sets):
         assert answer["right"] == (answer["best"][0][0] == answer["truth"] == sets.test.labels[answer["index"]])
 
 
+def test_images_whose_label_is_ignored_count_neither_as_right_nor_as_wrong(open_session, sets):
+    loss = "SoftmaxCrossEntropy(label_smoothing=0.0, ignore_index=3)"
+    session = open_session(changes={"loss": loss}, start=False)
+    labels = sets.test.labels
+    head = header_of(snapshots.examples(session.segment, sets))
+    assert head["of"] == (labels != 3).sum() < 60
+    assert 3 not in {answer["truth"] for answer in head["shown"]}
+    for at, truth in ((np.flatnonzero(labels == 3)[0], None), (np.flatnonzero(labels == 4)[0], 4)):
+        frame = snapshots.picture(session.segment, "gradients", sets.test.images[at], int(labels[at]), {})
+        assert header_of(frame)["truth"] == truth
+
+
 def test_scales_are_those_of_parameters_that_were_there_before_the_step():
     before = {"weight": np.zeros(2), "other shape": np.zeros(3)}
     after = {"weight": np.array([3.0, 4.0]), "other shape": np.ones(2), "new": np.ones(2)}
