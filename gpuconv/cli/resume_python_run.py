@@ -60,6 +60,8 @@ def resume(options: argparse.Namespace, chosen: Record, callbacks: Sequence[Call
             shard_optimizer=options.shard_optimizer,
         )
         loaders: Loaders = {part: _loader(stored, part, parts[part], net) for part in PARTS if part in parts}
+        if "validation" in loaders:
+            loaders["validation"].part = stored["validation"].get("part")  # the checkpoint keeps it
     print_line("run", f"{directory} (continued)\n")
     extra = {name: value for name, value in stored.get("options", {}).items() if name not in NOTES}
     try:

@@ -156,6 +156,7 @@ def test_the_images_of_a_validation_part_do_not_count_as_other_data(tmp_path, ca
     train(tmp_path / "run", epochs=1, validation=0.1, test=gc.data.load("digits")[1])
     assert "warning" not in on_numpy(capsys, "evaluate", tmp_path / "run")
     assert "tested" in on_numpy(capsys, "train", "--resume", tmp_path / "run", "--json")
+    assert "warning" not in on_numpy(capsys, "evaluate", tmp_path / "run")
 
 
 def photos(folder, seed=0):
