@@ -28,7 +28,7 @@ def read(path: str) -> Record:
     if len(data) > MAX_BYTES:
         raise ValueError(f"{path} is not a settings file: it has more than {MAX_BYTES:,} bytes")
     try:
-        table = tomllib.loads(data.decode("utf-8", "surrogateescape").replace("\r\n", "\n"))
+        table = tomllib.loads(data.decode("utf-8-sig", "surrogateescape").replace("\r\n", "\n"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not valid TOML: {error}") from None
     try:
@@ -40,7 +40,8 @@ def read(path: str) -> Record:
 
 def _as_option(name: str, value: object) -> object:
     kind = shared_options.OPTIONS[name][0] if name in shared_options.OPTIONS else str
-    if isinstance(value, bool) or not isinstance(value, (str, int, float)) or (kind is str) != isinstance(value, str):
+    fits = name in ("clip", "plateau") or (kind is str) == isinstance(value, str)  # clip = 1.0 is a number or text
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)) or not fits:
         raise TypeError(f"{name} must be {'text' if kind is str else 'a number'}, received {value!r}")
     try:
         return kind(str(value))

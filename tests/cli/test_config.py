@@ -53,6 +53,13 @@ def test_the_settings_file_of_a_python_run_has_its_shards_and_synchronized_batch
     assert {name: read[name] for name in ("shards", "sync_batch_norm")} == {"shards": 4, "sync_batch_norm": 1}
 
 
+def test_a_settings_file_may_begin_with_a_byte_order_mark_and_give_clip_and_plateau_as_numbers(work):
+    from gpuconv.cli import config
+
+    (work / "c.toml").write_text("clip = 1.0\nplateau = 5\nloss = 'svm'\n", encoding="utf-8-sig")
+    assert config.read("c.toml") == {"clip": "1.0", "plateau": "5", "loss": "svm"}
+
+
 def test_a_settings_file_is_checked_before_anything_is_created(work, capsys):
     for text, message in (
         ("epoch = 3", "unknown setting 'epoch'; did you mean 'epochs'?"),
