@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import signal
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -126,7 +127,7 @@ class Bisection:
         skipped = f"; {sum(self.skipped)} more had NaN or infinity" if any(self.skipped) else ""
         found = self.violation
         if found is None:
-            return f"agree over {self.steps} steps: {checked}, each within its bound{skipped}"
+            return f"agree over {self.steps} step{'s' * (self.steps > 1)}: {checked}, each within its bound{skipped}"
         what = found.parameter or found.layer
         place = " of ".join(filter(None, [found.op, what]))
         rows = {
@@ -164,7 +165,7 @@ class _Judge:
         with tracked_layer() as self.place:
             self.trainer.fit(data, epochs=epochs, callbacks=[self], progress=False, **fit)
         if self.trainer.interrupted_by:
-            raise KeyboardInterrupt
+            signal.raise_signal(self.trainer.interrupted_by)
 
     @contextlib.contextmanager
     def around_step(self, trainer: Trainer) -> Iterator[None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -318,13 +319,24 @@ def test_a_kernel_that_faults_gives_an_error_of_one_line(work, capsys):
     assert "kernel sgd_step, block (0, 0, 0), thread (0, 0, 0): out of bounds" in output
 
 
-def test_ctrl_c_ends_bisect(work, monkeypatch):
+def test_ctrl_c_and_sigterm_end_bisect_with_their_own_status(work, monkeypatch):
     from gpuconv.verify.call import Call
 
     def interrupt(call):
-        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(number)
         return compare(call)
+
+    def end(number, frame):
+        sys.exit(128 + number)
 
     compare = Call.compare
     monkeypatch.setattr(Call, "compare", interrupt)
+    number = signal.SIGINT
     assert main(["bisect", "numpy", "numpy,float16", *SHORT_TRAINING]) == 130
+    number = signal.SIGTERM
+    before = signal.signal(number, end)
+    try:
+        with pytest.raises(SystemExit, match="143"):
+            main(["bisect", "numpy", "numpy,float16", *SHORT_TRAINING])
+    finally:
+        signal.signal(number, before)
