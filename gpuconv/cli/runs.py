@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from gpuconv.cli import nets, run_settings, shared_options
 from gpuconv.cli.errors import UserError, user_errors
 from gpuconv.cli.run_settings import Settings
+from gpuconv.system.shell import command
 from gpuconv.types import Json, Record
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ def file_needed(error: UndefinedLayerError, model: str = "") -> UserError:
     layer = re.search("'.*?'", str(error))
     return UserError(
         f"the net has the layer {layer[0] if layer else ''}, which a file of yours defines; the file's code is run "
-        f"only if you name the file: --model {model if nets.is_in_file(model) else 'FILE.py'}"
+        f"only if you name the file: {command('--model', model if nets.is_in_file(model) else 'FILE.py')}"
     )
 
 
@@ -171,7 +172,7 @@ def settings_to_resume(directory: str, chosen: Record) -> Settings:
         if not model:
             raise UserError(
                 f"the net of {directory} is made by code in a file, which is run only if you name the file: "
-                f"--model {settings.model}"
+                f"{command('--model', settings.model)}"
             )
         if nets.is_in_file(model):  # the file may have moved
             settings = dataclasses.replace(settings, model=nets.with_file_of(model, settings.model))

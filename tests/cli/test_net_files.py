@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import sys
 
 import numpy as np
@@ -168,7 +169,16 @@ def my_net(work, request):
     (work / f"{name}.py").write_text(NET)
     yield f"{name}.py"
     sys.modules.pop(name, None)
-    sys.path[:] = [folder for folder in sys.path if folder != str(work)]
+    sys.path[:] = [folder for folder in sys.path if not folder.startswith(str(work))]
+
+
+def test_the_option_to_add_for_a_file_with_spaces_can_be_pasted_into_a_shell(work, my_net, capsys):
+    folder = work / "my nets"
+    folder.mkdir()
+    shutil.copy(my_net, folder)
+    output_of(capsys, "train", *TINY_RUN, "--epochs", 1, "--model", f"{folder / my_net}:build", "--run-dir", "run")
+    err = output_of(capsys, "train", "--resume", "run", status=2)
+    assert f"name the file: --model '{folder / my_net}:build'" in err
 
 
 def test_a_net_from_a_function_in_a_file_is_trained_evaluated_and_resumed(work, my_net, capsys):
