@@ -123,7 +123,7 @@ def _map(
     found = np.atleast_3d(found)
     json_output.note(map=options.map, values=found)
     largest = tuple(map(int, np.unravel_index(np.abs(found).sum(axis=2).argmax(), found.shape[:2])))
-    print(f"{options.map}: largest at {[*largest]}")
+    print(f"{options.map}: {f'largest at {[*largest]}' if found.any() else '0 everywhere'}")
     return f"{options.map} of {printable(options.image)}", [(options.map, found)]
 
 

@@ -82,6 +82,14 @@ def test_each_map_has_the_size_of_the_image_and_is_drawn(work, capsys):
     assert document_of(capsys, "--map", "Grad_CAM", "--layer", "conv1", "--picture", "x.png")["map"] == "grad-cam"
 
 
+@pytest.mark.usefixtures("pictures")
+def test_a_map_of_zeros_has_no_largest_value(work, capsys, monkeypatch):
+    for value, text in ((0.0, "grad-cam: 0 everywhere\n"), (1.0, "grad-cam: largest at [0, 0]\n")):
+        monkeypatch.setattr("gpuconv.inspect.grad_cam", lambda *_, value=value, **__: np.full((8, 8), value))
+        assert run_line("explain run a.png --map grad-cam --picture map.png --device numpy") == 0
+        assert text in capsys.readouterr().out
+
+
 @pytest.mark.kernels
 def test_on_the_emulated_device_explain_names_the_kernel_thread_and_bytes_written(work, capsys):
     assert run_line("explain run a.png --layer conv1 --at 1,2,3 --device emulated") == 0
