@@ -89,7 +89,15 @@ def is_test_set(spec: str) -> bool:
 def with_full_name(spec: str) -> str:
     """The same text with its data set's name in lower case. Raises ValueError for an unknown name."""
     name, rest = name_and_rest(spec)
-    name = canonical("data set", name, _SOURCES)
+    try:
+        name = canonical("data set", name, _SOURCES)
+    except ValueError as error:
+        path, hint = os.path.expanduser(spec), ""
+        if os.path.isdir(path):
+            hint = f"; for a folder of images write folder:{spec}"
+        elif os.path.isfile(path):
+            hint = "; only Python can train on the arrays in a file: Trainer.fit takes (images, labels)"
+        raise ValueError(f"{error}{hint}") from None
     return f"{name}:{rest}" if rest else name
 
 

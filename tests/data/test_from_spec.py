@@ -80,6 +80,14 @@ def test_a_bad_spec_is_refused(spec, message):
         load(spec)
 
 
+def test_the_error_for_the_path_of_a_folder_or_file_says_what_to_write(tmp_path):
+    (tmp_path / "arrays.npz").touch()
+    with pytest.raises(ValueError, match=r"unknown data set .*; for a folder of images write folder:/"):
+        load(str(tmp_path))
+    with pytest.raises(ValueError, match=r"only Python can train on the arrays in a file: Trainer.fit takes \("):
+        load(str(tmp_path / "arrays.npz"))
+
+
 def test_a_spec_must_be_text():
     with pytest.raises(TypeError, match="described by text, received NoneType"):
         load(None)
