@@ -85,7 +85,8 @@ def _new_session(options: argparse.Namespace, settings: run_settings.Settings) -
         data, test = load(settings.data, settings.test)
         train, validation = split_validation(settings, data)
         sets = live.DataSplits(train, validation, test)
-    print_line("data", f"{train.name}: {len(train):,} images to train on, {len(test):,} to test on")
+    judged = f"{len(validation):,} to validate on, " if validation else ""
+    print_line("data", f"{train.name}: {len(train):,} images to train on, {judged}{len(test):,} to test on")
     device, why = _device(options)
     with user_errors():
         net = nets.build(
@@ -104,6 +105,7 @@ def _new_session(options: argparse.Namespace, settings: run_settings.Settings) -
             "seed": settings.seed,
             "epochs": settings.epochs,
             "train": {"batch_size": settings.batch_size, "augmentation": settings.augment},
+            "validation": {"part": settings.validation} if settings.validation else None,
             "plateau": None if settings.plateau == "none" else settings.plateau,
             "clip": None if settings.clip == "none" else settings.clip,
             "ema": settings.ema or None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gpuconv.cli import json_output, nets, shadow_report
 from gpuconv.cli.device_option import choose_device
@@ -60,8 +60,6 @@ def resume(options: argparse.Namespace, chosen: Record, callbacks: Sequence[Call
             shard_optimizer=options.shard_optimizer,
         )
         loaders: Loaders = {part: _loader(stored, part, parts[part], net) for part in PARTS if part in parts}
-        if "validation" in loaders:
-            loaders["validation"].part = stored["validation"].get("part")  # the checkpoint keeps it
     print_line("run", f"{directory} (continued)\n")
     extra = {name: value for name, value in stored.get("options", {}).items() if name not in NOTES}
     try:
@@ -148,7 +146,7 @@ def _loader(stored: Record, part: str, data: Dataset | Samples, net: Sequential)
     from gpuconv.data import Augmentation, Normalization
 
     settings, options = stored[part], stored["options"]
-    return make_loader(
+    made: Any = make_loader(
         data,
         settings["batch_size"],
         normalization=Normalization(options["mean"], options["std"]),
@@ -159,3 +157,5 @@ def _loader(stored: Record, part: str, data: Dataset | Samples, net: Sequential)
         device=net.device,
         dtype=net.dtype,
     )
+    made.part = settings.get("part")
+    return made

@@ -121,7 +121,7 @@ def _loader(
 ) -> Loader:
     kind: Any = Loader if isinstance(data, Dataset) else StreamLoader
     size = settings.get("batch_size", BATCH)
-    return kind(
+    made = kind(
         data,
         min(size, len(data)) if part == "train" else size,
         normalization=normalization,
@@ -132,3 +132,5 @@ def _loader(
         device=net.device,
         dtype=net.dtype,
     )
+    made.part = settings.get("part")
+    return made

@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("starlette")
 from gpuconv import checkpoint, live
 from gpuconv.cli.main import main
-from tests.live.sessions import wait_for
+from tests.live.sessions import do, wait_for
 
 NET_TO_WHITEN = """
 from gpuconv.layers import Conv2D, Flatten, Linear
@@ -75,6 +75,25 @@ def finish(session):
         session.ask("go")
     wait_for(session, lambda: session.phase == "finished")
     session.close()
+
+
+def test_evaluate_finds_the_images_of_a_run_with_a_validation_part_unchanged(served, capsys):
+    line = "--model seed-net --data synthetic:n=64,size=8x8x1 --validation 0.25 --epochs 1 --batch-size 16"
+    assert main(["live", "--device", "numpy", *line.split()]) == 0
+    assert "44 images to train on, 20 to validate on, 12 to test on" in capsys.readouterr().out
+    session = served.pop()[0]
+    finish(session)
+    assert main(["evaluate", str(session.run_dir), "--device", "numpy"]) == 0
+    assert "warning" not in capsys.readouterr().err
+    assert main(["live", str(session.run_dir), "--device", "numpy"]) == 0
+    session = served.pop()[0]
+    session.start()
+    do(session, "change", settings={"epochs": 2})
+    do(session, "go")
+    wait_for(session, lambda: session.phase == "finished" and session.trainer.epoch == 2)
+    session.close()
+    assert main(["evaluate", str(session.run_dir), "--device", "numpy"]) == 0
+    assert "warning" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["live", "train"])
