@@ -33,3 +33,10 @@ def test_the_page_fits_a_phone_in_light_and_dark_and_works_from_the_keyboard(ope
     for _ in range(5):
         page.keyboard.press("Shift+ArrowDown")
     wait_until(page, "document.getElementById('shown').textContent === 'your drawing'")
+    heights = page.evaluate(  # with a hundred classes or layers
+        """[...document.querySelectorAll('#confusion, #scales')].map(table => {
+            table.style.height = '5000px';
+            return table.closest('section').offsetHeight;
+        })"""
+    )
+    assert all(height < 1000 for height in heights), heights
