@@ -144,7 +144,7 @@ def _style_curves(axes: Axes, epochs: Sequence[int]) -> None:
     from matplotlib.ticker import MaxNLocator
 
     style_axes(axes, "epoch")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=10))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=10, min_n_ticks=1))
     axes.set_xlim(min(epochs) - 0.5 * (len(set(epochs)) == 1), max(epochs) + 0.5 * (len(set(epochs)) == 1))
 
 

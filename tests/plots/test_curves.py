@@ -43,6 +43,12 @@ def test_curves_draws_a_single_epoch_without_test_results():
     assert [line.get_label() for line in accuracy.lines] == ["train"]
 
 
+def test_the_axis_of_a_single_epoch_has_no_fractions_of_epochs():
+    for axes in plots.curves(HISTORY[:1]).axes:
+        low, high = axes.get_xlim()
+        assert [tick for tick in axes.get_xticks() if low <= tick <= high] == [1]
+
+
 def test_curves_of_a_regression_have_no_panel_for_the_accuracy():
     figure = plots.curves([{"epoch": 1, "train_loss": 0.5, "train_accuracy": None, "test_loss": 0.7}], title="mse")
     (axes,) = figure.axes
