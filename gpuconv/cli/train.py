@@ -220,6 +220,8 @@ def _chosen_settings(options: argparse.Namespace) -> tuple[Record, str | None]:
         raise UserError(f"{options.resume} continues with the settings it was started with; leave --recipe out")
     if options.digests_every is not None and options.digests is None:
         raise UserError("--digests-every is for --digests, which is not given")
+    if options.on_violation != "stop" and options.shadow is None:
+        raise UserError(f"--on-violation {options.on_violation} is for --shadow, which is not given")
     if isinstance(options.digests, str):
         folder = options.resume or options.run_dir or "runs/new"  # "new" stands for a name that is not chosen yet
         _expect_digests_file(Path(options.digests), Path(folder))

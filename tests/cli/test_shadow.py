@@ -69,6 +69,7 @@ def test_invalid_shares_and_files_are_refused_in_one_line(work, capsys):
         "train --shadow 200%": "expected a share above 0",
         "train --shadow two": "expected a share above 0",
         "train --shadow 2% --on-violation halt": "invalid choice: 'halt'",
+        "train --on-violation warn": "--on-violation warn is for --shadow, which is not given",
         "shadow": "required",
         "shadow repeat x": "invalid choice: 'repeat'",
         "shadow replay none.safetensors": "cannot read the checkpoint none.safetensors",
