@@ -57,6 +57,7 @@ def run(options: argparse.Namespace) -> int:
     device = choose_device(options)
     trained = open_run(directory, device, options.which, options.model)
     expect_normalization(trained)
+    print_line("checkpoint", f"{options.which}, {trained.trained}")
     train, test = _images(trained, options.data, options.test)
     with user_errors():
         first = trained.net[0]

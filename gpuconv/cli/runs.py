@@ -27,7 +27,8 @@ HOME = Path("runs")
 
 @dataclasses.dataclass
 class Run:
-    """A net with its settings and metadata. The net of `run_of` has no weights."""
+    """A net with its settings and metadata. The net of `run_of` has no weights. trained: for how long the net of
+    `open_run` was trained, in words."""
 
     net: Sequential
     settings: Settings
@@ -35,6 +36,7 @@ class Run:
     normalization: Any  # a Normalization, or None if the net was trained on floats
     input_shape: tuple[int, int, int]
     stored: Record
+    trained: str = ""
 
     @property
     def started_in_python(self) -> bool:
@@ -141,6 +143,9 @@ def open_run(directory: str | Path, device: str, which: str = "last", model: str
         found.net = Layer.from_config(state["net"], device=device)
         found.net.load_state_dict(loaded.part("net"))
     found.net.classes, found.net.normalization = found.classes, found.normalization
+    found.trained = f"after {state['epoch']} of {state['settings']['epochs']} epochs"
+    if steps := state["batch"]:
+        found.trained += f" and {steps} step{'s' * (steps > 1)}"
     return found
 
 

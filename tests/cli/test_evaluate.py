@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 
@@ -22,9 +23,10 @@ def test_evaluate_passes_its_options_on_and_prints_the_result(passed_to, trained
         (((net, loader), options),) = passed_to["evaluate"]
         expected = evaluate(net, loader, **options)
         averaging = [f"averaging  over {views} views of each image"] if views else []
-        assert output[: 3 + len(averaging)] == [
+        assert output[: 4 + len(averaging)] == [
             f"run        {trained}",
             "device     numpy (as you asked)",
+            "checkpoint last, after 2 of 2 epochs",
             "data       synthetic: 4 test images",
             *averaging,
         ]
@@ -32,13 +34,20 @@ def test_evaluate_passes_its_options_on_and_prints_the_result(passed_to, trained
             f"test loss {expected.loss:.4f}",
             f"test accuracy {100 * expected.accuracy:.2f}%",
         ]
-        assert output[3 + len(averaging)] == output[-3] == ""
+        assert output[4 + len(averaging)] == output[-3] == ""
         assert options == {"loss": "softmax:label_smoothing=0.2", "confusion": True, "tta": tta or "none"}
         ((dataset, batch_size), loading) = passed_to["Loader"][-1]
         np.testing.assert_array_equal(dataset.images, load(DATA)[1].images)
         np.testing.assert_array_equal(loading.pop("normalization").mean, Normalization.from_dataset(load(DATA)[0]).mean)
         assert (batch_size, loading) == (256, {"device": "numpy", "dtype": np.float32, "shuffle": False})
         passed_to["evaluate"].clear()
+
+
+def test_evaluate_says_how_long_the_net_of_an_interrupted_run_was_trained(capsys):
+    run = Path(__file__).parents[1] / "fixtures/runs/float32/interrupted"
+    for which, text in (("last", "after 1 of 3 epochs and 2 steps"), ("best", "after 1 of 3 epochs")):
+        assert main(["evaluate", str(run), "--which", which]) == 0
+        assert f"\ncheckpoint {which}, {text}\n" in capsys.readouterr().out
 
 
 def test_evaluate_refuses_data_together_with_a_test_folder(trained, capsys):
