@@ -191,7 +191,8 @@ def settings_to_resume(directory: str, chosen: Record) -> Settings:
     if others:
         raise UserError(
             f"{directory} continues with the settings it was started with: {'; '.join(others)} "
-            f"(leave {'it' if len(others) == 1 else 'them'} out, or start a new run)"
+            f"(leave {'it' if len(others) == 1 else 'them'} out, or start a new run; one that begins with the weights "
+            f"of this run takes {command('--weights', run.path)})"
         )
     return settings
 

@@ -20,6 +20,7 @@ def test_resume_refuses_other_settings_and_names_them(drawn_run, capsys):
     output = capsys.readouterr().err
     assert "--epochs is 2 there, 5 here" in output
     assert "--lr is " in output
+    assert f"a new run; one that begins with the weights of this run takes --weights {drawn_run})" in output
     assert "--model" not in output
     assert {path: path.read_bytes() for path in drawn_run.iterdir()} == before
 
