@@ -15,7 +15,7 @@ from gpuconv.cli.nets import add_file
 from gpuconv.cli.output_lines import print_line
 from gpuconv.cli.run_data import load_data, make_loader, warn_of_other_data, warn_of_trained_images
 from gpuconv.cli.run_settings import read_tta
-from gpuconv.cli.runs import Run, add_which, expect_normalization, newest_run, open_run
+from gpuconv.cli.runs import Run, add_which, expect_classes, expect_normalization, newest_run, open_run
 from gpuconv.cli.shared_options import add_options
 from gpuconv.system.console import is_quiet
 from gpuconv.text.plain_text import display_width, padded, printable
@@ -57,6 +57,7 @@ def run(options: argparse.Namespace) -> int:
     device = choose_device(options)
     trained = open_run(directory, device, options.which, options.model)
     expect_normalization(trained)
+    expect_classes(trained)
     print_line("checkpoint", f"{options.which}, {trained.trained}")
     train, test = _images(trained, options.data, options.test)
     with user_errors():

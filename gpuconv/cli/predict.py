@@ -16,7 +16,7 @@ from gpuconv.cli.device_option import add_device, choose_device
 from gpuconv.cli.errors import UserError, user_errors
 from gpuconv.cli.nets import add_file
 from gpuconv.cli.output_lines import print_line
-from gpuconv.cli.runs import Run, add_which, expect_normalization, newest_run, open_run
+from gpuconv.cli.runs import Run, add_which, expect_classes, expect_normalization, newest_run, open_run
 from gpuconv.text.plain_text import display_width, padded, printable
 from gpuconv.types import Array
 
@@ -46,6 +46,7 @@ def run(options: argparse.Namespace) -> int:
     print_line("run", directory)
     trained = open_run(directory, choose_device(options), options.which, options.model)
     expect_normalization(trained)
+    expect_classes(trained)
     failed, first = 0, None
     for path in options.images:
         try:

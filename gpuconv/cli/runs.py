@@ -7,7 +7,7 @@ import dataclasses
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -156,6 +156,18 @@ def expect_normalization(run: Run) -> None:
             "this run has no normalization of images, as it was trained on floats in Python: use gpuconv.load(run) "
             "and net.predict or gpuconv.evaluate there, with floats"
         )
+
+
+def expect_classes(run: Run) -> None:
+    """Raise UserError for a run whose loss has a target for each score, so that an image has no class."""
+    from gpuconv import losses
+
+    with suppress(ValueError):  # a user's loss, which is not known here
+        if not losses.classifies(losses.read(run.settings.loss)):
+            raise UserError(
+                f"the loss of this run, {run.settings.loss}, has a target for each score, so an image has no class: "
+                "use gpuconv.load(run) and net.predict or gpuconv.evaluate in Python"
+            )
 
 
 def add_which(parser: argparse.ArgumentParser) -> None:

@@ -145,6 +145,20 @@ def test_for_a_run_on_arrays_the_command_must_name_the_data(tmp_path, capsys):
     )
 
 
+def test_evaluate_and_predict_refuse_a_run_whose_loss_has_a_target_for_each_score(tmp_path, capsys):
+    train, _ = gc.data.load("digits")
+    net = gc.models.build("seed-net", (8, 8, 1))
+    targets = np.eye(10, dtype=np.float32)[train.labels]
+    gc.Trainer(net, loss="bce").fit((train.images, targets), epochs=1, run_dir=tmp_path / "run", progress=False)
+    Image.fromarray(train.images[0, :, :, 0]).save(tmp_path / "a.png")
+    for arguments in (
+        ["evaluate", tmp_path / "run", "--test", "digits"],
+        ["predict", tmp_path / "a.png", "--run-dir", tmp_path / "run"],
+    ):
+        output = on_numpy(capsys, *arguments, status=2)
+        assert "BinaryCrossEntropy(pos_weight=None), has a target for each score, so an image has no class" in output
+
+
 def test_a_run_of_no_epochs_is_resumed_without_training(tmp_path, capsys):
     train(tmp_path / "run", epochs=0)
     output = on_numpy(capsys, "train", "--resume", tmp_path / "run")
