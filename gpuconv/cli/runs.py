@@ -67,6 +67,11 @@ def run_of(stored: Record, path: str | os.PathLike[str]) -> Run:
         settings = run_settings.from_stored(options["command"]) if by_command else run_settings.from_python_run(stored)
     with _errors_of_entry(path, "net"):
         net = _net_without_weights(stored.get("net"), settings.model)
+    if not by_command and len(net.output_shape or ()) != 1:
+        raise UserError(
+            f"the net of {path} gives a volume of shape {net.output_shape} for each image, and the command line takes "
+            "nets with a score for each class: use gpuconv.load(run) and fit(resume=True) in Python"
+        )
     classes = options.get("classes") or [str(number) for number in range((net.output_shape or (0,))[-1])]
     input_shape = tuple(options.get("input_shape", net.input_shape))
     with _errors_of_entry(path, "options.classes"):

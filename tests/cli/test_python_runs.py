@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 import gpuconv as gc
+from gpuconv.layers import Conv2D, Input
 from tests.cli.command import on_numpy, output_of
 from tests.training.toy_run import StopAfterOne
 
@@ -157,6 +158,16 @@ def test_evaluate_and_predict_refuse_a_run_whose_loss_has_a_target_for_each_scor
     ):
         output = on_numpy(capsys, *arguments, status=2)
         assert "BinaryCrossEntropy(pos_weight=None), has a target for each score, so an image has no class" in output
+
+
+def test_the_error_for_a_net_that_gives_a_volume_says_where_it_can_be_used(tmp_path, capsys):
+    train, _ = gc.data.load("digits")
+    net = gc.Sequential(Input((8, 8, 1)), Conv2D(1, 3, padding=1))
+    data = train.images[:64], train.images[:64] / np.float32(16)
+    gc.Trainer(net, loss="mse").fit(data, epochs=1, run_dir=tmp_path / "run", progress=False)
+    for arguments in (["evaluate", tmp_path / "run"], ["train", "--resume", tmp_path / "run"]):
+        output = on_numpy(capsys, *arguments, status=2)
+        assert "gives a volume of shape (8, 8, 1) for each image, and the command line takes nets with" in output
 
 
 def test_a_run_of_no_epochs_is_resumed_without_training(tmp_path, capsys):
