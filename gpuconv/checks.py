@@ -129,7 +129,7 @@ def gradient_check(
 
     def forward() -> Array:
         for key, value in twin.buffers().items():
-            value[...] = backends.asarray(kept[key], layer.device)
+            backends.assign(value, kept[key])
         return twin.forward(x, training)
 
     y = forward()
@@ -146,7 +146,7 @@ def gradient_check(
     for number, (name, (array, gradient)) in enumerate(pairs.items()):
         analytic = backends.to_numpy(gradient).ravel()
         chosen = random.permutation(array.size, seed=seed, epoch=number)[:samples]
-        numerical = _numerical(loss, array, chosen, step, layer.device)
+        numerical = _numerical(loss, array, chosen, step)
         scale = np.maximum(np.maximum(np.abs(numerical), np.abs(analytic[chosen])), 1e-3 * np.abs(analytic).max())
         scale = np.maximum(scale, np.finfo(np.float64).tiny)
         raw = np.abs(numerical - analytic[chosen])
@@ -181,7 +181,7 @@ def _normal(shape: tuple[int, ...], seed: int, substream: int) -> np.ndarray:
     return random.normal(shape, seed=seed, stream=random.DATA, substream=substream, dtype="float64")
 
 
-def _numerical(loss: Callable[[], float], array: Array, chosen: np.ndarray, step: float, device: str) -> np.ndarray:
+def _numerical(loss: Callable[[], float], array: Array, chosen: np.ndarray, step: float) -> np.ndarray:
     """The derivatives of `loss` by the `chosen` elements of the array, by central differences."""
     host = backends.to_numpy(array).copy()
     gradients = np.empty(len(chosen))
@@ -190,10 +190,10 @@ def _numerical(loss: Callable[[], float], array: Array, chosen: np.ndarray, step
         for sign in (1, -1):
             moved = host.copy()
             moved.flat[element] += sign * step
-            array[...] = backends.asarray(moved, device)
+            backends.assign(array, moved)
             sides.append(loss())
         gradients[number] = (sides[0] - sides[1]) / (2 * step)
-    array[...] = backends.asarray(host, device)
+    backends.assign(array, host)
     return gradients
 
 
@@ -269,7 +269,7 @@ def first_loss(net: Sequential, x: Array, labels: Array, *, loss: str | Loss = "
     if not weighted:
         raise ValueError("the net has no layer with weights to scale down")
     for array in weighted[-1].arrays.values():
-        array[...] = backends.asarray(backends.to_numpy(array) * array.dtype.type(1e-3), net.device)
+        backends.assign(array, backends.to_numpy(array) * array.dtype.type(1e-3))
     scores = twin.forward(x, training=True)
     twin.release()
     value = _number(losses.apply(compute, scores, labels)[0])

@@ -49,9 +49,10 @@ def conv_to_linear(conv: Conv2D) -> Linear:
     linear = Linear(outputs, bias=conv.bias, algo=AUTO if only_convolves else conv.algo, frozen=conv.frozen)
     linear.build((inputs,), precision=conv.precision, device=conv.device)
     units = backends.asarray(np.eye(inputs, dtype=conv.dtype).reshape(inputs, *shape), conv.device)
-    linear["weight"][...] = ops.conv2d(units, conv["weight"], **conv.problem.window).reshape(inputs, outputs).T
+    columns = ops.conv2d(units, conv["weight"], **conv.problem.window).reshape(inputs, outputs)
+    backends.assign(linear["weight"], columns.transpose())
     if conv.bias:
-        linear["bias"].reshape(-1, conv.out_channels)[...] = conv["bias"]
+        backends.assign(linear["bias"].reshape(-1, conv.out_channels), conv["bias"])
     return linear
 
 

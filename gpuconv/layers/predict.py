@@ -157,7 +157,9 @@ def _scores(net: Layer, images: Array, batch_size: int, softmax: bool, normalize
     scores: Any = None
     device = backends.device_of(images)
     for first in range(0, max(count, 1), batch_size):
-        y = net.infer(_as_input(net, images[first : first + batch_size], normalize))
+        x = _as_input(net, images[first : first + batch_size], normalize)
+        with backends.current_device_of(x):  # a user's layers may call CuPy
+            y = net.infer(x)
         if softmax:
             y = ops.softmax(y.reshape(math.prod(y.shape[:-1]), y.shape[-1])).reshape(y.shape)
         y = backends.asarray(y, device)
@@ -165,7 +167,7 @@ def _scores(net: Layer, images: Array, batch_size: int, softmax: bool, normalize
             return y
         if scores is None:
             scores = backends.empty((count, *y.shape[1:]), y.dtype, device)
-        scores[first : first + batch_size] = y
+        backends.assign(scores[first : first + batch_size], y)
     return scores
 
 

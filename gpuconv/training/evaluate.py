@@ -18,6 +18,7 @@ from gpuconv.layers.base import expect_built
 from gpuconv.metrics import Confusion, TopK, begin, named
 from gpuconv.names import canonical
 from gpuconv.parallel import Ranks
+from gpuconv.profiling.timer import current
 from gpuconv.training import fit_loaders
 from gpuconv.training.running_metrics import Totals
 from gpuconv.training.tta import TTA, averaged_scores
@@ -96,12 +97,13 @@ def evaluate(
     counting = [name for name, metric in measured.items() if isinstance(metric, (Confusion, TopK))]
     if counting and not losses.classifies(criterion):
         raise ValueError(f"{counting[0]} counts classes, and {losses.describe(criterion)} has a target for each score")
-    for scores, labels in _scores_of_batches(net, loader.epoch(0), tta, ranks or Ranks()):
-        totals = totals or Totals(backends.device_of(scores), criterion)
-        totals.add(losses.apply(criterion, scores, labels)[0], scores, labels, criterion)
-        if measured and (on_host := _for_metrics(scores, labels, losses.ignored_label(criterion))):
-            for metric in measured.values():
-                metric.update(*(array.copy() for array in on_host))  # a user's metric may work in place
+    with current(net.device):  # a user's loss and layers may call CuPy
+        for scores, labels in _scores_of_batches(net, loader.epoch(0), tta, ranks or Ranks()):
+            totals = totals or Totals(backends.device_of(scores), criterion)
+            totals.add(losses.apply(criterion, scores, labels)[0], scores, labels, criterion)
+            if measured and (on_host := _for_metrics(scores, labels, losses.ignored_label(criterion))):
+                for metric in measured.values():
+                    metric.update(*(array.copy() for array in on_host))  # a user's metric may work in place
     if totals is None:
         raise ValueError("there is nothing to evaluate: the loader gave no batch")
     sums = totals.read()

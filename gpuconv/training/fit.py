@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gpuconv import profiling
+from gpuconv import backends, profiling
 from gpuconv.notices import notice
 from gpuconv.training.callback_base import next_step
 from gpuconv.training.callbacks import Checkpoints
@@ -65,7 +65,13 @@ class Fit:
     def __call__(self) -> None:
         """Run the epochs, between the callbacks' `on_start` and `on_stop`."""
         # NumPy's warnings are off, because the readings of the loss detect an overflow and also name the step.
-        with np.errstate(over="ignore", invalid="ignore"), profiling.ranges(), contextlib.closing(self.replay):
+        # The net's device is the current one, because losses, layers and callbacks of the user's own may call CuPy.
+        with (
+            np.errstate(over="ignore", invalid="ignore"),
+            profiling.ranges(),
+            contextlib.closing(self.replay),
+            backends.current_device_of(self.run.totals.array),
+        ):
             started: list[CallbackLike] = []
             try:
                 for callback in self.callbacks:

@@ -81,7 +81,8 @@ class RunState(TrainingStep):
                 f"the schedule {self.schedule} needs the length of the run, which `fit` sets; call "
                 "trainer.optimizer.advance(rate) before each step, or leave the schedule out"
             )
-        self.step_on([(x, y)], part, batch=batch, rate=None if self.optimizer.advanced else self.lr)
+        with backends.current_device_of(self.totals.array):  # a user's loss, layers and optimizer may call CuPy
+            self.step_on([(x, y)], part, batch=batch, rate=None if self.optimizer.advanced else self.lr)
 
     def follow_plateau(self) -> None:
         """Compute the plateau's factor from the epochs so far."""

@@ -52,7 +52,7 @@ def _shifted(x: Array, move: int) -> Array:
     moved = backends.zeros(x.shape, x.dtype, backends.device_of(x))
     for to_rows, from_rows in rows:
         for to_columns, from_columns in columns:
-            moved[:, to_rows, to_columns] = x[:, from_rows, from_columns]
+            backends.assign(moved[:, to_rows, to_columns], x[:, from_rows, from_columns])
     return moved
 
 
