@@ -210,7 +210,7 @@ class Fit:
                     contexts.enter_context(self.shadow.checking(self.run.steps + 1))
                 work()
         else:
-            self.replay.run(work, count, size, self.run.inputs() if self.replay.most_steps > 1 else None)
+            self.replay.run(work, count, size, self.run.inputs)
 
     def _record(self) -> None:
         """Do the host's part of a step, which the device has run or will run."""

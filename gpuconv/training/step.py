@@ -193,13 +193,19 @@ class TrainingStep:
         settings = [optimizer.config() | {"lr": None} for optimizer in self.optimizer.walk()]
         settings += [layer.hyperparameters() for layer in self.net.walk()]
         settings += [self.loss_scale.config()] if self.loss_scale else []
+        settings += [(name, _comparable(value)) for name, value in getattr(self.loss, "__dict__", {}).items()]
         return [settings, self.loss, self.clip, self.ema and self.ema.decay, [*map(_Itself, arrays)]]
+
+
+def _comparable(value: object) -> object:
+    """A number or text itself; any other value, such as an array, as an object that equals only itself."""
+    return value if isinstance(value, (int, float, str)) else _Itself(value)
 
 
 class _Itself:
     """An array that equals only itself. It keeps the array alive, so that no other one gets its memory meanwhile."""
 
-    def __init__(self, array: Array) -> None:
+    def __init__(self, array: object) -> None:
         self._array = array
 
     def __eq__(self, other: object) -> bool:

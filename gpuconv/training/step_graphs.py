@@ -39,24 +39,27 @@ class Replay:
         """The largest number of steps that may run at once."""
         return STEPS_PER_GRAPH if self._recorder else 1
 
-    def run(self, work: Work, steps: int, shape: Hashable, same: object) -> None:
+    def run(self, work: Work, steps: int, shape: Hashable, same: Callable[[], object]) -> None:
         """Run `work`, the device's part of one step, `steps` times.
 
-        shape: a key, such as the size of the batch; each shape has its own graphs. same: the values and arrays that
-        the graphs contain; all graphs are dropped when they change.
+        shape: a key, such as the size of the batch; each shape has its own graphs. same: a function that returns the
+        values and arrays that the graphs contain; all graphs are dropped when anything but `work` changes them.
         """
-        if self._recorder and same != self._same:
+        if self._recorder and same() != self._same:
             self._release_graphs()
-            self._same = same
         if self._recorder and shape not in self._graphs:
             self._recorder.prepare(work)
             self._graphs[shape] = {}
+            self._same = same()
             steps -= 1
         while steps:
             count = STEPS_PER_GRAPH if steps >= STEPS_PER_GRAPH else 1
+            new = count not in self._graphs.get(shape, ())
             replay = self._graph(work, count, shape)
             if replay is None:
                 break
+            if new:
+                self._same = same()
             replay()
             steps -= count
         for _ in range(steps):

@@ -147,7 +147,7 @@ def test_captured_steps_have_the_bits_of_uncaptured_ones(loss, precision):
         replay = Replay("emulated", captured)
         with warnings.catch_warnings():
             warnings.simplefilter("error", gc.training.UncapturedWarning)
-            replay.run(partial(trainer.step_on, [(x, y)]), steps=12, shape=len(x), same=trainer.inputs())
+            replay.run(partial(trainer.step_on, [(x, y)]), steps=12, shape=len(x), same=trainer.inputs)
         replay.close()
         results.append((np.array(to_numpy(trainer.net[1]["weight"])), trainer.totals.read()))
     np.testing.assert_array_equal(results[0][0], results[1][0])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gpuconv import asarray, to_numpy
+from gpuconv import asarray, ops, to_numpy
 from gpuconv.data import Augmentation, Loader, Normalization
 from gpuconv.layers import Dropout
 from gpuconv.training import Callback, LossScale, Trainer, UncapturedWarning
@@ -155,6 +155,35 @@ def test_changes_by_a_callback_take_effect_in_replayed_steps(captures, callback)
         lambda graph: fit(trainer(graph), callbacks=[callback()], validation=loader(9, 4, shuffle=False))
     )
     assert captures["replays"]
+
+
+class Scaled:
+    """A user's loss with a number that a callback changes, an array that it replaces, and one that the loss replaces
+    itself."""
+
+    def __init__(self):
+        self.factor, self.added, self.last = 1.0, None, None
+
+    def __call__(self, scores, labels):
+        value, dscores = ops.softmax_cross_entropy(scores, labels)
+        self.last = dscores = ops.scale(dscores, factor=self.factor)
+        return value, dscores if self.added is None else ops.add(dscores, self.added)
+
+
+@devices
+def test_a_callback_may_change_the_attributes_of_a_users_loss(captures, device):
+    def run(graph):
+        loss = Scaled()
+
+        class Change(Callback):
+            def on_epoch(self, trainer, record):
+                loss.factor /= 2
+                loss.added = asarray(np.full(3, 0.1 * trainer.epoch, np.float32), device)
+
+        return fit(trainer(graph, device=device, loss=loss), train=loader(9, device=device), callbacks=[Change()])
+
+    same_with_and_without_graph(run)
+    assert captures["replays"] == 8 + 8  # in each of the two epochs, one of 9 steps runs uncaptured
 
 
 @pytest.mark.parametrize("graph", [False, True])
