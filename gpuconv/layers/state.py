@@ -66,6 +66,13 @@ class Stateful(Generic[LayerT]):
     _stale: set[str]  # names of gradients that count as zero, whatever their arrays hold
     _frozen: tuple[str, ...] = ()  # the value of `frozen`: names, or ALL
 
+    def __setstate__(self, attributes: dict[str, Any]) -> None:
+        """Take the attributes of a copied or pickled layer, and move its arrays to its device: CuPy unpickles arrays on
+        the current one."""
+        vars(self).update(attributes)
+        for arrays in (attributes.get("arrays", {}), attributes.get("gradients", {})):
+            arrays.update({name: backends.asarray(array, self.device) for name, array in arrays.items()})
+
     def children(self) -> Sequence[tuple[str, LayerT]]:
         """The inner layers, each with its name in the path."""
         return []

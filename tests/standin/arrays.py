@@ -123,6 +123,9 @@ class ndarray:
         with self.device:
             return self.copy()
 
+    def __reduce__(self):
+        return asarray, (self.get(),)  # so it is unpickled on the device that is then the current one
+
     def astype(self, dtype, copy: bool = True) -> ndarray:
         self._expect_current()
         if not copy and self.dtype == dtype:

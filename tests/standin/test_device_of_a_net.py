@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from dataclasses import dataclass
 
 import numpy as np
@@ -85,6 +87,17 @@ def test_a_net_is_evaluated_on_shifted_and_mirrored_images():
         gc.evaluate(each, (X, LABELS), tta="mirror+shift", batch_size=8).loss for each in (net().to("cuda:1"), net())
     )
     assert found == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.usefixtures("two_gpus")
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))], ids=["copy", "pickle"])
+def test_a_copied_and_an_unpickled_net_are_on_the_same_gpu(again):
+    given = net().to("cuda:1")
+    given.zero_grad()
+    found = again(given)
+    arrays = [*found.state_dict().values(), *found.grads().values()]
+    assert {gc.device_of(array) for array in arrays} == {"cuda:1"} == {found.device}
+    np.testing.assert_array_equal(found.predict(X), given.predict(X))
 
 
 @pytest.mark.usefixtures("two_gpus")
