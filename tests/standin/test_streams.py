@@ -41,3 +41,30 @@ def test_an_op_works_on_a_stream_whose_first_capture_was_never_launched(schedule
             stream.end_capture()
             found, _ = ops.softmax_cross_entropy(scores, labels)
             np.testing.assert_allclose(gc.to_numpy(found), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        lambda params, grads, clipped: ops.sgd_step(params, grads, lr=0.5),
+        lambda params, grads, clipped: ops.muon_step(params[:1], grads[:1], grads[1:], lr=0.5),
+        lambda params, grads, clipped: ops.clip_norm(clipped, grads, max_norm=1.0),
+    ],
+    ids=["sgd_step", "muon_step", "clip_norm"],
+)
+def test_an_optimizer_steps_on_a_stream_whose_first_capture_was_never_launched(schedule, step):
+    given = [SCORES, SCORES[::-1].copy()], [SCORES + 1, SCORES - 1], np.zeros(4)
+    expected = [[x.copy() for x in given[0]], [*given[1]], given[2].copy()]
+    step(*expected)
+    with standin.installed(schedule=schedule):
+        import cupy
+
+        with cupy.cuda.Stream(non_blocking=True) as stream:
+            params, grads = ([gc.asarray(x, "cuda") for x in listed] for listed in given[:2])
+            clipped = gc.asarray(given[2], "cuda")
+            stream.begin_capture()
+            step(params, grads, clipped)
+            stream.end_capture()
+            step(params, grads, clipped)
+            for x, wanted in zip((*params, clipped), (*expected[0], expected[2]), strict=True):
+                np.testing.assert_allclose(gc.to_numpy(x), wanted, rtol=1e-3, atol=1e-5)

@@ -8,7 +8,7 @@ import pytest
 
 from gpuconv.backends.cuda import emulator
 from gpuconv.backends.cuda.runtime.kernel import load
-from gpuconv.backends.cuda.runtime.new_arrays import asarray, empty, zeros
+from gpuconv.backends.cuda.runtime.new_arrays import empty, zeros
 from gpuconv.backends.cuda.runtime.outputs import is_aligned
 from gpuconv.devices import address
 from gpuconv.dtypes import as_dtype
@@ -73,7 +73,7 @@ def test_none_is_a_null_pointer():
 
 def test_tables_of_addresses_and_untyped_pointers_are_passed():
     a, b, y = emulator.asarray(np.float32([1, 2])), emulator.asarray(np.float32([3])), emulator.empty(3)
-    kernel("gather")(1, 1, y, asarray(np.array([address(a), address(b)], np.uint64), like=y), b)
+    kernel("gather")(1, 1, y, emulator.asarray(np.array([address(a), address(b)], np.uint64)), b)
     assert np.asarray(y).tolist() == [2, 3, 3]
 
 

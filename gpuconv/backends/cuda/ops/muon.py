@@ -13,10 +13,10 @@ import numpy as np
 from gpuconv.algorithms import AUTO
 from gpuconv.backends.cuda.gemm.launch import compute
 from gpuconv.backends.cuda.gemm.product import Product
-from gpuconv.backends.cuda.ops.optim import rate_of
+from gpuconv.backends.cuda.ops.optim import on_device, rate_of
 from gpuconv.backends.cuda.runtime.grids import THREADS
 from gpuconv.backends.cuda.runtime.kernel import load
-from gpuconv.backends.cuda.runtime.new_arrays import asarray, empty
+from gpuconv.backends.cuda.runtime.new_arrays import empty
 from gpuconv.backends.cuda.runtime.outputs import contiguous, pack_width, put_back
 from gpuconv.backends.cuda.runtime.parallel_streams import run_parallel
 from gpuconv.backends.cuda.runtime.structs import struct
@@ -166,6 +166,6 @@ def _table(members: Mapping[str, Sequence[Array]]) -> Array:
         places[:, _MEMBERS.index(member)] = [*map(address, arrays)]
     key = (device_of(first), first.dtype, places.tobytes())
     if key not in _tables:
-        _tables[key] = asarray(places, like=first)
+        _tables[key] = on_device(places, like=first)
         weakref.finalize(first, _tables.pop, key, None).atexit = False
     return _tables[key]

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from gpuconv.backends.cuda import emulator
+from gpuconv.backends.cuda.adapter import CudaDevice
 from gpuconv.backends.cuda.ops.block_counters import block_counters
 from gpuconv.backends.cuda.runtime.grids import THREADS
 from gpuconv.backends.cuda.runtime.kernel import load
-from gpuconv.backends.cuda.runtime.new_arrays import asarray, empty, zeros
+from gpuconv.backends.cuda.runtime.new_arrays import empty, zeros
 from gpuconv.backends.cuda.runtime.outputs import contiguous, put_back
 from gpuconv.backends.cuda.runtime.scalars import KINDS, device_scalar
 from gpuconv.devices import address, device_of
@@ -282,9 +285,19 @@ def _table(
         ),
     )
     if key not in _tables:
-        _tables[key] = asarray(make(columns, decays).view(np.uint64), like=first)
+        _tables[key] = on_device(make(columns, decays).view(np.uint64), like=first)
         weakref.finalize(first, _tables.pop, key, None).atexit = False
     return _tables[key]
+
+
+def on_device(x: np.ndarray, *, like: Array) -> Array:
+    """A table copied to the device of `like`. A capture would only record the copy, and later calls read the table even
+    if the graph was never launched; so during a capture it is copied on another stream."""
+    if isinstance(like, np.ndarray):
+        return emulator.asarray(x)
+    cupy = sys.modules["cupy"]
+    capturing = cupy.cuda.get_current_stream().is_capturing()
+    return CudaDevice(like.data.device_id).constant(x) if capturing else cupy.asarray(x)
 
 
 def _chunks(columns: Columns, decays: Sequence[float]) -> np.ndarray:

@@ -25,11 +25,6 @@ def zeros(shape: int | Sequence[int], dtype: DTypeLike, *, like: ArrayT) -> Arra
     return _array_module(like).zeros(shape, dtype)
 
 
-def asarray(x: np.ndarray, *, like: ArrayT) -> ArrayT:
-    """A host array (for example, a table of addresses) copied to the device of `like`."""
-    return _array_module(like).asarray(x)
-
-
 def span(array: ArrayT, count: int) -> ArrayT:
     """A flat view of the `count` numbers that begin at an array's first; all must lie in the array's allocation."""
     return strided(array, (count,), (1,))
