@@ -30,7 +30,7 @@ def array_at(address: int, shape, strides, dtype: np.dtype) -> np.ndarray:
 class ndarray:
     """dtype, shape and strides over memory of the device that was current when it was allocated."""
 
-    def __init__(self, shape, dtype=np.float32, memptr=None, strides=None) -> None:
+    def __init__(self, shape, dtype=float, memptr=None, strides=None) -> None:
         self.shape = (int(shape),) if isinstance(shape, (int, np.integer)) else tuple(int(size) for size in shape)
         self.dtype = np.dtype(dtype)
         self.size = math.prod(self.shape)
@@ -162,17 +162,17 @@ def _packed_strides(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
     return tuple(itemsize * math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
 
 
-def empty(shape, dtype=np.float32) -> ndarray:
+def empty(shape, dtype=float) -> ndarray:
     return ndarray(shape, dtype)
 
 
-def zeros(shape, dtype=np.float32) -> ndarray:
+def zeros(shape, dtype=float) -> ndarray:
     array = ndarray(shape, dtype)
     array.data.memset_async(0, array.nbytes)
     return array
 
 
-def ones(shape, dtype=np.float32) -> ndarray:
+def ones(shape, dtype=float) -> ndarray:
     array = ndarray(shape, dtype)
     array.fill(1)
     return array

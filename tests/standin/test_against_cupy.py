@@ -83,6 +83,13 @@ def test_names_of_the_stand_in_exist_in_cupy():
         assert re.search(rb"\b%s\b" % name.encode(), binding), name
 
 
+def test_new_arrays_have_cupys_default_dtype():
+    made = standin.module(Machine(("90",), "late", False))
+    for name in ("empty", "zeros", "ones"):
+        defaults = [inspect.signature(getattr(owner, name)).parameters["dtype"].default for owner in (made, cupy)]
+        assert defaults == [float, float], name
+
+
 class Names(ast.NodeVisitor):
     """The objects of CuPy to which the names in a source file refer. An instance counts as its class.
 
