@@ -193,8 +193,8 @@ class TrainingStep:
         settings = [optimizer.config() | {"lr": None} for optimizer in self.optimizer.walk()]
         settings += [layer.hyperparameters() for layer in self.net.walk()]
         settings += [self.loss_scale.config()] if self.loss_scale else []
-        settings += [(name, _comparable(value)) for name, value in getattr(self.loss, "__dict__", {}).items()]
-        return [settings, self.loss, self.clip, self.ema and self.ema.decay, [*map(_Itself, arrays)]]
+        of_loss = {name: _comparable(value) for name, value in getattr(self.loss, "__dict__", {}).items()}
+        return [settings, self.loss, of_loss, self.clip, self.ema and self.ema.decay, [*map(_Itself, arrays)]]
 
 
 def _comparable(value: object) -> object:
