@@ -34,8 +34,12 @@ class Device:
     @staticmethod
     @functools.cache
     def named(name: str) -> Device:
-        """The device of this name. Raises ValueError for an unknown name."""
-        kind, colon, index = str(name).partition(":")  # str: for 3 or None, the next line raises ValueError
+        """The device of this name, or of the text of another library's device, such as `x.device` of a CuPy array.
+        Raises ValueError for an unknown name."""
+        text = str(name)
+        if text.startswith("<CUDA Device "):  # CuPy's text
+            text = f"cuda:{text[13:-1]}"
+        kind, colon, index = text.partition(":")
         kind = canonical("device", _ALIASES.get(kind.lower(), kind), (*KINDS, "auto"))
         if colon and (kind != "cuda" or not (index.isascii() and index.isdigit())):
             raise ValueError(f"a device is numpy (or cpu), cuda, cuda:1, emulated or auto, received {name!r}")

@@ -22,8 +22,8 @@ def asarray(x: object, device: str | None = None, dtype: DTypeLike | None = None
     """`x` as an array on `device`, without a copy if none is needed.
 
     x: an array of any device, anything that supports DLPack (such as a PyTorch tensor) or `__cuda_array_interface__`,
-    or anything `numpy.asarray` takes. device: by default where x is, or "numpy" for anything that is not an array.
-    dtype: by default x's.
+    or anything `numpy.asarray` takes. device: a device's name, or `y.device` of an array y; by default where x is, or
+    "numpy" for anything that is not an array. dtype: by default x's.
 
     An array in the other byte order is converted to the machine's; a subclass of NumPy's array becomes a plain view.
     Raises TypeError for a masked array, for objects, text, dates and records, and for numbers of more than 64 bits, or

@@ -23,6 +23,9 @@ class Device:
     def __int__(self) -> int:
         return self.id
 
+    def __repr__(self) -> str:
+        return f"<CUDA Device {self.id}>"
+
     def __enter__(self) -> Device:
         machine = current()
         machine.thread.__dict__.setdefault("devices", []).append(machine.device)

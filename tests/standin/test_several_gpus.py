@@ -76,3 +76,10 @@ def test_info_lists_each_gpu(capsys):
         r"^  (cuda\S*) +ready: Stand-in \d+, compute capability (\S+?),?(?: .*)?$", capsys.readouterr().out, re.M
     )
     assert output == [("cuda", "7.5"), ("cuda:1", "9.0"), ("cuda:2", "9.0")]
+
+
+def test_the_device_of_an_array_names_its_device():
+    with standin.installed(("90", "90")):
+        for device in ("numpy", "emulated", "cuda:1"):
+            x = gc.asarray(X, device)
+            assert gc.device_of(gc.asarray(X, x.device)) == device

@@ -28,6 +28,8 @@ class EmulatedArray(np.ndarray):
     functions, such as `numpy.concatenate`, do not check this.
     """
 
+    device = "emulated"  # type: ignore[assignment]  # as NumPy's arrays have device "cpu"
+
     def __array_ufunc__(
         self, ufunc: np.ufunc, method: str, *inputs: Any, out: tuple[np.ndarray, ...] | None = None, **options: Any
     ) -> object:
