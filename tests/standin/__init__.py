@@ -10,6 +10,7 @@ Correct code gives the same numbers with both. The stand-in enforces these rules
 - arrays and streams belong to the device that was current at their creation. While another device is current, a stream
   cannot be entered, and an array cannot be filled, assigned or copied (`peer_access` allows this for arrays, but no
   test sets it);
+- a new stream has the address of one that no longer exists, if there is one;
 - legacy, blocking and non-blocking streams wait for one another as in the CUDA Programming Guide, "Default Stream";
 - what CUDA forbids during a capture is refused or invalidates the capture; a graph keeps no array alive;
 - a pool reuses a freed block at once for the stream that allocated it, and for no other stream. Outside of a capture

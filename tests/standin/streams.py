@@ -10,7 +10,6 @@ from typing import Any
 from tests.standin.machine import current
 from tests.standin.queues import Queue, Work
 
-_addresses = itertools.count(0x1000, 8)
 _at: weakref.WeakValueDictionary[int, Stream] = weakref.WeakValueDictionary()  # the streams by their addresses
 
 
@@ -60,7 +59,7 @@ class Stream:
         machine = current()
         self.device_id = -1 if null else machine.device
         self._queue = None if null else Queue(machine, machine.device, "non-blocking" if non_blocking else "blocking")
-        self.ptr = 0 if null else next(_addresses)
+        self.ptr = 0 if null else next(each for each in itertools.count(0x1000, 8) if each not in _at)
         _at[self.ptr] = self
 
     @property

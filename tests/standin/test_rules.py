@@ -118,6 +118,14 @@ def test_an_array_or_stream_of_another_device_than_the_current_one_is_refused(ma
         stream.__enter__()
 
 
+def test_a_new_stream_has_the_address_of_a_deleted_one(machine):
+    first, second = cupy().cuda.Stream(), cupy().cuda.Stream()
+    address = first.ptr
+    assert address != second.ptr
+    del first
+    assert cupy().cuda.Stream().ptr == address
+
+
 def test_a_module_for_another_architecture_is_refused():
     from gpuconv.backends.cuda.runtime import nvrtc
 

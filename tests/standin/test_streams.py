@@ -68,3 +68,22 @@ def test_an_optimizer_steps_on_a_stream_whose_first_capture_was_never_launched(s
             step(params, grads, clipped)
             for x, wanted in zip((*params, clipped), (*expected[0], expected[2]), strict=True):
                 np.testing.assert_allclose(gc.to_numpy(x), wanted, rtol=1e-3, atol=1e-5)
+
+
+def test_a_graph_of_steps_on_strided_arrays_reads_their_tables_in_each_launch(schedule):
+    given = [[np.full((6, 4), number, np.float32) for number in range(first, first + 4)] for first in (0, 10)]
+    with standin.installed(schedule=schedule):
+        import cupy
+
+        with cupy.cuda.Stream(non_blocking=True) as stream:
+            params, grads = ([gc.asarray(x, "cuda")[:, ::2] for x in listed] for listed in given)
+            pool = cupy.cuda.MemoryPool()
+            with cupy.cuda.using_allocator(pool.malloc):
+                stream.begin_capture()
+                for param, grad in zip(params, grads, strict=True):
+                    ops.sgd_step([param], [grad], lr=0.5)
+                graph = stream.end_capture()
+            for launches in (1, 2):
+                graph.launch(stream)
+                for found, param, grad in zip(params, *given, strict=True):
+                    np.testing.assert_array_equal(gc.to_numpy(found), (param - launches * 0.5 * grad)[:, ::2])

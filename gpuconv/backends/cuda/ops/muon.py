@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import functools
 import math
-import weakref
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -13,7 +12,7 @@ import numpy as np
 from gpuconv.algorithms import AUTO
 from gpuconv.backends.cuda.gemm.launch import compute
 from gpuconv.backends.cuda.gemm.product import Product
-from gpuconv.backends.cuda.ops.optim import on_device, rate_of
+from gpuconv.backends.cuda.ops.optim import Key, kept_table, rate_of
 from gpuconv.backends.cuda.runtime.grids import THREADS
 from gpuconv.backends.cuda.runtime.kernel import load
 from gpuconv.backends.cuda.runtime.new_arrays import empty
@@ -154,8 +153,7 @@ def _product(
     )
 
 
-# Tables of a batch's arrays in device memory, by the arrays' addresses. A table lives as long as its first parameter.
-_tables: dict[tuple[object, ...], Array] = {}
+_tables: dict[Key, Array] = {}
 
 
 def _table(members: Mapping[str, Sequence[Array]]) -> Array:
@@ -164,8 +162,4 @@ def _table(members: Mapping[str, Sequence[Array]]) -> Array:
     places = np.zeros((len(members["param"]), len(_MEMBERS)), np.uint64)
     for member, arrays in members.items():
         places[:, _MEMBERS.index(member)] = [*map(address, arrays)]
-    key = (device_of(first), first.dtype, places.tobytes())
-    if key not in _tables:
-        _tables[key] = on_device(places, like=first)
-        weakref.finalize(first, _tables.pop, key, None).atexit = False
-    return _tables[key]
+    return kept_table(_tables, (device_of(first), first.dtype, places.tobytes()), lambda: places, first)

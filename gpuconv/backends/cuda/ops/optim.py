@@ -262,8 +262,9 @@ def _launch(
     run(chunks.size * 8 // _CHUNK.itemsize, THREADS, chunks, scaling, *scalars)
 
 
-# Tables on the device, by what they contain. Each lives as long as the first array that it points to.
-_tables: dict[tuple[object, ...], Array] = {}
+Key = tuple[object, ...]  # what a table contains
+
+_tables: dict[Key, Array] = {}
 
 Columns = Mapping[str, Sequence[Any]]  # arrays, or None for null pointers; the first column has only arrays
 
@@ -284,20 +285,23 @@ def _table(
             for array in arrays
         ),
     )
-    if key not in _tables:
-        _tables[key] = on_device(make(columns, decays).view(np.uint64), like=first)
-        weakref.finalize(first, _tables.pop, key, None).atexit = False
-    return _tables[key]
+    return kept_table(_tables, key, lambda: make(columns, decays).view(np.uint64), first)
 
 
-def on_device(x: np.ndarray, *, like: Array) -> Array:
-    """A table copied to the device of `like`. A capture would only record the copy, and later calls read the table even
-    if the graph was never launched; so during a capture it is copied on another stream."""
-    if isinstance(like, np.ndarray):
-        return emulator.asarray(x)
-    cupy = sys.modules["cupy"]
-    capturing = cupy.cuda.get_current_stream().is_capturing()
-    return CudaDevice(like.data.device_id).constant(x) if capturing else cupy.asarray(x)
+def kept_table(tables: dict[Key, Array], key: Key, make: Callable[[], np.ndarray], first: Array) -> Array:
+    """``tables[key]``. If it is missing, the table that `make` returns is copied to the device, and kept as long as the
+    array `first`, to which it points.
+
+    A capture would only record the copy, and a later call reads the table even if the graph was never launched. So
+    during a capture the table is copied on another stream; it is kept forever, because the graph does not keep it."""
+    if key not in tables:
+        cupy = None if isinstance(first, np.ndarray) else sys.modules["cupy"]
+        if cupy and cupy.cuda.get_current_stream().is_capturing():
+            tables[key] = CudaDevice(first.data.device_id).constant(make())
+        else:
+            tables[key] = (cupy or emulator).asarray(make())
+            weakref.finalize(first, tables.pop, key, None).atexit = False
+    return tables[key]
 
 
 def _chunks(columns: Columns, decays: Sequence[float]) -> np.ndarray:
