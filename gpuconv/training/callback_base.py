@@ -16,6 +16,9 @@ Each rank calls its callbacks. A callback with the attribute ``only_on_rank_0 = 
 ``trainer.stop("reason")`` ends the run after the current step. Checkpoints hold no state of callbacks; after a resume,
 a callback finds the past epochs in ``trainer.history``. The checkpoint of a step or an epoch is saved after ``on_step``
 or ``on_epoch`` of all callbacks, so that it holds what they have changed, such as frozen layers.
+
+A callback may change the net's weights. In a 16-bit net the changes of ``on_step`` last only until the next step, which
+rounds the optimizer's float32 masters; the masters take over those of ``on_start`` and ``on_epoch``.
 """
 
 from __future__ import annotations

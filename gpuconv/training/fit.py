@@ -102,6 +102,8 @@ class Fit:
         with what the others have changed, such as frozen layers."""
         self._notify([each for each in self.callbacks if not isinstance(each, Checkpoints)], event, record)
         self._match_optimizer()
+        if event == "on_epoch":
+            self.run.optimizer.take_weights(self.run.net.params())
         self._notify([each for each in self.callbacks if isinstance(each, Checkpoints)], event, record)
 
     def _match_optimizer(self) -> None:
@@ -136,6 +138,9 @@ class Fit:
             replay.give_up(f"the batches come from a {type(feed.loader).__name__}, not from a gpuconv.data.Loader")
         if replay.most_steps > 1 and not run.optimizer.capturable:
             replay.give_up(f"the optimizer {run.optimizer.config()['optimizer']} steps on the host")
+        if not run.steps:
+            self._match_optimizer()
+            run.take_weights()
         self._make_counter()
         self._agree_on_stopping()
         while run.epoch < run.epochs and not run.stop_reason:

@@ -82,7 +82,16 @@ class RunState(TrainingStep):
                 "trainer.optimizer.advance(rate) before each step, or leave the schedule out"
             )
         with backends.current_device_of(self.totals.array):  # a user's loss, layers and optimizer may call CuPy
+            if self.steps == self.optimizer.advanced:  # the first step
+                self.take_weights()
             self.step_on([(x, y)], part, batch=batch, rate=None if self.optimizer.advanced else self.lr)
+
+    def take_weights(self) -> None:
+        """Take over weights that were loaded since the trainer was made: as the masters of 16-bit parameters and,
+        before the first step, as the moving averages."""
+        self.optimizer.take_weights(self.net.params())
+        if self.ema and self.steps == self.optimizer.advanced:
+            self.ema.begin()
 
     def follow_plateau(self) -> None:
         """Compute the plateau's factor from the epochs so far."""

@@ -352,8 +352,7 @@ class Trainer(RunState):
                 callbacks = [Checkpoints(None, checkpoint_every), *callbacks]
             if self.ranks.rank:
                 callbacks = [each for each in callbacks if not getattr(each, "only_on_rank_0", False)]
-            if self.ema and not self.steps:
-                self.ema.begin()  # weights may have been loaded since it was made
+            self.take_weights()
             if resume and (last := self.ranks.on_rank_0(self._last_checkpoint)):
                 self.restore(last, f"the checkpoint of {run_dir}" if self.run is None else self.run.last)
             if progress and self.ranks.rank == 0:

@@ -1,5 +1,7 @@
 """Training in every precision: float32 masters, the loss scale, and resumed runs with the same bits."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 
@@ -174,6 +176,43 @@ def test_invalid_precisions_and_loss_scales_are_refused():
         toy_run.trainer(precision="bfloat16", loss_scale=LossScale())
     with pytest.raises(ValueError, match="start must be above 0"):
         LossScale(start=0)
+
+
+class Loads:
+    """Loads weights at the start of a run or after its first epoch."""
+
+    def __init__(self, weights, after_epoch):
+        self.weights, self.after_epoch = weights, after_epoch
+
+    def on_start(self, trainer):
+        if not self.after_epoch:
+            trainer.net.load_state_dict(self.weights)
+
+    def on_epoch(self, trainer, record):
+        if self.after_epoch and record["epoch"] == 1:
+            trainer.net.load_state_dict(self.weights)
+
+
+@every_precision
+@pytest.mark.parametrize("when", ["before fit", "before step", "between fits", "on_start", "on_epoch"])
+def test_weights_that_are_loaded_after_the_trainer_was_made_are_trained(when, precision):
+    """At a rate of 0, training leaves them as they are. The averages start from them."""
+    net, others = toy_run.net(), toy_run.net(seed=1).state_dict()
+    trainer = Trainer(net, "sgd", lr=0.0, precision=precision, ema=0.5)
+    callbacks = [Loads(others, when == "on_epoch")] if when.startswith("on_") else []
+    fit = partial(trainer.fit, toy_run.loader(dtype=net.dtype), progress=False, callbacks=callbacks)
+    if when == "between fits":
+        fit(epochs=1)
+    if not callbacks:
+        net.load_state_dict(others)
+    if when == "before step":
+        trainer.step(*batch("numpy", net.dtype))
+    else:
+        fit(epochs=2)
+    for name, value in net.named_parameters():
+        np.testing.assert_array_equal(value, others[name].astype(value.dtype))
+        if when in ("before fit", "before step", "on_start"):
+            np.testing.assert_array_equal(trainer.ema.averages[name].astype(value.dtype), value)
 
 
 def test_a_loss_scale_has_no_arrays_before_it_is_built():

@@ -135,6 +135,20 @@ class Optimizer:
         self.load_state_dict({name: before.get(name, value) for name, value in self.state_dict().items()})
         return True
 
+    def take_weights(self, params: Arrays) -> None:
+        """Take over weights that were changed outside of a step, for example by `net.load_state_dict`: where a
+        parameter is no longer its rounded master, it becomes the master. Otherwise the next step undoes the change.
+
+        Args:
+            params: The parameters by name.
+        """
+        for optimizer in self.walk():
+            for name, master in optimizer.masters.items():
+                kept, given = backends.to_numpy(master), backends.to_numpy(params[name])
+                changed = kept.astype(given.dtype) != given
+                if changed.any():
+                    backends.assign(master, np.where(changed, _as_float32(given), kept))
+
     @property
     def rate_dtype(self) -> np.dtype:
         """The dtype of learning rates on the device."""
