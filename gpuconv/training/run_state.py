@@ -75,12 +75,14 @@ class RunState(TrainingStep):
         """One training step on a batch, for a loop without `fit`: `step_on` at the rate `lr`. A call of
         `optimizer.advance(rate)` before the step sets another rate. part, batch: as in `step_on`.
 
-        Raises ValueError for a schedule, unless `optimizer.advance` was called or a `fit` set the run's length."""
+        Raises ValueError for a schedule, unless `optimizer.advance` was called or a `fit` set the run's length, and
+        RuntimeError if the net was moved or converted by `net.to` since the trainer was made."""
         if not (self.optimizer.advanced or self.batches or self.schedule == Constant()):
             raise ValueError(
                 f"the schedule {self.schedule} needs the length of the run, which `fit` sets; call "
                 "trainer.optimizer.advance(rate) before each step, or leave the schedule out"
             )
+        self.expect_net_in_place()
         with backends.current_device_of(self.totals.array):  # a user's loss, layers and optimizer may call CuPy
             if self.steps == self.optimizer.advanced:  # the first step
                 self.take_weights()

@@ -66,6 +66,7 @@ class TrainingStep:
             for name, value in net.params().items()
         }
         self.net = net.to(precision=precision) if precision else net
+        self._place = net.device, net.dtype
         self.sync_batch_norm = sync_batch_norm
         if fuse is None:
             fuse = Device.named(net.device).runs_kernels and not sync_batch_norm and isinstance(net, Sequential)
@@ -87,6 +88,12 @@ class TrainingStep:
         )
         self.accumulate = accumulate
         self.accumulation = Accumulation(net, accumulate, self.loss) if accumulate > 1 else None
+
+    def expect_net_in_place(self) -> None:
+        """Raise RuntimeError if the net was moved or converted since the optimizer's state was made for it."""
+        if (place := (self.net.device, self.net.dtype)) != self._place:
+            made_for, found = (f"{dtype.name} on {device}" for device, dtype in (self._place, place))
+            raise RuntimeError(f"the net is {found} now, and its trainer was made for {made_for}; make a new trainer")
 
     def step_on(
         self,

@@ -243,7 +243,8 @@ class Trainer(RunState):
             FileExistsError: run_dir already holds a run.
             FileNotFoundError: resume=True, and run_dir holds no run.
             ParallelError: Another rank failed, does not answer, or has other code, settings, data or weights.
-            RuntimeError: A callback, or another function that `fit` calls, called it again.
+            RuntimeError: A callback, or another function that `fit` calls, called it again; or the net was moved or
+                converted by `net.to` since the trainer was made.
             TypeError: Data of an unknown kind, uint8 images whose normalization is unknown, an object in callbacks that
                 is no callback, or an argument of a wrong type.
             ValueError: Another argument is out of its range, or resume=True without run_dir.
@@ -253,6 +254,7 @@ class Trainer(RunState):
                 "fit of this trainer is running, and a callback cannot call it again; trainer.stop(reason) ends the "
                 "run, and a callback may use another Trainer"
             )
+        self.expect_net_in_place()
         integer("metrics_every", metrics_every, 1)
         epochs = integer("epochs", epochs, 0)
         resume, progress = flag("resume", resume), flag("progress", progress)

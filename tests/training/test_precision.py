@@ -215,6 +215,19 @@ def test_weights_that_are_loaded_after_the_trainer_was_made_are_trained(when, pr
             np.testing.assert_array_equal(trainer.ema.averages[name].astype(value.dtype), value)
 
 
+@pytest.mark.parametrize("name", ["sgd", "adam"])
+def test_a_net_that_was_converted_after_its_trainer_was_made_is_refused(name):
+    """SGD would train it without masters and without a loss scale."""
+    trainer = Trainer(toy_run.net(), name, lr=0.1)
+    trainer.net.to(precision="float16")
+    message = "the net is float16 on numpy now, and its trainer was made for float32 on numpy; make a new trainer"
+    with pytest.raises(RuntimeError, match=message):
+        trainer.fit(toy_run.loader(dtype="float16"), epochs=1, progress=False)
+    with pytest.raises(RuntimeError, match=message):
+        trainer.step(*batch("numpy", "float16"))
+    assert trainer.steps == 0
+
+
 def test_a_loss_scale_has_no_arrays_before_it_is_built():
     scale = LossScale(start=8.0)
     assert (scale.array, scale.factor) == (None, None)
