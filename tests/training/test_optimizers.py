@@ -290,6 +290,15 @@ def test_16_bit_parameters_have_masters_and_float32_state(name):
         np.testing.assert_array_equal(state[key], value)
 
 
+@pytest.mark.parametrize("optimizer", [*NAMES, "* -> sgd:lr=0.1"])
+def test_a_state_needs_an_optimizer_that_is_built(optimizer):
+    """Before, SGD took the number of steps, which its first step reset; the others said that names do not match."""
+    new = optimizers.get(optimizer)
+    with pytest.raises(RuntimeError, match=r"has no state yet; call build\(net.params\(\)\) first"):
+        new.load_state_dict({"steps": np.array(3)})
+    assert new.steps == 0
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_an_optimizer_with_masters_continues_from_its_state(name):
     half = as_dtype("float16")

@@ -265,8 +265,10 @@ class Optimizer:
 
     def check_state_dict(self, state: Mapping[str, np.ndarray]) -> None:
         """Raise ValueError that names the first entry of `state` that is missing, unknown or of another shape or dtype,
-        or a negative `steps`.
+        or a negative `steps`, and RuntimeError if the optimizer is not built.
         """
+        if self._lr is None:
+            raise RuntimeError(f"this {self.name} optimizer has no state yet; call build(net.params()) first")
         own_state = self.state_dict()
         for name in [*own_state, *state]:
             if name not in own_state or name not in state:
