@@ -187,7 +187,7 @@ def _mean(row: Row, node: NodeProto) -> Layer:
         row.graph.fail(node, "only the mean over height and width has a layer")
     if found.get("keepdims", 1):
         return GlobalAvgPool2D()
-    row.append(GlobalAvgPool2D(), node)
+    row.take(node, lambda *_: GlobalAvgPool2D())
     return row.flatten()
 
 

@@ -11,6 +11,15 @@ from gpuconv.layers.protocol import AnyLayer
 Hook = Callable[[Any, Any, Any], object]  # called with (layer, x, y) or (layer, dx, dy)
 
 
+def _run(hook: Hook, layer: AnyLayer, *arrays: object) -> None:
+    returned = hook(layer, *arrays)
+    if returned is not None and all(returned is not array for array in arrays):
+        raise TypeError(
+            f"a hook must return None, because it cannot replace an array as in PyTorch; that of "
+            f"{layer.path or type(layer).__name__} returned {type(returned).__name__}"
+        )
+
+
 class Handle:
     """A registered hook; `remove` ends this registration. direction: "forward" or "backward". Raises TypeError for a
     hook that cannot be called."""
@@ -19,7 +28,8 @@ class Handle:
         if not callable(hook):
             arguments = "layer, x, y" if direction == "forward" else "layer, dx, dy"
             raise TypeError(f"a hook is a function of ({arguments}), received {type(hook).__name__}")
-        self._of, self._entry = (layer, direction), partial(hook)  # a new object, even if the hook is registered twice
+        self._of = layer, direction
+        self._entry = partial(_run, hook)  # a new object, even if the hook is registered twice
         vars(layer)["hooks"] = {**layer.hooks, direction: (*layer.hooks.get(direction, ()), self._entry)}
 
     def remove(self) -> None:

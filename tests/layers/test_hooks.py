@@ -48,6 +48,17 @@ def test_hooks_see_volumes_until_they_are_removed(net, x):
         net.register_backward_hook("print")
 
 
+def test_a_hook_that_would_replace_an_array_is_refused(net, x):
+    with net["conv1"].register_forward_hook(lambda layer, x, y: y), net["relu1"].register_backward_hook(print):
+        y = net(x, training=True)
+        net.backward(np.ones_like(y))
+    message = "a hook must return None, because it cannot replace an array .*; that of conv1 returned ndarray"
+    with net["conv1"].register_forward_hook(lambda layer, x, y: y * 0), pytest.raises(TypeError, match=message):
+        net(x)
+    with net["conv1"].register_backward_hook(lambda layer, dx, dy: dx * 0), pytest.raises(TypeError, match=message):
+        net.backward(np.ones_like(net(x, training=True)))
+
+
 def test_hooks_are_called_in_a_fused_net_and_not_in_a_copy(net, x):
     calls = []
     with net["conv1"].register_forward_hook(lambda *arguments: calls.append(arguments)):
