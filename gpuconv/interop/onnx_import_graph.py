@@ -192,17 +192,13 @@ class Row:
         self.value = node.output[0]
         try:
             if (layer := convert(self, node)) is not None:
-                self.append(layer, node)
+                layer.name = self._free_name(self._name_of(node))
+                self.shape = layer.place("", self.shape)
+                self.layers.append(layer)
         except RefusedError:
             raise
         except Exception as error:  # attributes and constants may have any size and value
             self.graph.fail(node, message_of(error))
-
-    def append(self, layer: Layer, node: NodeProto) -> None:
-        """Append a layer, named after its node."""
-        layer.name = self._free_name(self._name_of(node))
-        self.shape = layer.place("", self.shape)
-        self.layers.append(layer)
 
     def branch(self, readers: list[NodeProto]) -> None:
         """Append the residual block of a value that two nodes read."""
