@@ -20,8 +20,10 @@ def as_row(layers: object) -> tuple[Layer, ...]:
             raise TypeError(
                 f"a net is a list of layers, received the class {layer.__name__}; call it: {layer.__name__}()"
             )
-    if not row or not all(isinstance(layer, Layer) for layer in row):
-        raise TypeError(f"a net is a list of at least one layer, received {layers!r}")
+    others = [(index, type(layer)) for index, layer in enumerate(row) if not isinstance(layer, Layer)]
+    if not row or others:
+        wrong = f"; item {others[0][0]} is a {others[0][1].__module__}.{others[0][1].__qualname__}" if others else ""
+        raise TypeError(f"a net is a list of at least one layer, received {layers!r}{wrong}")
     if len({id(layer) for layer in row}) < len(row):
         raise ValueError("a layer occurs twice in one list; create a second one, as each holds its own arrays")
     return row

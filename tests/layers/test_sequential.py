@@ -15,7 +15,7 @@ from tests.layers.net_with_shortcut import images, net_of
     ("layers", "error", "message"),
     [
         (lambda: [], TypeError, "at least one layer"),
-        (lambda: [Input((3,)), "relu"], TypeError, "list of at least one layer"),
+        (lambda: [Input((3,)), "relu"], TypeError, "list of at least one layer, .*; item 1 is a builtins.str"),
         (lambda: [Linear(3, name="a"), ReLU(name="a")], ValueError, "two layers of one list are named 'a'"),
         (lambda: [layer := ReLU(), layer], ValueError, "occurs twice"),
         (lambda: [Input((4, 4, 1)), Input((4, 3, 1))], ValueError, "takes volumes of 4 x 3 x 1"),
