@@ -78,6 +78,19 @@ def test_ufuncs_methods_and_views_give_emulated_arrays():
     assert x.tolist() == [[4, -2, 8], [10, 12, -10]]
 
 
+def test_numpys_functions_give_emulated_arrays():
+    """As CuPy's functions give arrays on the GPU: a user's layer may call them."""
+    x = emulator.asarray(np.float32([[1, -2, 3], [4, 5, -6]]))
+    out = emulator.zeros((4, 3))
+    assert np.concatenate([x, x], out=out) is out
+    found = [np.where(x > 0, x, 0), np.concatenate([x, x]), np.einsum("ij,kj->ik", x, x), np.pad(x, 1)]
+    found += [*np.split(x, 3, axis=1), *np.nonzero(x > 0)]
+    for y in found:
+        assert device_of(y) == "emulated", y
+    assert found[0].tolist() == [[1, 0, 3], [4, 5, 0]]
+    assert np.array_equal(x, x) is True
+
+
 @pytest.mark.parametrize(
     "operation",
     [np.add, lambda a, b: b + a, lambda a, b: np.multiply(a, a, out=b), lambda a, b: np.add(a, 1, out=a, where=b > 0)],

@@ -24,8 +24,8 @@ class EmulatedArray(np.ndarray):
 
     `empty`, `zeros` and `asarray` of this module create it with guards around it, aligned to 256 bytes as by
     cudaMalloc. NumPy's ufuncs, so also operators, work on it and return arrays of this class, but without alignment and
-    guards. As on a GPU, a ufunc raises TypeError if a NumPy array of one or more dimensions takes part. Other NumPy
-    functions, such as `numpy.concatenate`, do not check this.
+    guards, as do NumPy's other functions, such as `numpy.where`. As on a GPU, a ufunc raises TypeError if a NumPy array
+    of one or more dimensions takes part; the other functions do not check this.
     """
 
     device = "emulated"  # type: ignore[assignment]  # as NumPy's arrays have device "cpu"
@@ -55,7 +55,8 @@ class EmulatedArray(np.ndarray):
         self, function: Callable[..., object], types: Iterable[type], args: Iterable[Any], options: Mapping[str, Any]
     ) -> object:
         forbid(f"numpy.{function.__name__}")
-        return super().__array_function__(function, types, args, options)
+        found = super().__array_function__(function, types, args, options)
+        return type(found)(map(_emulated, found)) if type(found) in (list, tuple) else _emulated(found)
 
     def __reduce__(self) -> tuple[object, ...]:
         """A pickle holds the values; unpickling creates an array in the emulated device's memory."""
@@ -127,7 +128,7 @@ def _plain(operand: object) -> object:
 
 
 def _emulated(result: object) -> object:
-    return result.view(EmulatedArray) if isinstance(result, np.ndarray) else result
+    return result.view(EmulatedArray) if type(result) is np.ndarray else result
 
 
 def _allocate(shape: int | Sequence[int], dtype: DTypeLike, poison: int | None) -> EmulatedArray:
