@@ -210,7 +210,8 @@ def takes_probabilities(loss: object) -> bool:
 
 
 def expect_net(loss: object, shape: tuple[int, ...]) -> None:
-    """Raise ValueError for a loss that does not fit a net, and for scores without an axis.
+    """Raise ValueError for a loss that does not fit a net, for scores without an axis, and for a map of scores if the
+    loss classifies.
 
     Args:
         loss: If it has weights, there must be one for each entry of the scores' last axis; a pos_weight may also be a
@@ -221,6 +222,11 @@ def expect_net(loss: object, shape: tuple[int, ...]) -> None:
         raise ValueError(
             "the net gives a number without an axis for each image, and losses take scores of shape (N, classes) or "
             "(N, ...): let it give an array of shape (1,)"
+        )
+    if len(shape) > 1 and classifies(loss):
+        raise ValueError(
+            f"{describe(loss)} classifies, so the net must give scores of shape (N, classes), and it gives "
+            f"(N, {', '.join(map(str, shape))}); your own loss for such scores has the attribute classifies = False"
         )
     name = "pos_weight" if isinstance(loss, BinaryCrossEntropy) else "weight"
     weight: Any = getattr(loss, name) if isinstance(loss, (SoftmaxCrossEntropy, BinaryCrossEntropy)) else None

@@ -68,7 +68,9 @@ def class_numbers(labels: object, name: str, count: int, ignored: int | None = N
     found = to_numpy(labels, f"labels of {name!r}")
     if found.shape != (count,):
         hint = "; x.argmax(1) converts one-hot rows" if found.ndim == 2 and found.shape[1] > 1 else ""
-        hint = hint or ("; x.ravel() gives one axis" if found.size == count else "")
+        hint = hint or ("; x.ravel() gives one axis" if found.ndim and found.size == count else "")
+        if found.ndim > 1 and not is_float(found.dtype):
+            hint += "; targets for each score are floats: x.astype('float32')"
         raise ValueError(
             f"labels of {name!r} must be one for each of {count} images, received shape {found.shape}{hint}"
         )

@@ -11,6 +11,7 @@ import pytest
 from gpuconv import losses, models, ops
 from gpuconv.data import synthetic
 from gpuconv.dtypes import as_dtype
+from gpuconv.layers import Conv2D, Input, Sequential
 from gpuconv.training import SettingsError, Trainer, evaluate
 from tests.training import toy_run
 
@@ -19,6 +20,20 @@ def fit(train=None, net=None, **options):
     trainer = Trainer(net or toy_run.net(), "sgd", **options)
     trainer.fit(train or toy_run.loader(), epochs=2, progress=False)
     return trainer
+
+
+def test_a_loss_for_maps_of_scores_must_say_that_it_does_not_classify():
+    def distance(scores, targets):
+        return ((scores - targets) ** 2).mean(), 2 * (scores - targets) / scores.size
+
+    net = Sequential([Input((6, 5, 1)), Conv2D(2, 3, padding=1)])
+    images, targets = np.zeros((6, 6, 5, 1), np.float32), np.ones((6, 6, 5, 2), np.float32)
+    message = r"distance classifies, .*, and it gives \(N, 6, 5, 2\); .* the attribute classifies = False"
+    with pytest.raises(ValueError, match=message):
+        Trainer(net, "sgd", loss=distance)
+    distance.classifies = False
+    history = Trainer(net, "sgd", loss=distance).fit((images, targets), epochs=1, progress=False)
+    assert history[-1]["train_loss"] == 1
 
 
 def softmax(scores, labels, kind=np.float64):
