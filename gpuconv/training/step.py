@@ -73,6 +73,7 @@ class TrainingStep:
         self.trained = net.fuse() if fuse else net
         self.optimizer_shards = OptimizerShards(net, ranks or Ranks()) if shard_optimizer else None
         self.optimizer.keeps = self.optimizer_shards.keeps if self.optimizer_shards else None
+        self.optimizer.ranks = {name: len(value.shape) for name, value in net.named_parameters()}
         self.optimizer.build(net.params(), masters)
         self.loss_scale = (loss_scale or LossScale()) if dtype == np.float16 else None
         if self.loss_scale:

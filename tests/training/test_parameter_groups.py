@@ -53,6 +53,45 @@ def test_a_run_with_groups_resumes_with_the_same_bits(tmp_path):
     assert toy_run.same_arrays(second.optimizer.state_dict(), uninterrupted.optimizer.state_dict())
 
 
+class Thaw:
+    """Trains only fc1 in the first epoch, all layers in the second, and all but fc1 in the third."""
+
+    def on_start(self, trainer):
+        if not trainer.steps:
+            trainer.net.freeze()
+            trainer.net["fc1"].unfreeze()
+
+    def on_epoch(self, trainer, record):
+        trainer.net.unfreeze()
+        if record["epoch"] == 2:
+            trainer.net["fc1"].freeze()
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_all_parameters_of_a_group_may_be_frozen(precision, tmp_path):
+    def trainer():
+        text = "fc1.* -> adam:lr=0.01; * -> sgd:lr=0.1,momentum=0.9"
+        return toy_run.trainer(optimizer=text, lr=1.0, schedule="constant", precision=precision)
+
+    def fit(trainer, **options):
+        toy_run.fit(trainer, train=toy_run.loader(dtype=trainer.net.dtype), validation=None, **options)
+
+    uninterrupted = trainer()
+    start = {name: value.copy() for name, value in uninterrupted.net.named_parameters()}
+    thaw = Thaw()
+    fit(uninterrupted, epochs=1, callbacks=[thaw])
+    moved = {name for name, value in uninterrupted.net.named_parameters() if not np.array_equal(value, start[name])}
+    assert moved == {"fc1.weight", "fc1.bias"}
+    fit(uninterrupted, epochs=3, callbacks=[thaw])
+    for steps in (2, 7, 12):
+        stopped, resumed = trainer(), trainer()
+        run = tmp_path / str(steps)
+        fit(stopped, epochs=3, run_dir=run, callbacks=[Thaw(), toy_run.StopAt(steps, "enough")])
+        fit(resumed, epochs=3, run_dir=run, resume=True, callbacks=[Thaw()])
+        assert toy_run.same_arrays(resumed.net.state_dict(), uninterrupted.net.state_dict())
+        assert toy_run.same_arrays(resumed.optimizer.state_dict(), uninterrupted.optimizer.state_dict())
+
+
 def test_bad_groups_are_refused():
     with pytest.raises(ValueError, match=r"'fc1\.weight' is in no group"):
         optimizers.get("filters -> muon; *.bias -> sgd").build(arrays(0))

@@ -58,6 +58,8 @@ class Optimizer:
     _step: Array = field(default=None, init=False, repr=False)  # type: ignore[assignment]
     _weight_decay: list[float] = field(default_factory=list, init=False, repr=False)
     _parameters: tuple[str, ...] = field(default=(), init=False, repr=False)
+    # The number of axes of every parameter by name, frozen ones included. The trainer sets it.
+    ranks: dict[str, int] = field(default_factory=dict, init=False, repr=False)
     # Whether this optimizer keeps the state of the parameter with a given name; if None, it keeps the state of all.
     keeps: Callable[[str], bool] | None = field(default=None, init=False, repr=False)
 
@@ -96,8 +98,7 @@ class Optimizer:
         Raises:
             ValueError: There are no parameters, or a setting overflows the dtype in which they are updated.
         """
-        if not params:
-            raise ValueError("there is nothing to optimize: the net has no trained parameters")
+        expect_params(params)
         for entry in fields(self):
             if type(value := getattr(self, entry.name)) in (int, float):
                 number(entry.name, value, 0, used_with=[*params.values()])
@@ -288,6 +289,11 @@ class Optimizer:
         for name, array in self._named().items():
             backends.assign(array, state[name])
         self.steps = int(backends.to_numpy(state["steps"])[()])
+
+
+def expect_params(params: Arrays) -> None:
+    if not params:
+        raise ValueError("there is nothing to optimize: the net has no trained parameters")
 
 
 def _as_float32(array: Array) -> np.ndarray:

@@ -17,7 +17,7 @@ import numpy as np
 
 from gpuconv.arguments import number
 from gpuconv.training import schedules
-from gpuconv.training.optimizers.base import Arrays, Optimizer
+from gpuconv.training.optimizers.base import Arrays, Optimizer, expect_params
 from gpuconv.training.optimizers.from_spec import named
 from gpuconv.types import Array
 
@@ -41,10 +41,10 @@ class Group:
         optimizer, at, schedule = (side.strip() for side in rest.partition("@"))
         return cls(selector, named(optimizer), schedules.get(schedule) if at else None)
 
-    def fits(self, name: str, param: Array) -> bool:
+    def fits(self, name: str, rank: int) -> bool:
         """Whether the selector matches a parameter. "filters" matches parameters of rank 4; any other selector is a
         pattern of names."""
-        return len(param.shape) == _FILTER_RANK if self.selector == "filters" else fnmatch.fnmatch(name, self.selector)
+        return rank == _FILTER_RANK if self.selector == "filters" else fnmatch.fnmatch(name, self.selector)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -79,30 +79,35 @@ class Groups(Optimizer):
 
     def build(self, params: Arrays, masters: Mapping[str, np.ndarray] | None = None) -> None:
         """Assign each parameter to its group; arguments as in `Optimizer.build`. Raises ValueError for a parameter
-        without a group or a group without parameters.
+        without a group or a group without parameters; those of a group may all be frozen.
         """
+        expect_params(params)
         names: list[list[str]] = [[] for _ in self.parts]
-        for name, param in params.items():
-            fitting = [index for index, part in enumerate(self.parts) if part.fits(name, param)]
-            if not fitting:
+        ranks = self.ranks | {name: len(param.shape) for name, param in params.items()}
+        for name, rank in ranks.items():
+            fitting = [index for index, part in enumerate(self.parts) if part.fits(name, rank)]
+            if not fitting and name in params:
                 selectors = ", ".join(part.selector for part in self.parts)
                 raise ValueError(f"parameter {name!r} is in no group (the groups: {selectors}); end with '* -> ...'")
-            names[fitting[0]].append(name)
+            for index in fitting[:1]:
+                names[index].append(name)
         for part, chosen in zip(self.parts, names):
             if not chosen:
-                raise ValueError(f"group {part.selector!r} has no parameter (there are: {', '.join(params)})")
-            number(
-                f"lr of {part.selector!r}", self.lr * part.optimizer.lr, 0, used_with=[params[name] for name in chosen]
-            )
+                raise ValueError(f"group {part.selector!r} has no parameter (there are: {', '.join(ranks)})")
+            trained = [params[name] for name in chosen if name in params]
+            number(f"lr of {part.selector!r}", self.lr * part.optimizer.lr, 0, used_with=trained)
         for part, chosen in zip(self.parts, names):
-            part.names = tuple(chosen)
+            part.names = tuple(name for name in chosen if name in params)
             part.optimizer.keeps = self.keeps
-            part.optimizer.build({name: params[name] for name in chosen}, masters)
+            if part.names:
+                part.optimizer.build({name: params[name] for name in part.names}, masters)
+            else:
+                part.optimizer.state, part.optimizer.masters = {}, {}
         self._parameters, self.steps, self.advanced = (*params,), 0, False
 
     @property
     def rate_dtype(self) -> np.dtype:
-        return self.parts[0].optimizer.rate_dtype
+        return next(part.optimizer.rate_dtype for part in self.parts if part.names)
 
     def begin(self, total: int, epoch: int) -> None:
         self._total, self._epoch = total, epoch
@@ -137,7 +142,8 @@ class Groups(Optimizer):
     def advance(self, lr: float | None = None) -> None:
         rates = self.rates(self.lr if lr is None else lr)
         for part, rate in zip(self.parts, rates):
-            part.optimizer.advance(rate)
+            if part.names:
+                part.optimizer.advance(rate)
         self.steps, self.advanced = self.steps + 1, True
 
     def update(
@@ -161,5 +167,6 @@ class Groups(Optimizer):
     def load_state_dict(self, state: Mapping[str, np.ndarray]) -> None:
         self.check_state_dict(state)
         for part in self.parts:
-            part.optimizer.load_state_dict({name: state[name] for name in part.optimizer.state_dict()})
+            if part.names:
+                part.optimizer.load_state_dict({name: state[name] for name in part.optimizer.state_dict()})
         self.steps = int(state["steps"][()])
