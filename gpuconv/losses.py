@@ -23,7 +23,7 @@ import numpy as np
 
 from gpuconv import backends, ops, spec
 from gpuconv.arguments import INT63, expect_accepts, integer, number, positive
-from gpuconv.devices import is_on
+from gpuconv.devices import device_or_none, is_on
 from gpuconv.dtypes import accumulation_dtype, is_float
 from gpuconv.names import canonical_keys, lookup
 from gpuconv.text import parse_numbers
@@ -320,6 +320,7 @@ def apply(loss: Loss, scores: Array, labels: Array, grad_scale: Scalar | None = 
             f"{f'{len(found)} values' if isinstance(found, (tuple, list)) else type(found).__name__}"
         )
     value, dscores = found
+    value = value.detach() if hasattr(value, "detach") else value  # a tensor of PyTorch
     value = value if hasattr(value, "shape") else np.asarray(value)
     if getattr(value.dtype, "kind", "f") in "OSUc":  # a dtype of PyTorch has no kind
         raise TypeError(f"a loss is one number, the mean over the batch; {describe(loss)} returned {found[0]!r}")
@@ -335,9 +336,9 @@ def apply(loss: Loss, scores: Array, labels: Array, grad_scale: Scalar | None = 
             f"{received}"
         )
     if not is_on(dscores, device):
+        received = f"one on {backends.device_of(dscores)}" if device_or_none(dscores) else type(dscores).__name__
         raise TypeError(
-            f"the gradient of the loss must be on the scores' device, {device}; {describe(loss)} returned one on "
-            f"{backends.device_of(dscores)}"
+            f"the gradient of the loss must be on the scores' device, {device}; {describe(loss)} returned {received}"
         )
     if dscores.dtype.kind == "c":
         raise TypeError(

@@ -36,6 +36,23 @@ def test_a_loss_for_maps_of_scores_must_say_that_it_does_not_classify():
     assert history[-1]["train_loss"] == 1
 
 
+@pytest.mark.filterwarnings("ignore")  # PyTorch's of labels that cannot be written
+def test_a_loss_may_use_pytorch():
+    torch = pytest.importorskip("torch")
+
+    def cross_entropy(scores, labels):
+        scores = torch.from_numpy(scores).requires_grad_()
+        loss = torch.nn.functional.cross_entropy(scores, torch.from_numpy(labels))
+        loss.backward()
+        return loss, scores.grad.numpy()
+
+    found, expected = (fit(loss=loss).history for loss in (cross_entropy, "softmax"))
+    np.testing.assert_allclose(found[-1]["train_loss"], expected[-1]["train_loss"], rtol=1e-5)
+    message = "the gradient of the loss must be on the scores' device, numpy; <lambda> returned Tensor"
+    with pytest.raises(TypeError, match=message):
+        fit(loss=lambda scores, labels: (0.0, torch.from_numpy(scores)))
+
+
 def softmax(scores, labels, kind=np.float64):
     """A loss as in a course assignment: it computes in float64 and returns a number of the given kind."""
     shares = np.exp(scores - scores.max(axis=1, keepdims=True), dtype=np.float64)
