@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 _COUNTER = "num_batches_tracked"  # PyTorch's count of batches, which gpuconv does not use
 _NORMS = BatchNorm, GroupNorm, LayerNorm
+_SETTINGS = {"eps": "eps", "num_groups": "groups"}  # of norms: PyTorch's name and gpuconv's
 _TORCH_NAMES = ("weight", "bias", "running_mean", "running_var")
 
 
@@ -106,13 +107,14 @@ def from_torch(state: object, net: Layer, *, strict: bool = True) -> dict[str, n
             at the end.
 
     Raises:
-        ValueError: The state does not fit the net; the message names each missing or unexpected key and each wrong
-            shape. Also for a net that groups flattened features, or joins them with others, because PyTorch orders them
-            differently.
+        ValueError: The state does not fit the net; the message names each missing or unexpected key, each wrong shape
+            and, for a module, each norm of another `eps` or number of groups. Also for a net that groups flattened
+            features, or joins them with others, because PyTorch orders them differently.
         TypeError: `state` is neither a module nor a state dict, or holds a tensor that NumPy cannot hold, `net` is not
             a net, or `strict` not a bool.
         RuntimeError: The net has no shapes yet.
     """
+    modules = dict(state.named_modules()) if hasattr(state, "named_modules") else {}
     state, strict = _state_of(state, net), flag("strict", strict)
     expect_built(net)
     parts, groups = _parts(net), _groups(state)
@@ -121,11 +123,12 @@ def from_torch(state: object, net: Layer, *, strict: bool = True) -> dict[str, n
     own_state = {key: backends.to_numpy(value) for key, value in net.state_dict().items()}
     lacking = {_join(part.layer.path, name) for part in parts for name in part.names}
     unused = {key for key in state if not _is_batch_counter(key)}
-    shapes = []
+    others = []
     for part, (prefix, keys) in zip(parts, groups.items()):
         layer = f"for {part.layer.path} ({type(part.layer).__name__})"
         problems += [f"missing {_join(prefix, name)} {layer}" for name in part.names if name not in keys]
         problems += [f"unexpected {keys[name]} {layer}" for name in keys if name not in part.names]
+        others += _other_settings(modules.get(prefix), prefix, part.layer)
         for name in part.names:
             if name not in keys:
                 continue
@@ -133,15 +136,25 @@ def from_torch(state: object, net: Layer, *, strict: bool = True) -> dict[str, n
             unused.discard(keys[name])
             value, expected = host_array(state[keys[name]], keys[name]), part.torch_shape(name)
             if value.shape != expected:
-                shapes.append(f"{keys[name]} has shape {value.shape} where {part.layer.path} takes {expected}")
+                others.append(f"{keys[name]} has shape {value.shape} where {part.layer.path} takes {expected}")
             else:
                 own_state[_join(part.layer.path, name)] = part.from_torch(name, value)
-    if problems := [*(problems if strict else []), *shapes]:
+    if problems := [*(problems if strict else []), *others]:
         raise ValueError(f"the PyTorch state does not fit the net: {'; '.join(problems)}")
     if strict:
         return own_state
     found = {key: value for key, value in own_state.items() if key not in lacking}
     return found | {key: host_array(value, key) for key, value in state.items() if key in unused}
+
+
+def _other_settings(module: object, prefix: str, layer: Layer) -> list[str]:
+    """The settings in which a layer differs from PyTorch's module of that name, if both have them."""
+    settings = [(name, getattr(module, name, None), getattr(layer, own, None)) for name, own in _SETTINGS.items()]
+    return [
+        f"{prefix} has {name}={theirs} where {layer.path} has {ours}"
+        for name, theirs, ours in settings
+        if theirs is not None and ours is not None and theirs != ours
+    ]
 
 
 def _state_of(state: object, net: Layer) -> Mapping[str, Any]:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from gpuconv import interop
-from gpuconv.layers import Branches, Conv2D, Flatten, GroupNorm, Input, Linear, ReLU, Residual, Sequential
+from gpuconv.layers import BatchNorm, Branches, Conv2D, Flatten, GroupNorm, Input, Linear, ReLU, Residual, Sequential
 
 torch = pytest.importorskip("torch")
 nn = torch.nn
@@ -46,6 +46,17 @@ def test_a_module_and_a_part_of_its_state_dict_are_accepted():
     ):
         with pytest.raises(TypeError, match=message):
             interop.from_torch(*wrong)
+
+
+def test_a_module_with_norms_of_other_settings_is_refused():
+    """Its state dict, which does not hold them, is accepted."""
+    module = nn.Sequential(nn.Conv2d(1, 4, 1), nn.BatchNorm2d(4, eps=1e-3), nn.GroupNorm(2, 4))
+    net = Sequential([Input((2, 2, 1)), Conv2D(4, 1), BatchNorm(), GroupNorm(4)])
+    with pytest.raises(ValueError, match=r"1 has eps=0\.001 where norm1 has 1e-05; 2 has num_groups=2 where"):
+        interop.from_torch(module, net)
+    interop.from_torch(module.state_dict(), net)
+    net = Sequential([Input((2, 2, 1)), Conv2D(4, 1), BatchNorm(eps=1e-3), GroupNorm(2)])
+    interop.from_torch(nn.DataParallel(module), net)
 
 
 def test_a_tensor_that_numpy_cannot_hold_is_refused_by_its_name():
