@@ -143,6 +143,9 @@ def test_the_error_for_an_argument_that_load_cannot_read_says_what_it_reads(tmp_
     pickled.write_bytes(b"PK\x03\x04" + bytes(100))
     with pytest.raises(CheckpointError, match=r"PyTorch file.*net\.load_state_dict\(gpuconv\.interop\.from_torch"):
         gc.load(pickled)
+    np.savez(tmp_path / "w.npz", weight=np.zeros(3))
+    with pytest.raises(CheckpointError, match=r"is NumPy's, .*net\.load_state_dict\(numpy\.load\(path\)\)"):
+        gc.load(tmp_path / "w.npz")
     for name in ("digits-1", "digits-2"):
         (tmp_path / "runs" / name).mkdir(parents=True)
         (tmp_path / "runs" / name / "run.json").write_text("{}")

@@ -51,6 +51,11 @@ def checkpoint_file(path: str | os.PathLike[str], which: str = "last") -> Path:
     if not os.fspath(path) or not Path(path).exists():
         raise FileNotFoundError(f"{os.fspath(path)!r} does not exist; a saved net or a run directory is expected")
     if not Path(path).is_dir():
+        if Path(path).suffix == ".npz":
+            raise CheckpointError(
+                f"{path} is NumPy's, and gpuconv reads the safetensors files that it wrote; "
+                "net.load_state_dict(numpy.load(path)) takes the arrays of net.state_dict()"
+            )
         if _is_of_torch(Path(path)):
             raise CheckpointError(
                 f"{path} is a PyTorch file, and gpuconv reads the safetensors files that it wrote; "
