@@ -268,7 +268,7 @@ class Optimizer:
         """Raise ValueError that names the first entry of `state` that is missing, unknown or of another shape or dtype,
         or a negative `steps`, and RuntimeError if the optimizer is not built.
         """
-        if self._lr is None:
+        if not self._parameters:
             raise RuntimeError(f"this {self.name} optimizer has no state yet; call build(net.params()) first")
         own_state = self.state_dict()
         for name in [*own_state, *state]:
