@@ -42,19 +42,20 @@ def _resolved(dtype: DTypeLike) -> np.dtype:
     try:
         if dtype is None:  # NumPy would take it for float64
             raise TypeError
-        return np.dtype(_known_to_numpy(dtype) if isinstance(dtype, str) else dtype)
+        return _named(dtype) if isinstance(dtype, str) else np.dtype(dtype)
     except TypeError:
         raise TypeError(f"dtype must be one of {', '.join(FLOAT_NAMES)}, received {dtype!r}") from None
 
 
-def _known_to_numpy(name: str) -> DTypeLike:
-    """The long name of a short one, and the type of "bfloat16"."""
+@functools.cache
+def _named(name: str) -> np.dtype:
+    """The dtype of NumPy's name, of "bfloat16" or of a short name."""
     name = _SHORT.get(name, name)
     if name != "bfloat16":
-        return name
+        return np.dtype(name)
     import ml_dtypes
 
-    return ml_dtypes.bfloat16
+    return np.dtype(ml_dtypes.bfloat16)
 
 
 @functools.cache  # cached: called for every argument of every op, and NumPy builds the name each time
@@ -74,7 +75,7 @@ def is_numeric(dtype: np.dtype) -> bool:
 def as_numeric(name: str, dtype: DTypeLike) -> np.dtype:
     """A dtype of numbers in this machine's byte order. Raises TypeError for objects, text, dates, records
     and numbers of more than 64 bits (complex: per part)."""
-    given = np.dtype(_known_to_numpy(dtype) if isinstance(dtype, str) else dtype)
+    given = _named(dtype) if isinstance(dtype, str) else np.dtype(dtype)
     native = given if given.isnative else given.newbyteorder("=")
     if not is_numeric(native):
         raise TypeError(f"{name} must hold numbers of at most 64 bits, received dtype {given}")

@@ -35,7 +35,7 @@ def test_class_numbers_are_converted_or_refused():
         ([0.0, 1.0], TypeError, r"must be integers \(class numbers\), received float64"),
         ([True, False], TypeError, "received bool"),
         ([0], ValueError, r"each of 2 images, received shape \(1,\)$"),
-        ([[0], [1]], ValueError, r"shape \(2, 1\); x.ravel\(\) gives one axis$"),
+        ([[0], [1]], ValueError, r"shape \(2, 1\); x.ravel\(\) gives one axis; targets for each score are floats"),
         ([[0, 1], [1, 0]], ValueError, r"\(2, 2\); x.argmax\(1\) converts"),
         ([0, -1], ValueError, "labels of 'set' must be 0 or more, received -1"),
         (np.uint64([0, 2**63]), ValueError, r"labels of 'set' must be below 2\*\*63, received 9223372036854775808"),

@@ -66,8 +66,8 @@ def test_an_optimizer_steps_on_a_stream_whose_first_capture_was_never_launched(s
             step(params, grads, clipped)
             stream.end_capture()
             step(params, grads, clipped)
-            for x, wanted in zip((*params, clipped), (*expected[0], expected[2]), strict=True):
-                np.testing.assert_allclose(gc.to_numpy(x), wanted, rtol=1e-3, atol=1e-5)
+            for x, correct in zip((*params, clipped), (*expected[0], expected[2]), strict=True):
+                np.testing.assert_allclose(gc.to_numpy(x), correct, rtol=1e-3, atol=1e-5)
 
 
 def test_a_graph_of_steps_on_strided_arrays_reads_their_tables_in_each_launch(schedule):
