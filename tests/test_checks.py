@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from gpuconv import checks, losses, models, ops
+from gpuconv.checks import gradients, sanity_checks
 from gpuconv.layers import (
     BatchNorm,
     Conv2D,
@@ -87,7 +88,7 @@ def test_a_layer_checked_at_a_shape_given_as_a_list_keeps_its_weights():
     layer = Linear(3)
     layer.build((4,), seed=3)
     for shape in ((4,), [4]):
-        np.testing.assert_array_equal(checks._float64_copy(layer, shape)["weight"], layer["weight"])
+        np.testing.assert_array_equal(gradients._float64_copy(layer, shape)["weight"], layer["weight"])
 
 
 def test_a_wrong_backward_fails_for_the_wrong_gradient(wrong_layers):
@@ -158,8 +159,12 @@ def test_smoothed_labels_have_a_minimum_loss_above_zero():
     loss, slope = ops.softmax_cross_entropy(scores, np.array([0]), label_smoothing=0.2)
     np.testing.assert_allclose(slope, 0, atol=1e-15)
     smoothed, plain = (losses.get("softmax", label_smoothing=label_smoothing) for label_smoothing in (0.2, 0.0))
-    assert checks._loss_of_perfect_scores(smoothed, 4) == pytest.approx(float(loss), rel=1e-14)
-    assert checks._loss_of_perfect_scores(plain, 4) == checks._loss_of_perfect_scores(losses.get("svm"), 4) == 0
+    assert sanity_checks._loss_of_perfect_scores(smoothed, 4) == pytest.approx(float(loss), rel=1e-14)
+    assert (
+        sanity_checks._loss_of_perfect_scores(plain, 4)
+        == sanity_checks._loss_of_perfect_scores(losses.get("svm"), 4)
+        == 0
+    )
 
 
 def test_wrong_options_of_checks_are_refused():

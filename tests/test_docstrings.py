@@ -18,6 +18,7 @@ BORROWS = re.compile(r"\b[Aa]s\s+(?:in\s+)?`([\w.]+)`")  # "other arguments as i
 EXEMPT = {
     "models.Model": "a protocol of functions, whose __init__ is Python's",
     "random.Stream": "an enum, whose arguments are Python's",
+    "checks.Comparisons": "a list, whose argument is Python's",
     "checks.GradientChecks": "a list, whose argument is Python's",
 }
 

@@ -20,7 +20,7 @@ LAYERS = [
     {"ops"},
     {"convert", "data", "initializers", "layers", "losses", "metrics"},
     {"models", "parallel", "profiling"},
-    {"checks", "interop", "lab", "own_op", "plots", "summary", "torch", "training", "verify"},
+    {"checks", "interop", "lab", "plots", "summary", "torch", "training", "verify"},
     {"inspect"},
     {"cli", "live"},
     {"__main__"},

@@ -30,8 +30,12 @@ _LAYOUTS = {"NHWC": None, "NCHW": (0, 3, 1, 2)}
 class Comparison:
     """The comparison of the user's results with the oracle's in one case.
 
-    error: the largest difference from the oracle, relative to the oracle's largest finite value; infinity if there was
-    no result to compare. details: what is wrong and where, and what was not compared; "" if neither applies.
+    Args:
+        case: The arguments of the case, as text.
+        error: The largest difference from the oracle, relative to the oracle's largest finite value; infinity if there
+            was no result to compare.
+        passed: Whether the error is within the tolerance.
+        details: What is wrong and where, and what was not compared; "" if neither applies.
     """
 
     case: str
@@ -47,9 +51,11 @@ class Comparisons(list[Comparison]):
 
     @property
     def passed(self) -> bool:
+        """Whether all cases passed."""
         return all(found.passed for found in self)
 
     def rows(self) -> list[list[str]]:
+        """A row of the table for each case."""
         return [[each.case, f"{each.error:.1e}", "ok" if each.passed else "WRONG", each.details] for each in self]
 
     def __str__(self) -> str:
@@ -71,13 +77,19 @@ def compare(
 ) -> Comparisons:
     """Run a function and the oracle of an operation, such as `gpuconv.ops.conv2d`, on the same numbers.
 
-    cases: the operation's arguments by name; arrays are given as NumPy arrays, or as shapes for random normal numbers
-    of `dtype`, drawn with `seed`: ``[dict(x=(2, 5, 5, 3), w=(4, 3, 3, 3), padding=1), ...]``. `mine` is called like
-    the operation, with arrays by position and options by name. It returns all results of the operation, or
-    ``out, cache`` as in the CS231n assignments, or only the first result; for the last two forms the details
-    say what was not compared. layout: "NCHW" passes volumes and filters in PyTorch's layout, and expects volumes in
-    that layout in return. tolerance: the largest accepted error, which may be infinite; by default 1000 times the
-    machine epsilon of `dtype`.
+    Args:
+        mine: A function that is called like the operation, with arrays by position and options by name. It returns all
+            results of the operation, or ``out, cache`` as in the CS231n assignments, or only the first result; for the
+            last two forms the details say what was not compared.
+        op: The operation.
+        cases: The operation's arguments by name; arrays are given as NumPy arrays, or as shapes for random normal
+            numbers: ``[dict(x=(2, 5, 5, 3), w=(4, 3, 3, 3), padding=1), ...]``.
+        dtype: The dtype of these numbers.
+        layout: "NHWC", or "NCHW", which passes volumes and filters in PyTorch's layout, and expects volumes in that
+            layout in return.
+        tolerance: The largest accepted error, which may be infinite; by default 1000 times the machine epsilon of
+            `dtype`.
+        seed: Of the random numbers.
 
     A case in which `mine` raises, or returns another shape or other NaNs, counts as failed. If the operation itself
     rejects a case, its error is raised. Raises ValueError for an unknown layout or argument, an argument given twice, a
