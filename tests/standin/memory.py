@@ -27,10 +27,10 @@ class Memory:
         self._bytes = np.full(size + _UNIT, POISON, np.uint8)
         self.ptr = self._bytes.ctypes.data + -self._bytes.ctypes.data % _UNIT
 
-    def __del__(self) -> None:
+    def __del__(self, suppress: Any = contextlib.suppress) -> None:  # at the interpreter's end, contextlib is None
         self._machine.allocated -= self.size
         memory, within_work = self._bytes, getattr(self._machine.thread, "runs", None) is not None
-        with contextlib.suppress(Exception):  # when the interpreter ends
+        with suppress(Exception):  # when the interpreter ends
             for queue in self._machine.queues:
                 if queue.device != self.device_id or queue.captured is not None:
                     continue
