@@ -284,8 +284,10 @@ def get(loss: str | Loss, **options: Any) -> Loss:
         part, *more = spec.parse(loss, like=LIKE)
         if more or part.numbers:
             raise ValueError(f"a loss is written like {LIKE!r}, received {loss!r}")
-        make, given = lookup("loss", part.name, LOSSES), part.options | options
-        return make(**canonical_keys(f"option of {part.name}", given, inspect.signature(make).parameters))
+        make = lookup("loss", part.name, LOSSES)
+        known = inspect.signature(make).parameters
+        written, given = (canonical_keys(f"option of {part.name}", each, known) for each in (part.options, options))
+        return make(**written | given)
     if not _takes_scale(loss):
         expect_accepts(f"the loss {describe(loss)}", loss, "scores", "labels")
     return loss

@@ -36,13 +36,12 @@ def canonical(kind: str, name: object, names: Iterable[str]) -> str:
 def canonical_keys(kind: str, given: Mapping[str, T], names: Iterable[str]) -> dict[str, T]:
     """`given`, with its keys as spelled in `names`. Raises as `lookup` does, and ValueError for two spellings of a
     name."""
-    known, found = [*names], {}
-    for key, value in given.items():
-        name = canonical(kind, key, known)
-        if name in found:
-            raise ValueError(f"{kind} {name!r} is given twice, the second time as {key!r}")
-        found[name] = value
-    return found
+    known = [*names]
+    keys: dict[str, str] = {}
+    for key in given:
+        if (first := keys.setdefault(canonical(kind, key, known), key)) != key:
+            raise ValueError(f"{kind} {first!r} is given twice, the second time as {key!r}")
+    return {name: given[key] for name, key in keys.items()}
 
 
 def distinct(kind: str, given: Iterable[object], names: Iterable[str]) -> list[str]:

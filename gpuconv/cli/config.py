@@ -40,9 +40,9 @@ def read(path: str) -> Record:
 
 def _as_option(name: str, value: object) -> object:
     kind = shared_options.OPTIONS[name][0] if name in shared_options.OPTIONS else str
-    fits = name in ("clip", "plateau") or (kind is str) == isinstance(value, str)  # clip = 1.0 is a number or text
-    if isinstance(value, bool) or not isinstance(value, (str, int, float)) or not fits:
-        raise TypeError(f"{name} must be {'text' if kind is str else 'a number'}, received {value!r}")
+    expected = (str, int, float) if kind is str else (int, float)  # clip = 1.0 is a short form, too
+    if isinstance(value, bool) or not isinstance(value, expected):
+        raise TypeError(f"{name} must be {'text or a number' if kind is str else 'a number'}, received {value!r}")
     try:
         return kind(str(value))
     except argparse.ArgumentTypeError as error:

@@ -58,7 +58,7 @@ def run(options: argparse.Namespace) -> int:
     trained = open_run(directory, device, options.which, options.model)
     expect_normalization(trained)
     expect_classes(trained)
-    print_line("checkpoint", f"{options.which}, {trained.trained}")
+    print_line("checkpoint", f"{options.which}, {trained.progress}")
     train, test = _images(trained, options.data, options.test)
     with user_errors():
         first = trained.net[0]

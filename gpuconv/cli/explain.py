@@ -24,7 +24,7 @@ from gpuconv.types import Array
 
 if TYPE_CHECKING:
     from gpuconv.inspect.computed_by import Thread
-    from gpuconv.inspect.explain import Explanation
+    from gpuconv.inspect.explain import Explanation, Term
     from gpuconv.layers.sequential import Sequential
 
 
@@ -146,7 +146,7 @@ def _value(
         )
     names = ("layer", "kind", "at", "direction", "branch", "value", "total", "bias")
     facts = {name: getattr(found, name) for name in names}
-    terms = [{"at": t.at, "input": t.input, "weight": t.weight, "product": t.product} for t in found.terms]
+    terms = [{"at": t.at, "input": t.input, "weight": t.weight, "product": t.product} for t in _listed(found)]
     json_output.note(
         **facts, margin=found.margin, window=found.window, weight=found.weight, terms=terms, computed=found.computed
     )
@@ -159,13 +159,18 @@ def _value(
     return str(found), volumes
 
 
+def _listed(found: Explanation) -> list[Term]:
+    """The terms to show: in the backward direction those that contribute to the gradient."""
+    return [term for term in found.terms if found.direction == "forward" or term.product != 0]
+
+
 def text(found: Explanation) -> list[str]:
     """An explanation as lines of text."""
     lines = [str(found), "", f"  {'computed by':14}{'value':>16}{'error':>12}{'bound':>12}"]
     lines += [f"  {c.by:14}{c.value:16.9g}{c.error:12.3g}{c.bound:12.3g}" for c in found.computed]
     senders = "branches" if found.kind in ("Residual", "Branches") else "outputs"
     backward = found.direction == "backward"
-    terms = [term for term in found.terms if term.product != 0] if backward else found.terms
+    terms = _listed(found)
     what = f"{senders} that contribute most" if backward else "inputs that matter most"
     lines += ["", f"  {what}"] if terms else []
     for term in terms:

@@ -85,8 +85,8 @@ def _new_session(options: argparse.Namespace, settings: run_settings.Settings) -
         data, test = load(settings.data, settings.test)
         train, validation = split_validation(settings, data)
         sets = live.DataSplits(train, validation, test)
-    judged = f"{len(validation):,} to validate on, " if validation else ""
-    print_line("data", f"{train.name}: {len(train):,} images to train on, {judged}{len(test):,} to test on")
+    validating = f"{len(validation):,} to validate on, " if validation else ""
+    print_line("data", f"{train.name}: {len(train):,} images to train on, {validating}{len(test):,} to test on")
     device, why = _device(options)
     with user_errors():
         net = nets.build(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from gpuconv.cli import json_output, nets, shadow_report
 from gpuconv.cli.device_option import choose_device
@@ -146,7 +146,7 @@ def _loader(stored: Record, part: str, data: Dataset | Samples, net: Sequential)
     from gpuconv.data import Augmentation, Normalization
 
     settings, options = stored[part], stored["options"]
-    made: Any = make_loader(
+    made = make_loader(
         data,
         settings["batch_size"],
         normalization=Normalization(options["mean"], options["std"]),

@@ -7,7 +7,7 @@ import dataclasses
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,8 +27,8 @@ HOME = Path("runs")
 
 @dataclasses.dataclass
 class Run:
-    """A net with its settings and metadata. The net of `run_of` has no weights. trained: for how long the net of
-    `open_run` was trained, in words."""
+    """A net with its settings and metadata. The net of `run_of` has no weights. `open_run` sets progress, how far the
+    net was trained, such as "after 1 of 3 epochs", and classifies, whether the loss does."""
 
     net: Sequential
     settings: Settings
@@ -36,7 +36,8 @@ class Run:
     normalization: Any  # a Normalization, or None if the net was trained on floats
     input_shape: tuple[int, int, int]
     stored: Record
-    trained: str = ""
+    progress: str = ""
+    classifies: bool = True
 
     @property
     def started_in_python(self) -> bool:
@@ -130,7 +131,7 @@ def open_run(directory: str | Path, device: str, which: str = "last", model: str
     """The net of a run directory's "last" or "best" checkpoint, on a device. model: the file that defines some of the
     net's layers. Raises FileNotFoundError if there is no run, UserError if there is no such checkpoint, and
     CheckpointError if the checkpoint is corrupt or does not fit."""
-    from gpuconv import checkpoint
+    from gpuconv import checkpoint, losses
     from gpuconv.layers import Layer
     from gpuconv.training import RunDirectory, check_weights, run_schemas
     from gpuconv.training.trained_net import checkpoint_file
@@ -148,9 +149,13 @@ def open_run(directory: str | Path, device: str, which: str = "last", model: str
         found.net = Layer.from_config(state["net"], device=device)
         found.net.load_state_dict(loaded.part("net"))
     found.net.classes, found.net.normalization = found.classes, found.normalization
-    found.trained = f"after {state['epoch']} of {state['settings']['epochs']} epochs"
+    found.progress = f"after {state['epoch']} of {state['settings']['epochs']} epochs"
     if steps := state["batch"]:
-        found.trained += f" and {steps} step{'s' * (steps > 1)}"
+        found.progress += f" and {steps} step{'s' * (steps > 1)}"
+    try:
+        found.classifies = losses.classifies(losses.read(found.settings.loss))
+    except ValueError:  # a user's loss, which is not known here; its records tell
+        found.classifies = all(record.get("train_accuracy", 1) is not None for record in state["records"])
     return found
 
 
@@ -165,14 +170,11 @@ def expect_normalization(run: Run) -> None:
 
 def expect_classes(run: Run) -> None:
     """Raise UserError for a run whose loss has a target for each score, so that an image has no class."""
-    from gpuconv import losses
-
-    with suppress(ValueError):  # a user's loss, which is not known here
-        if not losses.classifies(losses.read(run.settings.loss)):
-            raise UserError(
-                f"the loss of this run, {run.settings.loss}, has a target for each score, so an image has no class: "
-                "use gpuconv.load(run) and net.predict or gpuconv.evaluate in Python"
-            )
+    if not run.classifies:
+        raise UserError(
+            f"the loss of this run, {run.settings.loss}, has a target for each score, so an image has no class: "
+            "use gpuconv.load(run) and net.predict or gpuconv.evaluate in Python"
+        )
 
 
 def add_which(parser: argparse.ArgumentParser) -> None:
@@ -200,16 +202,16 @@ def settings_to_resume(directory: str, chosen: Record) -> Settings:
             settings = dataclasses.replace(settings, model=nets.with_file_of(model, settings.model))
             chosen = chosen | {"model": settings.model}
     stored = run_settings.with_full_names(dataclasses.asdict(settings))
-    others = [
-        f"{shared_options.option(name)} is {stored[name]} there, {value} here"
+    others = {
+        name: f"{shared_options.option(name)} is {stored[name]} there, {value} here"
         for name, value in chosen.items()
         if value != stored[name] and name not in ("data", "test")
-    ]
+    }
     if others:
+        weights = f"; one that begins with the weights of this run takes {command('--weights', run.path)}"
         raise UserError(
-            f"{directory} continues with the settings it was started with: {'; '.join(others)} "
-            f"(leave {'it' if len(others) == 1 else 'them'} out, or start a new run; one that begins with the weights "
-            f"of this run takes {command('--weights', run.path)})"
+            f"{directory} continues with the settings it was started with: {'; '.join(others.values())} (leave "
+            f"{'it' if len(others) == 1 else 'them'} out, or start a new run{'' if 'model' in others else weights})"
         )
     return settings
 

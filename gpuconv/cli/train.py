@@ -310,8 +310,8 @@ def _describe_sets(train: Dataset | Samples, validation: Dataset | Samples | Non
 
     size = "x".join(map(str, train.image_shape))
     stream = ", read as needed (identified by names, sizes, dates and labels)" if isinstance(train, Samples) else ""
-    judged = f"{len(validation):,} to validate on, " if validation else ""
-    counts = f"{len(train):,} images to train on, {judged}{len(test):,} to test on"
+    validating = f"{len(validation):,} to validate on, " if validation else ""
+    counts = f"{len(train):,} images to train on, {validating}{len(test):,} to test on"
     return f"{counts}, {size}, {len(train.classes)} classes{stream}"
 
 

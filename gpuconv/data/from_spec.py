@@ -87,7 +87,9 @@ def is_test_set(spec: str) -> bool:
 
 
 def with_full_name(spec: str) -> str:
-    """The same text with its data set's name in lower case. Raises ValueError for an unknown name."""
+    """The text with its data set's name in lower case, and no colon if nothing follows.
+
+    Raises ValueError for an unknown name."""
     name, rest = name_and_rest(spec)
     try:
         name = canonical("data set", name, _SOURCES)
@@ -96,7 +98,7 @@ def with_full_name(spec: str) -> str:
         if os.path.isdir(path):
             hint = f"; for a folder of images write folder:{spec}"
         elif os.path.isfile(path):
-            hint = "; only Python can train on the arrays in a file: Trainer.fit takes (images, labels)"
+            hint = "; a file is not a data set: in Python, Trainer.fit takes arrays as (images, labels)"
         raise ValueError(f"{error}{hint}") from None
     return f"{name}:{rest}" if rest else name
 

@@ -56,6 +56,7 @@ class Loader:
     """
 
     _takes: ClassVar[type] = Dataset
+    part: float | None = None  # the fraction that `fit` split off its training data for this loader
 
     def __init__(
         self,

@@ -166,6 +166,7 @@ class _Judge:
             self.trainer.fit(data, epochs=epochs, callbacks=[self], progress=False, **fit)
         if self.trainer.interrupted_by:
             signal.raise_signal(self.trainer.interrupted_by)
+            raise KeyboardInterrupt  # the caller's handler of the signal returned
 
     @contextlib.contextmanager
     def around_step(self, trainer: Trainer) -> Iterator[None]:

@@ -150,6 +150,7 @@ def lr_find(
         losses.diverged = True
     if trainer.interrupted_by:
         signal.raise_signal(trainer.interrupted_by)
+        raise KeyboardInterrupt  # the caller's handler of the signal returned
     rates = np.array([rate(step) for step in range(len(losses.found))])
     return RangeTest(rates, np.array(losses.found), losses.smoothed(), losses.diverged)
 

@@ -71,6 +71,8 @@ def test_only_outputs_that_contribute_to_a_gradient_are_listed(work, capsys):
     assert len(listing) == 1
     assert listing[0].count(" x 1 = ") == 1
     assert sum("no outputs contribute" in each for each in printed) == 3
+    assert run_line("explain run a.png --layer pool1 --at 0,0,1 --backward --json --device numpy") == 0
+    assert len(json.loads(capsys.readouterr().out)["terms"]) == ("outputs that contribute most" in printed[0])
 
 
 @pytest.mark.usefixtures("pictures")

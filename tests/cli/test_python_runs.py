@@ -160,6 +160,21 @@ def test_evaluate_and_predict_refuse_a_run_whose_loss_has_a_target_for_each_scor
         assert "BinaryCrossEntropy(pos_weight=None), has a target for each score, so an image has no class" in output
 
 
+def test_a_users_loss_that_does_not_classify_is_known_by_the_accuracies_of_its_run(tmp_path, capsys):
+    class Squares:
+        classifies = False
+
+        def __call__(self, scores, labels):
+            return ((scores - labels) ** 2).mean(), 2 * (scores - labels) / scores.size
+
+    train, _ = gc.data.load("digits")
+    targets = np.eye(10, dtype=np.float32)[train.labels]
+    trainer = gc.Trainer(gc.models.build("seed-net", (8, 8, 1)), loss=Squares())
+    trainer.fit((train.images, targets), epochs=1, run_dir=tmp_path / "run", progress=False)
+    output = on_numpy(capsys, "evaluate", tmp_path / "run", "--test", "digits", status=2)
+    assert "has a target for each score, so an image has no class" in output
+
+
 def test_the_error_for_a_net_that_gives_a_volume_says_where_it_can_be_used(tmp_path, capsys):
     train, _ = gc.data.load("digits")
     net = gc.Sequential(Input((8, 8, 1)), Conv2D(1, 3, padding=1))

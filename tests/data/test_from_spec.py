@@ -84,7 +84,7 @@ def test_the_error_for_the_path_of_a_folder_or_file_says_what_to_write(tmp_path)
     (tmp_path / "arrays.npz").touch()
     with pytest.raises(ValueError, match=r"unknown data set .*; for a folder of images write folder:/"):
         load(str(tmp_path))
-    with pytest.raises(ValueError, match=r"only Python can train on the arrays in a file: Trainer.fit takes \("):
+    with pytest.raises(ValueError, match=r"a file is not a data set: in Python, Trainer.fit takes arrays as \("):
         load(str(tmp_path / "arrays.npz"))
 
 
