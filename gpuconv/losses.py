@@ -281,6 +281,8 @@ def get(loss: str | Loss, **options: Any) -> Loss:
             "loss(scores, labels) -> (loss, dscores) of arrays"
         )
     if not callable(loss):
+        if not isinstance(loss, str):
+            raise TypeError(f"a loss is a name, such as {LIKE!r}, or a function, received {loss!r}")
         part, *more = spec.parse(loss, like=LIKE)
         if more or part.numbers:
             raise ValueError(f"a loss is written like {LIKE!r}, received {loss!r}")

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from gpuconv.names import lookup
@@ -41,24 +41,24 @@ def parse(spec: str, like: str = "cosine,warmup:5") -> list[Part]:
             raise ValueError(f"{argument!r} in {spec!r} is neither a number nor key=value")
         else:
             found[-1][1].append(argument)
-    return [_part(name, arguments) for name, arguments in found]
+    return [_part(name, arguments, spec) for name, arguments in found]
 
 
-def _part(name: str, arguments: list[str]) -> Part:
+def _part(name: str, arguments: list[str], spec: str) -> Part:
     numbers = tuple(parse_numbers.real(each) for each in arguments if "=" not in each)
-    options = options_in(",".join(each for each in arguments if "=" in each))
+    options = options_in([each for each in arguments if "=" in each], spec)
     return Part(name, numbers, {key: _as_value(value) for key, value in options.items()})
 
 
-def options_in(text: str) -> dict[str, str]:
-    """The values of "key=value,key=value", with each key in lower case and ``_`` for ``-``; none for "". Raises
-    ValueError if a key is given twice."""
+def options_in(arguments: Sequence[str], spec: str) -> dict[str, str]:
+    """The values of arguments such as "key=value", by key, which is in lower case and has ``_`` for ``-``. Raises
+    ValueError that quotes `spec` if a key is given twice."""
     options: dict[str, str] = {}
-    for option in text.split(",") if text else ():
-        key, _, value = (side.strip() for side in option.partition("="))
+    for argument in arguments:
+        key, _, value = (side.strip() for side in argument.partition("="))
         key = key.lower().replace("-", "_")
         if key in options:
-            raise ValueError(f"{key} is given twice in {text!r}")
+            raise ValueError(f"{key} is given twice in {spec!r}")
         options[key] = value
     return options
 

@@ -144,7 +144,7 @@ def test_the_error_for_an_argument_that_load_cannot_read_says_what_it_reads(tmp_
     with pytest.raises(CheckpointError, match=r"PyTorch file.*net\.load_state_dict\(gpuconv\.interop\.from_torch"):
         gc.load(pickled)
     np.savez(tmp_path / "w.npz", weight=np.zeros(3))
-    with pytest.raises(CheckpointError, match=r"is NumPy's, .*net\.load_state_dict\(numpy\.load\(path\)\)"):
+    with pytest.raises(CheckpointError, match=r"is a file of NumPy, .*net\.load_state_dict\(numpy\.load\(path\)\)"):
         gc.load(tmp_path / "w.npz")
     for name in ("digits-1", "digits-2"):
         (tmp_path / "runs" / name).mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Checks of a net, numerical gradients and the sanity checks of the CS231n notes, and of a user's own operation."""
+"""Checks: numerical gradients, the sanity checks of the CS231n notes, and a user's function against an operation."""
 
 from gpuconv.checks.gradients import GradientCheck, GradientChecks, gradient_check
 from gpuconv.checks.own_op import Comparison, Comparisons, compare

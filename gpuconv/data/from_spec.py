@@ -174,10 +174,10 @@ def _options_of_folder(spec: str) -> dict[str, str]:
 def _folder_parts(rest: str) -> tuple[str, dict[str, str]]:
     """The directory and the options after "folder:"."""
     # A directory's name may contain commas and equal signs, so only trailing parts that look like options are options.
-    directory, *options = re.split(r",(?=\w+=[^,/]*(?:,\w+=[^,/]*)*$)", rest, maxsplit=1)
+    directory, *options = re.split(r",(?=\w+=[^,/]*(?:,\w+=[^,/]*)*$)", rest)
     if not directory:
         raise ValueError("folder needs a directory with one sub-folder for each class: folder:DIR")
-    return directory, options_in(",".join(options))
+    return directory, options_in(options, rest)
 
 
 def _synthetic(rest: str) -> tuple[Dataset, Dataset]:
@@ -187,7 +187,7 @@ def _synthetic(rest: str) -> tuple[Dataset, Dataset]:
         "classes": parse_numbers.integer,
         "seed": parse_numbers.integer,
     }
-    return synthetic.load(**read(options_in(rest), known))
+    return synthetic.load(**read(options_in(rest.split(",") if rest else (), rest), known))
 
 
 _SOURCES: dict[str, Callable[[str], tuple[Dataset, Dataset]]] = {

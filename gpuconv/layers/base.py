@@ -335,8 +335,8 @@ class Layer(Stateful["Layer"]):
         A net that trains on a device with kernels is fused by default; a layer that has a hook before the Trainer is
         created is left out of fusion. A captured step calls hooks only during capture. Returns a handle;
         ``handle.remove()``, or the end of ``with handle:``, removes the hook. Raises TypeError for a hook that cannot
-        be called. A hook must return None, because it cannot replace the output; otherwise the call of the layer raises
-        TypeError.
+        be called. A hook returns None or the output itself; it cannot replace the output, so for any other result the
+        layer raises TypeError.
         """
         return Handle(self, "forward", hook)
 

@@ -11,11 +11,12 @@ from gpuconv.layers.protocol import AnyLayer
 Hook = Callable[[Any, Any, Any], object]  # called with (layer, x, y) or (layer, dx, dy)
 
 
-def _run(hook: Hook, layer: AnyLayer, *arrays: object) -> None:
-    returned = hook(layer, *arrays)
-    if returned is not None and all(returned is not array for array in arrays):
+def _run(hook: Hook, direction: str, layer: AnyLayer, *arrays: object) -> None:
+    """Call a hook with (x, y) or (dx, dy). It may return only the array that the layer returned, y or dx."""
+    returned, own = hook(layer, *arrays), arrays[direction == "forward"]
+    if returned is not None and returned is not own:
         raise TypeError(
-            f"a hook must return None, because it cannot replace an array as in PyTorch; that of "
+            "a hook must return None, because it cannot replace an array as in PyTorch; the hook of "
             f"{layer.path or type(layer).__name__} returned {type(returned).__name__}"
         )
 
@@ -29,7 +30,7 @@ class Handle:
             arguments = "layer, x, y" if direction == "forward" else "layer, dx, dy"
             raise TypeError(f"a hook is a function of ({arguments}), received {type(hook).__name__}")
         self._of = layer, direction
-        self._entry = partial(_run, hook)  # a new object, even if the hook is registered twice
+        self._entry = partial(_run, hook, direction)  # a new object, even if the hook is registered twice
         vars(layer)["hooks"] = {**layer.hooks, direction: (*layer.hooks.get(direction, ()), self._entry)}
 
     def remove(self) -> None:

@@ -119,7 +119,7 @@ class Stateful(Generic[LayerT]):
         """A variable of this layer by its name; an inner layer, or its variable, by its dotted name:
         "residual1.conv1", "residual1.conv1.weight". Raises ValueError for an unknown name, RuntimeError for a variable
         that has no value yet."""
-        if isinstance(name, str) and name in self.arrays:  # as layers do in every pass
+        if isinstance(name, str) and name in self.arrays:  # the short way, which layers take in every pass
             return self.arrays[name]
         if inside := named_layers(self):
             head, dot, rest = name.partition(".") if isinstance(name, str) else (name, "", "")

@@ -17,8 +17,9 @@ Each rank calls its callbacks. A callback with the attribute ``only_on_rank_0 = 
 a callback finds the past epochs in ``trainer.history``. The checkpoint of a step or an epoch is saved after ``on_step``
 or ``on_epoch`` of all callbacks, so that it holds what they have changed, such as frozen layers.
 
-A callback may change the net's weights. In a 16-bit net the changes of ``on_step`` last only until the next step, which
-rounds the optimizer's float32 masters; the masters take over those of ``on_start`` and ``on_epoch``.
+A callback may change the net's weights. In a 16-bit net the optimizer's float32 masters take over the changes of
+``on_epoch`` and, before the first step, those of ``on_start``. The next step undoes those of ``on_step``, except after
+an epoch's last step.
 """
 
 from __future__ import annotations

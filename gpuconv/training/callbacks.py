@@ -158,7 +158,7 @@ class Progress(Callback):
         self._bar: Any = None
         self._began = time.perf_counter()
         if 0 < trainer.epochs <= trainer.epoch and not is_quiet():
-            say(f"nothing is left to train: epoch {trainer.epoch}/{trainer.epochs} is complete", "stdout")
+            say(f"nothing is left to train: {trainer.epoch} of {trainer.epochs} epochs are done", "stdout")
 
     def next_step(self, trainer: RunState) -> int | None:
         return None  # on_step only updates the progress bar

@@ -102,8 +102,8 @@ class Fit:
         with what the others have changed, such as frozen layers."""
         self._notify([each for each in self.callbacks if not isinstance(each, Checkpoints)], event, record)
         self._match_optimizer()
-        users = [each for each in self.callbacks if not type(each).__module__.startswith("gpuconv.")]
-        if event == "on_epoch" and users:  # ours change no weights
+        if event == "on_epoch" and any(not type(each).__module__.startswith("gpuconv.") for each in self.callbacks):
+            # Ours change no weights. This copies all weights and masters of a 16-bit net to the host.
             self.run.optimizer.take_weights(self.run.net.params())
         self._notify([each for each in self.callbacks if isinstance(each, Checkpoints)], event, record)
 
@@ -140,7 +140,6 @@ class Fit:
         if replay.most_steps > 1 and not run.optimizer.capturable:
             replay.give_up(f"the optimizer {run.optimizer.config()['optimizer']} steps on the host")
         if not run.steps:
-            self._match_optimizer()
             run.take_weights()
         self._make_counter()
         self._agree_on_stopping()

@@ -82,9 +82,9 @@ class RunState(TrainingStep):
                 f"the schedule {self.schedule} needs the length of the run, which `fit` sets; call "
                 "trainer.optimizer.advance(rate) before each step, or leave the schedule out"
             )
-        self.expect_net_in_place()
+        self.expect_net_as_made()
         with backends.current_device_of(self.totals.array):  # a user's loss, layers and optimizer may call CuPy
-            if self.steps == self.optimizer.advanced:  # the first step
+            if not self.has_trained:
                 self.take_weights()
             self.step_on([(x, y)], part, batch=batch, rate=None if self.optimizer.advanced else self.lr)
 
@@ -92,8 +92,13 @@ class RunState(TrainingStep):
         """Take over weights that were loaded since the trainer was made: as the masters of 16-bit parameters and,
         before the first step, as the moving averages."""
         self.optimizer.take_weights(self.net.params())
-        if self.ema and self.steps == self.optimizer.advanced:
+        if self.ema and not self.has_trained:
             self.ema.begin()
+
+    @property
+    def has_trained(self) -> bool:
+        """Whether a step was made; `optimizer.advance` already counts the one that follows."""
+        return self.steps > self.optimizer.advanced
 
     def follow_plateau(self) -> None:
         """Compute the plateau's factor from the epochs so far."""

@@ -66,14 +66,14 @@ class TrainingStep:
             for name, value in net.params().items()
         }
         self.net = net.to(precision=precision) if precision else net
-        self._place = net.device, net.dtype
+        self._made_for = net.device, net.dtype
         self.sync_batch_norm = sync_batch_norm
         if fuse is None:
             fuse = Device.named(net.device).runs_kernels and not sync_batch_norm and isinstance(net, Sequential)
         self.trained = net.fuse() if fuse else net
         self.optimizer_shards = OptimizerShards(net, ranks or Ranks()) if shard_optimizer else None
         self.optimizer.keeps = self.optimizer_shards.keeps if self.optimizer_shards else None
-        self.optimizer.ranks = {name: len(value.shape) for name, value in net.named_parameters()}
+        self.optimizer.axes = {name: len(value.shape) for name, value in net.named_parameters()}
         self.optimizer.build(net.params(), masters)
         self.loss_scale = (loss_scale or LossScale()) if dtype == np.float16 else None
         if self.loss_scale:
@@ -90,10 +90,10 @@ class TrainingStep:
         self.accumulate = accumulate
         self.accumulation = Accumulation(net, accumulate, self.loss) if accumulate > 1 else None
 
-    def expect_net_in_place(self) -> None:
+    def expect_net_as_made(self) -> None:
         """Raise RuntimeError if the net was moved or converted since the optimizer's state was made for it."""
-        if (place := (self.net.device, self.net.dtype)) != self._place:
-            made_for, found = (f"{dtype.name} on {device}" for device, dtype in (self._place, place))
+        if (now := (self.net.device, self.net.dtype)) != self._made_for:
+            made_for, found = (f"{dtype.name} on {device}" for device, dtype in (self._made_for, now))
             raise RuntimeError(f"the net is {found} now, and its trainer was made for {made_for}; make a new trainer")
 
     def step_on(
@@ -211,10 +211,10 @@ def _comparable(value: object) -> object:
 
 
 class _Itself:
-    """An array that equals only itself. It keeps the array alive, so that no other one gets its memory meanwhile."""
+    """An object that equals only itself. It keeps the object alive, so that no other one gets its memory meanwhile."""
 
-    def __init__(self, array: object) -> None:
-        self._array = array
+    def __init__(self, value: object) -> None:
+        self._value = value
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Itself) and self._array is other._array
+        return isinstance(other, _Itself) and self._value is other._value

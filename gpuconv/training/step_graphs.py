@@ -32,6 +32,7 @@ class Replay:
         self._ranks = ranks or Ranks()
         self._recorder = backends.recorder(device) if captured else None
         self._same: object = None
+        self._kept: list[object] = []  # the results of `same` for every graph, which keep the arrays that it uses
         self._graphs: dict[Hashable, dict[int, Work]] = {}
 
     @property
@@ -43,14 +44,15 @@ class Replay:
         """Run `work`, the device's part of one step, `steps` times.
 
         shape: a key, such as the size of the batch; each shape has its own graphs. same: a function that returns the
-        values and arrays that the graphs contain; all graphs are dropped when anything but `work` changes them.
+        values and arrays that the graphs contain; all graphs are dropped when these change, unless `work` itself
+        changed them.
         """
         if self._recorder and same() != self._same:
             self._release_graphs()
         if self._recorder and shape not in self._graphs:
             self._recorder.prepare(work)
             self._graphs[shape] = {}
-            self._same = same()
+            self._keep(same())
             steps -= 1
         while steps:
             count = STEPS_PER_GRAPH if steps >= STEPS_PER_GRAPH else 1
@@ -59,11 +61,15 @@ class Replay:
             if replay is None:
                 break
             if new:
-                self._same = same()
+                self._keep(same())
             replay()
             steps -= count
         for _ in range(steps):
             work()
+
+    def _keep(self, same: object) -> None:
+        self._same = same
+        self._kept.append(same)
 
     def _graph(self, work: Work, count: int, shape: Hashable) -> Work | None:
         """The graph of `count` steps, captured if necessary; None if it cannot be captured."""
@@ -102,6 +108,7 @@ class Replay:
 
     def _release_graphs(self) -> None:
         self._graphs.clear()
+        self._kept.clear()
         self._same = None
         if self._recorder:
             self._recorder.release()

@@ -53,7 +53,7 @@ def checkpoint_file(path: str | os.PathLike[str], which: str = "last") -> Path:
     if not Path(path).is_dir():
         if Path(path).suffix == ".npz":
             raise CheckpointError(
-                f"{path} is NumPy's, and gpuconv reads the safetensors files that it wrote; "
+                f"{path} is a file of NumPy, and gpuconv reads the safetensors files that it wrote; "
                 "net.load_state_dict(numpy.load(path)) takes the arrays of net.state_dict()"
             )
         if _is_of_torch(Path(path)):

@@ -77,7 +77,8 @@ class Trainer(RunState):
             training data, and for the draws of the shadow oracle.
         precision: "float32", "tf32", "float16", "bfloat16" or "float64", to which the net is converted
             (`gpuconv.layers.Layer.to`); by default the net's. The optimizer keeps float32 masters of 16-bit parameters,
-            which start from the parameters given here; weights loaded into the net later do not reach them.
+            which start from the parameters given here. Weights loaded before the first step or between two calls of
+            `fit` reach them; between two calls of `step`, call `optimizer.take_weights(net.params())`.
         loss_scale: Only for float16, by default `LossScale()`.
         graph: Whether `fit` captures the step, from the loading of a batch to the metrics, as a CUDA graph and replays
             it, up to eight steps per launch; by default on CUDA devices. On "emulated" the launches are recorded and
@@ -254,7 +255,7 @@ class Trainer(RunState):
                 "fit of this trainer is running, and a callback cannot call it again; trainer.stop(reason) ends the "
                 "run, and a callback may use another Trainer"
             )
-        self.expect_net_in_place()
+        self.expect_net_as_made()
         integer("metrics_every", metrics_every, 1)
         epochs = integer("epochs", epochs, 0)
         resume, progress = flag("resume", resume), flag("progress", progress)
@@ -354,7 +355,8 @@ class Trainer(RunState):
                 callbacks = [Checkpoints(None, checkpoint_every), *callbacks]
             if self.ranks.rank:
                 callbacks = [each for each in callbacks if not getattr(each, "only_on_rank_0", False)]
-            self.take_weights()
+            if self.steps:  # without a step, `Fit` does this
+                self.take_weights()
             if resume and (last := self.ranks.on_rank_0(self._last_checkpoint)):
                 self.restore(last, f"the checkpoint of {run_dir}" if self.run is None else self.run.last)
             if progress and self.ranks.rank == 0:

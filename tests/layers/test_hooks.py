@@ -52,7 +52,7 @@ def test_a_hook_that_would_replace_an_array_is_refused(net, x):
     with net["conv1"].register_forward_hook(lambda layer, x, y: y), net["relu1"].register_backward_hook(print):
         y = net(x, training=True)
         net.backward(np.ones_like(y))
-    message = "a hook must return None, because it cannot replace an array .*; that of conv1 returned ndarray"
+    message = "a hook must return None, because it cannot replace an array .*; the hook of conv1 returned ndarray"
     with net["conv1"].register_forward_hook(lambda layer, x, y: y * 0), pytest.raises(TypeError, match=message):
         net(x)
     with net["conv1"].register_backward_hook(lambda layer, dx, dy: dx * 0), pytest.raises(TypeError, match=message):

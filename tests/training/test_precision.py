@@ -215,6 +215,18 @@ def test_weights_that_are_loaded_after_the_trainer_was_made_are_trained(when, pr
             np.testing.assert_array_equal(trainer.ema.averages[name].astype(value.dtype), value)
 
 
+@every_precision
+@pytest.mark.parametrize("optimizer", ["sgd", "* -> adam"])
+def test_a_layer_may_be_frozen_before_the_first_step(optimizer, precision):
+    net = toy_run.net()
+    trainer = Trainer(net, optimizer, lr=0.1, precision=precision)
+    frozen = net.layers[1]
+    before = {name: value.copy() for name, value in frozen.state_dict().items()}
+    frozen.freeze()
+    trainer.step(*batch("numpy", net.dtype))
+    assert toy_run.same_arrays(frozen.state_dict(), before)
+
+
 @pytest.mark.parametrize("name", ["sgd", "adam"])
 def test_a_net_that_was_converted_after_its_trainer_was_made_is_refused(name):
     """SGD would train it without masters and without a loss scale."""

@@ -22,7 +22,7 @@ def test_a_fit_that_has_nothing_left_to_train_says_so(capsys):
     trainer = toy_run.trainer()
     toy_run.fit(trainer, test=toy_run.held_out())
     toy_run.fit(trainer, test=toy_run.held_out(), progress=True)
-    assert capsys.readouterr().out == "nothing is left to train: epoch 3/3 is complete\n"
+    assert capsys.readouterr().out == "nothing is left to train: 3 of 3 epochs are done\n"
 
 
 class Bar(console._NoBar):

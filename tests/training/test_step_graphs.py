@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import weakref
+
 import numpy as np
 import pytest
 
-from gpuconv import asarray, ops, to_numpy
+from gpuconv import asarray, backends, ops, to_numpy
 from gpuconv.data import Augmentation, Loader, Normalization
 from gpuconv.layers import Dropout
 from gpuconv.training import Callback, LossScale, Trainer, UncapturedWarning
-from gpuconv.training.step_graphs import STEPS_PER_GRAPH
+from gpuconv.training.step_graphs import STEPS_PER_GRAPH, Replay
 from tests.devices import kernel_devices
 from tests.training import toy_run
 
@@ -184,6 +186,36 @@ def test_a_callback_may_change_the_attributes_of_a_users_loss(captures, device):
 
     same_with_and_without_graph(run)
     assert captures["replays"] == 8 + 8  # in each of the two epochs, one of 9 steps runs uncaptured
+
+
+def test_graphs_keep_the_arrays_that_a_step_of_another_shape_replaced(monkeypatch):
+    class Recorder:
+        def prepare(self, work):
+            work()
+
+        def capture(self, work):
+            work()
+            return lambda: None
+
+        def release(self):
+            pass
+
+    monkeypatch.setattr(backends, "recorder", lambda device: Recorder())
+
+    class Buffer:
+        pass
+
+    replay, of_loss = Replay(DEVICE, captured=True), [Buffer()]
+    first = weakref.ref(of_loss[0])
+
+    def replace():
+        of_loss[0] = Buffer()
+
+    replay.run(lambda: None, 2, shape=4, same=of_loss.copy)
+    replay.run(replace, 2, shape=1, same=of_loss.copy)
+    assert first() is not None
+    replay.close()
+    assert first() is None
 
 
 @pytest.mark.parametrize("graph", [False, True])

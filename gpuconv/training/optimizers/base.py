@@ -59,7 +59,7 @@ class Optimizer:
     _weight_decay: list[float] = field(default_factory=list, init=False, repr=False)
     _parameters: tuple[str, ...] = field(default=(), init=False, repr=False)
     # The number of axes of every parameter by name, frozen ones included. The trainer sets it.
-    ranks: dict[str, int] = field(default_factory=dict, init=False, repr=False)
+    axes: dict[str, int] = field(default_factory=dict, init=False, repr=False)
     # Whether this optimizer keeps the state of the parameter with a given name; if None, it keeps the state of all.
     keeps: Callable[[str], bool] | None = field(default=None, init=False, repr=False)
 
@@ -144,9 +144,11 @@ class Optimizer:
             params: The parameters by name.
         """
         for optimizer in self.walk():
-            for name, master in optimizer.masters.items():
+            for name in optimizer.masters.keys() & params.keys():  # a layer may have been frozen since the last step
+                master = optimizer.masters[name]
                 kept, given = backends.to_numpy(master), backends.to_numpy(params[name])
-                changed = kept.astype(given.dtype) != given
+                with np.errstate(over="ignore"):
+                    changed = kept.astype(given.dtype) != given
                 if changed.any():
                     backends.assign(master, np.where(changed, _as_float32(given), kept))
 

@@ -79,21 +79,21 @@ class Groups(Optimizer):
 
     def build(self, params: Arrays, masters: Mapping[str, np.ndarray] | None = None) -> None:
         """Assign each parameter to its group; arguments as in `Optimizer.build`. Raises ValueError for a parameter
-        without a group or a group without parameters; those of a group may all be frozen.
+        without a group, and for a group that matches no parameter; all parameters of a group may be frozen.
         """
         expect_params(params)
         names: list[list[str]] = [[] for _ in self.parts]
-        ranks = self.ranks | {name: len(param.shape) for name, param in params.items()}
-        for name, rank in ranks.items():
-            fitting = [index for index, part in enumerate(self.parts) if part.fits(name, rank)]
+        self.axes = self.axes | {name: len(param.shape) for name, param in params.items()}
+        for name, axes in self.axes.items():
+            fitting = [index for index, part in enumerate(self.parts) if part.fits(name, axes)]
             if not fitting and name in params:
                 selectors = ", ".join(part.selector for part in self.parts)
                 raise ValueError(f"parameter {name!r} is in no group (the groups: {selectors}); end with '* -> ...'")
-            for index in fitting[:1]:
-                names[index].append(name)
+            if fitting:
+                names[fitting[0]].append(name)
         for part, chosen in zip(self.parts, names):
             if not chosen:
-                raise ValueError(f"group {part.selector!r} has no parameter (there are: {', '.join(ranks)})")
+                raise ValueError(f"group {part.selector!r} has no parameter (there are: {', '.join(self.axes)})")
             trained = [params[name] for name in chosen if name in params]
             number(f"lr of {part.selector!r}", self.lr * part.optimizer.lr, 0, used_with=trained)
         for part, chosen in zip(self.parts, names):
