@@ -32,18 +32,10 @@ class Device:
     any_gpu: bool = field(default=False, compare=False)
 
     @staticmethod
-    @functools.cache
     def named(name: str) -> Device:
-        """The device of this name, or of the text of another library's device, such as `x.device` of a CuPy array.
+        """The device of this name. Another library's device, such as `x.device` of a CuPy array, is read by its text.
         Raises ValueError for an unknown name."""
-        text = str(name)
-        if text.startswith("<CUDA Device "):  # CuPy's text
-            text = f"cuda:{text[13:-1]}"
-        kind, colon, index = text.partition(":")
-        kind = canonical("device", _ALIASES.get(kind.lower(), kind), (*KINDS, "auto"))
-        if colon and (kind != "cuda" or not (index.isascii() and index.isdigit())):
-            raise ValueError(f"a device is numpy (or cpu), cuda, cuda:1, emulated or auto, received {name!r}")
-        return Device(kind, int(index or 0), any_gpu=not colon and kind in ("cuda", "auto"))
+        return _named(str(name))  # CuPy's devices cannot be keys of a cache
 
     @property
     def on_gpu(self) -> bool:
@@ -64,6 +56,16 @@ class Device:
     def runs_kernels(self) -> bool:
         """Whether ops run as CUDA kernels, on a GPU or emulated: they have algorithms, and a step can be captured."""
         return self.kind in ("cuda", "emulated")
+
+
+@functools.cache
+def _named(text: str) -> Device:
+    name = f"cuda:{text[13:-1]}" if text.startswith("<CUDA Device ") else text  # CuPy's text
+    kind, colon, index = name.partition(":")
+    kind = canonical("device", _ALIASES.get(kind.lower(), kind), (*KINDS, "auto"))
+    if colon and (kind != "cuda" or not (index.isascii() and index.isdigit())):
+        raise ValueError(f"a device is numpy (or cpu), cuda, cuda:1, emulated or auto, received {text!r}")
+    return Device(kind, int(index or 0), any_gpu=not colon and kind in ("cuda", "auto"))
 
 
 def kind_of(array: object) -> str | None:
@@ -113,7 +115,7 @@ def device_of(array: object, name: str = "the array") -> str:
 
 
 def is_on(x: Any, device: str) -> bool:  # noqa: ANN401 - any object
-    """Whether `x` is an array on `device`, which is not "auto"."""
+    """Whether `x` is an array on `device`. device: not "auto"."""
     named = Device.named(device)
     return kind_of(x) == named.kind and (not named.on_gpu or x.device.id == named.index)
 

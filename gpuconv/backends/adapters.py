@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def adapter_of(device: str) -> Any:  # noqa: ANN401 - each device's adapter has methods that others lack
     """The adapter that creates arrays on a device. Raises as `resolve` does."""
-    named = Device.named(str(device))
+    named = Device.named(device)
     if named.automatic:
         return _choose_device()[0]
     if named.on_gpu:

@@ -89,7 +89,7 @@ class NCCL(Ranks):
         """As `Ranks.barrier`, and also waits for this rank's GPU. Raises ParallelError if a rank's GPU has not finished
         within half the time limit; it names the ranks whose GPUs hang, or says that the GPUs wait for one another."""
         self.gather(None)
-        if self._communicator is None:
+        if self._communicator is None or self._device is None:
             return
         import cupy
 

@@ -30,6 +30,8 @@ def array_at(address: int, shape, strides, dtype: np.dtype) -> np.ndarray:
 class ndarray:
     """dtype, shape and strides over memory of the device that was current when it was allocated."""
 
+    __hash__ = None  # type: ignore[assignment]  # as CuPy's
+
     def __init__(self, shape, dtype=float, memptr=None, strides=None) -> None:
         self.shape = (int(shape),) if isinstance(shape, (int, np.integer)) else tuple(int(size) for size in shape)
         self.dtype = np.dtype(dtype)

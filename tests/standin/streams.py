@@ -19,6 +19,11 @@ class Device:
     def __init__(self, device: int | None = None) -> None:
         self.id = current().device if device is None else int(device)
 
+    __hash__ = None  # type: ignore[assignment]  # as CuPy's
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Device) and self.id == other.id
+
     def __int__(self) -> int:
         return self.id
 

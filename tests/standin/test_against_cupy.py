@@ -35,7 +35,7 @@ def offered(object_) -> set[str]:
     } - ONLY_IN_STANDIN
 
 
-def test_attributes_of_the_stand_ins_objects_exist_in_cupy():
+def test_the_stand_ins_objects_have_attributes_and_a_hash_only_if_cupys_have_them():
     with standin.installed(("90",)):
         import cupy as stand_in
 
@@ -61,6 +61,7 @@ def test_attributes_of_the_stand_ins_objects_exist_in_cupy():
         for object_, class_ in pairs:
             missing = [name for name in offered(object_) if not has(class_, name)]
             assert not missing, class_
+            assert (type(object_).__hash__ is None) == (class_.__hash__ is None), class_
         assert {"ptr", "device_id"} <= offered(stream) & offered(array.data)
 
 

@@ -82,4 +82,4 @@ def test_the_device_of_an_array_names_its_device():
     with standin.installed(("90", "90")):
         for device in ("numpy", "emulated", "cuda:1"):
             x = gc.asarray(X, device)
-            assert gc.device_of(gc.asarray(X, x.device)) == device
+            assert gc.device_of(gc.asarray(X, x.device)) == backends.choose(x.device)[0] == device
