@@ -90,7 +90,13 @@ def to_numpy(x: object, name: str = "the array") -> np.ndarray:
 
 def host_copies(arrays: Mapping[str, object], dtype: DTypeLike | None = None) -> dict[str, np.ndarray]:
     """Copies of named `arrays` in host memory. dtype: by default that of each."""
-    return {name: np.array(to_numpy(array), dtype) for name, array in arrays.items()}
+    return {name: _host_copy(array, dtype) for name, array in arrays.items()}
+
+
+def _host_copy(array: object, dtype: DTypeLike | None) -> np.ndarray:
+    host, device = to_numpy(array), device_or_none(array)
+    is_copy = device is not None and Device.named(device).runs_kernels
+    return host.astype(host.dtype if dtype is None else dtype, copy=not is_copy)
 
 
 def constant(x: np.ndarray, device: str) -> Array:

@@ -1,5 +1,7 @@
 """Naming devices, choosing one, and moving arrays between them."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -142,3 +144,24 @@ def test_a_round_trip_through_the_emulated_device_keeps_the_values():
     assert type(asarray(copy, device="numpy")) is np.ndarray
     with pytest.raises(TypeError, match="dy is emulated, y is numpy"):
         ops.relu_backward(copy, x)
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "copies"), [("numpy", None, 1), ("emulated", None, 1), ("emulated", "float64", 3)]
+)
+def test_host_copies_are_new_arrays_and_an_array_in_device_memory_is_copied_once(device, dtype, copies):
+    """copies: how many times x's memory the copy takes; with another dtype, it is copied and converted."""
+    try:
+        x = asarray(np.ones(10**6, np.float32), device)
+    except DeviceError as error:
+        pytest.skip(str(error))
+    tracemalloc.start()
+    try:
+        found = backends.host_copies({"x": x}, dtype)["x"]
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert type(found) is np.ndarray
+    assert found.dtype == (dtype or "float32")
+    assert not np.shares_memory(found, x)
+    assert round(peak / x.nbytes, 1) == copies

@@ -84,11 +84,12 @@ def test_numpys_functions_give_emulated_arrays():
     out = emulator.zeros((4, 3))
     assert np.concatenate([x, x], out=out) is out
     found = [np.where(x > 0, x, 0), np.concatenate([x, x]), np.einsum("ij,kj->ik", x, x), np.pad(x, 1)]
-    found += [*np.split(x, 3, axis=1), *np.nonzero(x > 0)]
+    found += [*np.split(x, 3, axis=1), *np.nonzero(x > 0), *np.linalg.svd(x), *np.histogramdd(x.T)[1]]
     for y in found:
         assert device_of(y) == "emulated", y
     assert found[0].tolist() == [[1, 0, 3], [4, 5, 0]]
     assert np.array_equal(x, x) is True
+    assert np.linalg.svd(x).S.shape == (2,)
 
 
 @pytest.mark.parametrize(

@@ -55,8 +55,7 @@ class EmulatedArray(np.ndarray):
         self, function: Callable[..., object], types: Iterable[type], args: Iterable[Any], options: Mapping[str, Any]
     ) -> object:
         forbid(f"numpy.{function.__name__}")
-        found = super().__array_function__(function, types, args, options)
-        return type(found)(map(_emulated, found)) if type(found) in (list, tuple) else _emulated(found)
+        return _emulated(super().__array_function__(function, types, args, options))
 
     def __reduce__(self) -> tuple[object, ...]:
         """A pickle holds the values; unpickling creates an array in the emulated device's memory."""
@@ -127,7 +126,11 @@ def _plain(operand: object) -> object:
     return operand.view(np.ndarray) if isinstance(operand, EmulatedArray) else operand
 
 
-def _emulated(result: object) -> object:
+def _emulated(result: Any) -> Any:  # noqa: ANN401 - what a function of NumPy returns
+    """A result of NumPy with arrays of this class in place of NumPy's, also inside lists and tuples."""
+    if isinstance(result, (list, tuple)):
+        parts = [*map(_emulated, result)]
+        return type(result)(*parts) if hasattr(result, "_fields") else type(result)(parts)
     return result.view(EmulatedArray) if type(result) is np.ndarray else result
 
 
