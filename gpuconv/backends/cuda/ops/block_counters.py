@@ -10,7 +10,6 @@ import numpy as np
 
 from gpuconv.backends.cuda import emulator
 from gpuconv.backends.cuda.adapter import CudaDevice
-from gpuconv.devices import Device, device_of
 from gpuconv.types import Array
 
 
@@ -20,7 +19,7 @@ def block_counters(like: Array) -> Array:
     if isinstance(like, np.ndarray):
         return _of_thread(threading.get_ident())
     stream = sys.modules["cupy"].cuda.get_current_stream()
-    return _of_stream(device_of(like), stream.ptr, threading.get_ident())
+    return _of_stream(like.device.id, stream.ptr, threading.get_ident())
 
 
 @functools.cache
@@ -29,5 +28,5 @@ def _of_thread(thread: int) -> Array:
 
 
 @functools.cache
-def _of_stream(device: str, stream: int, thread: int) -> Array:
-    return CudaDevice(Device.named(device).index).constant(np.zeros(2, np.uint32))
+def _of_stream(device: int, stream: int, thread: int) -> Array:
+    return CudaDevice(device).constant(np.zeros(2, np.uint32))

@@ -12,7 +12,7 @@ import numpy as np
 from gpuconv.algorithms import AUTO
 from gpuconv.backends.cuda.gemm.launch import compute
 from gpuconv.backends.cuda.gemm.product import Product
-from gpuconv.backends.cuda.ops.optim import Key, kept_table, rate_of
+from gpuconv.backends.cuda.ops.optim import kept_table, rate_of
 from gpuconv.backends.cuda.runtime.grids import THREADS
 from gpuconv.backends.cuda.runtime.kernel import load
 from gpuconv.backends.cuda.runtime.new_arrays import empty
@@ -153,13 +153,10 @@ def _product(
     )
 
 
-_tables: dict[Key, Array] = {}
-
-
 def _table(members: Mapping[str, Sequence[Array]]) -> Array:
     """The kernels' `struct Matrix` of each parameter, copied to the device on first use."""
     first = members["param"][0]
     places = np.zeros((len(members["param"]), len(_MEMBERS)), np.uint64)
     for member, arrays in members.items():
         places[:, _MEMBERS.index(member)] = [*map(address, arrays)]
-    return kept_table(_tables, (device_of(first), first.dtype, places.tobytes()), lambda: places, first)
+    return kept_table((device_of(first), first.dtype, places.tobytes()), lambda: places, first)

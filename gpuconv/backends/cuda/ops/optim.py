@@ -262,9 +262,9 @@ def _launch(
     run(chunks.size * 8 // _CHUNK.itemsize, THREADS, chunks, scaling, *scalars)
 
 
-Key = tuple[object, ...]  # what a table contains
+TableKey = tuple[object, ...]
 
-_tables: dict[Key, Array] = {}
+_tables: dict[TableKey, Array] = {}  # tables in device memory, by what they contain
 
 Columns = Mapping[str, Sequence[Any]]  # arrays, or None for null pointers; the first column has only arrays
 
@@ -285,23 +285,24 @@ def _table(
             for array in arrays
         ),
     )
-    return kept_table(_tables, key, lambda: make(columns, decays).view(np.uint64), first)
+    return kept_table(key, lambda: make(columns, decays).view(np.uint64), first)
 
 
-def kept_table(tables: dict[Key, Array], key: Key, make: Callable[[], np.ndarray], first: Array) -> Array:
-    """``tables[key]``. If it is missing, the table that `make` returns is copied to the device, and kept as long as the
-    array `first`, to which it points.
+def kept_table(key: TableKey, make: Callable[[], np.ndarray], first: Array) -> Array:
+    """``_tables[key]``. If it is missing, `make` makes the table, which is copied to the device and kept as long as
+    `first`, an array to which it points.
 
-    A capture would only record the copy, and a later call reads the table even if the graph was never launched. So
-    during a capture the table is copied on another stream; it is kept forever, because the graph does not keep it."""
-    if key not in tables:
+    During a capture the copy runs on another stream: the capture would only record it, and a later call would read an
+    empty table if the graph is never launched. Such a table is kept forever, because the graph needs it and does not
+    keep it."""
+    if key not in _tables:
         cupy = None if isinstance(first, np.ndarray) else sys.modules["cupy"]
         if cupy and cupy.cuda.get_current_stream().is_capturing():
-            tables[key] = CudaDevice(first.data.device_id).constant(make())
+            _tables[key] = CudaDevice(first.device.id).constant(make())
         else:
-            tables[key] = (cupy or emulator).asarray(make())
-            weakref.finalize(first, tables.pop, key, None).atexit = False
-    return tables[key]
+            _tables[key] = (cupy or emulator).asarray(make())
+            weakref.finalize(first, _tables.pop, key, None).atexit = False
+    return _tables[key]
 
 
 def _chunks(columns: Columns, decays: Sequence[float]) -> np.ndarray:
