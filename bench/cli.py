@@ -76,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--threads",
             type=parse_numbers.integer,
-            help="CPU threads (default 2; for a GPU all, because the CPU checks its results)",
+            help="CPU threads (default 2; for a GPU all available cores, because the CPU checks its results)",
         )
         command.add_argument("--results", type=Path, help="folder of the records (default bench/results)")
         command.add_argument("--commit", help="the name of this version, if git cannot tell it")
@@ -125,7 +125,8 @@ def _filters(command: argparse.ArgumentParser) -> None:
 
 
 def default_threads(device: str) -> int:
-    """The number of CPU threads: two, or all of them for a GPU, because the CPU checks the GPU's results."""
+    """The number of CPU threads: two, or for a GPU as many as this process may use, because the CPU checks the GPU's
+    results."""
     from gpuconv.devices import Device
 
     named = Device.named(device)

@@ -13,13 +13,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from bench.record import Data, timed_sides
 from bench.sides import OURS, PEER
 from bench.suite import CONVOLUTIONS
-from gpuconv.types import Record
 
 FORWARD = {3: 4.0, 64: 2.0, 128: 2.0, 256: 2.0, 512: 2.0}  # by number of input channels; others have no goal
 FORWARD_AND_BACKWARD, STEP, STEP_SHAPE = 3.0, 3.0, "tiny-vgg-n64"
 MEASURES = {"import gpuconv": 150.0, f"memory of {STEP_SHAPE}": 3.0}
 
-Goal = Record
+Goal = Data
 
 
 def evaluate(data: Data) -> list[Goal]:

@@ -20,7 +20,7 @@ _REQUIRED = ("hardware", "kind", "date", "commit", "dirty", "entries")  # names 
 RESULTS = Path(__file__).parent / "results"
 
 
-Data = types.Record  # a benchmark record, one of its entries, or a side of an entry
+Data = types.Record  # a benchmark record or a part of one
 
 
 class RecordError(ValueError):

@@ -153,16 +153,16 @@ def _goals(data: Data) -> str:
     return "\n".join(lines)
 
 
-def _cells(goal: Data | None) -> str:
+def _cells(goal: goals.Goal | None) -> str:
     return " | " if goal is None else f"{_amount(goal)} | {goal['limit']:g}{_missed(goal)}"
 
 
-def _amount(goal: Data) -> str:
+def _amount(goal: goals.Goal) -> str:
     value = f"{goal['value']:.0f}" if goal["value"] >= 100 else f"{goal['value']:.2f}"
     return value + (f" ({goal['least']:.2f})" if goal["least"] else "")
 
 
-def _missed(goal: Data) -> str:
+def _missed(goal: goals.Goal) -> str:
     return "" if goal["met"] else " **not met**"
 
 

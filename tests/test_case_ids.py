@@ -41,7 +41,8 @@ def test_an_id_describes_the_argument(kind):
     assert identify(value, "argument") == name
 
 
-def test_ids_are_not_left_to_str_which_drops_the_arguments_name():
-    """It would name an empty dict {}. A kernel variant is long: its text tells more than `identify`, which cuts it."""
+def test_only_kernel_variants_are_named_by_str():
+    """`str` names an empty dict {}. Only the kernel variants use it: their text is long, and `identify` would cut
+    it."""
     by_str = [path.name for path in (ROOT / "tests").rglob("*.py") if re.search(r"\bids=str\b", path.read_text())]
     assert by_str == ["test_machine_code.py"]

@@ -17,9 +17,9 @@ OF_LIBRARIES = "_(Unpickler|actions|asdict|exit|getframe|modules|parameters|repl
 
 
 def private_names_used(nodes: Collection[ast.AST]) -> list[str]:
-    """The private names that a file imports from other files of `PACKAGES`, or uses as attributes of what it imports
-    with `from`, or of another object than `self`, unless the file or a constructor in it defines them. nodes: all nodes
-    of its syntax tree."""
+    """The private names of other files that a file uses: imported from `PACKAGES`, read from what it imports with
+    `from`, or read from another object than `self`. Names that the file itself or one of its constructors defines do
+    not count in the last case. nodes: all nodes of its syntax tree."""
     names, modules, own = [], set(), set()
     for node in nodes:
         if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] in PACKAGES:
@@ -131,7 +131,7 @@ def test_what_one_function_does_is_not_written_again():
         assert re.search(pattern, line)
 
 
-RENAMED = r"_?(apart|beside|clock|room|wanted|watching)"  # names that the design replaces
+RENAMED = r"_?(apart|beside|clock|room|wanted|watching)"  # names for which the design has better ones
 
 
 def renamed_again(nodes: Collection[ast.AST]) -> list[str]:
@@ -145,7 +145,7 @@ def renamed_again(nodes: Collection[ast.AST]) -> list[str]:
     return [name for name in found if re.fullmatch(RENAMED, name, re.I)]
 
 
-def test_nothing_has_a_name_that_the_design_replaces():
+def test_nothing_has_a_name_for_which_the_design_has_a_better_one():
     files = [path for folder in (*PACKAGES, "examples", "tests") for path in (ROOT / folder).rglob("*.py")]
     files = [path for path in files if re.search(rf"\b{RENAMED}\b", path.read_text(encoding="utf-8"), re.I)]
     found = {path.relative_to(ROOT).as_posix(): names for path in files if (names := renamed_again(syntax(path)))}
@@ -158,11 +158,11 @@ def test_nothing_has_a_name_that_the_design_replaces():
 
 
 def uses_of_any(nodes: Collection[ast.AST]) -> int:
-    """The number of annotations `Any` in a file. nodes: all nodes of its syntax tree."""
+    """How often a file uses the name `Any`. nodes: all nodes of its syntax tree."""
     return sum(isinstance(node, ast.Name) and node.id == "Any" for node in nodes)
 
 
-def test_what_only_maintainers_run_is_annotated_with_what_it_takes_or_not_at_all():
+def test_bench_ci_and_tools_annotate_nothing_as_any():
     files = {str(path.relative_to(ROOT)): path for name in PACKAGES[1:] for path in (ROOT / name).rglob("*.py")}
     uses = {name: count for name, path in files.items() if (count := uses_of_any(syntax(path)))}
     assert uses == {"bench/suite.py": 1}  # an entry's workload, of three types by the entry's kind

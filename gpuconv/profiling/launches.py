@@ -38,7 +38,8 @@ def record_launches(
     empty launches and those that time the candidates of "auto".
 
     execute=False: nothing is compiled or run, and outputs stay unwritten. So a net that would run for hours on the
-    emulated device is listed at once. visit: called with the kernel and the arguments of each recorded launch.
+    emulated device is listed at once.
+    visit: called with each recorded launch's kernel and arguments.
     """
     found: list[Launch] = []
     launch, owner, in_trial = Kernel.__call__, threading.get_ident(), tuner.in_trial.get()

@@ -87,7 +87,7 @@ def test_ctrl_c_in_a_command_without_a_record_does_not_speak_of_one(capsys, monk
 
 
 @pytest.mark.parametrize(("device", "threads"), [("numpy", 2), ("cuda", 48), ("CUDA:1", 48), ("cpu", 2)])
-def test_the_default_threads_are_all_processors_for_a_gpu_and_two_for_numpy(device, threads, monkeypatch):
+def test_the_default_threads_are_all_available_cores_for_a_gpu_and_two_for_numpy(device, threads, monkeypatch):
     monkeypatch.setattr(cli, "available_cores", lambda: 48)
     assert cli.default_threads(device) == threads
 

@@ -30,17 +30,17 @@ def two_gpus(schedule):
 
 
 @dataclass(eq=False)
-class Copies(Layer):
+class CupyLayer(Layer):
     """A user's layer that calls CuPy: it returns copies of what it receives."""
 
     def forward(self, x, training=False):
-        return copied(x)
+        return copied_by_cupy(x)
 
     def backward(self, dy, *, input_grad=True):
-        return copied(dy)
+        return copied_by_cupy(dy)
 
 
-def copied(x):
+def copied_by_cupy(x):
     if isinstance(x, np.ndarray):
         return x.copy()
     import cupy
@@ -50,23 +50,23 @@ def copied(x):
     return y
 
 
-def squares(scores, labels):
+def cupy_loss(scores, labels):
     """A user's loss that calls CuPy."""
-    value = gc.losses.get("mse")(scores, copied(scores))[0]
-    return value, copied(scores)
+    value = gc.losses.get("mse")(scores, copied_by_cupy(scores))[0]
+    return value, copied_by_cupy(scores)
 
 
-class Still:
+class CupyOptimizer:
     """A user's optimizer that calls CuPy."""
 
     def step(self, params, grads):
-        params.update({name: copied(value) for name, value in params.items()})
+        params.update({name: copied_by_cupy(value) for name, value in params.items()})
 
 
-class Looks(gc.training.Callback):
+class CupyCallback(gc.training.Callback):
     def on_step(self, trainer, record):
         for value in trainer.net.params().values():
-            copied(value)
+            copied_by_cupy(value)
 
 
 def net(*layers):
@@ -114,13 +114,13 @@ def test_checks_and_conversions_run_there():
 @pytest.mark.usefixtures("two_gpus")
 @pytest.mark.parametrize(
     ("optimizer", "graph"),
-    [("sgd:lr=1e-6", False), ("sgd:lr=1e-6", True), (Still(), False)],
+    [("sgd:lr=1e-6", False), ("sgd:lr=1e-6", True), (CupyOptimizer(), False)],
     ids=["launches", "graph", "own optimizer"],
 )
 def test_code_of_the_users_own_runs_with_the_nets_device_as_the_current_one(optimizer, graph):
     images = (np.abs(X) * 50).astype(np.uint8)
-    trainer = gc.Trainer(net(Copies()).to("cuda:1"), optimizer, loss=squares, graph=graph)
-    trainer.fit((images, LABELS), epochs=2, batch_size=10, progress=False, callbacks=[Looks()], validation=0.2)
+    trainer = gc.Trainer(net(CupyLayer()).to("cuda:1"), optimizer, loss=cupy_loss, graph=graph)
+    trainer.fit((images, LABELS), epochs=2, batch_size=10, progress=False, callbacks=[CupyCallback()], validation=0.2)
     trainer.step(gc.asarray(X, "cuda:1"), gc.asarray(LABELS, "cuda:1"))
-    gc.evaluate(trainer.net, (images, LABELS), loss=squares)
+    gc.evaluate(trainer.net, (images, LABELS), loss=cupy_loss)
     assert trainer.net.predict(X, normalize=False).shape == (20, 3)

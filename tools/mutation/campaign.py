@@ -79,8 +79,8 @@ def parser(description: str | None, processes: int) -> argparse.ArgumentParser:
 
 
 def _count(text: str) -> int:
-    """The type of an option that is a whole number above 0. gpuconv has one too, but the process whose forks test
-    mutants of the library must not have imported it."""
+    """The type of an option that is a whole number above 0. gpuconv's own option type is not used: the process
+    whose forks test the mutants must not import gpuconv."""
     if not (text.isascii() and text.isdecimal() and int(text) > 0):
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, received {text!r}")
     return int(text)

@@ -293,7 +293,7 @@ def _check_array(what: str, dtype: np.dtype | None, alignment: int, array: Array
         raise TypeError(f"{what} takes an array of {dtype}, received {array.dtype}")
     if not array.flags.c_contiguous:
         raise ValueError(f"{what} takes a C-contiguous array, received strides {array.strides} of shape {array.shape}")
-    address = array.ctypes.data if isinstance(array, np.ndarray) else array.data.ptr  # `devices.address`, inlined
+    address = array.ctypes.data if isinstance(array, np.ndarray) else array.data.ptr  # devices.address, inlined
     needed = max(alignment, min(16, array.dtype.itemsize))
     if array.size and address % needed:
         raise ValueError(

@@ -51,7 +51,8 @@ def is_aligned(alignment: int, *arrays: Array | None) -> bool:
     addresses = 0
     for array in arrays:
         if array is not None:
-            addresses |= array.ctypes.data if isinstance(array, np.ndarray) else array.data.ptr  # `address`, inlined
+            # devices.address, inlined
+            addresses |= array.ctypes.data if isinstance(array, np.ndarray) else array.data.ptr
     return addresses % alignment == 0
 
 
