@@ -141,8 +141,8 @@ class Conv2dProblem:
 
     @property
     def few_channels(self) -> bool:
-        """Whether there are few channels and filters larger than a pixel, as in a net's first layer. The algorithms for
-        few channels also need enough shared memory (`gpuconv.few_channels`)."""
+        """Whether there is one group, of few channels, with filters larger than a pixel, as in a net's first layer. The
+        algorithms for few channels also need enough shared memory (`gpuconv.few_channels`)."""
         return self.groups == 1 and 1 <= self.c <= MOST_FEW_CHANNELS and self.r * self.s > 1
 
     def pooled_shape(self, pool: int) -> tuple[int, int, int, int]:
@@ -156,8 +156,8 @@ class Conv2dProblem:
 
     @property
     def tap_step(self) -> Pair:
-        """The distance along height and width, in taps, between the taps that read one input pixel: those with tap *
-        dilation = pixel + padding modulo the stride."""
+        """The distance along height and width, in taps, between the taps that read one input pixel: those where tap *
+        dilation and pixel + padding are equal modulo the stride."""
         step_h, step_w = (stride // math.gcd(stride, dilated) for stride, dilated in zip(self.stride, self.dilation))
         return step_h, step_w
 

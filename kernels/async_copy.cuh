@@ -7,7 +7,7 @@
 //   wait_for_copies<1>();                // waits until at most 1 group of this thread is unfinished
 //   __syncthreads();                     // then the other threads may read
 //
-// On the emulated device a copy takes effect at the wait, or before the arrival of mbarrier_arrive_after_copies. A
+// On the emulated device a copy takes effect at the wait, or just before mbarrier_arrive_after_copies counts its arrival. A
 // read before that gives NaN, or an error under the checker.
 #pragma once
 

@@ -16,8 +16,9 @@
 //
 // Macros: DTYPE, WIDTH (column_reduce.cuh); ACTIVATION; MASK (batch_norm_backward.cuh).
 // Limits: none. Partial results: 3 numbers per chunk and channel forward, 2 backward; at most 1024 chunks (ops/column_reduce.py).
-// Floor: forward 3 sizeof(DTYPE) bytes per number (2 if the second read hits L2) and 10 FLOPs; backward 5 (3) and 11; with MASK 4,
-// per number of x, 8 (6), 4 bits of the mask, and 11. An addend adds 1 sizeof(DTYPE) forward and, with an activation, 2 backward.
+// Floor, in sizeof(DTYPE) bytes and in FLOPs per number: forward 3 (2 if the second read hits L2) and 10; backward 5 (3) and 11;
+// backward with MASK 4, per number of x, 8 (6) plus 4 bits of the mask, and 11. An addend adds 1 to the bytes forward and, with an
+// activation, 2 backward.
 #include "activation_after_norm.cuh"
 #include "batch_norm_backward.cuh"
 #include "column_reduce.cuh"

@@ -1,6 +1,6 @@
 // The gradient of a convolution with respect to its input by wgmma: float16 and bfloat16; sm_90a.
 //
-// Formula, layouts, splits, phases and macros are those of conv2d_dgrad.cu, the main loop that of gemm_wgmma.cuh. The lines of dy
+// Formula, layouts, splits, phases and macros are those of conv2d_dgrad.cu; the main loop is that of gemm_wgmma.cuh. The lines of dy
 // run along the depth: K-major. The filters' lines run along the channels: MN-major.
 //
 // Limits: those of conv2d_dgrad.cu.

@@ -1,6 +1,6 @@
 // The gradient of a convolution with respect to its input by wgmma in clusters: float16 and bfloat16; sm_90a.
 //
-// Formula, layouts, phases and macros are those of conv2d_dgrad.cu, the main loop that of gemm_wgmma.cuh. The blocks of a cluster
+// Formula, layouts, phases and macros are those of conv2d_dgrad.cu; the main loop is that of gemm_wgmma.cuh. The blocks of a cluster
 // share the filters as in conv2d_fprop_wgmma_cluster.cu.
 //
 // Grid: (clusters x CLUSTER, splits). The scheduler counts a cluster's tiles as one. filters: the tensor map of w.

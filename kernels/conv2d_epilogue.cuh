@@ -77,7 +77,7 @@ struct WindowRows {
     __device__ __forceinline__ int32 operator()(int32 row) const { return row < pixels ? row / WINDOW : -1; }
 };
 
-// Computes the moments of each of the block's filters over the block's pixels of y; moments (tiles down, K). The block has just
+// Computes the moments of each of the block's filters over the block's pixels of y; moments (rows of tiles, K). The block has just
 // stored these pixels, and this function reads them back from L2. So it serves main loops with any distribution of the sums.
 __device__ __forceinline__ void
 tile_moments(Moments* moments, const DTYPE* y, const Convolution& conv, const Block& block, int32 pixels) {

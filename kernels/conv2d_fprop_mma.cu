@@ -1,6 +1,6 @@
 // Convolution forward on tensor cores: float16, bfloat16, and float32 rounded to TF32; sm_80 and up.
 //
-// Formula, layouts, grid and macros are those of conv2d_fprop.cu, the main loop that of gemm_mma.cuh. The lines of both operands
+// Formula, layouts, grid and macros are those of conv2d_fprop.cu; the main loop is that of gemm_mma.cuh. The lines of both operands
 // run along the depth, so tiles are copied and read without a transposition.
 //
 // Limits: those of conv2d_fprop.cu. Floor: x, w and y once; 2 R S C / groups FLOPs per output.

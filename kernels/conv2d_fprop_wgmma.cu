@@ -1,6 +1,6 @@
 // Convolution forward by wgmma: float16 and bfloat16; sm_90a.
 //
-// Formula, layouts, splits and macros are those of conv2d_fprop.cu, the main loop that of gemm_wgmma.cuh. The lines of both
+// Formula, layouts, splits and macros are those of conv2d_fprop.cu; the main loop is that of gemm_wgmma.cuh. The lines of both
 // operands run along the depth: both are K-major.
 //
 // Limits: those of conv2d_fprop.cu. Floor: x, w and y once; 2 R S C / groups FLOPs per output.

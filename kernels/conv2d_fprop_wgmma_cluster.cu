@@ -1,6 +1,6 @@
 // Convolution forward by wgmma in clusters: float16 and bfloat16; sm_90a.
 //
-// Formula, layouts and macros are those of conv2d_fprop.cu, the main loop that of gemm_wgmma.cuh. The CLUSTER blocks of a cluster
+// Formula, layouts and macros are those of conv2d_fprop.cu; the main loop is that of gemm_wgmma.cuh. The CLUSTER blocks of a cluster
 // compute tiles that lie one below the other, so they need the same filters: each block loads its share of a tile of
 // filters for all blocks (multicast_iterator.cuh). If the number of tiles down is not a multiple of CLUSTER, the last
 // blocks have no rows: they multiply zeros and store no output. With MOMENTS they store moments whose count is 0.

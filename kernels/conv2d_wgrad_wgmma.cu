@@ -1,6 +1,6 @@
 // The gradient of a convolution with respect to its filters by wgmma: float16 and bfloat16; sm_90a.
 //
-// Formula, layouts, splits and macros are those of conv2d_wgrad.cu, the main loop that of gemm_wgmma.cuh. A line of A
+// Formula, layouts, splits and macros are those of conv2d_wgrad.cu; the main loop is that of gemm_wgmma.cuh. A line of A
 // (dy) holds one pixel's filters, a line of B (x) one pixel's taps. The depth runs from line to line, so both operands
 // are MN-major. The threads that copy dy also sum db from it.
 //

@@ -1,6 +1,6 @@
 // The gradient of a convolution with respect to its filters by wgmma in clusters: float16 and bfloat16; sm_90a.
 //
-// Formula, layouts, splits and macros are those of conv2d_wgrad.cu, the main loop that of gemm_wgmma.cuh. The CLUSTER blocks of a
+// Formula, layouts, splits and macros are those of conv2d_wgrad.cu; the main loop is that of gemm_wgmma.cuh. The CLUSTER blocks of a
 // cluster compute tiles that lie side by side, so they need the same part of dy: each block loads its share of that
 // part for all blocks (multicast_iterator.cuh). The threads that multiply the tiles of the first columns also sum db
 // from dy. If the number of tiles across is not a multiple of CLUSTER, the last blocks have no columns: they multiply

@@ -11,13 +11,13 @@ struct InputGradient {
 
     const Convolution& conv;
     Block block;
-    int32 part;  // the index of the block's rows among the tiles down of all phases
+    int32 part;  // the index of the block's row of tiles, counted over all phases
     const Phase phase;
 
     __device__ __forceinline__ InputGradient(const Convolution& conv, const TileScheduler& scheduler,
                                              int32 tile = int32(blockIdx.x))
         : InputGradient(conv, Block(scheduler, depth(conv), tile), int32(scheduler.down.divisor)) {}
-    // scheduled: the block as the scheduler counts it, whose group includes the phase. down: the number of tiles down.
+    // scheduled: the block as the scheduler counts it, whose group includes the phase. down: the number of rows of tiles.
     __device__ __forceinline__ InputGradient(const Convolution& conv, const Block& scheduled, int32 down)
         : conv(conv), block(scheduled), phase(split_off_phase(conv, block.group, part)) {
         part = part * down + block.row / BLOCK_M;

@@ -1,6 +1,6 @@
 // Products of a batch of matrices on tensor cores: bfloat16, and float32 rounded to TF32; sm_80 and up.
 //
-// Formula, layouts, splits and macros are those of matmul.cu, the main loop that of gemm_mma.cuh.
+// Formula, layouts, splits and macros are those of matmul.cu; the main loop is that of gemm_mma.cuh.
 // Limits: none. Floor: a, b, y and, where it is given, `added` once; 2 depth FLOPs per output.
 
 #include "gemm_mma.cuh"

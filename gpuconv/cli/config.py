@@ -40,7 +40,7 @@ def read(path: str) -> Record:
 
 def _as_option(name: str, value: object) -> object:
     kind = shared_options.OPTIONS[name][0] if name in shared_options.OPTIONS else str
-    expected = (str, int, float) if kind is str else (int, float)  # clip = 1.0 is a short form, too
+    expected = (str, int, float) if kind is str else (int, float)  # text may be a number: clip = 1.0
     if isinstance(value, bool) or not isinstance(value, expected):
         raise TypeError(f"{name} must be {'text or a number' if kind is str else 'a number'}, received {value!r}")
     try:

@@ -105,8 +105,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--digests-every",
         type=option_types.count(1),
         metavar="N",
-        help="record the layers' outputs and the gradients of their inputs only in the first N steps and in every N-th "
-        "step (default: 1, every step); parameters, their gradients and the loss are recorded in every step",
+        help="record the layers' outputs and the gradients of their inputs only in the first N steps, in every N-th "
+        "step and in the first step written to the file (default: 1, every step); parameters, their gradients and the "
+        "loss are recorded in every step",
     )
     shadow_option.add_shadow(parser)
 

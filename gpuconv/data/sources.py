@@ -58,7 +58,7 @@ def as_data_source(
     Raises TypeError for data that is none of `ACCEPTED` or has another dtype, and ValueError for data that is empty,
     and for images or labels that are not accepted.
     """
-    if isinstance(data, type) and (  # another class may be called to make batches, like a function
+    if isinstance(data, type) and (  # any other class counts as a function that makes batches
         issubclass(data, (Dataset, Samples)) or hasattr(data, "epoch") or hasattr(data, "__getitem__")
     ):
         raise TypeError(f"{name} must be {ACCEPTED}; received the class {data.__name__}, not an object of it")

@@ -22,7 +22,7 @@ from gpuconv.types import Array
 
 T = TypeVar("T")
 
-DATA, ALIVE, FAILED, SUM = 1, 2, 3, 4  # tags of messages; the sum that `start` begins with number n has the tag SUM + n
+DATA, ALIVE, FAILED, SUM = 1, 2, 3, 4  # tags of messages; the sum that `start` starts under number n has tag SUM + n
 SPINS = 200  # tests of a request without sleeping; after these, each test is followed by a sleep
 NAP = 50e-6  # seconds
 GRACE = 2.0  # seconds in which other ranks may report why they end, before all are aborted

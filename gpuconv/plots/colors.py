@@ -9,7 +9,7 @@ DECADES = 6  # orders of magnitude above and below a bound that the colors disti
 
 def scale_of(values: np.ndarray) -> float:
     """The magnitude that is drawn in full color: the 0.995 quantile of the finite ones, so that one outlier does not
-    darken the rest; 1 if all are 0 or none is finite."""
+    darken the rest, or their maximum if the quantile is 0; 1 if all are 0 or none is finite."""
     magnitudes = np.abs(values[np.isfinite(values)])
     if not magnitudes.size:
         return 1.0

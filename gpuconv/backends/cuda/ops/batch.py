@@ -23,8 +23,8 @@ from gpuconv.types import Array, ArrayT, Scalar
 _ELEMENTS = 4096  # numbers of one sample per thread block
 
 # A sample must have fewer numbers than this. A thread's loop ends at an index that may lie one stride past the last
-# number, and this index must fit into 32 bits. The stride is the number of the sample's threads, at most about a
-# sixteenth of the sample's numbers.
+# number, and this index must fit into 32 bits. The stride is the number of the sample's threads, in a large sample at
+# most about a sixteenth of its numbers.
 _MOST_ELEMENTS = 2**31 - 2**27
 
 _FLIPS: dict[bool | str, int] = {False: 0, True: 1, "alternating": 2}  # the kernel's `enum Flip`
