@@ -14,7 +14,7 @@ from typing import Any
 
 from bench.work import conv_work, step_work
 from gpuconv.devices import Device
-from gpuconv.dtypes import as_dtype
+from gpuconv.dtypes import as_dtype, full_name
 from gpuconv.names import lookup
 from gpuconv.problems import Conv2dProblem
 from gpuconv.profiling.work import Work
@@ -218,7 +218,7 @@ def select(
 
     ops = chosen("op of the suite", ops, lambda entry: [entry.op])
     shapes = chosen("shape or group of the suite", shapes, lambda entry: [entry.group, entry.shape])
-    dtypes = chosen("dtype of the suite", dtypes, lambda entry: [entry.dtype])
+    dtypes = chosen("dtype of the suite", map(full_name, dtypes), lambda entry: [entry.dtype])
 
     def suits(entry: Entry) -> bool:
         laptop = entry.group == "cpu" or (entry.group == "memory-25mb" and entry.dtype == "float32")

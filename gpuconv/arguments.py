@@ -72,7 +72,7 @@ def pair(name: str, value: object, minimum: int) -> Pair:
 
 
 def is_real(value: object) -> TypeGuard[float]:
-    """Whether `value` is an integer or a float of Python or NumPy, or a bfloat16, which is no np.floating."""
+    """Whether `value` is an integer or a float of Python or NumPy, or a bfloat16, which is not an np.floating."""
     if isinstance(value, np.generic):
         return value.dtype.kind in "iuf" or value.dtype.name == "bfloat16"
     return isinstance(value, (int, float)) and not isinstance(value, bool)

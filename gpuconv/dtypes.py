@@ -20,6 +20,11 @@ PRECISIONS = ("float32", "tf32", "float16", "bfloat16", "float64")
 _SHORT = {"fp32": "float32", "fp16": "float16", "half": "float16", "bf16": "bfloat16", "fp64": "float64"}
 
 
+def full_name(name: str) -> str:
+    """The long name of a short one, such as "bfloat16" of "bf16"; any other name as it is."""
+    return _SHORT.get(name, name)
+
+
 def precision_of(dtype: np.dtype, tf32: bool) -> str:
     """The one of `PRECISIONS` in which arrays of a dtype are multiplied."""
     return "tf32" if tf32 else dtype.name
@@ -50,7 +55,7 @@ def _resolved(dtype: DTypeLike) -> np.dtype:
 @functools.cache
 def _named(name: str) -> np.dtype:
     """The dtype of NumPy's name, of "bfloat16" or of a short name."""
-    name = _SHORT.get(name, name)
+    name = full_name(name)
     if name != "bfloat16":
         return np.dtype(name)
     import ml_dtypes
@@ -109,5 +114,5 @@ def as_precision(dtype: DTypeLike | None = None, precision: str | None = None) -
         return as_dtype("float32" if dtype is None else dtype), False
     if dtype is not None:
         raise ValueError(f"give a dtype or a precision, received dtype {dtype!r} and precision {precision!r}")
-    name = _SHORT.get(str(precision)) or canonical("precision", precision, PRECISIONS)
+    name = canonical("precision", full_name(str(precision)), PRECISIONS)
     return as_dtype("float32" if name == "tf32" else name), name == "tf32"

@@ -57,7 +57,7 @@ class TopK:
         self._right = self._seen = 0
 
     def update(self, scores: np.ndarray, labels: np.ndarray) -> None:
-        """Count a batch. Raises ValueError for a label that is no class.
+        """Count a batch. Raises ValueError for a label that is not a class.
 
         Args:
             scores: (n, classes).

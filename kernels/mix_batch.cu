@@ -5,7 +5,7 @@
 //   targets[n, c] = (lambda if c is labels[n], else 0) + (1 - lambda if c is labels[n - 1], else 0)
 //
 // x, y (N, H, W, C) DTYPE; labels (N,); targets (N, classes) float32. Philox block (AUGMENT, offset) of substream MIX gives
-// lambda, one of the `lambdas` numbers of table, and the rectangle's center, as backends/reference/batch.py states. offset is a
+// lambda (one of the `lambdas` numbers of table) and the rectangle's center, as mix_batch of backends/reference does. offset is a
 // number, or is read from device memory when the kernel runs. A label outside the classes makes its image's targets and the next
 // image's NaN. `blocks` blocks of 256 threads share the elements of an image.
 //

@@ -182,6 +182,8 @@ def test_modules_devices_and_tensors_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="pad with zeros, received padding_mode='reflect'"):
         ours.replace(net)
     assert type(net[0]) is nn.Conv2d
+    with ours.cpu_device("cpu"):  # the other name of "numpy"
+        pass
     with pytest.raises(ValueError, match="unknown device of CPU tensors 'cuda'"), ours.cpu_device("cuda"):
         pass
     with pytest.raises(ValueError, match="channels"):

@@ -94,8 +94,8 @@ def compare(
     A case in which `mine` raises, or returns another shape or other NaNs, counts as failed. If the operation itself
     rejects a case, its error is raised. Raises ValueError for an unknown layout or argument, an argument given twice, a
     negative tolerance or seed, a negative size in a shape, or no cases at all. Raises TypeError for a tolerance that is
-    no number, a seed or a size that is no integer, an array of another device, a case that is not a mapping, or a
-    function that is not callable.
+    not a number, a seed or a size that is not an integer, an array of another device, a case that is not a mapping, or
+    a function that is not callable.
     """
     if layout not in _LAYOUTS:
         raise ValueError(f"layout must be one of {', '.join(_LAYOUTS)}, received {layout!r}")

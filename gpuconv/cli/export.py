@@ -11,6 +11,7 @@ from gpuconv.cli.errors import UserError, user_errors
 from gpuconv.cli.nets import add_file, import_file
 from gpuconv.cli.output_lines import print_line
 from gpuconv.cli.runs import add_which, file_needed
+from gpuconv.dtypes import full_name
 from gpuconv.system.files import same_file
 
 EXAMPLES = [
@@ -31,6 +32,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--softmax", action="store_true", help="output probabilities instead of scores")
     parser.add_argument(
         "--dtype",
+        type=full_name,
         choices=["float32", "float16"],
         help="the dtype in which the model computes (default: float16 for a float16 net, else float32)",
     )

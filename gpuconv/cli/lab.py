@@ -40,6 +40,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     from gpuconv import lab, verify
     from gpuconv.cli.verify import HEADER, describe, facts
+    from gpuconv.dtypes import full_name
     from gpuconv.names import distinct
 
     with user_errors():
@@ -54,7 +55,7 @@ def run(options: argparse.Namespace) -> int:
             raise UserError("give your .cu file, or print the shipped one with --template")
         if not options.file.is_file():
             raise UserError(f"{options.file}: no such file")
-        dtypes = tuple(distinct("dtype", options.dtype or verify.DTYPES, verify.DTYPES))
+        dtypes = tuple(distinct("dtype", map(full_name, options.dtype or verify.DTYPES), verify.DTYPES))
         dtypes = lab.served_dtypes(options.op, dtypes, options.algo)
         lab.check_signatures(options.file, options.op, options.algo)
     device = choose_device(options)

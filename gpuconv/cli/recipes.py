@@ -27,7 +27,7 @@ _HEAD = "sgd:lr=1.6562,momentum=0.85,nesterov=true,weight_decay=2.4152e-3"  # 0.
 _MUON = "muon:lr=0.24,momentum=0.6,nesterov=true,newton_schulz=3"
 
 # By name; missing settings are those of DEFAULT. digits-net is the default recipe of the net of that name; this recipe
-# was chosen on held-out training images, never on test images. airbench94 is no net's default, because it is for
+# was chosen on held-out training images, never on test images. airbench94 is no default, because it is for
 # batches of 2000.
 RECIPES: dict[str, Record] = {
     "default": {},

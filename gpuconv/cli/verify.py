@@ -49,12 +49,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     from gpuconv import ops, verify
+    from gpuconv.dtypes import full_name
     from gpuconv.names import distinct, lookup
 
     with user_errors():
         names = {op: op for op in ops.__all__}
         chosen_ops = [lookup("op", op, names) for op in options.op or ops.__all__]
-        dtypes = distinct("dtype", options.dtype or verify.DTYPES, verify.DTYPES)
+        dtypes = distinct("dtype", map(full_name, options.dtype or verify.DTYPES), verify.DTYPES)
         tiers = distinct("tier", options.tier or verify.TIERS, verify.TIERS)
     cases = [case for case in verify.cases(tiers, seed=options.seed) if case.op in chosen_ops]
     total = len({(case.op, dtype) for case in cases for dtype in dtypes if dtype in case.dtypes})

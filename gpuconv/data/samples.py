@@ -32,7 +32,7 @@ class Samples:
         workers: The number of threads that may read at the same time.
         spec, ignored: As in `Dataset`.
 
-    Raises TypeError for another dtype, and for classes that are no names.
+    Raises TypeError for another dtype, and for classes that are not names.
     """
 
     name: str

@@ -33,7 +33,7 @@ def from_onnx(
     Raises:
         ValueError: The file is not a net that can be converted; the message names the first operator without a layer,
             or what else is wrong. Also for an unknown device or precision.
-        TypeError: `input_shape` is no shape.
+        TypeError: `input_shape` is not a shape.
         OSError: The file cannot be read.
         ImportError: The onnx package is missing.
     """

@@ -40,7 +40,7 @@ class NCCL(Ranks):
             that fits how the processes were started.
 
     Raises ValueError for a time limit that is infinite, NaN or not above 0, and for a variable LOCAL_RANK that is not a
-    whole number; TypeError for a time limit that is no number.
+    whole number; TypeError for a time limit that is not a number.
     """
 
     def __init__(self, time_limit: float = 300.0, messages: Ranks | None = None) -> None:

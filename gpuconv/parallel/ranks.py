@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import ParamSpec, TypeVar, cast
 
 from gpuconv import backends
+from gpuconv.text.parse_numbers import is_digits
 from gpuconv.text.plain_text import one_line
 from gpuconv.types import Array, Record
 
@@ -40,7 +41,7 @@ def host() -> str:
 def number_in_environment(name: str) -> int:
     """The whole number in an environment variable. Raises ValueError, with its name, for anything else."""
     text = os.environ[name]
-    if not text.isdecimal():
+    if not is_digits(text):
         raise ValueError(f"{name} must be a whole number, received {text!r}")
     return int(text)
 

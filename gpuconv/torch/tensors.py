@@ -29,7 +29,7 @@ def cpu_device(name: str) -> Iterator[None]:
 
     Raises ValueError for another name.
     """
-    token = _cpu_device.set(canonical("device of CPU tensors", name, ("numpy", "emulated")))
+    token = _cpu_device.set(canonical("device of CPU tensors", Device.named(name).kind, ("numpy", "emulated")))
     try:
         yield
     finally:

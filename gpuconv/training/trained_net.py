@@ -133,7 +133,7 @@ def load_weights(path: str | os.PathLike[str], net: Layer, *, which: str = "last
         which: The run's "last" or "best" checkpoint.
 
     Raises:
-        FileNotFoundError, TypeError: As in `load`; also TypeError for a `net` that is no net.
+        FileNotFoundError, TypeError: As in `load`; also TypeError for a `net` that is not a net.
         RuntimeError: The net is not built or has no weights.
         ValueError: `which` is unknown.
         CheckpointError: As in `load`; also for an array that is missing, unknown, of another shape, not finite or out

@@ -247,7 +247,7 @@ class Trainer(RunState):
             RuntimeError: A callback, or another function that `fit` calls, called it again; or the net was moved or
                 converted by `net.to` since the trainer was made.
             TypeError: Data of an unknown kind, uint8 images whose normalization is unknown, an object in callbacks that
-                is no callback, or an argument of a wrong type.
+                is not a callback, or an argument of a wrong type.
             ValueError: Another argument is out of its range, or resume=True without run_dir.
         """
         if self._fitting:

@@ -100,7 +100,7 @@ def test_a_pool_without_relu_before_batch_norm_has_the_bits_of_separate_kernels(
     options = case.window | dict(tf32=tf32)
     unpooled = ops.conv2d(x, w, bias, **options)
     pooled, argmax = ops.max_pool2d(unpooled, kernel_size=2)
-    _, wanted_mask = ops.conv2d_relu(x, w, bias, pool=2, activation=None, **options)
+    _, correct_mask = ops.conv2d_relu(x, w, bias, pool=2, activation=None, **options)
     mean = to_numpy(pooled).astype(float).mean((0, 1, 2))
     for algorithm in serving_convolution(case, "tf32" if tf32 else dtype):
         if not algorithm.runs_on(capability_named(device)):
@@ -109,10 +109,10 @@ def test_a_pool_without_relu_before_batch_norm_has_the_bits_of_separate_kernels(
         device_vectors = [asarray(a, device) for a in vectors]
         results = ops.conv2d_batch_norm(x, w, bias, *device_vectors, pool=2, algo=algorithm.name, **options)
         np.testing.assert_array_equal(to_numpy(results[1]), to_numpy(pooled), algorithm.name)
-        np.testing.assert_array_equal(to_numpy(results[4]), to_numpy(wanted_mask), algorithm.name)
+        np.testing.assert_array_equal(to_numpy(results[4]), to_numpy(correct_mask), algorithm.name)
         np.testing.assert_allclose(to_numpy(results[2]), mean, rtol=1e-5, atol=1e-5, err_msg=algorithm.name)
     gradient = ops.max_pool2d_backward(dy, argmax, input_shape=unpooled.shape, kernel_size=2)
-    masked = ops.conv2d_dgrad(dy, w, input_shape=x.shape, mask=wanted_mask, pool=2, **options)
+    masked = ops.conv2d_dgrad(dy, w, input_shape=x.shape, mask=correct_mask, pool=2, **options)
     expected = ops.conv2d_dgrad(gradient, w, input_shape=x.shape, **options)
     np.testing.assert_array_equal(to_numpy(masked), to_numpy(expected))
 
@@ -241,10 +241,10 @@ def test_infinities_and_nan_pass_through(device, pool, activation):
     w = np.ones((5, 1, 1, 4), np.float32)
     options = dict(pool=pool, activation=activation)
     y, mask = on_device("conv2d_relu", device, x, w, **options)
-    expected, wanted_mask = ops.conv2d_relu(x, w, **options)
+    expected, correct_mask = ops.conv2d_relu(x, w, **options)
     for special in (np.isnan, np.isposinf, np.isneginf):
         np.testing.assert_array_equal(special(y), special(expected))
-    np.testing.assert_array_equal(mask, wanted_mask)
+    np.testing.assert_array_equal(mask, correct_mask)
 
 
 @pools
@@ -252,15 +252,15 @@ def test_strided_views_and_a_mask_at_an_odd_address_change_no_bit(device, pool):
     case = problem(8, 12)
     x, w, bias, dy = random_inputs(case, pool)
     options = dict(pool=pool, **case.window)
-    expected, wanted_mask = on_device("conv2d_relu", device, x, w, bias, **options)
+    expected, correct_mask = on_device("conv2d_relu", device, x, w, bias, **options)
     out = asarray(np.repeat(np.full(expected.shape, 7, np.float32), 2, axis=-1), device)[..., ::2]
     strided = asarray(np.repeat(x, 2, axis=-1), device)[..., ::2]
     result, mask = ops.conv2d_relu(strided, asarray(w, device), asarray(bias, device), **options, out=out)
     assert result is out
     np.testing.assert_array_equal(to_numpy(out), expected)
-    np.testing.assert_array_equal(to_numpy(mask), wanted_mask)
+    np.testing.assert_array_equal(to_numpy(mask), correct_mask)
     # A mask at an odd address, where several bytes cannot be read at once.
-    odd = asarray(np.concatenate([np.zeros(1, np.uint8), wanted_mask.reshape(-1)]), device)[1:].reshape(mask.shape)
+    odd = asarray(np.concatenate([np.zeros(1, np.uint8), correct_mask.reshape(-1)]), device)[1:].reshape(mask.shape)
     dx = on_device("conv2d_dgrad", device, dy, w, input_shape=x.shape, mask=mask, **options)
     moved = on_device("conv2d_dgrad", device, dy, w, input_shape=x.shape, mask=odd, **options)
     np.testing.assert_array_equal(moved, dx)

@@ -47,8 +47,8 @@ class Mutant:
 
     @property
     def key(self) -> tuple[str, str, str, str]:
-        """Identifies the mutant, also after edits to other lines or to comments."""
-        before, after = (re.sub("  // .*", "", lines) for lines in (self.before, self.after))
+        """Identifies the mutant, also after edits to other lines or to comments at the ends of its lines."""
+        before, after = (re.sub("  (//|#) .*", "", lines) for lines in (self.before, self.after))
         return self.file, self.where, before, after
 
     def apply(self, text: str) -> str:

@@ -4,7 +4,7 @@ NumPy copies and adds on one core, and its BLAS spreads a product over all cores
 from that core's cache. Here each core does all work for its images, with a single-threaded BLAS, so it multiplies what
 it copied itself, and copies and additions run in parallel too.
 
-Outside of `fixed_parts` there are at most as many parts as NumPy's BLAS may use threads: OPENBLAS_NUM_THREADS or
+Outside of `fixed_parts` there is at most one part for each thread that NumPy's BLAS may use: OPENBLAS_NUM_THREADS or
 `threadpoolctl.threadpool_limits` sets this number. threadpoolctl also limits BLAS to one thread in each part; without
 threadpoolctl a batch is one part, and BLAS uses its own threads.
 

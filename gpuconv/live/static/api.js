@@ -21,7 +21,7 @@ async function post(path, type, body) {
 export const command = (name, more = {}) => post("command", "application/json", JSON.stringify({ do: name, ...more }));
 export const send = (path, bytes) => post(path, "application/octet-stream", bytes);
 
-// A frame: the length of a JSON header, the header, then the bytes of slices and images.
+// A frame: the length of a JSON header, the header, then the bytes of the layers' slices and of the images.
 export async function frame(name) {
   const answer = await fetch(`frame/${name}`);
   if (!answer.ok) throw new Refused({ error: await answer.text() });

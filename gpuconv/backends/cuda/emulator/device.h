@@ -112,7 +112,7 @@ inline Lanes vote(unsigned mask, bool predicate, Site site) {
 }  // namespace gpuconv_emulator
 
 // Each segment of `width` lanes shuffles on its own. __shfl_sync takes the source modulo `width`. In the others, a lane whose
-// source lies outside its segment gets its own value; only __shfl_xor_sync may read an earlier segment.
+// source lies outside its segment gets its own value, except that __shfl_xor_sync may read from an earlier segment.
 template <class T>
 T __shfl_sync(unsigned mask, T value, int source, int width = warpSize, GPUCONV_HERE) {
     const int lane = gpuconv_emulator::linear_thread() % warpSize;

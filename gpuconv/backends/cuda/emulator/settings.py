@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from gpuconv.arguments import integer, seed_value
 from gpuconv.system.processor import available_cores
+from gpuconv.text.parse_numbers import is_digits
 from gpuconv.types import Options
 
 SANITIZERS = ("none", "checked", "address")
@@ -55,7 +56,7 @@ def _from_environment() -> Settings:
 
 
 def _whole_number(text: str) -> int:
-    if not text.isdecimal():
+    if not is_digits(text):
         raise ValueError("expected a whole number")
     return int(text)
 
@@ -87,7 +88,7 @@ def configure(
     *, seed: int | None = None, sanitize: str | None = None, workers: int | None = None
 ) -> contextlib.AbstractContextManager[Settings]:
     """Change the given settings, immediately. At the end of a ``with`` statement the previous settings are restored.
-    Raises ValueError for an invalid value, and TypeError for a seed or workers that are no integers."""
+    Raises ValueError for an invalid value, and TypeError for a seed or workers that are not integers."""
     global _current
     before = settings()
     arguments: Options = {"seed": seed, "sanitize": sanitize, "workers": workers}

@@ -18,7 +18,7 @@ struct AsyncCopy {  // cp.async
     char* destination;
     const char* source;
     size_t bytes, valid;  // after `valid` bytes of the source come zeros
-    int group;            // the thread's copy_groups at its start
+    int group;            // the thread's copy_groups when this copy began
     uintptr_t pc;
 };
 
@@ -29,7 +29,7 @@ struct Thread {
     Collective operation;
     unsigned mask, source;
     uint64_t value;  // what the lane passes to the warp operation; for TOGETHER the address of its data
-    void (*work)(void* const*);  // for TOGETHER: the function, which takes these addresses
+    void (*work)(void* const*);  // for TOGETHER: the function, called once with the addresses of all lanes
     Lanes lanes;  // what the warp operation returned
     uint32_t warp_syncs;  // warp operations that it has completed
     int copy_groups;      // that it has committed
