@@ -62,3 +62,11 @@ def test_a_fault_knows_its_function_and_the_lines_of_its_statement():
     (mutant,) = mutants("x.py", text)
     assert (mutant.line, mutant.where, mutant.lines) == (4, "A.f", range(3, 6))
     assert mutant.apply(text).count("2") == 1
+
+
+def test_a_key_survives_an_edit_of_the_comment():
+    one, other = (
+        next(mutants("x.py", f"def f(a):\n    return a + 1  # {comment}\n")) for comment in ("the first", "reworded")
+    )
+    assert one.before != other.before
+    assert one.key == other.key
