@@ -149,7 +149,7 @@ def open_run(directory: str | Path, device: str, which: str = "last", model: str
         found.net = Layer.from_config(state["net"], device=device)
         found.net.load_state_dict(loaded.part("net"))
     found.net.classes, found.net.normalization = found.classes, found.normalization
-    found.progress = f"after {state['epoch']} of {state['settings']['epochs']} epochs"
+    found.progress = f"after {state['epoch']} of {found.settings.epochs} epochs"
     if steps := state["batch"]:
         found.progress += f" and {steps} step{'s' * (steps > 1)}"
     try:
