@@ -167,3 +167,29 @@ def test_bench_ci_and_tools_annotate_nothing_as_any():
     uses = {name: count for name, path in files.items() if (count := uses_of_any(syntax(path)))}
     assert uses == {"bench/suite.py": 1}  # an entry's workload, of three types by the entry's kind
     assert uses_of_any([*ast.walk(ast.parse("def run(*arrays) -> tuple[Any, ...]: ..."))]) == 1
+
+
+# Folders of tests of other things than a package of gpuconv.
+OTHER_TESTS = r"tests/(bench|ci|kernels|live/browser|standin|tools)\b"
+
+
+def misplaced(tests: Collection[str]) -> list[str]:
+    """The test files whose folder gpuconv does not have, and those named after a module of a single package that lie in
+    a folder above that package's."""
+    found = []
+    for name in tests:
+        folder, stem = (ROOT / name).parent, name.rpartition("/test_")[2]
+        package = ROOT / "gpuconv" / folder.relative_to(ROOT / "tests")
+        below = [path for path in package.rglob(stem) if path.parent != package]
+        at_home = (package / stem).exists() or (package / stem.removesuffix(".py")).exists()
+        if not re.match(OTHER_TESTS, name) and (not package.exists() or (len(below) == 1 and not at_home)):
+            found.append(name)
+    return found
+
+
+def test_the_tests_lie_in_the_folders_of_what_they_test():
+    names = [path.relative_to(ROOT).as_posix() for path in (ROOT / "tests").rglob("test_*.py")]
+    assert "tests/backends/cuda/gemm/test_tuner.py" in names
+    assert misplaced(names) == []
+    planted = ["tests/backends/cuda/test_tuner.py", "tests/optimizers/test_adam.py", "tests/test_conv2d_wgrad.py"]
+    assert misplaced([*planted, "tests/test_checkpoint.py", "tests/backends/test_conv.py"]) == planted

@@ -12,7 +12,7 @@ from gpuconv.backends.cuda.runtime.kernel import load
 from tests import standin
 from tests.standin.errors import CUDADriverError
 
-ARGUMENTS = Path(__file__).parents[1] / "backends/cuda/arguments.cu"
+ARGUMENTS = Path(__file__).parents[1] / "backends/cuda/runtime/arguments.cu"
 GEOMETRY = np.dtype([("n", np.int32), ("scale", np.float64), ("flag", np.uint8)], align=True)
 
 

@@ -11,7 +11,7 @@ from gpuconv import asarray
 from gpuconv.backends.cuda.gemm import plan, tuner
 from gpuconv.layers import Conv2D, Linear, MaxPool2D, ReLU
 from gpuconv.layers.fused import ConvReLU
-from tests.backends.cuda.stand_in_gpu import CONV2D, NAMES, StandInGpu, X, durations, run_op
+from tests.backends.cuda.gemm.stand_in_gpu import CONV2D, NAMES, StandInGpu, X, durations, run_op
 
 
 def test_a_layer_reports_the_algorithm_that_runs_whether_measured_or_chosen_by_the_cost_model(use_gpu, monkeypatch):

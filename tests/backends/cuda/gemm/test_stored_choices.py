@@ -15,7 +15,7 @@ from gpuconv.backends.cuda.gemm import plan, tuner
 from gpuconv.backends.cuda.gemm.product import Product
 from gpuconv.backends.cuda.runtime import replaced_files, source
 from gpuconv.system import locks
-from tests.backends.cuda.stand_in_gpu import (
+from tests.backends.cuda.gemm.stand_in_gpu import (
     CONV2D,
     NAMES,
     StandInGpu,
@@ -39,7 +39,7 @@ def test_the_choice_is_stored_on_disk(use_gpu, tmp_path):
 
 IN_ANOTHER_PROCESS = """
 import sys
-from tests.backends.cuda.stand_in_gpu import chosen_without_kernels
+from tests.backends.cuda.gemm.stand_in_gpu import chosen_without_kernels
 print("ready", flush=True)
 sys.stdin.readline()
 print(*chosen_without_kernels(sys.argv[1]))

@@ -10,7 +10,7 @@ import pytest
 from gpuconv import asarray, ops, to_numpy
 from gpuconv.algorithms import serving
 from gpuconv.backends.cuda.gemm import launch, plan, tuner
-from tests.backends.cuda.stand_in_gpu import CONV2D, NAMES, StandInGpu, W, X, choices, durations, run_op
+from tests.backends.cuda.gemm.stand_in_gpu import CONV2D, NAMES, StandInGpu, W, X, choices, durations, run_op
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from gpuconv.backends.cuda.runtime.kernel import load
 
 @pytest.mark.slow
 def test_address_sanitizer_names_kernel_block_and_thread():
-    planted = Path(__file__).parents[2] / "kernels" / "planted.cu"
+    planted = Path(__file__).parents[3] / "kernels" / "planted.cu"
     program = f"""
 import sys
 import numpy as np

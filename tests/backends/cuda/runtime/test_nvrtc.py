@@ -59,7 +59,7 @@ def test_the_kernels_that_use_no_asynchronous_copies_compile_for_sm_75():
 
 
 def test_shared_memory_is_counted():
-    module = load(Path(__file__).parents[2] / "kernels" / "planted.cu")
+    module = load(Path(__file__).parents[3] / "kernels" / "planted.cu")
     resources = compiled("sm_80", module).resources
     assert resources["correct"].static_shared == 64 * 4
     assert resources["reads_past_the_end"].static_shared == 0
