@@ -1,4 +1,4 @@
-"""gpuconv's source files, their syntax trees, and what they import of gpuconv."""
+"""gpuconv's source files, the syntax trees of files, and what they import of the repository."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def syntax(path: Path) -> tuple[ast.AST, ...]:
 
 
 @functools.cache
-def imports(path: Path) -> frozenset[str]:
-    """The modules of gpuconv, and the names in modules, that a file's own statements import, also inside functions:
-    such as "gpuconv", "gpuconv.names" and "gpuconv.names.lookup"."""
+def imports(path: Path, packages: tuple[str, ...] = ("gpuconv",)) -> frozenset[str]:
+    """The modules of the given packages, and the names in modules, that a file's own statements import, also inside
+    functions: such as "gpuconv", "gpuconv.names" and "gpuconv.names.lookup"."""
     names = set()
     for node in syntax(path):
         if isinstance(node, ast.Import):
@@ -31,4 +31,4 @@ def imports(path: Path) -> frozenset[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: imports must be absolute"
             names |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return frozenset(name for name in names if f"{name}.".startswith("gpuconv."))
+    return frozenset(name for name in names if name.partition(".")[0] in packages)

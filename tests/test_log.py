@@ -8,7 +8,7 @@ from pathlib import Path
 
 from gpuconv.system import console
 from gpuconv.text.plain_text import printable
-from tests.training import toy_run
+from tests import toy_run
 
 ROOT = Path(__file__).parents[1]
 MAY_PRINT = (

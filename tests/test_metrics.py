@@ -10,7 +10,7 @@ import pytest
 
 from gpuconv import losses, metrics
 from gpuconv.training import Trainer, evaluate
-from tests.training import toy_run
+from tests import toy_run
 
 SCORES = np.array([[1, 5, 3, 2], [9, 0, 8, 7], [2, 2, 2, 2], [0, 1, np.nan, 3]], np.float32)
 LABELS = np.array([2, 3, 1, 2])

@@ -11,7 +11,7 @@ import pytest
 from gpuconv import plots
 from gpuconv.text import html
 from gpuconv.training.history import History
-from tests.training import toy_run
+from tests import toy_run
 
 
 def parsed(text):

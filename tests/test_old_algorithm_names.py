@@ -9,7 +9,7 @@ from gpuconv import algorithms, checkpoint, ops
 from gpuconv.backends import cpu
 from gpuconv.layers import Conv2D, Flatten, Input, Layer, Linear, ReLU, Sequential
 from gpuconv.training import RunDirectory, Trainer, load_net
-from tests.training import toy_run
+from tests import toy_run
 
 RENAMED = {"first-256x64": "few_channels-256x64", "first-256x32": "few_channels-256x32"}
 renamed = pytest.mark.parametrize(("old", "new"), RENAMED.items())

@@ -13,7 +13,7 @@ from gpuconv.training import LossScale, Trainer, optimizers
 from gpuconv.training.optimizers import SGD, Adagrad, Adam, AdamW, Lion, Muon, RMSprop
 from gpuconv.training.schedules import Cosine, MultiStep, OneCycle, Step, Warmup
 from gpuconv.training.schedules import Linear as LinearSchedule
-from tests.training import toy_run
+from tests import toy_run
 
 LARGEST = 1e300
 DATA = Dataset(np.zeros((3, 4, 4, 1), np.uint8), np.zeros(3, int), ["a"])

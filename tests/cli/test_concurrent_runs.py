@@ -13,9 +13,9 @@ from gpuconv.notices import Notice
 from gpuconv.system import locks
 from gpuconv.system.locks import LockFile
 from gpuconv.training import Callback, CheckpointError
+from tests import toy_run
 from tests.cli.processes import gpuconv
 from tests.cli.small_run import SMALL_BATCHES
-from tests.training import toy_run
 
 
 def test_a_folder_in_use_by_another_process_is_refused_and_named(tmp_path, capsys):

@@ -11,7 +11,7 @@ from PIL import Image
 import gpuconv as gc
 from gpuconv.layers import Conv2D, Input
 from tests.cli.command import on_numpy, output_of
-from tests.training.toy_run import StopAfterOne
+from tests.toy_run import StopAfterOne
 
 
 def train(folder, epochs=2, resume=False, schedule="cosine", **options):

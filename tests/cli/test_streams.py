@@ -18,9 +18,9 @@ from gpuconv.cli.check import report
 from gpuconv.cli.errors import user_errors
 from gpuconv.cli.output_lines import print_line
 from gpuconv.system.console import say
+from tests import toy_run
 from tests.cli.processes import ending_of
 from tests.cli.small_run import SMALL_BATCHES
-from tests.training import toy_run
 
 
 class BrokenPipe(io.StringIO):

@@ -9,11 +9,10 @@ import gpuconv as gc
 from gpuconv.data import Loader
 from gpuconv.parallel import NCCL, ParallelError, Ranks
 from gpuconv.training import Trainer, flat_sums
-from tests import standin
+from tests import standin, toy_run
 from tests.parallel.runs import BYTES_PER_STEP
 from tests.parallel.thread_ranks import ThreadRanks, on_ranks
 from tests.standin.nccl import counterpart
-from tests.training import toy_run
 
 RANDOM = np.random.default_rng(0)
 LABELS = np.arange(12) % 3

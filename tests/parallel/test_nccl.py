@@ -15,11 +15,10 @@ from gpuconv.parallel import MPI, NCCL, ParallelError, Ranks
 from gpuconv.parallel.nccl import GRACE
 from gpuconv.training import DivergedError, Trainer, UncapturedWarning
 from gpuconv.training.sharding import Sharding
-from tests import standin
+from tests import standin, toy_run
 from tests.parallel.runs import BYTES_PER_STEP
 from tests.parallel.thread_ranks import along_a_tree, on_ranks
 from tests.standin.nccl import counterpart
-from tests.training import toy_run
 
 SCHEDULES = pytest.mark.parametrize("schedule", ["early", "late"])
 

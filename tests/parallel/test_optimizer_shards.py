@@ -14,10 +14,9 @@ from gpuconv.data import Loader
 from gpuconv.parallel import NCCL, Ranks
 from gpuconv.training import LossScale, Trainer
 from gpuconv.training.optimizer_shards import OptimizerShards
-from tests import standin
+from tests import standin, toy_run
 from tests.parallel.runs import files
 from tests.parallel.thread_ranks import messages_alone, on_ranks
-from tests.training import toy_run
 
 RANDOM = np.random.default_rng(0)
 LABELS = np.arange(12) % 3

@@ -27,9 +27,8 @@ from gpuconv.layers import (
 )
 from gpuconv.parallel import NCCL, Ranks
 from gpuconv.training import LossScale, Trainer
-from tests import standin
+from tests import standin, toy_run
 from tests.parallel.thread_ranks import messages_alone, on_ranks
-from tests.training import toy_run
 
 RANDOM = np.random.default_rng(0)
 LABELS = np.arange(11) % 3

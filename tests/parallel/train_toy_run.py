@@ -15,7 +15,7 @@ from gpuconv.data import Augmentation, Loader, Normalization
 from gpuconv.losses import SoftmaxCrossEntropy
 from gpuconv.parallel import MPI
 from gpuconv.training import Trainer, flat_sums
-from tests.training import toy_run
+from tests import toy_run
 
 TIME_LIMIT = {"hangs": 3.0, "is suspended": 3.0}  # seconds; others get more, as they may compile kernels
 

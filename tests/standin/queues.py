@@ -4,12 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from tests.standin.errors import CUDARuntimeError
-
-if TYPE_CHECKING:
-    from tests.standin.machine import Machine
 
 PATIENCE = 5.0  # seconds to wait for another thread
 
@@ -61,9 +57,9 @@ class Capture:
 
 
 class Queue:
-    """The work of one stream. kind: "legacy", "blocking" or "non-blocking"."""
+    """The work of one stream. machine: the `Machine` of the stream. kind: "legacy", "blocking" or "non-blocking"."""
 
-    def __init__(self, machine: Machine, device: int, kind: str) -> None:
+    def __init__(self, machine, device: int, kind: str) -> None:
         self.machine, self.device, self.kind = machine, device, kind
         self.captured: Capture | None = None  # the capture that records the stream's work, if there is one
         self.invalidated_by: str | None = None  # why the capture is invalid

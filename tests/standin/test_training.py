@@ -34,10 +34,9 @@ from gpuconv.training import Callback, ShadowError, ShadowWarning, Trainer
 from gpuconv.training.shadow import Shadow
 from gpuconv.training.step_graphs import Replay
 from gpuconv.verify.call import Call
-from tests import standin
+from tests import standin, toy_run
+from tests.fake_shadow_worker import FakeWorker
 from tests.standin import machine
-from tests.training import toy_run
-from tests.training.fake_shadow_worker import FakeWorker
 
 pytestmark = pytest.mark.usefixtures("untimed")
 

@@ -15,9 +15,8 @@ from gpuconv.backends.cuda.runtime import attached_tools, nvrtc
 from gpuconv.inspect.profile import profile
 from gpuconv.notices import Notice
 from gpuconv.profiling import launches
-from tests import standin
+from tests import standin, toy_run
 from tests.standin import made_up_times, modules, streams
-from tests.training import toy_run
 
 pytestmark = pytest.mark.usefixtures("untimed")
 X = np.random.default_rng(0).normal(size=(4, 8)).astype(np.float32)

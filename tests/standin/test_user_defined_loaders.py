@@ -10,8 +10,7 @@ import pytest
 import gpuconv as gc
 from gpuconv.data import Normalization
 from gpuconv.training import Trainer
-from tests import standin
-from tests.training import toy_run
+from tests import standin, toy_run
 
 pytestmark = pytest.mark.usefixtures("untimed")
 

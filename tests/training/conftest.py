@@ -4,7 +4,7 @@ import pytest
 
 from gpuconv import checkpoint
 from gpuconv.training import Callback, RunDirectory
-from tests.training import toy_run
+from tests import toy_run
 
 
 @pytest.fixture

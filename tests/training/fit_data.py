@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gpuconv.data import Normalization
 from gpuconv.training import Trainer
-from tests.training import toy_run
+from tests import toy_run
 
 DATA = toy_run.images()
 NORMALIZATION = Normalization.from_dataset(DATA)

@@ -12,7 +12,7 @@ import stat
 import sys
 
 from gpuconv.training import Callback
-from tests.training import toy_run
+from tests import toy_run
 
 
 def die():

@@ -11,7 +11,7 @@ from gpuconv.data import Dataset, Loader, Normalization, Samples, StreamLoader, 
 from gpuconv.layers import BatchNorm, Conv2D, Flatten, GlobalAvgPool2D, Input, Linear, Sequential
 from gpuconv.losses import SoftmaxCrossEntropy
 from gpuconv.training import SettingsError, Trainer, data_checks, evaluate
-from tests.training import toy_run
+from tests import toy_run
 from tests.training.fit_data import DATA, FLOATS, NORMALIZATION, fit
 
 

@@ -8,7 +8,7 @@ import pytest
 from gpuconv import losses
 from gpuconv.layers import Flatten, Input, Linear, Sequential
 from gpuconv.training import LossScale, Trainer
-from tests.training import toy_run
+from tests import toy_run
 
 
 def trainer_without_norm(device="numpy", **options):

@@ -11,7 +11,7 @@ from gpuconv.training import Callback, CheckpointError, EarlyStopping, Trainer, 
 from gpuconv.training.callbacks import Checkpoints, Curves, Progress
 from gpuconv.training.logs import Log
 from gpuconv.training.rundir import RunDirectory
-from tests.training import toy_run
+from tests import toy_run
 
 
 def test_next_step_is_the_number_of_steps_until_a_callback_has_to_act(tmp_path):

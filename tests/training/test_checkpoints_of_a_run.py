@@ -6,7 +6,7 @@ import pytest
 
 from gpuconv import checkpoint
 from gpuconv.training import Callback, CheckpointError
-from tests.training import toy_run
+from tests import toy_run
 
 
 def test_best_is_the_state_after_the_best_epoch(tmp_path):

@@ -9,7 +9,7 @@ import gpuconv as gc
 from gpuconv import checkpoint, to_numpy
 from gpuconv.losses import SoftmaxCrossEntropy
 from gpuconv.training import Trainer, evaluate
-from tests.training import toy_run
+from tests import toy_run
 
 
 @pytest.mark.parametrize("ignore_index", [None, 1])

@@ -7,7 +7,7 @@ import pytest
 
 from gpuconv import layers
 from gpuconv.training import Clip, LossScale, Trainer
-from tests.training import toy_run
+from tests import toy_run
 
 DRAW = np.random.default_rng(0)
 BATCHES = [(3 * DRAW.standard_normal((4, 2, 3, 1)).astype(np.float32), DRAW.integers(0, 3, 4)) for _ in range(5)]

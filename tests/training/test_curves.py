@@ -7,7 +7,7 @@ import pytest
 from gpuconv import plots
 from gpuconv.training import Callback, callbacks
 from gpuconv.training.callbacks import Curves
-from tests.training import toy_run
+from tests import toy_run
 
 
 @pytest.mark.usefixtures("pictures")

@@ -12,8 +12,8 @@ from gpuconv.backends.cuda import emulator
 from gpuconv.backends.cuda.runtime import outputs
 from gpuconv.data import Augmentation, Dataset, Loader, Normalization
 from gpuconv.training import Trainer
+from tests import toy_run
 from tests.devices import kernel_devices
-from tests.training import toy_run
 
 STEPS, BATCH = 20, 4
 

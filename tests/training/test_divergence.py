@@ -8,7 +8,7 @@ import pytest
 from gpuconv import checkpoint
 from gpuconv.layers import Flatten, Input, Linear, Sequential
 from gpuconv.training import DivergedError, Trainer
-from tests.training import toy_run
+from tests import toy_run
 
 
 class Poisoned(toy_run.UserLoader):

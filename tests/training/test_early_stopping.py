@@ -8,7 +8,7 @@ import pytest
 
 from gpuconv.training import EarlyStopping, callbacks
 from gpuconv.training.callbacks import best_epoch, monitored_measure
-from tests.training import toy_run
+from tests import toy_run
 
 
 def test_validation_accuracy_or_else_a_loss_is_monitored_and_the_first_best_epoch_wins():

@@ -13,7 +13,7 @@ from gpuconv.profiling.launches import record_launches
 from gpuconv.training import Trainer, evaluate, optimizers
 from gpuconv.training.optimizers import Groups
 from gpuconv.training.step import TrainingStep
-from tests.training import toy_run
+from tests import toy_run
 
 
 def weights(net):

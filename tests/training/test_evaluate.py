@@ -7,7 +7,7 @@ from gpuconv import losses
 from gpuconv.data import Normalization
 from gpuconv.layers import Input, Linear, Sequential
 from gpuconv.training import evaluate
-from tests.training import toy_run
+from tests import toy_run
 
 
 @pytest.mark.parametrize("loss", ["softmax", "svm"])

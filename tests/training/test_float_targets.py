@@ -11,7 +11,7 @@ from gpuconv import asarray, losses, to_numpy
 from gpuconv.layers import Conv2D, Flatten, Input, Layer, Linear, ReLU, Sequential
 from gpuconv.training import Trainer
 from gpuconv.training.step_graphs import Replay
-from tests.training import toy_run
+from tests import toy_run
 
 DEVICES = ["numpy", pytest.param("emulated", marks=pytest.mark.kernels)]
 

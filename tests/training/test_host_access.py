@@ -29,7 +29,7 @@ from gpuconv.layers import (
 )
 from gpuconv.training import Trainer, UncapturedWarning
 from gpuconv.training.running_metrics import Totals
-from tests.training import toy_run
+from tests import toy_run
 
 DEVICE = "emulated"
 NET = Sequential(

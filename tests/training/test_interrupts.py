@@ -9,7 +9,7 @@ import pytest
 from gpuconv import checkpoint
 from gpuconv.training import Callback
 from gpuconv.training.interrupts import SIGNALS, Interrupts
-from tests.training import toy_run
+from tests import toy_run
 
 
 class Signal(Callback):

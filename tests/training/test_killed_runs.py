@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.training import toy_run
+from tests import toy_run
 
 ROOT = Path(__file__).parents[2]
 STEPS = 4 * toy_run.STEPS_PER_EPOCH

@@ -6,7 +6,7 @@ import pytest
 from gpuconv import checkpoint
 from gpuconv.layers import Linear, Sequential
 from gpuconv.training import CheckpointError, RunDirectory, load_net, load_weights
-from tests.training import toy_run
+from tests import toy_run
 
 
 def test_weights_out_of_the_range_of_the_nets_dtype_are_refused(finished, tmp_path):

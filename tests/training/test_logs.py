@@ -9,7 +9,7 @@ import pytest
 
 from gpuconv.training import Callback, CheckpointError, callbacks
 from gpuconv.training.logs import CSVLog, JSONLog
-from tests.training import toy_run
+from tests import toy_run
 
 
 def test_logs_are_rewritten_at_the_start_and_then_grow(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 
 from gpuconv import plots
 from gpuconv.training import SGD, Adam, DivergedError, RangeTest, Trainer, lr_find
-from tests.training import toy_run
+from tests import toy_run
 
 
 def result_of(losses):

@@ -9,7 +9,7 @@ from gpuconv.data import Augmentation, Dataset, Loader, Normalization, digits
 from gpuconv.layers import Flatten, Input, Linear, Sequential
 from gpuconv.training import Trainer, evaluate
 from gpuconv.training.data_checks import DataError
-from tests.training import toy_run
+from tests import toy_run
 
 MIXUP, CUTMIX = Augmentation(mixup=0.2), Augmentation(cutmix=1)
 

@@ -8,7 +8,7 @@ import pytest
 
 from gpuconv.training import Plateau, SettingsError, Trainer
 from gpuconv.training.callbacks import describe
-from tests.training import toy_run
+from tests import toy_run
 
 FLAT = "0,factor=0.5,threshold=0.5,watch=train_loss"  # lowers the rate after nearly every epoch
 

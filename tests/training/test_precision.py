@@ -10,8 +10,8 @@ from gpuconv.data import load
 from gpuconv.layers import BatchNorm, Conv2D, Flatten, Input, Layer, Linear, MaxPool2D, ReLU, Sequential
 from gpuconv.summary import summary
 from gpuconv.training import CheckpointError, LossScale, SettingsError, Trainer, load_net
+from tests import toy_run
 from tests.devices import kernel_devices
-from tests.training import toy_run
 
 PRECISIONS = ("float32", "tf32", "float16", "bfloat16")
 every_precision = pytest.mark.parametrize("precision", PRECISIONS)

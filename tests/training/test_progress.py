@@ -5,7 +5,7 @@ from types import SimpleNamespace
 from gpuconv.system import console
 from gpuconv.training import callbacks
 from gpuconv.training.callbacks import Progress, describe
-from tests.training import toy_run
+from tests import toy_run
 
 
 def test_each_epoch_is_printed_in_one_line(capsys):

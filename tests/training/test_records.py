@@ -7,7 +7,7 @@ import pytest
 
 from gpuconv.training import Trainer, evaluate
 from gpuconv.training.running_metrics import Totals
-from tests.training import toy_run
+from tests import toy_run
 
 
 def test_records_are_means_over_the_samples_of_their_steps():

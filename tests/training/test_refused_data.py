@@ -15,7 +15,7 @@ from gpuconv.data.expect import expect_finite
 from gpuconv.dtypes import as_dtype
 from gpuconv.layers import BatchNorm, Flatten, Input, Linear, Sequential
 from gpuconv.training import DataError, DivergedError, Trainer, evaluate
-from tests.training import toy_run
+from tests import toy_run
 from tests.training.fit_data import DATA, FLOATS, fit
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from gpuconv import checkpoint
 from gpuconv.training import CheckpointError, SettingsError, Trainer
-from tests.training import toy_run
+from tests import toy_run
 
 
 def relabeled():

@@ -8,7 +8,7 @@ import pytest
 from gpuconv.layers import Flatten, Input, Layer, Linear, Sequential
 from gpuconv.layers.base import Variable
 from gpuconv.training import SGD, CheckpointError, SettingsError, Trainer
-from tests.training import toy_run
+from tests import toy_run
 
 
 @pytest.mark.slow

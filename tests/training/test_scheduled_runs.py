@@ -8,7 +8,7 @@ import pytest
 from gpuconv import models
 from gpuconv.data import synthetic
 from gpuconv.training import SGD, SettingsError, Trainer
-from tests.training import toy_run
+from tests import toy_run
 
 
 def test_the_schedule_gets_the_number_of_steps_since_the_run_began():

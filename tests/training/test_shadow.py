@@ -14,8 +14,8 @@ from gpuconv.layers import Conv2D, Flatten, Input, Linear, MaxPool2D, ReLU
 from gpuconv.training import ShadowError, ShadowWarning, Trainer, shadow
 from gpuconv.training.shadow import Row, Shadow
 from gpuconv.verify.call import Call
-from tests.training import toy_run
-from tests.training.fake_shadow_worker import FakeWorker
+from tests import toy_run
+from tests.fake_shadow_worker import FakeWorker
 
 
 class Timer:

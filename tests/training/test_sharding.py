@@ -12,7 +12,7 @@ from gpuconv.layers.batch_parts import Part, part_of_batch
 from gpuconv.training import DataError, SettingsError, Trainer
 from gpuconv.training.running_metrics import Totals
 from gpuconv.training.sharding import Sharding, shard_bounds
-from tests.training.toy_run import StopAt, fit, images, loader, net, net_without_norm, same_arrays, trainer, weights
+from tests.toy_run import StopAt, fit, images, loader, net, net_without_norm, same_arrays, trainer, weights
 
 SHARDS = 4
 

@@ -12,8 +12,8 @@ from gpuconv.data import Augmentation, Loader, Normalization
 from gpuconv.layers import Dropout
 from gpuconv.training import Callback, LossScale, Trainer, UncapturedWarning
 from gpuconv.training.step_graphs import STEPS_PER_GRAPH, Replay
+from tests import toy_run
 from tests.devices import kernel_devices
-from tests.training import toy_run
 
 DEVICE = "emulated"
 devices = pytest.mark.parametrize("device", [name for name in kernel_devices() if name != "numpy"])

@@ -8,7 +8,7 @@ import pytest
 
 from gpuconv import checkpoint
 from gpuconv.training import CheckpointError, RunDirectory, SettingsError, compare_settings, load_net
-from tests.training import toy_run
+from tests import toy_run
 from tests.training.nested_values import changed
 
 WRONG = [  # the entry of a checkpoint's state, its new value, the message

@@ -29,8 +29,7 @@ from gpuconv.layers import (
 )
 from gpuconv.training import Digests, Trainer
 from gpuconv.training.tensor_digests import Digest, read
-from tests import standin
-from tests.training import toy_run
+from tests import standin, toy_run
 
 
 class Interrupt:

@@ -14,7 +14,7 @@ import pytest
 from gpuconv import backends
 from gpuconv.cli import main
 from gpuconv.training import TensorBoard
-from tests.training import toy_run
+from tests import toy_run
 
 pytest.importorskip("tensorboardX")
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of protobuf

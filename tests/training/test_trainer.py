@@ -8,8 +8,8 @@ import pytest
 from gpuconv import losses, to_numpy
 from gpuconv.layers import Linear
 from gpuconv.training import DivergedError, Trainer
+from tests import toy_run
 from tests.devices import kernel_devices
-from tests.training import toy_run
 
 
 def test_a_net_overfits_20_samples():

@@ -8,7 +8,7 @@ from gpuconv.data import Dataset
 from gpuconv.metrics import TopK
 from gpuconv.training import SGD, DataError, Trainer
 from gpuconv.training.schedules import Cosine
-from tests.training import toy_run
+from tests import toy_run
 
 
 def smaller_images():

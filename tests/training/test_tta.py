@@ -6,8 +6,8 @@ import pytest
 from gpuconv import asarray, to_numpy
 from gpuconv.training import evaluate
 from gpuconv.training.tta import TTA, averaged_scores, views
+from tests import toy_run
 from tests.devices import kernel_devices
-from tests.training import toy_run
 
 
 def test_views_are_the_batch_its_shifts_and_their_mirror_images():

@@ -13,7 +13,7 @@ from gpuconv.data import synthetic
 from gpuconv.dtypes import as_dtype
 from gpuconv.layers import Conv2D, Input, Sequential
 from gpuconv.training import SettingsError, Trainer, evaluate
-from tests.training import toy_run
+from tests import toy_run
 
 
 def fit(train=None, net=None, **options):

@@ -10,7 +10,7 @@ import pytest
 from gpuconv import checkpoint
 from gpuconv.data import Augmentation, Loader, Normalization
 from gpuconv.training import SettingsError, Trainer, evaluate
-from tests.training import toy_run
+from tests import toy_run
 
 DATA = toy_run.images(60)
 

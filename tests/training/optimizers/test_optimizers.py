@@ -8,7 +8,7 @@ import pytest
 from gpuconv.dtypes import as_dtype
 from gpuconv.training import LossScale, Trainer, optimizers
 from gpuconv.training.optimizers import SGD, Adam, AdamW
-from tests.training import toy_run
+from tests import toy_run
 
 SHAPES = {"conv1.weight": (3, 2, 5, 1), "conv1.bias": (3,), "fc1.weight": (7, 4)}
 NAMES = ["sgd", "sgd:momentum=0.9", "sgd:momentum=0.9,nesterov=true", "adagrad", "rmsprop", "adam", "adamw", "lion"]

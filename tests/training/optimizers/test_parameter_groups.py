@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from gpuconv.training import Groups, optimizers
-from tests.training import toy_run
+from tests import toy_run
 
 SHAPES = {"conv1.weight": (3, 2, 2, 1), "conv1.bias": (3,), "fc1.weight": (4, 6)}
 TEXT = (

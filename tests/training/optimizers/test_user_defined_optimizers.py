@@ -10,7 +10,7 @@ import pytest
 
 from gpuconv.notices import Notice
 from gpuconv.training import SGD, SettingsError, Trainer, UncapturedWarning
-from tests.training import toy_run
+from tests import toy_run
 
 
 def fit(optimizer, net=None, epochs=2, train=None, **options):
