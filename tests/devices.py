@@ -1,11 +1,16 @@
-"""The devices on which kernels are tested."""
+"""The devices on which layers and kernels are tested."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 
+import pytest
+
 from gpuconv import backends
+
+# NumPy in the everyday tests, and the emulated device with `pytest -m kernels`.
+DEVICES = ["numpy", pytest.param("emulated", marks=pytest.mark.kernels)]
 
 
 def kernel_devices() -> list[str]:

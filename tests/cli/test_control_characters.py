@@ -6,23 +6,20 @@ import numpy as np
 import pytest
 
 from gpuconv.cli import main
+from tests.control_characters import ODD
 
 Image = pytest.importorskip("PIL.Image")
 
-# Red, carriage return, new line, tab, bell, clear screen, text from right to left, line separator.
-ODD = "\x1b[31m\r\n\t\x07\x9b2J\u202egnp\u2028"
-
 
 @pytest.fixture
-def work(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def work(work):
     for name in (f"photos{ODD}/cat{ODD}", f"photos{ODD}/dog{ODD}"):
-        (tmp_path / name).mkdir(parents=True)
+        (work / name).mkdir(parents=True)
         for number in range(3):
             pixels = np.random.default_rng(number).integers(0, 256, (8, 8, 3)).astype(np.uint8)
-            Image.fromarray(pixels).save(tmp_path / name / f"{number}{ODD}.png")
-        (tmp_path / name / f"notes.{ODD}").touch()
-    return tmp_path
+            Image.fromarray(pixels).save(work / name / f"{number}{ODD}.png")
+        (work / name / f"notes.{ODD}").touch()
+    return work
 
 
 @pytest.mark.usefixtures("pictures")

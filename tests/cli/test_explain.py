@@ -16,8 +16,7 @@ Image = pytest.importorskip("PIL.Image")
 
 
 @pytest.fixture
-def work(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def work(work, monkeypatch):
     monkeypatch.setattr("gpuconv.plots.saving.save", lambda figure, path: path.write_bytes(b"drawn"))
     rng = np.random.default_rng(0)
     net = gc.Sequential(
@@ -30,7 +29,7 @@ def work(tmp_path, monkeypatch):
     data = rng.integers(0, 256, (12, 8, 8, 1)).astype(np.uint8), rng.integers(0, 3, 12)
     gc.training.Trainer(net, "sgd", lr=0.01).fit(data, epochs=1, run_dir="run", progress=False)
     Image.fromarray(data[0][0, :, :, 0]).save("a.png")
-    return tmp_path
+    return work
 
 
 def run_line(line):

@@ -23,11 +23,10 @@ def photos(root, count, size=(8, 8), classes=("cats", "dogs")):
 
 
 @pytest.fixture
-def work(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    photos(tmp_path / "train", 6)
-    photos(tmp_path / "test", 5, size=(10, 12))
-    return tmp_path
+def work(work):
+    photos(work / "train", 6)
+    photos(work / "test", 5, size=(10, 12))
+    return work
 
 
 TRAIN = ("train", "--model", "seed-net", "--device", "numpy", "--epochs", "1", "--run-dir", "run")

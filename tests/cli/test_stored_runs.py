@@ -46,11 +46,10 @@ def home(tmp_path_factory):
 
 
 @pytest.fixture
-def work(home, tmp_path, monkeypatch):
+def work(home, work):
     """A copy of `home` as the current folder; the run still names the photos in `home`."""
-    shutil.copytree(home, tmp_path, dirs_exist_ok=True)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+    shutil.copytree(home, work, dirs_exist_ok=True)
+    return work
 
 
 def test_a_run_finds_its_data_from_any_folder(work, home, capsys, monkeypatch):

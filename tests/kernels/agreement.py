@@ -15,7 +15,6 @@ from gpuconv.verify.conv_problems import conv
 from gpuconv.verify.rules.base import as_float64
 
 ORACLE = "numpy"  # in these tests ops on NumPy arrays run the oracle (conftest.py)
-FLOATS = ("float64", "float32", "float16", "bfloat16")
 
 
 def accumulation(dtype: str) -> str:

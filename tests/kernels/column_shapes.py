@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.kernels.agreement import FLOATS
+from gpuconv.dtypes import FLOAT_NAMES
 
 SHAPES = {
     "one channel": (7, 1),
@@ -18,7 +18,7 @@ SHAPES = {
 SINGLE_NUMBERS = (17, 1031)  # columns in tiles, moved one number at a time
 shapes_and_dtypes = pytest.mark.parametrize(
     ("shape", "dtype"),
-    [(shape, dtype) for shape in SHAPES.values() for dtype in FLOATS] + [(SINGLE_NUMBERS, "float32")],
+    [(shape, dtype) for shape in SHAPES.values() for dtype in FLOAT_NAMES] + [(SINGLE_NUMBERS, "float32")],
 )
 
 

@@ -11,8 +11,8 @@ from gpuconv.backends.cuda.ops import batch as launchers
 from gpuconv.backends.cuda.ops.batch import load_batch, mix_batch
 from gpuconv.backends.cuda.runtime.grids import THREADS
 from gpuconv.batch_augmentation import batch_augmentation
-from gpuconv.dtypes import as_dtype
-from tests.kernels.agreement import FLOATS, ORACLE
+from gpuconv.dtypes import FLOAT_NAMES, as_dtype
+from tests.kernels.agreement import ORACLE
 
 AUGMENTATIONS = {
     "none": {},
@@ -41,7 +41,7 @@ def batch(device, rng, size, shape, pixelwise=False, **options):
 
 
 @pytest.mark.parametrize("augmentation", AUGMENTATIONS.values(), ids=AUGMENTATIONS)
-@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("dtype", FLOAT_NAMES)
 @pytest.mark.parametrize("shape", [(8, 8, 1), (11, 7, 3), (40, 40, 3)])
 def test_batches_have_the_oracles_bits(device, shape, dtype, augmentation):
     options = augmentation | dict(dtype=dtype, seed=5, offset=123, pixelwise=shape[2] == 3)
@@ -113,7 +113,7 @@ def test_the_position_may_come_from_device_memory(device):
 
 
 @pytest.mark.parametrize("cut", [False, True], ids=["mixup", "cutmix"])
-@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("dtype", FLOAT_NAMES)
 @pytest.mark.parametrize("shape", [(1, 3, 2, 1), (6, 11, 7, 3), (3, 40, 40, 3)])
 def test_mixed_batches_have_the_oracles_bits(device, rng, shape, dtype, cut):
     """An image of the last shape has more elements than one thread block processes."""

@@ -7,10 +7,10 @@ from gpuconv import asarray, ops, to_numpy
 from gpuconv.activations import ACTIVATIONS
 from gpuconv.backends.cuda import emulator
 from gpuconv.backends.reference.conv import gradient_before_mask
-from gpuconv.dtypes import as_dtype
+from gpuconv.dtypes import FLOAT_NAMES, as_dtype
 from gpuconv.problems import Conv2dProblem
 from gpuconv.verify.rules.base import as_float64
-from tests.kernels.agreement import FLOATS, accumulation, assert_same_bits, expected, on_device, random, thread_orders
+from tests.kernels.agreement import accumulation, assert_same_bits, expected, on_device, random, thread_orders
 from tests.kernels.column_shapes import SHAPES, SINGLE_NUMBERS, all_axes_but_the_last, shapes_and_dtypes
 from tests.tolerance import UNIT_ROUNDOFF, assert_within, elementwise_bound, sum_bound
 
@@ -245,7 +245,7 @@ def test_batch_norm_keeps_nan_in_its_channel(device, rng):
     np.testing.assert_array_equal(np.isnan(y), [[False, True, False]] * 50)
 
 
-@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("dtype", FLOAT_NAMES)
 def test_gradients_go_back_through_a_pool(device, rng, dtype):
     """At the pixels that the mask passes, dx has the bits that it has without a pool. The mask is random; the shapes
     have odd sizes, groups, and channels that are moved 16 bytes at a time or one by one."""

@@ -9,12 +9,12 @@ import pytest
 from gpuconv import asarray, ops, to_numpy
 from gpuconv.backends.cuda import emulator
 from gpuconv.backends.cuda.ops import optim
-from gpuconv.dtypes import as_dtype
+from gpuconv.dtypes import FLOAT_NAMES, as_dtype
 from gpuconv.verify.rules.base import as_float64
-from tests.kernels.agreement import FLOATS, random, thread_orders
+from tests.kernels.agreement import random, thread_orders
 
 
-@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("dtype", FLOAT_NAMES)
 def test_overflow_is_found_at_the_start_and_around_the_boundary_of_two_blocks(device, dtype):
     """The first 20 elements, and those around the boundary of two blocks, are made infinite one after another, in an
     aligned array and in an unaligned one."""
@@ -33,7 +33,7 @@ def test_overflow_is_found_at_the_start_and_around_the_boundary_of_two_blocks(de
         assert to_numpy(scaling).tolist() == [4, 0.5, 0, 0]
 
 
-@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("dtype", FLOAT_NAMES)
 def test_clipping_of_aligned_and_unaligned_gradients_agrees_with_numpy(device, rng, dtype):
     """The gradients have several dtypes and fill several blocks. The norm has the same bits in each thread order."""
     for offset in (0, 1):

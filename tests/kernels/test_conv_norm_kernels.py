@@ -12,12 +12,12 @@ from gpuconv.activations import ACTIVATIONS
 from gpuconv.algorithms import UnservedError, serving
 from gpuconv.backends.cuda import emulator
 from gpuconv.backends.cuda.ops import norm
-from gpuconv.dtypes import accumulation_dtype, as_dtype
+from gpuconv.dtypes import FLOAT_NAMES, accumulation_dtype, as_dtype
 from gpuconv.problems import Conv2dProblem
 from gpuconv.profiling import launches
 from gpuconv.verify.conv_problems import conv, random_arrays
 from gpuconv.verify.oracle import expected_results
-from tests.kernels.agreement import FLOATS, accumulation, assert_same_bits, on_device
+from tests.kernels.agreement import accumulation, assert_same_bits, on_device
 from tests.tolerance import assert_within
 
 # --- statistics --------------------------------------------------------------------------------
@@ -129,7 +129,7 @@ def test_backward_sums_of_every_algorithm_agree_with_the_oracle(device, monkeypa
 
 
 def test_backward_sums_of_every_activation_agree_with_the_oracle(device):
-    for activation, dtype in zip(ACTIVATIONS, cycle(FLOATS)):
+    for activation, dtype in zip(ACTIVATIONS, cycle(FLOAT_NAMES)):
         assert_norm_below(device, CONVOLUTIONS_ABOVE["phases"], dtype, activation)
     assert_norm_below(device, CONVOLUTIONS_ABOVE["groups"], activation="silu")
 

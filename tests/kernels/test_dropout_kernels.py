@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 
 from gpuconv import asarray, ops, to_numpy
+from gpuconv.dtypes import FLOAT_NAMES
 from gpuconv.random import DROPOUT, bits
-from tests.kernels.agreement import FLOATS, on_device, random
+from tests.kernels.agreement import on_device, random
 
 
-@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("dtype", FLOAT_NAMES)
 @pytest.mark.parametrize("shape", [(1,), (3, 7), (2, 5, 5, 3), (4, 8, 8, 16), (0, 4)])
 @pytest.mark.parametrize("p", [0.0, 0.3, 0.999])
 def test_dropout_has_the_mask_and_bits_of_the_oracle(device, rng, dtype, shape, p):

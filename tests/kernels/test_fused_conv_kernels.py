@@ -9,12 +9,12 @@ from gpuconv import asarray, ops, to_numpy, verify
 from gpuconv.algorithms import Algorithm, serving
 from gpuconv.backends.cuda import emulator
 from gpuconv.backends.cuda.runtime.capability import capability_named
-from gpuconv.dtypes import accumulation_dtype, as_dtype
+from gpuconv.dtypes import FLOAT_NAMES, accumulation_dtype, as_dtype
 from gpuconv.problems import Conv2dProblem
 from gpuconv.profiling import launches
 from gpuconv.verify.conv_problems import conv, random_arrays
 from gpuconv.verify.oracle import expected_results
-from tests.kernels.agreement import FLOATS, assert_same_bits, on_device
+from tests.kernels.agreement import assert_same_bits, on_device
 from tests.kernels.convolutions import arguments, dtype_and_options, force_algorithm, problem
 from tests.tolerance import assert_within, sum_bound
 
@@ -174,7 +174,7 @@ def test_every_float32_algorithm_has_the_bits_of_separate_kernels(device, monkey
 
 
 @pools
-@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("dtype", FLOAT_NAMES)
 def test_ties_in_a_window_have_the_bits_of_separate_kernels(device, dtype, pool):
     for channels in ((8, 16), (3, 5)):
         assert_the_same(device, conv(2, 7, 9, *channels, (1, 1)), pool, dtype, integers=True)

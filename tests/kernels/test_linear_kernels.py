@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from gpuconv import asarray, ops, to_numpy
-from gpuconv.dtypes import as_dtype
+from gpuconv.dtypes import FLOAT_NAMES, as_dtype
 from gpuconv.verify.oracle import expected_results
-from tests.kernels.agreement import FLOATS, assert_same_bits, on_device, random
+from tests.kernels.agreement import assert_same_bits, on_device, random
 from tests.tolerance import assert_within
 
 OPS = ("linear", "linear_dgrad", "linear_wgrad")
@@ -25,7 +25,7 @@ def arguments(op, rng, shape, dtype):
 
 @pytest.mark.parametrize("op", OPS)
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("dtype", FLOAT_NAMES)
 def test_linear_ops_agree_with_the_oracle(device, rng, op, shape, dtype):
     arrays = arguments(op, rng, shape, dtype)
     (expected,) = expected_results(op, arrays, {})

@@ -6,18 +6,18 @@ import pytest
 from gpuconv import asarray, ops, to_numpy
 from gpuconv.backends.cuda.ops import class_rows, loss
 from gpuconv.backends.cuda.ops.block_counters import block_counters
-from gpuconv.dtypes import as_dtype
+from gpuconv.dtypes import FLOAT_NAMES, as_dtype
 from gpuconv.verify.bounds import UNIT_ROUNDOFF
 from gpuconv.verify.rules.base import as_float64
-from tests.kernels.agreement import FLOATS, accumulation, assert_same_bits, expected, on_device, random
+from tests.kernels.agreement import accumulation, assert_same_bits, expected, on_device, random
 from tests.tolerance import assert_within, elementwise_bound, sum_bound
 
 # (N, classes), and the dtypes. A lane has one value of a row, a few, many, or more than fit in registers.
 SHAPES = {
-    "one class": ((1, 1), FLOATS),
-    "two classes": ((5, 2), FLOATS),
-    "ten classes": ((37, 10), FLOATS),
-    "a full warp": ((9, 32), FLOATS),
+    "one class": ((1, 1), FLOAT_NAMES),
+    "two classes": ((5, 2), FLOAT_NAMES),
+    "ten classes": ((37, 10), FLOAT_NAMES),
+    "a full warp": ((9, 32), FLOAT_NAMES),
     "one more than a warp": ((3, 33), ("float32", "float64")),
     "a hundred": ((5, 100), ("float32", "float64")),
     "a thousand": ((3, 1000), ("float32", "bfloat16")),

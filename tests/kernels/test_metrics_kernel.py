@@ -4,11 +4,10 @@ import numpy as np
 import pytest
 
 from gpuconv import asarray, ops, to_numpy
-from gpuconv.dtypes import as_dtype
-from tests.kernels.agreement import FLOATS
+from gpuconv.dtypes import FLOAT_NAMES, as_dtype
 
 
-@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("dtype", FLOAT_NAMES)
 def test_metrics_of_soft_targets_equal_counts_by_hand(device, dtype):
     scores = np.array([[1, 3, 3], [np.nan, 5, 1], [0, 0, 0], [1, 2, 3]], np.float32)
     targets = np.array([[0, 0.5, 0.5], [0.6, 0.2, 0.2], [0.4, 0.4, 0.2], [np.nan, 0, 1]]).astype(as_dtype(dtype))

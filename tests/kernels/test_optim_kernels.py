@@ -9,10 +9,10 @@ import pytest
 from gpuconv import asarray, ops, to_numpy
 from gpuconv.backends.cuda import emulator
 from gpuconv.backends.cuda.ops import optim
-from gpuconv.dtypes import as_dtype
+from gpuconv.dtypes import FLOAT_NAMES, as_dtype
 from gpuconv.profiling.launches import record_launches
 from gpuconv.verify.rules.base import as_float64
-from tests.kernels.agreement import FLOATS, ORACLE, random, thread_orders
+from tests.kernels.agreement import ORACLE, random, thread_orders
 from tests.tolerance import assert_within, elementwise_bound
 
 # Each rule: the op, how many state arrays a parameter has, the options.
@@ -80,7 +80,7 @@ def bounds(rule, before, after, dtype, decay):
 
 
 @rules
-@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("dtype", FLOAT_NAMES)
 def test_a_step_agrees_with_the_oracle(device, rng, rule, dtype):
     before = lists_of(rng, rule, dtype)
     on_device, oracle = copied_to(device, before), [as_float64(arrays) for arrays in before]  # in float64

@@ -5,7 +5,8 @@ import pytest
 
 from gpuconv import asarray, ops, to_numpy
 from gpuconv.backends.cuda.ops import pool
-from tests.kernels.agreement import FLOATS, assert_same_bits, expected, on_device, random
+from gpuconv.dtypes import FLOAT_NAMES
+from tests.kernels.agreement import assert_same_bits, expected, on_device, random
 from tests.tolerance import assert_within, elementwise_bound, sum_bound
 
 # (N, H, W, C), then the window's arguments
@@ -24,7 +25,7 @@ CASES = {
     "argmax beyond a byte": ((1, 20, 17, 2), dict(kernel_size=(20, 15), stride=1)),
 }
 case = pytest.mark.parametrize(("shape", "window"), CASES.values(), ids=CASES)
-dtypes = pytest.mark.parametrize("dtype", FLOATS)
+dtypes = pytest.mark.parametrize("dtype", FLOAT_NAMES)
 
 
 @case

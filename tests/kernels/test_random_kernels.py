@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from gpuconv import asarray, ops, to_numpy
-from gpuconv.dtypes import as_dtype
-from tests.kernels.agreement import FLOATS, ORACLE
+from gpuconv.dtypes import FLOAT_NAMES, as_dtype
+from tests.kernels.agreement import ORACLE
 
 
 def filled(name, device, shape, dtype, **options):
@@ -14,7 +14,7 @@ def filled(name, device, shape, dtype, **options):
     return to_numpy(y)
 
 
-@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("dtype", FLOAT_NAMES)
 @pytest.mark.parametrize("shape", [(1,), (3, 5), (64, 3, 3, 33), (0,)])
 @pytest.mark.parametrize(
     ("name", "numbers"), [("random_uniform", dict(low=-0.3, high=1.7)), ("random_normal", dict(mean=0.1, std=0.05))]

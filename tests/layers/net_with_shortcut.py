@@ -24,7 +24,3 @@ def net_of(seed=0, **options):
 
 def images(count=3, dtype="float32"):
     return np.random.default_rng(11).normal(size=(count, 6, 5, 2)).astype(dtype)
-
-
-def same_state(one, other):
-    return one.keys() == other.keys() and all((one[key] == other[key]).all() for key in one)

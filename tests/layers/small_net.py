@@ -27,10 +27,6 @@ def values(net):
     return {key: gc.to_numpy(array).copy() for key, array in net.state_dict().items()}
 
 
-def same_values(one, other):
-    return one.keys() == other.keys() and all(np.array_equal(one[key], other[key]) for key in one)
-
-
 def data(count=16):
     """Images and labels of three classes."""
     random = np.random.default_rng(0)

@@ -23,8 +23,7 @@ from gpuconv.layers import (
 )
 from gpuconv.summary import rows as summary_rows
 from gpuconv.summary import summary
-
-DEVICES = ["numpy", pytest.param("emulated", marks=pytest.mark.kernels)]
+from tests.devices import DEVICES
 
 
 def inception(**options):

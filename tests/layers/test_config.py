@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from gpuconv.layers import Layer
-from tests.layers.net_with_shortcut import images, net_of, same_state
+from tests.layers.net_with_shortcut import images, net_of
+from tests.toy_run import same_arrays
 
 
 def test_the_config_is_json_and_rebuilds_the_same_net_bit_for_bit():
@@ -14,8 +15,8 @@ def test_the_config_is_json_and_rebuilds_the_same_net_bit_for_bit():
     text = json.dumps(net.config())
     twin = Layer.from_config(json.loads(text))
     assert json.dumps(twin.config()) == text
-    assert same_state(net.state_dict(), twin.state_dict())
-    assert not same_state(net_of(seed=13).params(), net.params())
+    assert same_arrays(net.state_dict(), twin.state_dict())
+    assert not same_arrays(net_of(seed=13).params(), net.params())
     x = images()
     np.testing.assert_array_equal(net.forward(x, True), twin.forward(x, True))
 

@@ -7,7 +7,8 @@ import gpuconv as gc
 from gpuconv import backends
 from gpuconv.dtypes import as_dtype
 from gpuconv.layers import Flatten, Input, Linear, Sequential
-from tests.layers.net_with_shortcut import images, net_of, same_state
+from tests.layers.net_with_shortcut import images, net_of
+from tests.toy_run import same_arrays
 
 
 def test_to_changes_float_dtypes_and_keeps_batch_norm_at_least_float32():
@@ -52,7 +53,7 @@ def test_the_emulated_device_gives_the_same_initial_bits():
     assert net.device == "emulated"
     assert {backends.device_of(value) for value in net.state_dict().values()} == {"emulated"}
     host = {key: backends.to_numpy(value) for key, value in net.state_dict().items()}
-    assert same_state(host, net_of().state_dict())
+    assert same_arrays(host, net_of().state_dict())
     assert {backends.device_of(value) for value in net.to("numpy").grads().values()} == {"numpy"}
 
 

@@ -26,9 +26,8 @@ from gpuconv.layers.fused_residual import ResidualNorm
 from gpuconv.layers.norm_chain import NormChain
 from gpuconv.profiling import launches
 from gpuconv.summary import summary
+from tests.devices import DEVICES
 from tests.layers.steps import kinds, step_arrays
-
-DEVICES = ["numpy", pytest.param("emulated", marks=pytest.mark.kernels)]
 
 
 def odd_net(**options):

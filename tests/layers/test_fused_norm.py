@@ -19,9 +19,8 @@ from gpuconv.layers import (
     Residual,
     Sequential,
 )
+from tests.devices import DEVICES
 from tests.layers.steps import kinds, step_arrays
-
-DEVICES = ["numpy", pytest.param("emulated", marks=pytest.mark.kernels)]
 
 
 @pytest.mark.parametrize("device", DEVICES)

@@ -23,8 +23,6 @@ from gpuconv.layers import (
 from gpuconv.profiling import launches
 from tests.tolerance import UNIT_ROUNDOFF
 
-DEVICES = ["numpy", pytest.param("emulated", marks=pytest.mark.kernels)]
-
 
 def conv_norm(filters, size=3, stride=1):
     return [Conv2D(filters, size, stride=stride, padding=size // 2, bias=False), BatchNorm()]

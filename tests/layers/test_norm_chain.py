@@ -21,9 +21,8 @@ from gpuconv.layers import (
 )
 from gpuconv.layers.norm_chain import sums_pay
 from gpuconv.profiling import launches
+from tests.devices import DEVICES
 from tests.layers.steps import kinds, step_arrays
-
-DEVICES = ["numpy", pytest.param("emulated", marks=pytest.mark.kernels)]
 
 
 def test_norm_sums_of_another_type_than_bool_is_refused():

@@ -5,7 +5,8 @@ import re
 import numpy as np
 import pytest
 
-from tests.layers.net_with_shortcut import net_of, same_state
+from tests.layers.net_with_shortcut import net_of
+from tests.toy_run import same_arrays
 
 
 def test_state_is_loaded_in_place_and_across_precisions():
@@ -33,7 +34,7 @@ def test_a_state_that_does_not_fit_is_refused_before_anything_changes():
     state["fc1.bias"] = np.array(["1", "2", "3", "4", "5"])
     with pytest.raises(TypeError, match=r"fc1\.bias must hold numbers of at most 64 bits, received dtype <U1"):
         net.load_state_dict(state)
-    assert same_state(net.state_dict(), before)
+    assert same_arrays(net.state_dict(), before)
 
 
 def test_a_number_out_of_the_range_of_the_nets_dtype_is_refused_before_anything_changes():
@@ -45,14 +46,14 @@ def test_a_number_out_of_the_range_of_the_nets_dtype_is_refused_before_anything_
         state = before | {"fc1.bias": np.array([0, 0, number, 0, 0])}
         with pytest.raises(ValueError, match=rf"fc1\.bias holds {re.escape(f'{number:g}')}.* range of {precision}"):
             target.load_state_dict(state)
-        assert same_state(target.state_dict(), target_before)
+        assert same_arrays(target.state_dict(), target_before)
         if precision != "float32":
             net["fc1.bias"][2] = number
             before["fc1.bias"][2] = number
             with pytest.raises(ValueError, match=rf"fc1\.bias holds .* range of {precision}"):
                 net.to(precision=precision)
         assert net.dtype == np.float32
-        assert same_state(net.state_dict(), before)
+        assert same_arrays(net.state_dict(), before)
     state["fc1.bias"][2] = np.inf  # infinite already, so nothing goes out of range
     net.load_state_dict(state)
 

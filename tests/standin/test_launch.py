@@ -1,7 +1,5 @@
 """A launch on a GPU refuses and converts the same arguments as one on the emulated device, with the same messages."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -10,10 +8,8 @@ from gpuconv.backends.cuda.ops import loss
 from gpuconv.backends.cuda.runtime import new_arrays
 from gpuconv.backends.cuda.runtime.kernel import load
 from tests import standin
+from tests.fixtures.arguments import ARGUMENTS, GEOMETRY
 from tests.standin.errors import CUDADriverError
-
-ARGUMENTS = Path(__file__).parents[1] / "backends/cuda/runtime/arguments.cu"
-GEOMETRY = np.dtype([("n", np.int32), ("scale", np.float64), ("flag", np.uint8)], align=True)
 
 
 def kernel(name):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gpuconv.text.plain_text import display_width, padded, printable
+from tests.control_characters import ODD
 
 CAT, DOG = "\u732b", "\uff24og"  # a wide letter; a full-width one and two narrow ones
 
@@ -22,8 +23,6 @@ def test_the_width_of_text_counts_wide_letters_twice():
     assert (padded(CAT, 4), padded(CAT, 4, ">"), padded("cat", 2)) == (f"{CAT}  ", f"  {CAT}", "cat")
 
 
-# Red, carriage return, new line, tab, bell, clear screen, text from right to left, line separator.
-ODD = "\x1b[31m\r\n\t\x07\x9b2J\u202egnp\u2028"
 SHOWN = r"\x1b[31m\r\n\t\x07\x9b2J\u202egnp\u2028"
 
 

@@ -12,8 +12,7 @@ from gpuconv.layers import Conv2D, Flatten, Input, Layer, Linear, ReLU, Sequenti
 from gpuconv.training import Trainer
 from gpuconv.training.step_graphs import Replay
 from tests import toy_run
-
-DEVICES = ["numpy", pytest.param("emulated", marks=pytest.mark.kernels)]
+from tests.devices import DEVICES
 
 
 class OneBatchTwice:

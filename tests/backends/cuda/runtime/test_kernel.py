@@ -1,7 +1,6 @@
 """Launching: every argument is checked against the kernel's source before anything runs."""
 
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,9 +11,7 @@ from gpuconv.backends.cuda.runtime.new_arrays import empty, zeros
 from gpuconv.backends.cuda.runtime.outputs import is_aligned
 from gpuconv.devices import address
 from gpuconv.dtypes import as_dtype
-
-ARGUMENTS = Path(__file__).with_name("arguments.cu")
-GEOMETRY = np.dtype([("n", np.int32), ("scale", np.float64), ("flag", np.uint8)], align=True)
+from tests.fixtures.arguments import ARGUMENTS, GEOMETRY
 
 
 def kernel(name, dtype="float32"):
