@@ -171,7 +171,7 @@ def test_slices_of_channels_give_the_bits_of_dense_arrays(monkeypatch):
 @pytest.mark.parametrize("splits", [1, 3], ids=["no-split-k", "split-k-3"])
 @pytest.mark.parametrize("accumulate", [False, True], ids=["assigned", "accumulated"])
 @pytest.mark.parametrize("case", SEVERAL_TILES["conv2d_wgrad"])
-def test_the_gradient_of_the_bias_is_summed_beside_the_products(monkeypatch, case, accumulate, splits):
+def test_the_gradient_of_the_bias_is_a_secondary_output_of_the_product(monkeypatch, case, accumulate, splits):
     """The blocks of the first columns sum the gradient of the bias, from the tiles of dy that their cluster loads."""
     force_algorithm(monkeypatch, find(WIDE, "bfloat16"), splits, 2)
     (dy, x), options = arguments("conv2d_wgrad", case, "bfloat16")

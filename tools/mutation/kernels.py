@@ -163,7 +163,7 @@ def judge(mutant: Mutant, cases: list[verify.Case], suite: Suite) -> tuple[str, 
         shutil.copytree(source.directory(), kernels, ignore=shutil.ignore_patterns("__pycache__"))
         changed = kernels / mutant.file
         changed.write_text(mutant.apply(changed.read_text(encoding="utf-8")), encoding="utf-8")
-        _keep_builds_apart(folder)
+        _compile_into(folder)
         source.directory = lambda: kernels
         kernel.unload()
         problem = next(filter(None, _problems(cases, suite)), "")
@@ -172,7 +172,7 @@ def judge(mutant: Mutant, cases: list[verify.Case], suite: Suite) -> tuple[str, 
     return (INVALID if NO_BUILD in problem else KILLED), problem
 
 
-def _keep_builds_apart(folder: str) -> None:
+def _compile_into(folder: str) -> None:
     """Compile into this folder only what the cache lacks."""
     kernel_files, find = cache.default(), cache.Cache.find
     cache.Cache.find = lambda self, name, key: find(kernel_files, name, key) or find(self, name, key)
