@@ -13,7 +13,6 @@ from gpuconv.cli import json_output, run_settings, shared_options
 from gpuconv.cli.device_option import add_device, choose_device
 from gpuconv.cli.errors import user_errors
 from gpuconv.cli.output_lines import print_line
-from gpuconv.cli.run_data import make_loader
 
 if TYPE_CHECKING:
     from gpuconv.layers.sequential import Sequential
@@ -33,6 +32,7 @@ def run(options: argparse.Namespace) -> int:
     from gpuconv import checks, losses
     from gpuconv.cli import nets
     from gpuconv.data import Normalization, load
+    from gpuconv.data.stream_loader import make_loader
     from gpuconv.training import data_checks, optimizers, schedules
 
     settings = run_settings.with_recipe(run_settings.from_options(options))

@@ -13,7 +13,7 @@ from gpuconv.cli.device_option import add_device, choose_device
 from gpuconv.cli.errors import UserError, user_errors
 from gpuconv.cli.nets import add_file
 from gpuconv.cli.output_lines import print_line
-from gpuconv.cli.run_data import load_data, make_loader, warn_of_other_data, warn_of_trained_images
+from gpuconv.cli.run_data import load_data, warn_of_other_data, warn_of_trained_images
 from gpuconv.cli.run_settings import read_tta
 from gpuconv.cli.runs import Run, add_which, expect_classes, expect_normalization, newest_run, open_run
 from gpuconv.cli.shared_options import add_options
@@ -48,6 +48,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     from gpuconv.data.dataset import class_indices
+    from gpuconv.data.stream_loader import make_loader
     from gpuconv.layers import Input
     from gpuconv.training import evaluate
     from gpuconv.training.tta import TTA, expect_views

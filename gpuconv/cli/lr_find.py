@@ -16,7 +16,6 @@ from gpuconv.cli.device_option import add_device, choose_device
 from gpuconv.cli.errors import UserError, user_errors
 from gpuconv.cli.initial_net import initial_net
 from gpuconv.cli.output_lines import print_line
-from gpuconv.cli.run_data import make_loader
 from gpuconv.dtypes import as_precision
 from gpuconv.system import files
 from gpuconv.system.console import is_quiet, say
@@ -64,6 +63,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     from gpuconv.data import Augmentation, load
+    from gpuconv.data.stream_loader import make_loader
     from gpuconv.training import DataError, DivergedError, lr_find
 
     if options.start >= options.end:

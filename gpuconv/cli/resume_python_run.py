@@ -10,7 +10,6 @@ from gpuconv.cli import json_output, nets, shadow_report
 from gpuconv.cli.device_option import choose_device
 from gpuconv.cli.errors import UserError, user_errors
 from gpuconv.cli.output_lines import print_line
-from gpuconv.cli.run_data import make_loader
 from gpuconv.cli.runs import expect_normalization, run_of, started_in_python
 from gpuconv.parallel import Ranks
 from gpuconv.system.console import say
@@ -144,6 +143,7 @@ def data_sets(stored: Record, data: str | None, test: str | None) -> Record:
 
 def _loader(stored: Record, part: str, data: Dataset | Samples, net: Sequential) -> Loader:
     from gpuconv.data import Augmentation, Normalization
+    from gpuconv.data.stream_loader import make_loader
 
     settings, options = stored[part], stored["options"]
     made = make_loader(

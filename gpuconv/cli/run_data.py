@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from gpuconv.cli.errors import UserError, user_errors
 from gpuconv.cli.run_settings import Settings
@@ -11,7 +11,7 @@ from gpuconv.system.files import describe_error
 
 if TYPE_CHECKING:
     from gpuconv.cli.runs import Run
-    from gpuconv.data import Dataset, Loader, Samples
+    from gpuconv.data import Dataset, Samples
 
 
 def load_data(
@@ -27,14 +27,6 @@ def load_data(
         except FileNotFoundError as error:
             hint = "" if given else "; if the run's data has moved, give its location by --data"
             raise UserError(f"{describe_error(error)}{hint}") from error
-
-
-def make_loader(data: Dataset | Samples, batch_size: int, **options: object) -> Loader:
-    """The loader of a data set. It reads `Samples` from files batch by batch, and keeps other data in device memory."""
-    from gpuconv import data as kinds
-
-    kind: Any = kinds.StreamLoader if isinstance(data, kinds.Samples) else kinds.Loader
-    return kind(data, batch_size, **options)
 
 
 def split_validation(

@@ -26,7 +26,7 @@ from gpuconv.cli.device_option import add_device, choose_device
 from gpuconv.cli.errors import UserError, user_errors
 from gpuconv.cli.initial_net import initial_net
 from gpuconv.cli.output_lines import print_line
-from gpuconv.cli.run_data import load_data, make_loader, split_validation
+from gpuconv.cli.run_data import load_data, split_validation
 from gpuconv.cli.runs import settings_to_resume, started_in_python
 from gpuconv.system.console import is_quiet, say
 from gpuconv.system.shell import command
@@ -142,6 +142,7 @@ def run(options: argparse.Namespace, more_callbacks: Sequence[Callback] = ()) ->
 def _train(options: argparse.Namespace, ranks: Ranks, more_callbacks: Sequence[Callback]) -> int:
     from gpuconv.cli import nets, resume_python_run
     from gpuconv.data import Augmentation
+    from gpuconv.data.stream_loader import make_loader
     from gpuconv.training import DataError, DivergedError, EarlyStopping, RunDirectory, SettingsError, ShadowError
 
     streams.tolerate_lost_stdout()

@@ -17,6 +17,13 @@ from gpuconv.devices import Device
 from gpuconv.system.processor import available_cores
 
 
+def make_loader(data: Dataset | Samples, batch_size: int, **options: Any) -> Loader:
+    """The loader of a data set. It reads `Samples` from files batch by batch, and keeps other data in device memory.
+    batch_size, options: as in `Loader`."""
+    kind = StreamLoader if isinstance(data, Samples) else Loader
+    return kind(data, batch_size, **options)
+
+
 class StreamLoader(Loader):
     """A `Loader` of `Samples`, which are read batch by batch. Its batches have the same bits as a `Loader`'s.
 

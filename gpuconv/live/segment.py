@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from gpuconv.data import Augmentation, Dataset, Loader, Normalization, Samples, StreamLoader
+from gpuconv.data import Augmentation, Dataset, Loader, Normalization, Samples
+from gpuconv.data.stream_loader import make_loader
 from gpuconv.layers import Layer
 from gpuconv.layers.saving import NOTES
 from gpuconv.layers.sequential import Sequential
@@ -119,9 +120,8 @@ def _loader(
     normalization: Normalization | None,
     seed: int,
 ) -> Loader:
-    kind: Any = Loader if isinstance(data, Dataset) else StreamLoader
     size = settings.get("batch_size", BATCH)
-    made = kind(
+    made = make_loader(
         data,
         min(size, len(data)) if part == "train" else size,
         normalization=normalization,

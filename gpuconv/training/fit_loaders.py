@@ -15,7 +15,7 @@ from gpuconv.data import Dataset, Loader, Normalization, sources
 from gpuconv.data.normalization import looks_unnormalized
 from gpuconv.data.samples import Samples
 from gpuconv.data.sources import Epochs, length_of
-from gpuconv.data.stream_loader import StreamLoader
+from gpuconv.data.stream_loader import make_loader
 from gpuconv.layers.base import Layer
 from gpuconv.layers.image_notes import expect_normalization
 from gpuconv.losses import Loss
@@ -144,8 +144,7 @@ def loader(
     source = _source(name, data, net, length=length, normalize=normalize, ignored=ignored)
     if not isinstance(source, (Dataset, Samples)):
         return source
-    kind: Any = Loader if isinstance(source, Dataset) else StreamLoader
-    return kind(
+    return make_loader(
         source,
         batch_size,
         normalization=normalize(source),
