@@ -92,7 +92,8 @@ def time_entry(
     began = time.monotonic()
     found, compare = make_sides(entry, device, compiled)
     # The column of samples that counts (gpuconv.profiling.timer).
-    basis = "cold" if Device.named(device).on_gpu and entry.kind != "step" else "wall"
+    on_gpu = Device.named(device).on_gpu
+    basis = "cold" if on_gpu and entry.kind != "step" else "wall"
     rows, ready = [], []
     for side in found:
         row: Data = {"role": side.role, "name": side.name}
@@ -102,7 +103,7 @@ def time_entry(
             if results := prepared.results():
                 bounded = side.role == OURS and entry.kind != "step"
                 row["error"] = check(compare(results), entry.dtype, bounded=bounded)
-            if side.role == OURS and Device.named(device).on_gpu and entry.op != "recipe":
+            if side.role == OURS and on_gpu and entry.op != "recipe":
                 row["kernels"] = _kernels(prepared, device)
             prepared.call(0)
             ready.append((row, prepared))
@@ -177,12 +178,13 @@ def _free(device: str, key: str) -> None:
 
     Raises DeviceError if a side left the GPU unusable for this process.
     """
-    if not Device.named(device).on_gpu:
+    named = Device.named(device)
+    if not named.on_gpu:
         return
     import cupy
 
     try:
-        cupy.cuda.Device(Device.named(device).index).synchronize()
+        cupy.cuda.Device(named.index).synchronize()
         cupy.get_default_memory_pool().free_all_blocks()
     except Exception as error:
         raise backends.DeviceError(

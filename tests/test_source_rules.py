@@ -61,7 +61,7 @@ def device_names_as_text(nodes: Collection[ast.AST]) -> list[str]:
     found = []
     for node in nodes:
         if isinstance(node, ast.Compare):
-            sides = [ast.unparse(each) for each in (node.left, *node.comparators)]
+            sides = [ast.unparse(part) for each in (node.left, *node.comparators) for part in _parts(each)]
             values = {each.value for each in ast.walk(node) if isinstance(each, ast.Constant)}
             texts = {each for each in values if isinstance(each, str)}
             equality = isinstance(node.ops[0], (ast.Eq, ast.NotEq))
@@ -75,6 +75,12 @@ def device_names_as_text(nodes: Collection[ast.AST]) -> list[str]:
         elif isinstance(node, ast.JoinedStr) and re.search("cuda:{", ast.unparse(node)):
             found.append(ast.unparse(node))
     return found
+
+
+def _parts(side: ast.expr) -> list[ast.expr]:
+    """The values of a tuple, also of one that is given a name; else the expression itself."""
+    side = side.value if isinstance(side, ast.NamedExpr) else side
+    return [part for each in side.elts for part in _parts(each)] if isinstance(side, ast.Tuple) else [side]
 
 
 def test_devices_are_compared_as_device_values_and_not_by_their_names():
@@ -95,8 +101,26 @@ def test_devices_are_compared_as_device_values_and_not_by_their_names():
         "name.startswith('cuda')",
         "f'cuda:{index}'",
         "backends.device_of(x) != net.device",
+        "(now := (net.device, net.dtype)) != before",
     ]
     assert device_names_as_text([*ast.walk(ast.parse("\n".join(planted)))]) == planted
+
+
+def devices_parsed_twice(nodes: Collection[ast.AST]) -> list[str]:
+    """The calls of `Device.named` that a function writes more than once. nodes: all nodes of a file's syntax tree."""
+    found = []
+    for function in (node for node in nodes if isinstance(node, ast.FunctionDef)):
+        calls = [ast.unparse(node) for node in ast.walk(function) if isinstance(node, ast.Call)]
+        calls = [call for call in calls if call.startswith("Device.named(") and calls.count(call) > 1]
+        found += [f"{function.name}: {call}" for call in sorted({*calls})]
+    return found
+
+
+def test_no_function_reads_a_device_name_twice():
+    files = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
+    assert {str(path): calls for path in files if (calls := devices_parsed_twice(syntax(path)))} == {}
+    planted = "def f(device): return Device.named(device).on_gpu or Device.named(device).emulated"
+    assert devices_parsed_twice([*ast.walk(ast.parse(planted))]) == ["f: Device.named(device)"]
 
 
 # What one function does for all: a pattern of its code, and the files that may have it.

@@ -59,7 +59,8 @@ def run(options: argparse.Namespace) -> int:
         dtypes = lab.served_dtypes(options.op, dtypes, options.algo)
         lab.check_signatures(options.file, options.op, options.algo)
     device = choose_device(options)
-    if not Device.named(device).runs_kernels:
+    named = Device.named(device)
+    if not named.runs_kernels:
         raise UserError("kernels run only on cuda or, without a GPU, with --device emulated")
     print_line("kernel", f"{options.file} in place of {shipped}\n")
     print(HEADER)
@@ -72,7 +73,7 @@ def run(options: argparse.Namespace) -> int:
     if failed:
         print("\nnot timed: the kernel's results are wrong")
         return 1
-    if not Device.named(device).on_gpu:
+    if not named.on_gpu:
         print("\nnot timed: a kernel's speed can be measured only on a GPU")
         return 0
     print(f"\n{'case':<60} {'yours ms':>10} {'shipped ms':>10} {'ratio':>7}")

@@ -72,13 +72,14 @@ def run(options: argparse.Namespace) -> int:
         if options.trace and options.trace.is_dir():
             raise UserError(f"--trace {options.trace} must be a file, and is a folder")
     device = choose_device(options)
-    if Device.named(device).emulated and options.trace:
+    named = Device.named(device)
+    if named.emulated and options.trace:
         raise UserError("the emulated device has no times to trace; --trace works on numpy and cuda")
-    if not Device.named(device).emulated and options.arch:
+    if not named.emulated and options.arch:
         raise UserError("--arch is for the emulated device; a GPU's kernels are compiled for that GPU")
     with user_errors():
         net = nets.build_for_step(options.model, precision=options.precision, device=device)
-    fuse = Device.named(device).runs_kernels if options.fuse is None else options.fuse
+    fuse = named.runs_kernels if options.fuse is None else options.fuse
     print_line("step", f"{options.model}{' fused' * fuse}, {options.batch_size} images, {options.precision}")
     found = profile(net, options.batch_size, steps=options.steps, fuse=fuse, arch=arch)
     ceilings = peaks.measure(device, seconds=0.1)[0] if options.peaks and found.timeline else None

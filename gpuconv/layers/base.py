@@ -22,7 +22,7 @@ from numpy.typing import DTypeLike
 
 from gpuconv import backends
 from gpuconv.arguments import flag, integer, seed_value
-from gpuconv.devices import is_on
+from gpuconv.devices import Device, is_on
 from gpuconv.dtypes import as_precision, converted
 from gpuconv.layers.config import as_setting, constructor_call, encode, expect_rebuildable, make, settings
 from gpuconv.layers.hooks import Handle, Hook
@@ -236,7 +236,8 @@ class Layer(Stateful["Layer"]):
             expect_rebuildable(layer)
         with restored_on_error(self):
             self.place("", shape)
-            if any((layer.device, layer.dtype, layer.tf32) != (device, net_dtype, tf32) for layer in kept):
+            chosen = Device.named(device), net_dtype, tf32
+            if any((Device.named(layer.device), layer.dtype, layer.tf32) != chosen for layer in kept):
                 self.to(device, dtype, precision=precision)
             self.compute_in(net_dtype, tf32, device if kept or initialize else None)
             if initialize:

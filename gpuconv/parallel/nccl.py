@@ -52,7 +52,7 @@ class NCCL(Ranks):
         self._local_rank = nodes[: self.rank].count(nodes[self.rank]) if local_rank is None else local_rank
         self._nccl: Any = None  # CuPy's module of NCCL
         self._communicator: Any = None
-        self._device: str | None = None
+        self._gpu: Device | None = None
         self._side_stream: Any = None  # the stream for sums that start during backward
 
     @property
@@ -67,33 +67,35 @@ class NCCL(Ranks):
         return self.device if Device.named(device).any_gpu else device
 
     def begin(self, device: str) -> None:
-        if not Device.named(device).on_gpu:
+        named = Device.named(device)
+        if not named.on_gpu:
             raise ValueError(f"NCCL sums arrays of GPUs, and the net is on {device}; parallel='mpi' sums arrays there")
         if self.size == 1:
             return
-        if self._device is not None:
-            if Device.named(device) != Device.named(self._device):
-                raise ValueError(f"these ranks sum arrays on {self._device} already, received a net on {device}")
+        if self._gpu is not None:
+            if named != self._gpu:
+                known = gpu_name(self._gpu.index)
+                raise ValueError(f"these ranks sum arrays on {known} already, received a net on {device}")
             return
         import cupy
 
-        gpu = cupy.cuda.Device(Device.named(device).index)
+        gpu = cupy.cuda.Device(named.index)
         self._expect_own_gpus(f"{device} of {host()} ({gpu.pci_bus_id})")
         library = _library()
         with gpu:
             identifier = self.broadcast(library.get_unique_id() if self.rank == 0 else None)
             self._communicator = library.NcclCommunicator(self.size, identifier, self.rank)
-        self._nccl, self._device = library, device
+        self._nccl, self._gpu = library, named
 
     def barrier(self) -> None:
         """As `Ranks.barrier`, and also waits for this rank's GPU. Raises ParallelError if a rank's GPU has not finished
         within half the time limit; it names the ranks whose GPUs hang, or says that the GPUs wait for one another."""
         self.gather(None)
-        if self._communicator is None or self._device is None:
+        if self._communicator is None or self._gpu is None:
             return
         import cupy
 
-        with cupy.cuda.Device(Device.named(self._device).index):
+        with cupy.cuda.Device(self._gpu.index):
             mark = cupy.cuda.get_current_stream().record()
             in_time = _reached_in_time(mark, self.time_limit / 2)
             if not in_time:

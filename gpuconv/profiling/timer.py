@@ -164,16 +164,18 @@ class CudaTimer:
 def current(device: str) -> AbstractContextManager[object]:
     """The context in which a CUDA device is the current one, for CuPy and PyTorch alike; for other devices it does
     nothing."""
-    if not Device.named(device).on_gpu:
+    named = Device.named(device)
+    if not named.on_gpu:
         return nullcontext()
     import cupy
 
-    return cupy.cuda.Device(Device.named(device).index)
+    return cupy.cuda.Device(named.index)
 
 
 def open_timer(device: str) -> Timer:
     """The timer of a device. Raises ValueError for the emulated device, whose speed means nothing."""
     device = backends.resolve(device)
-    if Device.named(device).emulated:
+    named = Device.named(device)
+    if named.emulated:
         raise ValueError("the emulated device checks kernels and says nothing about their speed: time numpy or cuda")
-    return CudaTimer(device) if Device.named(device).on_gpu else CpuTimer()
+    return CudaTimer(device) if named.on_gpu else CpuTimer()

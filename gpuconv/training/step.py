@@ -92,9 +92,12 @@ class TrainingStep:
 
     def expect_net_as_made(self) -> None:
         """Raise RuntimeError if the net was moved or converted since the optimizer's state was made for it."""
-        if (now := (self.net.device, self.net.dtype)) != self._made_for:
-            made_for, found = (f"{dtype.name} on {device}" for device, dtype in (self._made_for, now))
-            raise RuntimeError(f"the net is {found} now, and its trainer was made for {made_for}; make a new trainer")
+        device, dtype = self._made_for
+        if Device.named(self.net.device) != Device.named(device) or self.net.dtype != dtype:
+            raise RuntimeError(
+                f"the net is {self.net.dtype.name} on {self.net.device} now, and its trainer was made for {dtype.name} "
+                f"on {device}; make a new trainer"
+            )
 
     def step_on(
         self,
