@@ -38,8 +38,8 @@ from gpuconv.backends.cuda.runtime.capability import capability_named, capabilit
 from gpuconv.backends.cuda.runtime.replaced_files import text_of, when_replaced
 from gpuconv.backends.cuda.runtime.rows import rows_of
 from gpuconv.devices import Device
-from gpuconv.names import lookup
 from gpuconv.notices import Notice, notice
+from gpuconv.spec import flag
 from gpuconv.system import locks
 from gpuconv.types import Array
 
@@ -79,7 +79,10 @@ def enabled() -> bool:
     value = os.environ.get("GPUCONV_AUTOTUNE")
     if value is None:
         return not _tool_distorts_times()
-    return value == "1" or lookup("value of GPUCONV_AUTOTUNE", value, {"1": True, "0": False})
+    try:
+        return flag(value)
+    except ValueError as error:
+        raise ValueError(f"GPUCONV_AUTOTUNE: {error}") from None
 
 
 model_chooses = ContextVar("the cost model chooses, whatever was measured", default=False)
