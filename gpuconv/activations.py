@@ -56,3 +56,4 @@ ACTIVATIONS = {
         Activation("hard_swish", saves_input=True, jumps=(-3, 3), steepest=1.5),
     )
 }
+SAVE_INPUT = [name for name, activation in ACTIVATIONS.items() if activation.saves_input]

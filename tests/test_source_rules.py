@@ -134,6 +134,9 @@ ONCE = {
     r"-\(-.*//": {"gpuconv/integers.py", "gpuconv/layers/dropout.py"},  # ceil_div, except in one forward pass
     r"\bKernel\.__call__ =": {"gpuconv/profiling/launches.py", "tools/mutation/kernels.py"},  # record_launches
     r"\b(cpu_count|sched_getaffinity)\b": {"gpuconv/system/processor.py"},  # available_cores
+    r"\bO_(NOFOLLOW|NONBLOCK)\b": {"gpuconv/system/locks.py"},  # NO_LINK, NO_WAIT
+    r"\.int16\)\.numpy\(\)": {"gpuconv/backends/arrays.py"},  # to_numpy, for PyTorch's bfloat16
+    r"StreamLoader if .* else": {"gpuconv/data/stream_loader.py"},  # make_loader
 }
 
 
@@ -150,6 +153,9 @@ def test_what_one_function_does_is_not_written_again():
         "blocks = -(-n // 4)",
         "kernel.Kernel.__call__ = record",
         "threads = os.cpu_count() or 1",
+        "flags = getattr(os, 'O_NOFOLLOW', 0)",
+        "bits = tensor.view(torch.int16).numpy()",
+        "kind = StreamLoader if isinstance(data, Samples) else Loader",
     ]
     for pattern, line in zip(ONCE, planted, strict=True):
         assert re.search(pattern, line)

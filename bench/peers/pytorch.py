@@ -10,8 +10,8 @@ import numpy as np
 from bench.entry_calls import SGD, Arrays, Call
 from bench.our_side import set_count
 from bench.sides import PEER, LeftOutError, Prepared, Side
+from gpuconv import backends
 from gpuconv.devices import Device
-from gpuconv.dtypes import as_dtype
 from gpuconv.problems import Conv2dProblem
 from gpuconv.types import Options
 
@@ -60,10 +60,7 @@ def expect_timed(device: str, with_compiled: bool, *, compile_it: bool, graph: b
 def to_host(result) -> np.ndarray:
     """A tensor as a host array in our layout."""
     result = result.detach().cpu()
-    result = result.permute(0, 2, 3, 1) if result.ndim == 4 else result
-    if str(result.dtype) == "torch.bfloat16":
-        return result.contiguous().view(load().int16).numpy().view(as_dtype("bfloat16"))
-    return result.numpy()
+    return backends.to_numpy(result.permute(0, 2, 3, 1) if result.ndim == 4 else result)
 
 
 def sides(call: Call, arrays: Arrays, device: str, compiled: bool) -> list[Side]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 import os
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -19,7 +18,6 @@ import numpy as np
 
 from gpuconv import backends
 from gpuconv.arguments import flag
-from gpuconv.dtypes import as_dtype
 from gpuconv.layers import BatchNorm, Flatten, GroupNorm, Layer, LayerNorm, Linear
 from gpuconv.layers.base import expect_built
 from gpuconv.layers.branches import Merging
@@ -235,9 +233,8 @@ def host_array(value: object, key: str) -> np.ndarray:
         return backends.to_numpy(value, key)
     try:
         tensor = value.detach().cpu().resolve_conj().resolve_neg()
-        if str(tensor.dtype) == "torch.bfloat16":  # NumPy has no such dtype, so it is passed as 16-bit integers
-            return tensor.view(sys.modules["torch"].int16).numpy().view(as_dtype("bfloat16"))
-        return tensor.numpy()
+        # NumPy has no bfloat16.
+        return backends.to_numpy(tensor, key) if str(tensor.dtype) == "torch.bfloat16" else tensor.numpy()
     except (TypeError, RuntimeError) as error:  # meta, sparse and quantized tensors, and dtypes that NumPy lacks
         raise TypeError(f"{key} cannot become a NumPy array: {one_line(error)}") from error
 

@@ -19,10 +19,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from gpuconv.system import locks
+from gpuconv.system.locks import NO_LINK, NO_WAIT
 
 _TEMPORARY = re.compile(r"\.gpuconv-[0-9a-f]{16}\.part")
-_NO_LINK = getattr(os, "O_NOFOLLOW", 0)
-_NO_WAIT = getattr(os, "O_NONBLOCK", 0)
 _POSIX = os.name == "posix"
 _PAUSES = () if _POSIX else (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)  # seconds; Windows cannot replace an open file
 
@@ -99,12 +98,12 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
     wait for a writer, and a device may never end."""
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise OSError(errno.EINVAL, "is not a regular file", os.fspath(path))
-    return open(path, "rb", opener=lambda name, flags: os.open(name, flags | _NO_WAIT))
+    return open(path, "rb", opener=lambda name, flags: os.open(name, flags | NO_WAIT))
 
 
 def open_to_append(path: str | os.PathLike[str], flags: int) -> int:
     """An `opener` for the built-in `open` that does not follow links."""
-    return os.open(path, flags | _NO_LINK, 0o666)
+    return os.open(path, flags | NO_LINK, 0o666)
 
 
 def _token() -> str:
@@ -135,7 +134,7 @@ def _make_file(path: Path) -> int:
 
 def _make_folder(path: Path) -> int:
     path.mkdir(mode=0o700)
-    return os.open(path, os.O_RDONLY | _NO_LINK)
+    return os.open(path, os.O_RDONLY | NO_LINK)
 
 
 def _remove_folder(path: Path) -> None:
@@ -146,7 +145,7 @@ def _remove_folder(path: Path) -> None:
 
 def _remove_if_abandoned(path: Path) -> None:
     folder = stat.S_ISDIR(os.lstat(path).st_mode)
-    handle = os.open(path, (os.O_RDONLY if folder else os.O_RDWR) | _NO_WAIT | _NO_LINK)
+    handle = os.open(path, (os.O_RDONLY if folder else os.O_RDWR) | NO_WAIT | NO_LINK)
     try:
         if locks.lock(handle):
             if folder:

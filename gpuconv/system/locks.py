@@ -17,7 +17,8 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 _UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.EBADF}
-_NO_LINK = getattr(os, "O_NOFOLLOW", 0)
+NO_LINK = getattr(os, "O_NOFOLLOW", 0)  # in the flags of `os.open`: refuse a symbolic link
+NO_WAIT = getattr(os, "O_NONBLOCK", 0)
 _held: set[int] = set()
 
 
@@ -76,7 +77,7 @@ class LockFile:
         """Take the lock. Raises LockedError if it is held, OSError if the file cannot be created."""
         self.path = path
         while True:
-            self._handle = os.open(path, os.O_RDWR | os.O_CREAT | _NO_LINK | getattr(os, "O_NONBLOCK", 0), 0o666)
+            self._handle = os.open(path, os.O_RDWR | os.O_CREAT | NO_LINK | NO_WAIT, 0o666)
             try:
                 if not stat.S_ISREG(os.fstat(self._handle).st_mode):
                     raise OSError(errno.EINVAL, "exists and is not a regular file", str(path))

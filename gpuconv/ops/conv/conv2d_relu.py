@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Unpack
 
-from gpuconv.activations import ACTIVATIONS
+from gpuconv.activations import SAVE_INPUT
 from gpuconv.backends import backend_of
 from gpuconv.names import canonical
 from gpuconv.ops.check_cache import remembered
@@ -14,8 +14,6 @@ from gpuconv.ops.overlap import copy_if_overlapping
 from gpuconv.ops.registry import op
 from gpuconv.problems import Conv2dProblem, Epilogue
 from gpuconv.types import Array, ArrayT, Padding, Size, Window
-
-_SAVE_INPUT = [name for name, activation in ACTIVATIONS.items() if activation.saves_input]
 
 
 @op("conv2d_fprop.cu")
@@ -98,8 +96,8 @@ def _check_conv2d_relu(
     problem = forward_problem(x, w, bias, **window)
     expect_out(out, expect_pool(pool, problem), x.dtype)
     if activation is not None:
-        activation = canonical("activation of conv2d_relu", activation, ["relu", *_SAVE_INPUT])
-    saves_input = activation in _SAVE_INPUT
+        activation = canonical("activation of conv2d_relu", activation, ["relu", *SAVE_INPUT])
+    saves_input = activation in SAVE_INPUT
     if saves_input and pool != 1:
         raise ValueError(f"a pool of conv2d_relu follows the activation relu or None, received {activation!r}")
     epilogue = Epilogue.of(activation, pool=int(pool), masked=not saves_input, saves_input=saves_input)

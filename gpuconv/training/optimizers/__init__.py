@@ -16,7 +16,7 @@ from typing import Any
 
 from gpuconv.training.optimizers.adagrad import Adagrad
 from gpuconv.training.optimizers.adam import Adam, AdamW
-from gpuconv.training.optimizers.base import Optimizer
+from gpuconv.training.optimizers.base import Optimizer, expect_no_settings
 from gpuconv.training.optimizers.from_spec import OPTIMIZERS, named
 from gpuconv.training.optimizers.groups import Groups
 from gpuconv.training.optimizers.lion import Lion
@@ -39,8 +39,7 @@ def get(optimizer: str | Optimizer, **settings: Any) -> Optimizer:
         TypeError: A setting that is not a flag has a wrong type, or `optimizer` is neither text nor an optimizer.
     """
     if isinstance(optimizer, Optimizer):
-        if settings:
-            raise ValueError(f"settings {sorted(settings)} were given with an optimizer that is already built")
+        expect_no_settings(settings)
         return optimizer
     if not isinstance(optimizer, str):
         raise TypeError(f"an optimizer is a name, a short form or an object, received {type(optimizer).__name__}")

@@ -15,7 +15,7 @@ from gpuconv.notices import notice
 from gpuconv.training import optimizers
 from gpuconv.training.clip import Clip
 from gpuconv.training.optimizers import Optimizer
-from gpuconv.training.optimizers.base import Arrays
+from gpuconv.training.optimizers.base import Arrays, expect_no_settings
 from gpuconv.types import Array, Record
 
 _OWN = "own"  # the prefix of a wrapped optimizer's state names
@@ -133,8 +133,7 @@ def adapt(given: object, **settings: object) -> Optimizer:
             "the optimizer is a name, an optimizer of gpuconv.training, or an object with step(params, grads), which "
             f"takes dictionaries of arrays by name; received {type(given).__name__}"
         )
-    if settings:
-        raise ValueError(f"settings {sorted(settings)} were given with an optimizer that is already built")
+    expect_no_settings(settings)
     rate: Any = getattr(given, "lr", 1.0)
     try:
         lr = float(rate)

@@ -13,7 +13,7 @@ from gpuconv.arguments import integer, number
 from gpuconv.checkpoint import as_json
 from gpuconv.dtypes import accumulation_dtype
 from gpuconv.names import lookup
-from gpuconv.types import Array, Record
+from gpuconv.types import Array, Options, Record
 
 Arrays = Mapping[str, Array]
 T = TypeVar("T")
@@ -307,3 +307,9 @@ def expect_nesterov(nesterov: object, momentum: float) -> None:
         raise ValueError(f"nesterov must be true or false, received {nesterov!r}")
     if nesterov and not momentum:
         raise ValueError("nesterov=True needs a momentum above 0")
+
+
+def expect_no_settings(settings: Options) -> None:
+    """Raise ValueError if settings were given with an optimizer that has its own."""
+    if settings:
+        raise ValueError(f"settings {sorted(settings)} were given with an optimizer that is already built")

@@ -7,13 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from gpuconv.activations import ACTIVATIONS
+from gpuconv.activations import ACTIVATIONS, SAVE_INPUT
 from gpuconv.problems import Conv2dProblem
 from gpuconv.verify.cases.case import Arguments, Case, Make, normal
 from gpuconv.verify.cases.norms import norm, norm_backward
 from gpuconv.verify.conv_problems import ODD, REAL, TINY, conv
 
-SAVE_INPUT = [name for name, activation in ACTIVATIONS.items() if activation.saves_input]
 FEW_CHANNELS = "few_channels-256x64"  # the algorithm for inputs of few channels; it does not compute in float64
 FILTERS_OF_FEW_CHANNELS = "mma-64x32"  # computes the filter gradient for such inputs on tensor cores
 
