@@ -136,7 +136,6 @@ ONCE = {
     r"\b(cpu_count|sched_getaffinity)\b": {"gpuconv/system/processor.py"},  # available_cores
     r"\bO_(NOFOLLOW|NONBLOCK)\b": {"gpuconv/system/locks.py"},  # NO_LINK, NO_WAIT
     r"\.int16\)\.numpy\(\)": {"gpuconv/backends/arrays.py"},  # to_numpy, for PyTorch's bfloat16
-    r"StreamLoader if .* else": {"gpuconv/data/stream_loader.py"},  # make_loader
 }
 
 
@@ -155,7 +154,6 @@ def test_what_one_function_does_is_not_written_again():
         "threads = os.cpu_count() or 1",
         "flags = getattr(os, 'O_NOFOLLOW', 0)",
         "bits = tensor.view(torch.int16).numpy()",
-        "kind = StreamLoader if isinstance(data, Samples) else Loader",
     ]
     for pattern, line in zip(ONCE, planted, strict=True):
         assert re.search(pattern, line)

@@ -70,10 +70,10 @@ def run(options: argparse.Namespace) -> int:
     _expect_choice(options)
     pictures.expect_target(options.picture, [options.image])
     trained = open_run(options.run_dir, choose_device(options), options.which, options.model)
-    expect_normalization(trained)
+    normalization = expect_normalization(trained)
     target = _target(options.target, trained.classes)
     image = predict.read(options.image, trained)
-    x = backends.asarray(trained.normalization(image[None]), trained.net.device, trained.net.dtype)
+    x = backends.asarray(normalization(image[None]), trained.net.device, trained.net.dtype)
     scores = activations_of(trained.net, x)[1]
     if options.map:
         title, volumes = _map(options, trained.net, x, target)

@@ -45,7 +45,7 @@ def run(options: argparse.Namespace) -> int:
     directory = options.run_dir or newest_run()
     print_line("run", directory)
     trained = open_run(directory, choose_device(options), options.which, options.model)
-    expect_normalization(trained)
+    normalization = expect_normalization(trained)
     expect_classes(trained)
     failed, first = 0, None
     for path in options.images:
@@ -58,7 +58,7 @@ def run(options: argparse.Namespace) -> int:
             json_output.add("images", {"image": path, "error": str(error)})
             failed = 1
             continue
-        x = trained.normalization(image[None])
+        x = normalization(image[None])
         scores = activations_of(trained.net, _on_device_of_net(trained, x))[1]
         if not np.isfinite(scores).all():
             raise UserError(f"the net's scores of {path} are not finite, so they mean nothing")
@@ -114,7 +114,8 @@ def draw(file: str, trained: Run, image: np.ndarray, name: str) -> None:
 
     title = f"{trained.settings.model} looks at {name}"
     try:
-        pictures.draw_activations(file, trained.net, image, trained.normalization, trained.classes, title=title)
+        normalization = expect_normalization(trained)
+        pictures.draw_activations(file, trained.net, image, normalization, trained.classes, title=title)
     except plots.PlotError as error:
         raise UserError(str(error)) from error
     print()

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from gpuconv.cli import nets, run_settings, shared_options
 from gpuconv.cli.errors import UserError, user_errors
@@ -18,6 +18,7 @@ from gpuconv.system.shell import command
 from gpuconv.types import Json, Record
 
 if TYPE_CHECKING:
+    from gpuconv.data import Normalization
     from gpuconv.layers.registry import UndefinedLayerError
     from gpuconv.layers.sequential import Sequential
 
@@ -33,7 +34,7 @@ class Run:
     net: Sequential
     settings: Settings
     classes: list[str]
-    normalization: Any  # a Normalization, or None if the net was trained on floats
+    normalization: Normalization | None  # None if the net was trained on floats
     input_shape: tuple[int, int, int]
     stored: Record
     progress: str = ""
@@ -159,13 +160,15 @@ def open_run(directory: str | Path, device: str, which: str = "last", model: str
     return found
 
 
-def expect_normalization(run: Run) -> None:
-    """Raise UserError for a run whose net was not trained on uint8 images, which image files contain."""
+def expect_normalization(run: Run) -> Normalization:
+    """The run's normalization. Raises UserError for a run whose net was not trained on uint8 images, which image files
+    contain."""
     if run.normalization is None:
         raise UserError(
             "this run has no normalization of images, as it was trained on floats in Python: use gpuconv.load(run) "
             "and net.predict or gpuconv.evaluate there, with floats"
         )
+    return run.normalization
 
 
 def expect_classes(run: Run) -> None:

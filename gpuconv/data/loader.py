@@ -74,7 +74,7 @@ class Loader:
         if not isinstance(dataset, self._takes):
             accepted, received = self._takes.__name__, type(dataset).__name__
             raise TypeError(f"a {type(self).__name__} takes a gpuconv.data.{accepted}, received {received}")
-        self.dataset: Any = dataset
+        self.dataset: Any = dataset  # a Dataset; in a StreamLoader, Samples
         self.batch_size = integer("batch_size", batch_size, 1)
         if not isinstance(augmentation, Augmentation | None):
             raise TypeError(

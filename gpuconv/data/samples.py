@@ -87,8 +87,8 @@ class Samples:
     def split(self, fraction: float, *, seed: int = 0, what: str = "test") -> tuple[Samples, Samples]:
         """As in `Dataset.split`; treats all samples as one class if labels are floats, or known only when a sample is
         read."""
-        numbered = self.labels is not None and self.labels.ndim == 1
-        labels: Any = self.labels if numbered else np.zeros(len(self), np.int64)
+        known = self.labels
+        labels = known if known is not None and known.ndim == 1 else np.zeros(len(self), np.int64)
         second = fraction_mask(labels, fraction, seed, f"the {what} part of {self.name!r}", self.ignored)
         return self.subset(~second), self.subset(second)
 

@@ -20,8 +20,9 @@ from gpuconv.system.processor import available_cores
 def make_loader(data: Dataset | Samples, batch_size: int, **options: Any) -> Loader:
     """The loader of a data set. It reads `Samples` from files batch by batch, and keeps other data in device memory.
     batch_size, options: as in `Loader`."""
-    kind = StreamLoader if isinstance(data, Samples) else Loader
-    return kind(data, batch_size, **options)
+    if isinstance(data, Samples):
+        return StreamLoader(data, batch_size, **options)
+    return Loader(data, batch_size, **options)
 
 
 class StreamLoader(Loader):
@@ -42,6 +43,7 @@ class StreamLoader(Loader):
     """
 
     _takes = Samples
+    dataset: Samples
 
     def __init__(
         self,

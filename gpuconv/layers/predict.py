@@ -154,7 +154,7 @@ def _normalizes(net: Layer, batch: Array, requested: bool | None) -> bool:
 
 def _scores(net: Layer, images: Array, batch_size: int, softmax: bool, normalize: bool) -> Array:
     count = images.shape[0]
-    scores: Any = None
+    scores: Array | None = None
     device = backends.device_of(images)
     for first in range(0, max(count, 1), batch_size):
         x = _as_input(net, images[first : first + batch_size], normalize)
@@ -168,6 +168,7 @@ def _scores(net: Layer, images: Array, batch_size: int, softmax: bool, normalize
         if scores is None:
             scores = backends.empty((count, *y.shape[1:]), y.dtype, device)
         backends.assign(scores[first : first + batch_size], y)
+    assert scores is not None
     return scores
 
 

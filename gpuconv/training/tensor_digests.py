@@ -29,7 +29,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -316,7 +315,7 @@ def _lines(path: str | os.PathLike[str]) -> list[tuple[bytes, Step]]:
 
 def _checked(entry: object) -> Digest:
     """The digest that an entry of a line describes. Raises ValueError for an invalid entry."""
-    kinds: list[Any] = [str, str, str, int, int, str, *[(int, float, type(None))] * 3]
+    kinds: list[type | tuple[type, ...]] = [str, str, str, int, int, str, *[(int, float, type(None))] * 3]
     if not isinstance(entry, list) or len(entry) != len(kinds) or not all(map(isinstance, entry, kinds)):
         raise ValueError(f"{str(entry)[:60]} describes no tensor")
     found = Digest(*entry)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from functools import reduce
+from itertools import starmap
 
 from gpuconv import backends, ops
 from gpuconv.layers import Layer
@@ -14,12 +15,12 @@ TTA = {"none": 1, "mirror": 2, "shift": 3, "mirror+shift": 6}  # the number of v
 
 def averaged_scores(net: Layer, x: Array, tta: str = "none") -> Array:
     """The weighted mean of a net's scores over the `views` of a batch. x: (N, H, W, C). Returns (N, classes)."""
-    total: Any = None
-    for weight, view in views(x, tta):
+
+    def weighted(weight: float, view: Array) -> Array:
         scores = net.infer(view)
-        scores = scores if weight == 1 else ops.scale(scores, factor=weight)
-        total = scores if total is None else ops.add(total, scores)
-    return total
+        return scores if weight == 1 else ops.scale(scores, factor=weight)
+
+    return reduce(ops.add, starmap(weighted, views(x, tta)))
 
 
 def views(x: Array, tta: str) -> Iterator[tuple[float, Array]]:
