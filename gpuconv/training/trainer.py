@@ -41,6 +41,7 @@ from gpuconv.training.validation import HeldOut
 from gpuconv.types import Record
 
 if TYPE_CHECKING:
+    from gpuconv.training.fit_loaders import DataSets, Loaders
     from gpuconv.training.protocols import (
         CallbackLike,
         DataLike,
@@ -282,18 +283,8 @@ class Trainer(RunState):
             if epochs > 1:
                 data_checks.expect_repeatable(name, part)
         known = normalization or getattr(self.net, "normalization", None)
-        loaders = fit_loaders.loaders(
-            {"train": train, "validation": validation, "test": test},
-            net=self.net,
-            batch_size=integer("batch_size", batch_size, 1),
-            seed=self.seed,
-            steps_per_epoch=steps_per_epoch,
-            normalization=known,
-            ignored=losses.ignored_label(self.loss),
-        )
-        for name, loader in loaders.items():
-            shards = self.sharding.count if self.sharding and name == "train" else 1
-            data_checks.expect(name, loader, self.net, self.loss, shards, "shards" if self.shards else "ranks")
+        data = {"train": train, "validation": validation, "test": test}
+        loaders = self._loaders(data, batch_size, steps_per_epoch, known)
         loader = loaders["train"]
         sets = {name: loaders[name] for name in ("validation", "test")}
         held_out = HeldOut(self.metrics, sets, ("test",) if test_at_end else ())
@@ -315,6 +306,25 @@ class Trainer(RunState):
             self._expect_alike()
             self._run(loader, held_out, checked, run_dir, resume, metrics_every, checkpoint_every, progress)
         return self.history
+
+    def _loaders(
+        self, data: DataSets, batch_size: int, steps_per_epoch: int | None, known: Normalization | None
+    ) -> Loaders:
+        """A loader for each data set; each fits the net and the loss. known: the normalization of uint8 images. The
+        other arguments are those of `fit`."""
+        loaders = fit_loaders.loaders(
+            data,
+            net=self.net,
+            batch_size=integer("batch_size", batch_size, 1),
+            seed=self.seed,
+            steps_per_epoch=steps_per_epoch,
+            normalization=known,
+            ignored=losses.ignored_label(self.loss),
+        )
+        for name, loader in loaders.items():
+            shards = self.sharding.count if self.sharding and name == "train" else 1
+            data_checks.expect(name, loader, self.net, self.loss, shards, "shards" if self.shards else "ranks")
+        return loaders
 
     @contextlib.contextmanager
     def _image_notes(self, loader: Epochs, known: Normalization | None) -> Iterator[None]:
