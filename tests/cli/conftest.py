@@ -43,7 +43,7 @@ def passed_to(monkeypatch):
 
     monkeypatch.setattr("gpuconv.training.Trainer", RecordedTrainer)
     monkeypatch.setattr("gpuconv.training.evaluate", recorded_evaluate)
-    monkeypatch.setattr("gpuconv.data.Loader", RecordedLoader)
+    monkeypatch.setattr("gpuconv.data.stream_loader.Loader", RecordedLoader)
     return calls
 
 
