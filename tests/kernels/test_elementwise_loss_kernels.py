@@ -5,7 +5,9 @@ import pytest
 
 from gpuconv import asarray, ops, to_numpy
 from gpuconv.backends.cuda.ops import class_rows
-from tests.kernels.agreement import assert_same_bits, expected, on_device, random
+from gpuconv.verify.oracle import expected_results
+from tests.kernels.agreement import assert_same_bits, on_device, random
+from tests.tolerance import assert_within
 
 
 @pytest.mark.parametrize("name", ["mean_squared_error", "huber_loss", "binary_cross_entropy"])
@@ -14,9 +16,9 @@ def test_elementwise_losses_agree_with_the_oracle_over_many_blocks(device, rng, 
     scores, targets = random(rng, (211, 5, 7), "float32"), rng.random((211, 5, 7), np.float32)
     weight = [rng.random(7, np.float32)] if name == "binary_cross_entropy" else []
     value, gradient = on_device(name, device, scores, targets, *weight)
-    value64, gradient64 = expected(name, scores, targets, *weight)
-    np.testing.assert_allclose(value, value64, rtol=1e-5)
-    np.testing.assert_allclose(gradient, gradient64, rtol=1e-4, atol=1e-9)
+    value64, gradient64 = expected_results(name, [scores, targets, *weight], {})
+    np.testing.assert_allclose(value, value64.value, rtol=1e-5)  # the derived bound is wider for 7385 terms
+    assert_within(gradient, gradient64.value, gradient64.bound, "gradient")
     assert_same_bits(name, device, scores, targets, *weight)
     memory = asarray(np.stack([scores, targets], axis=-2), device)
     on_device_weight = [asarray(array, device) for array in weight]
