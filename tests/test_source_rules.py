@@ -221,3 +221,30 @@ def test_the_tests_lie_in_the_folders_of_what_they_test():
     assert misplaced(names) == []
     planted = ["tests/backends/cuda/test_tuner.py", "tests/optimizers/test_adam.py", "tests/test_conv2d_wgrad.py"]
     assert misplaced([*planted, "tests/test_checkpoint.py", "tests/backends/test_conv.py"]) == planted
+
+
+def tolerances_by_hand(nodes: Collection[ast.AST]) -> int:
+    """How often a file calls `assert_allclose`. nodes: all nodes of its syntax tree."""
+    return sum(isinstance(node, ast.Attribute) and node.attr == "assert_allclose" for node in nodes)
+
+
+def test_kernel_tests_compare_within_derived_bounds():
+    """They use tests/tolerance.py. The exceptions: the derived bound is wider than the tolerance (long sums, a variance
+    beside a large mean, partial sums of split-K), values are infinite or NaN, or the reference is a numerical
+    derivative, another run of the device, or the oracle's result in a narrow dtype."""
+    calls = {path.name: tolerances_by_hand(syntax(path)) for path in (ROOT / "tests" / "kernels").glob("*.py")}
+    assert {name: count for name, count in calls.items() if count} == {
+        "test_activation_kernels.py": 3,
+        "test_batch_norm_kernels.py": 2,
+        "test_clip_and_loss_scale_kernels.py": 2,
+        "test_conv_backward_kernels.py": 1,
+        "test_conv_norm_kernels.py": 1,
+        "test_digest_kernel.py": 3,
+        "test_elementwise_loss_kernels.py": 2,
+        "test_fused_conv_kernels.py": 1,
+        "test_gemm_reduce_kernel.py": 1,
+        "test_loss_kernels.py": 10,
+        "test_muon_kernels.py": 4,
+        "test_optim_kernels.py": 1,
+    }
+    assert tolerances_by_hand([*ast.walk(ast.parse("np.testing.assert_allclose(a, b, rtol=1e-3)"))]) == 1
