@@ -58,7 +58,7 @@ def test_strided_parameters_change_in_place_and_zeros_stay_finite(device, rng):
     ops.muon_step([param[:, ::2], zero], [grad, push], velocities, lr=asarray(np.array([0.5]), device), steps=0)
     # Muon scales a parameter to the norm sqrt(rows)
     scaled = base[:, ::2] * np.sqrt(6) / np.linalg.norm(base[:, ::2])
-    np.testing.assert_allclose(to_numpy(param)[:, ::2], scaled, rtol=1e-12)
+    assert_within(to_numpy(param)[:, ::2], scaled, sum_bound("float64", scaled.size, scaled))
     np.testing.assert_array_equal(to_numpy(param)[:, 1::2], base[:, 1::2])
     np.testing.assert_allclose(to_numpy(zero), -0.5 * np.eye(2, 3) / np.sqrt(2), rtol=1e-6)
 
