@@ -9,7 +9,7 @@ that name.
 To add an algorithm, add an entry. The algorithm uses the kernels of its family. For "simt" these are
 ``conv2d_fprop_simt`` in kernels/conv2d_fprop.cu, ``conv2d_dgrad_simt`` in kernels/conv2d_dgrad.cu and so on. For
 another family, such as "mma", they are ``conv2d_fprop_mma`` in kernels/conv2d_fprop_mma.cu and so on, with the same
-parameters; those of clusters also take a tensor map. Entries with the same name serve different arithmetics: the same
+parameters; those of clusters also take a tensor map. Entries with the same name serve different precisions: the same
 tile may need more or fewer registers in another dtype. An algorithm that no GPU has run yet is entered with
 ``proved=False``: on a GPU it serves only problems for which it was proved there (docs/prover.md).
 """
@@ -21,18 +21,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import inf
 
-import numpy as np
-
-from gpuconv.dtypes import precision_of
 from gpuconv.few_channels import MOST_SMEM_BYTES, PIXELS, few_channels_smem_bytes
 from gpuconv.names import canonical
 from gpuconv.problems import MOST_FEW_CHANNELS, Conv2dProblem, Epilogue
 
 AUTO = "auto"
 NEWEST = 999  # the emulated device's compute capability, above that of every GPU
-DEPTHWISE = "depthwise"  # not a matrix product; "auto" selects it for groups of one channel, in every arithmetic
+DEPTHWISE = "depthwise"  # not a matrix product; "auto" selects it for groups of one channel, in every precision
 KERNELS = ("conv2d_fprop", "conv2d_dgrad", "conv2d_wgrad", "matmul")
-ARITHMETICS = ("float64", "float32", "tf32", "float16", "bfloat16")  # a dtype, or float32 arrays multiplied in TF32
 
 
 class UnservedError(ValueError):
@@ -43,12 +39,12 @@ class UnservedError(ValueError):
 class Algorithm:
     """A kernel family and a tile: a block of `threads` computes block_m x block_n outputs in steps of block_k.
 
-    arithmetics: those of `ARITHMETICS` that it serves. rate: its estimated speed for the cost model; 1.0 is the float32
-    peak of the CUDA cores. issued: the number of instructions that a warp issues for each HMMA of the main loop, by the
-    names of `KERNELS`; the family "mma" has these numbers instead of a rate. macros: those that its kernels need
-    besides the macros of every product. smem_bytes: dynamic shared memory of a block; for few channels, see
-    `few_channels_smem_bytes`. resident: the number of blocks per multiprocessor if each block computes several tiles; 0
-    if each computes one.
+    precisions: those of `gpuconv.dtypes.PRECISIONS` that it serves. rate: its estimated speed for the cost model; 1.0
+    is the float32 peak of the CUDA cores. issued: the number of instructions that a warp issues for each HMMA of the
+    main loop, by the names of `KERNELS`; the family "mma" has these numbers instead of a rate. macros: those
+    that its kernels need besides the macros of every product. smem_bytes: dynamic shared memory of a block; for few
+    channels, see `few_channels_smem_bytes`. resident: the number of blocks per multiprocessor if each block computes
+    several tiles; 0 if each computes one.
     kernels: those of `KERNELS` that it has. capability: the lowest compute capability that it needs, 80 for
     8.0; 0 if it runs on every GPU. one_chip: whether it runs only on GPUs of exactly that capability, because it uses
     instructions such as those of sm_90a. cluster_down: the number of a cluster's blocks whose tiles lie one below the
@@ -59,7 +55,7 @@ class Algorithm:
 
     name: str
     family: str
-    arithmetics: tuple[str, ...]
+    precisions: tuple[str, ...]
     block_m: int
     block_n: int
     block_k: int
@@ -91,9 +87,9 @@ class Algorithm:
         """The .cu of a direction's kernel, such as "conv2d_fprop"."""
         return f"{kernel}.cu" if self.family == "simt" else f"{kernel}_{self.family}.cu"
 
-    def defines(self, arithmetic: str) -> dict[str, object]:
-        """The macros for one of its arithmetics."""
-        return macros_of(arithmetic) | dict(self.macros)
+    def defines(self, precision: str) -> dict[str, object]:
+        """The macros for one of its precisions."""
+        return macros_of(precision) | dict(self.macros)
 
 
 class Choice(str):
@@ -108,7 +104,7 @@ class Choice(str):
 
 
 def _simt(
-    arithmetics: tuple[str, ...],
+    precisions: tuple[str, ...],
     block_m: int,
     block_n: int,
     thread_m: int,
@@ -124,7 +120,7 @@ def _simt(
     """
     macros = dict(BLOCK_M=block_m, BLOCK_N=block_n, THREAD_M=thread_m, THREAD_N=thread_n, MIN_BLOCKS=min_blocks)
     threads = block_m // thread_m * (block_n // thread_n)
-    return Algorithm(f"simt-{block_m}x{block_n}", "simt", arithmetics, block_m, block_n, block_k, threads, rate, macros)
+    return Algorithm(f"simt-{block_m}x{block_n}", "simt", precisions, block_m, block_n, block_k, threads, rate, macros)
 
 
 def _mma(
@@ -159,8 +155,8 @@ def _mma(
     )
     macros_16, macros_tf32 = macros | dict(MIN_BLOCKS=min_blocks), macros | dict(MIN_BLOCKS=max(1, min_blocks - 1))
     return (
-        make(arithmetics=("float16", "bfloat16"), block_k=32, macros=macros_16, issued=_by_direction(halves)),
-        make(arithmetics=("tf32",), block_k=16, macros=macros_tf32, issued=_by_direction(tf32)),
+        make(precisions=("float16", "bfloat16"), block_k=32, macros=macros_16, issued=_by_direction(halves)),
+        make(precisions=("tf32",), block_k=16, macros=macros_tf32, issued=_by_direction(tf32)),
     )
 
 
@@ -208,8 +204,8 @@ def _by_direction(issued: tuple[float, float, float]) -> dict[str, float]:
     return dict(zip(("conv2d_fprop", "conv2d_dgrad", "conv2d_wgrad"), issued)) | {"matmul": issued[0]}
 
 
-# Within a family, the largest tile of an arithmetic comes first. float64 takes twice the registers and is for gradient
-# checks. On their way into shared memory, "simt" widens 16-bit floats, and rounds float32 numbers if the arithmetic is
+# Within a family, the largest tile of a precision comes first. float64 takes twice the registers and is for gradient
+# checks. On their way into shared memory, "simt" widens 16-bit floats, and rounds float32 numbers if the precision is
 # TF32. So 16-bit floats and TF32 also work without tensor cores.
 ALGORITHMS = (
     *_mma(128, 128, 64, 32, 2, (2.94, 3.52, 3.96), (5.81, 6.44, 6.73)),
@@ -240,7 +236,7 @@ ALGORITHMS = (
 )
 
 
-def _few_channels(arithmetics: tuple[str, ...], block_n: int, block_k: int, resident: int, rate: float) -> Algorithm:
+def _few_channels(precisions: tuple[str, ...], block_n: int, block_k: int, resident: int, rate: float) -> Algorithm:
     """A block keeps patches of the input in shared memory; a warp computes 32 pixels x all filters of the tile
     (kernels/conv2d_few_channels.cuh).
 
@@ -251,7 +247,7 @@ def _few_channels(arithmetics: tuple[str, ...], block_n: int, block_k: int, resi
     return Algorithm(
         f"few_channels-{PIXELS}x{block_n}",
         "few_channels",
-        arithmetics,
+        precisions,
         PIXELS,
         block_n,
         block_k,
@@ -273,31 +269,24 @@ FEW_CHANNELS = (
 _RENAMED = {"first-256x64": "few_channels-256x64", "first-256x32": "few_channels-256x32"}  # names in old files
 
 
-def macros_of(arithmetic: str) -> dict[str, object]:
-    return {"DTYPE": "float32", "TF32": 1} if arithmetic == "tf32" else {"DTYPE": arithmetic}
+def macros_of(precision: str) -> dict[str, object]:
+    return {"DTYPE": "float32", "TF32": 1} if precision == "tf32" else {"DTYPE": precision}
 
 
 @functools.cache
-def arithmetic_of(dtype: np.dtype, tf32: bool) -> str:
-    return precision_of(dtype, tf32)
+def serving(precision: str, few_channels: bool = False) -> tuple[Algorithm, ...]:
+    """All algorithms for a precision, in the order of `ALGORITHMS`; with few_channels, `FEW_CHANNELS` come first."""
+    return tuple(a for a in (*(FEW_CHANNELS if few_channels else ()), *ALGORITHMS) if precision in a.precisions)
 
 
 @functools.cache
-def serving(arithmetic: str, few_channels: bool = False) -> tuple[Algorithm, ...]:
-    """All algorithms for an arithmetic, in the order of `ALGORITHMS`; with few_channels, `FEW_CHANNELS` come first."""
-    return tuple(a for a in (*(FEW_CHANNELS if few_channels else ()), *ALGORITHMS) if arithmetic in a.arithmetics)
-
-
-@functools.cache
-def find(name: str, arithmetic: str, few_channels: bool = False) -> Algorithm:
+def find(name: str, precision: str, few_channels: bool = False) -> Algorithm:
     """The algorithm of this name. Raises ValueError for an unknown name, and for an algorithm that does not serve this
-    arithmetic. The message names the nearest name, or the algorithms that serve the arithmetic."""
+    precision. The message names the nearest name, or the algorithms that serve the precision."""
     known = full_name(name)
-    served = {algorithm.name: algorithm for algorithm in serving(arithmetic, few_channels)}
+    served = {algorithm.name: algorithm for algorithm in serving(precision, few_channels)}
     if known not in served:
-        raise ValueError(
-            f"algorithm {known!r} does not serve {arithmetic}; those that do: {', '.join((AUTO, *served))}"
-        )
+        raise ValueError(f"algorithm {known!r} does not serve {precision}; those that do: {', '.join((AUTO, *served))}")
     return served[known]
 
 
@@ -311,23 +300,23 @@ def full_name(algo: object) -> str:
     return canonical("algorithm", algo, names)
 
 
-def for_product(algo: object, arithmetic: str, direction: str) -> str:
+def for_product(algo: object, precision: str, direction: str) -> str:
     """The full name of an algorithm for one direction of a linear layer; "auto" if the algorithm has no kernel for that
-    direction. Raises ValueError for an algorithm that does not serve linear layers or this arithmetic."""
+    direction. Raises ValueError for an algorithm that does not serve linear layers or this precision."""
     name = full_name(algo)
     if name == DEPTHWISE:
         raise _not_depthwise()
     if name in FEW_CHANNELS_NAMES:
         raise _not_few_channels(name)
-    return AUTO if name == AUTO else _in_direction(find(name, arithmetic), direction)
+    return AUTO if name == AUTO else _in_direction(find(name, precision), direction)
 
 
-def for_convolution(algo: object, problem: Conv2dProblem, epilogue: Epilogue, arithmetic: str, direction: str) -> str:
+def for_convolution(algo: object, problem: Conv2dProblem, epilogue: Epilogue, precision: str, direction: str) -> str:
     """The full name of an algorithm for one direction ("fprop", "dgrad", "wgrad") of a convolution.
 
     "auto" becomes "depthwise" if the depthwise kernels serve the convolution. An algorithm without a kernel for this
     direction becomes "auto".
-    Raises ValueError if the algorithm does not serve this convolution or arithmetic.
+    Raises ValueError if the algorithm does not serve this convolution or precision.
     """
     name = full_name(algo)
     plain = epilogue.plain_store if direction == "fprop" else not epilogue.norm_sums
@@ -336,10 +325,10 @@ def for_convolution(algo: object, problem: Conv2dProblem, epilogue: Epilogue, ar
         raise _not_depthwise()
     if name in (AUTO, DEPTHWISE):
         return DEPTHWISE if depthwise else AUTO
-    few_channels = few_channels_smem_bytes(problem, epilogue.pool, arithmetic) > 0
+    few_channels = few_channels_smem_bytes(problem, epilogue.pool, precision) > 0
     if name in FEW_CHANNELS_NAMES and not few_channels:
         raise _not_few_channels(name)
-    return _in_direction(find(name, arithmetic, few_channels), direction)
+    return _in_direction(find(name, precision, few_channels), direction)
 
 
 def _in_direction(algorithm: Algorithm, direction: str) -> str:
@@ -364,9 +353,9 @@ def algorithm_of_launch(kernel: str, macros: Mapping[str, str]) -> str | None:
     """The name of the algorithm whose kernel was launched, compiled with these macros; None for any other kernel."""
     if kernel.endswith(f"_{DEPTHWISE}"):
         return DEPTHWISE
-    arithmetic = "tf32" if "TF32" in macros else macros.get("DTYPE", "")
-    for algorithm in serving(arithmetic, few_channels=True):
-        own = {name: str(value) for name, value in algorithm.defines(arithmetic).items()}
+    precision = "tf32" if "TF32" in macros else macros.get("DTYPE", "")
+    for algorithm in serving(precision, few_channels=True):
+        own = {name: str(value) for name, value in algorithm.defines(precision).items()}
         if kernel.endswith(f"_{algorithm.family}") and own.items() <= dict(macros).items():
             return algorithm.name
     return None

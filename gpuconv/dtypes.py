@@ -25,6 +25,7 @@ def full_name(name: str) -> str:
     return _SHORT.get(name, name)
 
 
+@functools.cache  # cached: called for every convolution and linear layer, and NumPy builds the name each time
 def precision_of(dtype: np.dtype, tf32: bool) -> str:
     """The one of `PRECISIONS` in which arrays of a dtype are multiplied."""
     return "tf32" if tf32 else dtype.name

@@ -35,7 +35,7 @@ def patch_lines(problem: Conv2dProblem, pool: int) -> int:
 
 
 @functools.lru_cache(maxsize=1024)
-def few_channels_smem_bytes(problem: Conv2dProblem, pool: int, arithmetic: str) -> int:
+def few_channels_smem_bytes(problem: Conv2dProblem, pool: int, precision: str) -> int:
     """Bytes of shared memory of a block of `gpuconv.algorithms.FEW_CHANNELS`: the biases, a table of the taps, the
     filters, and twice the part of x that a tile's pixels read. 0 if these algorithms do not serve the problem, because
     it is not one of few channels (`Conv2dProblem.few_channels`) or the bytes would exceed `MOST_SMEM_BYTES`.
@@ -43,8 +43,8 @@ def few_channels_smem_bytes(problem: Conv2dProblem, pool: int, arithmetic: str) 
     if not problem.few_channels:
         return 0
     (r, s), channels, q = problem.kernel_size, problem.c, problem.pooled_shape(pool)[2]
-    itemsize = {"float64": 8, "float16": 2, "bfloat16": 2}.get(arithmetic, 4)
-    chunk, scalar = 16 // itemsize, arithmetic == "float32"
+    itemsize = {"float64": 8, "float16": 2, "bfloat16": 2}.get(precision, 4)
+    chunk, scalar = 16 // itemsize, precision == "float32"
     step = 1 if scalar else 2 * chunk
     depth = ceil_div(r * s * channels, step) * step
     filter_numbers = depth * (FILTERS + 8) if scalar else depth * FILTERS

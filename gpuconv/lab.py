@@ -5,7 +5,7 @@ a starting point. The shipped launcher launches these kernels, so tiles and grid
 
 algo: for a matrix product, one of `gpuconv.algorithms.ALGORITHMS` whose family the file implements. Every case
 requests this algorithm, because otherwise another one might run. Cases whose shapes the algorithm does not serve are
-left out. By default it is the first algorithm of the "simt" family that serves the case's arithmetic.
+left out. By default it is the first algorithm of the "simt" family that serves the case's precision.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from gpuconv import backends, ops
-from gpuconv.algorithms import ALGORITHMS, Algorithm, UnservedError, arithmetic_of
+from gpuconv.algorithms import ALGORITHMS, Algorithm, UnservedError
 from gpuconv.arguments import integer
 from gpuconv.backends.cuda.analysis.variants import kernels, variants
 from gpuconv.backends.cuda.runtime import replaced_files, source
 from gpuconv.devices import Device
-from gpuconv.dtypes import as_dtype
+from gpuconv.dtypes import as_dtype, precision_of
 from gpuconv.names import canonical, lookup
 from gpuconv.ops import OPS
 from gpuconv.profiling.timer import open_timer
@@ -148,7 +148,7 @@ def _with_algorithm(case: Case, entries: list[Algorithm]) -> Case:
     tf32 = bool(case.arguments(case.dtypes[0])[1].get("tf32"))
 
     def algorithm_for(dtype: DTypeLike) -> str | None:
-        serving = (each.name for each in entries if arithmetic_of(as_dtype(dtype), tf32) in each.arithmetics)
+        serving = (each.name for each in entries if precision_of(as_dtype(dtype), tf32) in each.precisions)
         return next(serving, None)
 
     def make(rng: np.random.Generator, dtype: np.dtype) -> tuple[list[object], Options]:

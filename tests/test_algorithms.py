@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from gpuconv import algorithms, asarray, backends, ops
-from gpuconv.algorithms import ALGORITHMS, ARITHMETICS
+from gpuconv.algorithms import ALGORITHMS
 from gpuconv.backends import cpu
 from gpuconv.backends.cuda.gemm import plan
 from gpuconv.backends.cuda.gemm.product import Product
-from gpuconv.dtypes import as_dtype
+from gpuconv.dtypes import PRECISIONS, as_dtype
 from gpuconv.layers import Conv2D, Flatten, Input, Layer, Linear, MaxPool2D, ReLU, Sequential, Sigmoid
 from gpuconv.problems import DIRECTIONS, PLAIN, Conv2dProblem
 from gpuconv.profiling import launches
@@ -31,12 +31,12 @@ BFLOAT16 = as_dtype("bfloat16")
 every_op = pytest.mark.parametrize("op", OPS)
 
 
-def test_every_arithmetic_has_algorithms_and_their_names_are_unique():
-    for arithmetic in ARITHMETICS:
-        names = [algorithm.name for algorithm in algorithms.serving(arithmetic)]
+def test_every_precision_has_algorithms_and_their_names_are_unique():
+    for precision in PRECISIONS:
+        names = [algorithm.name for algorithm in algorithms.serving(precision)]
         assert names
         assert len(set(names)) == len(names)
-    assert {a for algorithm in ALGORITHMS for a in algorithm.arithmetics} == set(ARITHMETICS)
+    assert {a for algorithm in ALGORITHMS for a in algorithm.precisions} == set(PRECISIONS)
 
 
 @every_op
@@ -61,8 +61,8 @@ def test_names_are_checked_before_anything_is_computed(monkeypatch, op):
 
 def test_a_launch_reports_its_algorithm():
     for algorithm in ALGORITHMS:
-        for arithmetic in algorithm.arithmetics:
-            macros = {name: str(value) for name, value in algorithm.defines(arithmetic).items()} | {"VECTOR_C": "1"}
+        for precision in algorithm.precisions:
+            macros = {name: str(value) for name, value in algorithm.defines(precision).items()} | {"VECTOR_C": "1"}
             assert algorithms.algorithm_of_launch(f"conv2d_fprop_{algorithm.family}", macros) == algorithm.name
             assert algorithms.algorithm_of_launch("gemm_reduce_splits", macros) is None
     assert algorithms.algorithm_of_launch("relu_forward_simt", {"DTYPE": "float32"}) is None

@@ -119,7 +119,7 @@ def describe(product: Product) -> str:
         "saves-input": epilogue.saves_input,
         "norm-sums": epilogue.norm_sums,
     }
-    words = [product.kernel.removeprefix("conv2d_"), str(product.problem), product.arithmetic, epilogue.activation]
+    words = [product.kernel.removeprefix("conv2d_"), str(product.problem), product.precision, epilogue.activation]
     return " ".join(filter(None, [*words, *(name for name, on in flags.items() if on)]))
 
 

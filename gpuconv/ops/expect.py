@@ -13,7 +13,7 @@ import numpy as np
 from gpuconv import algorithms
 from gpuconv.activations import ACTIVATIONS
 from gpuconv.arguments import flag, integer
-from gpuconv.dtypes import FLOAT_NAMES, is_float
+from gpuconv.dtypes import FLOAT_NAMES, is_float, precision_of
 from gpuconv.names import lookup
 from gpuconv.ops.overlap import Written, disjoint, overlap, written
 from gpuconv.problems import Conv2dProblem, Epilogue
@@ -73,16 +73,16 @@ def expect_activation(activation: str | None) -> str | None:
 
 def expect_algorithm(algo: object, tf32: object, dtype: np.dtype, direction: str) -> tuple[str, bool]:
     """The full name of an algorithm for a direction of a linear layer in this dtype, and tf32 as a bool."""
-    arithmetic = _arithmetic(dtype, tf32)
-    return algorithms.for_product(algo, arithmetic, direction), bool(tf32)
+    precision = _precision(dtype, tf32)
+    return algorithms.for_product(algo, precision, direction), bool(tf32)
 
 
 def expect_conv_algorithm(
     algo: object, tf32: object, dtype: np.dtype, problem: Conv2dProblem, epilogue: Epilogue, direction: str
 ) -> tuple[str, bool]:
     """As `expect_algorithm`, for a direction of a convolution."""
-    arithmetic = _arithmetic(dtype, tf32)
-    return algorithms.for_convolution(algo, problem, epilogue, arithmetic, direction), bool(tf32)
+    precision = _precision(dtype, tf32)
+    return algorithms.for_convolution(algo, problem, epilogue, precision, direction), bool(tf32)
 
 
 def expect_mask(mask: Array, problem: Conv2dProblem, pool: int) -> None:
@@ -100,9 +100,9 @@ def expect_tf32(tf32: object, dtype: np.dtype) -> None:
         raise TypeError(f"tf32=True multiplies float32 arrays, received {dtype.name}")
 
 
-def _arithmetic(dtype: np.dtype, tf32: object) -> str:
+def _precision(dtype: np.dtype, tf32: object) -> str:
     expect_tf32(tf32, dtype)
-    return algorithms.arithmetic_of(dtype, bool(tf32))
+    return precision_of(dtype, bool(tf32))
 
 
 # --- outputs -----------------------------------------------------------------------------------

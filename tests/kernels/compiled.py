@@ -31,10 +31,10 @@ def compiled(variant: Variant, arch: str) -> nvrtc.Binary:
     return nvrtc.compile_cubin(path.stem, source.flatten(path), dict(variant.defines), arch)
 
 
-def tensor_core_variant(direction: str, algorithm: Algorithm, arithmetic: str, **more: object) -> Variant:
+def tensor_core_variant(direction: str, algorithm: Algorithm, precision: str, **more: object) -> Variant:
     """The kernel of one direction of a convolution, whose arrays are all moved 16 bytes at a time. more: macros."""
-    wide = 4 if arithmetic == "tf32" else 8
-    macros = algorithm.defines(arithmetic) | dict(ACTIVATION="Identity", MASK=0, VECTOR_C=wide, VECTOR_K=wide) | more
+    wide = 4 if precision == "tf32" else 8
+    macros = algorithm.defines(precision) | dict(ACTIVATION="Identity", MASK=0, VECTOR_C=wide, VECTOR_K=wide) | more
     return Variant(algorithm.file(f"conv2d_{direction}"), tuple((name, str(v)) for name, v in macros.items()))
 
 

@@ -28,9 +28,9 @@ def problem(c: int, k: int, groups: int = 1) -> Conv2dProblem:
     return conv(2, 9, 11, c * groups, k * groups, (3, 2), **window)
 
 
-def dtype_and_options(arithmetic: str):
-    """The dtype of an arithmetic, and the options that make an op compute in it."""
-    return ("float32", dict(tf32=True)) if arithmetic == "tf32" else (arithmetic, {})
+def dtype_and_options(precision: str):
+    """The dtype of a precision, and the options that make an op compute in it."""
+    return ("float32", dict(tf32=True)) if precision == "tf32" else (precision, {})
 
 
 def arguments(op: str, case: Conv2dProblem, dtype: str = "float32"):
@@ -72,7 +72,7 @@ def force_algorithm(monkeypatch, algorithm: Algorithm | None = None, splits: int
     monkeypatch.setenv("GPUCONV_AUTOTUNE", "0")
 
     def planned(product, algo="auto", capability=NEWEST):
-        chosen = algorithm or serving(product.arithmetic)[-1]
+        chosen = algorithm or serving(product.precision)[-1]
         across, down = tiles_of(product, chosen)
         step = max(16, chosen.block_k)
         per_split = max(1, ceil_div(ceil_div(product.k, splits if product.split_k else 1), step)) * step

@@ -63,17 +63,15 @@ def test_tf32_is_within_its_bound_and_differs_from_float32(device, op, channels)
     assert np.abs(rounded - assert_right(op, device, problem(*channels))).max() > 1e-4
 
 
-OTHER_ARITHMETICS = [
-    (a.name, arithmetic) for a in ALGORITHMS for arithmetic in a.arithmetics if arithmetic != "float32"
-]
+OTHER_PRECISIONS = [(a.name, precision) for a in ALGORITHMS for precision in a.precisions if precision != "float32"]
 
 
 @directions
-@pytest.mark.parametrize(("algo", "arithmetic"), OTHER_ARITHMETICS)
-def test_every_algorithm_agrees_with_the_oracle_in_every_other_arithmetic(device, op, algo, arithmetic):
-    if not find(algo, arithmetic).runs_on(capability_named(device)):
+@pytest.mark.parametrize(("algo", "precision"), OTHER_PRECISIONS)
+def test_every_algorithm_agrees_with_the_oracle_in_every_other_precision(device, op, algo, precision):
+    if not find(algo, precision).runs_on(capability_named(device)):
         pytest.skip(f"{algo} does not run on this GPU")
-    dtype, tf32_option = dtype_and_options(arithmetic)
+    dtype, tf32_option = dtype_and_options(precision)
     assert_right(op, device, problem(16, 72), dtype, algo=algo, **tf32_option)
 
 

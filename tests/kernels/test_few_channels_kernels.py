@@ -24,8 +24,8 @@ from tests.kernels.agreement import assert_same_bits, on_device, varied
 from tests.tolerance import assert_within
 
 FEW_CHANNELS = "few_channels-256x64"
-ARITHMETICS = ("float32", "tf32", "float16", "bfloat16")
-arithmetics = pytest.mark.parametrize("arithmetic", ARITHMETICS)
+PRECISIONS = ("float32", "tf32", "float16", "bfloat16")
+precisions = pytest.mark.parametrize("precision", PRECISIONS)
 # Rows of x consist of whole 16-byte chunks; the filters take two tiles.
 WHOLE_CHUNKS = conv(2, 9, 16, 3, 72, (3, 3), padding=((1, 1), (1, 1)))
 UNEVEN = conv(2, 19, 17, 3, 13, (4, 3), stride=(3, 2), padding=((2, 1), (0, 3)), dilation=(2, 3))
@@ -43,25 +43,25 @@ CASES = {
 }
 
 
-def arguments(case: Conv2dProblem, arithmetic: str):
-    x, w, bias, _ = random_arrays(case, as_dtype("float32" if arithmetic == "tf32" else arithmetic))
-    return [x, w, bias], case.window | dict(tf32=arithmetic == "tf32", algo=FEW_CHANNELS)
+def arguments(case: Conv2dProblem, precision: str):
+    x, w, bias, _ = random_arrays(case, as_dtype("float32" if precision == "tf32" else precision))
+    return [x, w, bias], case.window | dict(tf32=precision == "tf32", algo=FEW_CHANNELS)
 
 
-def assert_right(device: str, case: Conv2dProblem, arithmetic: str, op: str = "conv2d", **more):
-    arrays, options = arguments(case, arithmetic)
+def assert_right(device: str, case: Conv2dProblem, precision: str, op: str = "conv2d", **more):
+    arrays, options = arguments(case, precision)
     expected = expected_results(op, arrays, options | more)
     with record_launches() as launches:
         results = on_device(op, device, *arrays, **options | more)
     assert case.n == 0 or [launch.kernel.name for launch in launches] == ["conv2d_fprop_few_channels"]
     for exact, result in zip(expected, results if isinstance(results, tuple) else (results,)):
-        assert_within(result, exact.value, exact.bound, f"{op} {case} {arithmetic}")
+        assert_within(result, exact.value, exact.bound, f"{op} {case} {precision}")
 
 
-@arithmetics
+@precisions
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_every_shape_agrees_with_the_oracle(device, case, arithmetic):
-    assert_right(device, case, arithmetic, activation="silu")
+def test_every_shape_agrees_with_the_oracle(device, case, precision):
+    assert_right(device, case, precision, activation="silu")
 
 
 @pytest.fixture
@@ -82,15 +82,15 @@ def planned(m, n, k, dtype, smem_bytes):
 SEVERAL_TILES = varied(WHOLE_CHUNKS, n=8), varied(CASES["images larger than a tile"], k=150), varied(UNEVEN, n=30)
 
 
-@arithmetics
-def test_a_block_processes_several_tiles(device, one_multiprocessor, arithmetic):
+@precisions
+def test_a_block_processes_several_tiles(device, one_multiprocessor, precision):
     for case in SEVERAL_TILES:
         chosen_plan = planned(math.prod(case.y_shape[:3]), case.k, 1, np.dtype(np.float32), 1)
         assert chosen_plan.tiles >= 2 * chosen_plan.blocks
         assert chosen_plan.blocks == (3 if case.k == 150 else 2)
-        assert_right(device, case, arithmetic)
-    assert_right(device, SEVERAL_TILES[0], arithmetic, "conv2d_relu", pool=2)
-    arrays, options = arguments(SEVERAL_TILES[0], arithmetic)
+        assert_right(device, case, precision)
+    assert_right(device, SEVERAL_TILES[0], precision, "conv2d_relu", pool=2)
+    arrays, options = arguments(SEVERAL_TILES[0], precision)
     assert_same_bits("conv2d", device, *arrays, **options)
 
 
@@ -106,11 +106,11 @@ def test_the_moments_include_every_tile(device, one_multiprocessor, algo, dtype)
         assert_within(result, exact.value, exact.bound, exact.name)
 
 
-@arithmetics
+@precisions
 @pytest.mark.parametrize("pool", [1, 2])
-def test_relu_pool_and_mask_agree_with_the_oracle(device, arithmetic, pool):
+def test_relu_pool_and_mask_agree_with_the_oracle(device, precision, pool):
     for name in ("whole chunks", "uneven", "images within a tile"):
-        assert_right(device, CASES[name], arithmetic, "conv2d_relu", pool=pool)
+        assert_right(device, CASES[name], precision, "conv2d_relu", pool=pool)
 
 
 def test_the_tile_for_few_filters_agrees_with_the_oracle(device, one_multiprocessor):
@@ -136,9 +136,9 @@ def test_tf32_rounds_both_factors(device):
     assert np.abs(exact - rounded).max() > 1e-4
 
 
-@arithmetics
-def test_thread_orders_and_unaligned_arrays_give_the_same_bits(device, arithmetic):
-    arrays, options = arguments(WHOLE_CHUNKS, arithmetic)
+@precisions
+def test_thread_orders_and_unaligned_arrays_give_the_same_bits(device, precision):
+    arrays, options = arguments(WHOLE_CHUNKS, precision)
     assert_same_bits("conv2d", device, *arrays, **options)
     unaligned = [asarray(np.concatenate([a.ravel()[:1], a.ravel()]), device)[1:].reshape(a.shape) for a in arrays]
     np.testing.assert_array_equal(
@@ -154,19 +154,19 @@ def test_float32_gives_the_bits_of_a_simt_tile(device):
     np.testing.assert_array_equal(few, simt)
 
 
-@arithmetics
-def test_memory_accesses_stay_within_bounds(one_multiprocessor, arithmetic):
+@precisions
+def test_memory_accesses_stay_within_bounds(one_multiprocessor, precision):
     with emulator.configure(sanitize="checked", seed=7):
-        assert_right("emulated", varied(WHOLE_CHUNKS, n=4, k=5), arithmetic)
+        assert_right("emulated", varied(WHOLE_CHUNKS, n=4, k=5), precision)
         for name in ("uneven", "images within a tile", "one pixel"):
-            assert_right("emulated", varied(CASES[name], k=5), arithmetic)
-        assert_right("emulated", varied(WHOLE_CHUNKS, n=1, k=8), arithmetic, "conv2d_relu", pool=2)
+            assert_right("emulated", varied(CASES[name], k=5), precision)
+        assert_right("emulated", varied(WHOLE_CHUNKS, n=1, k=8), precision, "conv2d_relu", pool=2)
 
 
 def test_filters_are_read_without_bank_conflicts():
     """The output has one pixel, so all lanes read the same value of x. Only reads of filters could conflict."""
-    for arithmetic in ARITHMETICS:
-        arrays, options = arguments(conv(1, 4, 4, 3, 64, (4, 4)), arithmetic)
+    for precision in PRECISIONS:
+        arrays, options = arguments(conv(1, 4, 4, 3, 64, (4, 4)), precision)
         with emulator.bank_conflicts() as counts:
             on_device("conv2d", "emulated", *arrays, **options)
         accesses, conflicts = counts("conv2d_fprop_few_channels")
@@ -235,11 +235,11 @@ def test_auto_chooses_the_algorithm_forward_for_large_layers_with_few_channels(d
     assert chosen_plan.blocks == 2 * 132  # two blocks on each multiprocessor
 
 
-@pytest.mark.parametrize("arithmetic", ["float32", "bfloat16"])
-def test_the_patch_fits_in_shared_memory(rng, arithmetic):
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_patch_fits_in_shared_memory(rng, precision):
     """The launcher reserves at least the size that the largest tile needs. The test computes the size that each
     tile needs."""
-    chunk, exact_sizes = 4 if arithmetic == "float32" else 8, 0
+    chunk, exact_sizes = 4 if precision == "float32" else 8, 0
     for _ in range(400):
         p, q, n, c = (int(rng.integers(1, high)) for high in (40, 40, 9, 5))
         r, s, sh, sw, dh, dw = (int(rng.integers(1, 4)) for _ in range(6))
@@ -247,7 +247,7 @@ def test_the_patch_fits_in_shared_memory(rng, arithmetic):
         problem = Conv2dProblem(
             n, 1, 1, c, 1, r, s, p * pool, q * pool, (sh, sw), ((0, 0), (left, 0)), (dh, dw), 1, "floor"
         )
-        reserved = few_channels_smem_bytes(problem, pool, arithmetic)
+        reserved = few_channels_smem_bytes(problem, pool, precision)
         if reserved == 0:
             continue
         reach, windows, most_rows = (r - 1) * dh + 1, PIXELS // pool**2, 0
@@ -258,15 +258,13 @@ def test_the_patch_fits_in_shared_memory(rng, arithmetic):
             most_rows = max(most_rows, first_rows[last] + (pool - 1) * sh + reach - first_rows[first])
         across = ((q * pool - 1) * sw + (s - 1) * dw + 1) * c
         pitch = math.ceil((-left * c % chunk + across) / chunk) * chunk
-        depth = r * s * c if arithmetic == "float32" else math.ceil(r * s * c / 16) * 16
-        filter_bytes = depth * 72 * 4 if arithmetic == "float32" else 64 * depth * 2
+        depth = r * s * c if precision == "float32" else math.ceil(r * s * c / 16) * 16
+        filter_bytes = depth * 72 * 4 if precision == "float32" else 64 * depth * 2
         needed = 256 + math.ceil(depth / 4) * 16 + filter_bytes + 2 * most_rows * pitch * 16 // chunk
         assert needed <= reserved
         exact_sizes += needed == reserved
     assert exact_sizes > 100  # often the launcher reserves exactly what is needed
 
 
-def test_every_arithmetic_but_float64_has_a_tile():
-    assert {arithmetic for algorithm in algorithms.FEW_CHANNELS for arithmetic in algorithm.arithmetics} == {
-        *ARITHMETICS
-    }
+def test_every_precision_but_float64_has_a_tile():
+    assert {precision for algorithm in algorithms.FEW_CHANNELS for precision in algorithm.precisions} == {*PRECISIONS}

@@ -34,13 +34,13 @@ def separate_ops(case: Conv2dProblem, x, w, bias, dy, pool: int):
     return y, ops.relu_backward(gradient, unpooled)
 
 
-def serving_convolution(case: Conv2dProblem, arithmetic: str) -> list[Algorithm]:
+def serving_convolution(case: Conv2dProblem, precision: str) -> list[Algorithm]:
     """The algorithms that serve this convolution. Algorithms in clusters need multiples of 8 channels and filters
     in each group."""
     multiples_of_8 = not any(number // case.groups % 8 for number in (case.c, case.k))
     return [
         algorithm
-        for algorithm in serving(arithmetic, few_channels=case.few_channels)
+        for algorithm in serving(precision, few_channels=case.few_channels)
         if multiples_of_8 or algorithm.cluster == 1
     ]
 
@@ -285,10 +285,10 @@ def test_db_accumulates_with_dw(device, monkeypatch, splits):
 
 
 @pytest.mark.parametrize("op", ["conv2d_dgrad", "conv2d_wgrad"])
-@pytest.mark.parametrize("arithmetic", ["bfloat16", "tf32"])
-def test_gradients_on_tensor_cores_go_through_a_mask(device, rng, op, arithmetic):
+@pytest.mark.parametrize("precision", ["bfloat16", "tf32"])
+def test_gradients_on_tensor_cores_go_through_a_mask(device, rng, op, precision):
     """dy counts as zero where its mask bit is not set, in one group and in three."""
-    dtype, tf32_option = dtype_and_options(arithmetic)
+    dtype, tf32_option = dtype_and_options(precision)
     for case in (
         problem(24, 40),
         problem(8, 16, groups=3),

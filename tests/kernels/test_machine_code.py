@@ -167,20 +167,20 @@ def test_the_main_loop_has_one_fma_per_product_and_wide_loads(file, dtype, arch)
 
 
 @pytest.mark.parametrize("arch", [*ARCHS, "sm_100a"])
-@pytest.mark.parametrize("arithmetic", ["bfloat16", "tf32"])
+@pytest.mark.parametrize("precision", ["bfloat16", "tf32"])
 @pytest.mark.parametrize("direction", ["fprop", "dgrad", "wgrad"])
-def test_the_main_loop_on_tensor_cores_has_the_needed_products_and_wide_loads(direction, arithmetic, arch):
+def test_the_main_loop_on_tensor_cores_has_the_needed_products_and_wide_loads(direction, precision, arch):
     """One HMMA for 16 x 8 outputs and 32 bytes of depth. cp.async copies operands to shared memory, 16 bytes at a time.
     ldmatrix loads them into registers. Where 32-bit numbers are transposed, 16 bytes are loaded at a time instead.
 
     The loop is unrolled over the stages."""
-    algorithm, *_ = serving(arithmetic)
-    (function,) = disassembled(tensor_core_variant(direction, algorithm, arithmetic), arch).values()
+    algorithm, *_ = serving(precision)
+    (function,) = disassembled(tensor_core_variant(direction, algorithm, precision), arch).values()
     warp_m, warp_n = algorithm.macros["THREAD_M"] * 8, algorithm.macros["THREAD_N"] * 4
     stages = algorithm.macros["STAGES"]
     steps = 2 * stages
     assert function.matching(r"HMMA\..*") == steps * (warp_m // 16) * (warp_n // 8)
-    transposed = {"fprop": (), "dgrad": (warp_n,), "wgrad": (warp_m, warp_n)}[direction] if arithmetic == "tf32" else ()
+    transposed = {"fprop": (), "dgrad": (warp_n,), "wgrad": (warp_m, warp_n)}[direction] if precision == "tf32" else ()
     assert function.matching(r"LDSM\..*") == steps * (warp_m + warp_n - sum(transposed)) // 16
     assert function.matching(r"LDS\.128") >= steps * sum(transposed) // 16  # more, since tables are read too
     chunks = (algorithm.block_m + algorithm.block_n) * 4 // algorithm.threads
@@ -203,20 +203,20 @@ ISSUED = {
 
 
 @pytest.mark.parametrize("algorithm", ["mma-128x128", "mma-128x64"])
-@pytest.mark.parametrize(("direction", "arithmetic"), ISSUED)
-def test_the_main_loop_issues_few_instructions_per_hmma(direction, arithmetic, algorithm):
-    variant = tensor_core_variant(direction, find(algorithm, arithmetic), arithmetic)
+@pytest.mark.parametrize(("direction", "precision"), ISSUED)
+def test_the_main_loop_issues_few_instructions_per_hmma(direction, precision, algorithm):
+    variant = tensor_core_variant(direction, find(algorithm, precision), precision)
     loop = main_loop(variant)
     assert loop.hmma == 128
-    assert loop.instructions / loop.hmma <= ISSUED[direction, arithmetic][algorithm]
+    assert loop.instructions / loop.hmma <= ISSUED[direction, precision][algorithm]
 
 
 @pytest.mark.parametrize("depth_first", [0, 1])
-@pytest.mark.parametrize(("arithmetic", "issued"), [("bfloat16", 2.8), ("tf32", 5.8)])
-def test_the_matrix_products_of_muon_issue_few_instructions_per_hmma(arithmetic, issued, depth_first):
+@pytest.mark.parametrize(("precision", "issued"), [("bfloat16", 2.8), ("tf32", 5.8)])
+def test_the_matrix_products_of_muon_issue_few_instructions_per_hmma(precision, issued, depth_first):
     for name in ("mma-128x128", "mma-128x64"):
-        algorithm, wide = find(name, arithmetic), 4 if arithmetic == "tf32" else 8
-        macros = dict(ACTIVATION="Identity", DEPTH_FIRST=depth_first, WIDTH=wide) | algorithm.defines(arithmetic)
+        algorithm, wide = find(name, precision), 4 if precision == "tf32" else 8
+        macros = dict(ACTIVATION="Identity", DEPTH_FIRST=depth_first, WIDTH=wide) | algorithm.defines(precision)
         variant = Variant(algorithm.file("matmul"), tuple((macro, str(value)) for macro, value in macros.items()))
         loop = main_loop(variant)
         assert loop.hmma == 128
@@ -224,28 +224,28 @@ def test_the_matrix_products_of_muon_issue_few_instructions_per_hmma(arithmetic,
 
 
 @pytest.mark.parametrize("direction", ["fprop", "dgrad", "wgrad"])
-@pytest.mark.parametrize("arithmetic", ["bfloat16", "tf32"])
-def test_the_cost_model_has_the_counts_of_the_machine_code(direction, arithmetic):
+@pytest.mark.parametrize("precision", ["bfloat16", "tf32"])
+def test_the_cost_model_has_the_counts_of_the_machine_code(direction, precision):
     """The counts may differ by 10 %, since another NVRTC may emit more or fewer instructions."""
-    for algorithm in serving(arithmetic):
+    for algorithm in serving(precision):
         if algorithm.family != "mma" or f"conv2d_{direction}" not in algorithm.kernels:
             continue
-        variant = tensor_core_variant(direction, algorithm, arithmetic)
+        variant = tensor_core_variant(direction, algorithm, precision)
         loop = main_loop(variant)
         counted = loop.instructions / loop.hmma
         assert algorithm.issued[f"conv2d_{direction}"] == pytest.approx(counted, rel=0.1), algorithm.name
 
 
 @pytest.mark.parametrize("arch", [*ARCHS, "sm_100a"])
-@pytest.mark.parametrize("algorithm", FEW_CHANNELS, ids=lambda each: f"{each.name} {each.arithmetics[0]}")
+@pytest.mark.parametrize("algorithm", FEW_CHANNELS, ids=lambda each: f"{each.name} {each.precisions[0]}")
 def test_the_main_loop_for_few_channels_multiplies_and_loads_no_more_than_needed(algorithm, arch):
     """One HMMA for 16 pixels, 8 filters and 32 bytes of depth, or one FMA per product. Copies of x have 16 bytes."""
-    arithmetic, filters = algorithm.arithmetics[0], algorithm.block_n
-    wide = 8 if arithmetic == "float16" else 4
-    macros = algorithm.defines(arithmetic) | dict(ACTIVATION="Identity", VECTOR_K=wide)
+    precision, filters = algorithm.precisions[0], algorithm.block_n
+    wide = 8 if precision == "float16" else 4
+    macros = algorithm.defines(precision) | dict(ACTIVATION="Identity", VECTOR_K=wide)
     variant = Variant("conv2d_fprop_few_channels.cu", tuple((name, str(value)) for name, value in macros.items()))
     (function,) = disassembled(variant, arch).values()
-    if arithmetic == "float32":
+    if precision == "float32":
         assert function.matching(r"FFMA\b.*") == 4 * filters // 4
         assert function.matching(r"LDS\.128") == filters // 16
     else:

@@ -15,20 +15,20 @@ from gpuconv.dtypes import as_dtype
 from tests.kernels.convolutions import dtype_and_options
 
 
-def fragments(kernel, arithmetic):
+def fragments(kernel, precision):
     """A kernel of fragments.cu."""
-    dtype, _ = dtype_and_options(arithmetic)
+    dtype, _ = dtype_and_options(precision)
     return load(Path(__file__).with_name("fragments.cu"), {"DTYPE": dtype}).kernel(kernel)
 
 
-@pytest.mark.parametrize("arithmetic", ["float16", "bfloat16", "tf32"])
-def test_a_product_of_fragments_is_within_its_bound(device, rng, arithmetic):
-    dtype, depth = as_dtype(dtype_and_options(arithmetic)[0]), 8 if arithmetic == "tf32" else 16
+@pytest.mark.parametrize("precision", ["float16", "bfloat16", "tf32"])
+def test_a_product_of_fragments_is_within_its_bound(device, rng, precision):
+    dtype, depth = as_dtype(dtype_and_options(precision)[0]), 8 if precision == "tf32" else 16
     a, b = rng.standard_normal((16, depth)).astype(dtype), rng.standard_normal((depth, 8)).astype(dtype)
     before = rng.standard_normal((16, 8)).astype(np.float32)
     sums = asarray(before, device)
-    fragments("product", arithmetic)(1, 32, sums, asarray(a, device), asarray(b, device))
-    a, b = (round_tf32(f) if arithmetic == "tf32" else f.astype(np.float64) for f in (a, b))
+    fragments("product", precision)(1, 32, sums, asarray(a, device), asarray(b, device))
+    a, b = (round_tf32(f) if precision == "tf32" else f.astype(np.float64) for f in (a, b))
     expected, magnitude = a.astype(np.float64) @ b + before, np.abs(a).astype(np.float64) @ np.abs(b) + np.abs(before)
     assert (np.abs(to_numpy(sums) - expected) <= 2.0**-23 * (depth + 1) * magnitude).all()
 

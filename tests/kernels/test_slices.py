@@ -195,14 +195,14 @@ def test_copies_into_slices_of_channels_keep_the_others(device, dtype):
         np.testing.assert_array_equal(to_numpy(y), expected)
 
 
-@pytest.mark.parametrize("arithmetic", ["float16", "tf32", "float32"])
-def test_every_algorithm_reads_x_in_a_slice(device, rng, arithmetic):
-    dtype, tf32_option = dtype_and_options(arithmetic)
+@pytest.mark.parametrize("precision", ["float16", "tf32", "float32"])
+def test_every_algorithm_reads_x_in_a_slice(device, rng, precision):
+    dtype, tf32_option = dtype_and_options(precision)
     host = rng.normal(size=(2, 6, 6, 48)).astype(dtype)
     inside = asarray(host, device)[..., 16:32]
     dense = asarray(host[..., 16:32], device)
     w, bias, dy = (asarray(rng.normal(size=s).astype(dtype), device) for s in ((24, 3, 3, 16), 24, (2, 6, 6, 24)))
-    for algorithm in serving(arithmetic):
+    for algorithm in serving(precision):
         if algorithm.runs_on(capability_named(device)):
             options = dict(padding=1, algo=algorithm.name, **tf32_option)
             of_slice, of_dense = (

@@ -44,7 +44,7 @@ WITHOUT_TAP_TABLE = [
 LARGE = conv(90, 1400, 2000, 48, 72, (3, 4), stride=(2, 3), padding=((1, 2), (3, 0)), dilation=(3, 2))
 MANY_FILTERS = conv(1, 9, 9, 70_000, 40_000, (1, 3))
 
-arithmetics = pytest.mark.parametrize("arithmetic", ["bfloat16", "float16", "tf32"])
+precisions = pytest.mark.parametrize("precision", ["bfloat16", "float16", "tf32"])
 
 
 def operands(case: Conv2dProblem):
@@ -69,22 +69,22 @@ def operands(case: Conv2dProblem):
             yield "dgrad_w", "n", case.c, taps_met[0] * taps_met[1] * k, phase
 
 
-def tiles(algorithm: str, arithmetic: str):
+def tiles(algorithm: str, precision: str):
     """tiles.cu for a tile whose operands all move 16 bytes at a time."""
-    wide = 4 if arithmetic == "tf32" else 8
-    defines = find(algorithm, arithmetic).defines(arithmetic)
+    wide = 4 if precision == "tf32" else 8
+    defines = find(algorithm, precision).defines(precision)
     macros = dict(ACTIVATION="Identity", VECTOR_C=wide, VECTOR_K=wide)
     return load(Path(__file__).with_name("tiles.cu"), defines | macros)
 
 
 def assert_same_addresses(
-    device: str, case: Conv2dProblem, algorithm: str, arithmetic: str, rng: np.random.Generator, count: int = 3
+    device: str, case: Conv2dProblem, algorithm: str, precision: str, rng: np.random.Generator, count: int = 3
 ) -> int:
     """Checks that the iterators give the addresses of the matrices, for all operands of a case. An iterator starts
     at the beginning and near the end of the side and of the depth, and at `count` random positions of each. Returns the
     largest offset in the tensor."""
-    tile, dtype = find(algorithm, arithmetic), as_dtype(dtype_and_options(arithmetic)[0])
-    module, struct = tiles(algorithm, arithmetic), packed(case, 1)
+    tile, dtype = find(algorithm, precision), as_dtype(dtype_and_options(precision)[0])
+    module, struct = tiles(algorithm, precision), packed(case, 1)
     tensor, tile_count, furthest = asarray(np.zeros(8, dtype), device), 5, -1
     for kernel, side, size, depth, phase in operands(case):
         block = tile.block_m if side == "m" else tile.block_n
@@ -116,15 +116,15 @@ def assert_same_addresses(
     return furthest
 
 
-@pytest.mark.parametrize("arithmetic", ["float16", "tf32"])
+@pytest.mark.parametrize("precision", ["float16", "tf32"])
 @pytest.mark.parametrize("algorithm", ["mma-128x128", "mma-128x64", "mma-32x128"])
-def test_iterators_give_the_addresses_of_their_matrices(device, rng, algorithm, arithmetic):
+def test_iterators_give_the_addresses_of_their_matrices(device, rng, algorithm, precision):
     for case in WITH_TAP_TABLE:
-        assert assert_same_addresses(device, case, algorithm, arithmetic, rng) > 0
+        assert assert_same_addresses(device, case, algorithm, precision, rng) > 0
 
 
-@pytest.mark.parametrize("arithmetic", ["float16", "tf32"])
-def test_iterators_give_the_addresses_of_random_convolutions(device, rng, arithmetic):
+@pytest.mark.parametrize("precision", ["float16", "tf32"])
+def test_iterators_give_the_addresses_of_random_convolutions(device, rng, precision):
     for _ in range(60):
         r, s = (int(i) for i in rng.integers(1, 6, 2))
         n, h, w, c, k = (int(i) for i in rng.integers(1, [4, 14, 14, 8, 8]))
@@ -133,7 +133,7 @@ def test_iterators_give_the_addresses_of_random_convolutions(device, rng, arithm
         least = [(size - 1) * step + 1 for size, step in zip((r, s), dilation)]
         window = dict(stride=stride, padding=padding, dilation=dilation)
         case = conv(n, h + least[0], w + least[1], c * 8, k * 8, (r, s), **window)
-        assert_same_addresses(device, case, "mma-64x64", arithmetic, rng, count=1)
+        assert_same_addresses(device, case, "mma-64x64", precision, rng, count=1)
 
 
 def test_iterators_give_addresses_past_two_to_the_31(device, rng):
@@ -144,17 +144,17 @@ def test_iterators_give_addresses_past_two_to_the_31(device, rng):
 
 
 @directions
-@arithmetics
+@precisions
 @pytest.mark.parametrize("case", WITH_TAP_TABLE)
-def test_convolutions_with_iterators_agree_with_the_oracle(device, op, arithmetic, case):
-    dtype, tf32_option = dtype_and_options(arithmetic)
+def test_convolutions_with_iterators_agree_with_the_oracle(device, op, precision, case):
+    dtype, tf32_option = dtype_and_options(precision)
     assert_right(op, device, case, dtype, algo="mma-64x64", **tf32_option)
 
 
 @directions
-@arithmetics
-def test_filters_that_do_not_fit_the_tap_table_agree_with_the_oracle(device, op, arithmetic):
-    dtype, tf32_option = dtype_and_options(arithmetic)
+@precisions
+def test_filters_that_do_not_fit_the_tap_table_agree_with_the_oracle(device, op, precision):
+    dtype, tf32_option = dtype_and_options(precision)
     for case in WITHOUT_TAP_TABLE:
         with launches.record_launches() as launched:
             assert_right(op, device, case, dtype, algo="mma-64x64", **tf32_option)

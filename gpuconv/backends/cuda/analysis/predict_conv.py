@@ -22,16 +22,16 @@ REFERENCE_GPU = GPUS["h200"]
 
 
 def convolution(
-    problem: Conv2dProblem, direction: str, arithmetic: str, algo: str, moved: float, model: Model, gpu: Gpu
+    problem: Conv2dProblem, direction: str, precision: str, algo: str, moved: float, model: Model, gpu: Gpu
 ) -> tuple[str, Prediction] | None:
     """The algorithm that `algo` selects for a direction, and its predicted time; None if the model does not cover that
-    algorithm or the arithmetic. If `algo` does not serve the problem, "auto" selects the algorithm instead.
+    algorithm or the precision. If `algo` does not serve the problem, "auto" selects the algorithm instead.
 
     moved: the bytes that must pass through memory.
     """
-    if arithmetic not in ("float16", "bfloat16"):
+    if precision not in ("float16", "bfloat16"):
         return None
-    dtype = as_dtype(arithmetic)
+    dtype = as_dtype(precision)
     try:
         found = plans("emulated", problem, PLAIN, dtype, algo=algo)
     except UnservedError:
@@ -45,7 +45,7 @@ def convolution(
     if algorithm.family != "mma":
         return algorithm.name, predict_wgmma.predict_launch(
             algorithm,
-            predict_wgmma.warp_code(algorithm, direction, arithmetic, (vector_c, vector_k), gpu.arch),
+            predict_wgmma.warp_code(algorithm, direction, precision, (vector_c, vector_k), gpu.arch),
             turns=ceil_div(plan.tiles, plan.blocks) * ceil_div(plan.blocks * plan.split_k, gpu.multiprocessors),
             drained=direction == "wgrad" and algorithm.cluster == 1,
             stages=ceil_div(plan.depth_per_split, algorithm.block_k),
@@ -55,7 +55,7 @@ def convolution(
             model=model,
             gpu=gpu,
         )
-    kernel = predict_time.compiled(algorithm, direction, arithmetic, (vector_c, vector_k), gpu.arch)
+    kernel = predict_time.compiled(algorithm, direction, precision, (vector_c, vector_k), gpu.arch)
     smem_bytes = kernel.shared + plan.smem_bytes
     work = predict_time.terms(
         kernel.loop,

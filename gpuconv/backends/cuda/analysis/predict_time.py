@@ -167,14 +167,14 @@ class Compiled:
 
 
 def machine_code_of(
-    algorithm: Algorithm, direction: str, arithmetic: str, vectors: tuple[int, int], arch: str
+    algorithm: Algorithm, direction: str, precision: str, vectors: tuple[int, int], arch: str
 ) -> tuple[nvrtc.Resources, list[Instruction]]:
     """The resources and the instructions of a direction's plain kernel. vectors: VECTOR_C and VECTOR_K.
 
     Raises CompileError if NVRTC or nvdisasm is missing.
     """
     file = source.resolve(algorithm.file(f"conv2d_{direction}"))
-    chosen = algorithm.defines(arithmetic) | dict(ACTIVATION="Identity", VECTOR_C=vectors[0], VECTOR_K=vectors[1])
+    chosen = algorithm.defines(precision) | dict(ACTIVATION="Identity", VECTOR_C=vectors[0], VECTOR_K=vectors[1])
     defines = {name: str(value) for name, value in chosen.items()}
     name = f"conv2d_{direction}_{algorithm.family}"
     binary = nvrtc.compile_cubin(file.stem, source.flatten(file), defines, arch)
@@ -182,10 +182,10 @@ def machine_code_of(
 
 
 @functools.cache
-def compiled(algorithm: Algorithm, direction: str, arithmetic: str, vectors: tuple[int, int], arch: str) -> Compiled:
+def compiled(algorithm: Algorithm, direction: str, precision: str, vectors: tuple[int, int], arch: str) -> Compiled:
     """The counts of the kernel of `machine_code_of`. Raises its errors, and ValueError for an algorithm without tensor
     cores."""
-    used, instructions = machine_code_of(algorithm, direction, arithmetic, vectors, arch)
+    used, instructions = machine_code_of(algorithm, direction, precision, vectors, arch)
     loop = machine_code.main_loop(instructions)
     if loop is None:
         raise ValueError(f"algorithm {algorithm.name!r} has no loop on tensor cores; the model covers no others")

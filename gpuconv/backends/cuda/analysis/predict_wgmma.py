@@ -48,9 +48,9 @@ class StageClocks:
 
 
 @functools.cache
-def warp_code(algorithm: Algorithm, direction: str, arithmetic: str, vectors: tuple[int, int], arch: str) -> WarpCode:
+def warp_code(algorithm: Algorithm, direction: str, precision: str, vectors: tuple[int, int], arch: str) -> WarpCode:
     """The counts of a direction's plain kernel. Raises what `predict_time.machine_code_of` raises."""
-    _, instructions = predict_time.machine_code_of(algorithm, direction, arithmetic, vectors, arch)
+    _, instructions = predict_time.machine_code_of(algorithm, direction, precision, vectors, arch)
     loop = machine_code.main_loop(instructions)
     copy = machine_code.main_loop(instructions, ("LDGSTS",))
     copy = copy or machine_code.main_loop(instructions, ("LDG",))  # in kernels that copy single numbers

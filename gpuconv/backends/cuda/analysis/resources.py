@@ -90,7 +90,7 @@ def jobs(chosen: Sequence[Variant], archs: Iterable[str], everything: bool) -> l
     """The variants that the report compiles, each with an architecture.
 
     For the architectures in `THOROUGH`, where registers are scarcest, it compiles all variants; for the others, one of
-    each file and arithmetic. With `everything`, it compiles all variants for every architecture. A variant that uses
+    each file and precision. With `everything`, it compiles all variants for every architecture. A variant that uses
     instructions of one architecture is compiled only for that one."""
     few = representatives(chosen)
     listed = ((v, arch) for arch in archs for v in (chosen if everything or arch in THOROUGH else few))

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from gpuconv.algorithms import ALGORITHMS, ARITHMETICS, FEW_CHANNELS, Algorithm, macros_of
+from gpuconv.algorithms import ALGORITHMS, FEW_CHANNELS, Algorithm, macros_of
 from gpuconv.backends.cuda.runtime import source
-from gpuconv.dtypes import FLOAT_NAMES, as_dtype
+from gpuconv.dtypes import FLOAT_NAMES, PRECISIONS, as_dtype
 
 WIDE = "16 bytes"  # represents the number of values in 16 bytes
 WIDE_SUMS = "16 bytes of sums"  # likewise, for accumulators
@@ -36,30 +36,30 @@ DGRAD_EPILOGUES: tuple[Mapping[str, Any], ...] = (
 
 @dataclass(frozen=True)
 class AlgorithmVariant:
-    """An algorithm in one of its arithmetics: determines DTYPE and the algorithm's own macros."""
+    """An algorithm in one of its precisions: determines DTYPE and the algorithm's own macros."""
 
     algorithm: Algorithm
-    arithmetic: str
+    precision: str
 
     def __str__(self) -> str:
-        return f"{self.algorithm.name} {self.arithmetic}"
+        return f"{self.algorithm.name} {self.precision}"
 
 
-def algorithm_variants(family: str, arithmetics: tuple[str, ...] = ARITHMETICS) -> tuple[AlgorithmVariant, ...]:
+def algorithm_variants(family: str, precisions: tuple[str, ...] = PRECISIONS) -> tuple[AlgorithmVariant, ...]:
     listed = (*FEW_CHANNELS, *ALGORITHMS)
     return tuple(
-        AlgorithmVariant(a, arithmetic)
+        AlgorithmVariant(a, precision)
         for a in listed
         if a.family == family
-        for arithmetic in a.arithmetics
-        if arithmetic in arithmetics
+        for precision in a.precisions
+        if precision in precisions
     )
 
 
 # bfloat16 is left out: its code differs from that of float16 only in the name of an instruction.
-DISTINCT_ARITHMETICS = tuple(a for a in ARITHMETICS if a != "bfloat16")
+DISTINCT_PRECISIONS = tuple(precision for precision in PRECISIONS if precision != "bfloat16")
 SIMT, MMA, WGMMA, WGMMA_CLUSTER, OF_FEW_CHANNELS = (
-    algorithm_variants(family, DISTINCT_ARITHMETICS)
+    algorithm_variants(family, DISTINCT_PRECISIONS)
     for family in ("simt", "mma", "wgmma", "wgmma_cluster", "few_channels")
 )
 # The dtype of parameters and state, and the dtype of gradients: equal, or float32 masters with 16-bit gradients.
@@ -71,6 +71,8 @@ MUON_STEP_DTYPES = tuple(
     for step in STEP_DTYPES
     for factor in (("float64",) if step[0] == "float64" else ("float32", "bfloat16"))
 )
+# `gpuconv kernels --json` lists the precisions in this order, under the name ARITHMETIC.
+WIDEST_FIRST = (PRECISIONS[-1], *PRECISIONS[:-1])
 
 MACROS: dict[str, dict[str, tuple[Any, ...]]] = {
     "activation.cu": dict(DTYPE=FLOAT_NAMES, WIDTH=(1, WIDE)),
@@ -80,7 +82,7 @@ MACROS: dict[str, dict[str, tuple[Any, ...]]] = {
     "bias_grad.cu": dict(DTYPE=FLOAT_NAMES, ACTIVATION=ACTIVATIONS, WIDTH=(1, WIDE)),
     "clip.cu": {},
     "conv2d_dgrad.cu": dict(ALGORITHM=SIMT, EPILOGUE=DGRAD_EPILOGUES, **VECTORS),
-    "conv2d_dgrad_depthwise.cu": dict(ARITHMETIC=ARITHMETICS, WIDTH=(1, WIDE)),
+    "conv2d_dgrad_depthwise.cu": dict(ARITHMETIC=WIDEST_FIRST, WIDTH=(1, WIDE)),
     "conv2d_dgrad_mma.cu": dict(
         ALGORITHM=MMA, EPILOGUE=(*DGRAD_EPILOGUES, dict(ACTIVATION="Identity") | NO_TAP_TABLE), MOVE=MOVES
     ),
@@ -93,7 +95,7 @@ MACROS: dict[str, dict[str, tuple[Any, ...]]] = {
         ALGORITHM=WGMMA_CLUSTER, EPILOGUE=(*DGRAD_EPILOGUES, dict(ACTIVATION="Identity") | NO_TAP_TABLE), MOVE=(WIDE,)
     ),
     "conv2d_fprop.cu": dict(ALGORITHM=SIMT, EPILOGUE=FPROP_EPILOGUES, **VECTORS),
-    "conv2d_fprop_depthwise.cu": dict(ARITHMETIC=ARITHMETICS, ACTIVATION=ACTIVATIONS, WIDTH=(1, WIDE)),
+    "conv2d_fprop_depthwise.cu": dict(ARITHMETIC=WIDEST_FIRST, ACTIVATION=ACTIVATIONS, WIDTH=(1, WIDE)),
     "conv2d_fprop_few_channels.cu": dict(ALGORITHM=OF_FEW_CHANNELS, EPILOGUE=FPROP_EPILOGUES, VECTOR_K=(1, WIDE)),
     "conv2d_fprop_mma.cu": dict(
         ALGORITHM=MMA, EPILOGUE=(*FPROP_EPILOGUES, dict(ACTIVATION="Identity") | NO_TAP_TABLE), MOVE=MOVES
@@ -108,7 +110,7 @@ MACROS: dict[str, dict[str, tuple[Any, ...]]] = {
         MOVE=(WIDE,),
     ),
     "conv2d_wgrad.cu": dict(ALGORITHM=SIMT, ACTIVATION=("Identity",), **VECTORS),
-    "conv2d_wgrad_depthwise.cu": dict(ARITHMETIC=ARITHMETICS, WIDTH=(1, WIDE)),
+    "conv2d_wgrad_depthwise.cu": dict(ARITHMETIC=WIDEST_FIRST, WIDTH=(1, WIDE)),
     "conv2d_wgrad_mma.cu": dict(ALGORITHM=MMA, ACTIVATION=("Identity",), MOVE=MOVES),
     "conv2d_wgrad_wgmma.cu": dict(ALGORITHM=WGMMA, ACTIVATION=("Identity",), MOVE=MOVES),
     "conv2d_wgrad_wgmma_cluster.cu": dict(ALGORITHM=WGMMA_CLUSTER, ACTIVATION=("Identity",), MOVE=(WIDE,)),
@@ -163,9 +165,9 @@ def variants(macros: Mapping[str, Mapping[str, tuple[Any, ...]]] = MACROS) -> It
             if product and file not in map(product.algorithm.file, product.algorithm.kernels):
                 continue
             if product:
-                chosen |= product.algorithm.defines(product.arithmetic)
-            if arithmetic := chosen.pop("ARITHMETIC", None):
-                chosen |= macros_of(arithmetic)
+                chosen |= product.algorithm.defines(product.precision)
+            if precision := chosen.pop("ARITHMETIC", None):
+                chosen |= macros_of(precision)
             if step := chosen.pop("STEP", None):
                 chosen |= dict(zip(("DTYPE", "GRAD", "FACTOR"), step))
             chosen |= chosen.pop("EPILOGUE", {})
@@ -195,7 +197,7 @@ def _covered_by_another(product: AlgorithmVariant, defines: Mapping[str, object]
     if family == "few_channels":
         # Variants that store single numbers differ only in these stores.
         return not _has_plain_epilogue(defines) and defines["VECTOR_K"] != WIDE
-    if family == "simt" and product.arithmetic == "tf32":
+    if family == "simt" and product.precision == "tf32":
         # The same code as in float32, except that numbers are rounded on their way into shared memory.
         return not _has_plain_epilogue(defines) or moves != {WIDE}
     return not _has_plain_epilogue(defines) and len(moves) > 1  # mixed moves need no more resources than equal ones
@@ -208,13 +210,13 @@ def _has_plain_epilogue(defines: Mapping[str, object]) -> bool:
 
 
 def representatives(chosen: Iterable[Variant]) -> list[Variant]:
-    """One variant of each file and arithmetic: the one with a plain epilogue, the widest moves and the largest tile."""
+    """One variant of each file and precision: the one with a plain epilogue, the widest moves and the largest tile."""
     groups: dict[tuple[str | None, ...], list[Variant]] = {}
     for variant in chosen:
         defines = dict(variant.defines)
         if _has_plain_epilogue(defines):
-            arithmetic = [defines.get(name) for name in ("DTYPE", "GRAD", "FACTOR", "TF32")]
-            groups.setdefault((variant.file, *arithmetic), []).append(variant)
+            precision = [defines.get(name) for name in ("DTYPE", "GRAD", "FACTOR", "TF32")]
+            groups.setdefault((variant.file, *precision), []).append(variant)
     return [max(found, key=_tile_size) for found in groups.values()]
 
 

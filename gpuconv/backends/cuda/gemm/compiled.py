@@ -17,7 +17,7 @@ def kernel_of(product: Product, plan: Plan) -> Kernel:
     does."""
     algorithm, activation = plan.algorithm, product.activation if plan.split_k == 1 else None
     macros = {"DTYPE": product.dtype, "ACTIVATION": ACTIVATIONS[activation], **product.macros}
-    macros |= algorithm.defines(product.arithmetic)
+    macros |= algorithm.defines(product.precision)
     kernel = load(algorithm.file(product.kernel), macros).kernel(f"{product.kernel}_{algorithm.family}")
     if plan.proof:
         kernel = copy.copy(kernel)  # other plans share the kernel

@@ -81,12 +81,12 @@ def plan(product: Product, algo: str = AUTO, capability: int = NEWEST) -> Plan:
     the product, runs on this GPU and needs no proof. Ties go to the algorithm that is listed first, then to fewer
     splits. capability: the GPU's, 90 for 9.0.
 
-    Raises ValueError for a name that is unknown or does not serve the arithmetic, and for an algorithm that this GPU
+    Raises ValueError for a name that is unknown or does not serve the precision, and for an algorithm that this GPU
     cannot run; UnservedError for one that does not serve the product.
     """
     algorithms = _supported(product, capability, proved=True)
     if algo != AUTO:
-        named = find(algo, product.arithmetic, product.few_channels_smem_bytes > 0)
+        named = find(algo, product.precision, product.few_channels_smem_bytes > 0)
         if not named.runs_on(capability):
             raise ValueError(
                 f"algorithm {named.name!r} needs a GPU of compute capability {named.capability / 10:.1f}, received one "
@@ -118,7 +118,7 @@ def _plans_of(product: Product, algorithms: tuple[Algorithm, ...]) -> tuple[Plan
 
 
 def _supported(product: Product, capability: int, proved: bool) -> tuple[Algorithm, ...]:
-    listed = serving(product.arithmetic, product.few_channels_smem_bytes > 0)
+    listed = serving(product.precision, product.few_channels_smem_bytes > 0)
     return tuple(a for a in listed if a.proved == proved and serves(product, a) and a.runs_on(capability))
 
 

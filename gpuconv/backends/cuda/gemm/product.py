@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from gpuconv import activations, problems
-from gpuconv.algorithms import arithmetic_of
+from gpuconv.dtypes import precision_of
 from gpuconv.problems import Conv2dProblem, Epilogue
 
 # The names of the activations' structs in kernels/activation.cuh
@@ -48,5 +48,5 @@ class Product:
         return 3 if self.epilogue.moments else 2 if self.epilogue.norm_sums else 0
 
     @functools.cached_property
-    def arithmetic(self) -> str:
-        return arithmetic_of(self.dtype, self.tf32)
+    def precision(self) -> str:
+        return precision_of(self.dtype, self.tf32)

@@ -186,8 +186,12 @@ def _name(product: Product) -> str:
 def _key(product: Product, plans: Sequence[Plan], gpu: Gpu) -> list[str]:
     """The product without its activation, the GPU's model, the candidates and their source."""
     files = dict.fromkeys([*(plan.algorithm.file(product.kernel) for plan in plans), "gemm_reduce.cu"])
-    listed = [f"{plan.algorithm} {plan.split_k} {plan.depth_per_split}" for plan in plans]
-    what = (product.kernel, product.arithmetic, product.struct.tobytes(), tuple(product.macros.items()))
+    # Stored keys name the precisions of an algorithm "arithmetics".
+    listed = [
+        f"{plan.algorithm} {plan.split_k} {plan.depth_per_split}".replace("precisions=", "arithmetics=")
+        for plan in plans
+    ]
+    what = (product.kernel, product.precision, product.struct.tobytes(), tuple(product.macros.items()))
     return ["choice", gpu.model, repr(what), *listed, *map(text_of, files)]
 
 

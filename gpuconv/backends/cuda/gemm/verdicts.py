@@ -210,7 +210,7 @@ def _key(product: Product, candidate: Plan, gpu: Gpu | Emulated, *, build: bool)
         return None
     geometry = (
         product.kernel,
-        product.arithmetic,
+        product.precision,
         (product.m, product.n, product.k, product.batches),
         product.struct.tobytes(),
         tuple(product.macros.items()),

@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 
-from gpuconv.algorithms import AUTO, DEPTHWISE, Choice, arithmetic_of, for_convolution
+from gpuconv.algorithms import AUTO, DEPTHWISE, Choice, for_convolution
 from gpuconv.backends.cuda.gemm.launch import compute
 from gpuconv.backends.cuda.gemm.plan import Plan
 from gpuconv.backends.cuda.gemm.product import ACTIVATIONS, Product
@@ -23,6 +23,7 @@ from gpuconv.backends.cuda.runtime.kernel import load
 from gpuconv.backends.cuda.runtime.new_arrays import empty
 from gpuconv.backends.cuda.runtime.outputs import buffer, contiguous, contiguous_copy, pack_width, pitch_of, store
 from gpuconv.backends.cuda.runtime.rows import rows_of
+from gpuconv.dtypes import precision_of
 from gpuconv.few_channels import few_channels_smem_bytes
 from gpuconv.problems import DIRECTIONS, PLAIN, Conv2dProblem, Epilogue, Pool2dProblem
 from gpuconv.types import Array, ArrayT
@@ -278,7 +279,7 @@ def product_of(
     epilogue: the convolution's for fprop. For a gradient it is PLAIN, because dy is the gradient of the convolution's
     own output; for dgrad it may also be one that computes the sums for the norm before the convolution. vector_c,
     vector_k: how many channels and filters move at once."""
-    forward, pool, arithmetic = direction == "fprop", epilogue.pool, arithmetic_of(dtype, tf32)
+    forward, pool, precision = direction == "fprop", epilogue.pool, precision_of(dtype, tf32)
     macros = {"VECTOR_C": vector_c, "VECTOR_K": vector_k}
     macros |= {} if fits_tap_table(problem, pool) else {"TAP_TABLE": 0}
     macros |= {"MASK": pool**2} if epilogue.masked else {}
@@ -291,7 +292,7 @@ def product_of(
         dtype,
         tf32,
         split_k=epilogue.plain_store,
-        few_channels_smem_bytes=few_channels_smem_bytes(problem, pool, arithmetic) if forward else 0,
+        few_channels_smem_bytes=few_channels_smem_bytes(problem, pool, precision) if forward else 0,
         struct=packed(problem, pool),
         macros=macros,
         activation=epilogue.activation,
@@ -308,10 +309,10 @@ def plans(
 
     On a GPU, "auto" is the measured choice, or the cost model's if nothing was measured yet.
     """
-    arithmetic, found = arithmetic_of(dtype, tf32), {}
+    precision, found = precision_of(dtype, tf32), {}
     vectors = [pack_width(dtype, count=count // problem.groups) for count in (problem.c, problem.k)]
     for direction in DIRECTIONS:
-        name = for_convolution(algo, problem, epilogue, arithmetic, direction)
+        name = for_convolution(algo, problem, epilogue, precision, direction)
         if name == DEPTHWISE:
             return None
         applied = epilogue if direction == "fprop" else PLAIN

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from gpuconv.algorithms import arithmetic_of, macros_of
+from gpuconv.algorithms import macros_of
 from gpuconv.backends.cuda.gemm.plan import LARGEST_WORKSPACE
 from gpuconv.backends.cuda.gemm.product import ACTIVATIONS
 from gpuconv.backends.cuda.gemm.reduce import reduce_splits
@@ -17,7 +17,7 @@ from gpuconv.backends.cuda.runtime.limits import WARP
 from gpuconv.backends.cuda.runtime.new_arrays import empty
 from gpuconv.backends.cuda.runtime.outputs import pack_width
 from gpuconv.backends.cuda.runtime.rows import rows_of
-from gpuconv.dtypes import accumulation_dtype
+from gpuconv.dtypes import accumulation_dtype, precision_of
 from gpuconv.integers import ceil_div
 from gpuconv.problems import Conv2dProblem, Epilogue
 from gpuconv.types import Array
@@ -32,7 +32,7 @@ def _width(problem: Conv2dProblem, pitches: tuple[int, ...], *arrays: Array) -> 
 
 
 def _kernel(direction: str, width: int, dtype: np.dtype, *, tf32: bool, **macros: str) -> Kernel:
-    defines = {**macros_of(arithmetic_of(dtype, tf32)), "WIDTH": width, **macros}
+    defines = {**macros_of(precision_of(dtype, tf32)), "WIDTH": width, **macros}
     return load(f"conv2d_{direction}_depthwise.cu", defines).kernel(f"conv2d_{direction}_depthwise")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -171,3 +172,8 @@ def test_the_emulated_device_uses_the_cost_models_choice(monkeypatch):
     assert tuner.gpu_of(x) is None
     assert tuner.gpu_named("emulated") is None
     assert run_op()[0] == [plan.plan(CONV2D).algorithm.name]
+
+
+def test_stored_keys_keep_their_name_for_precisions():
+    key = tuner._key(CONV2D, [plan.plan(CONV2D)], SimpleNamespace(model="a GPU"))
+    assert any("arithmetics=('float32'" in part for part in key)
