@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import DTypeLike
 
-from gpuconv.dtypes import as_dtype
+from gpuconv.dtypes import accumulation_dtype, as_dtype
 
 # Half the distance from 1 to the next larger float: the largest relative error of one rounding.
 UNIT_ROUNDOFF = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
@@ -28,7 +28,7 @@ def accumulation(dtype: DTypeLike, length: int, magnitude: Bound) -> Bound:
     are not fused. It also covers tensor cores: their products are exact, but their additions truncate, which doubles u
     (Fasi, Higham, Mikaitis and Pranesh, "Numerical behavior of NVIDIA tensor cores", 2021).
     """
-    accumulator = "float64" if as_dtype(dtype).name == "float64" else "float32"
+    accumulator = accumulation_dtype(as_dtype(dtype)).name
     return 2 * (length + 2) * UNIT_ROUNDOFF[accumulator] * np.abs(magnitude)
 
 
