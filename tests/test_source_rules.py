@@ -159,7 +159,7 @@ def test_what_one_function_does_is_not_written_again():
         assert re.search(pattern, line)
 
 
-RENAMED = r"_?(apart|beside|clock|room|wanted|watching)"  # names for which the design has better ones
+RENAMED = r"_?(apart|arithmetics|beside|clock|room|wanted|watching)"  # names for which the design has better ones
 
 
 def renamed_again(nodes: Collection[ast.AST]) -> list[str]:
@@ -183,6 +183,7 @@ def test_nothing_has_a_name_for_which_the_design_has_a_better_one():
     }
     planted = "for beside in slices: self._room = room\nclass Clock: pass\ndef timed(clock): return clock.wanted"
     assert sorted(renamed_again([*ast.walk(ast.parse(planted))])) == ["Clock", "_room", "beside", "clock"]
+    assert renamed_again([*ast.walk(ast.parse("ARITHMETICS = precisions"))]) == ["ARITHMETICS"]
 
 
 def uses_of_any(nodes: Collection[ast.AST]) -> int:
