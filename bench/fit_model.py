@@ -80,11 +80,11 @@ def _recorded_amounts(entry: Entry, kernel: Data, reduction: int, gpu: Gpu) -> d
     loop = predict_time.compiled(algorithm, entry.op, entry.dtype, vectors, gpu.arch).loop
     m, n, k, batches = entry.workload.implicit_gemm(entry.op)
     tiles = ceil_div(m, algorithm.block_m) * ceil_div(n, algorithm.block_n) * batches
-    splits = round(kernel["blocks"] / tiles)
+    split_k = round(kernel["blocks"] / tiles)
     amounts = predict_time.terms(
         loop,
         blocks=kernel["blocks"],
-        tiles_of_depth=ceil_div(ceil_div(k, splits), algorithm.block_k),
+        tiles_of_depth=ceil_div(ceil_div(k, split_k), algorithm.block_k),
         threads=kernel["threads"],
         resident=predict_time.resident_blocks(gpu.arch, kernel["registers"], kernel["shared"], kernel["threads"]),
         reduction=reduction,

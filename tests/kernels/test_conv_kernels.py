@@ -98,9 +98,9 @@ def test_channels_and_filters_of_any_two_vector_widths_agree_with_the_oracle(dev
 
 
 @directions
-@pytest.mark.parametrize("splits", [2, 5])
-def test_split_k_agrees_with_the_oracle(device, monkeypatch, op, splits):
-    force_algorithm(monkeypatch, splits=splits)
+@pytest.mark.parametrize("split_k", [2, 5])
+def test_split_k_agrees_with_the_oracle(device, monkeypatch, op, split_k):
+    force_algorithm(monkeypatch, split_k=split_k)
     options = dict(activation="silu") if op == "conv2d" else {}
     for case in (problem(16, 24), problem(5, 7, groups=2)):
         assert_right(op, device, case, **options)
@@ -122,8 +122,8 @@ def test_memory_accesses_stay_within_bounds(device, monkeypatch, op, channels):
         pytest.skip("only the emulator has a checker")
     case = conv(1, 5, 6, *channels, (3, 2), stride=(2, 1), padding=((1, 0), (2, 1)))
     with emulator.configure(sanitize="checked", seed=7):
-        for splits in (1, 3):
-            force_algorithm(monkeypatch, splits=splits)
+        for split_k in (1, 3):
+            force_algorithm(monkeypatch, split_k=split_k)
             assert_right(op, device, case)
 
 
@@ -136,9 +136,9 @@ def test_fused_bias_and_activation_agree_with_the_oracle(device, activation, wit
     assert_within(on_device("conv2d", device, *arrays, **options), expected.value, expected.bound, activation)
 
 
-@pytest.mark.parametrize("splits", [1, 3])
-def test_wgrad_accumulates(device, monkeypatch, splits):
-    force_algorithm(monkeypatch, splits=splits)
+@pytest.mark.parametrize("split_k", [1, 3])
+def test_wgrad_accumulates(device, monkeypatch, split_k):
+    force_algorithm(monkeypatch, split_k=split_k)
     case = problem(4, 6)
     arrays, options = arguments("conv2d_wgrad", case)
     (expected,) = expected_results("conv2d_wgrad", arrays, options)
@@ -152,16 +152,16 @@ def test_wgrad_accumulates(device, monkeypatch, splits):
     np.testing.assert_array_equal(to_numpy(dw)[..., 1::2], before)
 
 
-@pytest.mark.parametrize("splits", [1, 3])
+@pytest.mark.parametrize("split_k", [1, 3])
 @pytest.mark.parametrize(("channels", "margin"), [((24, 40), 8), ((5, 67), 3)], ids=["vectors", "single numbers"])
 @pytest.mark.parametrize(
     ("algo", "dtype"),
     [("simt-64x32", "float64"), ("simt-64x64", "float32"), ("mma-64x64", "bfloat16"), ("wgmma-256x64", "bfloat16")],
 )
-def test_dgrad_accumulates_into_a_slice(monkeypatch, algo, dtype, channels, margin, splits):
+def test_dgrad_accumulates_into_a_slice(monkeypatch, algo, dtype, channels, margin, split_k):
     """The stride leaves pixels that no window reads. The volume's other channels do not change."""
     case = conv(2, 14, 12, *channels, (2, 3), stride=(3, 2), padding=((1, 0), (0, 1)))
-    force_algorithm(monkeypatch, find(algo, dtype), splits)
+    force_algorithm(monkeypatch, find(algo, dtype), split_k)
     arrays, options = arguments("conv2d_dgrad", case, dtype)
     before = np.random.default_rng(1).standard_normal((*case.x_shape[:-1], case.c + 2 * margin)).astype(as_dtype(dtype))
     options |= dict(accumulate=True, out=before[..., margin:-margin])

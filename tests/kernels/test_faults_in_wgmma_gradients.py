@@ -225,8 +225,8 @@ FAULTS_OF_GRADIENTS = {
 
 @pytest.mark.parametrize("op", CASES)
 def test_without_a_fault_the_values_agree(monkeypatch, op):
-    for splits in (1, 2):
-        force_algorithm(monkeypatch, find("wgmma-128x128", "bfloat16"), splits, 1)
+    for split_k in (1, 2):
+        force_algorithm(monkeypatch, find("wgmma-128x128", "bfloat16"), split_k, 1)
         with emulator.configure(sanitize="checked", seed=3):
             assert_agrees(op, CASES[op])
 
@@ -240,8 +240,8 @@ def test_without_a_fault_the_values_agree(monkeypatch, op):
     ],
 )
 def test_a_fault_in_a_gradient_is_found(monkeypatch, tmp_path, fault):
-    op, file, before, after, text, splits = FAULTS_OF_GRADIENTS[fault]
-    force_algorithm(monkeypatch, find("wgmma-128x128", "bfloat16"), splits, 1)
+    op, file, before, after, text, split_k = FAULTS_OF_GRADIENTS[fault]
+    force_algorithm(monkeypatch, find("wgmma-128x128", "bfloat16"), split_k, 1)
     with planted(tmp_path, f"{op}_wgmma.cu", (file or f"{op}_wgmma.cu", before, after)):
         assert_found(f"{op}_wgmma.cu", op, CASES[op], text, seeds=(0, 3))
 

@@ -15,12 +15,12 @@ SIZES = (1, 7, 1020, 1024, 1025, 4100)
 SPLITS = (1, 2, 8, 9, 31)  # added up by one, two or four groups of threads
 
 
-def reduced(device, dtype, size, splits, *, second_size=0, bias=None, accumulate=False, skipped=0, activation=None):
+def reduced(device, dtype, size, split_k, *, second_size=0, bias=None, accumulate=False, skipped=0, activation=None):
     """The kernel's outputs for random partial sums, and the right ones in float64. second_size: the length of a
     second output. skipped: elements in memory before the output."""
-    rng, dtype = np.random.default_rng(size + splits), as_dtype(dtype)
+    rng, dtype = np.random.default_rng(size + split_k), as_dtype(dtype)
     pitch = size + ceil_div(second_size, 4) * 4
-    partials = rng.standard_normal((splits, pitch)).astype(accumulation_dtype(dtype))
+    partials = rng.standard_normal((split_k, pitch)).astype(accumulation_dtype(dtype))
     old = rng.standard_normal(size).astype(dtype)
     out = backends.asarray(np.concatenate([np.zeros(skipped, dtype), old]), device)[skipped:]
     second = backends.asarray(np.full(second_size, np.nan, dtype), device) if second_size else None
@@ -49,8 +49,8 @@ def assert_agree(results, dtype):
 @pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])
 def test_every_size_and_number_of_splits_agrees_with_float64(device, dtype):
     for size in SIZES:
-        for splits in SPLITS:
-            assert_agree(reduced(device, dtype, size, splits), dtype)
+        for split_k in SPLITS:
+            assert_agree(reduced(device, dtype, size, split_k), dtype)
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32", "float16"])

@@ -37,9 +37,9 @@ def test_16_bit_floats_and_tf32_use_tensor_cores(op, device):
 
 
 @directions
-@pytest.mark.parametrize("splits", [2, 5])
-def test_split_k_agrees_with_the_oracle(device, monkeypatch, op, splits):
-    force_algorithm(monkeypatch, serving("bfloat16")[2], splits)
+@pytest.mark.parametrize("split_k", [2, 5])
+def test_split_k_agrees_with_the_oracle(device, monkeypatch, op, split_k):
+    force_algorithm(monkeypatch, serving("bfloat16")[2], split_k)
     activation = dict(activation="silu") if op == "conv2d" else {}
     for case in (problem(16, 24), problem(20, 28, groups=2)):
         with launches.record_launches() as launched:

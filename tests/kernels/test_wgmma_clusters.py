@@ -89,12 +89,12 @@ SEVERAL_TILES = {
 
 
 @pytest.mark.parametrize("op", SEVERAL_TILES)
-@pytest.mark.parametrize("splits", [1, 3], ids=["no-split-k", "split-k-3"])
+@pytest.mark.parametrize("split_k", [1, 3], ids=["no-split-k", "split-k-3"])
 @pytest.mark.parametrize("clusters", [1, 2, None], ids=["1-cluster", "2-clusters", "a-block-for-each-tile"])
-def test_clusters_compute_one_or_several_tiles(monkeypatch, op, splits, clusters):
-    for seed, case in enumerate(SEVERAL_TILES[op], splits):
+def test_clusters_compute_one_or_several_tiles(monkeypatch, op, split_k, clusters):
+    for seed, case in enumerate(SEVERAL_TILES[op], split_k):
         dtype = ("float16", "bfloat16")[(seed + (clusters or 0)) % 2]
-        force_algorithm(monkeypatch, find(TILE_OF[op], dtype), splits, clusters)
+        force_algorithm(monkeypatch, find(TILE_OF[op], dtype), split_k, clusters)
         with emulator.configure(sanitize="checked", seed=seed):
             assert_right(op, "emulated", case, dtype)
 
@@ -169,16 +169,16 @@ def test_slices_of_channels_give_the_bits_of_dense_arrays(monkeypatch):
     np.testing.assert_array_equal(np.delete(found, np.s_[8:48], -1), 7)
 
 
-@pytest.mark.parametrize("splits", [1, 3], ids=["no-split-k", "split-k-3"])
+@pytest.mark.parametrize("split_k", [1, 3], ids=["no-split-k", "split-k-3"])
 @pytest.mark.parametrize("accumulate", [False, True], ids=["assigned", "accumulated"])
 @pytest.mark.parametrize("case", SEVERAL_TILES["conv2d_wgrad"])
-def test_the_gradient_of_the_bias_is_a_secondary_output_of_the_product(monkeypatch, case, accumulate, splits):
+def test_the_gradient_of_the_bias_is_a_secondary_output_of_the_product(monkeypatch, case, accumulate, split_k):
     """The blocks of the first columns sum the gradient of the bias, from the tiles of dy that their cluster loads."""
-    force_algorithm(monkeypatch, find(WIDE, "bfloat16"), splits, 2)
+    force_algorithm(monkeypatch, find(WIDE, "bfloat16"), split_k, 2)
     (dy, x), options = arguments("conv2d_wgrad", case, "bfloat16")
     shapes = {"out": case.w_shape, "db": (case.k,)}
     outputs = {name: asarray(np.full(shape, 3, BFLOAT16), "emulated") for name, shape in shapes.items()}
-    with emulator.configure(sanitize="checked", seed=splits):
+    with emulator.configure(sanitize="checked", seed=split_k):
         inputs = [asarray(each, "emulated") for each in (dy, x)]
         ops.conv2d_wgrad(*inputs, **options, **outputs, accumulate=accumulate)
     added = 3 if accumulate else 0

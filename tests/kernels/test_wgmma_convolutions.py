@@ -146,11 +146,11 @@ def test_every_order_gives_the_bits_of_the_other_tensor_core_kernels(device, mon
 
 
 @directions
-@pytest.mark.parametrize("splits", [1, 3])
+@pytest.mark.parametrize("split_k", [1, 3])
 @pytest.mark.parametrize(
     ("channels", "margins"), [((24, 40), (8, 16)), ((5, 67), (3, 2))], ids=["vectors", "single numbers"]
 )
-def test_slices_have_the_bits_of_dense_arrays(monkeypatch, op, algo, splits, channels, margins):
+def test_slices_have_the_bits_of_dense_arrays(monkeypatch, op, algo, split_k, channels, margins):
     """y and dx are written into slices of wider volumes, and dy is read from one. Other channels do not change."""
 
     def sliced(array):
@@ -161,7 +161,7 @@ def test_slices_have_the_bits_of_dense_arrays(monkeypatch, op, algo, splits, cha
         return volumes[-1][0][..., before:-after]
 
     volumes = []
-    force_algorithm(monkeypatch, find(algo, "bfloat16"), splits)
+    force_algorithm(monkeypatch, find(algo, "bfloat16"), split_k)
     arrays, options = arguments(op, problem(*channels), "bfloat16")
     expected = on_device(op, "emulated", *arrays, **options)
     first, *others = [asarray(array, "emulated") for array in arrays]
@@ -177,23 +177,23 @@ def test_slices_have_the_bits_of_dense_arrays(monkeypatch, op, algo, splits, cha
 
 
 @directions
-@pytest.mark.parametrize("splits", [2, 5])
-def test_split_k_agrees_with_the_oracle(device, monkeypatch, op, algo, splits):
-    force_algorithm(monkeypatch, find(algo, "bfloat16"), splits)
+@pytest.mark.parametrize("split_k", [2, 5])
+def test_split_k_agrees_with_the_oracle(device, monkeypatch, op, algo, split_k):
+    force_algorithm(monkeypatch, find(algo, "bfloat16"), split_k)
     activation = dict(activation="silu") if op == "conv2d" else {}
     for case in (problem(64, 24), problem(5, 7, groups=2)):
         assert_right(op, device, case, "bfloat16", **activation)
 
 
 @pytest.mark.parametrize("algo", [algo for op, algo in DIRECTIONS if op == "conv2d_wgrad"])
-@pytest.mark.parametrize("splits", [1, 3])
+@pytest.mark.parametrize("split_k", [1, 3])
 @pytest.mark.parametrize("accumulate", [False, True])
-def test_the_bias_gradient_of_wgrad_is_within_its_bound(monkeypatch, algo, splits, accumulate):
+def test_the_bias_gradient_of_wgrad_is_within_its_bound(monkeypatch, algo, split_k, accumulate):
     """One case has several tiles and, without split-K, is deeper than the ring; the other has two groups. Either each
     tile has a block of its own, or one block computes all tiles."""
     tiled, grouped = conv(3, 17, 15, 8, 264, 1), conv(2, 9, 8, 6, 14, 3, groups=2)
     for seed, (case, blocks) in enumerate(((tiled, None), (grouped, None), (tiled, 1), (grouped, 1))):
-        force_algorithm(monkeypatch, find(algo, "bfloat16"), splits, blocks)
+        force_algorithm(monkeypatch, find(algo, "bfloat16"), split_k, blocks)
         x, w, bias, dy = random_arrays(case, as_dtype("bfloat16"))
         with emulator.configure(sanitize="checked", seed=seed + 3):
             arrays = [asarray(a, "emulated") for a in (dy, x, w, bias)]

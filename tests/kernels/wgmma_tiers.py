@@ -83,7 +83,7 @@ def _with_packs(case: verify.Case) -> verify.Case:
 def failure(case: verify.Case, dtype: str, algo: str) -> str:
     """The message of the checker, or of the comparison with the oracle, if the tile fails on the case; "" if not."""
     drawn = zlib.crc32(f"{case.op} {case.name} {algo} {dtype}".encode())
-    splits, blocks, seed = (1, 2, 3, 5)[drawn % 4], (None, 1, 2, 3)[drawn // 4 % 4], drawn // 16 % 7
+    split_k, blocks, seed = (1, 2, 3, 5)[drawn % 4], (None, 1, 2, 3)[drawn // 4 % 4], drawn // 16 % 7
 
     def make(rng, dtype):
         """The case without the activation of conv2d_batch_norm, which would be another kernel to compile."""
@@ -91,7 +91,7 @@ def failure(case: verify.Case, dtype: str, algo: str) -> str:
         return arrays, options | (dict(activation=None) if case.op == "conv2d_batch_norm" else {})
 
     with pytest.MonkeyPatch.context() as patch, emulator.configure(sanitize="checked", seed=seed):
-        force_algorithm(patch, find(algo, dtype), splits, blocks)
+        force_algorithm(patch, find(algo, dtype), split_k, blocks)
         return verify.run_case(replace(case, make=make), dtype, "emulated").failure
 
 

@@ -155,8 +155,8 @@ def _plans(product: Product, algorithm: Algorithm) -> Iterator[Plan]:
     across, down = tiles_of(product, algorithm)
     tiles, few_channels = across * down * product.batches, algorithm in FEW_CHANNELS
     smem_bytes = product.few_channels_smem_bytes if few_channels else algorithm.smem_bytes
-    for splits in [1] if few_channels or not product.split_k else _splits(product, tiles):
-        per_split = max(1, ceil_div(ceil_div(product.k, splits), algorithm.block_k)) * algorithm.block_k
+    for most in [1] if few_channels or not product.split_k else _split_k_values(product, tiles):
+        per_split = max(1, ceil_div(ceil_div(product.k, most), algorithm.block_k)) * algorithm.block_k
         split_k = max(1, ceil_div(product.k, per_split))  # a depth of 0, of an empty batch, gives zeros
         blocks = _blocks(algorithm, across, tiles, split_k)
         # If a block computes several tiles, some blocks may be idle in the last turn. The cost includes their slots,
@@ -207,10 +207,10 @@ def _main_loop_cost(product: Product, algorithm: Algorithm, blocks: int, depth: 
     return blocks_each * (_BLOCK_CLOCKS + hmma * issued / busy) * _MULTIPLY_ADDS_PER_CLOCK
 
 
-def _splits(product: Product, tiles: int) -> list[int]:
+def _split_k_values(product: Product, tiles: int) -> list[int]:
     """1, and values of split_k that give all multiprocessors about the same number of blocks. The partial sums fit into
     the workspace, and each split but the last has a depth of at least _SHORTEST_SPLIT."""
     within = LARGEST_WORKSPACE // partials_bytes(product, 1)
     most = max(1, min(product.k // _SHORTEST_SPLIT, within, MAX_GRID[1]))
     full = {_MULTIPROCESSORS * blocks // tiles for blocks in range(1, 9)}
-    return sorted({1, *(min(most, splits) for splits in full if splits > 1)})
+    return sorted({1, *(min(most, split_k) for split_k in full if split_k > 1)})

@@ -88,8 +88,8 @@ def wgrad(
     tiles = ceil_div(packs, lanes) * ceil_div(taps, THREADS // lanes)
     workspace = LARGEST_WORKSPACE // (dw.size * accumulation_dtype(dtype).itemsize)
     rows = max(1, ceil_div(n * p, max(1, min(ceil_div(_BLOCKS, tiles), workspace))))
-    splits = max(1, ceil_div(n * p, rows))  # the sum over an empty batch is zero
-    partials = empty((splits, dw.size), accumulation_dtype(dtype), like=dw)
+    split_k = max(1, ceil_div(n * p, rows))  # the sum over an empty batch is zero
+    partials = empty((split_k, dw.size), accumulation_dtype(dtype), like=dw)
     kernel = _kernel("wgrad", width, dtype, tf32=tf32)
-    kernel((tiles, splits), THREADS, partials, dy, x, packed(problem, 1, pitch, x_pitch), lanes, rows)
+    kernel((tiles, split_k), THREADS, partials, dy, x, packed(problem, 1, pitch, x_pitch), lanes, rows)
     reduce_splits(dw, partials, accumulate=accumulate)
