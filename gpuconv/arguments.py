@@ -18,6 +18,7 @@ from gpuconv.types import Array, Pair, Scalar
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike
+    from torch import Tensor
 
 
 INT32, INT63 = 2**31 - 1, 2**63 - 1  # the largest signed integers on a device
@@ -59,6 +60,11 @@ def integer_text(number: int) -> str:
 
 def is_array(value: object) -> TypeGuard[Array]:
     return hasattr(value, "dtype") and hasattr(value, "shape") and not isinstance(value, np.generic)
+
+
+def is_torch(array: object) -> TypeGuard[Tensor]:
+    """Whether it is a tensor of PyTorch, or of a class derived from that, such as torchvision's images."""
+    return any(base.__module__.partition(".")[0] == "torch" for base in type(array).__mro__)
 
 
 def pair(name: str, value: object, minimum: int) -> Pair:

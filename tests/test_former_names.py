@@ -20,7 +20,7 @@ def test_former_names_still_work():
     from gpuconv import activations, backends, batch_augmentation, live, parallel, problems
     from gpuconv.backends.cuda import emulator
     from gpuconv.data import Normalization
-    from gpuconv.data.normalization import looks_unnormalized
+    from gpuconv.images.normalization import looks_unnormalized
     from gpuconv.layers import (
         Branches,
         Flatten,

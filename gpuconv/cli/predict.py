@@ -73,7 +73,7 @@ def run(options: argparse.Namespace) -> int:
 
 def read(path: str, trained: Run) -> np.ndarray:
     """The image as uint8 (H, W, C) of the net's size; prints how it was converted."""
-    from gpuconv.data.image import Picture
+    from gpuconv.images.image_file import Picture
 
     height, width, channels = trained.input_shape
     with user_errors():

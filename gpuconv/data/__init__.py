@@ -5,10 +5,10 @@ from gpuconv.data.augment import Augmentation
 from gpuconv.data.dataset import Dataset
 from gpuconv.data.from_spec import load
 from gpuconv.data.loader import Loader
-from gpuconv.data.normalization import Normalization
 from gpuconv.data.samples import Samples
 from gpuconv.data.stream_loader import StreamLoader
 from gpuconv.data.user_batches import Batches
+from gpuconv.images.normalization import Normalization
 
 __all__ = [
     "Augmentation",

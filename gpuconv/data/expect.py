@@ -1,50 +1,15 @@
-"""Checks of the images and labels that a user gives, and their conversion to NumPy arrays with channels last."""
+"""Checks of the images and labels that a user gives, and the conversion of labels to NumPy arrays."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuconv.arguments import INT63
+from gpuconv.arguments import INT63, is_torch
 from gpuconv.backends import to_numpy
 from gpuconv.dtypes import is_float
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-
-def is_torch(array: object) -> TypeGuard[Tensor]:
-    """Whether it is a tensor of PyTorch, or of a class derived from that, such as torchvision's images."""
-    return any(base.__module__.partition(".")[0] == "torch" for base in type(array).__mro__)
-
-
-def laid_out(images: object, shape: tuple[int, ...], rank: int) -> np.ndarray:
-    """Images as a NumPy array with channels last. The caller checks the shape of the result.
-
-    shape: of one image, as the net takes it. rank: the expected number of axes: len(shape) for one image, one more for
-    a batch. If `shape` is (H, W, C), the channels of a channels-first PyTorch tensor are moved last, and gray pictures
-    without a channel axis get one. Raises ValueError with advice for a NumPy array with channels first.
-    """
-    array = to_numpy(images.detach().cpu() if is_torch(images) else images, "images")
-    if len(shape) != 3:
-        return array
-    height, width, channels = shape
-    if channels == 1 and array.ndim == rank - 1 and array.shape[-2:] == (height, width):
-        return array[..., None]
-    if array.ndim == rank >= 3 and array.shape[-3] == channels != array.shape[-1]:
-        last = np.moveaxis(array, -3, -1)
-        if is_torch(images):
-            return last
-        if last.shape[-3:] == shape:
-            order = (*range(rank - 3), *(axis + rank - 3 for axis in (1, 2, 0)))
-            accepted = "(N, H, W, C)" if rank == 4 else "(H, W, C)"
-            raise ValueError(
-                f"images must have their channels last, {accepted}, received shape {array.shape}; "
-                f"x.transpose{order} moves them there"
-            )
-    return array
 
 
 def as_targets(labels: object, name: str, count: int, ignored: int | None = None) -> NDArray[Any]:

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from gpuconv.arguments import flag, integer, number, pair
 from gpuconv.data.dataset import Dataset, as_index, class_indices, class_names
-from gpuconv.data.image import read_image
 from gpuconv.data.listing import list_images
 from gpuconv.data.samples import Samples
+from gpuconv.images.image_file import read_image
 from gpuconv.names import canonical
 from gpuconv.system.processor import available_cores
 

@@ -15,10 +15,10 @@ from gpuconv.arguments import flag, integer, seed_value
 from gpuconv.data.augment import Augmentation
 from gpuconv.data.beta import quantiles
 from gpuconv.data.dataset import Dataset
-from gpuconv.data.normalization import Normalization
 from gpuconv.data.samples import Samples
 from gpuconv.devices import Device
 from gpuconv.dtypes import as_dtype
+from gpuconv.images.normalization import Normalization
 from gpuconv.ops.batch import expect_augmentable
 from gpuconv.types import Array
 

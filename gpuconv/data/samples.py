@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from gpuconv.backends import to_numpy
 from gpuconv.data.dataset import as_index, class_names, fraction_mask
-from gpuconv.data.expect import as_targets, expect_image_dtype, expect_pair, laid_out
+from gpuconv.data.expect import as_targets, expect_image_dtype, expect_pair
 from gpuconv.dtypes import as_numeric, is_float
+from gpuconv.images.layout import laid_out
 
 MEASURED = 4096  # at most this many images are read to compute the normalization
 

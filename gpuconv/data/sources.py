@@ -10,10 +10,11 @@ from numpy.typing import DTypeLike
 
 from gpuconv.arguments import is_array
 from gpuconv.data.dataset import Dataset
-from gpuconv.data.expect import as_targets, expect_finite, expect_image_dtype, expect_pair, laid_out
-from gpuconv.data.normalization import Normalization
+from gpuconv.data.expect import as_targets, expect_finite, expect_image_dtype, expect_pair
 from gpuconv.data.samples import ArraySamples, MapSamples, Samples, memory_mapped
 from gpuconv.data.user_batches import Batches
+from gpuconv.images.layout import laid_out
+from gpuconv.images.normalization import Normalization
 
 ACCEPTED = (
     "(images, labels), a gpuconv.data.Dataset or Loader, an object with __len__ and __getitem__, "

@@ -11,9 +11,9 @@ from gpuconv import backends, ops, random
 from gpuconv.arguments import integer
 from gpuconv.data.dataset import Dataset
 from gpuconv.data.loader import Batch, Loader, compute_ahead
-from gpuconv.data.normalization import Normalization
 from gpuconv.data.samples import Samples, read_checked
 from gpuconv.devices import Device
+from gpuconv.images.normalization import Normalization
 from gpuconv.system.processor import available_cores
 
 

@@ -11,10 +11,11 @@ from numpy.typing import DTypeLike
 
 from gpuconv import backends
 from gpuconv.arguments import expect_accepts, integer
-from gpuconv.data.expect import as_targets, expect_finite, expect_image_dtype, laid_out
+from gpuconv.data.expect import as_targets, expect_finite, expect_image_dtype
 from gpuconv.data.loader import Batch
-from gpuconv.data.normalization import Normalization
 from gpuconv.dtypes import as_dtype
+from gpuconv.images.layout import laid_out
+from gpuconv.images.normalization import Normalization
 
 
 class Batches:

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gpuconv.images.normalization import Normalization
 from gpuconv.types import Shape
-
-if TYPE_CHECKING:
-    from gpuconv.data import Normalization
 
 
 def class_names(names: object, output_shape: Shape | None) -> list[str]:
@@ -34,8 +31,6 @@ def class_names(names: object, output_shape: Shape | None) -> list[str]:
 def expect_normalization(normalization: object, input_shape: Shape | None) -> Normalization:
     """Returns the normalization. Raises TypeError for anything else, and ValueError if the net is built and takes
     images of another shape."""
-    from gpuconv.data.normalization import Normalization
-
     if not isinstance(normalization, Normalization):
         raise TypeError(
             "normalization is a gpuconv.data.Normalization(mean, std), with one number for each channel in units of "

@@ -10,10 +10,11 @@ from typing import Any, TypeGuard
 import numpy as np
 
 from gpuconv import arguments, backends, ops
-from gpuconv.data.expect import is_torch, laid_out
-from gpuconv.data.image import read_image
+from gpuconv.arguments import is_torch
 from gpuconv.devices import Device, is_on, kind_of
 from gpuconv.dtypes import is_float
+from gpuconv.images.image_file import read_image
+from gpuconv.images.layout import laid_out
 from gpuconv.layers.base import Layer, expect_built
 from gpuconv.layers.image_notes import class_names
 from gpuconv.types import Array, Shape

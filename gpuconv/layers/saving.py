@@ -15,7 +15,7 @@ from typing import Protocol
 from gpuconv import backends
 from gpuconv.checkpoint import Checkpoint
 from gpuconv.checkpoint import save as write
-from gpuconv.data.normalization import Normalization
+from gpuconv.images.normalization import Normalization
 from gpuconv.layers.protocol import AnyLayer
 from gpuconv.types import Record
 from gpuconv.version import __version__

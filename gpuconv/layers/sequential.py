@@ -33,7 +33,7 @@ from gpuconv.layers.state import descendants
 from gpuconv.types import Array, Options, Record, Shape
 
 if TYPE_CHECKING:
-    from gpuconv.data import Normalization
+    from gpuconv.images.normalization import Normalization
 
 
 @dataclass(eq=False, repr=False, init=False)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from gpuconv import backends
-from gpuconv.arguments import flag, seed_value
+from gpuconv.arguments import flag, is_torch, seed_value
 from gpuconv.dtypes import as_precision, converted, precision_of
 from gpuconv.layers.shapes import volume_size
 from gpuconv.layers.variables import Variable
@@ -287,7 +287,7 @@ class Stateful(Generic[LayerT]):
             if values[key].shape != tuple(value.shape)
         ]
         if problems:
-            of_torch = any(type(value).__module__.partition(".")[0] == "torch" for value in state.values())
+            of_torch = any(is_torch(value) for value in state.values())
             hint = ". It comes from PyTorch: gpuconv.interop.from_torch(state, net) translates it" if of_torch else ""
             raise ValueError(f"the state does not fit the net: {'; '.join(problems)}{hint}")
         for key, value in own.items():

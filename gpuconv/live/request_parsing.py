@@ -9,7 +9,7 @@ import json
 import numpy as np
 
 from gpuconv.checkpoint import parse
-from gpuconv.data.image import Picture
+from gpuconv.images.image_file import Picture
 from gpuconv.layers import Input, Layer, Sequential
 from gpuconv.layers.registry import layer_class
 from gpuconv.types import Json, Record

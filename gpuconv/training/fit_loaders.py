@@ -12,10 +12,10 @@ import numpy as np
 from gpuconv import losses
 from gpuconv.arguments import integer
 from gpuconv.data import Dataset, Loader, Normalization, sources
-from gpuconv.data.normalization import looks_unnormalized
 from gpuconv.data.samples import Samples
 from gpuconv.data.sources import Epochs, length_of
 from gpuconv.data.stream_loader import make_loader
+from gpuconv.images.normalization import looks_unnormalized
 from gpuconv.layers.base import Layer
 from gpuconv.layers.image_notes import expect_normalization
 from gpuconv.losses import Loss

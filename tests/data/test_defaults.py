@@ -29,14 +29,9 @@ DEFAULTS = {
         "whole": dict(size=None, channels=3),
         "for_testing": dict(seed=0),
     },
-    "data.image": {"read_image": dict(size=None, channels=3), "Picture.array": dict(size=None, channels=3)},
     "data.loader": {
         "Loader": dict(augmentation=None, seed=0, device="numpy", dtype="float32", shuffle=True, drop_last=False),
         "Loader.epoch": dict(epoch=0, start_batch=0),
-    },
-    "data.normalization": {
-        "Normalization.from_dataset": dict(kind="channel"),
-        "Normalization.from_images": dict(kind="channel"),
     },
     "data.from_spec": {"load": dict(test=""), "absolute_spec": dict(like="")},
     "data.samples": {"Samples": dict(labels=None, classes=(), workers=1, spec=""), "Samples.split": dict(seed=0)},
@@ -54,15 +49,9 @@ def test_defaults_are_those_of_the_table():
 
 
 def test_dataclasses_are_immutable():
-    for name, flags in dataclass_flags(["data.augment:Augmentation", "data.image:Picture"]):
+    for name, flags in dataclass_flags(["data.augment:Augmentation"]):
         assert flags == IMMUTABLE_VALUE, name
     for name, flags in dataclass_flags(
-        [
-            "data.dataset:Dataset",
-            "data.normalization:Normalization",
-            "data.samples:Samples",
-            "data.samples:ArraySamples",
-            "data.samples:MapSamples",
-        ]
+        ["data.dataset:Dataset", "data.samples:Samples", "data.samples:ArraySamples", "data.samples:MapSamples"]
     ):
         assert flags == IMMUTABLE_WITH_ARRAYS, name

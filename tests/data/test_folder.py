@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gpuconv.data import folder
-from tests.data.pixels import picture
+from tests.images.pixels import picture
 
 Image = pytest.importorskip("PIL.Image")
 

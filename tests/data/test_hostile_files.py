@@ -13,7 +13,7 @@ import zlib
 import numpy as np
 import pytest
 
-from gpuconv.data import image as images
+from gpuconv.images import image_file
 
 Image = pytest.importorskip("PIL.Image")
 
@@ -22,7 +22,8 @@ pytestmark = pytest.mark.slow
 READ_ALL = """
 import resource, sys, time
 from pathlib import Path
-from gpuconv.data import cifar10, image
+from gpuconv.data import cifar10
+from gpuconv.images import image_file
 {prepare}
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 count = dict.fromkeys(("read", "refused"), 0)
@@ -57,7 +58,7 @@ def read_all(folder, read, prepare=""):
 
 
 def read_images(folder):
-    return read_all(folder, "image.read_image(path)")
+    return read_all(folder, "image_file.read_image(path)")
 
 
 def changed(valid, random):
@@ -71,9 +72,9 @@ def changed(valid, random):
     return bytes(copy)
 
 
-@pytest.mark.parametrize("format", sorted({*images.FORMATS} - {"HEIF"}))
+@pytest.mark.parametrize("format", sorted({*image_file.FORMATS} - {"HEIF"}))
 def test_images_with_changed_bytes_are_read_or_refused(tmp_path, format):
-    if format not in images.readable_formats():
+    if format not in image_file.readable_formats():
         pytest.skip(f"this Pillow reads no {format}")
     random = np.random.default_rng(1)
     pixels = random.integers(0, 256, (24, 20, 3)).astype(np.uint8)
@@ -134,7 +135,7 @@ def test_decompression_bombs_are_refused(tmp_path):
 
 def test_the_largest_picture_is_read_in_bounded_memory(tmp_path):
     side = 8192
-    assert side * side == images.MAX_PIXELS
+    assert side * side == image_file.MAX_PIXELS
     (tmp_path / "a.png").write_bytes(png(side, side, 6, zeros((1 + 4 * side) * side + (1 << 20))))
     read, _, memory = read_images(tmp_path)
     assert read == 1

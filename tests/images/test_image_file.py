@@ -7,10 +7,10 @@ import sys
 import numpy as np
 import pytest
 
-from gpuconv.data import image as images
-from gpuconv.data.image import Picture, read_image
-from tests.data.pixels import picture
-from tests.data.tiff_files import Tag, tiff
+from gpuconv.images import image_file
+from gpuconv.images.image_file import Picture, read_image
+from tests.images.pixels import picture
+from tests.images.tiff_files import Tag, tiff
 
 Image = pytest.importorskip("PIL.Image")
 
@@ -127,8 +127,8 @@ def test_other_formats_are_never_decoded(tmp_path, format, monkeypatch):
 
 def test_every_listed_format_that_pillow_writes_is_read(tmp_path):
     pixels = np.full((8, 8, 3), 200, np.uint8)
-    for name in set(images.readable_formats()) & set(Image.SAVE):
-        for suffix in images.FORMATS[name]:
+    for name in set(image_file.readable_formats()) & set(Image.SAVE):
+        for suffix in image_file.FORMATS[name]:
             path = tmp_path / f"a{suffix}"
             Image.fromarray(pixels).save(path, format=name)
             assert np.abs(read_image(path).astype(int) - (255 if suffix == ".pbm" else 200)).max() < 60
@@ -147,7 +147,7 @@ def test_cmyk_palette_and_bilevel_images_are_read(tmp_path):
 
 @pytest.mark.parametrize("suffix", ["gif", "png", "webp", "tif", "avif"])
 def test_the_first_picture_of_a_multi_page_file_is_read(tmp_path, suffix):
-    if f".{suffix}" not in images.readable_suffixes():
+    if f".{suffix}" not in image_file.readable_suffixes():
         pytest.skip(f"this Pillow reads no {suffix}")
     first, second = Image.new("RGB", (16, 16), "white"), Image.new("RGB", (16, 16), "black")
     first.save(tmp_path / f"a.{suffix}", save_all=True, append_images=[second])
@@ -202,8 +202,8 @@ def test_broken_links_are_reported(tmp_path):
 
 def test_size_limits_apply_before_decoding(tmp_path, monkeypatch):
     """Pictures, TIFF tiles and files have limits; a picture of exactly the largest size is read."""
-    monkeypatch.setattr(images, "MAX_PIXELS", 64)
-    monkeypatch.setattr(images, "_flat", lambda _: pytest.fail("the picture must not be decoded"))
+    monkeypatch.setattr(image_file, "MAX_PIXELS", 64)
+    monkeypatch.setattr(image_file, "_flat", lambda _: pytest.fail("the picture must not be decoded"))
     Image.new("L", (13, 5)).save(tmp_path / "a.png")
     with pytest.raises(ValueError, match=r"a\.png as an image: it has 65 pixels \(5x13\), at most 64 are read"):
         read_image(tmp_path / "a.png")
@@ -212,10 +212,10 @@ def test_size_limits_apply_before_decoding(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"tile\.tif as an image: it has 256 pixels"):
         read_image(path)
     monkeypatch.undo()
-    monkeypatch.setattr(images, "MAX_PIXELS", 64)
+    monkeypatch.setattr(image_file, "MAX_PIXELS", 64)
     Image.new("L", (8, 8)).save(tmp_path / "a.png")
     assert read_image(tmp_path / "a.png").shape == (8, 8, 3)
-    monkeypatch.setattr(images, "MAX_BYTES", 10)
+    monkeypatch.setattr(image_file, "MAX_BYTES", 10)
     with pytest.raises(ValueError, match=r"a\.png: it has \d+ bytes, at most 10"):
         read_image(tmp_path / "a.png")
 
@@ -236,4 +236,4 @@ def test_without_pillow_the_error_says_what_to_install(monkeypatch, tmp_path):
 
 
 def test_an_error_without_a_message_is_named_by_its_type():
-    assert (images._cause(ValueError()), images._cause(ValueError("why"))) == ("ValueError", "why")
+    assert (image_file._cause(ValueError()), image_file._cause(ValueError("why"))) == ("ValueError", "why")

@@ -5,8 +5,8 @@ import struct
 import numpy as np
 import pytest
 
-from gpuconv.data.image import read_image
-from tests.data.tiff_files import Tag, packed_bits, tiff
+from gpuconv.images.image_file import read_image
+from tests.images.tiff_files import Tag, packed_bits, tiff
 
 Image = pytest.importorskip("PIL.Image")
 

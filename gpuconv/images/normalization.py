@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +14,13 @@ from gpuconv.backends import to_numpy
 from gpuconv.dtypes import is_float
 from gpuconv.names import lookup
 
-if TYPE_CHECKING:
-    from gpuconv.data.dataset import Dataset
-    from gpuconv.data.samples import Samples
+
+class MeasurableData(Protocol):
+    """A data set whose statistics can be measured."""
+
+    @property
+    def raw(self) -> bool: ...
+    def measured(self) -> NDArray[np.uint8]: ...
 
 
 def looks_unnormalized(images: np.ndarray) -> bool:
@@ -56,7 +60,7 @@ class Normalization:
             raise ValueError(f"std must be positive, received {self.std}")
 
     @classmethod
-    def from_dataset(cls, dataset: Dataset | Samples, kind: str = "channel") -> Normalization:
+    def from_dataset(cls, dataset: MeasurableData, kind: str = "channel") -> Normalization:
         """The normalization by the statistics of a training set, or, for `Samples`, of the images in `measured()`.
 
         Args:
@@ -77,7 +81,7 @@ class Normalization:
         return cls.from_images(dataset.measured(), kind)
 
     @classmethod
-    def measured(cls, data: Dataset | Samples | np.ndarray) -> Normalization | None:
+    def measured(cls, data: MeasurableData | np.ndarray) -> Normalization | None:
         """The normalization by the statistics of `data`, a data set or images (N, H, W, C); None for float images."""
         if isinstance(data, np.ndarray):
             return cls.from_images(data) if data.dtype == np.uint8 else None

@@ -1,0 +1,35 @@
+"""Moves the channels of a user's images last."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gpuconv.arguments import is_torch
+from gpuconv.backends import to_numpy
+
+
+def laid_out(images: object, shape: tuple[int, ...], rank: int) -> np.ndarray:
+    """Images as a NumPy array with channels last. The caller checks the shape of the result.
+
+    shape: of one image, as the net takes it. rank: the expected number of axes: len(shape) for one image, one more for
+    a batch. If `shape` is (H, W, C), the channels of a channels-first PyTorch tensor are moved last, and gray pictures
+    without a channel axis get one. Raises ValueError with advice for a NumPy array with channels first.
+    """
+    array = to_numpy(images.detach().cpu() if is_torch(images) else images, "images")
+    if len(shape) != 3:
+        return array
+    height, width, channels = shape
+    if channels == 1 and array.ndim == rank - 1 and array.shape[-2:] == (height, width):
+        return array[..., None]
+    if array.ndim == rank >= 3 and array.shape[-3] == channels != array.shape[-1]:
+        last = np.moveaxis(array, -3, -1)
+        if is_torch(images):
+            return last
+        if last.shape[-3:] == shape:
+            order = (*range(rank - 3), *(axis + rank - 3 for axis in (1, 2, 0)))
+            accepted = "(N, H, W, C)" if rank == 4 else "(H, W, C)"
+            raise ValueError(
+                f"images must have their channels last, {accepted}, received shape {array.shape}; "
+                f"x.transpose{order} moves them there"
+            )
+    return array
