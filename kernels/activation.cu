@@ -7,7 +7,7 @@
 //
 // Macros: DTYPE float32, float64, float16, bfloat16; WIDTH 16 / sizeof(DTYPE) where all arrays are aligned to 16 bytes and, with
 // several rows, WIDTH divides the length of the rows and their distances; else 1.
-// Limits: none. Floor: 2 (forward) or 3 (backward) * sizeof(DTYPE) bytes per number.
+// Limits: none. Floor: 2 (forward) or 3 (backward) * sizeof(DTYPE) bytes and one f or f' per number.
 #include "activation.cuh"
 #include "types.cuh"
 

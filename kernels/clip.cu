@@ -10,7 +10,9 @@
 // extents: the gradients, see extent.cuh. partials: a double for each block. done: the number of blocks done, zero before and
 // after. The last block to finish adds up the partials in a fixed order, so the result does not depend on which one that is.
 //
-// Macros: none. Limits: none. Floor: the bytes of the gradients, read once, and by clip_values_limit written once.
+// Macros: none. Limits: none.
+// Floor: the bytes of the gradients, read once, and per number 2 FLOPs in double (clip_norm_factor) or 2 comparisons
+// (clip_values_limit, which also writes the gradients once).
 #include "extent.cuh"
 #include "last_block.cuh"
 #include "reduce.cuh"

@@ -11,7 +11,8 @@
 // number of blocks done, zero before and after. The last block to finish adds up the partials in a fixed order, so the result
 // does not depend on which one that is.
 //
-// Macros: none. Limits: none. Floor: the bytes of x and before, read once.
+// Macros: none. Limits: none.
+// Floor: the bytes of x and before, read once; per number 6 FLOPs in double, and per 8 bytes some 10 integer operations of 64 bits.
 
 #include "last_block.cuh"
 #include "reduce.cuh"

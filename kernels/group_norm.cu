@@ -13,7 +13,7 @@
 // numbers apart.
 //
 // Macros: DTYPE; WIDTH (column_reduce.cuh), used only by _backward_sums: a divisor of pixels * C. Limits: N * groups below 2^31.
-// Floor: forward 2 sizeof(DTYPE) bytes per number (4 if a group outgrows the caches), backward 5 (7).
+// Floor, in sizeof(DTYPE) bytes and in FLOPs per number: forward 2 (4 if a group outgrows the caches) and 8; backward 5 (7) and 18.
 #include "column_reduce.cuh"
 #include "reduce.cuh"
 #include "norm_gradient_sums.cuh"

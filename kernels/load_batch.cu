@@ -12,7 +12,9 @@
 // label -1, because reporting an error would need a synchronization. `blocks` blocks of 256 threads share the elements of a sample.
 //
 // Macros: DTYPE; FULL: 1 with crops and colors (augment.cuh), 0 without. A change of contrast needs the mean of a whole image, so
-// `blocks` must be 1. Limits: fewer than 2^31 - 2^27 elements per sample. Floor: per element 1 byte read, sizeof(DTYPE) written.
+// `blocks` must be 1. Limits: fewer than 2^31 - 2^27 elements per sample.
+// Floor, per element: 1 byte read, sizeof(DTYPE) written, 2 FLOPs; with FULL also an interpolation of four pixels, and a few
+// dozen FLOPs for the changes of color.
 
 #include "augment.cuh"
 #include "fast_divmod.cuh"

@@ -10,7 +10,7 @@
 // that found such a number, and the number of blocks done; both are zero before and after. The last block to finish updates
 // scaling; the result does not depend on which one that is.
 //
-// Macros: none. Limits: none. Floor: the bytes of the gradients, read once.
+// Macros: none. Limits: none. Floor: the bytes of the gradients, read once; no FLOPs, a test of bits per number.
 #include "extent.cuh"
 #include "last_block.cuh"
 

@@ -7,7 +7,7 @@
 // adjacent filters of a pixel. dgrad and wgrad read dz with cp.async, which cannot apply a mask.
 //
 // Macros: DTYPE; SIDE 1 or 2; WIDTH 1 or 16 / sizeof(DTYPE). Limits: fewer than 2^31 packs per launch.
-// Floor: dy, mask and dz once; with a pool 5 sizeof(DTYPE) bytes and 4 bits per number of dy.
+// Floor: dy, mask and dz once; with a pool 5 sizeof(DTYPE) bytes and 4 bits per number of dy. No FLOPs.
 
 #define MASK (SIDE * SIDE)
 #include "mask.cuh"

@@ -12,8 +12,8 @@
 // threads, each taking one row at a time. The sums are of integers, or are added in a fixed order, so every run gives the same
 // bits.
 //
-// Macros: DTYPE; LABEL, int64 or a float type. Limits: none. Floor: n * classes * sizeof(DTYPE) bytes, plus n * classes *
-// sizeof(LABEL) if the labels are floats.
+// Macros: DTYPE; LABEL, int64 or a float type. Limits: none.
+// Floor: per score sizeof(DTYPE) bytes and a comparison, both also for each label (of sizeof(LABEL) bytes) if labels are floats.
 
 #include "labels.cuh"
 #include "reduce.cuh"

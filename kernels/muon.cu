@@ -12,8 +12,8 @@
 // Half precision is computed in float32 and rounded once.
 //
 // Macros: DTYPE and GRAD of optimizer.cu; FACTOR: the dtype of what is multiplied, the accumulator's or bfloat16. Limits: none.
-// Floor, in bytes per number: direction 4 sizeof(DTYPE) + an accumulator, normalize an accumulator + a FACTOR, apply 2
-// sizeof(DTYPE) + a FACTOR.
+// Floor, per number: direction 4 sizeof(DTYPE) + an accumulator in bytes and up to 9 FLOPs; normalize an accumulator + a FACTOR
+// and 1 FLOP; apply 2 sizeof(DTYPE) + a FACTOR and 3 FLOPs.
 #include "moving_average.cuh"
 #include "optimizer_inputs.cuh"
 #include "reduce.cuh"

@@ -7,7 +7,7 @@
 // counter (4,): the row of rates, the number of steps done, the start of the next batch in the epoch's order, and its offset in the
 // stream of random numbers. One warp; counter_advance: one thread.
 //
-// Macros: DTYPE float32, float64, of the learning rates. Limits: none. Floor: a few dozen bytes.
+// Macros: DTYPE float32, float64, of the learning rates. Limits: none. Floor: a few dozen bytes, no FLOPs.
 
 #include "types.cuh"
 
