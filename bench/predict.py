@@ -56,8 +56,8 @@ def table(
     entries: Sequence[Entry], algo: str, model: Model, gpu: Gpu, timed: Timed, today: bool = False
 ) -> Iterator[str]:
     """Lines for a terminal: each entry's predicted time, its parts with the largest marked, and the measured time. If
-    `algo` is one of wgmma's, the last column is the share of the predicted time that the arithmetic takes at the GPU's
-    peak rate, in place of the measured time.
+    `algo` is one of wgmma's, the last column is the share of the predicted time that the arithmetic takes at the
+    measured rate of a large product, in place of the measured time.
 
     timed: measured times, shown where the same algorithm is predicted. today: whether these are times of today's
     kernels, so that the differences are the model's errors; then "auto" predicts each entry for its measured algorithm.
@@ -98,4 +98,4 @@ def table(
     if unserved:
         yield f"{unserved} more entries are of directions or shapes that {algo} does not serve"
     if others:
-        yield f"{others} more entries are not modeled: other operations, other dtypes or few channels"
+        yield f"{others} more entries are not modeled: other operations or dtypes, few channels, or no tensor cores"

@@ -27,7 +27,8 @@ CHECKED_STEPS, CHECKED_IMAGES = 3, 64
 
 @dataclass(frozen=True)
 class Recipe:
-    """A net's recipe with a batch size. A run has the epochs that the recipe specifies, with `steps` steps in total."""
+    """The recipe airbench94 with an entry's net and batch size. A run has the recipe's epochs, with `steps` steps in
+    total."""
 
     entry: Entry
     steps: int = RECIPE_STEPS
@@ -75,7 +76,8 @@ class Recipe:
         return Loader(data, batch_size, normalization=self.normalization, **where, **options)
 
     def losses(self, device: str, dtype: str) -> np.ndarray:
-        """The losses of the first steps, each on all images of `checked_data`, with the settings of the recipe."""
+        """The losses of the first steps, each on all images of `checked_data`, with the recipe's
+        optimizer, loss and schedule, but without augmentation and shuffling."""
         trainer = self.trainer(device, dtype)
         loader = self.loader(trainer, self.checked_data, len(self.checked_data), shuffle=False)
         trainer.fit(loader, epochs=CHECKED_STEPS, progress=False)

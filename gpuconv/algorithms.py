@@ -41,16 +41,15 @@ class Algorithm:
 
     precisions: those of `gpuconv.dtypes.PRECISIONS` that it serves. rate: its estimated speed for the cost model; 1.0
     is the float32 peak of the CUDA cores. issued: the number of instructions that a warp issues for each HMMA of the
-    main loop, by the names of `KERNELS`; the family "mma" has these numbers instead of a rate. macros: those
-    that its kernels need besides the macros of every product. smem_bytes: dynamic shared memory of a block; for few
-    channels, see `few_channels_smem_bytes`. resident: the number of blocks per multiprocessor if each block computes
-    several tiles; 0 if each computes one.
-    kernels: those of `KERNELS` that it has. capability: the lowest compute capability that it needs, 80 for
-    8.0; 0 if it runs on every GPU. one_chip: whether it runs only on GPUs of exactly that capability, because it uses
-    instructions such as those of sm_90a. cluster_down: the number of a cluster's blocks whose tiles lie one below the
-    other; they load the columns of B for each other. cluster_across: the number of a cluster's blocks whose tiles lie
-    side by side; they load the rows of A for each other. proved: whether a GPU has run it; if none has, each GPU has to
-    prove it for each problem first.
+    main loop, by the names of `KERNELS`; the family "mma" has these numbers instead of a rate. macros: those that its
+    kernels need besides the macros of every product. smem_bytes: dynamic shared memory of a block; for few channels,
+    see `few_channels_smem_bytes`. resident: the number of blocks per multiprocessor if each block computes several
+    tiles; 0 if each computes one. kernels: those of `KERNELS` that it has. capability: the lowest compute capability
+    that it needs, 80 for 8.0; 0 if it runs on every GPU. one_chip: whether it runs only on GPUs of exactly that
+    capability, because it uses instructions such as those of sm_90a. cluster_down: the number of a cluster's blocks
+    whose tiles lie one below the other; they load the columns of B for each other. cluster_across: the number of a
+    cluster's blocks whose tiles lie side by side; they load the rows of A for each other. proved: whether a GPU has run
+    it; if none has, each GPU has to prove it for each problem first.
     """
 
     name: str

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from gpuconv.names import canonical
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike
 
+NameT = TypeVar("NameT")
 
 FLOAT_NAMES = ("float64", "float32", "float16", "bfloat16")
 
@@ -20,9 +21,9 @@ PRECISIONS = ("float32", "tf32", "float16", "bfloat16", "float64")
 _SHORT = {"fp32": "float32", "fp16": "float16", "half": "float16", "bf16": "bfloat16", "fp64": "float64"}
 
 
-def full_name(name: str) -> str:
-    """The long name of a short one, such as "bfloat16" of "bf16"; any other name as it is."""
-    return _SHORT.get(name, name)
+def full_name(name: NameT) -> NameT | str:
+    """The long name of a short one, such as "bfloat16" of "bf16"; anything else as it is."""
+    return _SHORT.get(name.lower(), name) if isinstance(name, str) else name
 
 
 @functools.cache  # cached: called for every convolution and linear layer, and NumPy builds the name each time
@@ -81,6 +82,8 @@ def is_numeric(dtype: np.dtype) -> bool:
 def as_numeric(name: str, dtype: DTypeLike) -> np.dtype:
     """A dtype of numbers in this machine's byte order. Raises TypeError for objects, text, dates, records
     and numbers of more than 64 bits (complex: per part)."""
+    if dtype is None:  # NumPy would take it for float64
+        raise TypeError(f"{name} must have a dtype of numbers, received None")
     given = _named(dtype) if isinstance(dtype, str) else np.dtype(dtype)
     native = given if given.isnative else given.newbyteorder("=")
     if not is_numeric(native):
@@ -115,5 +118,5 @@ def as_precision(dtype: DTypeLike | None = None, precision: str | None = None) -
         return as_dtype("float32" if dtype is None else dtype), False
     if dtype is not None:
         raise ValueError(f"give a dtype or a precision, received dtype {dtype!r} and precision {precision!r}")
-    name = canonical("precision", full_name(str(precision)), PRECISIONS)
+    name = canonical("precision", full_name(precision), PRECISIONS)
     return as_dtype("float32" if name == "tf32" else name), name == "tf32"

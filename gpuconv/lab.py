@@ -25,7 +25,7 @@ from gpuconv.arguments import integer
 from gpuconv.backends.cuda.analysis.variants import kernels, variants
 from gpuconv.backends.cuda.runtime import replaced_files, source
 from gpuconv.devices import Device
-from gpuconv.dtypes import as_dtype, precision_of
+from gpuconv.dtypes import as_dtype, full_name, precision_of
 from gpuconv.names import canonical, lookup
 from gpuconv.ops import OPS
 from gpuconv.profiling.timer import open_timer
@@ -110,7 +110,7 @@ def served_dtypes(op: str, dtypes: tuple[str, ...], algo: str | None = None) -> 
     """Those `dtypes` for which the op has cases. Raises ValueError if there is none. Other arguments as in
     `shipped_file`.
     """
-    chosen = cases_of(op, algo)
+    chosen, dtypes = cases_of(op, algo), tuple(map(full_name, dtypes))
     found = tuple(dtype for dtype in dtypes if any(dtype in case.dtypes for case in chosen))
     if not found:
         accepted = dict.fromkeys(dtype for case in chosen for dtype in case.dtypes)

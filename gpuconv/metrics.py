@@ -172,8 +172,8 @@ def named(metrics: Sequence[MetricLike] | Mapping[str, MetricLike]) -> dict[str,
             )
         made: Any = _by_name(metric) if isinstance(metric, str) else metric
         function = getattr(made, "func", made)  # the name of a functools.partial's function
-        name = own_name or getattr(made, "name", "") or getattr(function, "__name__", "") or type(made).__name__
-        if not (hasattr(made, "update") and hasattr(made, "result")) and not callable(made):
+        name = str(own_name or getattr(made, "name", "") or getattr(function, "__name__", "") or type(made).__name__)
+        if not (hasattr(made, "result") if hasattr(made, "update") else callable(made)):
             raise TypeError(
                 "a metric is a name, a function (scores, labels), or an object with update(scores, labels) and "
                 f"result(); received {type(metric).__name__}"
@@ -184,7 +184,7 @@ def named(metrics: Sequence[MetricLike] | Mapping[str, MetricLike]) -> dict[str,
             expect_accepts(f"the metric {name}", made, "scores", "labels")
         if name in found:
             raise ValueError(f"two metrics are named {name!r}; give one of them another `name`")
-        found[str(name)] = made
+        found[name] = made
     return found
 
 

@@ -15,6 +15,7 @@
 // (clip_values_limit, which also writes the gradients once).
 #include "extent.cuh"
 #include "last_block.cuh"
+#include "optimizer_inputs.cuh"
 #include "reduce.cuh"
 
 template <class T>
@@ -43,7 +44,7 @@ clip_norm_factor(double* clipped, const double* scaling, double* partials, uint3
     for (uint32 i = threadIdx.x; i < gridDim.x; i += blockDim.x) total += __ldcg(partials + i);
     total = reduce_block(total, Sum<double>(), scratch);
     if (threadIdx.x != 0) return;
-    const double unscale = scaling ? scaling[1] : 1, norm = unscale * sqrt(total);
+    const double unscale = read_unscale(scaling), norm = unscale * sqrt(total);
     const bool finite = norm - norm == 0;
     const double factor = finite ? fmin(1.0, max_norm / (norm + 1e-6)) : norm - norm;
     clipped[0] = scaling ? scaling[0] : 1;
@@ -64,7 +65,7 @@ __device__ __forceinline__ void limit_numbers(const Extent& extent, double limit
 
 extern "C" __global__ void __launch_bounds__(256, 2)
 clip_values_limit(const double* scaling, const Extent* extents, double clip_value) {
-    const double unscale = scaling ? scaling[1] : 1;
+    const double unscale = read_unscale(scaling);
     if (unscale == 0) return;
     const Extent extent = extents[blockIdx.x];
     const double limit = clip_value / unscale;

@@ -11,10 +11,10 @@
 // cluster_sync() must come between the last arrival or multicast of another block and the end of the block that
 // receives them.
 //
-// After a wait for mbarrier_arrive_in, a thread and its multicasts may overwrite what the arriving thread had read, including reads
-// by wgmma and cp.async for which the arriving thread had waited. What the arriving thread wrote to global memory is
-// visible only after a cluster_sync(): an arrival that publishes writes (.release.cluster) compiles to a fence of the
-// whole GPU.
+// A thread that has waited for another block's mbarrier_arrive_in may overwrite, also by multicast, what the arriving thread read
+// before it arrived. This includes reads by wgmma and cp.async, if the arriving thread had waited for them. What the arriving
+// thread wrote to global memory is visible only after a cluster_sync(): an arrival that publishes writes (.release.cluster)
+// compiles to a fence of the whole GPU.
 // (PTX ISA, "barrier.cluster", "mapa", "mbarrier.arrive"; CUTLASS frees stages by the same instruction.)
 //
 // On a GPU cluster_sync() does not wait for threads that have exited; the emulated device reports them.

@@ -3,7 +3,7 @@
 //   out[i] = act(bias[i mod columns] + partials[0, i] + partials[1, i] + ...), plus the previous out, with `accumulate`
 //
 // If out is a slice of a wider volume's channels, `gap` other elements follow each row of its `columns` elements in memory.
-// With more_size > 0 there is a second output, whose partial sums follow the first's. partials (splits, pitch), of accumulators. A
+// With second_size > 0 there is a second output, whose partial sums follow the first's. partials (splits, pitch), of accumulators. A
 // block computes 1024 outputs: 256 lanes, each WIDTH neighboring outputs at a time. It has up to four groups of 256 threads,
 // which divide the splits among them; the first group adds the groups' sums in order. The number of groups depends only on the
 // number of splits, so the same splits give the same bits on every device.
@@ -20,11 +20,11 @@ constexpr int LANES = 256, OUTPUTS = 1024, MAX_GROUPS = 4;
 constexpr int PACKS = OUTPUTS / (LANES * WIDTH);  // per lane
 
 extern "C" __global__ void __launch_bounds__(LANES * MAX_GROUPS, 1)
-gemm_reduce_splits(DTYPE* out, DTYPE* more, const accumulator<DTYPE>* partials, const DTYPE* bias, int64 size,
-                   int64 more_size, int64 pitch, int32 splits, int32 columns, int64 gap, int32 accumulate) {
+gemm_reduce_splits(DTYPE* out, DTYPE* second, const accumulator<DTYPE>* partials, const DTYPE* bias, int64 size,
+                   int64 second_size, int64 pitch, int32 splits, int32 columns, int64 gap, int32 accumulate) {
     __shared__ Pack<Real, WIDTH> group_sums[MAX_GROUPS - 1][PACKS][LANES];
     const int32 lane = threadIdx.x % LANES, group = threadIdx.x / LANES, groups = blockDim.x / LANES;
-    const int64 first = int64(blockIdx.x) * OUTPUTS + lane * WIDTH, end = size + more_size;
+    const int64 first = int64(blockIdx.x) * OUTPUTS + lane * WIDTH, end = size + second_size;
     Pack<Real, WIDTH> sums[PACKS] = {};
 #pragma unroll
     for (int pack = 0; pack < PACKS; ++pack) {
@@ -46,7 +46,7 @@ gemm_reduce_splits(DTYPE* out, DTYPE* more, const accumulator<DTYPE>* partials, 
     for (int pack = 0; pack < PACKS; ++pack) {
         const int64 i = first + pack * (LANES * WIDTH);
         if (i >= end) return;
-        auto* to = reinterpret_cast<Pack<DTYPE, WIDTH>*>(i < size ? out + i + (gap ? i / columns * gap : 0) : more + (i - size));
+        auto* to = reinterpret_cast<Pack<DTYPE, WIDTH>*>(i < size ? out + i + (gap ? i / columns * gap : 0) : second + (i - size));
         Pack<DTYPE, WIDTH> finished;
         if (accumulate) finished = *to;
         int32 column = bias ? int32(i % columns) : 0;

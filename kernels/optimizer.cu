@@ -29,7 +29,7 @@
 using Real = accumulator<DTYPE>;
 constexpr int PER_PACK = 16 / sizeof(DTYPE);  // numbers that move at once
 using Numbers = Pack<DTYPE, PER_PACK>;
-using Halves = Pack<GRAD, PER_PACK>;
+using Copies = Pack<GRAD, PER_PACK>;
 
 struct Chunk {
     DTYPE* param;
@@ -53,11 +53,11 @@ __device__ __forceinline__ void update_numbers(const Chunk& chunk, const Gradien
 #pragma unroll
     for (int s = 0; s <= STATES; ++s) addresses |= uint64(arrays[s]);
     const bool aligned = addresses % sizeof(Numbers) == 0 && uint64(gradient) % sizeof(Gradients) == 0 &&
-                         uint64(chunk.copy) % sizeof(Halves) == 0;
+                         uint64(chunk.copy) % sizeof(Copies) == 0;
     const int64 packs = aligned ? chunk.count / PER_PACK : 0;
     for (int64 i = threadIdx.x; i < packs; i += blockDim.x) {
         const Gradients grad = reinterpret_cast<const Gradients*>(gradient)[i];
-        Halves copy;
+        Copies copy;
         Numbers numbers[STATES + 1];
 #pragma unroll
         for (int s = 0; s <= STATES; ++s) numbers[s] = reinterpret_cast<const Numbers*>(arrays[s])[i];
@@ -71,7 +71,7 @@ __device__ __forceinline__ void update_numbers(const Chunk& chunk, const Gradien
             for (int s = 0; s <= STATES; ++s) numbers[s].at[j] = round_to<DTYPE>(values[s]);
             copy.at[j] = round_to<GRAD>(values[0]);
         }
-        if (chunk.copy) reinterpret_cast<Halves*>(chunk.copy)[i] = copy;
+        if (chunk.copy) reinterpret_cast<Copies*>(chunk.copy)[i] = copy;
 #pragma unroll
         for (int s = 0; s <= STATES; ++s) reinterpret_cast<Numbers*>(arrays[s])[i] = numbers[s];
     }

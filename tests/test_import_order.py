@@ -1,5 +1,5 @@
-"""Imports between the parts of gpuconv go in one direction, and neither files, packages nor headers form cycles, those
-of tests and tools included."""
+"""Imports between the parts of gpuconv go in one direction, and neither files, the packages within a package, nor
+headers form cycles, those of tests and tools included."""
 
 from __future__ import annotations
 

@@ -131,6 +131,15 @@ class WithoutLabels:
         raise AssertionError
 
 
+class WithoutResult:
+    """As torchmetrics' classes: they can be called, but have compute() in place of result()."""
+
+    def update(self, scores, labels):
+        raise AssertionError
+
+    __call__ = update
+
+
 def test_bad_metrics_are_refused():
     for wrong, error, message in (
         (["top-0"], ValueError, "the k of top-k must be at least 1, received 0"),
@@ -138,6 +147,8 @@ def test_bad_metrics_are_refused():
         (["confusoin"], ValueError, "did you mean 'confusion'"),
         ("top-5", TypeError, "metrics are a list"),
         ([3], TypeError, r"update\(scores, labels\) and result\(\); received int"),
+        ([WithoutResult()], TypeError, r"update\(scores, labels\) and result\(\); received WithoutResult"),
+        ({"5": "top-1", 5: "top-2"}, ValueError, "two metrics are named '5'"),
         ([lambda scores: 0.0], TypeError, r"<lambda> is called with \(scores, labels\), but takes \(scores\)"),
         ([WithoutLabels()], TypeError, r"WithoutLabels.update is called with \(scores, labels\), but takes \(scores\)"),
         (["top-3", "top3"], ValueError, "two metrics are named 'top_3'"),

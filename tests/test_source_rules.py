@@ -159,7 +159,7 @@ def test_what_one_function_does_is_not_written_again():
         assert re.search(pattern, line)
 
 
-RENAMED = r"_?(apart|arithmetics|beside|clock|room|wanted|watching)"  # names for which the design has better ones
+RENAMED = r"_?(apart|arithmetics|beside|clock|room|wanted|watching)"  # names that better ones have replaced
 
 
 def renamed_again(nodes: Collection[ast.AST]) -> list[str]:
@@ -198,13 +198,13 @@ def test_bench_ci_and_tools_annotate_nothing_as_any():
     assert uses_of_any([*ast.walk(ast.parse("def run(*arrays) -> tuple[Any, ...]: ..."))]) == 1
 
 
-# Folders of tests of other things than a package of gpuconv.
+# Test folders that mirror no package of gpuconv.
 OTHER_TESTS = r"tests/(bench|ci|kernels|live/browser|standin|tools)\b"
 
 
 def misplaced(tests: Collection[str]) -> list[str]:
-    """The test files whose folder gpuconv does not have, and those named after a module of a single package that lie in
-    a folder above that package's."""
+    """The test files in a folder that gpuconv lacks, and those that lie above the only folder that has a module of
+    their name."""
     found = []
     for name in tests:
         folder, stem = (ROOT / name).parent, name.rpartition("/test_")[2]
@@ -231,8 +231,8 @@ def tolerances_by_hand(nodes: Collection[ast.AST]) -> int:
 
 def test_kernel_tests_compare_within_derived_bounds():
     """They use tests/tolerance.py. The exceptions: the derived bound is wider than the tolerance (long sums, a variance
-    beside a large mean, partial sums of split-K), values are infinite or NaN, or the reference is a numerical
-    derivative, another run of the device, or the oracle's result in a narrow dtype."""
+    beside a large mean, partial sums of split-K), values are infinite or NaN, the formula leaves out an epsilon, or the
+    reference is a numerical derivative, another run of the device, or the oracle's result in a narrow dtype."""
     calls = {path.name: tolerances_by_hand(syntax(path)) for path in (ROOT / "tests" / "kernels").glob("*.py")}
     assert {name: count for name, count in calls.items() if count} == {
         "test_activation_kernels.py": 3,

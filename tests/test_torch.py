@@ -184,8 +184,12 @@ def test_modules_devices_and_tensors_that_do_not_fit_are_refused():
     assert type(net[0]) is nn.Conv2d
     with ours.cpu_device("cpu"):  # the other name of "numpy"
         pass
-    with pytest.raises(ValueError, match="unknown device of CPU tensors 'cuda'"), ours.cpu_device("cuda"):
-        pass
+    for name, error, message in (
+        ("cuda:1", ValueError, r"unknown device of CPU tensors 'cuda:1' \(known: numpy, emulated\)"),
+        (3, TypeError, "the device of CPU tensors is chosen by name, received int"),
+    ):
+        with pytest.raises(error, match=message), ours.cpu_device(name):
+            pass
     with pytest.raises(ValueError, match="channels"):
         ours.conv2d(volume(1, 2, 5, 5), volume(3, 3, 3, 3))
     x, w = volume(1, 2, 5, 5), volume(3, 2, 3, 3)

@@ -5,12 +5,7 @@ from __future__ import annotations
 from gpuconv.verify.bounds import SMALLEST, UNIT_ROUNDOFF, sum_bound
 from gpuconv.verify.compare import Expected, compare
 
-__all__ = ["UNIT_ROUNDOFF", "assert_within", "elementwise_bound", "smallest", "sum_bound"]
-
-
-def smallest(name: str) -> float:
-    """The spacing of a dtype's subnormal numbers."""
-    return SMALLEST[name]
+__all__ = ["SMALLEST", "UNIT_ROUNDOFF", "assert_within", "elementwise_bound", "sum_bound"]
 
 
 def elementwise_bound(dtype, value, roundings: int = 4):

@@ -78,9 +78,11 @@ def fit(trainer, **options):
 
 def same_arrays(one, other):
     """Whether two dictionaries of arrays hold the same bits."""
-    return one.keys() == other.keys() and all(
-        one[key].dtype == other[key].dtype and one[key].tobytes() == other[key].tobytes() for key in one
-    )
+
+    def bits(arrays):
+        return {name: (array.dtype, array.shape, array.tobytes()) for name, array in arrays.items()}
+
+    return bits(one) == bits(other)
 
 
 def weights(trainer):

@@ -140,7 +140,7 @@ def _times(records: list[Record]) -> dict[str, float]:
     return found
 
 
-ISSUE = "Are the tensor-core convolutions bound by instruction issue, not by L2?"
+ISSUE = "Are the slowest mma kernels bound by instruction issue, not by L2?"
 PROFILED = ("vgg-cifar", "lenet")  # the net of a full run, and of a rehearsal
 METRICS = {
     "time": "gpu__time_duration.sum",
@@ -205,7 +205,7 @@ def ncu(gate: Gate, seconds: float) -> Found:
 
 
 def issue_bound(kernels: dict[str, dict[str, float]]) -> Verdict:
-    """Whether all tensor-core kernels are closer to the limit of issue slots than to that of L2."""
+    """Whether all `*_mma` kernels among these are closer to the limit of issue slots than to that of L2."""
     found = {name: values for name, values in kernels.items() if name.endswith("_mma")}
     seen = "; ".join(
         f"{name}: issue {v.get('issue', math.nan):.0f} %, LSU {v.get('lsu', math.nan):.0f} %, "
@@ -213,7 +213,7 @@ def issue_bound(kernels: dict[str, dict[str, float]]) -> Verdict:
         for name, v in found.items()
     )
     if not found or not all(0 <= v.get(key, math.nan) <= 100 for v in found.values() for key in ("issue", "l2")):
-        return Verdict(ISSUE, "unknown", seen or f"no tensor-core kernel among {', '.join(kernels)}")
+        return Verdict(ISSUE, "unknown", seen or f"no mma kernel among {', '.join(kernels)}")
     bound = all(values["issue"] > values["l2"] for values in found.values())
     return Verdict(ISSUE, "yes" if bound else "no", seen)
 

@@ -2,9 +2,8 @@
 
 Without --algo, the command proves the algorithms that no GPU has run yet. A GPU chooses these only for products for
 which it has proved them. Algorithms to be proved run in a child process; docs/prover.md describes what is compared.
-Verdicts about an algorithm are stored with the compiled kernels and replace earlier ones; one that a lack of memory
-caused is not. Status 1 if an algorithm is not proved, or
-serves no product of the step."""
+A verdict is stored with the compiled kernels and replaces an earlier one, unless a lack of memory caused it. Status 1
+if an algorithm is not proved, or serves no product of the step."""
 
 from __future__ import annotations
 

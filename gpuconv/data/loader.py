@@ -56,7 +56,8 @@ class Loader:
     """
 
     _takes: ClassVar[type] = Dataset
-    part: float | None = None  # the fraction that `fit` split off its training data for this loader
+    # The fraction of the training data that `fit` moved into this loader; None if it moved none.
+    part: float | None = None
 
     def __init__(
         self,
@@ -81,10 +82,11 @@ class Loader:
                 f"augmentation must be a gpuconv.data.Augmentation, received {augmentation!r}; "
                 "Augmentation.parse(text) makes one"
             )
-        if dataset.raw and not isinstance(normalization, Normalization):
+        if not isinstance(normalization, Normalization if dataset.raw else Normalization | None):
+            accepted = "of uint8 images must be a" if dataset.raw else "of float images must be None or a"
             raise TypeError(
-                "normalization of uint8 images must be a gpuconv.data.Normalization, received "
-                f"{type(normalization).__name__}; Normalization.from_dataset(train) makes one"
+                f"normalization {accepted} gpuconv.data.Normalization, received {type(normalization).__name__}; "
+                "Normalization.from_dataset(train) makes one"
             )
         self.augmentation = augmentation or Augmentation()
         self.seed = seed_value("seed", seed)

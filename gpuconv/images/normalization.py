@@ -61,7 +61,7 @@ class Normalization:
 
     @classmethod
     def from_dataset(cls, dataset: MeasurableData, kind: str = "channel") -> Normalization:
-        """The normalization by the statistics of a training set, or, for `Samples`, of the images in `measured()`.
+        """The normalization by the statistics of a training set, or of the images in `Samples.measured()`.
 
         Args:
             dataset: The training set; the test set must stay unseen.

@@ -141,9 +141,9 @@ def profile(
 
     batch_size: the number of images in a step. fuse: as in `Trainer`. steps: the number of timed steps, after two
     untimed ones. arch: for the emulated device, the architecture for which kernels are compiled to get registers and
-    occupancy. On the emulated device nothing is run or timed. Raises TypeError for anything but a net and for a number
-    that is no integer, RuntimeError if the net is not built or its weights are not initialized, and ValueError for a
-    number below 1, for an unknown architecture and for a net without trained parameters.
+    occupancy. On the emulated device nothing is run or timed. Raises TypeError if `net` is not a net or a number is not
+    an integer; RuntimeError if the net is not built or its weights are not initialized; ValueError if a number is below
+    1, the architecture is unknown, or the net has no trained parameters.
     """
     steps, arch = integer("steps", steps, 1), canonical("architecture", arch, nvrtc.known_architectures())
     step = ProfiledStep(net, integer("batch_size", batch_size, 1), fuse)

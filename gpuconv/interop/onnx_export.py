@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gpuconv.arguments import flag
+from gpuconv.dtypes import full_name
 from gpuconv.interop.onnx_export_graph import ExportedGraph
 from gpuconv.interop.onnx_export_layers import FORMS
 from gpuconv.layers import Layer, Sequential
@@ -68,7 +69,7 @@ def model(net: Sequential, layout: str, normalization: bool, softmax: bool, dtyp
     if normalization and getattr(net, "normalization", None) is None:
         raise ValueError("normalization=True needs net.normalization, which a net gets by training on uint8 images")
     layout = lookup("layout", layout, LAYOUTS)
-    graph = ExportedGraph(net, lookup("dtype", dtype or _default_dtype(net), DTYPES), FORMS)
+    graph = ExportedGraph(net, lookup("dtype", full_name(dtype or _default_dtype(net)), DTYPES), FORMS)
     first = next(net.walk() if not isinstance(net, Sequential) else iter(net.layers))
     x = graph.begin(first, layout, normalization)
     y = graph.export(net, x)

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from gpuconv import arguments, ops
 from gpuconv.activations import ACTIVATIONS
 from gpuconv.layers.base import Layer
-from gpuconv.names import lookup
+from gpuconv.names import canonical
 from gpuconv.ops.activation import GELU_FORMS
 from gpuconv.types import Array, Options, Shape
 
@@ -121,7 +121,7 @@ class GELU(Activation, op="gelu"):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        lookup("GELU approximation", self.approximate, GELU_FORMS)
+        self.approximate = canonical("GELU approximation", self.approximate, GELU_FORMS)
 
     @property
     def options(self) -> Options:

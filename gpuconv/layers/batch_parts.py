@@ -150,7 +150,7 @@ class _OwnState:
     @classmethod
     def of(cls, layer: AnyLayer) -> _OwnState:
         buffers = [name for name, variable in layer.variables.items() if variable.buffer]
-        statistics = {name: ops.scale(layer[name], factor=1.0) for name in buffers if is_float(layer[name].dtype)}
+        statistics = {name: ops.copy(layer[name]) for name in buffers if is_float(layer[name].dtype)}
         gradients = {
             name: backends.zeros(layer[name].shape, layer[name].dtype, layer.device)
             for name in layer.variables
@@ -161,7 +161,7 @@ class _OwnState:
     def begin(self, layer: AnyLayer) -> None:
         """Start a batch: with the layer's running statistics, and with gradients that count as zero."""
         for name, statistics in self.statistics.items():
-            ops.scale(layer.arrays[name], factor=1.0, out=statistics)  # a copy
+            ops.copy(layer.arrays[name], out=statistics)  # a copy
         self.attributes = layer.attributes_of_part(self.statistics, self.gradients)
 
 

@@ -18,7 +18,7 @@ from gpuconv.names import lookup
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-RECIPE = (
+HOW_TO_WRITE = (
     "a layer's settings are the fields of a dataclass: @dataclass(eq=False, repr=False) class Swish(Layer): "
     "beta: float = 1.0 (docs/layers.md)"
 )
@@ -113,4 +113,6 @@ def expect_rebuildable(layer: AnyLayer) -> None:
 
 
 def _not_rebuildable(kind: type, why: str) -> TypeError:
-    return TypeError(f"{kind.__name__} cannot be saved or copied, as its config does not rebuild it: {why}; {RECIPE}")
+    return TypeError(
+        f"{kind.__name__} cannot be saved or copied, as its config does not rebuild it: {why}; {HOW_TO_WRITE}"
+    )

@@ -10,7 +10,7 @@ from gpuconv.layers.base import Layer
 from gpuconv.layers.input_gradient import Onto
 from gpuconv.layers.shapes import expect_axes, volume_size
 from gpuconv.layers.variables import expect_initializers, weight_and_bias
-from gpuconv.names import lookup
+from gpuconv.names import canonical
 from gpuconv.problems import FITS, PLAIN, Conv2dProblem, Epilogue
 from gpuconv.types import Array, Options, Padding, Shape, Size
 from gpuconv.window_sizes import padding_pairs
@@ -61,7 +61,7 @@ class Conv2D(Layer):
             arguments.pair(name, getattr(self, name), 1) for name in ("kernel_size", "stride", "dilation")
         )
         padding_pairs(self.padding, kernel_size, stride, dilation)
-        lookup("fit", self.fit, FITS)
+        self.fit = canonical("fit", self.fit, FITS)
         expect_initializers(self)
         self.algo = algorithms.full_name(self.algo)
 

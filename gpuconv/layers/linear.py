@@ -52,7 +52,7 @@ class Linear(Layer):
         return (self.out_features,)
 
     def forward(self, x: Array, training: bool = False, *, out: Array | None = None) -> Array:
-        y = ops.linear(x, self["weight"], self["bias"] if self.bias else None, **self._arithmetic, out=out)
+        y = ops.linear(x, self["weight"], self["bias"] if self.bias else None, **self._algo_and_tf32, out=out)
         self.stash(x)
         return y
 
@@ -61,21 +61,21 @@ class Linear(Layer):
         trained = [name if self.trains(name) else None for name in ("weight", "bias")]
         (dw, db), accumulate = self.gradients_into(*trained)
         if dw is not None:
-            ops.linear_wgrad(dy, x, out=dw, db=db, accumulate=accumulate, **self._arithmetic)
+            ops.linear_wgrad(dy, x, out=dw, db=db, accumulate=accumulate, **self._algo_and_tf32)
         elif db is not None:
             ops.bias_grad(dy, out=db, accumulate=accumulate)
         del x
-        return ops.linear_dgrad(dy, self["weight"], **self._arithmetic) if input_grad else None
+        return ops.linear_dgrad(dy, self["weight"], **self._algo_and_tf32) if input_grad else None
 
     @property
-    def _arithmetic(self) -> Options:
+    def _algo_and_tf32(self) -> Options:
         return dict(algo=self.algo, tf32=self.tf32)
 
     def algorithms(self, batch_size: int, device: str | None = None) -> dict[str, str]:
         batch_size = arguments.integer("batch_size", batch_size, 1)
         outputs, inputs = self.variables["weight"].shape
         problem = LinearProblem.of((batch_size, inputs), (outputs, inputs)).convolution
-        return backends.algorithms(device or self.device, problem, self.dtype, **self._arithmetic)
+        return backends.algorithms(device or self.device, problem, self.dtype, **self._algo_and_tf32)
 
     @property
     def mult_adds(self) -> int:

@@ -9,7 +9,7 @@ from gpuconv import arguments, ops
 from gpuconv.integers import ceil_div
 from gpuconv.layers.base import Layer
 from gpuconv.layers.shapes import expect_axes
-from gpuconv.names import lookup
+from gpuconv.names import canonical
 from gpuconv.problems import FITS, Pool2dProblem
 from gpuconv.types import Array, Options, Padding, Shape, Size
 from gpuconv.window_sizes import padding_pairs
@@ -40,7 +40,7 @@ class Pool2D(Layer, base=True):
         kernel_size = arguments.pair("kernel_size", self.kernel_size, 1)
         stride = kernel_size if self.stride is None else arguments.pair("stride", self.stride, 1)
         padding_pairs(self.padding, kernel_size, stride)
-        lookup("fit", self.fit, FITS)
+        self.fit = canonical("fit", self.fit, FITS)
 
     def plan(self, input_shape: Shape) -> Shape:
         expect_axes(input_shape, "H W C")

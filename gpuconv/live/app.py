@@ -50,7 +50,7 @@ def application(session: Session, *, host: str = "127.0.0.1", token: str | None 
     async def command(request: Request) -> Response:
         _expect_type(request, "application/json")
         name, arguments = request_parsing.read_command(await request.body())
-        if name in ("look", "explain") and "image" in arguments:
+        if name == "look" and "image" in arguments:
             raise ValueError("send the image to /image")
         return await _answer(session.ask(name, **arguments))
 

@@ -25,7 +25,7 @@ class Mailbox:
         return future
 
     def wake(self) -> None:
-        """End a call of `answer` that is waiting."""
+        """End the call of `answer` that is waiting, or else the next one."""
         self._queue.put(None)
 
     @property

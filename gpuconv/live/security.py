@@ -45,8 +45,9 @@ class RefusedRequestError(Exception):
 class Guard:
     """An ASGI application that passes only allowed requests on to another application.
 
-    host: the address that the server is bound to. token: required in every request, in a cookie or once as ?token=;
-    None on loopback. limits: for each path, the largest number of bytes in a body; other paths take no body.
+    host: the address that the server is bound to. token: every request must have it, the first one as ?token=, which
+    sets a cookie, and later ones in that cookie; None on loopback. limits: for each path, the largest number of bytes
+    in a body; other paths take no body.
     """
 
     def __init__(self, app: ASGIApp, *, host: str, token: str | None, limits: dict[str, int]) -> None:
@@ -108,12 +109,13 @@ class Guard:
     async def _bounded(self, scope: Scope, headers: dict[str, str], receive: Receive) -> bytes:
         """The complete body. Refuses a body as soon as it is known to exceed the limit of its path."""
         most = self.limits.get(scope["path"], 0)
+        too_large = RefusedRequestError(413, f"a request to {scope['path'][:100]} has at most {most:,} bytes")
         length = headers.get("content-length", "0")
         if not length.isascii() or not length.isdecimal():
             raise RefusedRequestError(400, f"the content length must be a number, received {length[:50]!r}")
         body, more = bytearray(), True
         if int(length[:20]) > most:
-            raise RefusedRequestError(413, f"a request to {scope['path'][:100]} has at most {most:,} bytes")
+            raise too_large
         while more:
             message = await receive()
             if message["type"] != "http.request":
@@ -121,7 +123,7 @@ class Guard:
             body += message.get("body", b"")
             more = message.get("more_body", False)
             if len(body) > most:
-                raise RefusedRequestError(413, f"a request to {scope['path'][:100]} has at most {most:,} bytes")
+                raise too_large
         return bytes(body)
 
 

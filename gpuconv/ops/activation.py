@@ -1,10 +1,10 @@
-"""Activations and their gradients, of arrays of any shape. `out` may be an input itself."""
+"""Activations and their gradients, of arrays of any shape, and the softmax of rows. `out` may be an input itself."""
 
 from __future__ import annotations
 
 from gpuconv.arguments import number
 from gpuconv.backends import backend_of
-from gpuconv.names import lookup
+from gpuconv.names import canonical
 from gpuconv.ops.expect import (
     expect_any_float,
     expect_elementwise,
@@ -39,7 +39,7 @@ __all__ = [
     "tanh_backward",
 ]
 
-GELU_FORMS = {"none": "none", "tanh": "tanh"}
+GELU_FORMS = ("none", "tanh")
 
 
 @op("activation.cu")
@@ -275,7 +275,7 @@ def gelu(x: ArrayT, *, approximate: str = "none", out: ArrayT | None = None) -> 
     """
     backend = backend_of(x=x, optional=dict(out=out))
     expect_elementwise(x, out)
-    approximate = lookup("GELU approximation", approximate, GELU_FORMS)
+    approximate = canonical("GELU approximation", approximate, GELU_FORMS)
     (x,) = copy_if_overlapping([out], x, in_place=True)
     return backend.activation.gelu(x, approximate=approximate, out=out)
 
@@ -295,7 +295,7 @@ def gelu_backward(dy: ArrayT, x: ArrayT, *, approximate: str = "none", out: Arra
     """
     backend = backend_of(dy=dy, x=x, optional=dict(out=out))
     _expect_backward(dy, out, x=x)
-    approximate = lookup("GELU approximation", approximate, GELU_FORMS)
+    approximate = canonical("GELU approximation", approximate, GELU_FORMS)
     dy, x = copy_if_overlapping([out], dy, x, in_place=True)
     return backend.activation.gelu_backward(dy, x, approximate=approximate, out=out)
 

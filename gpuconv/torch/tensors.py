@@ -25,11 +25,13 @@ def cpu_device(name: str) -> Iterator[None]:
     """A context in which operators on CPU tensors run on another device; backward too, if called inside.
 
     Args:
-        name: "numpy", which is the default outside, or "emulated".
+        name: "numpy" or "cpu", which is the default outside, or "emulated".
 
     Raises ValueError for another name.
     """
-    token = _cpu_device.set(canonical("device of CPU tensors", Device.named(name).kind, ("numpy", "emulated")))
+    token = _cpu_device.set(
+        canonical("device of CPU tensors", "numpy" if name == "cpu" else name, ("numpy", "emulated"))
+    )
     try:
         yield
     finally:

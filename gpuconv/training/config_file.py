@@ -14,6 +14,7 @@ from gpuconv.types import Record
 from gpuconv.version import __version__
 
 Entry = tuple[str, object, str]  # a setting, its value, and why the command line cannot take it ("" if it can)
+OWN = "made by the program"
 
 
 def text(settings: Record) -> str:
@@ -41,20 +42,19 @@ def _lines(name: str, value: object, why: str) -> Iterator[str]:
 def _of_program(settings: Record) -> Iterator[Entry]:
     train = settings.get("train") or {}
     data = train.get("name", "batches")
-    own = "made by the program"
     tested = (settings.get("test") or {}).get("name", data)
     lacks_test = tested == data and data_spec.is_whole(data)
     why = "the run trained on all of it; name a test set" if lacks_test else ""
-    yield "data", data, why if _can_read(data_spec.with_full_name, data) else own
+    yield "data", data, why if _can_read(data_spec.with_full_name, data) else OWN
     if tested != data:
-        yield "test", tested, "" if _can_read(data_spec.with_full_name, tested) else own
-    yield "model", "FILE.py:build", f"{own}: name a file, and the function in it that makes the net"
+        yield "test", tested, "" if _can_read(data_spec.with_full_name, tested) else OWN
+    yield "model", "FILE.py:build", f"{OWN}: name a file, and the function in it that makes the net"
     yield "seed", settings.get("seed"), ""
     yield "epochs", settings.get("epochs"), ""
-    yield "batch_size", train.get("batch_size"), "" if "batch_size" in train else own
+    yield "batch_size", train.get("batch_size"), "" if "batch_size" in train else OWN
     yield from _optimizer(settings.get("optimizer", {}))
     schedule = settings.get("schedule", "constant")
-    yield "schedule", schedule, "" if _can_read(schedules.get, schedule) else own
+    yield "schedule", schedule, "" if _can_read(schedules.get, schedule) else OWN
     for name in ("plateau", "clip", "ema", "accumulate", "shards"):
         if value := settings.get(name):
             yield name, value, ""
@@ -71,7 +71,7 @@ def _optimizer(config: Record) -> Iterator[Entry]:
     try:
         made = optimizers.get(**config)
     except (ValueError, TypeError):
-        yield "optimizer", str(config.get("optimizer")), "made by the program"
+        yield "optimizer", str(config.get("optimizer")), OWN
         return
     if isinstance(made, optimizers.Groups):
         yield "optimizer", made.groups, ""
@@ -84,7 +84,7 @@ def _loss(described: str) -> Entry:
     try:
         loss = losses.read(described)
     except ValueError:
-        return "loss", described, "made by the program"
+        return "loss", described, OWN
     name = next(name for name, kind in losses.LOSSES.items() if kind is type(loss))
     return "loss", _short_form(name, loss), ""
 

@@ -42,7 +42,7 @@ class Ema:
         """Start from the net's present parameters."""
         # A scaling, as in `Optimizer.update`, that multiplies gradients by -1.
         self._negated = backends.asarray(np.array([1.0, -1.0, 0.0, 0.0]), self.net.device)
-        self._rounded = {name: ops.scale(param, factor=1.0) for name, param in self.net.named_parameters()}
+        self._rounded = {name: ops.copy(param) for name, param in self.net.named_parameters()}
         self.averages = {
             name: backends.asarray(backends.to_numpy(array).astype(accumulation_dtype(array.dtype)), self.net.device)
             if array.dtype.itemsize == 2
@@ -89,7 +89,7 @@ class Ema:
     def applied(self) -> Iterator[None]:
         """A context in which the net's parameters are the averages."""
         params = dict(self.net.named_parameters())
-        before = {name: ops.scale(param, factor=1.0) for name, param in params.items()}
+        before = {name: ops.copy(param) for name, param in params.items()}
         _copy(self._round(), params)
         try:
             yield
@@ -140,4 +140,4 @@ class Ema:
 
 def _copy(source: dict[str, Array], to: dict[str, Array]) -> None:
     for name, array in source.items():
-        ops.scale(array, factor=1.0, out=to[name])
+        ops.copy(array, out=to[name])

@@ -33,7 +33,9 @@ VIOLATIONS = ("stop", "warn")
 START_SECONDS = 0.5  # the most processor time that the start of the worker takes
 LEAST_CHECK_SECONDS = 2e-3  # no check is expected to take less
 SECONDS_PER_BYTE = 1e-7  # the expected cost of a byte of the arguments, until it is measured
-LEAST_MEASURED_BYTES = 1 << 18  # the cost per byte cannot be measured on a smaller call
+LEAST_MEASURED_BYTES = (
+    1 << 18
+)  # a smaller call counts as this many bytes, because the time of its check is mostly fixed
 MARGIN = 1.5  # a check is expected to take this many times as long as the longest one of the same site so far
 PATIENCE_SECONDS = 60.0  # how long to wait for each of the last answers at the end of a run
 
@@ -98,7 +100,9 @@ class Shadow:
         self.rows: dict[Site, Row] = {}
         self.timer, self._make = timer, make
         self._began = timer()
-        self._copying = self._checking = 0.0  # seconds so far: of copying in the run, and of the worker's checks
+        self._copying = self._worker_seconds = (
+            0.0  # seconds so far: of copying in the run, and of the worker since its start
+        )
         self._worker: Any = None
         self._ready = self._ended = False
         self._pending: list[tuple[Path, Site, int, float, int]] = []  # (file, site, step, expected seconds, bytes)
@@ -124,7 +128,7 @@ class Shadow:
     @property
     def spent(self) -> float:
         """Seconds spent so far, in the run and in the worker."""
-        return self._copying + self._checking
+        return self._copying + self._worker_seconds
 
     def _seconds_left(self) -> float:
         """Seconds that may be spent now. Reserved seconds are subtracted: those for the start of the worker, for the
@@ -227,13 +231,16 @@ class Shadow:
     def _read_answers(self, patience: float = 0.0) -> bool:
         """Process the worker's answers. Returns whether there was one."""
         heard = False
-        while (answer := self._worker.answer(patience)) is not None:
+        while not self._ended and (answer := self._worker.answer(patience)) is not None:
             heard = True
             if "ended" in answer:
                 self._end(f"its process ended with status {answer['ended']}")
                 break
+            if "garbled" in answer:
+                self._end(f"its process answered with what is not JSON: {answer['garbled']!r}")
+                break
             total = answer["seconds"]  # the processor time of the worker since its start
-            seconds, self._checking = total - self._checking, total
+            seconds, self._worker_seconds = total - self._worker_seconds, total
             if "ready" in answer:
                 self._ready = True
                 continue
@@ -317,9 +324,13 @@ class Shadow:
         checked = sum(row.checked for row in rows)
         share = 100 * self.spent / self.elapsed if self.elapsed else 0.0
         head = f"shadow oracle: {checked} calls checked in {self.spent:.2f} s, {share:.2g} % of the time"
-        if not checked:
+        if skipped := sum(row.skipped for row in rows):
+            head += f"; {skipped} calls skipped, because an input was not finite"
+        if not self._worker:
             first = (START_SECONDS + LEAST_CHECK_SECONDS) / self.share
-            return f"{head}; with this share the first check comes after {first:.3g} s of training"
+            head += f"; with this share the first check comes after {first:.3g} s of training"
+        if not checked:
+            return head
         lines = [head, f"  {'layer':20} {'op':26} {'checked':>7} {'worst error / bound':>20}  at step"]
         for row in rows:
             worst = f"{row.worst:20.3g}  {row.step}" if row.checked else f"{'-':>20}"

@@ -17,7 +17,7 @@ from itertools import pairwise
 import numpy as np
 
 from gpuconv import backends, ops
-from gpuconv.arguments import integer
+from gpuconv.arguments import flag, integer
 from gpuconv.dtypes import is_float
 from gpuconv.layers import BatchNorm
 from gpuconv.layers.base import Layer, listen
@@ -204,19 +204,19 @@ class Parts:
                     found.append(number)
         return found
 
-    def _push_part(self, number: int, count: int, size: int, totals: Totals) -> None:
+    def _push_part(self, number: int, samples: int, step_samples: int, totals: Totals) -> None:
         """Add part `number` to the tree, except the buckets that are already being exchanged."""
         terms, divisor = self._terms(totals), totals.divisor_in(totals.array)
         for bucket in self._sums[0].buckets[len(self._exchanges) :]:
-            self._push_bucket(number, terms, bucket, count, size, divisor)
+            self._push_bucket(number, terms, bucket, samples, step_samples, divisor)
 
     def _push_bucket(
-        self, number: int, terms: list[Term], bucket: Bucket, count: int, size: int, divisor: Array | None
+        self, number: int, terms: list[Term], bucket: Bucket, samples: int, step_samples: int, divisor: Array | None
     ) -> None:
         """Add a bucket of part `number` to the tree. For n parts done, `_sums` holds the sums of complete subtrees, one
         for each bit that is set in n."""
         depth = number.bit_count()
-        self._sums[depth].gather(terms, bucket, count, size, divisor)
+        self._sums[depth].gather(terms, bucket, samples, step_samples, divisor)
         while number & 1:
             self._sums[depth - 1].add(self._sums[depth], bucket)
             depth, number = depth - 1, number >> 1
@@ -318,8 +318,7 @@ class Accumulation(Parts):
 def expect_synchronizable(sync_batch_norm: object, fuse: bool | None, net: Layer) -> bool:
     """Check the argument `sync_batch_norm` and return it as a bool. Raises TypeError for other values, and ValueError
     if batch norm is or will be fused."""
-    if sync_batch_norm not in (True, False):
-        raise TypeError(f"sync_batch_norm must be True or False, received {sync_batch_norm!r}")
+    sync_batch_norm = flag("sync_batch_norm", sync_batch_norm)
     if sync_batch_norm and fuse:
         raise ValueError(
             "fuse=True computes batch norm in one op with adjacent layers, without other ranks; leave fuse out"
@@ -330,7 +329,7 @@ def expect_synchronizable(sync_batch_norm: object, fuse: bool | None, net: Layer
                 f"{layer.path}, a {type(layer).__name__} of a fused net, computes batch norm without other ranks; "
                 "give the net as it was before fuse()"
             )
-    return bool(sync_batch_norm)
+    return sync_batch_norm
 
 
 def _expect_no_norm_inside_own(net: Layer) -> None:
@@ -348,7 +347,7 @@ def _expect_no_norm_inside_own(net: Layer) -> None:
 def aligned_copy(x: Array) -> Array:
     """A copy of a part of an array. It is aligned like a newly loaded array, because the choice of a kernel depends on
     alignment."""
-    return ops.scale(x, factor=1.0)
+    return ops.copy(x)
 
 
 def _start_from_zero(part: Totals, run: Totals) -> None:
@@ -358,4 +357,4 @@ def _start_from_zero(part: Totals, run: Totals) -> None:
 
 
 def _copy(source: Array, to: Array) -> None:
-    ops.scale(source, factor=1.0, out=to)
+    ops.copy(source, out=to)

@@ -35,8 +35,8 @@ class Guards:
         return inside
 
     def damage(self) -> str:
-        """Describes the damage to the first written guard zone, in the order of allocation; "" if none was written
-        to."""
+        """Describes the damage to the first guard zone, in the order of allocation, that was written to; "" if none
+        was."""
         for block, size in self._blocks:
             for side, offset in (("before", 0), ("after", ZONE + size)):
                 zone = self._cupy.ndarray((ZONE,), "uint8", self._cupy.cuda.MemoryPointer(block.mem, offset)).get()

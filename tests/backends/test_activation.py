@@ -13,7 +13,7 @@ from gpuconv.backends import oracle
 from gpuconv.dtypes import FLOAT_NAMES, as_dtype
 from tests.gradients import numerical_gradient
 from tests.random_arrays import signed
-from tests.tolerance import UNIT_ROUNDOFF, assert_within, smallest
+from tests.tolerance import SMALLEST, UNIT_ROUNDOFF, assert_within
 
 pytestmark = pytest.mark.usefixtures("oracle_and_numpy")
 
@@ -60,7 +60,7 @@ def test_activations_are_within_their_bounds_of_the_float64_formulas(name, optio
     # exp and the parts of erfc are accurate to a few ulps of the accumulation dtype. exp(-u), whose argument is
     # rounded, is accurate to u ulps, and u is at most about 80. One rounding to dtype comes last.
     unit = UNIT_ROUNDOFF["float64" if dtype == "float64" else "float32"]
-    bound = ((16 + 2 * wide**2) * unit + UNIT_ROUNDOFF[dtype]) * abs(expected) + smallest(dtype)
+    bound = ((16 + 2 * wide**2) * unit + UNIT_ROUNDOFF[dtype]) * abs(expected) + SMALLEST[dtype]
     if options.get("approximate") == "tanh" and dtype == "float64":
         bound = bound + 4 * unit * abs(wide)  # the expected value's own 1 + tanh cancels on the far left
     assert_within(y, expected, bound, name)
@@ -93,7 +93,7 @@ def test_backward_in_every_dtype_is_within_its_bound_of_float64(name, options, d
         expected = getattr(ops, f"{name}_backward")(wide_dy, saved.astype(np.float64), **options)
     unit = UNIT_ROUNDOFF["float64" if dtype == "float64" else "float32"]
     # The sums in the derivatives cancel (1 - y**2, s + x * s * (1 - s)), so their error is relative to |dy|, not |dx|.
-    bound = UNIT_ROUNDOFF[dtype] * abs(expected) + 16 * unit * abs(wide_dy) + smallest(dtype)
+    bound = UNIT_ROUNDOFF[dtype] * abs(expected) + 16 * unit * abs(wide_dy) + SMALLEST[dtype]
     assert_within(dx, expected, bound, name)
 
 
@@ -194,7 +194,7 @@ def test_softmax_in_every_dtype_is_within_its_bound(dtype):
     y = ops.softmax(x)
     assert y.dtype == x.dtype
     unit = UNIT_ROUNDOFF["float64" if dtype == "float64" else "float32"]
-    assert_within(y, expected, (64 * unit + 2 * UNIT_ROUNDOFF[dtype]) * expected + smallest(dtype))
+    assert_within(y, expected, (64 * unit + 2 * UNIT_ROUNDOFF[dtype]) * expected + SMALLEST[dtype])
 
 
 def test_softmax_takes_infinite_scores_nan_and_no_scores():

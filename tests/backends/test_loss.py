@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from gpuconv import ops
 from gpuconv.dtypes import FLOAT_NAMES, accumulation_dtype, as_dtype
 from tests.gradients import numerical_gradient
-from tests.tolerance import UNIT_ROUNDOFF, assert_within, smallest
+from tests.tolerance import SMALLEST, UNIT_ROUNDOFF, assert_within
 
 pytestmark = pytest.mark.usefixtures("oracle_and_numpy")
 
@@ -156,7 +156,7 @@ def test_every_dtype_is_within_its_bound(loss, options, dtype):
     unit = UNIT_ROUNDOFF["float64" if dtype == "float64" else "float32"]
     # The loss is a mean over n images of sums over the classes; each term is at most about 20.
     assert_within(value, expected, 2 * (n + classes) * 20 * unit)
-    bound = UNIT_ROUNDOFF[dtype] * abs(expected_gradient) + 4 * classes * unit / n + smallest(dtype)
+    bound = UNIT_ROUNDOFF[dtype] * abs(expected_gradient) + 4 * classes * unit / n + SMALLEST[dtype]
     assert_within(dscores, expected_gradient, bound)
 
 

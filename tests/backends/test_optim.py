@@ -6,7 +6,7 @@ import pytest
 from gpuconv import ops
 from gpuconv.dtypes import FLOAT_NAMES, as_dtype
 from tests.random_arrays import signed
-from tests.tolerance import UNIT_ROUNDOFF, assert_within, smallest
+from tests.tolerance import SMALLEST, UNIT_ROUNDOFF, assert_within
 
 pytestmark = pytest.mark.usefixtures("oracle_and_numpy")
 
@@ -17,7 +17,7 @@ def positive(shape, dtype="float64", seed=0):
     return np.asarray(abs(signed(shape, seed, dtype=dtype)))
 
 
-# --- the formulas of the contract, one entry at a time: (param, grad, *state) -> (param, *state) --
+# --- the formulas in the docstrings of the ops, one entry at a time: (param, grad, *state) -> (param, *state) --
 
 
 def sgd(param, grad, *, decay, lr):
@@ -142,7 +142,7 @@ def test_a_step_follows_its_formula(name, dtype, weight_decay):
         for result, value in zip((params[i], *(state[i] for state in states)), expected):
             magnitude = abs(value) + sum(abs(array) for array in entry)
             # Dividing by sqrt(1 - beta2**step) in float32 costs more roundings than adding: 32 cover them all.
-            assert_within(result, value, UNIT_ROUNDOFF[dtype] * abs(value) + 32 * unit * magnitude + smallest(dtype))
+            assert_within(result, value, UNIT_ROUNDOFF[dtype] * abs(value) + 32 * unit * magnitude + SMALLEST[dtype])
         np.testing.assert_array_equal(grads[i], unchanged_grads[i])
 
 
@@ -162,7 +162,8 @@ def test_lr_and_step_may_be_arrays(name):
 
 @every_step
 def test_strided_parameters_of_many_blocks_change_like_contiguous_ones(name):
-    """Views are updated in place. The fast NumPy code updates contiguous arrays and views in several blocks."""
+    """Views are updated in place. The fast NumPy code works block by block, on contiguous arrays and on views; these
+    arrays span several blocks."""
     op, _, count, options = STEPS[name]
     params, grads, states = problem(count, "float16", [(501, 70)])
     views, *state_views = ([np.zeros((70, 1002), np.float16).T[::2]] for _ in range(1 + count))

@@ -143,7 +143,7 @@ def test_the_cost_model_of_the_launchers_has_the_rates_of_the_stored_model():
     assert plan._BYTES_PER_CLOCK * H200.clock * H200.multiprocessors == pytest.approx(H200.copy)
 
 
-def test_a_named_nvrtc_is_used_instead_of_the_installed_package(monkeypatch):
+def test_after_load_nvrtc_the_version_is_that_of_the_loaded_library(monkeypatch):
     if nvrtc._packaged_version() is None:
         pytest.skip("NVRTC is not installed as a package")
     nvrtc.toolkit.cache_clear()

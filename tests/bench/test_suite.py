@@ -69,7 +69,7 @@ def test_entries_are_selected_by_device_op_shape_and_dtype():
     assert {e.group for e in suite.select("ops", "numpy")} == {"cpu", "memory-25mb"}
     assert "cpu" not in {e.group for e in selected()}
     assert {e.op for e in selected(ops=["FPROP", "relu"])} == {"fprop", "relu"}
-    assert {(e.group, e.dtype) for e in selected(shapes=["vgg"], dtypes=["float16"])} == {("vgg", "float16")}
+    assert {(e.group, e.dtype) for e in selected(shapes=["vgg"], dtypes=["fp16"])} == {("vgg", "float16")}
     assert {e.shape for e in selected(shapes=["64x8x8x10-10x3x3-p1.1.1.1"])} == {"64x8x8x10-10x3x3-p1.1.1.1"}
 
 

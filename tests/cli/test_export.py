@@ -25,7 +25,7 @@ def test_the_export_command_writes_a_model(tmp_path, capsys, monkeypatch):
     images = np.random.default_rng(0).integers(0, 256, (2, *SHAPE), dtype=np.uint8)
     (scores,) = runtime.InferenceSession(str(tmp_path / "net.onnx")).run(None, {"input": images})
     expect_close(scores, ops.softmax(net.predict(images)))
-    assert main([*arguments, "--dtype", "float16"]) == 0
+    assert main([*arguments, "--dtype", "fp16"]) == 0
     assert runtime.InferenceSession(str(tmp_path / "net.onnx")).get_inputs()[0].type == "tensor(float16)"
     monkeypatch.setitem(sys.modules, "onnx", None)
     assert main(arguments) == 2

@@ -30,7 +30,7 @@ def run_lab(monkeypatch, capsys, tmp_path):
 
 
 def test_lab_checks_all_named_dtypes_and_times_the_first(run_lab):
-    run_lab([RIGHT], "--dtype", "float16", "--dtype", "Float32", device="cuda:1")
+    run_lab([RIGHT], "--dtype", "fp16", "--dtype", "Float32", device="cuda:1")
     assert run_lab.received == [
         (run_lab.file, "relu", "cuda:1", ("float16", "float32"), None),
         (run_lab.file, "relu", "cuda:1", "float16", None),

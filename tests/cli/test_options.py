@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 from gpuconv.cli import main, shared_options
 from gpuconv.cli.main import COMMANDS, Parser, module, parsers
 from gpuconv.system.processor import available_cores
+from tests.python_process import python
 
 SETTINGS = dict.fromkeys(shared_options.OPTIONS)
 NOT_OF_LIVE = ("weights", "early_stopping", "tta", "shards", "sync_batch_norm")
@@ -225,7 +224,7 @@ def test_the_options_of_other_commands_are_not_imported():
         "import sys; from gpuconv.cli.main import parsers; parsers('info')\n"
         "print([name for name in sys.modules if name.startswith('gpuconv.cli.')])"
     )
-    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    output = python(code)
     assert "gpuconv.cli.info" in output
     loaded = {name for name in COMMANDS if f"'gpuconv.cli.{name.replace('-', '_')}'" in output}
     assert loaded == {"info"}

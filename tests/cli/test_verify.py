@@ -105,7 +105,7 @@ def test_verify_prints_a_row_per_dtype_and_the_number_of_passes(run_verify):
 
 
 def test_a_dtype_or_tier_that_is_given_twice_is_verified_once(run_verify):
-    twice = ["--dtype", "float32", "--dtype", "FLOAT32", "--tier", "tiny", "--tier", "TINY"]
+    twice = ["--dtype", "float32", "--dtype", "FLOAT32", "--dtype", "fp32", "--tier", "tiny", "--tier", "TINY"]
     (cases, dtypes, *_), _, lines, _ = run_verify([RIGHT], *twice)
     assert (dtypes, {case.tier for case in cases}) == (["float32"], {"tiny"})
     assert len(cases) == len({case.name for case in cases})

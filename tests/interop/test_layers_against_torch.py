@@ -24,7 +24,7 @@ from gpuconv.layers import (
     Sequential,
     Upsample,
 )
-from tests.interop.torch_layers import ChannelNorm, Concatenation
+from tests.interop.torch_layers import ChannelNorm, TorchBranches
 
 torch = pytest.importorskip("torch")
 nn = torch.nn
@@ -68,7 +68,7 @@ PAIRS = {
             )
         ],
         lambda: [
-            Concatenation(
+            TorchBranches(
                 [nn.Conv2d(3, 3, 1), nn.ReLU()],
                 [nn.Conv2d(3, 2, 1), nn.ReLU(), nn.Conv2d(2, 4, 3, padding=1), nn.ReLU()],
                 [nn.MaxPool2d(3, 1, 1), nn.Conv2d(3, 2, 1)],
@@ -79,7 +79,7 @@ PAIRS = {
     "dense-block": (
         [Branches([[], [BatchNorm(), ReLU(), Conv2D(2, 3, padding=1, bias=False)]]) for _ in range(3)],
         lambda: [
-            Concatenation([], [nn.BatchNorm2d(c), nn.ReLU(), nn.Conv2d(c, 2, 3, padding=1, bias=False)])
+            TorchBranches([], [nn.BatchNorm2d(c), nn.ReLU(), nn.Conv2d(c, 2, 3, padding=1, bias=False)])
             for c in (3, 5, 7)
         ],
         (4, 5, 3),
@@ -92,7 +92,7 @@ PAIRS = {
         ],
         lambda: [
             nn.Conv2d(1, 3, 3, padding=1),
-            Concatenation(
+            TorchBranches(
                 [], [nn.MaxPool2d(2), nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.ConvTranspose2d(4, 3, 2, 2)]
             ),
             nn.Conv2d(6, 2, 1),
@@ -101,7 +101,7 @@ PAIRS = {
     ),
     "three-added": (
         [Branches([[Conv2D(3, 1)], [], [Conv2D(3, 3, padding=1)]], merge="add")],
-        lambda: [Concatenation([nn.Conv2d(3, 3, 1)], [], [nn.Conv2d(3, 3, 3, padding=1)], add=True)],
+        lambda: [TorchBranches([nn.Conv2d(3, 3, 1)], [], [nn.Conv2d(3, 3, 3, padding=1)], add=True)],
         (4, 3, 3),
     ),
     "upsample": (

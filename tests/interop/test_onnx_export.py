@@ -69,7 +69,7 @@ def test_a_float16_net_gives_the_same_results(tmp_path):
         actual, expected = outputs(built(ROWS[row], precision="float16"), tmp_path / "net.onnx")
         assert actual.dtype == expected.dtype == np.float16
         np.testing.assert_allclose(actual, expected, rtol=0, atol=4 * 2**-11 * np.abs(expected).max())
-    interop.to_onnx(built(ROWS["conv"]), tmp_path / "net.onnx", dtype="float16")
+    interop.to_onnx(built(ROWS["conv"]), tmp_path / "net.onnx", dtype="fp16")
     kinds = {tensor.data_type for tensor in onnx.load(tmp_path / "net.onnx").graph.initializer}
     assert kinds == {onnx.TensorProto.FLOAT16}
 

@@ -18,7 +18,7 @@ from gpuconv.layers import (
     ReLU,
     Sequential,
 )
-from tests.interop.torch_layers import Concatenation
+from tests.interop.torch_layers import TorchBranches
 from tests.interop.torchvision_nets import MobileNetV2
 
 torch = pytest.importorskip("torch")
@@ -56,13 +56,13 @@ def their_u_net(channels, filters, depth):
     ]
     return [
         *their_conv_norm_relu(channels, filters),
-        Concatenation([], below),
+        TorchBranches([], below),
         *their_conv_norm_relu(2 * filters, filters),
     ]
 
 
 def their_dense_branches(channels):
-    return Concatenation([], [nn.BatchNorm2d(channels), nn.ReLU(), nn.Conv2d(channels, 4, 3, padding=1, bias=False)])
+    return TorchBranches([], [nn.BatchNorm2d(channels), nn.ReLU(), nn.Conv2d(channels, 4, 3, padding=1, bias=False)])
 
 
 def inception():
@@ -89,7 +89,7 @@ NETS = {
         lambda: Sequential([Input((9, 8, 3)), *conv_norm_relu(6), inception(), *head()]),
         lambda: nn.Sequential(
             *their_conv_norm_relu(3, 6),
-            Concatenation(
+            TorchBranches(
                 their_conv_norm_relu(6, 4, 1),
                 [*their_conv_norm_relu(6, 3, 1), *their_conv_norm_relu(3, 4)],
                 [*their_conv_norm_relu(6, 2, 1), *their_conv_norm_relu(2, 3, 5)],

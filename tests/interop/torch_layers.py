@@ -13,7 +13,7 @@ class ChannelNorm(nn.LayerNorm):
         return super().forward(x.movedim(1, -1)).movedim(-1, 1)
 
 
-class Concatenation(nn.Module):
+class TorchBranches(nn.Module):
     """The outputs of branches concatenated along the channels, or added."""
 
     def __init__(self, *branches, add=False):

@@ -64,10 +64,13 @@ def assert_wgrad_right(device: str, case: Conv2dProblem, dtype: str):
     assert_within(to_numpy(db), ops.bias_grad(wide), bound, "db")
 
 
-def force_algorithm(monkeypatch, algorithm: Algorithm | None = None, split_k: int = 1, most_blocks: int | None = None):
-    """Makes every product use this algorithm, with about this many splits, on a GPU too.
+def force_algorithm(
+    monkeypatch, algorithm: Algorithm | None = None, most_parts: int = 1, most_blocks: int | None = None
+):
+    """Makes every product use this algorithm, on a GPU too.
 
-    algorithm: None for the last one that serves the product. most_blocks: the most blocks, or clusters, of a split, for
+    algorithm: None for the last one that serves the product. most_parts: the depth is split into about as many, where
+    split-K is allowed. most_blocks: the most blocks, or clusters, of a split, for
     algorithms whose blocks compute several tiles."""
     monkeypatch.setenv("GPUCONV_AUTOTUNE", "0")
 
@@ -75,10 +78,10 @@ def force_algorithm(monkeypatch, algorithm: Algorithm | None = None, split_k: in
         chosen = algorithm or serving(product.precision)[-1]
         across, down = tiles_of(product, chosen)
         step = max(16, chosen.block_k)
-        per_split = max(1, ceil_div(ceil_div(product.k, split_k if product.split_k else 1), step)) * step
-        tiles, parts = across * down * product.batches, max(1, ceil_div(product.k, per_split))
+        per_split = max(1, ceil_div(ceil_div(product.k, most_parts if product.split_k else 1), step)) * step
+        tiles, split_k = across * down * product.batches, max(1, ceil_div(product.k, per_split))
         blocks = min(tiles, (most_blocks or tiles) * chosen.cluster)
-        return Plan(chosen, across, down, tiles, parts, per_split, 0.0, chosen.smem_bytes, blocks)
+        return Plan(chosen, across, down, tiles, split_k, per_split, 0.0, chosen.smem_bytes, blocks)
 
     monkeypatch.setattr(tuner, "plan", planned)
     monkeypatch.setattr(tuner, "known_choices", {})

@@ -100,7 +100,7 @@ def test_channels_and_filters_of_any_two_vector_widths_agree_with_the_oracle(dev
 @directions
 @pytest.mark.parametrize("split_k", [2, 5])
 def test_split_k_agrees_with_the_oracle(device, monkeypatch, op, split_k):
-    force_algorithm(monkeypatch, split_k=split_k)
+    force_algorithm(monkeypatch, most_parts=split_k)
     options = dict(activation="silu") if op == "conv2d" else {}
     for case in (problem(16, 24), problem(5, 7, groups=2)):
         assert_right(op, device, case, **options)
@@ -123,7 +123,7 @@ def test_memory_accesses_stay_within_bounds(device, monkeypatch, op, channels):
     case = conv(1, 5, 6, *channels, (3, 2), stride=(2, 1), padding=((1, 0), (2, 1)))
     with emulator.configure(sanitize="checked", seed=7):
         for split_k in (1, 3):
-            force_algorithm(monkeypatch, split_k=split_k)
+            force_algorithm(monkeypatch, most_parts=split_k)
             assert_right(op, device, case)
 
 
@@ -138,7 +138,7 @@ def test_fused_bias_and_activation_agree_with_the_oracle(device, activation, wit
 
 @pytest.mark.parametrize("split_k", [1, 3])
 def test_wgrad_accumulates(device, monkeypatch, split_k):
-    force_algorithm(monkeypatch, split_k=split_k)
+    force_algorithm(monkeypatch, most_parts=split_k)
     case = problem(4, 6)
     arrays, options = arguments("conv2d_wgrad", case)
     (expected,) = expected_results("conv2d_wgrad", arrays, options)

@@ -24,8 +24,8 @@ from tests.kernels.agreement import assert_same_bits, on_device, varied
 from tests.tolerance import assert_within
 
 FEW_CHANNELS = "few_channels-256x64"
-PRECISIONS = ("float32", "tf32", "float16", "bfloat16")
-precisions = pytest.mark.parametrize("precision", PRECISIONS)
+TILE_PRECISIONS = ("float32", "tf32", "float16", "bfloat16")
+precisions = pytest.mark.parametrize("precision", TILE_PRECISIONS)
 # Rows of x consist of whole 16-byte chunks; the filters take two tiles.
 WHOLE_CHUNKS = conv(2, 9, 16, 3, 72, (3, 3), padding=((1, 1), (1, 1)))
 UNEVEN = conv(2, 19, 17, 3, 13, (4, 3), stride=(3, 2), padding=((2, 1), (0, 3)), dilation=(2, 3))
@@ -165,7 +165,7 @@ def test_memory_accesses_stay_within_bounds(one_multiprocessor, precision):
 
 def test_filters_are_read_without_bank_conflicts():
     """The output has one pixel, so all lanes read the same value of x. Only reads of filters could conflict."""
-    for precision in PRECISIONS:
+    for precision in TILE_PRECISIONS:
         arrays, options = arguments(conv(1, 4, 4, 3, 64, (4, 4)), precision)
         with emulator.bank_conflicts() as counts:
             on_device("conv2d", "emulated", *arrays, **options)
@@ -267,4 +267,6 @@ def test_the_patch_fits_in_shared_memory(rng, precision):
 
 
 def test_every_precision_but_float64_has_a_tile():
-    assert {precision for algorithm in algorithms.FEW_CHANNELS for precision in algorithm.precisions} == {*PRECISIONS}
+    assert {precision for algorithm in algorithms.FEW_CHANNELS for precision in algorithm.precisions} == {
+        *TILE_PRECISIONS
+    }

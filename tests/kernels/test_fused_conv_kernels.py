@@ -190,7 +190,9 @@ def test_the_first_algorithm_of_a_dtype_has_the_bits_of_separate_kernels(device,
 @pools
 @pytest.mark.parametrize("channels", [(8, 12), (3, 5)])
 def test_split_gradients_have_the_bits_of_separate_kernels(device, monkeypatch, channels, pool):
-    assert_the_same(device, problem(*channels, groups=2), pool, between=lambda: force_algorithm(monkeypatch, split_k=3))
+    assert_the_same(
+        device, problem(*channels, groups=2), pool, between=lambda: force_algorithm(monkeypatch, most_parts=3)
+    )
 
 
 @pools
@@ -203,7 +205,7 @@ def test_memory_accesses_stay_within_bounds(device, monkeypatch, channels, pool)
         for split_k in (1, 3):
             force_algorithm(monkeypatch)
             assert_the_same(
-                device, case, pool, between=lambda split_k=split_k: force_algorithm(monkeypatch, split_k=split_k)
+                device, case, pool, between=lambda split_k=split_k: force_algorithm(monkeypatch, most_parts=split_k)
             )
 
 
@@ -268,7 +270,7 @@ def test_strided_views_and_a_mask_at_an_odd_address_change_no_bit(device, pool):
 
 @pytest.mark.parametrize("split_k", [1, 3])
 def test_db_accumulates_with_dw(device, monkeypatch, split_k):
-    force_algorithm(monkeypatch, split_k=split_k)
+    force_algorithm(monkeypatch, most_parts=split_k)
     case = problem(8, 12)
     x, _, _, dy = random_inputs(case, 1)
     before = np.random.default_rng(1).standard_normal(case.k).astype(np.float32)

@@ -11,8 +11,8 @@ from gpuconv.verify.conv_problems import conv
 from tests.kernels.agreement import assert_same_bits
 from tests.kernels.convolutions import arguments, assert_right, directions, dtype_and_options, force_algorithm, problem
 
-PRECISIONS = ("float16", "bfloat16", "tf32")
-precisions = pytest.mark.parametrize("precision", PRECISIONS)
+TILE_PRECISIONS = ("float16", "bfloat16", "tf32")
+precisions = pytest.mark.parametrize("precision", TILE_PRECISIONS)
 
 
 @directions
@@ -29,7 +29,7 @@ def test_every_tile_is_right_and_all_give_the_same_bits(device, op, precision, c
 
 @directions
 def test_16_bit_floats_and_tf32_use_tensor_cores(op, device):
-    for precision in PRECISIONS:
+    for precision in TILE_PRECISIONS:
         dtype, tf32_option = dtype_and_options(precision)
         with launches.record_launches() as launched:
             assert_right(op, device, problem(8, 8), dtype, **tf32_option)

@@ -60,7 +60,7 @@ def test_strided_parameters_change_in_place_and_zeros_stay_finite(device, rng):
     scaled = base[:, ::2] * np.sqrt(6) / np.linalg.norm(base[:, ::2])
     assert_within(to_numpy(param)[:, ::2], scaled, sum_bound("float64", scaled.size, scaled))
     np.testing.assert_array_equal(to_numpy(param)[:, 1::2], base[:, 1::2])
-    np.testing.assert_allclose(to_numpy(zero), -0.5 * np.eye(2, 3) / np.sqrt(2), rtol=1e-6)
+    np.testing.assert_allclose(to_numpy(zero), -0.5 * np.eye(2, 3) / np.sqrt(2), rtol=1e-6)  # eps
 
 
 def test_norms_are_right_if_a_matrix_has_more_parts_than_a_block_has_threads(device):

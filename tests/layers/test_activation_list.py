@@ -11,6 +11,7 @@ def test_activations_are_the_volumes_of_all_layers():
     x = images()
     volumes = net.activations(x)
     assert [name for name, _ in volumes if "." not in name] == [name for name, _ in net.children()]
+    assert {name for name, _ in volumes} == {layer.path for layer in net.walk() if layer is not net}
     for name, volume in volumes:
         assert volume.shape == (3, *net[name].output_shape)
     np.testing.assert_array_equal(volumes[0][1], x)

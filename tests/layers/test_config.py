@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from gpuconv.layers import Layer
+from gpuconv.layers import GELU, Conv2D, Layer, MaxPool2D, Upsample
 from tests.layers.net_with_shortcut import images, net_of
 from tests.toy_run import same_arrays
 
@@ -19,6 +19,17 @@ def test_the_config_is_json_and_rebuilds_the_same_net_bit_for_bit():
     assert not same_arrays(net_of(seed=13).params(), net.params())
     x = images()
     np.testing.assert_array_equal(net.forward(x, True), twin.forward(x, True))
+
+
+def test_a_config_has_the_documented_spelling_of_a_choice():
+    for layer, name, spelled in (
+        (GELU(approximate="TANH"), "approximate", "tanh"),
+        (Conv2D(4, 3, fit="Cover"), "fit", "cover"),
+        (MaxPool2D(2, fit="FLOOR"), "fit", "floor"),
+        (Upsample(2, mode="Nearest"), "mode", "nearest"),
+    ):
+        assert getattr(layer, name) == spelled
+        assert layer.config().get(name, spelled) == spelled
 
 
 def test_a_config_of_an_unknown_layer_or_option_is_refused():

@@ -72,3 +72,6 @@ def test_precision_takes_short_names_and_device_takes_cpu():
     assert gc.models.build("seed-net", (8, 8, 3), device="cpu").device == "numpy"
     with pytest.raises(ValueError, match="unknown precision 'bf61'"):
         gc.models.build("seed-net", precision="bf61")
+    for wrong in (3, True, np.float32, np.dtype("float16")):
+        with pytest.raises(TypeError, match="the precision is chosen by name, received"):
+            gc.models.build("seed-net", precision=wrong)

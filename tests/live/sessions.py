@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 
 from gpuconv import checkpoint
@@ -41,7 +42,7 @@ def wait_for(session, condition, seconds=20.0):
     do(session, "greet")  # is answered after the pending work
 
 
-def weights_of(session):
+def checkpoint_arrays_of(session):
     """The bytes of every array in the run's last checkpoint."""
     found = checkpoint.load(RunDirectory(session.run_dir).last)
     return {name: array.tobytes() for name, array in found.tensors.items()}
@@ -49,6 +50,12 @@ def weights_of(session):
 
 def records_of(run_dir):
     return state(checkpoint.load(RunDirectory(run_dir).last).state, run_dir)["records"]
+
+
+def unpack(frame):
+    """A frame's header, which is JSON, and the bytes after it."""
+    end = 4 + int.from_bytes(frame[:4], "little")
+    return json.loads(frame[4:end]), frame[end:]
 
 
 class HubWithClient:

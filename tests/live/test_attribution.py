@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 
 from gpuconv.inspect.attribution_maps import map_stages
 from gpuconv.live import attribution, pictures, snapshots
-from tests.live.sessions import CONV, HubWithClient, do, wait_for
+from tests.live.sessions import CONV, HubWithClient, do, unpack, wait_for
 
 
 def map_of(session):
     """The header and the values of the newest map."""
-    frame = session.hub.get("map")[1]
-    length = int.from_bytes(frame[:4], "little")
-    head = json.loads(frame[4 : 4 + length])
-    return head, np.frombuffer(frame[4 + length :], np.int8)
+    head, values = unpack(session.hub.get("map")[1])
+    return head, np.frombuffer(values, np.int8)
 
 
 @pytest.mark.parametrize("kind", [kind for kind in attribution.KINDS if kind != "none"])

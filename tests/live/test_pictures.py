@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 
 from gpuconv.layers import Branches, Conv2D, Flatten, Input, Linear, MaxPool2D, ReLU, Residual, Sequential
 from gpuconv.live import pictures
+from tests.live.sessions import unpack
 
 
 @pytest.fixture
@@ -96,13 +95,12 @@ def test_a_packed_frame_holds_its_header_slices_and_images():
     slices = np.array([[[-2.0, 0.0], [1.0, 2.0]]], np.float32)
     image = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
     data = pictures.pack({"kind": "x"}, [pictures.Volume("a", (2, 2, 1), slices, 1)], [image])
-    length = int.from_bytes(data[:4], "little")
-    head = json.loads(data[4 : 4 + length])
+    head, content = unpack(data)
     assert (head["kind"], head["images"]) == ("x", [[2, 2, 3]])
     layer = head["layers"][0]
-    values = np.frombuffer(data[4 + length : 8 + length], np.int8).reshape(layer["size"])
+    values = np.frombuffer(content[:4], np.int8).reshape(layer["size"])
     assert np.abs(values / 127 * layer["scale"] - slices).max() <= layer["scale"] / 127
-    assert data[8 + length :] == image.tobytes()
+    assert content[4:] == image.tobytes()
 
 
 def test_large_slices_are_subsampled_and_nan_is_dark():

@@ -12,7 +12,7 @@ from gpuconv.live import setting_changes
 from gpuconv.live.session import PAUSED
 from gpuconv.training import RunDirectory, optimizers, schedules
 from gpuconv.training.run_schemas import state
-from tests.live.sessions import CONV, LINEAR, do, recipe_of, records_of, wait_for, weights_of
+from tests.live.sessions import CONV, LINEAR, checkpoint_arrays_of, do, recipe_of, records_of, wait_for
 
 
 def test_a_change_is_announced_stored_and_applied(open_session):
@@ -72,7 +72,7 @@ def test_a_stopped_run_and_a_repeated_one_give_the_same_bits(open_session, layer
     assert setting_changes.changes_of(records_of(first.run_dir)) == changes
     again = open_session(layers, repeat=setting_changes.changes_of(records_of(first.run_dir)), changes={"epochs": 6})
     wait_for(again, lambda: again.phase == "finished")
-    assert weights_of(again) == weights_of(first)
+    assert checkpoint_arrays_of(again) == checkpoint_arrays_of(first)
     stopped = open_session(layers, start=False, repeat=changes, changes={"epochs": 6})
     stopped.phase = PAUSED
     stopped.start()
@@ -86,7 +86,7 @@ def test_a_stopped_run_and_a_repeated_one_give_the_same_bits(open_session, layer
     assert resumed.phase == PAUSED
     do(resumed, "go")
     wait_for(resumed, lambda: resumed.phase == "finished")
-    assert weights_of(resumed) == weights_of(first)
+    assert checkpoint_arrays_of(resumed) == checkpoint_arrays_of(first)
 
 
 def test_changes_requested_before_the_same_step_are_all_made(open_session):

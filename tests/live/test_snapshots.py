@@ -12,7 +12,7 @@ import pytest
 from gpuconv.layers import Conv2D, Flatten, Linear, MaxPool2D
 from gpuconv.live import attribution, pictures, snapshots
 from gpuconv.live.budget import Budget, Limits
-from tests.live.sessions import CONV, HubWithClient, do, wait_for, weights_of
+from tests.live.sessions import CONV, HubWithClient, checkpoint_arrays_of, do, unpack, wait_for
 
 
 def test_watching_a_run_does_not_change_its_bits(open_session):
@@ -28,7 +28,7 @@ def test_watching_a_run_does_not_change_its_bits(open_session):
         for kind in pictures.KINDS:
             do(watched, "look", kind=kind, test=3, map=next(maps))
         assert do(watched, "explain", layer="conv1", at=[1, 2, 0])["error"] < 1e-4
-    assert weights_of(watched) == weights_of(alone)
+    assert checkpoint_arrays_of(watched) == checkpoint_arrays_of(alone)
     assert {
         "state",
         "curves",
@@ -88,29 +88,24 @@ def test_infinities_and_nan_in_an_explanation_are_text_because_json_lacks_them(o
     json.dumps(diverged, allow_nan=False)
 
 
-def header_of(frame):
-    """The JSON at the beginning of a frame."""
-    return json.loads(frame[4 : 4 + int.from_bytes(frame[:4], "little")])
-
-
 def test_a_net_that_diverged_is_still_shown(open_session):
     session = open_session(start=False)
     session.look(test=2)
-    best = header_of(session.hub.get("picture")[1])["best"]
+    best = unpack(session.hub.get("picture")[1])[0]["best"]
     assert [share for _, share in best] == sorted((share for _, share in best), reverse=True)
     session.segment.net["fc1"]["weight"][...] = np.nan
     session.view.budget.make_due()
     session.look(kind="activations")
     assert not [line for line in session.view.log if "cannot show" in line]
-    assert {share for _, share in header_of(session.hub.get("picture")[1])["best"]} == {"nan"}
-    assert header_of(session.hub.get("examples")[1])["right"] == 0
+    assert {share for _, share in unpack(session.hub.get("picture")[1])[0]["best"]} == {"nan"}
+    assert unpack(session.hub.get("examples")[1])[0]["right"] == 0
 
 
 def test_examples_begin_with_those_classified_correctly(open_session, sets):
     session = open_session()
     wait_for(session, lambda: session.trainer.steps > 5)
     session.close()
-    head = header_of(snapshots.examples(session.segment, sets))
+    head = unpack(snapshots.examples(session.segment, sets))[0]
     chosen = session.segment.net.predict(sets.test.images).argmax(axis=1)
     assert (head["right"], head["of"]) == ((chosen == sets.test.labels).sum(), 60)
     assert 0 < head["right"] < 60
@@ -125,12 +120,12 @@ def test_images_whose_label_is_ignored_count_neither_as_right_nor_as_wrong(open_
     loss = "SoftmaxCrossEntropy(label_smoothing=0.0, ignore_index=3)"
     session = open_session(changes={"loss": loss}, start=False)
     labels = sets.test.labels
-    head = header_of(snapshots.examples(session.segment, sets))
+    head = unpack(snapshots.examples(session.segment, sets))[0]
     assert head["of"] == (labels != 3).sum() < 60
     assert 3 not in {answer["truth"] for answer in head["shown"]}
     for at, truth in ((np.flatnonzero(labels == 3)[0], None), (np.flatnonzero(labels == 4)[0], 4)):
         frame = snapshots.picture(session.segment, "gradients", sets.test.images[at], int(labels[at]), {})
-        assert header_of(frame)["truth"] == truth
+        assert unpack(frame)[0]["truth"] == truth
 
 
 def test_scales_are_those_of_parameters_that_were_there_before_the_step():
@@ -155,7 +150,7 @@ def test_the_newest_confusion_matrix_is_that_of_the_validation_images_if_there_a
     assert snapshots.confusion([{}], "a") is None
 
 
-def test_a_pause_refreshes_all_pictures(open_session):
+def test_a_pause_refreshes_the_picture_the_examples_and_the_curves(open_session):
     session = open_session(start=False)
     session.view.budget = Budget({name: Limits(1000.0, 1.0) for name in session.view.budget.limits})
     session.start()

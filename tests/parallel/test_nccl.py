@@ -275,7 +275,7 @@ def test_a_rank_that_fails_ends_the_communication_of_all():
     assert [communicator._aborted for communicator in used] == [True, True]
 
 
-@pytest.mark.parametrize("text", ["abc", "-1", "1.0"])
+@pytest.mark.parametrize("text", ["abc", "-1", "1.0", "\uff17"])
 def test_a_local_rank_that_is_no_whole_number_is_refused(monkeypatch, text):
     monkeypatch.setenv("LOCAL_RANK", text)
     with pytest.raises(ValueError, match=f"LOCAL_RANK must be a whole number, received '{text}'"):

@@ -8,8 +8,7 @@ of a stream, or of a branch of a graph, only when something waits for it. "early
 Correct code gives the same numbers with both. The stand-in enforces these rules, and test_rules.py tests each of them:
 
 - arrays and streams belong to the device that was current at their creation. While another device is current, a stream
-  cannot be entered, and an array cannot be filled, assigned or copied (`peer_access` allows this for arrays, but no
-  test sets it);
+  cannot be entered, and an array cannot be filled, assigned or copied;
 - a new stream has the address of one that no longer exists, if there is one;
 - legacy, blocking and non-blocking streams wait for one another as in the CUDA Programming Guide, "Default Stream";
 - what CUDA forbids during a capture is refused or invalidates the capture; a graph keeps no array alive;
@@ -69,15 +68,15 @@ def module(machine: Machine) -> types.ModuleType:
 
 
 @contextlib.contextmanager
-def installed(gpus: Sequence[str] = ("90",), *, schedule: str = "late", peer_access: bool = False) -> Iterator[Machine]:
+def installed(gpus: Sequence[str] = ("90",), *, schedule: str = "late") -> Iterator[Machine]:
     """Within this context `import cupy` gives the stand-in, on a machine with these GPUs.
 
-    gpus: the compute capability of each. schedule: "late" or "early". peer_access: whether one GPU may read another's
-    memory. At the end all work is run, so that a fault in it is raised here.
+    gpus: the compute capability of each. schedule: "late" or "early". At the end all work is run, so that a fault in it
+    is raised here.
     """
     from gpuconv.backends.cuda.runtime import nvrtc, tensor_map
 
-    machine = Machine(tuple(gpus), schedule, peer_access)
+    machine = Machine(tuple(gpus), schedule)
     before, stand_in = (nvrtc.compile_cubin, nvrtc.find_cubin, tensor_map.driver), module(machine)
     with use(machine), replaced({"cupy": stand_in, "cupy.cuda.nccl": stand_in.cuda.nccl}):
         nvrtc.compile_cubin = nvrtc.find_cubin = modules.compile_cubin

@@ -73,7 +73,7 @@ class ndarray:
 
     def _expect_current(self) -> None:
         home, now = self.data.device_id, current().device
-        if home != now and not current().peer_access:
+        if home != now:
             raise ValueError(
                 f"The device where the array resides ({home}) is different from the current device ({now}). Peer "
                 "access is unavailable between these devices."

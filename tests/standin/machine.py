@@ -44,10 +44,10 @@ class Machine:
     time: the module `time`, or a `SimulatedTime`.
     """
 
-    def __init__(self, gpus: tuple[str, ...], schedule: str, peer_access: bool) -> None:
+    def __init__(self, gpus: tuple[str, ...], schedule: str) -> None:
         if schedule not in ("early", "late"):
             raise ValueError(f"a schedule is early or late, received {schedule!r}")
-        self.gpus, self.schedule, self.peer_access = gpus, schedule, peer_access
+        self.gpus, self.schedule = gpus, schedule
         self.lock = threading.RLock()
         self.changed = threading.Condition(self.lock)  # notified when an NCCL call advances or a rank joins
         self.queues: list[Queue] = []

@@ -73,7 +73,8 @@ class _Block:
 
 
 class MemoryPool:
-    """Free blocks by device, stream and size. A stream that requests a size again gets a block that it freed."""
+    """Free blocks by device, stream and size. A stream that requests a size again gets a free block that it
+    allocated before."""
 
     def __init__(self, allocator: Callable[[int], MemoryPointer] | None = None) -> None:
         self._allocator = allocator or (lambda size: MemoryPointer(Memory(size), 0))

@@ -73,7 +73,7 @@ def test_names_of_the_stand_in_exist_in_cupy():
                 if type(value).__name__ == "SimpleNamespace":
                     compare(value, getattr(original, name), f"{path}.{name}")
 
-    stand_in = standin.module(Machine(("90",), "late", False))
+    stand_in = standin.module(Machine(("90",), "late"))
     names = vars(vars(stand_in.cuda).pop("nccl"))
     compare(stand_in, cupy, "cupy")
     # Without the NCCL library CuPy's module for NCCL cannot be imported, but its file contains the names.
@@ -85,7 +85,7 @@ def test_names_of_the_stand_in_exist_in_cupy():
 
 
 def test_new_arrays_have_cupys_default_dtype():
-    made = standin.module(Machine(("90",), "late", False))
+    made = standin.module(Machine(("90",), "late"))
     for name in ("empty", "zeros", "ones"):
         defaults = [inspect.signature(getattr(owner, name)).parameters["dtype"].default for owner in (made, cupy)]
         assert defaults == [float, float], name

@@ -1,4 +1,4 @@
-"""What gpuconv keeps for later calls is complete, whichever stream made it and whichever one reads it."""
+"""A device array that gpuconv caches is complete before any stream reads it, whichever stream made it."""
 
 from __future__ import annotations
 

@@ -25,7 +25,10 @@ X = np.random.default_rng(0).normal(size=(4, 8)).astype(np.float32)
 @pytest.mark.parametrize("device", ["cuda", "auto"])
 def test_an_invalid_tuner_setting_is_refused_before_work_starts(monkeypatch, device):
     monkeypatch.setenv("GPUCONV_AUTOTUNE", "nonsense")
-    with standin.installed(("90",)), pytest.raises(ValueError, match="expected 1 or 0, received 'nonsense'"):
+    with (
+        standin.installed(("90",)),
+        pytest.raises(ValueError, match="GPUCONV_AUTOTUNE: expected 1 or 0, received 'nonsense'"),
+    ):
         gc.asarray(X, device)
 
 

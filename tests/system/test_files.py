@@ -159,19 +159,23 @@ def test_without_locks_nothing_is_cleared(tmp_path, monkeypatch):
 
 def test_a_writer_whose_new_file_was_cleared_as_abandoned_makes_another(tmp_path, monkeypatch):
     """Another process may clear the folder after a file is created and before it is locked."""
-    lock, calls = locks.lock, []
+    lock, cleared = locks.lock, []
 
     def lock_late(handle, *, wait=False):
-        if wait and not calls:
-            calls.append(handle)
+        if wait and not cleared:
+            cleared.extend(names(tmp_path))
             files.clear(tmp_path)
+            cleared[:] = set(cleared) - set(names(tmp_path))
         return lock(handle, wait=wait)
 
     monkeypatch.setattr(locks, "lock", lock_late)
     files.write(tmp_path / "a", b"1")
-    calls.clear()
+    assert len(cleared) == 1
+    cleared.clear()
     with files.scratch(tmp_path) as folder:
         assert folder.is_dir()
+    assert len(cleared) == 1
+    assert cleared != [folder.name]
     assert (tmp_path / "a").read_bytes() == b"1"
 
 
@@ -210,7 +214,7 @@ def test_new_files_follow_the_umask_and_scratch_folders_are_private(tmp_path):
     assert names(tmp_path) == ["log"]
 
 
-def test_folders_are_not_synced_on_platforms_that_cannot_sync_folders(tmp_path, monkeypatch):
+def test_an_error_of_a_folders_sync_is_raised_except_where_folders_cannot_be_synced(tmp_path, monkeypatch):
     fsync, code = os.fsync, [0]
 
     def refuse(handle):

@@ -258,6 +258,42 @@ def test_a_worker_that_dies_is_reported_and_training_continues(at_once, monkeypa
     assert run.steps == 24
 
 
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        ({"failed": "ValueError: out of memory", "seconds": 1.0}, "could not be checked: ValueError: out of memory"),
+        ({"garbled": '{"failed": "Val'}, "its process answered with what is not JSON"),
+    ],
+)
+def test_a_check_that_fails_before_other_answers_is_reported_and_training_continues(
+    at_once, monkeypatch, answer, message
+):
+    def fail_all(self, patience=0.0):
+        found = self.answers.pop(0) if self.answers else None
+        return found if found is None or isinstance(found, dict) else answer
+
+    monkeypatch.setattr(FakeWorker, "answer", fail_all)
+    run = Trainer(net(), "sgd", lr=0.01, shadow=0.5)
+    with pytest.warns(ShadowWarning, match=f"training continues without it: .*{message}") as warned:
+        fit(run)
+    assert (run.steps, len(warned)) == (24, 1)
+    assert str(run.shadowed).startswith("shadow oracle: 0 calls checked")
+    assert "the first check comes after" not in str(run.shadowed)
+
+
+def test_the_report_counts_the_calls_that_were_skipped(at_once, monkeypatch):
+    def skip_all(self, patience=0.0):
+        found = self.answers.pop(0) if self.answers else None
+        return found if found is None or isinstance(found, dict) else {"skipped": "not finite", "seconds": 1.0}
+
+    monkeypatch.setattr(FakeWorker, "answer", skip_all)
+    run = Trainer(net(), "sgd", lr=0.01, shadow=0.5)
+    fit(run)
+    skipped = sum(row.skipped for row in run.shadowed.report())
+    assert skipped > 0
+    assert str(run.shadowed).endswith(f"; {skipped} calls skipped, because an input was not finite")
+
+
 def test_invalid_settings_are_refused():
     for share in (0, -0.1, 1.5, float("nan")):
         with pytest.raises(ValueError, match="shadow"):

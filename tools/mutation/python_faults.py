@@ -100,7 +100,7 @@ def _statements(node: ast.AST, where: str) -> Iterator[tuple[ast.stmt, str]]:
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
             continue
-        named = isinstance(child, (ast.FunctionDef, ast.ClassDef))
+        named = isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))
         inner = ".".join(filter(None, (where, child.name))) if named else where
         if isinstance(child, ast.stmt):
             yield child, inner

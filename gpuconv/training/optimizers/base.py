@@ -12,7 +12,7 @@ from gpuconv import backends
 from gpuconv.arguments import integer, number
 from gpuconv.checkpoint import as_json
 from gpuconv.dtypes import accumulation_dtype
-from gpuconv.names import lookup
+from gpuconv.names import canonical, lookup
 from gpuconv.types import Array, Options, Record
 
 Arrays = Mapping[str, Array]
@@ -69,7 +69,7 @@ class Optimizer:
                 setattr(self, entry.name, value.item())
         number("lr", self.lr, 0)
         number("weight_decay", self.weight_decay, 0)
-        lookup("choice of what decays", self.decay, DECAYS)
+        self.decay = canonical("choice of what decays", self.decay, DECAYS)
 
     @property
     def parameters(self) -> tuple[str, ...]:

@@ -252,6 +252,10 @@ def test_a_config_with_numpys_numbers_is_written_as_json():
         assert json.loads(json.dumps(made.config())) == made.config()
 
 
+def test_the_choice_of_what_decays_is_spelled_as_in_the_documentation():
+    assert SGD(decay="Weights").decay == "weights"
+
+
 def test_flags_may_be_words_or_numbers():
     for words, value in ((("true", "yes", "On"), True), (("false", "No", "off"), False)):
         for word in words:

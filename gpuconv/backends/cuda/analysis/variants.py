@@ -71,8 +71,6 @@ MUON_STEP_DTYPES = tuple(
     for step in STEP_DTYPES
     for factor in (("float64",) if step[0] == "float64" else ("float32", "bfloat16"))
 )
-# `gpuconv kernels --json` lists the precisions in this order, under the name ARITHMETIC.
-WIDEST_FIRST = (PRECISIONS[-1], *PRECISIONS[:-1])
 
 MACROS: dict[str, dict[str, tuple[Any, ...]]] = {
     "activation.cu": dict(DTYPE=FLOAT_NAMES, WIDTH=(1, WIDE)),
@@ -82,7 +80,7 @@ MACROS: dict[str, dict[str, tuple[Any, ...]]] = {
     "bias_grad.cu": dict(DTYPE=FLOAT_NAMES, ACTIVATION=ACTIVATIONS, WIDTH=(1, WIDE)),
     "clip.cu": {},
     "conv2d_dgrad.cu": dict(ALGORITHM=SIMT, EPILOGUE=DGRAD_EPILOGUES, **VECTORS),
-    "conv2d_dgrad_depthwise.cu": dict(ARITHMETIC=WIDEST_FIRST, WIDTH=(1, WIDE)),
+    "conv2d_dgrad_depthwise.cu": dict(ARITHMETIC=PRECISIONS, WIDTH=(1, WIDE)),
     "conv2d_dgrad_mma.cu": dict(
         ALGORITHM=MMA, EPILOGUE=(*DGRAD_EPILOGUES, dict(ACTIVATION="Identity") | NO_TAP_TABLE), MOVE=MOVES
     ),
@@ -95,7 +93,7 @@ MACROS: dict[str, dict[str, tuple[Any, ...]]] = {
         ALGORITHM=WGMMA_CLUSTER, EPILOGUE=(*DGRAD_EPILOGUES, dict(ACTIVATION="Identity") | NO_TAP_TABLE), MOVE=(WIDE,)
     ),
     "conv2d_fprop.cu": dict(ALGORITHM=SIMT, EPILOGUE=FPROP_EPILOGUES, **VECTORS),
-    "conv2d_fprop_depthwise.cu": dict(ARITHMETIC=WIDEST_FIRST, ACTIVATION=ACTIVATIONS, WIDTH=(1, WIDE)),
+    "conv2d_fprop_depthwise.cu": dict(ARITHMETIC=PRECISIONS, ACTIVATION=ACTIVATIONS, WIDTH=(1, WIDE)),
     "conv2d_fprop_few_channels.cu": dict(ALGORITHM=OF_FEW_CHANNELS, EPILOGUE=FPROP_EPILOGUES, VECTOR_K=(1, WIDE)),
     "conv2d_fprop_mma.cu": dict(
         ALGORITHM=MMA, EPILOGUE=(*FPROP_EPILOGUES, dict(ACTIVATION="Identity") | NO_TAP_TABLE), MOVE=MOVES
@@ -110,7 +108,7 @@ MACROS: dict[str, dict[str, tuple[Any, ...]]] = {
         MOVE=(WIDE,),
     ),
     "conv2d_wgrad.cu": dict(ALGORITHM=SIMT, ACTIVATION=("Identity",), **VECTORS),
-    "conv2d_wgrad_depthwise.cu": dict(ARITHMETIC=WIDEST_FIRST, WIDTH=(1, WIDE)),
+    "conv2d_wgrad_depthwise.cu": dict(ARITHMETIC=PRECISIONS, WIDTH=(1, WIDE)),
     "conv2d_wgrad_mma.cu": dict(ALGORITHM=MMA, ACTIVATION=("Identity",), MOVE=MOVES),
     "conv2d_wgrad_wgmma.cu": dict(ALGORITHM=WGMMA, ACTIVATION=("Identity",), MOVE=MOVES),
     "conv2d_wgrad_wgmma_cluster.cu": dict(ALGORITHM=WGMMA_CLUSTER, ACTIVATION=("Identity",), MOVE=(WIDE,)),

@@ -1,4 +1,4 @@
-// A thread of a block: its state, where it waits, what it passes to warp operations, and its pending cp.async.
+// The states of a thread; and a thread of a block: where it waits, what it passes to warp operations, and its pending cp.async.
 #pragma once
 
 #include <cstddef>

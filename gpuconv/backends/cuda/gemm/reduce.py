@@ -18,7 +18,7 @@ _SHARE = 8  # splits that one group of threads adds up before another group is u
 def reduce_splits(
     out: Array,
     partials: Array,
-    secondary: Array | None = None,
+    second: Array | None = None,
     *,
     bias: Array | None = None,
     activation: str | None = None,
@@ -27,19 +27,19 @@ def reduce_splits(
     """out = act(bias + the sum of partials over its first axis), plus the previous out if `accumulate`. `out` may be
     rows with a pitch (`rows.rows_of`).
 
-    secondary: a second output, whose partial sums follow the first's.
+    second: a second output, whose partial sums follow the first's.
     """
     split_k, pitch = partials.shape
     columns = out.shape[-1] if bias is None else bias.size
     flat, out_pitch = rows_of(out)
     gap = out_pitch - out.shape[-1]
-    second_size = 0 if secondary is None else secondary.size
+    second_size = 0 if second is None else second.size
     wide = 16 // partials.dtype.itemsize  # partial sums in 16 bytes
     whole_packs = not (pitch % wide or out.size % wide or second_size % wide or (gap and math.gcd(columns, gap) % wide))
-    wide_moves = whole_packs and is_aligned(wide * out.dtype.itemsize, out, secondary)
+    wide_moves = whole_packs and is_aligned(wide * out.dtype.itemsize, out, second)
     defines = {"DTYPE": out.dtype, "ACTIVATION": ACTIVATIONS[activation], "WIDTH": wide if wide_moves else 1}
     blocks = ceil_div(out.size + second_size, _OUTPUTS)
     threads = _LANES * min(_GROUPS, ceil_div(split_k, _SHARE))
     run = load("gemm_reduce.cu", defines).kernel("gemm_reduce_splits")
     sizes = out.size, second_size, pitch, split_k, columns, gap
-    run(blocks, threads, flat, secondary, partials, bias, *sizes, accumulate)
+    run(blocks, threads, flat, second, partials, bias, *sizes, accumulate)

@@ -8,7 +8,7 @@ import pytest
 
 from gpuconv import ops, verify
 from gpuconv.algorithms import UnservedError
-from gpuconv.backends.cuda.analysis.variants import LABEL_DTYPES, MACROS, kernels, variants
+from gpuconv.backends.cuda.analysis.variants import MACROS, kernels, variants
 from gpuconv.backends.cuda.runtime import kernel, source
 from gpuconv.verify.run import to_device
 
@@ -23,8 +23,8 @@ def test_a_listed_variant_of_every_file_defines_kernels():
 
 
 def listed_for(file, defines):
-    """The macros of the listed variant that stands for the variant with these macros. Of variants that differ little,
-    only the one that needs most resources is listed."""
+    """The macros of the variant in the list that covers the one with `defines`. Of variants that differ little, only
+    the one that needs most resources is listed."""
     if defines.get("DTYPE") == "bfloat16" and ("mma" in file or "few_channels" in file):  # float16 stands for both
         defines |= {"DTYPE": "float16"}
     masked = file.startswith("conv2d") and "MASK" in defines
@@ -45,11 +45,11 @@ def listed_for(file, defines):
             if name not in ("MASK", "MOMENTS", "NORM_SUMS", "SAVES_INPUT")
         }
         return plain | dict(ACTIVATION="Identity", VECTOR_C="4", VECTOR_K="4")
-    written = defines.keys() & {"MASK", "MOMENTS"} or defines.get("ACTIVATION") == "Gelu"
-    mixes_no_widths = written or "mma" in file
+    has_epilogue = defines.keys() & {"MASK", "MOMENTS"} or defines.get("ACTIVATION") == "Gelu"
+    mixes_no_widths = has_epilogue or "mma" in file
     if "VECTOR_C" in defines and mixes_no_widths:  # the listed variant has only wide or only single accesses
         defines |= dict.fromkeys(("VECTOR_C", "VECTOR_K"), max(defines["VECTOR_C"], defines["VECTOR_K"]))
-    if file == "conv2d_fprop_few_channels.cu" and written:
+    if file == "conv2d_fprop_few_channels.cu" and has_epilogue:
         defines |= {"VECTOR_C": "1", "VECTOR_K": "8" if "16" in defines["DTYPE"] else "4"}
     return defines
 
@@ -81,5 +81,3 @@ def test_the_launchers_load_only_listed_variants(monkeypatch):
     listed = {(variant.file, frozenset(variant.defines)) for variant in variants()}
     assert {file for file, _ in loaded} == set(MACROS)
     assert loaded <= listed, f"not listed: {sorted(map(str, loaded - listed))}"
-    # Labels may have any integer dtype; only the usual ones are listed.
-    assert dict(next(d for f, d in loaded if f == "svm_hinge.cu"))["LABEL"] in LABEL_DTYPES

@@ -12,6 +12,7 @@ from gpuconv.backends.cuda import emulator
     ("variable", "value", "message"),
     [
         ("SEED", "x", "GPUCONV_EMULATOR_SEED is 'x': expected a whole number"),
+        ("SEED", "\uff17", "GPUCONV_EMULATOR_SEED is '\uff17': expected a whole number"),
         ("SEED", str(2**64), r"seed must be below 2\*\*64"),
         ("SANITIZE", "all", "GPUCONV_EMULATOR_SANITIZE is 'all': sanitize must be one of"),
         ("WORKERS", "0", "GPUCONV_EMULATOR_WORKERS is '0': workers must be at least 1"),

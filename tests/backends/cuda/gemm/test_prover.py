@@ -64,7 +64,7 @@ CHILDREN = {
 HANGS_AT_THE_START = ("hangs-at-the-start", "hangs-and-ignores-signals")
 
 
-def python(code):
+def python_command(code):
     return [sys.executable, "-I", "-S", "-c", code]
 
 
@@ -78,7 +78,7 @@ def prover_of(monkeypatch):
 
     def make(code, start=10.0):
         monkeypatch.setattr(prover, "START", start)
-        monkeypatch.setattr(prover, "command", python(code))
+        monkeypatch.setattr(prover, "command", python_command(code))
         provers.append(Prover())
         return provers[-1]
 

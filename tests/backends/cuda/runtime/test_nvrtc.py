@@ -13,6 +13,7 @@ from gpuconv.backends.cuda.analysis.variants import representatives, variants
 from gpuconv.backends.cuda.runtime import nvrtc
 from gpuconv.backends.cuda.runtime.kernel import load
 from tests.kernels.compiled import nvdisasm
+from tests.python_process import python
 
 pytest.importorskip("cuda.core", reason="NVRTC is not installed")
 pytest.importorskip("cuda.bindings", reason="NVRTC is not installed")
@@ -112,7 +113,7 @@ def test_nvrtc_is_not_loaded_for_a_cached_kernel():
         "print(nvrtc.compile_cubin(module.path.stem, module.text, module.defines, 'sm_80').path)\n"
         "print('libnvrtc' in open('/proc/self/maps').read())"
     )
-    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    output = python(code)
     assert output.split() == [str(first.path), "False"]
 
 
