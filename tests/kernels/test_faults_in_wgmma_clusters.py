@@ -314,4 +314,4 @@ def test_a_planted_fault_is_named_or_shows_in_the_values(
     tile = "wgmma-128x2x192" if op == "conv2d_wgrad" else "wgmma-2x128x128"
     force_algorithm(monkeypatch, find(tile, "bfloat16"), 1, 1)
     with planted(tmp_path, kernel_file, (file, before, after)):
-        assert_found(kernel_file, op, case, text, seeds=range(4), seconds=2)
+        assert_found(kernel_file, op, case, text, seeds=range(4))
