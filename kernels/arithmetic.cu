@@ -1,7 +1,7 @@
 // The sum of two arrays, a scaled array, and a copy.
 //
 //   add_forward, add_rows       y = a + b
-//   copy_rows                   y = x
+//   copy_forward, copy_rows     y = x
 //   scale_forward, scale_rows   y = x * (factor / divisor), or x * 0 if the divisor is 0
 //
 // factor and divisor are numbers, or are read from device memory (factor_at, divisor_at) when the kernel runs.
@@ -49,6 +49,13 @@ extern "C" __global__ void add_rows(DTYPE* y, const DTYPE* a, const DTYPE* b, in
         for (int j = 0; j < WIDTH; ++j) sum.at[j] = round_to<DTYPE>(load(sum.at[j]) + load(other.at[j]));
         reinterpret_cast<Numbers*>(y)[row * y_step + pack] = sum;
     });
+}
+
+extern "C" __global__ void copy_forward(DTYPE* y, const DTYPE* x, int64 n) {
+    const int64 packs = n / WIDTH;
+    for (int64 i = global_thread(); i < packs; i += global_threads())
+        reinterpret_cast<Numbers*>(y)[i] = reinterpret_cast<const Numbers*>(x)[i];
+    for (int64 i = packs * WIDTH + global_thread(); i < n; i += global_threads()) y[i] = x[i];
 }
 
 extern "C" __global__ void copy_rows(DTYPE* y, const DTYPE* x, int64 rows, int32 packs, int64 y_step, int64 x_step) {

@@ -51,10 +51,7 @@ def add(a: ArrayT, b: ArrayT, *, out: ArrayT | None) -> ArrayT:
 
 
 def copy(x: ArrayT, *, out: ArrayT | None) -> ArrayT:
-    y = buffer(out, x.shape, x.dtype, like=x, pitched=True)
-    (to, y_pitch), (source, x_pitch) = rows_of(y), rows_of(x)
-    _launch_by_rows("copy_rows", x.shape, (to, source), (y_pitch, x_pitch))
-    return store(y, out)
+    return _map("copy", out, (x,))
 
 
 def scale(x: ArrayT, *, factor: Scalar, divisor: Scalar, out: ArrayT | None) -> ArrayT:
