@@ -17,14 +17,15 @@ Piece = tuple[list[Wait], Work]  # what a piece of work waits for, and the work
 class Capture:
     """The work of a capture.
 
-    origin: the stream on which it began. branches: the streams that joined it by waiting for a stream of the capture.
-    unjoined: the branches with work pushed since another stream last waited for them.
+    origin: the stream on which it began. branches: the streams that joined it by waiting for an event of the capture.
+    invalidated_by: why the capture is invalid, if it is. ended: whether `end_capture` was called.
     """
 
     def __init__(self, origin: Queue) -> None:
         self.origin = origin
         self.branches: list[Queue] = []
-        self.unjoined: set[Queue] = set()
+        self.invalidated_by: str | None = None
+        self.ended = False
         self._work: dict[Queue, list[Piece]] = {}
         self._calls: list[Work] = []
 
@@ -36,11 +37,19 @@ class Capture:
         self._work.setdefault(queue, []).append((waits, work))
         self._calls.append(work)
 
+    def invalidate(self, error: str) -> CUDARuntimeError:
+        """The exception of the call that makes the capture invalid."""
+        self.invalidated_by = error
+        return CUDARuntimeError(error)
+
+    def expect_valid(self) -> None:
+        if self.invalidated_by:
+            raise CUDARuntimeError(f"cudaErrorStreamCaptureInvalidated, by {self.invalidated_by}")
+
     def order(self, schedule: str) -> list[Work]:
         """The order in which the graph runs. "early": the order of the calls. "late": the work of a branch runs only
-        when other work waits for it."""
-        if schedule == "early":
-            return self._calls
+        when other work waits for it. Raises CUDARuntimeError if the origin does not wait, directly or by way of other
+        branches, for the whole work of each branch, its waits included."""
         ordered: list[Work] = []
         done: Counter[Queue] = Counter()
 
@@ -53,7 +62,9 @@ class Capture:
                 ordered.append(work)
 
         run(self.origin, self.end(self.origin))
-        return ordered
+        if any(done[queue] < self.end(queue) for queue in self._work):
+            raise CUDARuntimeError("cudaErrorStreamCaptureUnjoined")
+        return self._calls if schedule == "early" else ordered
 
 
 class Queue:
@@ -62,7 +73,6 @@ class Queue:
     def __init__(self, machine, device: int, kind: str) -> None:
         self.machine, self.device, self.kind = machine, device, kind
         self.captured: Capture | None = None  # the capture that records the stream's work, if there is one
-        self.invalidated_by: str | None = None  # why the capture is invalid
         self._work: list[Piece] = []
         self._done = 0
         self.busy_until = 0.0  # when its queued work ends, by the machine's clock
@@ -78,10 +88,8 @@ class Queue:
         """Queue work that takes the given time, or record it during a capture."""
         with self.machine.lock:
             if self.captured is not None:
-                self._expect_valid()
+                self.captured.expect_valid()
                 self.captured.append(self, [], work)
-                if self is not self.captured.origin:
-                    self.captured.unjoined.add(self)
                 return
             waits = self._implicit_waits()
             self.busy_until = max(
@@ -90,24 +98,39 @@ class Queue:
             self.busy_until += seconds
             self._append(waits, work)
 
-    def wait(self, other: Queue, end: int) -> None:
-        """Work queued later runs after the first `end` pieces of work of another stream."""
+    def record(self) -> tuple[Wait, Capture | None]:
+        """What a stream waits for that waits for an event recorded now, and the capture that records the event."""
         with self.machine.lock:
-            if other.captured is not None:
-                self._wait_captured(other, end, other.captured)
+            if self.captured is None:
+                self.push(lambda: None)
+            else:
+                self.captured.expect_valid()
+            return (self, self.end), self.captured
+
+    def wait(self, other: Queue, end: int, capture: Capture | None = None) -> None:
+        """Work queued later runs after the first `end` pieces of work of another stream. capture: the capture to which
+        these pieces belong."""
+        with self.machine.lock:
+            if capture is not None:
+                self._wait_captured(other, end, capture)
                 return
+            if self.captured is not None:
+                raise self.captured.invalidate("cudaErrorStreamCaptureIsolation")
             self.busy_until = max(self.busy_until, other.busy_until)
             self._append([(other, end)], lambda: None)
 
     def _wait_captured(self, other: Queue, end: int, capture: Capture) -> None:
-        """A stream that waits for a captured stream becomes a branch of the capture. Before the capture ends, another
-        stream must wait for the branch."""
+        """A stream that waits for an event of a capture becomes a branch of the capture. Before the capture ends, its
+        origin must wait for the branch."""
+        if capture.ended:
+            raise CUDARuntimeError("cudaErrorCapturedEvent")
         if self.captured is None:
             self.captured = capture
             capture.branches.append(self)
-        assert self.captured is capture, "a captured stream waits for a stream of another capture"
+        if self.captured is not capture:
+            self.captured.invalidate("cudaErrorStreamCaptureMerge")
+            raise capture.invalidate("cudaErrorStreamCaptureMerge")
         capture.append(self, [(other, end)], lambda: None)
-        capture.unjoined.discard(other)
 
     def _append(self, waits: list[Wait], work: Work) -> None:
         self._work.append((waits, work))
@@ -120,8 +143,7 @@ class Queue:
             blocking = [queue for queue in others if queue.kind == "blocking"]
             for queue in blocking:
                 if queue.captured is not None:
-                    queue.invalidated_by = "cudaErrorStreamCaptureImplicit"
-                    raise CUDARuntimeError(queue.invalidated_by)
+                    raise queue.captured.invalidate("cudaErrorStreamCaptureImplicit")
             return [(queue, queue.end) for queue in blocking]
         return [(queue, queue.end) for queue in others if queue.kind == "legacy" and self.kind == "blocking"]
 
@@ -129,8 +151,7 @@ class Queue:
         """Run all work; refused during a capture, which it invalidates."""
         with self.machine.lock:
             if self.captured is not None:
-                self.invalidated_by = "cudaErrorStreamCaptureUnsupported"
-                raise CUDARuntimeError(self.invalidated_by)
+                raise self.captured.invalidate("cudaErrorStreamCaptureUnsupported")
             self.run(self.end)
         self.machine.sleep_until(self.busy_until)
 
@@ -180,18 +201,13 @@ class Queue:
     def begin_capture(self) -> None:
         if self.kind == "legacy":
             raise RuntimeError("cannot capture on the default (legacy) stream")
-        self.captured, self.invalidated_by = Capture(self), None
+        self.captured = Capture(self)
 
     def end_capture(self) -> list[Work]:
         captured, self.captured = self.captured, None
         assert captured is not None
+        captured.ended = True
         for branch in captured.branches:
             branch.captured = None
-        self._expect_valid()
-        if captured.unjoined:
-            raise CUDARuntimeError("cudaErrorStreamCaptureUnjoined")
+        captured.expect_valid()
         return captured.order(self.machine.schedule)
-
-    def _expect_valid(self) -> None:
-        if self.invalidated_by:
-            raise CUDARuntimeError(f"cudaErrorStreamCaptureInvalidated, by {self.invalidated_by}")

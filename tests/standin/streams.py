@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tests.standin.machine import current
-from tests.standin.queues import Queue, Work
+from tests.standin.queues import Capture, Queue, Wait, Work
 
 _at: weakref.WeakValueDictionary[int, Stream] = weakref.WeakValueDictionary()  # the streams by their addresses
 
@@ -106,7 +106,7 @@ class Stream:
 
     def wait_event(self, event: Event) -> None:
         if event.position is not None:
-            self.queue.wait(*event.position)
+            self.queue.wait(*event.position, event.capture)
 
 
 def queue_at(address: int) -> Queue:
@@ -125,16 +125,18 @@ def get_current_stream(device_id: int = -1) -> Stream:
 
 
 class Event:
-    """position: the queue, and how many pieces of its work come before the event; None until the event is recorded."""
+    """position: the queue, and how many pieces of its work come before the event; None until the event is recorded.
+    capture: the capture that recorded the event, if there was one."""
 
     def __init__(self, block: bool = False, disable_timing: bool = False, interprocess: bool = False) -> None:
-        self.position: tuple[Queue, int] | None = None
+        self.position: Wait | None = None
+        self.capture: Capture | None = None
         self.time = 0.0
 
     def record(self, stream: Stream | None = None) -> None:
         queue = (stream or get_current_stream()).queue
-        queue.push(lambda: None)
-        self.position, self.time = (queue, queue.end), queue.busy_until
+        self.position, self.capture = queue.record()
+        self.time = queue.busy_until
 
     @property
     def done(self) -> bool:

@@ -25,7 +25,7 @@ def has(owner, name: str) -> bool:
     return hasattr(owner, name) or (owner is cupy.cuda.Stream and hasattr(cupy.cuda.Stream.null, name))
 
 
-ONLY_IN_STANDIN = {"queue", "position", "time"}
+ONLY_IN_STANDIN = {"queue", "position", "capture", "time"}
 
 
 def offered(object_) -> set[str]:

@@ -176,6 +176,95 @@ def test_a_branch_that_no_stream_waits_for_makes_a_capture_invalid(machine):
             origin.end_capture()
 
 
+@pytest.fixture
+def capturing(machine):
+    """A stream in capture, two streams for branches, and an array."""
+    cp = cupy()
+    origin, *branches = (cp.cuda.Stream(non_blocking=True) for _ in range(3))
+    a = cp.zeros(4)
+    cp.cuda.Device().synchronize()
+    with origin:
+        origin.begin_capture()
+        yield origin, *branches, a
+
+
+def test_work_of_a_branch_after_the_event_that_is_waited_for_is_unjoined(capturing):
+    origin, branch, _, a = capturing
+    branch.wait_event(origin.record())
+    with branch:
+        a.fill(1)
+        event = branch.record()
+        a.fill(2)
+    origin.wait_event(event)
+    with pytest.raises(CUDARuntimeError, match="StreamCaptureUnjoined"):
+        origin.end_capture()
+
+
+def test_a_branch_that_only_an_unjoined_branch_waits_for_is_unjoined(capturing):
+    origin, first, second, a = capturing
+    first.wait_event(origin.record())
+    with first:
+        a.fill(1)
+    second.wait_event(first.record())
+    with pytest.raises(CUDARuntimeError, match="StreamCaptureUnjoined"):
+        origin.end_capture()
+
+
+def test_a_branch_may_be_joined_by_way_of_another_and_record_events_that_nobody_waits_for(capturing):
+    origin, first, second, a = capturing
+    first.wait_event(origin.record())
+    with first:
+        a.fill(1)
+    second.wait_event(first.record())
+    origin.wait_event(second.record())
+    first.record()
+    second.record()
+    origin.end_capture().launch()
+    assert (a.get() == 1).all()
+
+
+@pytest.mark.parametrize("recorded", ["on another stream", "on its own stream before the capture"])
+def test_a_captured_stream_cannot_wait_for_an_event_outside_of_the_capture(machine, recorded):
+    cp = cupy()
+    origin, other = cp.cuda.Stream(non_blocking=True), cp.cuda.Stream(non_blocking=True)
+    event = (other if "another" in recorded else origin).record()
+    with origin:
+        origin.begin_capture()
+        with pytest.raises(CUDARuntimeError, match="StreamCaptureIsolation"):
+            origin.wait_event(event)
+        with pytest.raises(CUDARuntimeError, match="Invalidated"):
+            origin.end_capture()
+
+
+def test_a_captured_stream_cannot_wait_for_an_event_of_another_capture(machine):
+    streams = [cupy().cuda.Stream(non_blocking=True) for _ in range(2)]
+    for stream in streams:
+        stream.begin_capture()
+    with pytest.raises(CUDARuntimeError, match="StreamCaptureMerge"):
+        streams[0].wait_event(streams[1].record())
+    for stream in streams:
+        with pytest.raises(CUDARuntimeError, match="Invalidated"):
+            stream.end_capture()
+
+
+def test_an_event_of_a_capture_cannot_be_waited_for_after_it(machine):
+    stream, other = (cupy().cuda.Stream(non_blocking=True) for _ in range(2))
+    stream.begin_capture()
+    event = stream.record()
+    stream.end_capture()
+    with pytest.raises(CUDARuntimeError, match="CapturedEvent"):
+        other.wait_event(event)
+
+
+def test_a_copy_to_the_host_in_a_branch_invalidates_the_capture(capturing):
+    origin, branch, _, a = capturing
+    branch.wait_event(origin.record())
+    with branch, pytest.raises(CUDARuntimeError, match="StreamCaptureUnsupported"):
+        a.get()
+    with pytest.raises(CUDARuntimeError, match="Invalidated"):
+        origin.end_capture()
+
+
 def test_the_legacy_stream_cannot_be_captured(machine):
     with pytest.raises(RuntimeError, match="default"):
         cupy().cuda.get_current_stream().begin_capture()
