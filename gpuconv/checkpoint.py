@@ -129,7 +129,15 @@ def dump(value: Record, indent: int | None = None) -> str:
 
 
 def parse(text: str | bytes) -> Record:
-    """The JSON object in a text. ValueError for anything else, for too deep nesting, and for NaN and infinity."""
+    """The JSON object in a text. Raises ValueError for anything else, and as `parse_json` does."""
+    value = parse_json(text)
+    if not isinstance(value, dict):
+        raise ValueError(f"expected a JSON object, found {short_json(value)}")
+    return value
+
+
+def parse_json(text: str | bytes) -> Json:
+    """The JSON value in a text. Raises ValueError for anything else, for too deep nesting, and for NaN and infinity."""
 
     def finite(number: str) -> float:
         if not math.isfinite(value := float(number)):
@@ -137,13 +145,11 @@ def parse(text: str | bytes) -> Record:
         return value
 
     try:
-        value = json.loads(text, parse_constant=finite, parse_float=finite)
+        value: Json = json.loads(text, parse_constant=finite, parse_float=finite)
     except RecursionError:
         raise ValueError(_DEEP) from None
     if not _shallow(value):
         raise ValueError(_DEEP)
-    if not isinstance(value, dict):
-        raise ValueError(f"expected a JSON object, found {short_json(value)}")
     return value
 
 

@@ -26,11 +26,11 @@ from gpuconv.backends.cuda.analysis.variants import kernels, variants
 from gpuconv.backends.cuda.runtime import replaced_files, source
 from gpuconv.devices import Device
 from gpuconv.dtypes import as_dtype, full_name, precision_of
-from gpuconv.names import canonical, lookup
+from gpuconv.names import canonical, distinct, lookup
 from gpuconv.ops import OPS
 from gpuconv.profiling.timer import open_timer
 from gpuconv.types import Options
-from gpuconv.verify import TIERS, Case, Row, cases, verify
+from gpuconv.verify import DTYPES, TIERS, Case, Row, cases, verify
 from gpuconv.verify.run import to_device
 
 _SECONDS = 0.01  # how long one file's calls run before it is the other file's turn
@@ -107,10 +107,10 @@ def check(
 
 
 def served_dtypes(op: str, dtypes: tuple[str, ...], algo: str | None = None) -> tuple[str, ...]:
-    """Those `dtypes` for which the op has cases. Raises ValueError if there is none. Other arguments as in
-    `shipped_file`.
+    """The full names of those `dtypes` for which the op has cases. Raises ValueError if there is none, and for an
+    unknown dtype. Other arguments as in `shipped_file`.
     """
-    chosen, dtypes = cases_of(op, algo), tuple(map(full_name, dtypes))
+    chosen, dtypes = cases_of(op, algo), tuple(distinct("dtype", map(full_name, dtypes), DTYPES))
     found = tuple(dtype for dtype in dtypes if any(dtype in case.dtypes for case in chosen))
     if not found:
         accepted = dict.fromkeys(dtype for case in chosen for dtype in case.dtypes)
@@ -186,12 +186,13 @@ def compare(
         dtype: The name of one dtype.
         repeats: The turns of each file, at least 2.
 
-    Other arguments as in `check`. Raises ValueError for fewer repeats, for a device that runs no kernels, and for the
-    emulated device, whose speed means nothing.
+    Other arguments as in `check`. Raises ValueError for fewer repeats, for a dtype in which the op has no case, for a
+    device that runs no kernels, and for the emulated device, whose speed means nothing.
     """
     repeats = integer("repeats", repeats, 2)
     device = backends.resolve(device)
     _expect_kernels(device)
+    (dtype,) = served_dtypes(op, (dtype,), algo)
     timer = open_timer(device)
     sides = {"yours": {shipped_file(op, algo): Path(path).resolve()}, "shipped": {}}
     for case in cases_of(op, algo, ("real",)):

@@ -32,7 +32,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--template", action="store_true", help="print the op's shipped file as a starting point")
     parser.add_argument(
-        "--dtype", action="append", metavar="NAME", help="only this dtype (may be given more than once)"
+        "--dtype",
+        action="append",
+        metavar="NAME",
+        help="only this dtype (may be given more than once; the first one is timed, by default float32)",
     )
     add_device(parser)
 
@@ -40,8 +43,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     from gpuconv import lab, verify
     from gpuconv.cli.verify import HEADER, describe, facts
-    from gpuconv.dtypes import full_name
-    from gpuconv.names import distinct
 
     with user_errors():
         shipped = lab.shipped_file(options.op, options.algo)
@@ -55,8 +56,7 @@ def run(options: argparse.Namespace) -> int:
             raise UserError("give your .cu file, or print the shipped one with --template")
         if not options.file.is_file():
             raise UserError(f"{options.file}: no such file")
-        dtypes = tuple(distinct("dtype", map(full_name, options.dtype or verify.DTYPES), verify.DTYPES))
-        dtypes = lab.served_dtypes(options.op, dtypes, options.algo)
+        dtypes = lab.served_dtypes(options.op, tuple(options.dtype or verify.DTYPES), options.algo)
         lab.check_signatures(options.file, options.op, options.algo)
     device = choose_device(options)
     named = Device.named(device)
@@ -76,9 +76,11 @@ def run(options: argparse.Namespace) -> int:
     if not named.on_gpu:
         print("\nnot timed: a kernel's speed can be measured only on a GPU")
         return 0
-    print(f"\n{'case':<60} {'yours ms':>10} {'shipped ms':>10} {'ratio':>7}")
-    for timing in lab.compare(options.file, options.op, device, dtypes[0], options.algo):
-        json_output.add("timings", {"case": timing.case.name, "yours_ms": timing.yours, "shipped_ms": timing.shipped})
+    timed = "float32" if not options.dtype and "float32" in dtypes else dtypes[0]
+    print(f"\n{f'case, in {timed}':<60} {'yours ms':>10} {'shipped ms':>10} {'ratio':>7}")
+    for timing in lab.compare(options.file, options.op, device, timed, options.algo):
+        times = {"yours_ms": timing.yours, "shipped_ms": timing.shipped}
+        json_output.add("timings", {"case": timing.case.name, "dtype": timed, **times})
         print(
             f"{timing.case.name:<60} {timing.yours:>10.4f} {timing.shipped:>10.4f}"
             f" {timing.yours / timing.shipped:>6.2f}x"

@@ -125,7 +125,7 @@ def _read_python(path: Path) -> Part:
         found = "none" if pixels is None else f"shape {pixels.shape}"
         raise ValueError(f"{path} is corrupt: expected 'data' of uint8 {(IMAGES_PER_FILE, PIXELS)}, found {found}")
     if not isinstance(labels, list) or len(labels) != IMAGES_PER_FILE or not all(map(_is_int64, labels)):
-        found = f"{len(labels)} entries" if isinstance(labels, list) else type(labels).__name__
+        found = _first_fault(labels) if isinstance(labels, list) else type(labels).__name__
         expected = f"'labels', a list of {IMAGES_PER_FILE} integers of 64 bits"
         raise ValueError(f"{path} is corrupt: expected {expected}, found {found}")
     _check_labels(path, labels)
@@ -134,6 +134,15 @@ def _read_python(path: Path) -> Part:
 
 def _is_int64(value: object) -> bool:
     return type(value) is int and value.bit_length() < 64
+
+
+def _first_fault(labels: list[object]) -> str:
+    """The number of labels if it is wrong, otherwise the first label that is no integer of 64 bits."""
+    if len(labels) != IMAGES_PER_FILE:
+        return f"{len(labels)} entries"
+    number, label = next((number, label) for number, label in enumerate(labels) if not _is_int64(label))
+    kind = "an integer of more bits" if type(label) is int else type(label).__name__
+    return f"{kind} at index {number}"
 
 
 def _check_labels(path: Path, labels: Collection[int]) -> None:

@@ -8,7 +8,7 @@ import json
 
 import numpy as np
 
-from gpuconv.checkpoint import parse
+from gpuconv.checkpoint import parse, parse_json
 from gpuconv.images.image_file import Picture
 from gpuconv.layers import Input, Layer, Sequential
 from gpuconv.layers.registry import layer_class
@@ -40,16 +40,14 @@ def read_command(body: bytes) -> tuple[str, Record]:
 
 
 def read_net(text: object, input_shape: tuple[int, ...], classes: int, seed: int) -> Record:
-    """The config of a net from a JSON list of layers, for these images.
+    """The config of a net from a JSON list of layers, for images of `input_shape` in `classes` classes.
 
     Raises LayerError with the index of the invalid layer."""
-    before = '{"layers": '
     try:
-        listed = parse(f"{before}{text}}}")["layers"]
+        listed = parse_json(str(text))
     except json.JSONDecodeError as error:
-        column = error.colno - (len(before) if error.lineno == 1 else 0)
-        raise LayerError(f"this is not JSON: {error.msg}: line {error.lineno} column {column}", None) from None
-    except (ValueError, KeyError) as error:
+        raise LayerError(f"this is not JSON: {error.msg}: line {error.lineno} column {error.colno}", None) from None
+    except ValueError as error:
         raise LayerError(f"this is not JSON: {error}", None) from None
     if not isinstance(listed, list) or not 0 < len(listed) <= MOST_LAYERS:
         raise LayerError(f"a net is a list of 1 to {MOST_LAYERS} layers", None)
@@ -66,8 +64,7 @@ def read_net(text: object, input_shape: tuple[int, ...], classes: int, seed: int
             if count > MOST_LAYERS:
                 raise ValueError(f"a net has at most {MOST_LAYERS} layers, those inside others included")
         except Exception as error:  # the browser may send options of any type
-            message = str(error).removeprefix(f"{type(error).__name__}: ")
-            raise LayerError(f"layer {number + 1}: {message}", number) from None
+            raise LayerError(f"layer {number + 1}: {error}", number) from None
     if shape != (classes,):
         raise LayerError(
             f"layer {len(listed)}: the last layer must give {classes} scores, one for each class; it gives {[*shape]}",

@@ -125,11 +125,13 @@ def weights(segment: Segment) -> dict[str, np.ndarray]:
 
 def scales(before: dict[str, np.ndarray], after: dict[str, np.ndarray]) -> list[Record]:
     """The root mean square of each parameter and of its update."""
-    return [
-        {"name": name, "weight": _rms(value), "update": _rms(value - before[name])}
-        for name, value in after.items()
-        if name in before and before[name].shape == value.shape
-    ]
+    rows = []
+    for name, value in after.items():
+        if name in before and before[name].shape == value.shape:
+            with np.errstate(invalid="ignore"):  # inf - inf
+                update = np.subtract(value, before[name], dtype=np.float64)
+            rows.append({"name": name, "weight": _rms(value), "update": _rms(update)})
+    return rows
 
 
 def normalize_images(segment: Segment, images: np.ndarray) -> Array:
@@ -137,8 +139,10 @@ def normalize_images(segment: Segment, images: np.ndarray) -> Array:
     return backends.asarray(segment.net.normalization(images), segment.net.device, segment.net.dtype)
 
 
-def _rms(values: np.ndarray) -> float:
-    return math.sqrt(float(np.vdot(values, values)) / max(values.size, 1))
+def _rms(values: np.ndarray) -> float | str:
+    """The root mean square, as `pictures.number`. It is computed in float64, which no square of a float32 exceeds."""
+    wide = values.astype(np.float64, copy=False)
+    return pictures.number(math.sqrt(np.vdot(wide, wide) / max(wide.size, 1)))
 
 
 def _thinned(points: list[T]) -> list[T]:

@@ -18,10 +18,15 @@ def gpuconv(*arguments, **options):
 
 
 def wait_for(path, seconds=60):
+    """Wait until a file exists and has content."""
+
+    def is_written():
+        return path.exists() and path.stat().st_size > 0
+
     deadline = time.monotonic() + seconds
-    while not (path.exists() and path.stat().st_size) and time.monotonic() < deadline:
+    while not is_written() and time.monotonic() < deadline:
         time.sleep(0.02)
-    assert path.exists(), f"{path} must exist within {seconds} s"
+    assert is_written(), f"{path} must exist and have content within {seconds} s"
 
 
 def ending_of(work, status=0, prepare=lambda: None):

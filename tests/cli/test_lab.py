@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from gpuconv import lab, verify
@@ -39,6 +41,22 @@ def test_lab_checks_all_named_dtypes_and_times_the_first(run_lab):
     assert run_lab.received == [(run_lab.file, "relu", "emulated", tuple(verify.DTYPES), None)]
 
 
+def test_lab_times_float32_if_no_dtype_is_named_and_the_op_has_it(run_lab, monkeypatch):
+    run_lab([RIGHT], device="cuda:1")
+    assert run_lab.received[1] == (run_lab.file, "relu", "cuda:1", "float32", None)
+    monkeypatch.setattr(lab, "served_dtypes", lambda *_: ("float16", "bfloat16"))
+    run_lab([RIGHT], device="cuda:1")
+    assert run_lab.received[1] == (run_lab.file, "relu", "cuda:1", "float16", None)
+
+
+def test_lab_names_the_dtype_that_it_times(run_lab, capsys):
+    _, lines = run_lab([RIGHT], "--dtype", "fp16", device="cuda:1")
+    assert lines[5].startswith("case, in float16 ")
+    _, lines = run_lab([RIGHT], "--dtype", "fp16", "--json", device="cuda:1")
+    (timing,) = json.loads("\n".join(lines))["timings"]
+    assert timing == {"case": SMALL.name, "dtype": "float16", "yours_ms": 0.5, "shipped_ms": 0.25}
+
+
 def test_lab_times_only_on_a_gpu(run_lab):
     status, lines = run_lab([RIGHT])
     assert (status, lines[2:]) == (0, [HEAD, PASS, "", "not timed: a kernel's speed can be measured only on a GPU"])
@@ -46,7 +64,11 @@ def test_lab_times_only_on_a_gpu(run_lab):
     status, lines = run_lab([RIGHT], device="cuda:1")
     assert (status, lines[4:]) == (
         0,
-        ["", f"{'case':<60}   yours ms shipped ms   ratio", f"{SMALL.name:<60}     0.5000     0.2500   2.00x"],
+        [
+            "",
+            f"{'case, in float32':<60}   yours ms shipped ms   ratio",
+            f"{SMALL.name:<60}     0.5000     0.2500   2.00x",
+        ],
     )
 
 

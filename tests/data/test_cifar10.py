@@ -156,13 +156,14 @@ def test_pickles_with_one_changed_byte_are_read_or_raise_a_value_error_that_name
         ({"data": PIXELS[:-1], "labels": LABELS.tolist()}, rf"\({COUNT}, 3072\), found shape \({COUNT - 1}, 3072\)"),
         ({"data": PIXELS}, "'labels'.*NoneType"),
         ({"data": PIXELS, "labels": LABELS.tolist()[1:]}, f"found {COUNT - 1} entries"),
-        ({"data": PIXELS, "labels": [0.0] * COUNT}, "integers"),
+        ({"data": PIXELS, "labels": [0.0] * COUNT}, "integers of 64 bits, found float at index 0"),
+        ({"data": PIXELS, "labels": [0] * (COUNT - 1) + ["cat"]}, f"found str at index {COUNT - 1}"),
         ({"data": PIXELS, "labels": [11] * COUNT}, r"labels in \[0, 10\), found 11"),
         ({"data": PIXELS, "labels": [-1] * COUNT}, "found -1"),
     ],
     ids=[
         *("list", "empty dict", "list as data", "int64 data", "missing image"),
-        *("no labels", "missing label", "float labels", "label 11", "label -1"),
+        *("no labels", "missing label", "float labels", "text as label", "label 11", "label -1"),
     ],
 )
 def test_pickles_of_other_objects_are_refused(short_files, tmp_path, content, message):
@@ -176,5 +177,7 @@ def test_labels_too_long_to_print_are_refused(short_files, tmp_path):
     """Python does not convert such integers to text, so the error cannot contain them."""
     write_python(tmp_path)
     (tmp_path / "data_batch_1").write_bytes(pickle.dumps({"data": PIXELS, "labels": [10**5000] * COUNT}, 2))
-    with pytest.raises(ValueError, match=r"data_batch_1 is corrupt: .* integers of 64 bits"):
+    with pytest.raises(
+        ValueError, match=r"data_batch_1 is corrupt: .* integers of 64 bits, found an integer of more bits at index 0"
+    ):
         cifar10.load(tmp_path)

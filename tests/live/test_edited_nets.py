@@ -19,6 +19,9 @@ def test_an_edited_net_starts_a_new_run_and_an_invalid_one_names_its_layer(open_
     for text, layer, message in [
         ("[", None, "not JSON: Expecting value: line 1 column 2$"),
         ('[\n  {"layer" 1}]', None, "not JSON: .* line 2 column 12$"),
+        ('[{"layer": "Flatten"}], "x": 1', None, "not JSON: Extra data: line 1 column 23$"),
+        ('3, "layers": [{"layer": "Flatten"}]', None, "not JSON: Extra data: line 1 column 2$"),
+        ("[NaN]", None, "not JSON: NaN is not a finite number$"),
         ("5", None, "list"),
         ("[]", None, "list"),
         ('[{"layer": "Conv3D"}]', 0, "unknown layer"),

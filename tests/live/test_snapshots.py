@@ -135,6 +135,15 @@ def test_scales_are_those_of_parameters_that_were_there_before_the_step():
     assert snapshots.scales(before, after) == [{"name": "weight", "weight": root, "update": root}]
 
 
+def test_scales_that_are_not_finite_become_text_and_large_ones_do_not_overflow():
+    before = {"nan": np.zeros(2, np.float32), "inf": np.array([np.inf, 0], np.float32), "3e30": np.zeros(1, np.float32)}
+    after = {"nan": np.array([np.nan, 1], np.float32), "inf": before["inf"], "3e30": np.array([3e30], np.float32)}
+    large = float(np.float32(3e30))
+    rows = snapshots.scales(before, after)
+    assert [(row["weight"], row["update"]) for row in rows] == [("nan", "nan"), ("inf", "nan"), (large, large)]
+    snapshots.encode(rows)
+
+
 def test_curves_have_at_most_400_points_and_the_newest_one():
     records = [{"event": "step", "step": step, "loss": 1.0, "accuracy": 0.5} for step in range(1, 1002)]
     records += [{"event": "change", "step": 7, "settings": {"lr": 0.1, "momentum": 0.5}}]

@@ -27,7 +27,9 @@ def test_the_lab_times_kernels_without_python_overhead(schedule, monkeypatch, tm
     monkeypatch.setattr("gpuconv.profiling.timer._DELAY_BYTES", 1 << 16)  # on the stand-in the host copies these bytes
     with standin.installed(("90", "90"), schedule=schedule) as gpus:
         gpus.kernel_seconds, gpus.copy_rate, gpus.time = 2e-4, 1e7, simulated
-        (timing,) = lab.compare(path, "relu", "cuda:1", "float32", repeats=3)
+        (timing,) = lab.compare(path, "relu", "cuda:1", "fp32", repeats=3)
+        with pytest.raises(ValueError, match="unknown dtype 'int8'"):
+            next(lab.compare(path, "relu", "cuda:1", "int8"))
     assert timing.yours == pytest.approx(0.2)
     assert timing.shipped == pytest.approx(0.2)
 

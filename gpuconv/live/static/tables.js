@@ -28,12 +28,20 @@ export function confusion(table, { matrix, classes }) {
   table.replaceChildren(head, ...lines);
 }
 
+// Numbers that are not finite come as text: "nan", "inf" or "-inf".
+const shown = (value, format) => (typeof value === "string" ? value : format(value));
+
 export function scales(body, rows) {
   body.replaceChildren(
     ...rows.map(({ name, weight, update }) => {
       const line = document.createElement("tr");
-      const share = weight ? (update / weight).toExponential(1) : "";
-      line.append(cell("td", name), cell("td", weight.toPrecision(3)), cell("td", update.toExponential(1)), cell("td", share));
+      const share = update / weight; // NaN without a meaning: 0 / 0, or of text
+      line.append(
+        cell("td", name),
+        cell("td", shown(weight, (value) => value.toPrecision(3))),
+        cell("td", shown(update, (value) => value.toExponential(1))),
+        cell("td", Number.isFinite(share) ? share.toExponential(1) : ""),
+      );
       return line;
     }),
   );
