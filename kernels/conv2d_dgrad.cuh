@@ -7,7 +7,7 @@
 __device__ __forceinline__ void
 dgrad(DTYPE* dx, Sums* sums, accumulator<DTYPE>* partials, const DTYPE* dy, const DTYPE* w, const NormBelow& norm,
       const Convolution& conv, const TileScheduler& scheduler, int32 accumulate) {
-    // As in the constructor of InputGradient. With block and phase as its members, the main loop would spill registers.
+    // Repeats the constructor of InputGradient: if the main loop used the members of one, it would spill registers.
     Block block(scheduler, InputGradient::depth(conv));
     int32 part;
     const Phase phase = InputGradient::split_off_phase(conv, block.group, part);

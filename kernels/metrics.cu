@@ -13,7 +13,7 @@
 // bits.
 //
 // Macros: DTYPE; LABEL, int64 or a float type. Limits: none.
-// Floor: per score sizeof(DTYPE) bytes and a comparison, both also for each label (of sizeof(LABEL) bytes) if labels are floats.
+// Floor: sizeof(DTYPE) bytes and a comparison per score; if labels are floats, also sizeof(LABEL) bytes and a comparison per label.
 
 #include "labels.cuh"
 #include "reduce.cuh"

@@ -126,9 +126,9 @@ __device__ __forceinline__ void multiply_add(float (&sums)[4], const uint32 (&a)
 #endif
 }
 
-// The bits of a float32 rounded to TF32, ties away from zero, for multiply_add, which ignores the last 13 bits. Adds half of TF32's
-// spacing, which is 2^-11 of the number's power of two. This keeps NaN and infinities without a comparison. Subnormal numbers are
-// rounded toward zero.
+// The bits of a float32 rounded to TF32, ties away from zero, for multiply_add, which ignores the last 13 bits. Adds 2^-11 of the
+// number's power of two, half of TF32's spacing. This keeps NaN and infinities without a comparison. Subnormal numbers are rounded
+// toward zero.
 __device__ __forceinline__ uint32 tf32_bits(uint32 bits) {
     const float power = __uint_as_float(bits & 0xff800000);
     return __float_as_uint(fma(power, 0x1p-11f, __uint_as_float(bits)));

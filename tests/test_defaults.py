@@ -8,14 +8,14 @@ from tests.defaults import IMMUTABLE_VALUE, dataclass_flags, expect_defaults
 
 DEFAULTS = {
     "initializers": {
-        "constant": dict(value=0.0),
-        "he_normal": dict(fan="in", gain=math.sqrt(2)),
-        "he_uniform": dict(fan="in", gain=math.sqrt(2)),
-        "xavier_normal": dict(gain=1.0),
-        "xavier_uniform": dict(gain=1.0),
+        "constant": dict(value=0.0, seed=0, substream=0, groups=1),
+        "he_normal": dict(fan="in", gain=math.sqrt(2), substream=0, groups=1),
+        "he_uniform": dict(fan="in", gain=math.sqrt(2), substream=0, groups=1),
+        "xavier_normal": dict(gain=1.0, substream=0, groups=1),
+        "xavier_uniform": dict(gain=1.0, substream=0, groups=1),
     },
     "checks": {
-        "gradient_check": dict(training=True, samples=64, tolerance=1e-5, step=1e-6, seed=0),
+        "gradient_check": dict(x=None, input_shape=None, training=True, samples=64, tolerance=1e-5, step=1e-6, seed=0),
         "sanity": dict(loss="softmax", optimizer=None, overfit_steps=300),
         "first_loss": dict(loss="softmax"),
         "regularization": dict(loss="softmax", weight_decay=0.01),
@@ -26,7 +26,7 @@ DEFAULTS = {
     "interop": {
         "from_onnx": dict(input_shape=None, device="numpy", precision=None),
         "to_onnx": dict(layout="NCHW", normalization=False, softmax=False, dtype=None),
-        "to_torch": dict(tensors=False),
+        "to_torch": dict(like=None, tensors=False),
     },
     "models": {"whiten": dict(eps=5e-4)},
 }

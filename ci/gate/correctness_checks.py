@@ -71,8 +71,8 @@ def sanitizer_check(tool: str) -> Body:
 
 
 def tests(gate: Gate, seconds: float) -> Found:
-    """Runs the whole test suite with kernels on this device, each file in a process of its own. Files that run kernels
-    come first."""
+    """Runs the whole test suite with kernels on this device, each file in a process of its own. The files of folders
+    named `kernels` come first; in them, as in the others, the files with "devices" in their names."""
     folder = gate.home / "tests"
     files = sorted(folder.rglob("test_*.py"), key=lambda p: (p.parent.name != "kernels", "devices" not in p.name, p))
     files = files[:1] if gate.small else files

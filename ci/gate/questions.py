@@ -8,7 +8,8 @@ from ci.gate.results import check_result
 from ci.gate.run_parts import Body, Found
 from ci.gate.verdict import read_verdict
 
-_SETTINGS = {"choices": {"GPUCONV_AUTOTUNE": "1"}}  # overrides the gate's own
+# Environment variables of an experiment's process; they override those that the gate sets.
+_SETTINGS = {"choices": {"GPUCONV_AUTOTUNE": "1"}}
 
 
 def experiment(name: str) -> Body:

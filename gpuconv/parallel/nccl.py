@@ -149,7 +149,7 @@ class NCCL(Ranks):
 
     def _open(self) -> Any:  # noqa: ANN401 - CuPy's communicator
         if self._communicator is None:
-            why = "an error ended it, so start all ranks again, or `begin` was not called"
+            why = "either `begin` was not called, or an error ended it; in that case start all ranks again"
             raise ParallelError(f"{self.name(self.rank)} has no communicator: {why}")
         return self._communicator
 

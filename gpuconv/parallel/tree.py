@@ -1,5 +1,5 @@
-"""Rabenseifner's algorithm: a sum over ranks along a binary tree. Its second half, which gathers the sections of an
-array, can be used alone. The caller moves the bytes between the ranks."""
+"""A sum over ranks along a binary tree, by Rabenseifner's algorithm, and an all-gather of an array's sections, which
+lie in the order of the ranks. The caller moves the bytes between the ranks."""
 
 from __future__ import annotations
 
@@ -63,23 +63,23 @@ def tree(flat: Array, rank: int, size: int) -> Iterator[Exchange]:
         yield Exchange(rank + power, give=flat)
 
 
-def collect(flat: Array, ends: Sequence[int], rank: int, size: int, swap: Swap) -> None:
-    """Give every rank all sections of an array of one axis, of which rank r has flat[ends[r]:ends[r + 1]]. If the
+def collect(flat: Array, bounds: Sequence[int], rank: int, size: int, swap: Swap) -> None:
+    """Give every rank all sections of an array of one axis, of which rank r has flat[bounds[r]:bounds[r + 1]]. If the
     number of ranks is not a power of two, and P is the largest power of two below it, the ranks numbered P or above
     have empty sections."""
     power = 1 << (size.bit_length() - 1)
     if rank >= power:
-        swap(rank - power, into=flat[: ends[power]])
+        swap(rank - power, into=flat[: bounds[power]])
         return
     distance = 1
     while distance < power:
         own = rank & -distance
         theirs = own ^ distance
-        give, into = (flat[ends[first] : ends[first + distance]] for first in (own, theirs))
+        give, into = (flat[bounds[first] : bounds[first + distance]] for first in (own, theirs))
         swap(rank ^ distance, give=give, into=into)
         distance *= 2
     if rank + power < size:
-        swap(rank + power, give=flat[: ends[power]])
+        swap(rank + power, give=flat[: bounds[power]])
 
 
 def _like(array: Array) -> Array:

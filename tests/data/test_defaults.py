@@ -21,12 +21,12 @@ DEFAULTS = {
         )
     },
     "data.cifar10": {"download": dict(progress=True)},
-    "data.dataset": {"Dataset": dict(name="images", spec=""), "Dataset.split": dict(seed=0)},
+    "data.dataset": {"Dataset": dict(name="images", spec="", ignored=None), "Dataset.split": dict(seed=0, what="test")},
     "data.download": {"fetch_archive": dict(progress=True)},
     "data.folder": {
         "load": dict(size=None, channels=3, test=0.2, seed=0, split="name", stream=False),
         "load_all": dict(size=None, channels=3, stream=False),
-        "whole": dict(size=None, channels=3),
+        "whole": dict(size=None, channels=3, stream=False),
         "for_testing": dict(seed=0),
     },
     "data.loader": {
@@ -34,7 +34,10 @@ DEFAULTS = {
         "Loader.epoch": dict(epoch=0, start_batch=0),
     },
     "data.from_spec": {"load": dict(test=""), "absolute_spec": dict(like="")},
-    "data.samples": {"Samples": dict(labels=None, classes=(), workers=1, spec=""), "Samples.split": dict(seed=0)},
+    "data.samples": {
+        "Samples": dict(labels=None, classes=(), workers=1, spec="", ignored=None),
+        "Samples.split": dict(seed=0, what="test"),
+    },
     "data.stream_loader": {
         "StreamLoader": dict(normalization=None, workers=None),
         "StreamLoader.epoch": dict(epoch=0, start_batch=0),

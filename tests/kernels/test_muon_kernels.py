@@ -60,7 +60,8 @@ def test_strided_parameters_change_in_place_and_zeros_stay_finite(device, rng):
     scaled = base[:, ::2] * np.sqrt(6) / np.linalg.norm(base[:, ::2])
     assert_within(to_numpy(param)[:, ::2], scaled, sum_bound("float64", scaled.size, scaled))
     np.testing.assert_array_equal(to_numpy(param)[:, 1::2], base[:, 1::2])
-    np.testing.assert_allclose(to_numpy(zero), -0.5 * np.eye(2, 3) / np.sqrt(2), rtol=1e-6)  # eps
+    # the formula leaves out eps
+    np.testing.assert_allclose(to_numpy(zero), -0.5 * np.eye(2, 3) / np.sqrt(2), rtol=1e-6)
 
 
 def test_norms_are_right_if_a_matrix_has_more_parts_than_a_block_has_threads(device):
@@ -132,7 +133,8 @@ def test_tensor_cores_multiply_and_round_as_the_oracle(device, rng, shape, preci
     ops.muon_step(*on_host, lr=100.0, momentum=0.6, steps=1, precision=precision)
     (expected,), _, _ = on_host
     error, difference = (np.abs(to_numpy(param) - expected).mean() for (param,), _, _ in (rounded_lists, exact))
-    assert error < difference / 10  # a sum close to the midpoint of two 16-bit numbers may be rounded the other way
+    # a sum close to the midpoint of two numbers of that precision may be rounded the other way
+    assert error < difference / 10
 
 
 @pytest.mark.parametrize("shape", [(48, 3, 3, 20), (160, 40), (6, 6)])

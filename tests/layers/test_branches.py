@@ -65,16 +65,16 @@ def test_layers_of_branches_are_named_and_summarized_by_their_paths():
     assert net.activations(np.ones((4, 5, 3), np.float32))["branches1.branch2.relu1"].shape == (4, 5, 3)
 
 
-def conv_norm(filters, kernel_size=3, **options):
+def conv_bias_norm(filters, kernel_size=3, **options):
     return [Conv2D(filters, kernel_size, **options), BatchNorm()]
 
 
 # The branches, and how many of their gradients backward adds with `ops.add`; convolutions add the others themselves.
 SUMS = {
-    "conv, conv": ([[*conv_norm(4, padding=1), ReLU()], conv_norm(4, 1)], 0),
-    "strides with unread pixels": ([conv_norm(4, 1, stride=3), conv_norm(4, 2, stride=3, fit="cover")], 0),
-    "conv, input": ([conv_norm(3, padding=1), []], 1),
-    "input, conv, conv": ([[], conv_norm(3, 1), conv_norm(3, padding=1)], 1),
+    "conv, conv": ([[*conv_bias_norm(4, padding=1), ReLU()], conv_bias_norm(4, 1)], 0),
+    "strides with unread pixels": ([conv_bias_norm(4, 1, stride=3), conv_bias_norm(4, 2, stride=3, fit="cover")], 0),
+    "conv, input": ([conv_bias_norm(3, padding=1), []], 1),
+    "input, conv, conv": ([[], conv_bias_norm(3, 1), conv_bias_norm(3, padding=1)], 1),
     "norm, conv, conv": ([[BatchNorm(), Conv2D(3, 1)], [Conv2D(3, 1), ReLU()], [Conv2D(3, 1)]], 1),
     "depthwise, frozen": ([[Conv2D(3, 1, groups=3), ReLU()], [Conv2D(3, 3, padding=1, frozen=True)]], 0),
     "branches within, conv": ([[Branches([[Conv2D(3, 1)], []], "add")], [Conv2D(3, 1)]], 2),

@@ -38,7 +38,7 @@ def test_a_new_head_is_trained_with_the_normalization_of_the_pretrained_layers()
     assert net[:2].normalization is net.normalization
 
 
-def test_nets_share_a_layer_only_on_request():
+def test_a_new_net_shares_layers_only_on_request():
     net = net_of()
     before = values(net)
     Trainer(Sequential([*net[:-1], Linear(3)]), lr=0.1).fit(data(), epochs=1, progress=False)

@@ -197,5 +197,8 @@ def test_only_loopback_addresses_and_localhost_count_as_loopback():
 
 def test_by_default_only_this_machine_is_served():
     expect_defaults(
-        {"live": {"serve": dict(host="127.0.0.1", port=8600)}, "live.app": {"application": dict(host="127.0.0.1")}}
+        {
+            "live": {"serve": dict(host="127.0.0.1", port=8600, ready=print)},
+            "live.app": {"application": dict(host="127.0.0.1", token=None)},
+        }
     )

@@ -11,21 +11,12 @@ import signal
 import stat
 import sys
 
-from gpuconv.training import Callback
 from tests import toy_run
+from tests.signal_after_step import SignalAfterStep
 
 
 def die():
     os.kill(os.getpid(), signal.SIGKILL)
-
-
-class DieAt(Callback):
-    def __init__(self, step):
-        self.step = step
-
-    def on_step(self, trainer, record):
-        if trainer.steps == self.step:
-            die()
 
 
 def die_at_sync(number):
@@ -45,7 +36,7 @@ def die_at_sync(number):
 def main(directory, what, number, *resume):
     if what == "sync":
         die_at_sync(int(number))
-    callbacks = [DieAt(int(number))] if what == "step" else []
+    callbacks = [SignalAfterStep(int(number), signal.SIGKILL)] if what == "step" else []
     trainer = toy_run.trainer()
     toy_run.fit(
         trainer,

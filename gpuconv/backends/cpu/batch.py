@@ -14,9 +14,9 @@ def load_batch(images, labels, indices, mean, std, augmentation, *, seed, offset
     """See `gpuconv.ops.load_batch`; backends/reference/batch.py defines the bits."""
     n, (m, height, width, channels) = count, images.shape
     flip, shift, cutout = augmentation.flip, augmentation.shift, augmentation.cutout
-    indices = batch_indices(indices, start, n, m)
+    indices, offset = batch_indices(indices, start, n, m), int(value_of(offset))
     x = np.empty((n, height, width, channels), dtype) if out is None else out
-    images, chosen = crop_and_recolor(images, indices, augmentation, seed=seed, offset=int(value_of(offset)))
+    images, chosen = crop_and_recolor(images, indices, augmentation, seed=seed, offset=offset)
 
     if flip or shift or cutout:
         words = random.bits(4 * n, seed=seed, stream=random.AUGMENT, offset=offset).reshape(n, 4).astype(np.int64)
@@ -28,7 +28,7 @@ def load_batch(images, labels, indices, mean, std, augmentation, *, seed, offset
         if flip:
             flipped = w0 >= 2**31
             if flip == "alternating":
-                odd = (int(value_of(offset)) + np.arange(n)) // m % 2 == 1
+                odd = (offset + np.arange(n)) // m % 2 == 1
                 own, *_ = random.philox4x32((indices & 0xFFFFFFFF, indices >> 32, random.AUGMENT, 1), seed=seed)
                 flipped = ((own >= 2**31) ^ odd)[:, None]
             columns = np.where(flipped, width - 1 - columns, columns)

@@ -2,7 +2,7 @@
 
 view                the im2col view of the block, (N, P, Q, R, S, C)
 weights, gradient   (G, R * S * C / G, K / G); a bias is one more row, whose input is 1
-y, other            (N, P, Q, K); `multiply` writes y, `add_gradient` reads `other`, the gradient of y
+y, dy               (N, P, Q, K); `multiply` writes y, `add_gradient` reads dy, the gradient of y
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ class Matrix:
     def multiply(self, view: np.ndarray, weights: np.ndarray, y: np.ndarray) -> None:
         np.matmul(self._matrices(view, weights), weights, out=_by_group(y, weights))
 
-    def add_gradient(self, view: np.ndarray, other: np.ndarray, gradient: np.ndarray) -> None:
+    def add_gradient(self, view: np.ndarray, dy: np.ndarray, gradient: np.ndarray) -> None:
         view_by_column = self._matrices(view, gradient).transpose(0, 2, 1)
-        gradient += np.matmul(view_by_column, _by_group(other, gradient), out=np.empty_like(gradient))
+        gradient += np.matmul(view_by_column, _by_group(dy, gradient), out=np.empty_like(gradient))
 
     def _matrices(self, view: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """The block as matrices (groups, pixels, columns), with a last column of ones if `weights` have a bias row."""
@@ -64,9 +64,9 @@ class Taps:
             y += view[:, :, :, r, s] * weight
 
     @staticmethod
-    def add_gradient(view: np.ndarray, other: np.ndarray, gradient: np.ndarray) -> None:
+    def add_gradient(view: np.ndarray, dy: np.ndarray, gradient: np.ndarray) -> None:
         taps = list(np.ndindex(view.shape[3:5]))
         for row, (r, s) in enumerate(taps):
-            gradient[:, row, 0] += sum_rows(other * view[:, :, :, r, s])
+            gradient[:, row, 0] += sum_rows(dy * view[:, :, :, r, s])
         for row in range(len(taps), gradient.shape[1]):  # the bias's gradient, if any
-            gradient[:, row, 0] += sum_rows(other)
+            gradient[:, row, 0] += sum_rows(dy)

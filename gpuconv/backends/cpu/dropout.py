@@ -10,6 +10,7 @@ from gpuconv.backends.cpu.elementwise import elementwise
 from gpuconv.backends.cpu.select import keep
 from gpuconv.host_values import value_of
 from gpuconv.random import DROPOUT, bits
+from gpuconv.types import Scalar
 
 
 def dropout(x, *, p, seed, substream, offset, first, out):
@@ -22,7 +23,7 @@ def dropout_backward(dy, *, p, seed, substream, offset, first, out):
     return dropout(dy, p=p, seed=seed, substream=substream, offset=offset, first=first, out=out)
 
 
-def _mask(shape: tuple[int, ...], p: float, seed: int, substream: int, offset: int, first: int) -> np.ndarray:
+def _mask(shape: tuple[int, ...], p: float, seed: int, substream: int, offset: Scalar, first: int) -> np.ndarray:
     """True where uniform = (word >> 8) * 2**-24 is at least p. Integers are compared, so that p is not rounded."""
     blocks, before = divmod(first, 4)
     at, count = value_of(offset) + blocks, math.prod(shape)
