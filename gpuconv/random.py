@@ -10,8 +10,8 @@ The layout, which `philox.cuh` shares::
     counter = (block low, block high, stream, substream)             64-bit block number
     word i of a stream = word i % 4 of block offset + i // 4
 
-Streams separate the uses of one seed. Substreams separate the uses of one stream, by the number of a
-parameter or a layer, or by the epoch.
+Streams separate the uses of one seed. Substreams separate the uses of one stream, for example by the
+number of a parameter or a layer, by the epoch, or by the kind of augmentation.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def bits(n: int, *, seed: int, stream: int, substream: int = 0, offset: int = 0)
         n: At least 0.
         seed: From 0 to 2^64 - 1.
         stream: The purpose of the draw, a `Stream`.
-        substream: A part of the stream, such as a layer's number.
+        substream: A part of the stream, such as the number of a layer or of a kind of augmentation.
         offset: The block of four words at which the draw starts.
     """
     n = _uint("n", n, 63)
@@ -226,7 +226,7 @@ def _chunks(n: int, seed: int, stream: int, substream: int, offset: int) -> Iter
     substream = _uint("substream", substream, 32)
     offset = _uint("offset", offset, 64)
     blocks = ceil_div(n, 4)
-    _uint("offset + number of blocks", offset + max(blocks - 1, 0), 64)
+    _uint("the last block (offset + number of blocks - 1)", offset + max(blocks - 1, 0), 64)
     for first in range(0, blocks, _CHUNK):
         count = min(_CHUNK, blocks - first)
         block = np.arange(count, dtype=np.uint64) + np.uint64(offset + first)

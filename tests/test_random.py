@@ -82,6 +82,13 @@ def test_an_array_of_one_element_is_accepted_as_a_number():
     np.testing.assert_array_equal(by_array, random.bits(5, seed=1, stream=INIT, offset=7))
 
 
+def test_the_last_block_of_a_draw_is_within_the_stream():
+    random.bits(4, seed=0, stream=INIT, offset=2**64 - 1)
+    message = r"the last block \(offset \+ number of blocks - 1\) must be below 2\*\*64"
+    with pytest.raises(ValueError, match=message):
+        random.bits(8, seed=0, stream=INIT, offset=2**64 - 1)
+
+
 @pytest.mark.parametrize(
     ("bad", "error"),
     [

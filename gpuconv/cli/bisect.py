@@ -14,6 +14,7 @@ Status 1 if A and B differ."""
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -115,15 +116,16 @@ def _compare_sides(options: argparse.Namespace) -> int:
     from gpuconv.inspect.bisect import Side, bisect
 
     with user_errors():
-        a, b = (Side.parse(text) for text in (options.a, options.b))
+        sides = [Side.parse(text) for text in (options.a, options.b)]
         kernels = _kernels(options)
+        a, b = _with_devices(*sides)
     if a == b and not kernels:
-        raise UserError(f"A and B are both {options.a}; name two sides, or a --kernel for B")
+        raise UserError(f"A and B are both {a}; name two sides, or a --kernel for B")
     settings = run_settings.with_recipe(run_settings.from_options(options))
     steps = options.steps or 2
     with user_errors():
         train, _ = load(settings.data)
-        trainers = _trainer(settings, a, b, train), _trainer(settings, b, a, train)
+        trainers = _trainer(settings, a, train), _trainer(settings, b, train)
         for name, side, trainer in zip("AB", (a, b), trainers):
             print_line(name, f"{trainer.net.device}, {trainer.net.precision}, algorithm {side.algo}")
         if kernels and not Device.named(trainers[1].net.device).runs_kernels:
@@ -162,18 +164,24 @@ def _kernels(options: argparse.Namespace) -> dict[str, Path]:
     return {lab.shipped_file(options.op, options.algo): options.kernel.resolve()}
 
 
-def _trainer(settings: run_settings.Settings, side: Side, other: Side, train: Dataset | Samples) -> Trainer:
+def _with_devices(a: Side, b: Side) -> list[Side]:
+    """Both sides, each with the full name of its device, or of the other side's if it has none."""
     from gpuconv import backends
+
+    devices = a.device or b.device or "auto", b.device or a.device or "auto"
+    return [dataclasses.replace(side, device=backends.resolve(device)) for side, device in zip((a, b), devices)]
+
+
+def _trainer(settings: run_settings.Settings, side: Side, train: Dataset | Samples) -> Trainer:
     from gpuconv.cli import nets
     from gpuconv.training import Trainer
 
-    device = backends.resolve(side.device or other.device or "auto")
     net = nets.build(settings.model, train.image_shape, len(train.classes), seed=settings.seed)
     for layer in net.walk():
         if hasattr(layer, "algo"):
             layer.algo = side.algo
     return Trainer(
-        net.to(device),
+        net.to(side.device),
         settings.optimizer,
         lr=settings.lr,
         loss=settings.loss,

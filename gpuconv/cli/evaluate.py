@@ -11,7 +11,7 @@ from gpuconv import losses
 from gpuconv.cli import json_output
 from gpuconv.cli.device_option import add_device, choose_device
 from gpuconv.cli.errors import UserError, user_errors
-from gpuconv.cli.nets import add_file
+from gpuconv.cli.nets import add_model_file
 from gpuconv.cli.output_lines import print_line
 from gpuconv.cli.run_data import load_data, warn_of_other_data, warn_of_trained_images
 from gpuconv.cli.run_settings import read_tta
@@ -36,7 +36,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run_dir", metavar="RUN_DIR", nargs="?", help="a run directory (default: the newest in ./runs)")
     add_options(parser, only=["data", "test"])
     add_which(parser)
-    add_file(parser)
+    add_model_file(parser)
     parser.add_argument(
         "--tta",
         metavar="MODE",

@@ -14,7 +14,7 @@ import numpy as np
 from gpuconv.cli import json_output, pictures, predict
 from gpuconv.cli.device_option import add_device, choose_device
 from gpuconv.cli.errors import UserError, user_errors
-from gpuconv.cli.nets import add_file
+from gpuconv.cli.nets import add_model_file
 from gpuconv.cli.option_types import count
 from gpuconv.cli.runs import Run, add_which, expect_normalization, open_run
 from gpuconv.names import canonical, lookup
@@ -51,7 +51,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--most", metavar="N", type=count(1), default=8, help="how many inputs to name (default: 8)")
     parser.add_argument("--picture", metavar="FILE", help="draw the value or the map (a .png)")
     add_which(parser)
-    add_file(parser)
+    add_model_file(parser)
     add_device(parser)
 
 

@@ -8,7 +8,7 @@ import argparse
 
 from gpuconv.cli import json_output
 from gpuconv.cli.errors import UserError, user_errors
-from gpuconv.cli.nets import add_file, import_file
+from gpuconv.cli.nets import add_model_file, import_file
 from gpuconv.cli.output_lines import print_line
 from gpuconv.cli.runs import add_which, file_needed
 from gpuconv.dtypes import full_name
@@ -25,7 +25,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="FILE_OR_RUN", help="a run directory or a saved net")
     parser.add_argument("file", metavar="FILE", help="the ONNX file to write; an existing file is replaced")
     add_which(parser)
-    add_file(parser)
+    add_model_file(parser)
     parser.add_argument(
         "--normalization", action="store_true", help="the model takes uint8 images and normalizes them, as in training"
     )

@@ -27,11 +27,9 @@ def is_in_file(model: str) -> bool:
 
 
 def _file(model: str) -> tuple[str, str]:
-    """The file and the function; empty texts for the name of a net."""
-    if model.endswith(".py"):
-        return model, "build"
-    path, _, function = model.rpartition(":")
-    return (path, function) if path.endswith(".py") else ("", "")
+    """The file, with "~" expanded, and the function; empty texts for the name of a net."""
+    path, _, function = (f"{model}:build" if model.endswith(".py") else model).rpartition(":")
+    return (os.path.expanduser(path), function) if path.endswith(".py") else ("", "")
 
 
 def with_full_name(model: str) -> str:
@@ -40,7 +38,7 @@ def with_full_name(model: str) -> str:
 
     if is_in_file(model):
         path, function = _file(model)
-        return f"{os.path.abspath(os.path.expanduser(path))}:{function}"
+        return f"{os.path.abspath(path)}:{function}"
     return canonical("model", model, models.MODELS)
 
 
@@ -53,7 +51,7 @@ def import_file(model: str | None) -> None:
         raise UserError(
             f"a run has its own net; --model FILE.py names the file that defines its layers, received {model!r}"
         )
-    import_path(os.path.expanduser(_file(model)[0]))
+    import_path(_file(model)[0])
 
 
 def with_file_of(model: str, stored: str) -> str:
@@ -61,7 +59,7 @@ def with_file_of(model: str, stored: str) -> str:
     return f"{_file(model)[0]}:{_file(stored)[1]}"
 
 
-def add_file(parser: argparse.ArgumentParser) -> None:
+def add_model_file(parser: argparse.ArgumentParser) -> None:
     """Add the --model option of commands that read a run."""
     parser.add_argument(
         "--model",
@@ -151,16 +149,16 @@ def import_path(path: str) -> ModuleType:
 def _arguments(
     function: Callable[..., Sequential], model: str, input_shape: Shape | None, classes: int | None
 ) -> list[Any]:
-    """The input shape and the number of classes, or as many of these as the function takes."""
+    """The input shape and the number of classes, or as many of these as the function takes. A value that is not known
+    is the parameter's default."""
     takes = [
         each
         for each in inspect.signature(function).parameters.values()
         if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD) and each.name not in _OPTIONS
     ]
-    given = [input_shape, classes][: len(takes)]
-    while given and given[-1] is None and takes[len(given) - 1].default is not inspect.Parameter.empty:
-        given.pop()
-    if None in given:
+    known = (input_shape, classes)
+    given = [each.default if value is None else value for each, value in zip(takes, known)]
+    if any(value is inspect.Parameter.empty for value in given):
         raise UserError(
             f"{model} needs the input shape and the number of classes; give its parameters defaults "
             "(gpuconv summary also takes --input and --classes)"

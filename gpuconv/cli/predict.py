@@ -14,7 +14,7 @@ import numpy as np
 from gpuconv.cli import json_output
 from gpuconv.cli.device_option import add_device, choose_device
 from gpuconv.cli.errors import UserError, user_errors
-from gpuconv.cli.nets import add_file
+from gpuconv.cli.nets import add_model_file
 from gpuconv.cli.output_lines import print_line
 from gpuconv.cli.runs import Run, add_which, expect_classes, expect_normalization, newest_run, open_run
 from gpuconv.text.plain_text import display_width, padded, printable
@@ -33,7 +33,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--run-dir", metavar="DIR", help="the run whose net to use (default: the newest in ./runs)")
     parser.add_argument("--picture", metavar="FILE", help="draw the activations of the first image (a .png)")
     add_which(parser)
-    add_file(parser)
+    add_model_file(parser)
     add_device(parser)
 
 

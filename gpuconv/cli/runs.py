@@ -80,8 +80,10 @@ def run_of(stored: Record, path: str | os.PathLike[str]) -> Run:
         if net.output_shape != (len(classes),):
             raise ValueError(f"{len(classes)} names, and the net has outputs of shape {net.output_shape}")
     with _errors_of_entry(path, "options.input_shape"):
-        if input_shape != net.input_shape or len(input_shape) != 3:
+        if input_shape != net.input_shape:
             raise ValueError(f"{input_shape}, and the net takes {net.input_shape}")
+        if len(input_shape) != 3:
+            raise ValueError(f"{input_shape} is not the shape (H, W, C) of an image")
     normalization = None
     with _errors_of_entry(path, "options"):
         if "mean" in options and "std" in options:

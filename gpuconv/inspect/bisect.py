@@ -18,8 +18,8 @@ import numpy as np
 
 from gpuconv import algorithms, arguments, plots
 from gpuconv.backends.cuda.runtime import replaced_files
-from gpuconv.devices import KINDS, Device
-from gpuconv.dtypes import PRECISIONS, as_precision
+from gpuconv.devices import KINDS, Device, gpu_name
+from gpuconv.dtypes import PRECISIONS, as_precision, precision_of
 from gpuconv.layers import Layer
 from gpuconv.layers.layer_call import tracked_layer
 from gpuconv.names import canonical
@@ -49,14 +49,15 @@ class Side:
 
     @classmethod
     def parse(cls, text: str) -> Side:
-        """The side that the text names. Raises ValueError for an unknown word, naming the nearest known one, and for
-        two words of a kind."""
+        """The side that the text names, with full names, such as "bfloat16" for "bf16". Raises ValueError for an
+        unknown word, naming the nearest known one, and for two words of a kind."""
         found: dict[str, str] = {}
+        words: dict[str, str] = {}
         for word in map(str.strip, text.split(",")):
-            kind = _kind(word)
+            kind, name = _kind(word)
             if kind in found:
-                raise ValueError(f"{text!r} names two of a kind, {found[kind]} and {word}; give one")
-            found[kind] = word
+                raise ValueError(f"{text!r} names two of a kind, {words[kind]} and {word}; give one")
+            found[kind], words[kind] = name, word
         return cls(**found)
 
     def __str__(self) -> str:
@@ -64,21 +65,25 @@ class Side:
         return ",".join(filter(None, [self.device, self.precision, algo]))
 
 
-_KINDS: dict[str, Callable[[str], object]] = {
-    "device": Device.named,
-    "precision": lambda word: as_precision(precision=word),
+def _device_name(word: str) -> str:
+    device = Device.named(word)
+    return gpu_name(device.index) if device.on_gpu and not device.any_gpu else device.kind
+
+
+_KINDS: dict[str, Callable[[str], str]] = {
+    "device": _device_name,
+    "precision": lambda word: precision_of(*as_precision(precision=word)),
     "algo": algorithms.full_name,
 }
 
 
-def _kind(word: str) -> str:
-    """The field that a word sets: device, precision or algorithm."""
-    for kind, read in _KINDS.items():
+def _kind(word: str) -> tuple[str, str]:
+    """The field that a word sets (device, precision or algo), and the word's full name."""
+    for kind, full_name in _KINDS.items():
         with contextlib.suppress(ValueError):
-            read(word)
-            return kind
+            return kind, full_name(word)
     known = [*KINDS, *PRECISIONS, *dict.fromkeys(each.name for each in algorithms.ALGORITHMS)]
-    return canonical("device, precision, algorithm or run", word, known)
+    return "algo", canonical("device, precision, algorithm or run", word, known)  # raises the error
 
 
 @dataclass(frozen=True)

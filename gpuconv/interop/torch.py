@@ -113,7 +113,12 @@ def from_torch(state: object, net: Layer, *, strict: bool = True) -> dict[str, n
         RuntimeError: The net has no shapes yet.
     """
     modules = dict(state.named_modules()) if hasattr(state, "named_modules") else {}
-    state, strict = _state_of(state, net), flag("strict", strict)
+    if isinstance(state, Layer) or not isinstance(net, Layer):
+        raise TypeError(
+            "from_torch takes a PyTorch module or state dict, then the net of gpuconv, received "
+            f"{type(state).__name__} and {type(net).__name__}"
+        )
+    state, strict = _state_of(state, "the state"), flag("strict", strict)
     expect_built(net)
     parts, groups = _parts(net), _groups(state)
     problems = [f"unexpected {prefix}" for prefix in list(groups)[len(parts) :]]
@@ -155,23 +160,20 @@ def _other_settings(module: object, prefix: str, layer: Layer) -> list[str]:
     ]
 
 
-def _state_of(state: object, net: Layer) -> Mapping[str, Any]:
-    """The state dict of a module, or the given state dict."""
-    if isinstance(state, Layer) or not isinstance(net, Layer):
-        raise TypeError(
-            "from_torch takes a PyTorch module or state dict, then the net of gpuconv, received "
-            f"{type(state).__name__} and {type(net).__name__}"
-        )
+def _state_of(state: object, name: str) -> Mapping[str, Any]:
+    """The state dict of a module, or the given state dict. name: for messages."""
+    if isinstance(state, Layer):  # its class may have the name of one of PyTorch's
+        raise TypeError(f"{name} must be a PyTorch module or a state dict, received {type(state).__name__} of gpuconv")
     state_dict = getattr(state, "state_dict", None)
     if not isinstance(state, Mapping) and callable(state_dict):
         state = state_dict()
     if not isinstance(state, Mapping) or not all(isinstance(key, str) for key in state):
         hint = "; torch.load(path, weights_only=True) reads one" if isinstance(state, (str, os.PathLike)) else ""
-        raise TypeError(f"the state must be a PyTorch module or a state dict, received {type(state).__name__}{hint}")
+        raise TypeError(f"{name} must be a PyTorch module or a state dict, received {type(state).__name__}{hint}")
     for key, value in state.items():
         if not hasattr(value, "shape"):
             raise TypeError(
-                f"the state must hold arrays by name, received {type(value).__name__} under {key!r}; a checkpoint "
+                f"{name} must hold arrays by name, received {type(value).__name__} under {key!r}; a checkpoint "
                 "often keeps the state dict under one of its keys, as in checkpoint['state_dict']"
             )
     return state
@@ -194,7 +196,7 @@ def to_torch(net: Layer, like: Mapping[str, object] | None = None, *, tensors: b
     expect_built(net)
     tensors = flag("tensors", tensors)
     if like is not None:
-        like = _state_of(like, net)
+        like = _state_of(like, "like")
         from_torch(like, net)  # only for its checks
     parts = _parts(net)
     prefixes = [part.layer.path for part in parts] if like is None else list(_groups(like))

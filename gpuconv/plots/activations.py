@@ -131,11 +131,11 @@ def _as_volume(volume: Array) -> np.ndarray:
 
 
 def _as_image(image: np.ndarray) -> np.ndarray:
-    given, image = image, np.atleast_3d(image)
     if image.dtype.kind in "iuc" and image.dtype != np.uint8:  # the range of other integers is unknown
         raise TypeError(f"an image is uint8 or floats between 0 and 1, received {image.dtype}")
-    if image.ndim != 3 or not image.size:
-        raise ValueError(f"an image is (H, W) or (H, W, C), with no size of 0, received shape {given.shape}")
+    if image.ndim not in (2, 3) or not image.size:
+        raise ValueError(f"an image is (H, W) or (H, W, C), with no size of 0, received shape {image.shape}")
+    image = np.atleast_3d(image)
     image = image / 255 if image.dtype == np.uint8 else np.clip(image + 0.0, 0, 1)  # + 0.0: booleans become floats
     if image.shape[2] != 3:
         image = image.mean(axis=2, keepdims=True)

@@ -1,5 +1,6 @@
 """Nets from a function in a user's file, and the commands that read runs whose nets have layers from such a file."""
 
+import json
 import os
 import re
 import shutil
@@ -158,6 +159,12 @@ def leaves(input_shape, classes):
 def maps():
     return Sequential([Input((4, 4, 3)), Conv2D(3, 3)])
 
+def with_defaults(input_shape=(9, 7, 3), classes=4):
+    return build(input_shape, classes)
+
+def shape_by_position(shape=(9, 7, 3), /, count=4):
+    return build(shape, count)
+
 def larger():
     return Sequential([Input((3, 3, 3), larger=True), Conv2D(4, 3), GlobalAvgPool2D(), Flatten()])
 """
@@ -170,6 +177,25 @@ def my_net(work, request):
     yield f"{name}.py"
     sys.modules.pop(name, None)
     sys.path[:] = [folder for folder in sys.path if not folder.startswith(str(work))]
+
+
+@pytest.mark.parametrize("function", ["with_defaults", "shape_by_position"])
+def test_a_parameter_has_its_default_if_its_value_is_not_known(work, my_net, capsys, function):
+    for options, shape, classes in (
+        ([], [9, 7, 3], 4),
+        (["--classes", 5], [9, 7, 3], 5),
+        (["--input", "8x8x1"], [8, 8, 1], 4),
+        (["--input", "8x8x1", "--classes", 5], [8, 8, 1], 5),
+    ):
+        output = output_of(capsys, "summary", "--model", f"{my_net}:{function}", *options, "--json")
+        layers = json.loads(output)["layers"]
+        assert (layers[0]["output_shape"], layers[-1]["output_shape"]) == (shape, [classes])
+
+
+def test_a_file_is_found_in_the_home_directory(work, my_net, capsys, monkeypatch):
+    monkeypatch.setenv("HOME", str(work))
+    monkeypatch.chdir("/")
+    assert "conv1" in output_of(capsys, "summary", f"--model=~/{my_net}:fixed")
 
 
 def test_the_option_to_add_for_a_file_with_spaces_can_be_pasted_into_a_shell(work, my_net, capsys):

@@ -301,7 +301,7 @@ def test_a_stored_net_whose_input_is_not_an_image_is_refused():
         "std": [1.0],
         "input_shape": [4],
     }
-    with pytest.raises(UserError, match=r"options.input_shape: \(4,\), and the net takes \(4,\)"):
+    with pytest.raises(UserError, match=r"options.input_shape: \(4,\) is not the shape \(H, W, C\) of an image"):
         runs.run_of({"options": options, "net": net.config()}, "run.json")
 
 

@@ -185,9 +185,12 @@ def test_a_cuda_device_agrees_with_numpy_and_a_wrong_kernel_on_it_is_named(sched
 
 def test_the_parts_of_a_side_are_written_in_any_order():
     assert Side.parse("emulated") == Side("emulated")
-    assert Side.parse("emulated,bf16") == Side("emulated", "bf16")
+    assert Side.parse("emulated,bf16") == Side("emulated", "bfloat16")
     assert Side.parse("tf32,cuda:1") == Side("cuda:1", "tf32")
     assert Side.parse("simt-64x64, float16") == Side(None, "float16", "simt-64x64")
+    assert Side.parse("CPU,fp32,SIMT_64x64") == Side("numpy", "float32", "simt-64x64")
+    assert Side.parse("cuda:01") == Side("cuda:1")
+    assert Side.parse("cuda") == Side("cuda")  # the first GPU that works
     for text, message in {
         "emulatd": "did you mean 'emulated'",
         "numpy,cpu": "names two of a kind, numpy and cpu; give one",

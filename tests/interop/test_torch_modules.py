@@ -46,6 +46,13 @@ def test_a_module_and_a_part_of_its_state_dict_are_accepted():
     ):
         with pytest.raises(TypeError, match=message):
             interop.from_torch(*wrong)
+    for like, message in (
+        (net, "^like must be a PyTorch module or a state dict, received Sequential of gpuconv"),
+        (3, "^like must be a PyTorch module or a state dict, received int"),
+        ({"state_dict": {}}, "^like must hold arrays by name, received dict under 'state_dict'"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            interop.to_torch(net, like=like)
 
 
 def test_a_module_with_norms_of_other_settings_is_refused():

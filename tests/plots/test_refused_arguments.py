@@ -43,6 +43,26 @@ CALLS = {
         ValueError,
         r"an image is \(H, W\) or \(H, W, C\), with no size of 0, received shape \(0, 4\)",
     ),
+    "activations, vector as image": (
+        lambda: activations(np.zeros(64)),
+        ValueError,
+        r"an image is \(H, W\) or \(H, W, C\), with no size of 0, received shape \(64,\)",
+    ),
+    "activations, number as image": (
+        lambda: activations(np.float32(1)),
+        ValueError,
+        r"an image is \(H, W\) or \(H, W, C\), with no size of 0, received shape \(\)",
+    ),
+    "activations, batch of images": (
+        lambda: activations(np.zeros((2, 4, 4, 3))),
+        ValueError,
+        r"an image is \(H, W\) or \(H, W, C\), with no size of 0, received shape \(2, 4, 4, 3\)",
+    ),
+    "activations, matrix as volume": (
+        lambda: activations(volumes=[("conv1", np.zeros((2, 2)))]),
+        ValueError,
+        r"a layer's volume is \(H, W, C\) or \(C,\), with no size of 0, received shape \(2, 2\)",
+    ),
     "activations, empty volume": (
         lambda: activations(volumes=[("conv1", np.zeros((2, 2, 0)))]),
         ValueError,
