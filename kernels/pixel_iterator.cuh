@@ -6,8 +6,8 @@
 
 template <class Matrix, int SIDE, int VECTOR, bool SUMS>
 class WalkIterator<Walk::PIXELS, Matrix, SIDE, VECTOR, false, SUMS>
-    : public TileMover<WalkIterator<Walk::PIXELS, Matrix, SIDE, VECTOR, false, SUMS>, Matrix, SIDE, false, SUMS> {
-    using Mover = TileMover<WalkIterator, Matrix, SIDE, false, SUMS>;
+    : public TileMover<WalkIterator<Walk::PIXELS, Matrix, SIDE, VECTOR, false, SUMS>, SIDE, false, SUMS> {
+    using Mover = TileMover<WalkIterator, SIDE, false, SUMS>;
     friend Mover;
     using Mover::PASSES, Mover::line, Mover::chunk;
 

@@ -4,8 +4,9 @@
 //   step_counter_advance   lr = row counter[0] of rates, NaN past the end; counter += (1, 1, batch_size, batch_size)
 //   counter_advance        before = counter; counter += by
 //
-// counter (4,): the row of rates, the number of steps done, the start of the next batch in the epoch's order, and its offset in the
-// stream of random numbers. One warp; counter_advance: one thread.
+// step_counter_advance: counter (4,) holds the row of rates, the number of steps done, the start of the next batch in the epoch's
+// order, and its offset in the stream of random numbers. One warp.
+// counter_advance: counter and before are one number each. One thread.
 //
 // Macros: DTYPE float32, float64, of the learning rates. Limits: none. Floor: a few dozen bytes, no FLOPs.
 

@@ -5,9 +5,9 @@
 
 template <class Matrix, int SIDE, int VECTOR, bool COLUMNS_ARE_DEPTH, bool SUMS>
 class WalkIterator<Walk::STRAIGHT, Matrix, SIDE, VECTOR, COLUMNS_ARE_DEPTH, SUMS>
-    : public TileMover<WalkIterator<Walk::STRAIGHT, Matrix, SIDE, VECTOR, COLUMNS_ARE_DEPTH, SUMS>, Matrix, SIDE,
-                         COLUMNS_ARE_DEPTH, SUMS> {
-    using Mover = TileMover<WalkIterator, Matrix, SIDE, COLUMNS_ARE_DEPTH, SUMS>;
+    : public TileMover<WalkIterator<Walk::STRAIGHT, Matrix, SIDE, VECTOR, COLUMNS_ARE_DEPTH, SUMS>, SIDE, COLUMNS_ARE_DEPTH,
+                         SUMS> {
+    using Mover = TileMover<WalkIterator, SIDE, COLUMNS_ARE_DEPTH, SUMS>;
     friend Mover;
     using Mover::PASSES, Mover::line, Mover::chunk, Mover::LINES_A_PASS;
 

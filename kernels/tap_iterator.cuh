@@ -36,8 +36,8 @@ struct TapWalk {
 // TAPS along columns: windows.
 template <class Matrix, int SIDE, int VECTOR, bool SUMS>
 class WalkIterator<Walk::TAPS, Matrix, SIDE, VECTOR, true, SUMS>
-    : public TileMover<WalkIterator<Walk::TAPS, Matrix, SIDE, VECTOR, true, SUMS>, Matrix, SIDE, true, SUMS> {
-    using Mover = TileMover<WalkIterator, Matrix, SIDE, true, SUMS>;
+    : public TileMover<WalkIterator<Walk::TAPS, Matrix, SIDE, VECTOR, true, SUMS>, SIDE, true, SUMS> {
+    using Mover = TileMover<WalkIterator, SIDE, true, SUMS>;
     friend Mover;
     using Mover::PASSES, Mover::line, Mover::chunk;
 
@@ -96,8 +96,8 @@ class WalkIterator<Walk::TAPS, Matrix, SIDE, VECTOR, true, SUMS>
 // TAPS along lines: filters.
 template <class Matrix, int SIDE, int VECTOR, bool SUMS>
 class WalkIterator<Walk::TAPS, Matrix, SIDE, VECTOR, false, SUMS>
-    : public TileMover<WalkIterator<Walk::TAPS, Matrix, SIDE, VECTOR, false, SUMS>, Matrix, SIDE, false, SUMS> {
-    using Mover = TileMover<WalkIterator, Matrix, SIDE, false, SUMS>;
+    : public TileMover<WalkIterator<Walk::TAPS, Matrix, SIDE, VECTOR, false, SUMS>, SIDE, false, SUMS> {
+    using Mover = TileMover<WalkIterator, SIDE, false, SUMS>;
     friend Mover;
     using Mover::PASSES, Mover::line, Mover::chunk;
 

@@ -14,7 +14,7 @@ struct Source {
 };
 
 // How a block's threads copy a tile. Iterator: derives from this and finds chunks.
-template <class Iterator, class Matrix, int SIDE, bool COLUMNS_ARE_DEPTH, bool SUMS>
+template <class Iterator, int SIDE, bool COLUMNS_ARE_DEPTH, bool SUMS>
 class TileMover {
   public:
     using Tile = ::Tile<SIDE, COLUMNS_ARE_DEPTH>;
@@ -41,7 +41,8 @@ class TileMover {
 
     // Updates the sums of columns from the chunks of a finished tile that this thread copied.
     __device__ __forceinline__ void add(const unsigned char* tile) {
-        static_assert(!SUMS || !COLUMNS_ARE_DEPTH, "a thread keeps to its columns");
+        static_assert(!SUMS || !COLUMNS_ARE_DEPTH,
+                      "sums need columns that are not the depth: only then does a thread copy the same columns of every tile");
         if constexpr (SUMS) sums.add(tile, copier());
     }
 

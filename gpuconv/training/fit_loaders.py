@@ -109,8 +109,8 @@ def with_split_off(data: DataSets, net: Layer, seed: int, ignored: int | None) -
     rest, part = samples.split(float(fraction), seed=seed, what="validation")
     if not batches_own_data(training):
         return data | {name: rest, "validation": part}
-    held_out = training.over(part, augmentation=None, shuffle=False, drop_last=False)
-    return data | {name: training.over(rest), "validation": held_out}
+    validation = training.over(part, augmentation=None, shuffle=False, drop_last=False)
+    return data | {name: training.over(rest), "validation": validation}
 
 
 def held_out(

@@ -24,7 +24,7 @@ _SQUARES = 2 * ROW  # squares that are added in float32, likewise
 _BLOCK = 1024 * ROW  # values that are read at a time; they stay in the processor's cache until they are added
 _SMALL = 2.0**-100  # with a mean square below this, float32 is too coarse: products under 2^-126 may be rounded to 0
 _ONES = {np.dtype(dtype): np.ones(_BLOCK // ROW, dtype) for dtype in ("float32", "float64")}
-_SHORT = 16 * ROW  # shorter tensors are added in float64
+_SHORT = 16 * ROW  # shorter blocks are added in float64
 _TABLE = 64  # results of `ops.digest` that are copied to the host together
 
 
@@ -48,8 +48,7 @@ class Measures:
         self._tables: list[Any] = []
 
     def add(self, tensor: Array, before: Array | None = None, scale: float = 1.0) -> None:
-        """Measure a tensor, which may be changed afterwards. The caller lets NumPy ignore overflows and invalid
-        numbers.
+        """Measure a tensor, which may be changed afterwards. Call it within np.errstate(all="ignore").
 
         before: the values before the update, on the same device. scale: the factor by which the values are too large;
         the results are divided by it."""

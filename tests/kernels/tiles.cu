@@ -9,7 +9,7 @@
 template <int SIDE, int VECTOR, bool COLUMNS_ARE_DEPTH, class Matrix>
 __device__ void walk_both(int64* found, int64* expected, const DTYPE* base, const Matrix& matrix, int32 side, int32 begin, int32 tiles) {
     using Iterator = TileIterator<Matrix, SIDE, VECTOR, COLUMNS_ARE_DEPTH>;
-    using Mover = TileMover<Iterator, Matrix, SIDE, COLUMNS_ARE_DEPTH, false>;
+    using Mover = TileMover<Iterator, SIDE, COLUMNS_ARE_DEPTH, false>;
     static_assert(!Iterator::SEARCHES, "an iterator that increments");
     Iterator iterator(matrix, side);
     iterator.seek(begin);

@@ -63,8 +63,8 @@ def sum_rows(x: np.ndarray) -> np.ndarray:
 
 
 def side_by_side(x: np.ndarray) -> np.ndarray:
-    """(..., C) as rows of up to 64 pixels, (rows, pixels, C), a view if x is contiguous. With an operand (pixels, C)
-    NumPy handles a row in one loop; with (C,) its loops would cover only one pixel."""
+    """(..., C) as rows of up to 64 pixels, (rows, pixels, C), a view if x is contiguous. An array (pixels, C)
+    broadcasts against this: NumPy's inner loop then covers a whole row. With an array (C,) it would cover one pixel."""
     pixels = math.prod(x.shape[:-1])
     run = math.gcd(pixels, 64)
     return x.reshape(pixels // run, run, x.shape[-1])

@@ -38,13 +38,9 @@ def batch_norm(op: str, arrays: Arrays, options: Options, dtype: np.dtype, x_bou
     variance_bound = _variance_bound(acc, rows, variance, mean_bound)
     # By the Cauchy-Schwarz inequality.
     variance_bound = variance_bound + 2 * np.sqrt(variance * mean_square_error) + mean_square_error
-    # 1 / sqrt would halve the variance's relative error, so this bound has a margin.
-    inv_std_bound = inv_std * (variance_bound / variance + 8 * UNIT_ROUNDOFF[acc.name])
-    deviation = np.abs(x - mean)
-    y_bound = np.abs(gamma) * (
-        inv_std * (mean_bound + x_bound + accumulation(acc, 2, np.abs(x) + np.abs(mean))) + deviation * inv_std_bound
-    )
-    y_bound = y_bound + accumulation(acc, 4, np.abs(gamma) * deviation * inv_std + np.abs(beta)) + rounding(dtype, y)
+    inv_std_bound = _inv_std_bound(acc, inv_std, variance, variance_bound)
+    y_bound = _affine_bound(acc, x, gamma, beta, mean, inv_std, mean_bound + x_bound, inv_std_bound)
+    y_bound = y_bound + rounding(dtype, y)
     if options.get("addend") is not None:
         y = y + as_float64(options["addend"])
         y_bound = y_bound + accumulation(acc, 1, y) + rounding(dtype, y)
@@ -76,6 +72,29 @@ def _mean_bound(acc: np.dtype, rows: int, size: np.ndarray, mean: np.ndarray) ->
 def _variance_bound(acc: np.dtype, rows: int, variance: np.ndarray, mean_bound: Bound) -> Bound:
     """The error of a variance, whose squares are taken around a mean that has an error itself."""
     return accumulation(acc, rows + 4, variance) + mean_bound**2 + 4 * mean_bound * np.sqrt(variance)
+
+
+def _inv_std_bound(acc: np.dtype, inv_std: np.ndarray, variance: np.ndarray, variance_bound: Bound) -> Bound:
+    # 1 / sqrt would halve the variance's relative error, so this bound has a margin.
+    return inv_std * (variance_bound / variance + 8 * UNIT_ROUNDOFF[acc.name])
+
+
+def _affine_bound(
+    acc: np.dtype,
+    x: np.ndarray,
+    gamma: np.ndarray,
+    beta: np.ndarray,
+    mean: np.ndarray,
+    inv_std: np.ndarray,
+    difference_bound: Bound,
+    inv_std_bound: Bound,
+) -> Bound:
+    """The error of gamma * (x - mean) * inv_std + beta before it is rounded to the output's dtype. difference_bound:
+    the errors of x and mean together."""
+    deviation = np.abs(x - mean)
+    normalized_bound = inv_std * (difference_bound + accumulation(acc, 2, np.abs(x) + np.abs(mean)))
+    normalized_bound = normalized_bound + deviation * inv_std_bound
+    return np.abs(gamma) * normalized_bound + accumulation(acc, 4, np.abs(gamma) * deviation * inv_std + np.abs(beta))
 
 
 def moment_bounds(acc: np.dtype, rows: int, mean: np.ndarray, variance: np.ndarray) -> tuple[Bound, Bound]:
@@ -138,8 +157,12 @@ def batch_norm_backward(op: str, arrays: Arrays, options: Options, dtype: np.dty
 def _gradient_from_saved(dy: np.ndarray, saved: np.ndarray, activation: str, dtype: np.dtype) -> Expected:
     """The gradient of the activation's input. saved: the array that the activation's backward reads."""
     dx = ACTIVATIONS[activation].gradient(ops, dy, saved)
-    own = accumulation(dtype, 8, np.abs(dy) * (1 + np.minimum(np.abs(saved), 3)))
-    return Expected("daddend", dx, own + rounding(dtype, dx))
+    return Expected("daddend", dx, _activation_gradient_bound(dy, saved, dx, dtype))
+
+
+def _activation_gradient_bound(dy: np.ndarray, z: np.ndarray, dx: np.ndarray, dtype: np.dtype) -> Bound:
+    """The error of computing an activation's gradient dx from dy and z, the activation's input or output."""
+    return accumulation(dtype, 8, np.abs(dy) * (1 + np.minimum(np.abs(z), 3))) + rounding(dtype, dx)
 
 
 def _input_gradient(
@@ -151,21 +174,21 @@ def _input_gradient(
     options: Options,
     dtype: np.dtype,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The gradient of the activation's input, and its bound. An error of the input changes an activation's derivative
-    by at most as much. (ELU reaches this limit near 0; the factor 1.13 is a margin.) Where the derivative jumps,
+    """The gradient of the activation's input, and its bound. If the input has an error e, the activation's derivative
+    changes by at most e. (ELU reaches this limit near 0; the factor 1.13 is a margin.) Where the derivative jumps,
     rounding may move the input to the other side, which changes the derivative by up to 1."""
-    op = options.get("activation")
-    if not op:
+    if not options.get("activation"):
         return dy, np.zeros_like(dy)
+    activation = ACTIVATIONS[options["activation"]]
     acc = accumulation_dtype(dtype)
     terms = np.abs(gamma) * (np.abs(x) + np.abs(mean)) * inv_std + np.abs(options["beta"])
     z = gamma * (x - mean) * inv_std + options["beta"]
     z_bound = accumulation(acc, 6, terms) + rounding(dtype, z)
-    dx = ACTIVATIONS[op].apply_backward(ops, dy, z)
-    jumps = [np.abs(z - at) <= z_bound for at in ACTIVATIONS[op].jumps]
+    dx = activation.apply_backward(ops, dy, z)
+    jumps = [np.abs(z - at) <= z_bound for at in activation.jumps]
     changes = np.maximum(1.13 * z_bound, np.any(jumps, axis=0))
-    own = accumulation(dtype, 8, np.abs(dy) * (1 + np.minimum(np.abs(z), 3))) + rounding(dtype, dx)
-    if op in ("sigmoid", "tanh", "elu"):  # their derivatives are computed from the rounded output
+    own = _activation_gradient_bound(dy, z, dx, dtype)
+    if not activation.saves_input and not activation.jumps:  # its derivative varies with the rounded output
         own = own + np.abs(dy) * 2 * rounding(dtype, np.ones_like(dy))
     return dx, np.abs(dy) * changes + own
 
@@ -190,13 +213,11 @@ def group_norm(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> li
     mean_bound = _mean_bound(acc, count, np.abs(z).mean((1, 3)), mean)
     variance = 1 / inv_std**2
     variance_bound = _variance_bound(acc, count, variance, mean_bound)
-    inv_std_bound = inv_std * (variance_bound / variance + 8 * UNIT_ROUNDOFF[acc.name])
+    inv_std_bound = _inv_std_bound(acc, inv_std, variance, variance_bound)
     center, root, center_bound, root_bound = (
         _spread(np.asarray(each), x) for each in (mean, inv_std, mean_bound, inv_std_bound)
     )
-    deviation = np.abs(x - center)
-    y_bound = root * (center_bound + accumulation(acc, 2, np.abs(x) + np.abs(center))) + deviation * root_bound
-    y_bound = np.abs(gamma) * y_bound + accumulation(acc, 4, np.abs(gamma) * deviation * root + np.abs(beta))
+    y_bound = _affine_bound(acc, x, gamma, beta, center, root, center_bound, root_bound)
     return [
         Expected("y", y, y_bound + rounding(dtype, y)),
         Expected("mean", mean, mean_bound),

@@ -23,7 +23,7 @@ _COLUMNS = np.dtype(
     align=True,
 )
 _BLOCKS = 1024  # per launch, about eight per multiprocessor; constant, so that every device gives the same bits
-_GROUP = 4  # loads in flight per thread; a chunk is a multiple of it
+_GROUP = 4  # the most loads in flight per thread; a chunk is a multiple of it
 MAP_STEPS = 16  # the most steps of a block that only maps: enough to outweigh reading the channels' coefficients
 _FINISH_COLUMNS = 8  # FINISH_COLUMNS of the header
 
