@@ -82,7 +82,7 @@ def _result(source, names):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_jupyter_runs_a_notebook(name, tmp_path):
-    """Bars and figures are inline, and a layer defined in the notebook is saved and loaded."""
+    """Figures are inline, and so is the progress bar of `teacher`. `researcher` defines a layer, saves and loads it."""
     nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
     pytest.importorskip("ipykernel")
     pytest.importorskip(NEEDS.get(name, "gpuconv"))

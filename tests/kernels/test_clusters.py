@@ -108,8 +108,13 @@ def test_a_report_of_a_deadlock_names_twelve_ways_to_wait_in_each_block():
         assert named[-1] == "and 2 more"
 
 
-def test_every_fault_has_a_kernel():
-    assert {"correct", "correct_with_writes", *ALWAYS, *CHECKED} <= set(load(FILE, {"SIZE": 2}).signatures)
+def test_every_planted_fault_has_a_message():
+    text = FILE.read_text(encoding="utf-8")
+    instances = dict(re.findall(r" (\w+)\(float\* y, [^{]*\{\s*sums<(\w+)>", text))
+    faults = {kernel: kernel.upper() for kernel in ALWAYS | CHECKED}
+    assert instances == {"correct": "NONE", "correct_with_writes": "WRITES_AND_FENCES", **faults}
+    (enumerators,) = re.findall(r"enum Fault \{(.*?)\}", text, re.S)
+    assert sorted(instances.values()) == sorted(re.findall(r"\w+", enumerators))
 
 
 def summed_by_warpgroups(kernel, tiles=TILES, **settings):
