@@ -2,7 +2,7 @@
 //
 // Formula, layouts, splits and macros are those of conv2d_wgrad.cu; the main loop is in gemm_mma.cuh. A line of A
 // (dy) holds one pixel's filters, a line of B (x) one pixel's taps, so no line runs along the depth. 16-bit numbers are
-// therefore transposed when they are read. With 32-bit numbers the rows and columns of four products are interleaved
+// therefore transposed when they are read. With 32-bit numbers the rows of two products are interleaved, and the columns of four
 // (mma_tile.cuh). Each thread sums db over the elements that it copied to shared memory.
 //
 // Limits: those of conv2d_wgrad.cu. Floor: dy, x and dw once; 2 N P Q FLOPs per number of dw.

@@ -1,9 +1,9 @@
 // The main loop of gemm.cuh on tensor cores: float16, bfloat16, and float32 rounded to TF32; sm_80 and up.
 //
 // Dynamic shared memory holds STAGES pairs of tiles: one pair is multiplied while tile iterators (tile_iterator.cuh) fill the
-// others by cp.async. A tile's depth is 64 bytes of DTYPE, in two steps of 32 bytes (mma_tile.cuh). A warp computes
-// WARP_M x WARP_N outputs as 16 x 8 products (mma.cuh). At the end the accumulators go through shared memory, so that
-// neighboring lanes store neighboring outputs.
+// others, by cp.async where numbers move 16 bytes at a time. A tile's depth is 64 bytes of DTYPE, in two steps of 32 bytes
+// (mma_tile.cuh). A warp computes WARP_M x WARP_N outputs as 16 x 8 products (mma.cuh). At the end the accumulators go through
+// shared memory, so that neighboring lanes store neighboring outputs.
 #pragma once
 
 #include "fragment_store.cuh"
@@ -54,16 +54,17 @@ struct AccumulatorsOf {
     __device__ __forceinline__ void store(const To& epilogue, const Block& block, const Rows& rows) const {
         static_assert(!TileA::INTERLEAVED || To::ROWS == 1, "rows that the epilogue takes at once are neighbors");
         float* buffer = reinterpret_cast<float*>(shared_memory() + threadIdx.x / 32 * FragmentStore::BYTES);
-        // Computed again, because the main loop has no registers to keep them in.
-        const int warp_row = threadIdx.x / 32 / WARPS_N * WARP_M, warp_column = threadIdx.x / 32 % WARPS_N * WARP_N;
+        // Computed again, because the main loop has no registers to keep them in; and by other formulas than those of warp_row()
+        // and warp_column(), whose calls here cost most kernels one or two registers.
+        const int top = threadIdx.x / 32 / WARPS_N * WARP_M, left = threadIdx.x / 32 % WARPS_N * WARP_N;
         __syncthreads();  // all threads have read their last tiles
 #pragma unroll
         for (int i = 0; i < WARP_M / 16; ++i) {
-            const auto own_rows = [&](int32 row) { return rows(block.row + warp_row + TileA::side_of(i, row)); };
+            const auto own_rows = [&](int32 row) { return rows(block.row + top + TileA::side_of(i, row)); };
 #pragma unroll
             for (int first = 0; first < WARP_N; first += 32)
-                FragmentStore::store<VECTOR, TileB::INTERLEAVED>(epilogue, own_rows, 0, block.column + warp_column + first,
-                                                                 buffer, &at[i][first / 8]);
+                FragmentStore::store<VECTOR, TileB::INTERLEAVED>(epilogue, own_rows, 0, block.column + left + first, buffer,
+                                                                 &at[i][first / 8]);
         }
     }
 

@@ -2,8 +2,8 @@
 //
 // A tile holds SIDE rows or columns of the product (here: sides) by STAGE_K of the depth, as lines of 16-byte chunks. ldmatrix
 // reads lines along the depth directly. It transposes the other lines, unless they hold 32-bit numbers. From such a
-// line of 32-bit numbers a thread loads a chunk, whose four numbers belong to four neighboring sides, and uses each of them in a
-// different product: the sides of four products are interleaved.
+// line of 32-bit numbers a thread loads a chunk, whose four numbers belong to four neighboring sides, and uses them in two
+// fragments of 16 sides: as rows of two products, or as columns of four. So the sides of two fragments are interleaved.
 //
 // To avoid bank conflicts, chunks that eight lanes access together must lie in eight different 16-byte columns of shared memory:
 // the chunks of one line when it is stored, one chunk from each of eight lines when ldmatrix reads, two neighboring chunks from
@@ -43,7 +43,7 @@ struct Tile {
     static constexpr int LINE_BYTES = PER_LINE * 16;
     static constexpr bool INTERLEAVED = !COLUMNS_ARE_DEPTH && sizeof(DTYPE) == 4;
     static constexpr int PERIOD = INTERLEAVED ? 4 : 8;  // lines after which the swizzle repeats
-    static_assert(PER_LINE >= 4, "a tile is at least 32 wide");
+    static_assert(SIDE >= 32, "a tile is at least 32 wide");
 
     // The offset of a chunk in its tile, in bytes.
     static __device__ __forceinline__ int swizzle(int line, int chunk) {

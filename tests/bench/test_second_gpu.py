@@ -14,6 +14,12 @@ from tests import standin
 from tests.standin import made_up_times
 
 
+@pytest.fixture(autouse=True)
+def _gpuconv_has_its_own_functions_again():
+    with standin.functions_restored():
+        yield
+
+
 @pytest.mark.parametrize("schedule", ["early", "late"])
 def test_the_benchmark_times_on_the_second_gpu(schedule, monkeypatch, tmp_path):
     monkeypatch.setenv("GPUCONV_AUTOTUNE", "0")

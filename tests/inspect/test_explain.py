@@ -157,7 +157,8 @@ def test_a_gradient_is_the_sum_of_contributions_from_outputs():
             index = tuple(map(int, np.unravel_index(at, dx[0].shape[1:])))
             explanation = explain(net, DEEP_X, name, index, backward=True, target=2, most=1000)
             assert explanation.value == dx[0][(0, *index)], name
-            # An op that reads the layer's output receives it in float32; the terms are computed from float64.
+            # Where backward reads the layer's output, its op gets the float32 output, but the terms use the float64
+            # one. So they differ by up to that op's bound.
             rounding = explanation.computed[-1].bound + 1e-12
             assert abs(sum(term.product for term in explanation.terms) - explanation.total) < rounding, name
             assert all(result.error <= result.bound for result in explanation.computed), (name, explanation.computed)

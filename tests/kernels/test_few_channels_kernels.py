@@ -18,12 +18,12 @@ from gpuconv.few_channels import PIXELS, few_channels_smem_bytes
 from gpuconv.layers import Conv2D, Flatten, Input, Linear, ReLU, Sequential
 from gpuconv.problems import PLAIN, Conv2dProblem
 from gpuconv.profiling.launches import record_launches
+from gpuconv.verify.cases.convolutions import FEW_CHANNELS_256X64
 from gpuconv.verify.conv_problems import conv, random_arrays
 from gpuconv.verify.oracle import expected_results
 from tests.kernels.agreement import assert_same_bits, on_device, varied
 from tests.tolerance import assert_within
 
-FEW_CHANNELS = "few_channels-256x64"
 TILE_PRECISIONS = ("float32", "tf32", "float16", "bfloat16")
 precisions = pytest.mark.parametrize("precision", TILE_PRECISIONS)
 # Rows of x consist of whole 16-byte chunks; the filters take two tiles.
@@ -45,7 +45,7 @@ CASES = {
 
 def arguments(case: Conv2dProblem, precision: str):
     x, w, bias, _ = random_arrays(case, as_dtype("float32" if precision == "tf32" else precision))
-    return [x, w, bias], case.window | dict(tf32=precision == "tf32", algo=FEW_CHANNELS)
+    return [x, w, bias], case.window | dict(tf32=precision == "tf32", algo=FEW_CHANNELS_256X64)
 
 
 def assert_right(device: str, case: Conv2dProblem, precision: str, op: str = "conv2d", **more):
@@ -76,7 +76,9 @@ def one_multiprocessor(monkeypatch):
 
 def planned(m, n, k, dtype, smem_bytes):
     """The plan of the algorithm for few channels."""
-    return plan.plan(Product("conv2d_fprop", m, n, k, 1, dtype, few_channels_smem_bytes=smem_bytes), FEW_CHANNELS)
+    return plan.plan(
+        Product("conv2d_fprop", m, n, k, 1, dtype, few_channels_smem_bytes=smem_bytes), FEW_CHANNELS_256X64
+    )
 
 
 SEVERAL_TILES = varied(WHOLE_CHUNKS, n=8), varied(CASES["images larger than a tile"], k=150), varied(UNEVEN, n=30)
@@ -95,7 +97,8 @@ def test_a_block_processes_several_tiles(device, one_multiprocessor, precision):
 
 
 @pytest.mark.parametrize(
-    ("algo", "dtype"), [(FEW_CHANNELS, "float32"), (FEW_CHANNELS, "bfloat16"), ("few_channels-256x32", "float16")]
+    ("algo", "dtype"),
+    [(FEW_CHANNELS_256X64, "float32"), (FEW_CHANNELS_256X64, "bfloat16"), ("few_channels-256x32", "float16")],
 )
 def test_the_moments_include_every_tile(device, one_multiprocessor, algo, dtype):
     x, w, bias, _ = random_arrays(SEVERAL_TILES[0], as_dtype(dtype))
@@ -124,7 +127,7 @@ def test_values_past_the_depth_are_ignored(device):
     x, w = np.ones((2, 5, 8, 3), np.float32), np.ones((8, 3, 3, 3), np.float32)
     x[:, 2, 3] = np.inf
     for dtype in map(as_dtype, ("float32", "bfloat16")):
-        options = dict(algo=FEW_CHANNELS, tf32=dtype == np.float32)
+        options = dict(algo=FEW_CHANNELS_256X64, tf32=dtype == np.float32)
         y = on_device("conv2d", device, x.astype(dtype), w.astype(dtype), **options)
         np.testing.assert_array_equal(y, ops.conv2d(x, w))
 
@@ -149,7 +152,8 @@ def test_thread_orders_and_unaligned_arrays_give_the_same_bits(device, precision
 def test_float32_gives_the_bits_of_a_simt_tile(device):
     (x, w, bias), options = arguments(UNEVEN, "float32")
     few, simt = (
-        on_device("conv2d", device, x, w, bias, **options | dict(algo=algo)) for algo in (FEW_CHANNELS, "simt-64x64")
+        on_device("conv2d", device, x, w, bias, **options | dict(algo=algo))
+        for algo in (FEW_CHANNELS_256X64, "simt-64x64")
     )
     np.testing.assert_array_equal(few, simt)
 
@@ -176,7 +180,7 @@ def test_filters_are_read_without_bank_conflicts():
 
 # --- which problems use the algorithm ----------------------------------------------------------
 
-OPTIONS = dict(stride=1, padding=1, algo=FEW_CHANNELS)
+OPTIONS = dict(stride=1, padding=1, algo=FEW_CHANNELS_256X64)
 
 
 def test_the_algorithm_is_refused_for_many_channels():
@@ -187,10 +191,10 @@ def test_the_algorithm_is_refused_for_many_channels():
     for refused in (
         lambda: ops.conv2d(wide, np.ones((6, 3, 3, 5), np.float32), **OPTIONS),
         lambda: ops.conv2d(grouped, np.ones((6, 3, 3, 1), np.float32), groups=2, **OPTIONS),
-        lambda: ops.conv2d(x, np.ones((6, 1, 1, 3), np.float32), algo=FEW_CHANNELS),
+        lambda: ops.conv2d(x, np.ones((6, 1, 1, 3), np.float32), algo=FEW_CHANNELS_256X64),
         lambda: ops.conv2d(np.ones((1, 3, 9000, 3), np.float32), w, **OPTIONS),  # lines of 108 KB
         lambda: ops.conv2d_dgrad(wide, np.ones((5, 3, 3, 5), np.float32), input_shape=wide.shape, **OPTIONS),
-        lambda: ops.linear(np.ones((2, 3), np.float32), np.ones((2, 3), np.float32), algo=FEW_CHANNELS),
+        lambda: ops.linear(np.ones((2, 3), np.float32), np.ones((2, 3), np.float32), algo=FEW_CHANNELS_256X64),
     ):
         with pytest.raises(ValueError, match=match):
             refused()
@@ -202,15 +206,15 @@ def test_the_algorithm_is_refused_for_many_channels():
 
 
 def test_a_layer_uses_the_algorithm_forward_and_the_automatic_choice_for_gradients():
-    layers = [Input((8, 8, 3)), Conv2D(8, 3, padding=1, algo=FEW_CHANNELS), ReLU(), Flatten(), Linear(5)]
+    layers = [Input((8, 8, 3)), Conv2D(8, 3, padding=1, algo=FEW_CHANNELS_256X64), ReLU(), Flatten(), Linear(5)]
     for net in (Sequential(layers, device="emulated"), Sequential(layers, device="emulated").fuse()):
         x = asarray(np.ones((2, 8, 8, 3), np.float32), "emulated")
         with record_launches() as launches:
             net.backward(net.forward(x, training=True))
         layer_with_algorithms = next(layer for layer in net.walk() if layer.algorithms(2))
         algorithms_used = layer_with_algorithms.algorithms(2)
-        assert algorithms_used["fprop"] == FEW_CHANNELS
-        assert not {algorithms_used["dgrad"], algorithms_used["wgrad"]} & {FEW_CHANNELS, "auto"}
+        assert algorithms_used["fprop"] == FEW_CHANNELS_256X64
+        assert not {algorithms_used["dgrad"], algorithms_used["wgrad"]} & {FEW_CHANNELS_256X64, "auto"}
         ran = [launch.kernel.name for launch in launches]
         assert ran.count("conv2d_fprop_few_channels") == 1
         assert {"conv2d_dgrad_simt", "conv2d_wgrad_simt"} <= set(ran)
@@ -222,10 +226,10 @@ def test_auto_chooses_the_algorithm_forward_for_large_layers_with_few_channels(d
         problem = Conv2dProblem.of((n, 32, 32, c), (k, 3, 3, c // groups), padding=1, groups=groups)
         return chosen_algorithms("emulated", problem, PLAIN, as_dtype(dtype))
 
-    assert chosen_for(128, 3)["fprop"] == FEW_CHANNELS
+    assert chosen_for(128, 3)["fprop"] == FEW_CHANNELS_256X64
     assert chosen_for(2000, 3, 24)["fprop"] == ("few_channels-256x32" if dtype == "bfloat16" else "simt-64x32")
-    assert FEW_CHANNELS not in (chosen_for(128, 3)["dgrad"], chosen_for(128, 3)["wgrad"])
-    assert FEW_CHANNELS not in (
+    assert FEW_CHANNELS_256X64 not in (chosen_for(128, 3)["dgrad"], chosen_for(128, 3)["wgrad"])
+    assert FEW_CHANNELS_256X64 not in (
         chosen_for(1, 3, 8)["fprop"],
         chosen_for(128, 5)["fprop"],
         chosen_for(128, 2, groups=2)["fprop"],

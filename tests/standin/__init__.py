@@ -91,6 +91,24 @@ def installed(gpus: Sequence[str] = ("90",), *, schedule: str = "late") -> Itera
 
 
 @contextlib.contextmanager
+def functions_restored() -> Iterator[None]:
+    """Fail if gpuconv does not have its own functions again at the end of this context."""
+    from gpuconv.backends.cuda.runtime import nvrtc, tensor_map
+    from gpuconv.profiling import peaks, timer
+
+    replaced_functions = [  # by `installed` or by `made_up_times.installed`
+        (nvrtc, "compile_cubin"),
+        (nvrtc, "find_cubin"),
+        (tensor_map, "driver"),
+        (peaks, "_on_gpu"),
+        (timer, "CudaTimer"),
+    ]
+    before = [getattr(module, name) for module, name in replaced_functions]
+    yield
+    assert [getattr(module, name) for module, name in replaced_functions] == before
+
+
+@contextlib.contextmanager
 def replaced(modules: dict[str, Any]) -> Iterator[None]:
     """Within this context `import` finds these modules."""
     before = {name: sys.modules.get(name) for name in modules}

@@ -57,7 +57,8 @@ class Machine:
         self.kernel_seconds, self.copy_rate = 0.0, float("inf")  # neither takes time
         self.time = time
         self.legacy = [Queue(self, device, "legacy") for device in range(len(gpus))]
-        self.thread = threading.local()  # device: the current one. runs: the queue whose work the thread runs
+        # Its attributes, set on first use: device, the thread's current GPU; runs, the queue whose work it runs.
+        self.thread = threading.local()
         self.nccl_worlds: list[Any] = []
         self.hung: set[int] = set()  # hanging GPUs
 

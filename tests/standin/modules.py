@@ -107,7 +107,7 @@ class RawKernel:
 def _unpacked(argument, pointer: bool):
     if isinstance(argument, tuple):
         return array_at(*argument)
-    return None if pointer else argument  # for a pointer, the only argument without an array is a null pointer
+    return None if pointer else argument  # a pointer parameter receives an array or None, which is the null pointer
 
 
 def _packed(argument):

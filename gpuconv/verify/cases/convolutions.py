@@ -13,7 +13,7 @@ from gpuconv.verify.cases.case import Arguments, Case, Make, normal
 from gpuconv.verify.cases.norms import norm, norm_backward
 from gpuconv.verify.conv_problems import ODD, REAL, TINY, conv
 
-FEW_CHANNELS = "few_channels-256x64"  # the algorithm for inputs of few channels; it does not compute in float64
+FEW_CHANNELS_256X64 = "few_channels-256x64"  # for inputs of few channels; it does not compute in float64
 FILTERS_OF_FEW_CHANNELS = "mma-64x32"  # computes the filter gradient for such inputs on tensor cores
 
 
@@ -102,18 +102,18 @@ def _few_channels_cases(
         return
     pool = 2 if min(problem.p, problem.q) > 1 and index % 2 else 1
     made = {
-        "conv2d": _fprop(problem, bias, activation, algo=FEW_CHANNELS),
-        "conv2d_relu": _relu(problem, bias, pool, algo=FEW_CHANNELS),
+        "conv2d": _fprop(problem, bias, activation, algo=FEW_CHANNELS_256X64),
+        "conv2d_relu": _relu(problem, bias, pool, algo=FEW_CHANNELS_256X64),
     }
     if index % 3 == 0 and problem.n * problem.pooled_shape(pool)[1] * problem.pooled_shape(pool)[2] > 1:
-        made["conv2d_batch_norm"] = _conv_norm(problem, bias, activation, pool=pool, algo=FEW_CHANNELS)
+        made["conv2d_batch_norm"] = _conv_norm(problem, bias, activation, pool=pool, algo=FEW_CHANNELS_256X64)
     for op, make in made.items():
         yield Case(op, tier, f"{problem} few channels", make, ("float32", "float16", "bfloat16"))
     gradient = _wgrad(problem, algo=FILTERS_OF_FEW_CHANNELS)
     yield Case("conv2d_wgrad", tier, f"{problem} few channels", gradient, ("float16", "bfloat16"))
-    gelu = _relu(problem, bias, 1, "gelu", algo=FEW_CHANNELS)
+    gelu = _relu(problem, bias, 1, "gelu", algo=FEW_CHANNELS_256X64)
     yield Case("conv2d_relu", tier, f"{problem} few channels gelu", gelu, ("float32", "float16", "bfloat16"))
-    tf32 = _fprop(problem, bias, activation, algo=FEW_CHANNELS, tf32=True)
+    tf32 = _fprop(problem, bias, activation, algo=FEW_CHANNELS_256X64, tf32=True)
     yield Case("conv2d", tier, f"{problem} few channels tf32", tf32, ("float32",))
     tf32 = _wgrad(problem, algo=FILTERS_OF_FEW_CHANNELS, tf32=True)
     yield Case("conv2d_wgrad", tier, f"{problem} few channels tf32", tf32, ("float32",))

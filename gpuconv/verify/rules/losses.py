@@ -19,7 +19,7 @@ def softmax_cross_entropy(op: str, arrays: Arrays, options: Options, dtype: np.d
     logits, labels, weight = (*arrays, None)[:3]
     loss, dlogits = ops.softmax_cross_entropy(logits, labels, weight, **options)
     n, classes = logits.shape
-    most, summed = _largest_row_weight(labels, weight, options.get("ignore_index"))
+    most, summed = _row_weight_and_length(labels, weight, options.get("ignore_index"))
     acc, y = accumulation_dtype(dtype), ops.softmax(logits)
     scale = float(np.asarray(options.get("grad_scale", 1.0)).item())
     magnitude = most * (2 * np.abs(logits).max(1).mean() + math.log(classes) + 1) + abs(loss)
@@ -32,7 +32,7 @@ def softmax_cross_entropy(op: str, arrays: Arrays, options: Options, dtype: np.d
     ]
 
 
-def _largest_row_weight(labels: np.ndarray, weight: np.ndarray | None, ignored: int | None) -> tuple[float, int]:
+def _row_weight_and_length(labels: np.ndarray, weight: np.ndarray | None, ignored: int | None) -> tuple[float, int]:
     """(most, summed). most: a bound on rows * (the weighted sum of a row's targets) / (the loss's divisor). summed: how
     many values are added up in such sums."""
     if labels.ndim == 2:

@@ -60,7 +60,7 @@ struct BulkPiece {
 
 struct BulkStores {  // of one thread
     uint32_t issued = 0;  // the number of the last one
-    uint32_t groups = 0;  // that it has committed
+    uint32_t groups = 0;  // the number of groups that the thread has committed
     uint32_t clock = 0;   // their clock component
     std::vector<std::pair<uint32_t, uint32_t>> open;  // not waited for: number, group
 };
@@ -99,7 +99,7 @@ struct Warpgroup {
 
     bool fenced = false;  // whether it has executed a wgmma_fence()
     uint32_t issued = 0, finished = 0;  // the numbers of the last wgmma that was issued, and of the last that was waited for
-    uint32_t groups = 0;  // that it has committed
+    uint32_t groups = 0;  // the number of groups that the warpgroup has committed
     uint32_t clock = 0;  // the clock component of its wgmma
     unsigned registers = 0;  // of each lane
     std::vector<PendingWgmma> pending;  // not computed yet
@@ -136,7 +136,7 @@ struct Asynchronous {
     int idle_polls = 0;           // calls of give_up_polls since the last progress
     // The clock and the warpgroup of the wgmma that is being issued, while its operands are listed.
     Clock view;
-    int group = 0;
+    int warpgroup = 0;
 
     explicit operator bool() const { return used; }
     void reset() { *this = Asynchronous(); }

@@ -1,4 +1,5 @@
-// The states of a thread; and a thread of a block: where it waits, what it passes to warp operations, and its pending cp.async.
+// The states of a thread, and what is kept of each thread of a block: where it waits, what it passes to warp operations, its
+// pending cp.async.
 #pragma once
 
 #include <cstddef>
@@ -32,7 +33,7 @@ struct Thread {
     void (*work)(void* const*);  // for TOGETHER: the function, called once with the addresses of all lanes
     Lanes lanes;  // what the warp operation returned
     uint32_t warp_syncs;  // warp operations that it has completed
-    int copy_groups;      // that it has committed
+    int copy_groups;      // the number of groups that the thread has committed
     std::vector<AsyncCopy> copies;  // not waited for
 };
 

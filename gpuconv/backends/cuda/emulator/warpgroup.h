@@ -78,7 +78,7 @@ inline void Block::issue_wgmma(int group) {
     asynchronous.view = checker.clocks.of(base);
     for (int lane = 1; lane < kWarpgroup; ++lane) asynchronous.view.meet(checker.clocks.of(base + lane));
     checker.clocks.learn(asynchronous.view, own.clock, own.issued);  // a warpgroup's wgmma run in order
-    asynchronous.group = group;
+    asynchronous.warpgroup = group;
     leader.reads(leader.operands, [](const void* address, size_t bytes) {
         static_cast<Block*>(gpuconv_context)->touch_operand(address, bytes);
     });
@@ -131,7 +131,7 @@ inline void Block::check_accumulators(int group, const Accumulators* sums) {
 
 // Records that the wgmma that is being issued reads these bytes of shared memory.
 inline void Block::touch_operand(const void* address, size_t bytes) {
-    const Warpgroup& own = asynchronous.warpgroups[asynchronous.group];
+    const Warpgroup& own = asynchronous.warpgroups[asynchronous.warpgroup];
     const ThreadTime when{serial, barriers, 0, own.clock, own.issued};
     if (!checker.check_async(when, asynchronous.view, uintptr_t(address), bytes, false, checker.pc_of(own.site),
                              checker.clocks.name(own.clock)))
