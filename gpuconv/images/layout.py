@@ -1,4 +1,4 @@
-"""Moves the channels of a user's images last."""
+"""Brings a user's images into the layout of nets: channels last. Only a PyTorch tensor's channels are moved."""
 
 from __future__ import annotations
 

@@ -84,7 +84,8 @@ class Layer(Stateful["Layer"]):
     holds_input: ClassVar[bool] = False  # whether the layer below may write its output into this layer's output
     takes_addend: ClassVar[bool] = False  # whether forward takes `addend`, which it adds to its output
     adds_input_grad: ClassVar[bool] = False  # whether backward takes `onto`, to which it adds the input's gradient
-    slides: ClassVar[bool] = True  # whether the layer can slide over a larger image, see `as_sliding`
+    # Whether the layer slides over a larger image as it is; others replace themselves in `as_sliding`, or cannot slide.
+    slides: ClassVar[bool] = True
 
     _: KW_ONLY
     name: str | None = None

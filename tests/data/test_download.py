@@ -250,7 +250,7 @@ def test_a_server_that_never_answers_is_an_error(server, tmp_path, monkeypatch):
             cifar10._download(tmp_path, url, SHA256, len(CONTENT), False)
 
 
-def test_a_server_without_a_valid_certificate_is_an_error(server, tmp_path):
+def test_a_server_that_does_not_speak_tls_is_an_error(server, tmp_path):
     with pytest.raises(ConnectionError, match="no secure connection"):
         cifar10._download(tmp_path, server.url.replace("http:", "https:"), SHA256, len(CONTENT), False)
 

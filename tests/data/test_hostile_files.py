@@ -188,7 +188,8 @@ def test_pickles_of_random_opcodes_run_no_code(tmp_path):
         parts = [(pieces if random.random() < 0.7 else codes) for _ in range(random.integers(2, 40))]
         stream = b"".join(choices[random.integers(len(choices))] for choices in parts)
         (tmp_path / f"{number}").write_bytes(b"\x80\x05" + stream + b".")
+    (tmp_path / "attack").write_bytes(b"\x80\x05cos\nsystem\n(Vtouch ran\ntR.")  # os.system("touch ran")
     read, refused, memory = read_all(tmp_path, "cifar10._read_python(path)")
-    assert (read, refused) == (0, 3000)
+    assert (read, refused) == (0, 3001)
     assert memory < 200
     assert not list(tmp_path.glob("ran"))

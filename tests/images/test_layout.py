@@ -1,4 +1,4 @@
-"""The channels of a user's images are moved last."""
+"""The channels of a PyTorch tensor of images are moved last; gray images get a channel axis."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ def test_a_config_has_the_documented_spelling_of_a_choice():
         (Upsample(2, mode="Nearest"), "mode", "nearest"),
     ):
         assert getattr(layer, name) == spelled
-        assert layer.config().get(name, spelled) == spelled
+        assert layer.config()[name] == spelled
 
 
 def test_a_config_of_an_unknown_layer_or_option_is_refused():
