@@ -72,7 +72,8 @@ def run(
             timed = time_entry(entry, device, timer, ceilings, compiled, rounds, burst, make_sides)
         remaining.remove(entry.key)
         record.data["not reached"] = others + remaining
-        record.data["load"] = statistics.mean(e["load"] for e in [*record.data["entries"], timed])
+        loads = {each["key"]: each["load"] for each in [*record.data["entries"], timed]}
+        record.data["load"] = statistics.mean(loads.values())
         record.add(timed)
         _free(device, entry.key)
         yield timed
@@ -91,8 +92,8 @@ def time_entry(
     """The data of one entry in a record. Times in seconds."""
     began = time.monotonic()
     found, compare = make_sides(entry, device, compiled)
-    # The column of samples that counts (gpuconv.profiling.timer).
     on_gpu = Device.named(device).on_gpu
+    # The column of samples that counts (gpuconv.profiling.timer).
     basis = "cold" if on_gpu and entry.kind != "step" else "wall"
     rows, ready = [], []
     for side in found:

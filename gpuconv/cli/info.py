@@ -78,7 +78,7 @@ def run(options: argparse.Namespace) -> int:
     folder = cache.directory()
     entries = sum(1 for _ in folder.glob("*/")) if folder.is_dir() else 0
     why = trust.doubt_about_path(folder) if folder.is_dir() else ""
-    row("cache", f"{folder} ({f'not used: {why}' if why else f'compiled files: {entries}'})")
+    row("cache", f"{folder} ({f'not used: {why}' if why else f'entries: {entries}'})")
 
     section("optional packages")
     for package, (purpose, extra) in OPTIONAL.items():

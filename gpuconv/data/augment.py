@@ -91,10 +91,16 @@ class Augmentation:
         if text.strip().lower() == "none":
             return cls()
         options: Options = {}
+        given: dict[str, str] = {}  # field -> the name in the text that set it
         for part in spec.parse(text, like="flip,shift:4"):
             name, option, value = lookup("augmentation", part.name, _PARTS)
             if option in options:
-                raise ValueError(f"augmentation {option!r} is given twice in {text!r}")
+                earlier = given[option]
+                raise ValueError(
+                    f"augmentation {name!r} is given twice in {text!r}"
+                    if name == earlier
+                    else f"augmentation {name!r} sets {option}, which {earlier!r} set already, in {text!r}"
+                )
             unit = _UNITS.get(name)
             numbers = [each for each in part.numbers if each >= 0 and (unit != "PIXELS" or each.is_integer())]
             count = 0 if unit is None else 1
@@ -104,7 +110,7 @@ class Augmentation:
                 )
             if unit is not None:
                 value = int(numbers[0]) if unit == "PIXELS" else numbers[0]
-            options[option] = value
+            options[option], given[option] = value, name
         return cls(**options)
 
     def __str__(self) -> str:

@@ -34,7 +34,7 @@ class Indexed(Protocol):
 class Epochs(Protocol):
     """Batches (images, labels) of an epoch, like `gpuconv.data.Loader`."""
 
-    def epoch(self, epoch: int, /) -> Iterable[Any]: ...
+    def epoch(self, epoch: int, /, start_batch: int = 0) -> Iterable[Any]: ...
 
 
 def as_data_source(
@@ -137,7 +137,7 @@ def _of_map(data: Indexed, name: str, shape: tuple[int, ...], classes: int, igno
     first: Any = data[0]
     expect_pair(f"{name}[0]", first, f"; {name} may be {ACCEPTED}")
     image = laid_out(first[0], shape, rank=len(shape))
-    if image.ndim > len(shape):
+    if image.ndim > len(shape) or _are_gray_batch(image, first[1], shape):
         return None
     expect_image_dtype(image.dtype, name)
     expect_finite(image[None], name)
@@ -147,6 +147,13 @@ def _of_map(data: Indexed, name: str, shape: tuple[int, ...], classes: int, igno
     return MapSamples(
         name=name, image_shape=image.shape, dtype=image.dtype, classes=names, ignored=ignored, source=data
     )
+
+
+def _are_gray_batch(images: np.ndarray, labels: Any, shape: tuple[int, ...]) -> bool:  # noqa: ANN401 - any object
+    """Whether they are gray images without a channel axis, (N, H, W), and their N labels. shape: of one image."""
+    if len(shape) != 3 or shape[2] != 1 or images.ndim != 3 or images.shape[1:] != shape[:2]:
+        return False
+    return np.shape(labels)[:1] == images.shape[:1]
 
 
 def length_of(data: Any) -> int | None:  # noqa: ANN401 - any object

@@ -14,7 +14,7 @@ from gpuconv.dtypes import accumulation_dtype
 from gpuconv.inspect.terms import Index, branch_at
 from gpuconv.layers.base import Layer
 from gpuconv.layers.branches import Merging
-from gpuconv.layers.layer_call import run, runs_in_place, writes_slices
+from gpuconv.layers.layer_call import in_place_runs, run, writes_slices
 from gpuconv.layers.sequential import Sequential, runs_of
 from gpuconv.types import Array
 from gpuconv.verify.call import Call, recording
@@ -90,7 +90,7 @@ def writing_call(layer: Layer, x: Array, at: Index, below: Sequence[tuple[Layer,
         writing, inputs = layer.layers[: layer.last_in_inference + 1], [x]
         for each in writing[:-1]:
             inputs.append(run(each, "infer", inputs[-1]))
-        count = len(runs_in_place(writing)[-1])
+        count = len(in_place_runs(writing)[-1])
         *below, (layer, x) = [*zip(writing, inputs)][-count:]
         return writing_call(layer, x, at, below)
     calls: list[Call] = []

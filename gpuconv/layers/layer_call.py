@@ -66,7 +66,7 @@ def run(layer: AnyLayer, method: str, *args: object, **options: object) -> Maybe
             for listener in [*_listeners]:  # a copy, because other threads may change the list
                 stack.enter_context(listener(layer, direction))
             return call(layer, method, *args, **options)
-    except (ValueError, TypeError, MemoryError, RuntimeError) as error:
+    except Exception as error:
         if layer.path:
             what = type(layer).__name__ if layer.children() else repr(layer)
             error.add_note(f"in {layer.path}.{method} of {what}")
@@ -108,7 +108,7 @@ def shows_gradients(layer: AnyLayer) -> bool:
     return any("backward" in each.hooks for each in layer.walk())
 
 
-def runs_in_place(layers: Sequence[LayerT]) -> list[list[LayerT]]:
+def in_place_runs(layers: Sequence[LayerT]) -> list[list[LayerT]]:
     """The layers, split into runs in which each layer but the last writes straight into the output of the next one."""
     runs: list[list[LayerT]] = []
     for layer in layers:
@@ -120,7 +120,7 @@ def runs_in_place(layers: Sequence[LayerT]) -> list[list[LayerT]]:
 
 
 def output_arrays(layers: Sequence[Any], x: Array, out: Array | None) -> list[Array | None]:
-    """The array into which each layer of a run of `runs_in_place` writes its output; None for a new array. x: the input
+    """The array into which each layer of a run of `in_place_runs` writes its output; None for a new array. x: the input
     of the first layer. out: the array for the last layer, or None."""
     if len(layers) == 1:
         return [out]

@@ -20,10 +20,10 @@ from gpuconv.layers.image_notes import class_names, expect_normalization
 from gpuconv.layers.input import Input
 from gpuconv.layers.layer_call import (
     adds_input_grad,
+    in_place_runs,
     output_arrays,
     reads_slices,
     run,
-    runs_in_place,
     takes_slices,
     writes_slices,
 )
@@ -253,7 +253,7 @@ class Sequential(Layer):
         planned = getattr(x, "shape", ())[1:] == self.input_shape  # neither larger images nor a PerPart
         idle = self.layers[self.last_in_inference + 1 :] if method == "infer" else []
         writing = self.layers[: len(self.layers) - len(idle)]
-        runs = runs_in_place(writing) if planned else [[layer] for layer in writing]
+        runs = in_place_runs(writing) if planned else [[layer] for layer in writing]
         addend = {name: value for name, value in into.items() if name != "out"}
         for layers in [*runs, *([layer] for layer in idle)]:
             out = into.get("out") if layers is runs[-1] else None
@@ -430,8 +430,8 @@ class Sequential(Layer):
 
 
 def runs_of(net: Layer) -> list[list[Layer]]:
-    """The runs of `runs_in_place` in all sequences of a net."""
-    return [each for row in net.walk() if isinstance(row, Sequential) for each in runs_in_place(row.layers)]
+    """The runs of `in_place_runs` in all sequences of a net."""
+    return [each for row in net.walk() if isinstance(row, Sequential) for each in in_place_runs(row.layers)]
 
 
 def _slice_text(bounds: slice) -> str:

@@ -64,7 +64,7 @@ def load_batch(
     the image belongs. Sample n belongs to epoch (offset + n) // M, where offset is the number of samples loaded before.
 
     Args:
-        images: (M, H, W, C) uint8.
+        images: (M, H, W, C) uint8, with H, W and C above 0.
         labels: (M,) int64.
         indices: int64 in [0, M), of rank 1. The batch is indices[start : start + count].
         mean: float32, (C,) or (H, W, C).
@@ -93,7 +93,7 @@ def load_batch(
 
     Raises:
         ValueError: A position past the indices, or an index outside of [0, M), where the host can read the arrays; on
-            a GPU the sample becomes NaN and its label -1. Also a shift of at least H or W, and
+            a GPU the sample becomes NaN and its label -1. Also images of no numbers, a shift of at least H or W, and
             brightness, contrast, saturation or hue for images of another number of channels than 1 or 3.
     """
     backend = backend_of(
@@ -158,6 +158,8 @@ def _check_images(
             f"images must be uint8 (M, H, W, C), received {images.dtype.name} of shape {tuple(images.shape)}"
         )
     m, h, w, c = images.shape
+    if 0 in (h, w, c):
+        raise ValueError(f"images must have at least one number each, received shape {tuple(images.shape)}")
     for name, vector in (("labels", labels), ("indices", indices)):
         if vector.dtype != np.int64 or len(vector.shape) != 1:
             raise TypeError(

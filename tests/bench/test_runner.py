@@ -39,6 +39,15 @@ def test_every_side_is_timed_and_the_fastest_peer_counts(tmp_path):
     assert row["noise"] == pytest.approx(abs(ours["timings"][0] / ours["timings"][1] - 1))
 
 
+def test_the_load_of_a_record_is_the_mean_over_its_entries(tmp_path, monkeypatch):
+    """An entry that is timed again counts once, with its new load."""
+    into = record(tmp_path)
+    for load, shape, mean in ((4.0, 8, 4.0), (1.0, 9, 2.5), (2.0, 8, 1.5)):
+        monkeypatch.setattr(runner.os, "getloadavg", lambda load=load: (load, 0.0, 0.0))
+        timed(into, side(), entries=[entry(shape)])
+        assert into.data["load"] == mean
+
+
 @pytest.mark.parametrize("value", [2.01, np.nan])
 def test_a_side_with_wrong_results_is_refused_before_timing(tmp_path, value):
     (row,) = timed(record(tmp_path), side(value=value), side(PEER, "right"), side(PEER, "wrong", value=value))

@@ -40,7 +40,7 @@ def test_info_lists_devices_the_cache_and_optional_packages(monkeypatch, capsys,
         "  cuda          not available: none here",
         "  auto takes    numpy: no GPU",
     ]
-    assert f"  cache         {tmp_path} (compiled files: 2)" in lines
+    assert f"  cache         {tmp_path} (entries: 2)" in lines
     assert lines[lines.index("optional packages") :] == [
         "optional packages",
         "  matplotlib    1.2.3 (pictures)",
@@ -59,7 +59,7 @@ def test_info_lists_devices_the_cache_and_optional_packages(monkeypatch, capsys,
     ]
     monkeypatch.setattr(cache, "directory", lambda: tmp_path / "none")
     assert main(["info"]) == 0
-    assert f"  cache         {tmp_path / 'none'} (compiled files: 0)" in capsys.readouterr().out.splitlines()
+    assert f"  cache         {tmp_path / 'none'} (entries: 0)" in capsys.readouterr().out.splitlines()
 
 
 def test_info_names_the_devices_and_packages_of_this_machine(capsys):

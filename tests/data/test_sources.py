@@ -52,6 +52,16 @@ def test_pairs_become_samples_and_pairs_of_several_images_become_batches():
     assert kinds == ["MapSamples", "MapSamples", "Batches"]
 
 
+@pytest.mark.parametrize("axis", [False, True], ids=["without-channel-axis", "with-channel-axis"])
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_gray_pairs_become_samples_and_pairs_of_several_gray_images_become_batches(count, axis):
+    options = {"name": "train", "shape": (2, 3, 1), "classes": 4, "device": "numpy", "dtype": "float32"}
+    gray = IMAGES[:2, :, :, :1] if axis else IMAGES[:2, :, :, 0]
+    samples, batches = [(gray[0], 1)] * count, [(gray, LABELS[:2])] * count
+    kinds = [type(sources.as_data_source(data, **options)).__name__ for data in (samples, batches)]
+    assert kinds == ["MapSamples", "Batches"]
+
+
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_the_targets_of_a_list_of_images_may_be_lists_of_numbers(count):
     targets = [[0.5, 0.25]] * count

@@ -26,7 +26,7 @@ from gpuconv.layers import (
     SiLU,
     Upsample,
 )
-from gpuconv.layers.layer_call import runs_in_place
+from gpuconv.layers.layer_call import in_place_runs
 from gpuconv.summary import summary
 from tests.layers.steps import ones, step_bytes
 
@@ -129,7 +129,7 @@ def test_results_have_the_same_bits_as_with_a_copied_input(device, dtype, fuse, 
 
 def test_a_chain_of_branches_writes_into_one_volume():
     net = net_of(NETS["chain"], "numpy")
-    assert [len(run) for run in runs_in_place(net.layers)] == [1, 1, 1, 4, 1, 1, 1]
+    assert [len(run) for run in in_place_runs(net.layers)] == [1, 1, 1, 4, 1, 1, 1]
     seen = []
     for layer in net.layers[3:7]:
         layer.register_forward_hook(lambda layer, x, y: seen.append(y))

@@ -42,6 +42,21 @@ def test_a_runtime_error_has_a_note_that_names_the_layer():
     assert "conv1.forward" in caught.value.__notes__[0]
 
 
+@pytest.mark.parametrize("error", [AttributeError, IndexError, KeyError, ZeroDivisionError])
+def test_any_error_of_a_users_layer_has_a_note_that_names_the_layer(error):
+    class Broken(Layer):
+        def plan(self, input_shape):
+            return input_shape
+
+        def forward(self, x, training=False):
+            raise error("broken")
+
+    net = Sequential([Input((4, 4, 1)), Broken()])
+    with pytest.raises(error, match="broken") as caught:
+        net.forward(np.ones((1, 4, 4, 1), np.float32))
+    assert "layer1.forward" in caught.value.__notes__[0]
+
+
 def test_forward_without_arrays_is_refused():
     conv = Conv2D(2, 3)
     conv.build((4, 4, 1), initialize=False)

@@ -29,6 +29,13 @@ REFUSALS = [
     ),
     (
         ops.load_batch,
+        [IMAGES[..., :0], LABELS, INDICES],
+        {"mean": zeros(0), "std": zeros(0)},
+        ValueError,
+        "images must have at least one number each, received shape (3, 5, 7, 0)",
+    ),
+    (
+        ops.load_batch,
         [IMAGES, LABELS, INDICES],
         {"mean": zeros(3), "std": VECTOR},
         ValueError,
