@@ -17,6 +17,7 @@ import functools
 import inspect
 import math
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -24,7 +25,7 @@ from numpy.typing import DTypeLike
 from gpuconv import random
 from gpuconv.arguments import number
 from gpuconv.dtypes import converted
-from gpuconv.names import canonical_keys, lookup
+from gpuconv.names import canonical, canonical_keys, lookup
 from gpuconv.types import Shape
 
 Initializer = Callable[..., np.ndarray]
@@ -193,10 +194,19 @@ def get(choice: str | Mapping[str, object]) -> Initializer:
         TypeError: The name is not text.
         ValueError: An unknown name or option; the nearest known one is named.
     """
+    name, options = _name_and_options(choice)
+    return functools.partial(INITIALIZERS[name], **options) if options else INITIALIZERS[name]
+
+
+def canonical_choice(choice: str | Mapping[str, object]) -> str | dict[str, object]:
+    """The choice with its names as documented. Raises as `get` does."""
+    name, options = _name_and_options(choice)
+    return {"name": name, **options} if isinstance(choice, Mapping) else name
+
+
+def _name_and_options(choice: str | Mapping[str, object]) -> tuple[str, dict[str, Any]]:
     options = dict(choice) if isinstance(choice, Mapping) else {"name": choice}
-    name = options.pop("name", None)
-    initializer = lookup("initializer", name, INITIALIZERS)
+    name = canonical("initializer", options.pop("name", None), INITIALIZERS)
     reserved = ("shape", "dtype", "seed", "substream", "groups")
-    known = (option for option in inspect.signature(initializer).parameters if option not in reserved)
-    given = canonical_keys(f"option of {name}", options, known)
-    return functools.partial(initializer, **given) if given else initializer
+    known = (option for option in inspect.signature(INITIALIZERS[name]).parameters if option not in reserved)
+    return name, canonical_keys(f"option of {name}", options, known)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TypeVar
 
 from gpuconv.arguments import INT63, pair
-from gpuconv.names import lookup
+from gpuconv.names import canonical
 from gpuconv.types import PaddingPairs, Pair
+
+T = TypeVar("T")
 
 NO_PADDING: PaddingPairs = ((0, 0), (0, 0))
 
@@ -57,10 +60,15 @@ def output_hw(
     return p, q
 
 
+def canonical_padding(padding: T) -> T | str:
+    """The name of a padding as documented; any other form as it is."""
+    return canonical("padding", padding, ("same", "valid")) if isinstance(padding, str) else padding
+
+
 def padding_pairs(padding: object, kernel_size: Pair, stride: Pair, dilation: Pair = (1, 1)) -> PaddingPairs:
     """Any form of padding that `gpuconv.ops` takes, as ((top, bottom), (left, right))."""
     if isinstance(padding, str):
-        if lookup("padding", padding, {"same": "same", "valid": "valid"}) == "valid":
+        if canonical_padding(padding) == "valid":
             return NO_PADDING
         if stride != (1, 1):
             raise ValueError(f"padding='same' is defined at stride 1, received stride {stride}")

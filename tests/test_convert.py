@@ -154,6 +154,17 @@ def test_smaller_images_are_refused():
         sliding_net().as_convolutional().infer(batch(1, 13, 12, 3))
 
 
+class DoubledLinear(Linear):
+    def forward(self, x, training=False, *, out=None):
+        return 2 * super().forward(x, training)
+
+
+def test_a_users_layer_is_not_replaced_by_ours_that_slides():
+    net = Sequential([Input((4, 4, 3)), Flatten(), DoubledLinear(2)])
+    with pytest.raises(ValueError, match="fc1 is a DoubledLinear, which must define as_sliding itself to slide"):
+        net.as_convolutional()
+
+
 @pytest.mark.parametrize(
     ("layers", "message"),
     [

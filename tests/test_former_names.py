@@ -20,6 +20,7 @@ def test_former_names_still_work():
     from gpuconv import activations, backends, batch_augmentation, live, parallel, problems
     from gpuconv.backends.cuda import emulator
     from gpuconv.data import Normalization
+    from gpuconv.images import image_file, normalization
     from gpuconv.images.normalization import looks_unnormalized
     from gpuconv.layers import (
         Branches,
@@ -38,6 +39,8 @@ def test_former_names_still_work():
     assert (parallel.launched, parallel.started) == (parallel.is_launched, parallel.launched_ranks)
     ranks = parallel.Ranks()
     assert (ranks.share(3), ranks.meet(), ranks.own("cuda:1"), ranks.first(lambda: 4)) == (3, None, "cuda:1", 4)
+    assert importlib.import_module("gpuconv.data.image") is image_file
+    assert importlib.import_module("gpuconv.data.normalization") is normalization  # as old pickles name it
     assert importlib.import_module("gpuconv.layers.part") is batch_parts
     assert importlib.import_module("gpuconv.layers.onto") is input_gradient
     assert batch_parts.place_of is batch_parts.part_in_elements
@@ -53,7 +56,8 @@ def test_former_names_still_work():
         assert kind.adding is kind.adds_to_sum
         assert kind.copied is kind.copied_branches
         assert kind.summed is kind.sum_gradients
-    assert (ResidualNorm.adding, ResidualNorm.joined) == (ResidualNorm.adds_to_sum, ResidualNorm.joining_layer)
+    assert ResidualNorm.adding is ResidualNorm.adds_to_sum is ResidualNorm.adds_any_to_sum
+    assert ResidualNorm.joined is ResidualNorm.joining_layer
     assert live.Sets is live.DataSplits
     assert backends.watched is backends.watch_calls
     assert backends.fixed_parts is backends.same_bits

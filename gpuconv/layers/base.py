@@ -180,6 +180,12 @@ class Layer(Stateful["Layer"]):
         """This layer with the sequences inside it fused; arrays are shared. See `Sequential.fuse`."""
         return self
 
+    @property
+    def has_own_passes(self) -> bool:
+        """Whether a user's class defines the layer's forward, infer or backward; then no other layer can replace it."""
+        own = [vars(kind) for kind in type(self).__mro__ if not kind.__module__.startswith("gpuconv.")]
+        return any(name in methods for methods in own for name in ("forward", "infer", "backward"))
+
     def as_sliding(self, flattened: Shape | None) -> tuple[Layer | None, Shape | None]:
         """(layer, flattened): an unbuilt layer that computes the same as this one at each position of a larger image,
         or None if no layer is needed; and `flattened` for the next layer.

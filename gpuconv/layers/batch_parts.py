@@ -122,13 +122,13 @@ class PartStates:
     def part(self, number: int, layer: AnyLayer) -> Iterator[None]:
         """A context in which this layer has the state of one part, and receives that part."""
         with part_of_batch(self.parts[number]):
-            self._swap_arrays(number, layer)
+            self._swap_attributes(number, layer)
             try:
                 yield
             finally:
-                self._swap_arrays(number, layer)
+                self._swap_attributes(number, layer)
 
-    def _swap_arrays(self, number: int, layer: AnyLayer) -> None:
+    def _swap_attributes(self, number: int, layer: AnyLayer) -> None:
         for each in layer.walk() if number else ():
             own, kept = vars(each), self._others[number - 1][each].attributes
             for name in kept:
@@ -161,7 +161,7 @@ class _OwnState:
     def begin(self, layer: AnyLayer) -> None:
         """Start a batch: with the layer's running statistics, and with gradients that count as zero."""
         for name, statistics in self.statistics.items():
-            ops.copy(layer.arrays[name], out=statistics)  # a copy
+            ops.copy(layer.arrays[name], out=statistics)
         self.attributes = layer.attributes_of_part(self.statistics, self.gradients)
 
 

@@ -208,7 +208,7 @@ class Merging(Layer, base=True):
 
     def fused(self) -> Layer:
         rows = [row for row in self.rows if row]
-        if self.has_hooks or any(row.has_hooks for row in rows):
+        if self.has_hooks or self.has_own_passes or any(row.has_hooks for row in rows):
             return self
         return self._with_rows([row and row.fused() for row in self.rows])
 

@@ -9,11 +9,11 @@ from gpuconv import algorithms, arguments, backends, ops
 from gpuconv.layers.base import Layer
 from gpuconv.layers.input_gradient import Onto
 from gpuconv.layers.shapes import expect_axes, volume_size
-from gpuconv.layers.variables import expect_initializers, weight_and_bias
+from gpuconv.layers.variables import set_initializers, weight_and_bias
 from gpuconv.names import canonical
 from gpuconv.problems import FITS, PLAIN, Conv2dProblem, Epilogue
 from gpuconv.types import Array, Options, Padding, Shape, Size
-from gpuconv.window_sizes import padding_pairs
+from gpuconv.window_sizes import canonical_padding, padding_pairs
 
 
 @dataclass(eq=False, repr=False)
@@ -60,9 +60,10 @@ class Conv2D(Layer):
         kernel_size, stride, dilation = (
             arguments.pair(name, getattr(self, name), 1) for name in ("kernel_size", "stride", "dilation")
         )
+        self.padding = canonical_padding(self.padding)
         padding_pairs(self.padding, kernel_size, stride, dilation)
         self.fit = canonical("fit", self.fit, FITS)
-        expect_initializers(self)
+        set_initializers(self)
         self.algo = algorithms.full_name(self.algo)
 
     def plan(self, input_shape: Shape) -> Shape:

@@ -8,10 +8,10 @@ from dataclasses import KW_ONLY, dataclass
 from gpuconv import algorithms, arguments, backends, initializers, ops
 from gpuconv.layers.base import Layer
 from gpuconv.layers.shapes import expect_axes, volume_size
-from gpuconv.layers.variables import Variable, expect_initializers
+from gpuconv.layers.variables import Variable, set_initializers
 from gpuconv.problems import Conv2dProblem
 from gpuconv.types import Array, Options, Padding, PaddingPairs, Pair, Shape, Size
-from gpuconv.window_sizes import padding_pairs
+from gpuconv.window_sizes import canonical_padding, padding_pairs
 
 
 @dataclass(eq=False, repr=False)
@@ -59,10 +59,11 @@ class ConvTranspose2D(Layer):
         arguments.integer("groups", self.groups, 1)
         if self.out_channels % self.groups:
             raise ValueError(f"groups must divide out_channels, received {self.groups} and {self.out_channels}")
+        self.padding = canonical_padding(self.padding)
         _, stride, _, _, added = self._window_sizes()
         if any(extra >= step for extra, step in zip(added, stride)):
             raise ValueError(f"output_padding must be less than the stride {stride}, received {self.output_padding}")
-        expect_initializers(self)
+        set_initializers(self)
         self.algo = algorithms.full_name(self.algo)
 
     def _window_sizes(self) -> tuple[Pair, Pair, Pair, PaddingPairs, Pair]:

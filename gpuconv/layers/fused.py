@@ -273,10 +273,10 @@ class ConvNorm(FusedConv):
         return y
 
     def backward(self, dy: Array, *, input_grad: bool = True, onto: Onto | None = None) -> Array | None:
-        dz, x = self.before_conv(dy)
+        dz, x = self.gradient_at_conv(dy)
         return self.conv.gradients_of(dz, x, input_grad, onto)
 
-    def before_conv(self, dy: Array, **next_conv: object) -> tuple[Array, Array]:
+    def gradient_at_conv(self, dy: Array, **next_conv: object) -> tuple[Array, Array]:
         """The gradient of the convolution's output, and the convolution's input.
 
         Args:
@@ -295,8 +295,8 @@ FUSED += [ConvReLU, ConvPool, ConvNorm, ConvActivation, NormActivation]
 
 
 def is_plain(layer: Layer) -> bool:
-    """Whether a layer is an activation with its op's defaults."""
-    return isinstance(layer, Activation) and layer.options == type(layer)().options
+    """Whether a layer is one of our activations, with its op's defaults."""
+    return isinstance(layer, Activation) and not layer.is_foreign and layer.options == type(layer)().options
 
 
 def _halves(layer: Layer) -> bool:

@@ -9,9 +9,10 @@ from typing import cast
 from gpuconv.layers.activation import Activation
 from gpuconv.layers.addend import Addend
 from gpuconv.layers.base import Layer
-from gpuconv.layers.fused import Fused, is_plain
+from gpuconv.layers.fused import ConvNorm, Fused, is_plain
 from gpuconv.layers.input_gradient import Onto
 from gpuconv.layers.layer_call import adds_input_grad, call, reads_slices, shows_gradients, takes_addend
+from gpuconv.layers.pool import MaxPool2D
 from gpuconv.layers.residual import Residual
 from gpuconv.layers.rewrite import FUSED
 from gpuconv.layers.sequential import Sequential
@@ -21,8 +22,8 @@ from gpuconv.types import Array
 @dataclass(eq=False, repr=False)
 class ResidualNorm(Fused):
     """A residual block whose body ends in batch norm, and optionally the activation after the block. The activation's
-    backward must read only the activation's output. The last op of the body is `gpuconv.ops.batch_norm` or
-    `gpuconv.ops.conv2d_batch_norm` with addend=."""
+    backward must read only the activation's output, and no max pool may be fused with the norm. The last op of the body
+    is `gpuconv.ops.batch_norm` or `gpuconv.ops.conv2d_batch_norm` with addend=."""
 
     @staticmethod
     def fits(layers: Sequence[Layer]) -> bool:
@@ -33,6 +34,7 @@ class ResidualNorm(Fused):
             and not any(layer.has_hooks for layer in block.walk())
             and len(others) <= 1
             and all(is_plain(layer) and cast(Activation, layer).keeps_output for layer in others)
+            and not (others and _ends_in_pooled_norm(_body_of(block)))
         )
 
     @property
@@ -54,11 +56,11 @@ class ResidualNorm(Fused):
         return body.layers[-1]
 
     @property
-    def adds_to_sum(self) -> bool:
+    def adds_any_to_sum(self) -> bool:
         """Whether the body or the shortcut adds its gradient of the input to the gradient from the other."""
         return self._adds_onto_gradient or any(cast(Residual, self.layers[0]).adds_to_sum)
 
-    joined, adding = joining_layer, adds_to_sum  # their former names
+    joined, adding, adds_to_sum = joining_layer, adds_any_to_sum, adds_any_to_sum  # their former names
 
     @property
     def _adds_onto_gradient(self) -> bool:
@@ -111,6 +113,18 @@ class ResidualNorm(Fused):
 
 
 FUSED.append(ResidualNorm)
+
+
+def _ends_in_pooled_norm(body: Sequential) -> bool:
+    """Whether a max pool is, or will be, fused with the norm at the end of the body. `gpuconv.ops.batch_norm_backward`
+    does not combine the pool's mask with the activation after the sum."""
+    ending = _unfused(body.layers)[-3:]
+    return any(type(layer) is MaxPool2D for layer in ending) and ConvNorm.fits(ending)
+
+
+def _unfused(layers: Sequence[Layer]) -> list[Layer]:
+    """The layers, with those that fused ones replace in place of them."""
+    return [each for layer in layers for each in (_unfused(layer.layers) if isinstance(layer, Fused) else [layer])]
 
 
 def _body_of(block: Residual) -> Sequential:

@@ -55,7 +55,8 @@ class Input(Layer):
         if not fits:
             axes = " (height x width x depth)" if len(self.shape) == 3 else ""
             accepted = f"{'volumes of ' if self.shape else ''}{_shape_text(self.shape)}{axes}"
-            more, hint = " or larger maps" if self.larger else "", self._layout_hint(tuple(shape))
+            more = " or larger maps" if self.larger and len(self.shape) > 1 else ""
+            hint = self._layout_hint(tuple(shape))
             raise ValueError(f"the net takes {accepted}{more}, received {_shape_text(shape)}{hint}")
 
     def _layout_hint(self, shape: Shape) -> str:

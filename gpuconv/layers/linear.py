@@ -9,7 +9,7 @@ from gpuconv import algorithms, arguments, backends, ops
 from gpuconv.layers.base import Layer
 from gpuconv.layers.conv import Conv2D
 from gpuconv.layers.shapes import expect_axes, volume_size
-from gpuconv.layers.variables import expect_initializers, weight_and_bias
+from gpuconv.layers.variables import set_initializers, weight_and_bias
 from gpuconv.problems import LinearProblem
 from gpuconv.types import Array, Options, Shape
 
@@ -43,7 +43,7 @@ class Linear(Layer):
     def __post_init__(self) -> None:
         super().__post_init__()
         arguments.integer("out_features", self.out_features, 1)
-        expect_initializers(self)
+        set_initializers(self)
         self.algo = algorithms.full_name(self.algo)
 
     def plan(self, input_shape: Shape) -> Shape:

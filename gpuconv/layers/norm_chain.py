@@ -69,12 +69,12 @@ class NormChain(Fused):
         first, *others = self.layers
         for layer in reversed(others):
             conv = _conv_of(layer)
-            dy, x = layer.before_conv(dy, **next_conv) if isinstance(layer, ConvNorm) else (dy, *layer.unstash())
+            dy, x = layer.gradient_at_conv(dy, **next_conv) if isinstance(layer, ConvNorm) else (dy, *layer.unstash())
             conv.gradients_of(dy, x, False)
             next_conv = {"w": conv["weight"], **conv.options}
         if isinstance(first, NormActivation):
             return first.gradients_of(dy, input_grad, **next_conv)
-        dz, x = cast(ConvNorm, first).before_conv(dy, **next_conv)
+        dz, x = cast(ConvNorm, first).gradient_at_conv(dy, **next_conv)
         return _conv_of(first).gradients_of(dz, x, input_grad, onto)
 
     def algorithms(self, batch_size: int, device: str | None = None) -> dict[str, str]:

@@ -12,7 +12,7 @@ from gpuconv.layers.shapes import expect_axes
 from gpuconv.names import canonical
 from gpuconv.problems import FITS, Pool2dProblem
 from gpuconv.types import Array, Options, Padding, Shape, Size
-from gpuconv.window_sizes import padding_pairs
+from gpuconv.window_sizes import canonical_padding, padding_pairs
 
 
 @dataclass(eq=False, repr=False)
@@ -39,6 +39,7 @@ class Pool2D(Layer, base=True):
         super().__post_init__()
         kernel_size = arguments.pair("kernel_size", self.kernel_size, 1)
         stride = kernel_size if self.stride is None else arguments.pair("stride", self.stride, 1)
+        self.padding = canonical_padding(self.padding)
         padding_pairs(self.padding, kernel_size, stride)
         self.fit = canonical("fit", self.fit, FITS)
 

@@ -44,10 +44,14 @@ def _replace_first(layers: Sequence[Layer]) -> tuple[Layer, int]:
 
 
 def sliding_row(layers: Sequence[Layer], flattened: Shape | None = None) -> tuple[list[Layer], Shape | None]:
-    """The layers, each converted to one that slides; see `Layer.as_sliding`."""
+    """The layers, each converted to one that slides; see `Layer.as_sliding`. Raises ValueError for a user's layer that
+    would be replaced by another layer without its forward."""
     found: list[Layer] = []
     for layer in layers:
         one, flattened = layer.as_sliding(flattened)
+        inherited = type(layer).as_sliding.__module__.startswith("gpuconv.")
+        if inherited and type(one) is not type(layer) and layer.has_own_passes:
+            raise ValueError(f"{layer.path} is a {type(layer).__name__}, which must define as_sliding itself to slide")
         found += [] if one is None else [one]
     return found, flattened
 

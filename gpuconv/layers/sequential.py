@@ -364,7 +364,8 @@ class Sequential(Layer):
           `gpuconv.ops.conv2d_batch_norm`.
         - Batch norm and an activation become `gpuconv.ops.batch_norm` with that activation.
         - If the body of a residual block ends in batch norm, the norm's op also adds the shortcut, and applies the
-          activation after the block if that activation's backward reads only its output.
+          activation after the block if that activation's backward reads only its output and the norm is not fused with
+          a POOL.
         - If a CONV follows a batch norm that is fused in one of these ways, the op that computes the CONV's input
           gradient also computes the norm's backward sums (`gpuconv.ops.batch_norm_backward` with w). A batch norm that
           is fused with a POOL or a shortcut is excluded. A CONV that is fused without a batch norm of its own is
@@ -374,9 +375,9 @@ class Sequential(Layer):
             norm_sums: Whether the last of these fusions is done wherever it is possible; by default only where it is
                 expected to be faster, after a norm without an activation.
 
-        A depthwise CONV is fused only with an activation whose backward reads the activation's output, RELU included.
-        Activations with other options than the defaults, and layers with hooks, are not fused. Layers inside containers
-        are fused too.
+        A depthwise CONV is never fused with a POOL or a norm; with an activation whose backward reads the activation's
+        input, it becomes one layer of two ops. Activations with other options than the defaults, users' own layers, and
+        layers with hooks are not fused. Layers inside containers are fused too.
 
         Outputs have the same bits as those of the unfused net, except where the order of a sum changes: where a device
         splits the sums of the unfused convolution (few images, deep filters), or computes batch statistics in the fused

@@ -57,12 +57,12 @@ class Weighted(Protocol):
     bias_init: str | Mapping[str, object]
 
 
-def expect_initializers(layer: Weighted) -> None:
-    """Raise ValueError or TypeError if `weight_init` names no initializer, or if the layer has a bias and `bias_init`
-    names none."""
-    initializers.get(layer.weight_init)
+def set_initializers(layer: Weighted) -> None:
+    """Set `weight_init` and, if the layer has a bias, `bias_init` to their documented spelling. Raise ValueError or
+    TypeError if one of them names no initializer."""
+    layer.weight_init = initializers.canonical_choice(layer.weight_init)
     if layer.bias:
-        initializers.get(layer.bias_init)
+        layer.bias_init = initializers.canonical_choice(layer.bias_init)
 
 
 def weight_and_bias(layer: Weighted, weight_shape: Shape, groups: int = 1) -> dict[str, Variable]:

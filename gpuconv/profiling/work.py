@@ -82,7 +82,7 @@ def of_layer(
     x, y = (batch_size * math.prod(shape or ()) * size for shape in (layer.input_shape, layer.output_shape))
     if isinstance(layer, ResidualNorm):
         active = layer.activation is not None
-        joined = (1 if layer.adds_to_sum else 3) * x * input_grad
+        joined = (1 if layer.adds_any_to_sum else 3) * x * input_grad
         return Work(0.0, float(y if direction == "forward" else 2 * y * active + joined))
     if isinstance(layer, Merging):
         shapes = dict(zip(layer.names, (row.output_shape if row else layer.input_shape for row in layer.rows)))

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from gpuconv.layers import GELU, Conv2D, Layer, MaxPool2D, Upsample
+from gpuconv.layers import GELU, Conv2D, ConvTranspose2D, Layer, Linear, MaxPool2D, Upsample
 from tests.layers.net_with_shortcut import images, net_of
 from tests.toy_run import same_arrays
 
@@ -29,6 +29,19 @@ def test_a_config_has_the_documented_spelling_of_a_choice():
         (Upsample(2, mode="Nearest"), "mode", "nearest"),
     ):
         assert getattr(layer, name) == spelled
+        assert layer.config()[name] == spelled
+    for layer, name, spelled in (
+        (Conv2D(4, 3, padding="SAME"), "padding", "same"),
+        (ConvTranspose2D(4, 3, padding="Valid"), "padding", "valid"),
+        (MaxPool2D(2, padding="VALID"), "padding", "valid"),
+        (Linear(4, weight_init="Xavier-Normal"), "weight_init", "xavier_normal"),
+        (
+            Conv2D(4, 3, weight_init={"name": "HE_NORMAL", "Fan": "out"}),
+            "weight_init",
+            {"name": "he_normal", "fan": "out"},
+        ),
+        (Linear(4, bias_init="ONES"), "bias_init", "ones"),
+    ):
         assert layer.config()[name] == spelled
 
 

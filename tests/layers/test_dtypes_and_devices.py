@@ -5,7 +5,7 @@ import pytest
 
 import gpuconv as gc
 from gpuconv import backends
-from gpuconv.dtypes import as_dtype
+from gpuconv.dtypes import as_dtype, as_numeric
 from gpuconv.layers import Flatten, Input, Linear, Sequential
 from tests.layers.net_with_shortcut import images, net_of
 from tests.toy_run import same_arrays
@@ -65,6 +65,14 @@ def test_dtype_takes_short_names_of_precisions():
         net.to(dtype="fp8")
 
 
+def test_an_array_needs_a_dtype_of_numbers():
+    with pytest.raises(TypeError, match="x must have a dtype of numbers, received None"):
+        as_numeric("x", None)
+    for make in (backends.zeros, backends.empty):
+        with pytest.raises(TypeError, match="an array must have a dtype of numbers, received None"):
+            make((2,), None)
+
+
 def test_precision_takes_short_names_and_device_takes_cpu():
     for short_name, name in (("bf16", "bfloat16"), ("fp16", "float16"), ("fp32", "float32"), ("fp64", "float64")):
         assert as_dtype(short_name) == gc.asarray([1.0], "numpy", dtype=short_name).dtype == as_dtype(name)
@@ -72,6 +80,11 @@ def test_precision_takes_short_names_and_device_takes_cpu():
     assert gc.models.build("seed-net", (8, 8, 3), device="cpu").device == "numpy"
     with pytest.raises(ValueError, match="unknown precision 'bf61'"):
         gc.models.build("seed-net", precision="bf61")
-    for wrong in (3, True, np.float32, np.dtype("float16")):
+    for given in (np.float16, np.dtype("float16"), "FP16", "Float16"):
+        assert gc.models.build("seed-net", (8, 8, 3), precision=given).precision == "float16"
+    assert as_dtype("FP16") == np.float16
+    with pytest.raises(ValueError, match="unknown precision 'int8'"):
+        gc.models.build("seed-net", precision=np.int8)
+    for wrong in (3, True, float, (np.float16,)):
         with pytest.raises(TypeError, match="the precision is chosen by name, received"):
             gc.models.build("seed-net", precision=wrong)

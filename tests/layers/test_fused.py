@@ -21,6 +21,7 @@ from gpuconv.layers import (
     Sigmoid,
     SiLU,
 )
+from gpuconv.layers.activation import Activation
 from gpuconv.layers.fused import ConvActivation, ConvNorm, ConvPool, ConvReLU, NormActivation
 from gpuconv.layers.fused_residual import ResidualNorm
 from gpuconv.layers.norm_chain import NormChain
@@ -162,6 +163,46 @@ def test_an_activation_that_keeps_its_input_is_fused_with_the_same_bits(device, 
         fused.forward(gc.asarray(np.ones((1, 6, 5, 3)), device, net.dtype))
     # One for the first pair, two for the depthwise convolution and its SiLU, two for the layers that stay separate.
     assert len(launched) == (5 if device == "emulated" else 0)
+
+
+class DoubledReLU(ReLU, op="relu"):
+    def forward(self, x, training=False, *, out=None):
+        return 2 * super().forward(x, training)
+
+
+class SlopeOf(Activation, op="leaky_relu"):
+    """Its constructor has no default."""
+
+    def __init__(self, slope, **options):
+        super().__init__(**options)
+        self.slope = slope
+
+
+class DoubledResidual(Residual):
+    def forward(self, x, training=False):
+        return 2 * super().forward(x, training)
+
+
+def test_layers_that_a_user_derives_from_ours_run_their_own_code_in_a_fused_net():
+    class Kernel1(Conv2D):
+        def forward(self, x, training=False, *, out=None):
+            return 0 * super().forward(x, training)
+
+    for make in (
+        lambda: [Conv2D(3, 1), DoubledReLU()],
+        lambda: [Conv2D(3, 1), BatchNorm(), DoubledReLU()],
+        lambda: [BatchNorm(), DoubledReLU()],
+        lambda: [Residual([Conv2D(3, 1), BatchNorm()]), DoubledReLU()],
+        lambda: [DoubledResidual([Conv2D(3, 1), BatchNorm()]), ReLU()],
+        lambda: [Kernel1(3, 1), BatchNorm(), ReLU()],
+    ):
+        net = Sequential([Input((4, 4, 3)), *make()], seed=1)
+        x = np.random.default_rng(0).standard_normal((2, 4, 4, 3)).astype(np.float32)
+        expected = net.copy().forward(x, True)
+        assert np.abs(expected).max() > 0 or "Kernel1" in kinds(net)
+        np.testing.assert_array_equal(net.fuse().forward(x, True), expected)
+    layers = [Conv2D(3, 1), SlopeOf(3.0)]
+    assert not ConvActivation.fits(layers)
 
 
 def test_a_fused_net_has_the_same_keys_and_arrays():

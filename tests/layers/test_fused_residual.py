@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
+
 import numpy as np
 import pytest
 
@@ -14,12 +17,17 @@ from gpuconv.layers import (
     Conv2D,
     Dropout,
     Input,
+    LeakyReLU,
     MaxPool2D,
     ReLU,
     Residual,
     ResidualNorm,
     Sequential,
+    SiLU,
+    Tanh,
 )
+from gpuconv.layers.fused import ConvNorm
+from gpuconv.layers.norm_chain import NormChain
 from gpuconv.profiling import launches
 from tests.tolerance import UNIT_ROUNDOFF
 
@@ -69,6 +77,55 @@ def test_blocks_that_end_in_a_norm_are_fused_with_it_and_the_relu_after_them():
     kinds = [type(layer).__name__ for layer in fused.layers]
     assert kinds == ["Input", "ConvNorm", *["ResidualNorm"] * 5, "GELU"]
     assert [layer.activation for layer in fused.layers[2:7]] == ["relu", "relu", None, "relu", None]
+
+
+ENDINGS = {
+    "a norm": lambda: [BatchNorm()],
+    "a convolution and a norm": lambda: conv_norm(4),
+    "norms in a row": lambda: [*conv_norm(4), *conv_norm(4)],
+    "a ReLU between": lambda: [*conv_norm(4), ReLU(), *conv_norm(4)],
+    "a ReLU and a norm": lambda: [Conv2D(4, 3, padding=1), ReLU(), BatchNorm()],
+    "a depthwise convolution": lambda: [Conv2D(4, 3, padding=1, groups=4), BatchNorm()],
+    "a pool": lambda: [Conv2D(4, 3, padding=1), MaxPool2D(2), BatchNorm()],
+    "a pool after groups": lambda: [Conv2D(4, 3, padding=1, groups=2), MaxPool2D(2), BatchNorm()],
+    "a pool after a depthwise convolution": lambda: [Conv2D(4, 3, padding=1, groups=4), MaxPool2D(2), BatchNorm()],
+    "a pool after a norm": lambda: [*conv_norm(4), Conv2D(4, 3, padding=1), MaxPool2D(2), BatchNorm()],
+    "a pool and a ReLU": lambda: [Conv2D(4, 3, padding=1), MaxPool2D(2), ReLU(), BatchNorm()],
+    "a ReLU and a pool": lambda: [Conv2D(4, 3, padding=1), ReLU(), MaxPool2D(2), BatchNorm()],
+    "a pool before a convolution": lambda: [Conv2D(4, 3, padding=1), MaxPool2D(2), BatchNorm(), *conv_norm(4)],
+    "an overlapping pool": lambda: [Conv2D(4, 3, padding=1), MaxPool2D(3, stride=2, padding=1), BatchNorm()],
+    "a pool alone": lambda: [MaxPool2D(2), BatchNorm()],
+}
+
+
+@pytest.mark.parametrize("device", ["numpy", pytest.param("emulated", marks=pytest.mark.kernels)])
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_every_ending_of_a_body_trains_with_every_shortcut_and_activation(ending, device):
+    size = 2 if "pool" in ending else 1
+    shortcuts = [[Conv2D(4, 1, stride=size)], conv_norm(4, size=1, stride=size), [MaxPool2D(2)] if size == 2 else None]
+    for activation, (number, norm_sums) in itertools.product(
+        [None, ReLU, Tanh, LeakyReLU, GELU, SiLU], itertools.product(range(3), [None, True])
+    ):
+        results = []
+        for fuse in (False, True):
+            shortcut = copy.deepcopy(shortcuts[number])
+            after = [activation()] if activation else []
+            net = Sequential([Input((6, 4, 4)), Residual(ENDINGS[ending](), shortcut), *after], seed=2, device=device)
+            net = net.fuse(norm_sums=norm_sums) if fuse else net
+            results.append(step(net))
+        assert isinstance(net.layers[1], ResidualNorm)
+        joins_the_activation = activation in (ReLU, Tanh, LeakyReLU) and not pools_in_the_norm(net)
+        assert (net.layers[1].activation is not None) == joins_the_activation
+        for one, other in zip(*results, strict=True):
+            assert np.abs(one - other).max() <= 64 * UNIT_ROUNDOFF["float32"] * max(1, np.abs(one).max())
+
+
+def pools_in_the_norm(net):
+    """Whether a pool is fused with the norm that ends the body."""
+    body, _ = net.layers[1].layers[0].rows
+    last = body.layers[-1]
+    last = last.layers[-1] if isinstance(last, NormChain) else last
+    return isinstance(last, ConvNorm) and last.pool == 2
 
 
 @pytest.mark.parametrize(

@@ -127,8 +127,12 @@ def test_a_wrong_image_size_is_refused_at_the_input():
 def test_an_input_of_single_numbers_refuses_vectors_even_if_larger_is_true():
     net = Sequential([Input((), larger=True)])
     assert net.forward(np.ones(2, np.float32)).shape == (2,)
-    with pytest.raises(ValueError, match="takes single numbers or larger maps, received 3"):
+    with pytest.raises(ValueError, match="takes single numbers, received 3"):
         net.forward(np.ones((2, 3), np.float32))
+    with pytest.raises(ValueError, match="takes volumes of 4, received 3"):
+        Sequential([Input((4,), larger=True)]).forward(np.ones((2, 3), np.float32))
+    with pytest.raises(ValueError, match=r"takes volumes of 4 x 4 x 1 .* or larger maps, received 3 x 4 x 1"):
+        Sequential([Input((4, 4, 1), larger=True)]).forward(np.ones((2, 3, 4, 1), np.float32))
 
 
 @pytest.mark.parametrize(
