@@ -133,8 +133,12 @@ def bounds(low: object, high: object) -> tuple[float, float]:
 def positive(name: str, value: object, used_with: Sequence[Array] = ()) -> float:
     """`value` as a finite float above 0. used_with: as in `number`; their accumulation dtype must not round the number
     to 0."""
-    if (found := number(name, value, 0.0, used_with=used_with)) == 0:
+    if type(value) is float and 0.0 < value <= _LARGEST_32:  # fast path: nearly always
+        found = value
+    elif is_real(value) and not value > 0:  # NaN too
         raise ValueError(f"{name} must be above 0, received {value}")
+    else:
+        found = number(name, value, 0.0, used_with=used_with)
     if any(array.dtype != np.float64 for array in used_with) and np.float32(found) == 0:
         raise ValueError(f"{name} must be above 0 in float32, received {value}")
     return found

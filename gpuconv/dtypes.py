@@ -107,16 +107,19 @@ def accumulation_dtype(dtype: np.dtype) -> np.dtype:
     return np.dtype(np.float64) if dtype == np.float64 else np.dtype(np.float32)
 
 
-def as_precision(dtype: DTypeLike | None = None, precision: str | None = None) -> tuple[np.dtype, bool]:
+def as_precision(dtype: DTypeLike | None = None, precision: DTypeLike | None = None) -> tuple[np.dtype, bool]:
     """The dtype of a net's arrays, and whether they are multiplied in TF32, from a dtype or a precision; by default
     float32.
 
-    precision: one of `PRECISIONS`, or a short name. Raises ValueError for another precision and if both arguments are
-    given, TypeError for another dtype.
+    precision: one of `PRECISIONS`, a short name, or a dtype or type of NumPy whose name is one of them. Raises
+    ValueError for another name and if both arguments are given, TypeError for another dtype and for a precision of
+    another type.
     """
     if precision is None:
         return as_dtype("float32" if dtype is None else dtype), False
     if dtype is not None:
         raise ValueError(f"give a dtype or a precision, received dtype {dtype!r} and precision {precision!r}")
+    if isinstance(precision, np.dtype) or (isinstance(precision, type) and issubclass(precision, np.generic)):
+        precision = np.dtype(precision).name
     name = canonical("precision", full_name(precision), PRECISIONS)
     return as_dtype("float32" if name == "tf32" else name), name == "tf32"

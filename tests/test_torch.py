@@ -12,6 +12,7 @@ torch = pytest.importorskip("torch")
 
 import gpuconv.torch as ours  # noqa: E402
 from gpuconv import ops  # noqa: E402
+from gpuconv.torch import tensors  # noqa: E402
 
 nn, functional = torch.nn, torch.nn.functional
 
@@ -183,9 +184,13 @@ def test_modules_devices_and_tensors_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="pad with zeros, received padding_mode='reflect'"):
         ours.replace(net)
     assert type(net[0]) is nn.Conv2d
-    with ours.cpu_device("cpu"):  # the other name of "numpy"
-        pass
+    for name in ("cpu", "CPU", torch.device("cpu"), "NumPy"):
+        with ours.cpu_device("emulated"), ours.cpu_device(name):
+            assert tensors._cpu_device.get() == "numpy"
     for name, error, message in (
+        (torch.device("cuda:1"), ValueError, r"unknown device of CPU tensors 'cuda:1' \(known: numpy, emulated\)"),
+        ("nunpy", ValueError, r"unknown device of CPU tensors 'nunpy'; did you mean 'numpy'\?"),
+        ("auto", ValueError, r"unknown device of CPU tensors 'auto'.* \(known: numpy, emulated\)"),
         ("cuda:1", ValueError, r"unknown device of CPU tensors 'cuda:1' \(known: numpy, emulated\)"),
         (3, TypeError, "the device of CPU tensors is chosen by name, received int"),
     ):

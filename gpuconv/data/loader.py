@@ -82,12 +82,13 @@ class Loader:
                 f"augmentation must be a gpuconv.data.Augmentation, received {augmentation!r}; "
                 "Augmentation.parse(text) makes one"
             )
-        if not isinstance(normalization, Normalization if dataset.raw else Normalization | None):
-            accepted = "of uint8 images must be a" if dataset.raw else "of float images must be None or a"
+        if dataset.raw and not isinstance(normalization, Normalization):
             raise TypeError(
-                f"normalization {accepted} gpuconv.data.Normalization, received {type(normalization).__name__}; "
-                "Normalization.from_dataset(train) makes one"
+                "normalization of uint8 images must be a gpuconv.data.Normalization, received "
+                f"{type(normalization).__name__}; Normalization.from_dataset(train) makes one"
             )
+        if not isinstance(normalization, Normalization | None):  # a StreamLoader refuses a Normalization too
+            raise TypeError(f"normalization of float images must be None, received {type(normalization).__name__}")
         self.augmentation = augmentation or Augmentation()
         self.seed = seed_value("seed", seed)
         self.device = backends.resolve(device)

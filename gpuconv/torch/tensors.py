@@ -21,17 +21,18 @@ _cpu_device: ContextVar[str] = ContextVar("the device that CPU tensors run on", 
 
 
 @contextlib.contextmanager
-def cpu_device(name: str) -> Iterator[None]:
+def cpu_device(name: str | torch.device) -> Iterator[None]:
     """A context in which operators on CPU tensors run on another device; backward too, if called inside.
 
     Args:
-        name: "numpy" or "cpu", which is the default outside, or "emulated".
+        name: "numpy", the device outside of such a context ("cpu", also as a torch.device, is another name for it), or
+            "emulated".
 
-    Raises ValueError for another name.
+    Raises ValueError for another device, and TypeError for anything else.
     """
-    token = _cpu_device.set(
-        canonical("device of CPU tensors", "numpy" if name == "cpu" else name, ("numpy", "emulated"))
-    )
+    given = str(name) if isinstance(name, torch.device) else name
+    is_cpu = isinstance(given, str) and given.lower() == "cpu"
+    token = _cpu_device.set(canonical("device of CPU tensors", "numpy" if is_cpu else given, ("numpy", "emulated")))
     try:
         yield
     finally:

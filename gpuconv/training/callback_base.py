@@ -28,7 +28,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from gpuconv.arguments import expect_accepts, integer
-from gpuconv.names import lookup
+from gpuconv.names import canonical
 from gpuconv.training.protocols import TrainerLike
 from gpuconv.training.run_state import RunState
 from gpuconv.types import Record
@@ -50,7 +50,7 @@ class Callback:
         1, the default for a callback with `on_step`, means every step; None means never. For the steps in between,
         `on_step` is still called, but perhaps only after all of them have run.
         """
-        return 1 if _defines(self, "on_step") else None
+        return _usual_next_step(self)
 
     def on_epoch(self, trainer: TrainerLike, record: Record) -> None:
         """After an epoch of `trainer`. `record`: the epoch's number, its training loss and accuracy, and the loss and
@@ -77,8 +77,8 @@ EVENTS = {  # the arguments of each event
 
 def checked_callbacks(callbacks: Sequence[object]) -> list[Any]:
     """Callbacks as a list. Raises TypeError if they cannot be iterated over. Also raises TypeError if a callback is a
-    class, has no event method, has a method "on_..." of an unknown event (the message names the nearest event), or has
-    a method that does not take its event's arguments."""
+    class, has no event method, has a method "on_..." of an unknown event or in other letters (the message names the
+    nearest event), or has a method that does not take its event's arguments."""
     if not isinstance(callbacks, Iterable):
         raise TypeError(f"callbacks are a list, received {type(callbacks).__name__}")
     found = [*callbacks]
@@ -86,11 +86,12 @@ def checked_callbacks(callbacks: Sequence[object]) -> list[Any]:
         if isinstance(each, type):
             raise TypeError(f"a callback is an object, received the class {each.__name__}; call it: {each.__name__}()")
         for name in dir(each):
-            if name.startswith("on_") and name not in EVENTS and callable(getattr(each, name, None)):
+            if name.lower().startswith("on_") and name not in EVENTS and callable(getattr(each, name, None)):
                 try:
-                    lookup("event", name, EVENTS)
+                    hint = f"write {canonical('event', name, EVENTS)}"
                 except ValueError as error:
-                    raise TypeError(f"{type(each).__name__}.{name} would never be called: {error}") from None
+                    hint = str(error)
+                raise TypeError(f"{type(each).__name__}.{name} would never be called: {hint}")
         has = [event for event in EVENTS if _defines(each, event)]
         if not has:
             raise TypeError(f"a callback is an object with any of {', '.join(EVENTS)}, received {each!r}")
@@ -105,10 +106,15 @@ def _defines(callback: object, event: str) -> bool:
     return event in vars(callback) if inherited else hasattr(callback, event)
 
 
+def _usual_next_step(callback: object) -> int | None:
+    """The result of a `next_step` that the callback does not define."""
+    return 1 if _defines(callback, "on_step") else None
+
+
 def next_step(callback: object, trainer: RunState) -> int | None:
     """The callback's `next_step`, or the default of `Callback`. Raises ValueError or TypeError unless it is None or an
     integer of at least 1."""
     if hasattr(callback, "next_step"):
         steps = callback.next_step(trainer)
         return None if steps is None else integer(f"the result of {type(callback).__name__}.next_step", steps, 1)
-    return 1 if hasattr(callback, "on_step") else None
+    return _usual_next_step(callback)

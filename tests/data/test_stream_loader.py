@@ -50,6 +50,10 @@ def test_float_images_are_neither_normalized_nor_augmented():
     for options in ({"normalization": PLAIN}, {"augmentation": Augmentation(flip=True)}):
         with pytest.raises(ValueError, match="images of 'array' are floats, which are only converted to a dtype"):
             StreamLoader(floats, 2, **options)
+    with pytest.raises(TypeError, match="normalization of float images must be None, received int"):
+        StreamLoader(floats, 2, normalization=3)
+    with pytest.raises(TypeError, match=r"of uint8 images must be a gpuconv.data.Normalization, received int; Norm"):
+        StreamLoader(of_array(IMAGES), 2, normalization=3)
     x, y = next(StreamLoader(floats, 4, shuffle=False, dtype="float64").epoch())
     assert (x.dtype, y.dtype, y.tolist()) == (np.float64, np.int64, LABELS[:4].tolist())
     np.testing.assert_array_equal(x, IMAGES[:4])

@@ -1,6 +1,7 @@
 """Integer options of every op refuse floats, booleans, text and numbers beyond 64 bits."""
 
 import inspect
+import re
 
 import numpy as np
 import pytest
@@ -8,12 +9,15 @@ import pytest
 from gpuconv import ops, verify
 from tests.ops.example_calls import calls, copied
 
-INTEGER_TYPES = {"int", "int | None", "Size", "Size | None", "Padding", "Sequence[int]"}
+INTEGER_TYPES = {"int", "int | None", "Size", "Size | None", "Padding", "Sequence[int]", "Sequence[int] | None"}
 INTEGER_SCALARS = {"step", "offset", "start"}  # each a number, or an array of one element
 
 
 def integer_options(op):
     parameters = inspect.signature(getattr(ops, op)).parameters.values()
+    for parameter in parameters:
+        takes_integers = re.search(r"\bint\b", str(parameter.annotation)) and parameter.name not in INTEGER_SCALARS
+        assert not takes_integers or parameter.annotation in INTEGER_TYPES, f"{op}: {parameter}"
     return [
         parameter.name
         for parameter in parameters

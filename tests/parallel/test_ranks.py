@@ -33,7 +33,7 @@ def test_wrong_arguments_are_refused_by_a_single_process_too(monkeypatch):
         parallel.launched_ranks("nmpy", 300.0)
     with pytest.raises(ValueError, match=r"unknown device 'None' \(known: numpy, "):
         parallel.launched_ranks(None, 300.0)
-    with pytest.raises(ValueError, match=r"time_limit must lie in \[0.0, inf\), received -1"):
+    with pytest.raises(ValueError, match="time_limit must be above 0, received -1"):
         parallel.launched_ranks("numpy", -1)
     for messages in (None, Ranks()):
         with pytest.raises(ValueError, match="time_limit must be above 0, received 0"):

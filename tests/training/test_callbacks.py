@@ -120,6 +120,11 @@ class NotCallable(Callback):
     on_step = None
 
 
+class HookInOtherLetters(Callback):
+    def on_Epoch(self, trainer, record):
+        raise AssertionError
+
+
 class MisspelledHook(Callback):
     def on_epochs(self, trainer, record):
         raise AssertionError
@@ -181,6 +186,7 @@ def test_callbacks_without_any_hook_or_with_an_unknown_one_are_refused():
         ([None], "any of on_start, .*received None"),
         ([Callback()], "any of on_start, .*received <.*Callback"),
         ([UnknownHook()], r"UnknownHook.on_epoch_ends would never be called: .*did you mean 'on_epoch'"),
+        ([HookInOtherLetters()], "HookInOtherLetters.on_Epoch would never be called: write on_epoch"),
         ([MisspelledHook()], r"MisspelledHook.on_epochs would never be called: .*did you mean 'on_epoch'"),
         ([NotCallable()], r"NotCallable.on_step must be a function of \(trainer, record\), received None"),
         (EarlyStopping(3), "a list, received EarlyStopping"),

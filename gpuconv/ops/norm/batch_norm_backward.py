@@ -254,9 +254,9 @@ def _pooled_problem(
     x: Array, mask: Array | None, out: Array | None, input_shape: Sequence[int] | None, groups: int
 ) -> Conv2dProblem:
     """A convolution whose output has input_shape; x and the mask are the results of a 2 x 2 pool on that output."""
+    before = expect_volume_shape("input_shape", input_shape)
     if mask is None:
         raise ValueError(f"input_shape {input_shape} belongs to a pool: give its mask too")
-    before = expect_volume_shape("input_shape", input_shape)
     filters, groups = before[3], integer("groups", groups, 1)
     problem = Conv2dProblem.of(before, (filters, 1, 1, filters // groups), groups=groups)
     pooled = expect_pool(2, problem)

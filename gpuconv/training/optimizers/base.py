@@ -302,13 +302,6 @@ def _as_float32(array: Array) -> np.ndarray:
     return backends.to_numpy(array).astype(np.float32)
 
 
-def expect_nesterov(nesterov: object, momentum: float) -> None:
-    if nesterov not in (True, False):  # 1 and 0 are accepted too
-        raise ValueError(f"nesterov must be true or false, received {nesterov!r}")
-    if nesterov and not momentum:
-        raise ValueError("nesterov=True needs a momentum above 0")
-
-
 def expect_no_settings(settings: Options) -> None:
     """Raise ValueError if settings were given with an optimizer that has its own."""
     if settings:

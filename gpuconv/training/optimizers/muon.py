@@ -9,10 +9,11 @@ from typing import Any, ClassVar, Unpack
 import numpy as np
 
 from gpuconv import ops
-from gpuconv.arguments import integer, number
+from gpuconv.arguments import integer
 from gpuconv.names import canonical
 from gpuconv.newton_schulz import MATMUL_PRECISIONS, MOST_NEWTON_SCHULZ
-from gpuconv.training.optimizers.base import Arrays, Common, Optimizer, expect_nesterov
+from gpuconv.ops.optim.expect import expect_momentum
+from gpuconv.training.optimizers.base import Arrays, Common, Optimizer
 from gpuconv.types import Array
 
 
@@ -46,9 +47,8 @@ class Muon(Optimizer):
 
     def __post_init__(self, tf32: bool | str | None) -> None:
         super().__post_init__()
-        number("momentum", self.momentum, 0, 1)
         self.newton_schulz = integer("newton_schulz", self.newton_schulz, 0, MOST_NEWTON_SCHULZ)
-        expect_nesterov(self.nesterov, self.momentum)
+        expect_momentum(self.momentum, self.nesterov)
         if tf32 not in (True, False, "auto", None):
             raise ValueError(f"tf32 must be true, false or auto, received {tf32!r}")
         if tf32 in (True, False):

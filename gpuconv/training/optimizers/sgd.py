@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Unpack
 
 from gpuconv import ops
-from gpuconv.arguments import number
-from gpuconv.training.optimizers.base import Common, Optimizer, expect_nesterov
+from gpuconv.ops.optim.expect import expect_momentum
+from gpuconv.training.optimizers.base import Common, Optimizer
 from gpuconv.types import Array
 
 
@@ -28,8 +28,7 @@ class SGD(Optimizer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        number("momentum", self.momentum, 0, 1)
-        expect_nesterov(self.nesterov, self.momentum)
+        expect_momentum(self.momentum, self.nesterov)
 
     def slots(self) -> tuple[str, ...]:
         return ("velocity",) if self.momentum else ()

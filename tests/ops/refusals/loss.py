@@ -102,7 +102,7 @@ REFUSALS = [
     (ops.mean_squared_error, [LOGITS[:0], LOGITS[:0]], {}, ValueError, "needs at least one sample"),
     (ops.huber_loss, [LOGITS, LOGITS], {"delta": 0}, ValueError, "delta must be above 0, received 0"),
     (ops.huber_loss, [LOGITS, LOGITS], {"delta": 1e-50}, ValueError, "above 0 in float32, received 1e-50"),
-    (ops.huber_loss, [LOGITS, LOGITS], {"delta": -1}, ValueError, "delta must lie in [0.0, inf), received -1"),
+    (ops.huber_loss, [LOGITS, LOGITS], {"delta": -1}, ValueError, "delta must be above 0, received -1"),
     (
         ops.binary_cross_entropy,
         [LOGITS, LOGITS, LOGITS[0, 1:]],

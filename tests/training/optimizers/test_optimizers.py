@@ -198,13 +198,10 @@ def test_a_mismatched_state_is_refused_before_anything_changes(change, message):
         (lambda: optimizers.get(SGD(), lr=0.1), "already built"),
         (lambda: SGD(lr=-1), "lr must lie in"),
         (lambda: SGD(nesterov=True), "momentum above 0"),
-        (lambda: optimizers.get("sgd:momentum=0.9,nesterov=maybe"), "nesterov must be true or false, received 'maybe'"),
-        (lambda: optimizers.get("muon:nesterov=maybe"), "nesterov must be true or false, received 'maybe'"),
         (lambda: optimizers.get("muon:tf32=maybe"), "tf32 must be true, false or auto, received 'maybe'"),
         (lambda: optimizers.get("muon:tf32=true").build({"w": np.zeros((2, 3))}), "received parameters in float64"),
         (lambda: optimizers.get("muon:matmul_precision=fp8"), "unknown matmul_precision 'fp8'"),
         (lambda: optimizers.get("muon:matmul_precision=tf32,tf32=true"), "received matmul_precision='tf32' too"),
-        (lambda: SGD(momentum=0.9, nesterov=2), "nesterov must be true or false, received 2"),
         (lambda: optimizers.get("adam:beta1=1"), r"beta1 must lie in \[0, 1\), received 1"),
         (lambda: optimizers.get("adamw:beta2=1.5"), "beta2 must lie in"),
         (lambda: optimizers.get("adam:eps=-1"), "eps must lie in"),
@@ -220,6 +217,18 @@ def test_a_mismatched_state_is_refused_before_anything_changes(change, message):
 def test_bad_settings_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_a_flag_of_another_type_is_refused_when_the_optimizer_is_made():
+    for make, received in (
+        (lambda: optimizers.get("sgd:momentum=0.9,nesterov=maybe"), "'maybe'"),
+        (lambda: optimizers.get("muon:nesterov=maybe"), "'maybe'"),
+        (lambda: SGD(momentum=0.9, nesterov=2), "2"),
+        (lambda: SGD(momentum=0.9, nesterov=1.0), "1.0"),
+        (lambda: optimizers.get("muon", nesterov=0.0), "0.0"),
+    ):
+        with pytest.raises(TypeError, match=f"nesterov must be True or False, received {received}"):
+            make()
 
 
 def test_an_optimizer_or_groups_of_another_type_are_refused():
