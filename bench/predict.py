@@ -98,4 +98,5 @@ def table(
     if unserved:
         yield f"{unserved} more entries are of directions or shapes that {algo} does not serve"
     if others:
-        yield f"{others} more entries are not modeled: other operations or dtypes, few channels, or no tensor cores"
+        what = "other operations or dtypes, or algorithms for few channels or without tensor cores"
+        yield f"{others} more entries are not modeled: {what}"

@@ -173,12 +173,13 @@ def named(metrics: Sequence[MetricLike] | Mapping[str, MetricLike]) -> dict[str,
         made: Any = _by_name(metric) if isinstance(metric, str) else metric
         function = getattr(made, "func", made)  # the name of a functools.partial's function
         name = str(own_name or getattr(made, "name", "") or getattr(function, "__name__", "") or type(made).__name__)
-        if not (hasattr(made, "result") if hasattr(made, "update") else callable(made)):
+        updates = hasattr(made, "update")
+        if not (hasattr(made, "result") if updates else callable(made)):
             raise TypeError(
                 "a metric is a name, a function (scores, labels), or an object with update(scores, labels) and "
                 f"result(); received {type(metric).__name__}"
             )
-        if hasattr(made, "update"):
+        if updates:
             expect_accepts(f"{type(made).__name__}.update", made.update, "scores", "labels")
         else:
             expect_accepts(f"the metric {name}", made, "scores", "labels")

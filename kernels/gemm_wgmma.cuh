@@ -7,8 +7,8 @@
 // compute all of its columns, in products of 64 rows (wgmma.cuh). mbarriers tell when a stage is filled and when it is
 // free (wgmma_tile.cuh).
 //
-// Macros: those of gemm.cuh, where BLOCK_M / THREAD_M * BLOCK_N / THREAD_N is 128 for each warpgroup that multiplies; STAGES. A
-// block has THREADS + 128 threads.
+// Macros: those of gemm.cuh, where THREADS (BLOCK_M / THREAD_M * BLOCK_N / THREAD_N) is 128 times the number of warpgroups that
+// multiply; STAGES. A block has THREADS + 128 threads.
 #pragma once
 
 #include "wgmma_tile.cuh"

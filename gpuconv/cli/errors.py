@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 from gpuconv.backends import DeviceError
 from gpuconv.system.files import describe_error
@@ -11,6 +12,20 @@ from gpuconv.system.files import describe_error
 
 class UserError(Exception):
     """An error that the user can fix; its message is the printed line."""
+
+
+def expect_place(option: str, path: Path, future_folders: Sequence[Path] = ()) -> None:
+    """Raise UserError unless a file can be put at `path`, before anything is done.
+
+    Args:
+        option: The option that names the file, such as "--trace".
+        path: The file.
+        future_folders: Folders that the command creates first, as absolute paths.
+    """
+    if path.is_dir():
+        raise UserError(f"{option} {path} must be a file, and is a folder")
+    if not path.parent.is_dir() and path.parent.resolve() not in future_folders:
+        raise UserError(f"{option} {path}: the folder to put it in does not exist")
 
 
 @contextmanager

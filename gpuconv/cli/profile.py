@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from gpuconv.cli import json_output
 from gpuconv.cli.device_option import choose_device
-from gpuconv.cli.errors import UserError, user_errors
+from gpuconv.cli.errors import UserError, expect_place, user_errors
 from gpuconv.cli.option_types import count
 from gpuconv.cli.output_lines import print_line
 from gpuconv.cli.shared_options import add_step_options
@@ -67,10 +67,8 @@ def run(options: argparse.Namespace) -> int:
     with user_errors():
         arch = canonical("architecture", options.arch, known_architectures()) if options.arch else "sm_90a"
         nets.build_for_step(options.model, precision=options.precision, initialize=False)
-        if options.trace and not options.trace.parent.is_dir():
-            raise UserError(f"{options.trace.parent}: no such folder for --trace")
-        if options.trace and options.trace.is_dir():
-            raise UserError(f"--trace {options.trace} must be a file, and is a folder")
+        if options.trace:
+            expect_place("--trace", options.trace)
     device = choose_device(options)
     named = Device.named(device)
     if named.emulated and options.trace:

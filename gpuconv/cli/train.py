@@ -23,7 +23,7 @@ from gpuconv.cli import (
     streams,
 )
 from gpuconv.cli.device_option import add_device, choose_device
-from gpuconv.cli.errors import UserError, user_errors
+from gpuconv.cli.errors import UserError, expect_place, user_errors
 from gpuconv.cli.initial_net import initial_net
 from gpuconv.cli.output_lines import print_line
 from gpuconv.cli.run_data import load_data, split_validation
@@ -244,13 +244,9 @@ def _expect_digests_file(path: Path, run: Path) -> None:
     """Raises UserError for digests that cannot be written, before the run's folder and its parents are created."""
     from gpuconv.training import RunDirectory
 
-    if path.is_dir():
-        raise UserError(f"--digests {path} must be a file, and is a folder")
+    expect_place("--digests", path, (run.resolve(), *run.resolve().parents))
     with user_errors():
         RunDirectory(run).expect_digests(path, "--digests")
-    run = run.resolve()
-    if not path.parent.is_dir() and path.parent.resolve() not in (run, *run.parents):
-        raise UserError(f"--digests {path}: the folder to put it in does not exist")
 
 
 def _load_sets(

@@ -109,21 +109,23 @@ class Guard:
     async def _bounded(self, scope: Scope, headers: dict[str, str], receive: Receive) -> bytes:
         """The complete body. Refuses a body as soon as it is known to exceed the limit of its path."""
         most = self.limits.get(scope["path"], 0)
-        too_large = RefusedRequestError(413, f"a request to {scope['path'][:100]} has at most {most:,} bytes")
+
+        def expect_size(size: int) -> None:
+            if size > most:
+                raise RefusedRequestError(413, f"a request to {scope['path'][:100]} has at most {most:,} bytes")
+
         length = headers.get("content-length", "0")
         if not length.isascii() or not length.isdecimal():
             raise RefusedRequestError(400, f"the content length must be a number, received {length[:50]!r}")
         body, more = bytearray(), True
-        if int(length[:20]) > most:
-            raise too_large
+        expect_size(int(length[:20]))
         while more:
             message = await receive()
             if message["type"] != "http.request":
                 raise RefusedRequestError(400, "the request ended early")
             body += message.get("body", b"")
             more = message.get("more_body", False)
-            if len(body) > most:
-                raise too_large
+            expect_size(len(body))
         return bytes(body)
 
 

@@ -33,9 +33,8 @@ VIOLATIONS = ("stop", "warn")
 START_SECONDS = 0.5  # the most processor time that the start of the worker takes
 LEAST_CHECK_SECONDS = 2e-3  # no check is expected to take less
 SECONDS_PER_BYTE = 1e-7  # the expected cost of a byte of the arguments, until it is measured
-LEAST_MEASURED_BYTES = (
-    1 << 18
-)  # a smaller call counts as this many bytes, because the time of its check is mostly fixed
+# A smaller call counts as this many bytes, because the time of its check is mostly fixed.
+LEAST_MEASURED_BYTES = 1 << 18
 MARGIN = 1.5  # a check is expected to take this many times as long as the longest one of the same site so far
 PATIENCE_SECONDS = 60.0  # how long to wait for each of the last answers at the end of a run
 
@@ -100,9 +99,8 @@ class Shadow:
         self.rows: dict[Site, Row] = {}
         self.timer, self._make = timer, make
         self._began = timer()
-        self._copying = self._worker_seconds = (
-            0.0  # seconds so far: of copying in the run, and of the worker since its start
-        )
+        # Seconds so far: of copying in the run, and of the worker since its start.
+        self._copying = self._worker_seconds = 0.0
         self._worker: Any = None
         self._ready = self._ended = False
         self._pending: list[tuple[Path, Site, int, float, int]] = []  # (file, site, step, expected seconds, bytes)
@@ -237,7 +235,7 @@ class Shadow:
                 self._end(f"its process ended with status {answer['ended']}")
                 break
             if "garbled" in answer:
-                self._end(f"its process answered with what is not JSON: {answer['garbled']!r}")
+                self._end(f"its process gave an answer that is not a JSON object: {answer['garbled']!r}")
                 break
             total = answer["seconds"]  # the processor time of the worker since its start
             seconds, self._worker_seconds = total - self._worker_seconds, total

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.usefixtures("oracle_and_numpy")
 
 
 @pytest.mark.parametrize("dtype", FLOAT_NAMES)
-@pytest.mark.parametrize("p", [0.0, 0.1, 0.3, 0.5, 0.7, 0.9])  # most scales round in 16 bits
+@pytest.mark.parametrize("p", [0.0, 0.1, 0.3, 0.5, 0.7, 0.9])  # in 16 bits most scales 1 / (1 - p) are rounded
 def test_the_mask_follows_the_random_stream(p, dtype):
     x = signed((3, 5, 7, 2), dtype=dtype)
     options = dict(seed=2**63 + 5, substream=4, offset=11)

@@ -342,7 +342,7 @@ def test_ctrl_c_and_sigterm_end_bisect_with_their_own_status(work, monkeypatch):
     try:
         with pytest.raises(SystemExit, match="143"):
             main(["bisect", "numpy", "numpy,float16", *SHORT_TRAINING])
-        signal.signal(number, lambda *_: None)  # a handler that returns
+        signal.signal(number, lambda *_: None)  # if the caller's handler returns, bisect ends as by Ctrl-C
         assert main(["bisect", "numpy", "numpy,float16", *SHORT_TRAINING]) == 130
     finally:
         signal.signal(number, before)

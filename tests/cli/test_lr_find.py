@@ -14,8 +14,6 @@ from gpuconv.data import Augmentation, Loader, Normalization, load
 from tests.cli.command import output_of
 from tests.cli.small_run import TINY_DATA, TINY_RUN
 
-pytest.importorskip("safetensors")
-
 SHORT = [*TINY_RUN, "--from", "1e-3", "--to", "1", "--steps", "8"]
 
 

@@ -68,7 +68,7 @@ def test_the_emulated_device_shows_kernels_but_no_times(capsys):
         (["--precision", "float31"], "did you mean 'float32'"),
         (["--arch", "sm_99", "--device", "emulated"], "unknown architecture 'sm_99'"),
         (["--arch", "sm_80", "--device", "numpy"], "--arch is for the emulated device"),
-        (["--trace", "nowhere/step.json"], "nowhere: no such folder"),
+        (["--trace", "nowhere/step.json"], "--trace nowhere/step.json: the folder to put it in does not exist"),
         (["--trace", "."], "--trace . must be a file, and is a folder"),
         (["--trace", "step.json", "--device", "emulated"], "has no times to trace"),
         (["--batch-size", "0"], "of at least 1, received '0'"),

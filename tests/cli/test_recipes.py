@@ -70,8 +70,6 @@ def test_airbench94_trains_on_cifar10_unless_other_data_is_named(capsys, tmp_pat
 
 @pytest.mark.slow
 def test_airbench94_trains_with_whitened_filters_and_is_evaluated_over_views(tmp_path, capsys):
-    pytest.importorskip("safetensors")
-    pytest.importorskip("tqdm")
     run = tmp_path / "run"
     options = ["--data", f"synthetic:n=6,size={SIZE}", "--batch-size", "3", "--epochs", "1", "--device", "numpy"]
     assert main(["train", *AIRBENCH, *options, "--run-dir", str(run)]) == 0

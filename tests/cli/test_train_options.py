@@ -14,9 +14,6 @@ from gpuconv.cli import main
 from tests.cli.command import output_of
 from tests.cli.small_run import TINY_DATA, TINY_RUN, weights
 
-pytest.importorskip("safetensors")
-pytest.importorskip("tqdm")
-
 pytestmark = pytest.mark.usefixtures("work")
 
 

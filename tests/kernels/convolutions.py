@@ -69,8 +69,8 @@ def force_algorithm(
 ):
     """Makes every product use this algorithm, on a GPU too.
 
-    algorithm: None for the last one that serves the product. most_parts: the depth is split into about as many, where
-    split-K is allowed. most_blocks: the most blocks, or clusters, of a split, for
+    algorithm: None for the last one that serves the product. most_parts: the most parts into which
+    the depth is split, if the product allows split-K. most_blocks: the most blocks, or clusters, of a split, for
     algorithms whose blocks compute several tiles."""
     monkeypatch.setenv("GPUCONV_AUTOTUNE", "0")
 

@@ -28,7 +28,7 @@ def has(owner, name: str) -> bool:
 ONLY_IN_STANDIN = {"queue", "position", "capture", "time"}
 
 
-def offered(object_) -> set[str]:
+def public_names(object_) -> set[str]:
     """The names of an object and of its class that are not private."""
     return {
         name for name in vars(object_).keys() | vars(type(object_)).keys() if not name.startswith("_")
@@ -59,10 +59,10 @@ def test_the_stand_ins_objects_have_attributes_and_a_hash_only_if_cupys_have_the
             (graph, cupy.cuda.graph.Graph),
         ]
         for object_, class_ in pairs:
-            missing = [name for name in offered(object_) if not has(class_, name)]
+            missing = [name for name in public_names(object_) if not has(class_, name)]
             assert not missing, class_
             assert (type(object_).__hash__ is None) == (class_.__hash__ is None), class_
-        assert {"ptr", "device_id"} <= offered(stream) & offered(array.data)
+        assert {"ptr", "device_id"} <= public_names(stream) & public_names(array.data)
 
 
 def test_names_of_the_stand_in_exist_in_cupy():

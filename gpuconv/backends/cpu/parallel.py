@@ -39,7 +39,8 @@ FIXED_PARTS = 4  # the largest number of parts within `fixed_parts`
 
 Result = TypeVar("Result")
 
-_blas_lock = threading.Lock()  # held while the number of BLAS's threads, a setting of the process, is changed
+# Held while BLAS's number of threads, a setting of the process, differs from its usual one.
+_blas_lock = threading.Lock()
 # These are set within a `try` statement: Ctrl-C may interrupt right after one is set.
 _inside = contextvars.ContextVar("inside a part", default=False)
 _fixed = contextvars.ContextVar("cores within fixed_parts", default=0)

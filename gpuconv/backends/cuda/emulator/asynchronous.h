@@ -27,7 +27,7 @@ struct Waiting {  // what a thread waits for
 struct Mbarrier {
     class Block* block;  // in whose shared memory it is
     char* address;
-    Site initialized;    // where it was initialized, or where it was invalidated
+    Site changed_at;     // where it was initialized, or where it was invalidated
     ThreadTime by;       // the initializing thread, and when it did so
     bool valid, fenced;  // fenced: the async proxy sees it
     unsigned expected;   // arrivals per phase

@@ -44,7 +44,8 @@ class Block : public Context {
         for (int i = 0; i < count; ++i) threads[i].index = index_of(i, block_size);
     }
 
-    // Prepares to run the block with this number, counted x first. serial: another number, for the checker (ThreadTime::block).
+    // Prepares to run the block with this number, counted x first. serial:
+    // ThreadTime::block, by which the checker tells the blocks of a launch apart, cluster by cluster.
     void open(uint64_t number, uint32_t serial) {
         block = {unsigned(number % grid_size.x), unsigned(number / grid_size.x % grid_size.y),
                  unsigned(number / grid_size.x / grid_size.y)};

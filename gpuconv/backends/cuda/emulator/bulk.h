@@ -38,7 +38,7 @@ inline void Block::load(Block& to, void* address, std::vector<BulkPiece> pieces,
     Mbarrier& barrier = mbarrier_of(to, address, "loads for", site);
     const std::string name = name_of(barrier);
     if (!barrier.fenced)
-        fail("loads for the mbarrier " + name + " of " + place(barrier.initialized) + ", which the async proxy does not see: no " +
+        fail("loads for the mbarrier " + name + " of " + place(barrier.changed_at) + ", which the async proxy does not see: no " +
              "fence_mbarrier_init() by the thread that initialized it, at " + place(site));
     barrier.loads = barrier.phase + 1;
     barrier.loaded = site;
@@ -67,7 +67,7 @@ inline void Block::load(Block& to, void* address, std::vector<BulkPiece> pieces,
         if (to.live == 0)
             fail("a bulk copy arrives in block " + text(to.block) + ", which has ended without waiting for it, at " + place(site));
         if (!barrier.valid)
-            fail("a bulk copy arrives at the mbarrier " + name + ", which was invalidated at " + place(barrier.initialized));
+            fail("a bulk copy arrives at the mbarrier " + name + ", which was invalidated at " + place(barrier.changed_at));
         if (barrier.phase != phase)
             fail("wrong byte count: a bulk copy of " + std::to_string(bytes) + " bytes that began in phase " + std::to_string(phase) +
                  " of the mbarrier " + name + " arrives in phase " + std::to_string(barrier.phase) +

@@ -34,10 +34,10 @@ inline Mbarrier& Block::mbarrier_of(Block& owner, void* address, const char* use
     const auto found = owner.asynchronous.mbarriers.find(uintptr_t(address));
     if (found == owner.asynchronous.mbarriers.end()) wrong("which nothing initialized");
     Mbarrier& barrier = found->second;
-    if (!barrier.valid) wrong("which was invalidated at " + place(barrier.initialized));
-    if (memcmp(address, &kMbarrierBits, sizeof kMbarrierBits)) wrong("whose memory was overwritten after " + place(barrier.initialized));
+    if (!barrier.valid) wrong("which was invalidated at " + place(barrier.changed_at));
+    if (memcmp(address, &kMbarrierBits, sizeof kMbarrierBits)) wrong("whose memory was overwritten after " + place(barrier.changed_at));
     if (launch->checked && checker.unordered(barrier.by, now(), true))
-        wrong("which " + checker.name_of_thread(barrier.by.thread) + " initialized at " + place(barrier.initialized) + " with no " +
+        wrong("which " + checker.name_of_thread(barrier.by.thread) + " initialized at " + place(barrier.changed_at) + " with no " +
               (&owner == this ? "barrier" : "cluster_sync()") + " between");
     return barrier;
 }
@@ -52,7 +52,7 @@ inline void Block::mbarrier_init(void* address, unsigned arrivals, Site site) {
              ", at " + place(site));
     const auto found = asynchronous.mbarriers.find(uintptr_t(address));
     if (found != asynchronous.mbarriers.end() && found->second.valid)
-        fail("initializes the mbarrier " + name + ", which was initialized at " + place(found->second.initialized) +
+        fail("initializes the mbarrier " + name + ", which was initialized at " + place(found->second.changed_at) +
              " and not invalidated since, at " + place(site));
     if (launch->checked && !checker.check(now(), uintptr_t(address), 8, WRITE, checker.pc_of(site))) fail(checker.message);
     memcpy(address, &kMbarrierBits, sizeof kMbarrierBits);
@@ -69,7 +69,7 @@ inline void Block::mbarrier_invalidate(void* address, Site site) {
             fail("invalidates the mbarrier " + shared_memory.name_of(address) + ", for which thread " + text(threads[i].index) + " waits, at " +
                  place(site));
     barrier.valid = false;
-    barrier.initialized = site;
+    barrier.changed_at = site;
     memset(address, kPoison, 8);
 }
 
@@ -87,6 +87,7 @@ inline void Block::mbarrier_arrive(void* address, unsigned arrivals, unsigned by
 // origin: how a fault says where the arrivals come from, such as "at k.cu:7".
 inline void Block::arrive(Mbarrier& barrier, unsigned arrivals, const std::string& origin) {
     barrier.block->asynchronous.idle_polls = 0;
+    // Each call brings one arrival. So if none is missing, bytes are, or the phase would have ended.
     if (arrivals > barrier.arrivals)
         fail("arrives at the mbarrier " + name_of(barrier) + " more often than phase " + std::to_string(barrier.phase) +
              " expects: it has " + std::to_string(barrier.expected - barrier.arrivals) + " of its " +
@@ -132,7 +133,7 @@ inline void Block::mbarrier_arrive_after_copies(void* address, Site site) {
         for (const AsyncCopy& copy : *copies) finish(copy, when);
         if (!barrier.valid)
             fail("asynchronous copies arrive at the mbarrier " + shared_memory.name_of(barrier.address) + ", which was invalidated at " +
-                 place(barrier.initialized));
+                 place(barrier.changed_at));
         barrier.arriving.join(*clock);
         arrive(barrier, 1, "by the copies before " + place(site));
         running = interrupted;
@@ -187,7 +188,7 @@ void Block::check_no_mbarrier(const char* address, size_t bytes, uintptr_t pc) {
         const auto& [at, barrier] = *--next;
         if (at + 8 <= uintptr_t(address)) return;
         if (barrier.valid)
-            fail("accesses the mbarrier " + shared_memory.name_of(barrier.address) + " of " + place(barrier.initialized) +
+            fail("accesses the mbarrier " + shared_memory.name_of(barrier.address) + " of " + place(barrier.changed_at) +
                  " as if it were plain memory, at " + checker.place(pc));
     }
 }

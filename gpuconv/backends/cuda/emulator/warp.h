@@ -46,7 +46,7 @@ inline bool Block::release_warp(int first) {
         if (state[first + lane] != IN_WARP || (incomplete >> lane & 1)) continue;
         const Thread& leader = threads[first + lane];
         unsigned present = 0, expected = 0, ballot = 0;
-        bool alike = true;  // whether all lanes of the leader's mask that are in a warp operation are in the same one as the leader
+        bool alike = true;  // false once a lane of the leader's mask waits in another operation than the leader
         for (int other = 0; other < lanes; ++other) {
             if (!(leader.mask >> other & 1) || state[first + other] == DONE) continue;
             const Thread& peer = threads[first + other];
