@@ -12,7 +12,7 @@
 // Half precision is computed in float32 and rounded once.
 //
 // Macros: DTYPE and GRAD of optimizer.cu; FACTOR: the dtype of what is multiplied, the accumulator's or bfloat16. Limits: none.
-// Floor per number, in bytes and FLOPs: direction 4 sizeof(DTYPE) + sizeof(accumulator), up to 9; normalize sizeof(accumulator) +
+// Floor, per number, in bytes and FLOPs: direction 4 sizeof(DTYPE) + sizeof(accumulator), up to 9; normalize sizeof(accumulator) +
 // sizeof(FACTOR), 1; apply 2 sizeof(DTYPE) + sizeof(FACTOR), 3 (an average: 2 sizeof(DTYPE) and 3 more).
 #include "moving_average.cuh"
 #include "optimizer_inputs.cuh"

@@ -262,7 +262,7 @@ def test_a_worker_that_dies_is_reported_and_training_continues(at_once, monkeypa
     ("answer", "message"),
     [
         ({"failed": "ValueError: out of memory", "seconds": 1.0}, "could not be checked: ValueError: out of memory"),
-        ({"garbled": '{"failed": "Val'}, "its process answered with what is not JSON"),
+        ({"garbled": '{"failed": "Val'}, "its process gave an answer that is not a JSON object"),
     ],
 )
 def test_a_check_that_fails_before_other_answers_is_reported_and_training_continues(
