@@ -7,7 +7,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import threadpoolctl
 
 from gpuconv import ops
 from gpuconv.backends.cpu import blas as numpys_blas
@@ -162,9 +161,10 @@ def test_without_threadpoolctl_a_batch_is_one_part(monkeypatch):
 
 
 def test_threadpoolctl_sets_the_threads_of_numpys_blas():
-    with threadpoolctl.threadpool_limits(1, user_api="blas"):
+    control = pytest.importorskip("threadpoolctl")  # ci/reference_only.sh has NumPy alone
+    with control.threadpool_limits(1, user_api="blas"):
         assert parallel.threads() == 1
-        with threadpoolctl.threadpool_limits(2, user_api="blas"):
+        with control.threadpool_limits(2, user_api="blas"):
             assert parallel.threads() == 2
     before = parallel.threads()
     assert parallel.in_parts(lambda x: parallel.threads(), np.zeros(1 << 20)) == [1] * min(before, 8)
