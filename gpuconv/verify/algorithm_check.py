@@ -2,7 +2,8 @@
 
 1. On random numbers, three times. The bits must be the same each time. The values may differ from the proved
    algorithm's by at most twice the bound of `gpuconv verify`, because both algorithms may have an error. Of a large
-   result only every n-th value is compared, unless part 2 is skipped.
+   result only every n-th value is compared, unless part 2 is skipped. Masks and moments are compared with the proved
+   algorithm's in part 2 alone.
 2. On small whole numbers, whose sums are exact in any order. Every value must have the proved algorithm's bits; only
    moments and activations that round are compared by bounds. This is repeated for each `Form` of the call: without a
    bias, with results added to `out`, and with y, dy and dx as slices of the channels of wider volumes, whose other
@@ -23,8 +24,9 @@ from contextlib import contextmanager
 import numpy as np
 
 from gpuconv import backends
+from gpuconv.backends.cuda.emulator import EmulatorError
 from gpuconv.backends.cuda.gemm import tuner
-from gpuconv.devices import Device
+from gpuconv.devices import Device, DeviceError
 from gpuconv.dtypes import accumulation_dtype
 from gpuconv.integers import ceil_div
 from gpuconv.problems import PLAIN, Epilogue
@@ -38,10 +40,12 @@ from gpuconv.verify.rules.products import behind_activation
 RUNS = 3  # on the random numbers; each must give the same bits
 COMPARED = 1 << 20  # at most this many values of a result are compared by bounds; all of them if part 2 is skipped
 _EXACT_ACTIVATIONS = (None, "relu")  # they leave exact sums exact
+_CUDA_ERRORS = ("CUDARuntimeError", "CUDADriverError")  # the names of CuPy's classes
+_OUT_OF_MEMORY = ("cudaErrorMemoryAllocation", "CUDA_ERROR_OUT_OF_MEMORY")  # part of CuPy's error messages
 
 
 class RefutedError(Exception):
-    """An algorithm's result is wrong; the message says how."""
+    """An algorithm's result is wrong, or its kernel failed; the message says how."""
 
 
 _FORMS = {
@@ -79,27 +83,35 @@ class Proof:
         backends.synchronize(question.device)
 
     def _proved(self, inputs: Inputs, form: Form, epilogue: Epilogue) -> Results:
-        with self._freeing_memory():
+        with self._on_device():
             return run(self.question, self.question.against, inputs, form, epilogue)
 
     def _candidate(self, inputs: Inputs, form: Form) -> Results:
-        with self._freeing_memory():
-            found = run(self.question, self.question.algorithm, inputs, form, self.question.epilogue)
-            backends.synchronize(self.question.device)
+        with self._on_device():
+            try:
+                found = run(self.question, self.question.algorithm, inputs, form, self.question.epilogue)
+                backends.synchronize(self.question.device)
+            except Exception as error:
+                if _is_fault_of_a_kernel(error):
+                    raise RefutedError(f"{type(error).__name__}: {error}") from error
+                raise
             if damage := self.guards.damage():
                 raise RefutedError(damage)
             return found
 
     @contextmanager
-    def _freeing_memory(self) -> Iterator[None]:
-        """A context that frees what is allocated within it."""
-        try:
-            yield
-        finally:
-            self.guards.release(self._mark)
+    def _on_device(self) -> Iterator[None]:
+        """A context in which the question's device is the current one, as the launchers require. It frees what is
+        allocated within it."""
+        with backends.current_device_of(next(iter(self._random.arrays.values()))):
+            try:
+                yield
+            finally:
+                self.guards.release(self._mark)
 
     def judge(self) -> str:
-        """Run the algorithm. Returns the findings in words; raises RefutedError if the algorithm is wrong."""
+        """Run the algorithm. Returns the findings in words. Raises RefutedError if the algorithm is wrong or its kernel
+        fails. Any other error, such as a lack of memory, is no evidence against the algorithm."""
         results = self._candidate(self._random, Form())
         for number in range(2, RUNS + 1):
             again = self._candidate(self._random, Form())
@@ -156,9 +168,22 @@ def _forms(question: Question, inputs: Inputs) -> list[Form]:
     return [form for form in _FORMS[question.direction] if slices or not form.sliced]
 
 
-@functools.cache
+def _is_fault_of_a_kernel(error: Exception) -> bool:
+    """Whether an error is CUDA's or the emulator's verdict on a kernel: not a lack of memory, a device that cannot run
+    kernels, or an error in Python code."""
+    if type(error).__name__ in _CUDA_ERRORS:
+        return not any(each in str(error) for each in _OUT_OF_MEMORY)
+    return isinstance(error, EmulatorError) and not isinstance(error, DeviceError)
+
+
 def _guards(device: str) -> Guards | NoGuards:
-    return Guards() if Device.named(device).on_gpu else NoGuards()
+    return guards_of_gpus() if Device.named(device).on_gpu else NoGuards()
+
+
+@functools.cache
+def guards_of_gpus() -> Guards:
+    """This process's guards, for all GPUs: CuPy has one allocator in a process."""
+    return Guards()
 
 
 def _sampled(array: np.ndarray, most: int = COMPARED) -> np.ndarray:

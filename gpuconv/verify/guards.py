@@ -16,7 +16,8 @@ _CANARY, _NAN = 0xA5, 0xFF  # the byte of guard zones, and a byte that makes NaN
 
 
 class Guards:
-    """Replaces CuPy's allocator, from the creation of this object until the process ends."""
+    """Replaces CuPy's allocator, which serves all GPUs of a process, from the creation of this object on. A process
+    makes one object: a second one would take over the allocator, and the first would see no further allocations."""
 
     def __init__(self) -> None:
         import cupy

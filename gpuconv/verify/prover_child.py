@@ -24,7 +24,6 @@ from gpuconv.verify.algorithm_check import Proof, RefutedError
 from gpuconv.verify.algorithm_run import Question
 
 _QUESTION_LIMIT = 60.0  # seconds for a question; the process that asks gives up earlier
-_OUT_OF_MEMORY = ("cudaErrorMemoryAllocation", "CUDA_ERROR_OUT_OF_MEMORY")  # part of CuPy's error messages
 
 
 def main() -> None:
@@ -45,9 +44,11 @@ def answer_about(record: Record, answer: Callable[[Record], None]) -> None:
             question = Question.read(record)
             fingerprint, proof = _fingerprint(question), Proof(question)
             answer({"prepared": True})
-            status, reason = _judge(proof)
-    except Exception as error:  # in the preparation, which runs only proved algorithms
-        status, reason = prover.UNABLE, _as_text(error)
+            status, reason = prover.PROVED, proof.judge()
+    except RefutedError as refuted:
+        status, reason = prover.REFUTED, str(refuted)
+    except Exception as error:  # no evidence against the algorithm, see `Proof.judge`
+        status, reason = prover.UNABLE, f"{type(error).__name__}: {error}"
     answer({"of": fingerprint, "status": status, "reason": reason, "seconds": time.perf_counter() - start})
 
 
@@ -55,17 +56,3 @@ def _fingerprint(question: Question) -> str:
     """The fingerprint of the plan to be proved, from this process's kernels and GPU."""
     planned = plan(question.product, question.algorithm, capability_named(question.device))
     return fingerprint_of(question.product, planned, tuner.gpu_or_emulated(question.device))
-
-
-def _judge(proof: Proof) -> tuple[str, str]:
-    try:
-        return prover.PROVED, proof.judge()
-    except RefutedError as refuted:
-        return prover.REFUTED, str(refuted)
-    except Exception as error:
-        out_of_memory = isinstance(error, MemoryError) or any(each in str(error) for each in _OUT_OF_MEMORY)
-        return prover.UNABLE if out_of_memory else prover.REFUTED, _as_text(error)
-
-
-def _as_text(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"

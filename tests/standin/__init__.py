@@ -129,9 +129,10 @@ def clear_caches() -> None:
     from gpuconv.backends.cuda.gemm import tuner
     from gpuconv.backends.cuda.ops import block_counters
     from gpuconv.backends.cuda.runtime import capability, graph, kernel, parallel_streams, replaced_files, tensor_map
+    from gpuconv.verify import algorithm_check
 
     of_streams: tuple[Any, ...] = (parallel_streams._stream, graph._capture_stream)
     of_devices: tuple[Any, ...] = (capability._capability, tuner._gpu, block_counters._of_stream, losses._on_device)
-    for cache in (*of_streams, *of_devices, kernel._load, tensor_map._encoded):
+    for cache in (*of_streams, *of_devices, kernel._load, tensor_map._encoded, algorithm_check.guards_of_gpus):
         cache.cache_clear()
     replaced_files.forget()

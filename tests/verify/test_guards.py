@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from gpuconv.verify import algorithm_check
 from gpuconv.verify.guards import ZONE, Guards
 from tests import standin
 
@@ -35,4 +36,19 @@ def test_guards_report_writes_out_of_bounds_and_arrays_begin_as_nans(schedule):
         word.fill(7)
         guards.release(mark)
         assert guards.damage() == ""
+        cupy.cuda.set_allocator(None)
+
+
+def test_one_object_guards_the_arrays_of_all_gpus_in_any_order_of_questions():
+    with standin.installed(("90", "90")):
+        import cupy
+
+        for index in (0, 1, 0):
+            guards = algorithm_check._guards(f"cuda:{index}")
+            with cupy.cuda.Device(index):
+                guards.release()
+                x = cupy.empty((5,), np.float32)
+                cupy.ndarray((1,), np.uint32, cupy.cuda.MemoryPointer(x.data.mem, ZONE + 20)).fill(7)
+                assert guards.damage() == "wrote 4 bytes out of bounds, 1 bytes after an array of 20 bytes"
+        guards.release()
         cupy.cuda.set_allocator(None)

@@ -1,4 +1,4 @@
-"""Creates arrays on another array's device, for the launchers' results."""
+"""Creates arrays on the current device, for the launchers' results."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from gpuconv.types import Array, ArrayT
 
 
 def empty(shape: int | Sequence[int], dtype: DTypeLike, *, like: ArrayT) -> ArrayT:
-    """A new array on the device of `like`, unwritten (poisoned on the emulated device)."""
+    """A new array on the current device, which the caller has made that of `like`; unwritten (poisoned on the emulated
+    device)."""
     maker: Any = emulator if isinstance(like, np.ndarray) else sys.modules["cupy"]  # `_array_module`, inlined for speed
     return maker.empty(shape, dtype)
 
 
 def zeros(shape: int | Sequence[int], dtype: DTypeLike, *, like: ArrayT) -> ArrayT:
-    """A new array of zeros on the device of `like`."""
+    """A new array of zeros on the current device, which the caller has made that of `like`."""
     return _array_module(like).zeros(shape, dtype)
 
 
