@@ -24,7 +24,7 @@ from gpuconv.types import Options, Record
 from gpuconv.verify.compare import Difference, Expected, compare, results
 from gpuconv.verify.oracle import expected_results, is_exact
 from gpuconv.verify.rules.base import as_float64, expected_sum
-from gpuconv.verify.run import copied, to_device
+from gpuconv.verify.run import copied, map_arrays, to_device
 
 _RENAMED = {"advance_clock": "advance_step_counter"}  # former names of ops, which stored calls may have
 
@@ -197,9 +197,7 @@ def _is_finite(value: object) -> bool:
 
 def _on_host(value: object) -> Any:  # noqa: ANN401 - an array, or another argument
     """A copy of an array, or of each array in a list or tuple, on the host; anything else as it is."""
-    if isinstance(value, (list, tuple)):
-        return type(value)(_on_host(entry) for entry in value)
-    return np.array(backends.to_numpy(value)) if is_array(value) else value
+    return map_arrays(lambda array: np.array(backends.to_numpy(array)), value, is_array)
 
 
 def _as_list(value: object) -> object:

@@ -1,8 +1,9 @@
 """The expected results of each op: the oracle's results in float64, with bounds on the errors of a device's results.
 
 Inputs have the dtype of the device's call, so float64 represents them exactly. If an op only adds and multiplies, its
-result for the absolute values of the inputs is the magnitude to which the bound is proportional. Ops whose bits are
-defined, such as those that draw random numbers, load batches or only select values, must match the oracle bit for bit.
+result for the absolute values of the inputs is the magnitude to which the bound is proportional. Ops whose values are
+defined exactly, such as those that draw random numbers, load batches or only select values, must match the oracle value
+for value.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ expect = expected_results  # its former name
 
 
 def is_exact(op: str) -> bool:
-    """Whether an op must give exactly the oracle's bits."""
+    """Whether an op must give exactly the oracle's values."""
     return _RULES[op] is None
 
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from gpuconv import backends, ops
 from gpuconv.algorithms import UnservedError
 from gpuconv.arguments import integer
+from gpuconv.dtypes import full_name
 from gpuconv.names import canonical
 from gpuconv.text import html
+from gpuconv.types import Array
 from gpuconv.verify.cases.case import DTYPES, Case
 from gpuconv.verify.compare import compare, results
 from gpuconv.verify.oracle import expected_results
@@ -95,16 +98,39 @@ def run_case(case: Case, dtype: str, device: str, seed: int = 0) -> Outcome:
 
 
 def to_device(value: object, device: str) -> object:
-    if isinstance(value, list):
-        return [to_device(entry, device) for entry in value]
-    return backends.asarray(value, device) if isinstance(value, np.ndarray) else value
+    """A host array, or each one in a list or tuple, on a device; anything else as it is. A slice of the channels of a
+    volume, such as x[..., 2:5], becomes the same slice of the volume on the device."""
+    return map_arrays(lambda array: _to_device(array, device), value)
+
+
+def _to_device(array: np.ndarray, device: str) -> Array:
+    volume = array.base
+    if array.flags.c_contiguous or not isinstance(volume, np.ndarray) or not _are_channels_of(array, volume):
+        return backends.asarray(array, device)
+    begin = (array.ctypes.data - volume.ctypes.data) // array.itemsize
+    return backends.asarray(volume, device)[..., begin : begin + array.shape[-1]]
+
+
+def _are_channels_of(array: np.ndarray, volume: np.ndarray) -> bool:
+    same_pixels = array.shape[:-1] == volume.shape[:-1] and array.strides == volume.strides
+    return same_pixels and array.dtype == volume.dtype and volume.flags.c_contiguous
 
 
 def copied(value: object) -> object:
-    """A copy of an array, or of each array in a list or tuple; anything else as it is."""
+    """A copy of a host array, or of each one in a list or tuple; anything else as it is."""
+    return map_arrays(lambda array: array.copy(), value)
+
+
+def map_arrays(
+    function: Callable[[Any], Any],
+    value: object,
+    is_array: Callable[[object], bool] = lambda x: isinstance(x, np.ndarray),
+) -> Any:  # noqa: ANN401 - an array, or another argument
+    """function(value) for an array, and a list or tuple with function(array) for each array in it; anything else as it
+    is. is_array: which values are arrays; by default those of the host."""
     if isinstance(value, (list, tuple)):
-        return type(value)(copied(entry) for entry in value)
-    return value.copy() if isinstance(value, np.ndarray) else value
+        return type(value)(map_arrays(function, entry, is_array) for entry in value)
+    return function(value) if is_array(value) else value
 
 
 def verify(chosen: Iterable[Case], dtypes: Iterable[str], device: str, seed: int = 0) -> Iterator[Row]:
@@ -113,19 +139,23 @@ def verify(chosen: Iterable[Case], dtypes: Iterable[str], device: str, seed: int
 
     Args:
         chosen: The cases.
-        dtypes: Names of dtypes, or the name of one; a case runs in those of them that it accepts.
+        dtypes: Names of dtypes, or the name of one, also short ones; a case runs in those of them that it accepts.
         device: The device's name.
         seed: The seed of the cases' numbers, at least 0.
 
-    Raises ValueError or TypeError for an unknown dtype, and for a wrong seed.
+    Raises ValueError or TypeError for an unknown dtype, and for a wrong seed, before the first row is asked for.
     """
-    named = [canonical("dtype", dtype, DTYPES) for dtype in ([dtypes] if isinstance(dtypes, str) else dtypes)]
-    seed = integer("seed", seed, 0)
+    listed = [dtypes] if isinstance(dtypes, str) else dtypes
+    named = [canonical("dtype", full_name(dtype), DTYPES) for dtype in listed]
+    return _rows(chosen, named, device, integer("seed", seed, 0))
+
+
+def _rows(chosen: Iterable[Case], dtypes: list[str], device: str, seed: int) -> Iterator[Row]:
     by_op: dict[str, list[Case]] = {}
     for case in chosen:
         by_op.setdefault(case.op, []).append(case)
     for op, listed in by_op.items():
-        for dtype in named:
+        for dtype in dtypes:
             row = Row(op, dtype)
             for case in listed:
                 if dtype in case.dtypes:

@@ -57,7 +57,7 @@ def _numbers(shape: Shape, options: Options) -> Make:
 
 
 def _slice(shape: Shape) -> Make:
-    """A volume that is a slice of another's channels, and so not contiguous."""
+    """A volume that is a slice of another's channels, and so not contiguous, also on a device (`run.to_device`)."""
     return lambda rng, dtype: ([normal(rng, (*shape[:-1], shape[-1] + 3), dtype)[..., 2:-1]], {})
 
 

@@ -128,8 +128,8 @@ def _clipping(
     shapes: list[Shape], options: Options, fills: bool = False, last: float = np.nan, scaled: bool = True
 ) -> Make:
     """The arguments of clip_norm or clip_values: gradients and a scaling. fills: whether the arguments begin with an
-    array to fill, as clip_norm's do. last: the only number of one more gradient. clip_norm gets this gradient only if
-    the number is infinite, because NaN would leave nothing to compare."""
+    array to fill, as clip_norm's do. last: the only number of one more gradient. The default, NaN, is for clip_values;
+    clip_norm gets this gradient only in its own case of infinity, because NaN would leave nothing to compare."""
 
     def make(rng: np.random.Generator, dtype: np.dtype) -> Arguments:
         grads = _normal_gradients(rng, shapes, dtype)

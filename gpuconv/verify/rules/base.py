@@ -23,6 +23,11 @@ def as_float64(x: object) -> Any:  # noqa: ANN401 - of the same kind as x
     return x.astype(np.float64) if isinstance(x, np.ndarray) and x.dtype.kind not in "iub" else x
 
 
+def number_of(options: Options, name: str, default: float | None = None) -> float:
+    """An option that is a number or an array of one number. Raises KeyError if it is missing and has no default."""
+    return float(np.asarray(options[name] if default is None else options.get(name, default)).item())
+
+
 def expected_sum(one: Expected, before: np.ndarray) -> Expected:
     """The expected sum if an op adds the result `one` to an array. before: that array before the call."""
     old = as_float64(before)
@@ -43,6 +48,6 @@ def accumulating_rule(rule: Rule, option: str) -> Rule:
 
 
 def exact_results(op: str, arrays: Arrays, options: Options) -> list[Expected]:
-    """The op's results, with a bound of 0: they must be reproduced bit for bit."""
+    """The op's results, with a bound of 0: they must be reproduced value for value."""
     found = results(op, arrays, getattr(ops, op)(*arrays, **options))
     return [Expected(name, as_float64(array), 0.0) for name, array in found.items()]

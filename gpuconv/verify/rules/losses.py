@@ -12,7 +12,7 @@ from gpuconv.types import Options
 from gpuconv.verify.bounds import accumulation, rounding
 from gpuconv.verify.compare import Expected
 from gpuconv.verify.rules.activations import softmax_error
-from gpuconv.verify.rules.base import Arrays
+from gpuconv.verify.rules.base import Arrays, number_of
 
 
 def softmax_cross_entropy(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> list[Expected]:
@@ -21,7 +21,7 @@ def softmax_cross_entropy(op: str, arrays: Arrays, options: Options, dtype: np.d
     n, classes = logits.shape
     most, summed = _row_weight_and_length(labels, weight, options.get("ignore_index"))
     acc, y = accumulation_dtype(dtype), ops.softmax(logits)
-    scale = float(np.asarray(options.get("grad_scale", 1.0)).item())
+    scale = number_of(options, "grad_scale", 1.0)
     magnitude = most * (2 * np.abs(logits).max(1).mean() + math.log(classes) + 1) + abs(loss)
     error = most * softmax_error(logits, y, dtype)
     error += accumulation(dtype, 7 + summed, 2 * most * y + np.abs(n * dlogits / scale))
@@ -64,7 +64,7 @@ def elementwise_loss(op: str, arrays: Arrays, options: Options, dtype: np.dtype)
     if op == "binary_cross_entropy":
         weighs = 1 + np.abs(targets) * (2 if weight is None else 1 + weight)
         magnitude = (weighs * (1 + np.abs(scores))).mean()
-        slopes = weighs / scores.size * float(np.asarray(options.get("grad_scale", 1.0)).item())
+        slopes = weighs / scores.size * number_of(options, "grad_scale", 1.0)
     return [
         Expected("loss", loss, accumulation(accumulation_dtype(dtype), scores.size + 10, magnitude)),
         Expected("dscores", dscores, accumulation(dtype, 10, slopes) + rounding(dtype, dscores)),

@@ -13,7 +13,7 @@ from gpuconv.newton_schulz import EPS, NEWTON_SCHULZ
 from gpuconv.types import Options
 from gpuconv.verify.bounds import UNIT_ROUNDOFF_TF32, accumulation, rounding
 from gpuconv.verify.compare import Expected
-from gpuconv.verify.rules.base import Arrays, Rule, exact_results
+from gpuconv.verify.rules.base import Arrays, Rule, exact_results, number_of
 
 
 def unless_skipped(rule: Rule) -> Rule:
@@ -116,14 +116,14 @@ def loss_scale(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> li
 
 def _step_size(op: str, states: Arrays, grad: np.ndarray, options: Options, skipped: float) -> np.ndarray:
     """The magnitude of the update, with the absolute values of all its terms."""
-    lr = float(np.asarray(options["lr"]).item())
+    lr = number_of(options, "lr")
     if op == "lion_step":
         return np.full_like(grad, lr)
     if op == "sgd_step":
         return lr * 2 * (grad + (np.abs(states[0]) if states else 0))
     if op == "adam_step":
         m, v = states
-        step = float(np.asarray(options["step"]).item()) - skipped
+        step = number_of(options, "step") - skipped
         m_share, v_share = 1 - options.get("beta1", 0.9) ** step, 1 - options.get("beta2", 0.999) ** step
         # In float32, 1 - beta**step would lose digits in the first steps; kernels compute it in double.
         return lr * (np.abs(m) + grad) / m_share / (np.sqrt(v / v_share) + options.get("eps", 1e-8))
@@ -135,7 +135,7 @@ def _sign_error(mean: np.ndarray, grad: np.ndarray, options: Options, dtype: np.
     beta = options.get("beta1", 0.9)
     terms = beta * mean, (1 - beta) * grad
     may_flip = np.abs(sum(terms)) <= accumulation(dtype, 4, sum(map(np.abs, terms)))
-    return np.where(may_flip, 2 * float(np.asarray(options["lr"]).item()), 0.0)
+    return np.where(may_flip, 2 * number_of(options, "lr"), 0.0)
 
 
 @unless_skipped
