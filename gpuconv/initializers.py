@@ -9,6 +9,9 @@ filters (K, R, S, C // groups) they are R * S * C / groups and R * S * K / group
 are in and out. These are the connections counted in equations 7 and 14 of He et al. 2015. (PyTorch uses R * S * K as
 fan_out for any number of groups, which makes the weights of a depthwise convolution sqrt(C) times too small with
 "out".)
+
+For a transposed convolution the two are exchanged, as in PyTorch: its weight is (in, R, S, out // groups), and the same
+formulas give fan_in = R * S * out / groups and fan_out = R * S * in / groups.
 """
 
 from __future__ import annotations
@@ -35,7 +38,7 @@ def fans(shape: Shape, groups: int = 1) -> tuple[int, int]:
     """(fan_in, fan_out) of a weight.
 
     Args:
-        shape: (out, ..., in // groups), of rank 2 or more.
+        shape: (out, ..., in // groups), of rank 2 or more; (in, ..., out // groups) for a transposed convolution.
         groups: The groups of the convolution.
 
     Raises:

@@ -28,7 +28,7 @@ from gpuconv.devices import Device
 from gpuconv.dtypes import as_dtype, full_name, precision_of
 from gpuconv.names import canonical, distinct, lookup
 from gpuconv.ops import OPS
-from gpuconv.profiling.timer import open_timer
+from gpuconv.profiling.timer import Timer, open_timer
 from gpuconv.types import Options
 from gpuconv.verify import DTYPES, TIERS, Case, Row, cases, verify
 from gpuconv.verify.run import to_device
@@ -91,19 +91,24 @@ def check(
 
     Other arguments as in `shipped_file`.
 
-    Yields:
-        A row of outcomes for each dtype, which a notebook shows as a table.
+    Returns:
+        An iterator over rows of outcomes, one for each dtype, which a notebook shows as a table.
 
     Raises:
         ValueError: The op is unknown or has no case in any of the dtypes, the device runs no kernels, or the file does
             not define the shipped file's kernels.
     """
+    device = backends.resolve(device)
     _expect_kernels(device)
     path = Path(path)
     dtypes = served_dtypes(op, (dtypes,) if isinstance(dtypes, str) else tuple(dtypes), algo)
     check_signatures(path, op, algo)
-    with replaced_files.replace_files({shipped_file(op, algo): path.resolve()}):
-        yield from verify(cases_of(op, algo), dtypes, device)
+    return _rows({shipped_file(op, algo): path.resolve()}, cases_of(op, algo), dtypes, device)
+
+
+def _rows(files: dict[str, Path], chosen: list[Case], dtypes: tuple[str, ...], device: str) -> Iterator[Row]:
+    with replaced_files.replace_files(files):
+        yield from verify(chosen, dtypes, device)
 
 
 def served_dtypes(op: str, dtypes: tuple[str, ...], algo: str | None = None) -> tuple[str, ...]:
@@ -193,11 +198,15 @@ def compare(
     device = backends.resolve(device)
     _expect_kernels(device)
     (dtype,) = served_dtypes(op, (dtype,), algo)
-    timer = open_timer(device)
-    sides = {"yours": {shipped_file(op, algo): Path(path).resolve()}, "shipped": {}}
-    for case in cases_of(op, algo, ("real",)):
-        if dtype not in case.dtypes:
-            continue
+    sides: dict[str, dict[str, Path]] = {"yours": {shipped_file(op, algo): Path(path).resolve()}, "shipped": {}}
+    chosen = [case for case in cases_of(op, algo, ("real",)) if dtype in case.dtypes]
+    return _timings(sides, chosen, dtype, device, open_timer(device), repeats)
+
+
+def _timings(
+    sides: dict[str, dict[str, Path]], chosen: list[Case], dtype: str, device: str, timer: Timer, repeats: int
+) -> Iterator[Timing]:
+    for case in chosen:
         samples: dict[str, list[float]] = {side: [] for side in sides}
         run = _launcher(case, dtype, device)
         try:

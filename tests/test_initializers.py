@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from gpuconv import initializers, random
-from gpuconv.layers import Conv2D, Input, Linear, Sequential
+from gpuconv.layers import Conv2D, ConvTranspose2D, Input, Linear, Sequential
 
 SHAPE = (64, 5, 3, 32)  # (K, R, S, C): fan_in 480, fan_out 960
 
@@ -159,3 +159,11 @@ def test_a_constant_that_the_dtype_cannot_hold_is_refused():
         with pytest.raises(ValueError, match=rf"value holds 1e\+300, which is out of the range of {dtype}"):
             initializers.constant((2,), dtype=dtype, value=1e300)
     assert initializers.constant((2,), dtype="float64", value=1e300).tolist() == [1e300, 1e300]
+
+
+def test_dirac_of_groups_is_the_identity_of_a_transposed_convolution():
+    x = np.random.default_rng(0).normal(size=(1, 3, 3, 8))
+    layer = ConvTranspose2D(8, 1, groups=2, weight_init="dirac")
+    layer.build((3, 3, 8), dtype="float64")
+    np.testing.assert_array_equal(layer.forward(x), x)
+    assert layer["bias"].shape == (8,)

@@ -198,3 +198,13 @@ def test_timing_needs_at_least_two_repeats(my_pool):
 
 def _unknown_op(name, near):
     return f"unknown op {name!r}; did you mean {near!r}? (known: {', '.join(ops.__all__)})\n"
+
+
+def test_auto_is_resolved_and_arguments_are_checked_when_check_and_compare_are_called(my_pool, monkeypatch):
+    monkeypatch.setattr(lab.backends, "resolve", lambda device: "emulated" if device == "auto" else device)
+    (row,) = lab.check(my_pool, "max_pool2d", "auto", "float32")
+    assert all(outcome.passed for outcome in row.outcomes)
+    with pytest.raises(ValueError, match="numpy runs no kernels"):
+        lab.check(my_pool, "max_pool2d", "numpy", "float32")
+    with pytest.raises(ValueError, match="numpy runs no kernels"):
+        lab.compare(my_pool, "max_pool2d", "numpy", "float32")

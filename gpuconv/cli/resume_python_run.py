@@ -77,7 +77,7 @@ def resume(options: argparse.Namespace, chosen: Record, callbacks: Sequence[Call
     except (DataError, DivergedError, SettingsError, ShadowError) as error:
         raise UserError(str(error)) from error
     json_output.note(run=directory, epochs=history, steps=trainer.steps, stopped=trainer.stop_reason)
-    shadow_report.print_shadow(trainer.shadowed, run.shadow)
+    shadow_report.print_shadow(trainer.shadowed, None if ranks.rank else run.shadow)
     json_output.note(tested=trainer.tested)
     if trainer.interrupted_by:
         return 128 + trainer.interrupted_by

@@ -1,4 +1,4 @@
-"""What the shadow oracle found during training, printed and drawn."""
+"""What the shadow oracle found during training: printed, drawn and put into the JSON output."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ if TYPE_CHECKING:
     from gpuconv.training.shadow import Shadow
 
 
-def print_shadow(shadow: Shadow | None, path: Path) -> None:
-    """Print what the shadow oracle found, if there was one, and draw it into the picture at `path`."""
+def print_shadow(shadow: Shadow | None, path: Path | None) -> None:
+    """Print what the shadow oracle found, if there was one, and draw it into the picture at `path`. On ranks that draw
+    nothing, `path` is None."""
     from gpuconv import plots
 
     if shadow is None:
         return
     json_output.note(shadow={"seconds": shadow.spent, "elapsed": shadow.elapsed, "rows": shadow.report()})
     say(str(shadow), "stdout")
-    if any(row.checked for row in shadow.report()):
+    if path and any(row.checked for row in shadow.report()):
         try:
             plots.draw(path, shadow.picture)
         except plots.PlotError as error:

@@ -38,7 +38,11 @@ OPTIONS: dict[str, tuple[Callable[[str], int | float | str], str, str]] = {
     "seed": (count(0), "N", "seeds everything random: weights, order, augmentation (default: 0)"),
     "epochs": (count(1), "N", "passes over the training images"),
     "batch_size": (count(1), "N", "images in a batch"),
-    "lr": (positive, "X", "learning rate, before the schedule's factor; for optimizer groups, a factor on their rates"),
+    "lr": (
+        positive,
+        "X",
+        "the learning rate, which the schedule scales; with optimizer groups, their own rates are multiplied by it",
+    ),
     "optimizer": (
         str,
         "SPEC",

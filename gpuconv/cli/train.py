@@ -203,7 +203,7 @@ def _train(options: argparse.Namespace, ranks: Ranks, more_callbacks: Sequence[C
             with contextlib.suppress(OSError):  # the folder is not empty
                 os.removedirs(directory)
     json_output.note(run=directory, epochs=history, steps=trainer.steps, stopped=trainer.stop_reason)
-    shadow_report.print_shadow(trainer.shadowed, RunDirectory(directory).shadow)
+    shadow_report.print_shadow(trainer.shadowed, None if ranks.rank else RunDirectory(directory).shadow)
     if trainer.interrupted_by:
         return 128 + trainer.interrupted_by
     if ranks.rank == 0:

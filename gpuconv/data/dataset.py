@@ -37,7 +37,7 @@ class Dataset:
 
     def __post_init__(self) -> None:
         images, labels = (to_numpy(getattr(self, part), f"{part} of {self.name!r}") for part in ("images", "labels"))
-        classes = class_names(self.classes, self.name)
+        classes = names_as_text(self.classes, self.name)
         if images.dtype != np.uint8:
             raise TypeError(f"images of {self.name!r} must be uint8 in 0..255, received {images.dtype.name}")
         if images.ndim != 4:
@@ -97,12 +97,17 @@ class Dataset:
     def relabeled(self, classes: Sequence[str]) -> Dataset:
         """The same images, with labels numbered by the order of class names in `classes`.
 
-        Raises ValueError if the names differ, or if only their order differs and one occurs twice, and TypeError if
-        `classes` is not iterable.
+        Raises ValueError if the names differ, or if only their order differs and one occurs twice, or if a class of
+        these images would get the number `ignored`, and TypeError if `classes` is not iterable.
         """
-        names = class_names(classes, self.name)
+        names = names_as_text(classes, self.name)
         counted, labels = self.labels != self.ignored, self.labels.copy()
         labels[counted] = class_indices(self, names)[labels[counted]]
+        if (labels[counted] == self.ignored).any():
+            raise ValueError(
+                f"{names[int(self.ignored or 0)]!r} would be class {self.ignored} of {self.name!r}, whose images are "
+                "ignored: give the classes in another order"
+            )
         return dataclasses.replace(self, labels=labels, classes=names)
 
     relabelled = relabeled  # the former name
@@ -141,7 +146,7 @@ class Classified(Protocol):
     def classes(self) -> Sequence[str]: ...
 
 
-def class_names(classes: Iterable[object], name: str) -> tuple[str, ...]:
+def names_as_text(classes: Iterable[object], name: str) -> tuple[str, ...]:
     """The names of classes as text. name: the name of the data set, for messages. Raises TypeError for anything that
     is not iterable."""
     if not np.iterable(classes):

@@ -94,10 +94,13 @@ def _fetch(url: str, part: Path, size: int, progress: bool) -> None:
     and ValueError for a file of another size."""
     import requests
 
-    received = _bytes_so_far(part, size)
+    _bytes_so_far(part, size)  # removes what cannot be a partial download
     with open(part, "ab", opener=files.open_to_append) as file:
         if locks.lock(file.fileno()) is False:  # None: this file system has no locks
             raise OSError(None, "another process is downloading it", str(part))
+        if not locks.is_at(file.fileno(), part):
+            raise OSError(None, "another process has just removed it, at the end of its download", str(part))
+        received = os.fstat(file.fileno()).st_size  # not before the lock, because its last holder appended to the file
         if received == size:
             return
         headers = {"Range": f"bytes={received}-", "Accept-Encoding": "identity"}

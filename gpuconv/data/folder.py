@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuconv.arguments import flag, integer, number, pair
-from gpuconv.data.dataset import Dataset, as_index, class_indices, class_names
+from gpuconv.data.dataset import Dataset, as_index, class_indices, names_as_text
 from gpuconv.data.listing import list_images
 from gpuconv.data.samples import Samples
 from gpuconv.images.image_file import read_image
@@ -59,8 +59,10 @@ def load(
     dataset, paths = _read(directory, size, channels, stream, first_version=split == "order")
     dataset = dataclasses.replace(dataset, spec=f"{dataset.spec},test={float(test)},seed={seed},split={split}")
     tested = [for_testing(names, test, seed) for names in paths]
-    if split == "order" or max(map(len, paths)) < 2:  # if no class has two images, Dataset.split raises
+    if split == "order":
         return dataset.split(test, seed=seed)
+    if max(map(len, paths)) < 2:
+        return dataset.split(test)  # raises, because no class has two images
     is_test = np.concatenate(tested)
     return dataset.subset(~is_test), dataset.subset(is_test)
 
@@ -193,7 +195,7 @@ class FolderSamples(Samples):
 
     def relabeled(self, classes: Sequence[str]) -> FolderSamples:
         """As `Dataset.relabeled`."""
-        names = class_names(classes, self.name)
+        names = names_as_text(classes, self.name)
         return dataclasses.replace(self, labels=class_indices(self, names)[self.labels], classes=names)
 
     relabelled = relabeled  # the former name

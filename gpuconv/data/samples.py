@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import zlib
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuconv.backends import to_numpy
-from gpuconv.data.dataset import as_index, class_names, fraction_mask
+from gpuconv.data.dataset import as_index, fraction_mask, names_as_text
 from gpuconv.data.expect import as_targets, expect_image_dtype, expect_pair
 from gpuconv.dtypes import as_numeric, is_float
 from gpuconv.images.layout import laid_out
@@ -50,7 +51,7 @@ class Samples:
         expect_image_dtype(dtype, self.name)
         object.__setattr__(self, "dtype", dtype)
         object.__setattr__(self, "image_shape", tuple(self.image_shape))
-        object.__setattr__(self, "classes", class_names(self.classes, self.name))
+        object.__setattr__(self, "classes", names_as_text(self.classes, self.name))
         if self.labels is not None:
             object.__setattr__(self, "labels", to_numpy(self.labels, f"labels of {self.name!r}"))
 
@@ -86,11 +87,14 @@ class Samples:
         return Subset(**(shared | {"labels": labels}), parent=self, indices=chosen)
 
     def split(self, fraction: float, *, seed: int = 0, what: str = "test") -> tuple[Samples, Samples]:
-        """As in `Dataset.split`; treats all samples as one class if labels are floats, or known only when a sample is
-        read."""
+        """As in `Dataset.split`; treats all samples as one class if labels are not one integer each, or known only when
+        a sample is read."""
         known = self.labels
-        labels = known if known is not None and known.ndim == 1 else np.zeros(len(self), np.int64)
-        second = fraction_mask(labels, fraction, seed, f"the {what} part of {self.name!r}", self.ignored)
+        if known is not None and known.ndim == 1 and known.dtype.kind in "iu":
+            labels, ignored = known, self.ignored
+        else:
+            labels, ignored = np.zeros(len(self), np.int64), None
+        second = fraction_mask(labels, fraction, seed, f"the {what} part of {self.name!r}", ignored)
         return self.subset(~second), self.subset(second)
 
 
@@ -109,7 +113,12 @@ class Subset(Samples):
 
     def checksum(self) -> str | None:
         parent = self.parent.checksum()
-        return None if parent is None else f"{zlib.crc32(self.indices.tobytes(), int(parent, 16)):08x}"
+        if parent is None:
+            return None
+        # gpuconv's own checksums are 8 hexadecimal digits, and stored runs compare the number that follows from them.
+        own = re.fullmatch("[0-9a-fA-F]{8}", parent)
+        start = int(parent, 16) if own else zlib.crc32(parent.encode("utf-8", "surrogateescape"))
+        return f"{zlib.crc32(self.indices.tobytes(), start):08x}"
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)

@@ -8,6 +8,12 @@ from gpuconv.arguments import is_torch
 from gpuconv.backends import to_numpy
 
 
+def lacks_channels(given: tuple[int, ...], shape: tuple[int, ...], rank: int) -> bool:
+    """Whether `given` is the shape of gray images, or of one gray image, without a channel axis. shape, rank: as in
+    `laid_out`."""
+    return len(shape) == 3 and shape[-1] == 1 and len(given) == rank - 1 and given[-2:] == shape[:2]
+
+
 def laid_out(images: object, shape: tuple[int, ...], rank: int) -> np.ndarray:
     """Images as a NumPy array with channels last. The caller checks the shape of the result.
 
@@ -18,9 +24,9 @@ def laid_out(images: object, shape: tuple[int, ...], rank: int) -> np.ndarray:
     array = to_numpy(images.detach().cpu() if is_torch(images) else images, "images")
     if len(shape) != 3:
         return array
-    height, width, channels = shape
-    if channels == 1 and array.ndim == rank - 1 and array.shape[-2:] == (height, width):
+    if lacks_channels(array.shape, shape, rank):
         return array[..., None]
+    channels = shape[-1]
     if array.ndim == rank >= 3 and array.shape[-3] == channels != array.shape[-1]:
         last = np.moveaxis(array, -3, -1)
         if is_torch(images):

@@ -88,11 +88,13 @@ def _kind(word: str) -> tuple[str, str]:
 
 @dataclass(frozen=True)
 class Violation:
-    """The first call beyond its bound; if both sides have one in the same step, the call of A. side: 0 for A, 1 for B.
-    step: counted from 1 at the first compared step. layer: "" outside layers. direction: "forward", "backward",
-    "update" or "outside of layers". parameter: for an update, the parameter with the wrong value, else "". worst: the
-    element whose error is the largest share of its bound. other: the other side's value of this element, from the same
-    inputs; NaN if the result there has another shape. other_share: the error of `other` as a share of the bound."""
+    """The first call beyond its bound; if both sides exceed a bound in the same step, this is the call of A.
+
+    side: 0 for A, 1 for B. step: counted from 1 at the first compared step. layer: "" outside layers. direction:
+    "forward", "backward", "update" or "outside of layers". parameter: for an update, the parameter with the wrong
+    value, else "". worst: the element whose error is the largest share of its bound. other: the other side's value of
+    this element, from the same inputs; NaN if the result there has another shape. other_share: the error of `other` as
+    a share of the bound."""
 
     side: int
     step: int

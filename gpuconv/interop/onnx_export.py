@@ -42,7 +42,7 @@ def to_onnx(
     larger=True, the height and width are left open.
 
     Args:
-        net: Built.
+        net: A built net, or one built layer.
         path: The file.
         layout: The layout of volumes at the model's input and output, "NCHW" or, with a transposition inside, "NHWC".
         normalization: Whether the model takes uint8 images and begins with `net.normalization`.
@@ -65,6 +65,8 @@ def model(net: Sequential, layout: str, normalization: bool, softmax: bool, dtyp
         raise TypeError(f"to_onnx takes a net, received {type(net).__name__}")
     if not net.built or any(name not in layer.arrays for layer in net.walk() for name in layer.variables):
         raise ValueError("the net has no weights yet: build it with an input shape and without initialize=False")
+    if not isinstance(net, Sequential) and not net.path:  # its nodes are named by the path that a layer has in a net
+        net = Sequential([net])
     normalization, softmax = flag("normalization", normalization), flag("softmax", softmax)
     if normalization and getattr(net, "normalization", None) is None:
         raise ValueError("normalization=True needs net.normalization, which a net gets by training on uint8 images")

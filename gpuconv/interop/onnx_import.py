@@ -22,7 +22,7 @@ def from_onnx(
     """The net of an ONNX file, with its weights and names.
 
     Volumes become NHWC. Layers are named by their weights or nodes, with underscores for dots; a file written by
-    `to_onnx` restores the net's names, classes and normalization.
+    `to_onnx` restores the net's names, classes and normalization, if its operators can be read (docs/onnx.md).
 
     Args:
         path: The file.

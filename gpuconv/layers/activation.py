@@ -21,10 +21,12 @@ class Activation(Layer, base=True):
     op: ClassVar[str]
     keeps_output: ClassVar[bool]
 
-    def __init_subclass__(cls, op: str, **options: Any) -> None:
+    def __init_subclass__(cls, op: str | None = None, **options: Any) -> None:
+        """op: by default that of the base class, as for a user's subclass of `ReLU`."""
         super().__init_subclass__(**options)
-        cls.stem = cls.op = op
-        cls.keeps_output = not ACTIVATIONS[op].saves_input
+        if op is not None:
+            cls.stem = cls.op = op
+            cls.keeps_output = not ACTIVATIONS[op].saves_input
 
     @property
     def options(self) -> Options:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
 
-from gpuconv import algorithms, arguments, backends, initializers, ops
+from gpuconv import algorithms, arguments, backends, ops
 from gpuconv.layers.base import Layer
 from gpuconv.layers.shapes import expect_axes, volume_size
-from gpuconv.layers.variables import Variable, set_initializers
+from gpuconv.layers.variables import set_initializers, weight_and_bias
 from gpuconv.problems import Conv2dProblem
 from gpuconv.types import Array, Options, Padding, PaddingPairs, Pair, Shape, Size
 from gpuconv.window_sizes import canonical_padding, padding_pairs
@@ -74,8 +74,8 @@ class ConvTranspose2D(Layer):
         padding = padding_pairs(self.padding, kernel_size, stride, dilation)
         return kernel_size, stride, dilation, padding, arguments.pair("output_padding", self.output_padding, 0)
 
-    def plan(self, input_shape: Shape) -> Shape:
-        expect_axes(input_shape, "H W C")
+    def _output_shape(self, input_shape: Shape) -> Shape:
+        """(H, W, out_channels) for maps of any size."""
         kernel_size, stride, dilation, padding, added = self._window_sizes()
         h, w = (
             (input_shape[axis] - 1) * stride[axis]
@@ -85,6 +85,12 @@ class ConvTranspose2D(Layer):
             + 1
             for axis in (0, 1)
         )
+        return h, w, self.out_channels
+
+    def plan(self, input_shape: Shape) -> Shape:
+        expect_axes(input_shape, "H W C")
+        kernel_size, stride, dilation, padding, _ = self._window_sizes()
+        h, w, _ = self._output_shape(input_shape)
         if min(h, w) < 1:
             raise ValueError(f"the padding {self.padding} leaves no output: maps of {h} x {w}")
         self.problem = Conv2dProblem.of(
@@ -95,14 +101,13 @@ class ConvTranspose2D(Layer):
             dilation=dilation,
             groups=self.groups,
         )
-        self.variables = {"weight": Variable(self.problem.w_shape, initializers.get(self.weight_init))}
-        if self.bias:
-            self.variables["bias"] = Variable((self.out_channels,), initializers.get(self.bias_init))
+        self.variables = weight_and_bias(self, self.problem.w_shape, self.groups, outputs=self.out_channels)
         return self.problem.x_shape[1:]
 
     def forward(self, x: Array, training: bool = False, *, out: Array | None = None) -> Array:
-        input_shape = len(x), *self.problem.x_shape[1:]
-        y = ops.conv2d_dgrad(x, self["weight"], input_shape=input_shape, **self.options, out=out)
+        planned = x.shape[1:] == self.input_shape
+        volume = self.problem.x_shape[1:] if planned else self._output_shape(x.shape[1:])  # larger maps are taken too
+        y = ops.conv2d_dgrad(x, self["weight"], input_shape=(len(x), *volume), **self.options, out=out)
         self.stash(x)
         return ops.add(y, self["bias"], out=y) if self.bias else y
 

@@ -10,7 +10,7 @@ from gpuconv.images.normalization import Normalization
 from gpuconv.types import Shape
 
 
-def class_names(names: object, output_shape: Shape | None) -> list[str]:
+def expect_class_names(names: object, output_shape: Shape | None) -> list[str]:
     """The names as a list. Raises TypeError for anything but a list of names, and ValueError if the net is built and
     has another number of scores."""
     if isinstance(names, (str, bytes)) or not isinstance(names, (Sequence, np.ndarray)):

@@ -118,4 +118,4 @@ class Flatten(Layer):
         return dy.reshape(shape) if input_grad else None
 
     def as_sliding(self, flattened: Shape | None) -> tuple[None, Shape | None]:
-        return None, self.input_shape
+        return None, self.input_shape if len(self.input_shape or ()) == 3 else flattened  # features stay as they are

@@ -101,7 +101,8 @@ def form_chains(layers: Sequence[Layer], norm_sums: bool | None) -> list[Layer]:
     found: list[list[Layer]] = []
     for layer in layers:
         below = found[-1][-1] if found else None
-        if below is not None and NormChain.can_link(below, layer) and not layer.has_hooks:
+        hooked = layer.has_hooks or (below is not None and below.has_hooks)
+        if below is not None and NormChain.can_link(below, layer) and not hooked:
             activation = cast(ConvNorm | NormActivation, below).activation
             if sums_pay(activation) if norm_sums is None else norm_sums:
                 found[-1].append(layer)

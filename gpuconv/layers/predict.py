@@ -14,9 +14,10 @@ from gpuconv.arguments import is_torch
 from gpuconv.devices import Device, is_on, kind_of
 from gpuconv.dtypes import is_float
 from gpuconv.images.image_file import read_image
-from gpuconv.images.layout import laid_out
+from gpuconv.images.layout import lacks_channels, laid_out
+from gpuconv.images.normalization import looks_unnormalized
 from gpuconv.layers.base import Layer, expect_built
-from gpuconv.layers.image_notes import class_names
+from gpuconv.layers.image_notes import expect_class_names
 from gpuconv.types import Array, Shape
 
 
@@ -36,7 +37,7 @@ def predict(
     if top is not None:
         arguments.integer("top", top, 1)
         if classes is not None:
-            class_names(classes, net.output_shape)
+            expect_class_names(classes, net.output_shape)
     batch, single = as_batch(net, images)
     normalize = _normalizes(net, batch, normalize)
     scores = _scores(net, batch, batch_size, softmax or top is not None, normalize)
@@ -103,14 +104,10 @@ def _array(images: Any, shape: tuple[int, ...]) -> Array:  # noqa: ANN401 - an a
             )
         images = images if is_torch(images) else backends.to_numpy(images, "images")
         device = "numpy"
-    if _lacks_channels(tuple(images.shape), shape):
+    given = tuple(images.shape)
+    if given != shape and (lacks_channels(given, shape, 3) or lacks_channels(given, shape, 4)):
         images = images.reshape(*images.shape, 1)
     return laid_out(images, shape, len(images.shape)) if not Device.named(device).runs_kernels else images
-
-
-def _lacks_channels(given: tuple[int, ...], shape: tuple[int, ...]) -> bool:
-    """Whether these are gray images, or one gray image, without a channel axis."""
-    return shape[-1] == 1 and len(given) <= len(shape) == 3 and given[-2:] == shape[:2] and given != shape
 
 
 def _stacked(images: Sequence[Array]) -> np.ndarray:
@@ -144,7 +141,7 @@ def _normalizes(net: Layer, batch: Array, requested: bool | None) -> bool:
     if requested is False or net.normalization is None:
         return False
     pixels = backends.to_numpy(batch)
-    if pixels.min() >= 0 and (pixels.max() > 10 or pixels.max() <= 1):
+    if looks_unnormalized(pixels):
         raise ValueError(
             f"these floats, from {pixels.min():g} to {pixels.max():g}, do not look normalized, and the net was trained "
             "on normalized ones: give uint8, which is normalized as in training, pass normalize=True for floats in "
@@ -190,5 +187,6 @@ def _normalized(net: Layer, x: np.ndarray) -> np.ndarray:
 
 
 def _best(scores: np.ndarray, top: int, classes: Sequence[str] | None) -> list[tuple[str, float]]:
-    order = np.argsort(-scores.astype(np.float32), kind="stable")[:top]
+    exact = scores if scores.dtype.itemsize > 2 else scores.astype(np.float32)  # NumPy sorts bfloat16 only as float32
+    order = np.argsort(-exact, kind="stable")[:top]
     return [(str(index) if classes is None else classes[index], float(scores[index])) for index in order]

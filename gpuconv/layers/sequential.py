@@ -16,7 +16,7 @@ from gpuconv.dtypes import as_precision
 from gpuconv.layers import show
 from gpuconv.layers.activation_list import Volumes
 from gpuconv.layers.base import Layer
-from gpuconv.layers.image_notes import class_names, expect_normalization
+from gpuconv.layers.image_notes import expect_class_names, expect_normalization
 from gpuconv.layers.input import Input
 from gpuconv.layers.layer_call import (
     adds_input_grad,
@@ -102,8 +102,11 @@ class Sequential(Layer):
             self.build(self.layers[0].input_shape)
 
     def build(self, input_shape: Shape, **options: object) -> Shape:
-        """As `Layer.build`; `options` override the constructor's arguments."""
+        """As `Layer.build`; `options` override the constructor's arguments. A net that was built before stays on its
+        device and in its precision."""
         given: Options = {"seed": self.seed, **self._given}
+        if self.input_shape is not None and any(layer.arrays for layer in self.walk()):
+            given = {name: value for name, value in given.items() if name in ("seed", "initialize")}
         if {"dtype", "precision"} & options.keys():  # two names for one setting
             given |= {"dtype": None, "precision": None}
         given |= options
@@ -133,7 +136,7 @@ class Sequential(Layer):
 
     @classes.setter
     def classes(self, names: Sequence[str] | None) -> None:
-        self._classes = None if names is None else class_names(names, self.output_shape)
+        self._classes = None if names is None else expect_class_names(names, self.output_shape)
 
     @property
     def normalization(self) -> Normalization | None:
@@ -411,9 +414,14 @@ class Sequential(Layer):
 
         On an image of the original size it gives the original scores as a 1x1 map. On a larger one it gives a map of
         scores, whose step is the product of all strides. Each score equals the original net's on the image window at
-        that position, provided that no layer pads: with padding or fit="cover", a layer reads neighboring pixels where
-        the original reads padding. If fit="floor" leaves the last pixels of the original map unread, the windows of the
-        last scores may extend that many pixels beyond the image; these pixels are not read.
+        that position, with these exceptions: with padding or fit="cover", a layer reads neighboring pixels where the
+        original reads padding; and at the edges of a window, a ConvTranspose2D whose filters are larger than its stride
+        and an Upsample of mode "bilinear" read neighboring pixels where the original has none. If fit="floor" leaves
+        the last pixels of the original map unread, the windows of the last scores may extend that many pixels beyond
+        the image; these pixels are not read.
+
+        The new net has this net's `classes`. It has this net's `normalization` too, unless that subtracts a mean image,
+        which fits only images of the original size.
 
         Raises ValueError for a net that cannot slide, such as one with a group norm, with batch norm between Flatten
         and FC, or without an Input, and RuntimeError for one without weights.
@@ -423,6 +431,9 @@ class Sequential(Layer):
         layers, _ = sliding_row(self.layers)
         twin = Sequential(layers, seed=self.seed, precision=self.precision, device=self.device)
         take_values(twin, self)
+        twin.classes, known = self.classes, self.normalization
+        if known is not None and known.mean.ndim == known.std.ndim == 1:
+            twin.normalization = known
         return twin
 
     def as_sliding(self, flattened: Shape | None) -> tuple[Layer, Shape | None]:

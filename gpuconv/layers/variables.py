@@ -65,11 +65,15 @@ def set_initializers(layer: Weighted) -> None:
         layer.bias_init = initializers.canonical_choice(layer.bias_init)
 
 
-def weight_and_bias(layer: Weighted, weight_shape: Shape, groups: int = 1) -> dict[str, Variable]:
-    """The variables of a layer with `weight_init`, `bias` and `bias_init`; the weight's first axis is the output.
-    groups: the number of groups of a convolution, for the weight's initializer."""
+def weight_and_bias(
+    layer: Weighted, weight_shape: Shape, groups: int = 1, *, outputs: int | None = None
+) -> dict[str, Variable]:
+    """The variables of a layer with `weight_init`, `bias` and `bias_init`. groups: the number of groups of a
+    convolution, for the weight's initializer. outputs: the length of the bias, by default the weight's first axis."""
     initializer = initializers.get(layer.weight_init)
     variables = {"weight": Variable(weight_shape, partial(initializer, groups=groups) if groups > 1 else initializer)}
     if layer.bias:
-        variables["bias"] = Variable(weight_shape[:1], initializers.get(layer.bias_init))
+        variables["bias"] = Variable(
+            weight_shape[:1] if outputs is None else (outputs,), initializers.get(layer.bias_init)
+        )
     return variables

@@ -81,7 +81,8 @@ class Shadow:
 
     share: the share of the run's time that it may take. violation: "stop" raises ShadowError, "warn" continues.
     folder: where calls that violate their bound are stored, by default the working directory. seed: the seed from
-    which calls are drawn. timer: returns seconds, as `time.perf_counter` does. make: starts the worker."""
+    which calls are drawn. rank: the rank, of several that train together and store into one folder. timer: returns
+    seconds, as `time.perf_counter` does. make: starts the worker."""
 
     def __init__(
         self,
@@ -90,12 +91,13 @@ class Shadow:
         folder: Path | None = None,
         *,
         seed: int = 0,
+        rank: int = 0,
         timer: Callable[[], float] = time.perf_counter,
         make: Callable[[], Worker] = Worker,
     ) -> None:
         self.share = expect_share(share)
         self.violation = canonical("violation", violation, VIOLATIONS)
-        self.folder = folder or Path()
+        self.folder, self.rank = folder or Path(), rank
         self.rows: dict[Site, Row] = {}
         self.timer, self._make = timer, make
         self._began = timer()
@@ -268,7 +270,9 @@ class Shadow:
     def _report_violation(self, path: Path, row: Row, step: int, answer: Record) -> None:
         place = f"{row.layer or 'net'}{f'-{row.direction}' if self._runs_both_ways(row) else ''}"
         place = re.sub(r"[^\w.+-]", "_", place)  # a layer's name may contain "/"
+        place += f"-rank{self.rank}" if self.rank else ""
         kept = self.folder / f"shadow-{row.op}-{place}-step{step}.safetensors"
+        self.folder.mkdir(parents=True, exist_ok=True)  # rank 0 may have made it on another machine
         checkpoint.save(kept, checkpoint.load(path))
         message = (
             f"step {step}: {self._call(row)} is beyond its bound: {answer['text']}; "

@@ -372,8 +372,8 @@ class Trainer(RunState):
             if progress and self.ranks.rank == 0:
                 callbacks.append(Progress())
             if self.shadow:
-                folder = self.run.path if self.run else None
-                self.shadowed = Shadow(self.shadow, self.violation, folder, seed=self.seed)
+                folder = None if run_dir is None else Path(run_dir)
+                self.shadowed = Shadow(self.shadow, self.violation, folder, seed=self.seed, rank=self.ranks.rank)
                 contexts.enter_context(contextlib.closing(self.shadowed))
             range_of_rank = self.sharding.range_of_rank if self.ranks.size > 1 and self.sharding else None
             Fit(

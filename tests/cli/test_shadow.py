@@ -10,7 +10,7 @@ import pytest
 
 from gpuconv import checkpoint, ops
 from gpuconv.backends import cpu
-from gpuconv.cli import main
+from gpuconv.cli import main, shadow_report
 from gpuconv.training.shadow import Row, Shadow
 from gpuconv.verify.call import recording
 from tests.cli.small_run import TINY_DATA
@@ -80,3 +80,12 @@ def test_invalid_shares_and_files_are_refused_in_one_line(work, capsys):
         output = capsys.readouterr().err
         assert message in output, output
         assert output.count("\n") == 1
+
+
+def test_a_rank_without_a_path_draws_nothing(work, capsys, monkeypatch):
+    monkeypatch.setattr(Shadow, "report", lambda self: [Row("relu", "relu1", "forward", checked=3)])
+    monkeypatch.setattr(Shadow, "picture", lambda self: pytest.fail("drawn"))
+    watcher = Shadow(0.5)
+    shadow_report.print_shadow(watcher, None)
+    watcher.close()
+    assert "shadow oracle: 3 calls checked" in capsys.readouterr().out

@@ -153,3 +153,10 @@ def test_labels_are_not_matched_by_a_class_name_that_occurs_twice():
     assert data.relabeled(["a", "a", "b"]).labels.tolist() == [0, 1, 2]  # the same names in the same order
     with pytest.raises(ValueError, match="labels of 'set' are matched by the names of classes, and 'a' occurs twice"):
         data.relabeled(["b", "a", "a"])
+
+
+def test_a_class_may_not_become_the_ignored_one():
+    data = Dataset(images(), np.array([1, 2, 0] * 4), ["a", "b", "c"], ignored=0)
+    assert data.relabeled(["a", "c", "b"]).labels.tolist() == [2, 1, 0] * 4
+    with pytest.raises(ValueError, match="'b' would be class 0 of 'images', whose images are ignored"):
+        data.relabeled(["b", "a", "c"])

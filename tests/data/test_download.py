@@ -356,3 +356,26 @@ def test_without_requests_the_error_says_what_to_install(monkeypatch, tmp_path):
     with pytest.raises(ImportError, match="needs requests: pip install"):
         download.fetch_archive("u/x", tmp_path, sha256="", size=1)
     assert not list(tmp_path.iterdir())
+
+
+def test_bytes_that_another_process_appends_before_it_gives_up_the_lock_are_kept(server, tmp_path, monkeypatch):
+    def lock(handle, **options):
+        if not part.stat().st_size:
+            part.write_bytes(CONTENT[:1000])
+        return take(handle, **options)
+
+    part, take = tmp_path / "cifar.tar.gz.part", locks.lock
+    monkeypatch.setattr(locks, "lock", lock)
+    fetch(tmp_path, server)
+    assert server.requested_ranges == ["bytes=1000-"]
+    assert_only_the_files_are_left(tmp_path)
+
+
+def test_a_partial_file_that_another_process_removes_before_the_lock_is_not_written(server, tmp_path, monkeypatch):
+    def lock(handle, **options):
+        (tmp_path / "cifar.tar.gz.part").unlink()
+        return True
+
+    monkeypatch.setattr(locks, "lock", lock)
+    with pytest.raises(OSError, match="another process has just removed it"):
+        fetch(tmp_path, server)

@@ -133,6 +133,8 @@ def test_one_image_per_class_leaves_no_test_images(tmp_path):
         ValueError, match=r"test part of .* would be empty: at least one class needs two images or more"
     ):
         folder.load(tmp_path)
+    with pytest.raises(ValueError, match=r"test part of .* would be empty"):
+        folder.load(tmp_path, seed=-1)
 
 
 def test_the_only_image_of_a_class_is_trained_on_and_the_split_of_other_classes_is_kept(pets):

@@ -162,3 +162,33 @@ def test_the_class_names_of_samples_may_be_an_array():
     assert Numbered(3, classes=np.array(["cat", "dog"])).classes == ("cat", "dog")
     with pytest.raises(TypeError, match="classes of 'numbered' must be names, received 2"):
         Numbered(3, classes=2)
+
+
+def test_samples_without_known_labels_are_split_also_if_label_0_is_ignored():
+    pairs = [(image, label) for image, label in zip(IMAGES, LABELS)]
+    listed = MapSamples(name="pairs", image_shape=(2, 3, 3), dtype=np.uint8, source=pairs, ignored=0)
+    rest, part = listed.split(0.2)
+    assert (len(rest), len(part)) == (8, 2)
+
+
+def test_samples_with_float_labels_are_split_as_one_class():
+    floats = of_array(labels=np.linspace(0, 1, len(IMAGES)))
+    rest, part = floats.split(0.2)
+    assert (len(rest), len(part)) == (8, 2)
+
+
+def test_a_users_checksum_may_be_any_text():
+    class Named(Numbered):
+        text = "cats-v2"
+
+        def checksum(self):
+            return self.text
+
+    checksums = set()
+    for text in ("cats-v2", "cats-v3", "0123abcd"):
+        Named.text = text
+        part = Named(10).subset(slice(4))
+        checksums.add(part.checksum())
+        if text == "0123abcd":  # the rule of stored runs
+            assert part.checksum() == f"{zlib.crc32(part.indices.tobytes(), 0x0123ABCD):08x}"
+    assert len(checksums) == 3

@@ -148,3 +148,10 @@ def test_nets_without_an_onnx_form_and_invalid_options_are_refused(tmp_path, mon
     with pytest.raises(ImportError, match=r"ONNX files need the onnx package: .*'gpuconv\[onnx\]'"):
         interop.to_onnx(net, path)
     assert not path.exists()
+
+
+def test_a_layer_outside_a_net_is_exported_like_a_net_of_it(tmp_path):
+    for layer in (Conv2D(3, 3), layers.Residual([Conv2D(2, 3, padding=1), layers.ReLU()])):
+        layer.build((5, 5, 2), seed=1)
+        expect_close(*outputs(layer, tmp_path / "layer.onnx"))
+        assert layer.path == ""

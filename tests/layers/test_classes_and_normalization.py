@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from gpuconv.data import Normalization
-from gpuconv.layers import Linear, Sequential
+from gpuconv.layers import Flatten, Input, Linear, Sequential
 from tests import small_nets
 
 
@@ -39,3 +39,15 @@ def test_classes_set_before_the_net_is_built_are_checked_by_predict():
     unbuilt.build((2,))
     with pytest.raises(ValueError, match="the net has 3 scores, received 2 names"):
         unbuilt.predict(np.ones((1, 2), np.float32), top=1)
+
+
+def test_a_sliding_net_has_the_classes_and_the_normalization_by_channel():
+    net = Sequential([Input((4, 4, 3)), Flatten(), Linear(2)])
+    net.classes, net.normalization = ["cat", "dog"], Normalization([1, 2, 3], [4, 5, 6])
+    sliding = net.as_convolutional()
+    assert sliding.classes == ["cat", "dog"]
+    assert sliding.normalization is net.normalization
+    x = np.zeros((1, 4, 4, 3), np.uint8)
+    assert sliding.predict(x, top=1)[0][0][0] == net.predict(x, top=1)[0][0][0]
+    net.normalization = Normalization(np.ones((4, 4, 3)), [4, 5, 6])  # by a mean image, which fits only 4 x 4
+    assert net.as_convolutional().normalization is None

@@ -18,7 +18,7 @@ DEFAULTS = {
         "Layer": dict(name=None, frozen=()),
         "Layer.build": dict(seed=0, dtype=None, device=None, initialize=True, precision=None),
         "Layer.reset": dict(seed=0, dtype=None, device="numpy", precision=None),
-        "weight_and_bias": dict(groups=1),
+        "weight_and_bias": dict(groups=1, outputs=None),
         "Layer.to": dict(device=None, dtype=None, precision=None),
     },
     "layers.input": {"Input": dict(larger=False)},

@@ -19,7 +19,7 @@ from gpuconv.layers import (
     Residual,
     Sequential,
 )
-from gpuconv.layers.norm_chain import sums_pay
+from gpuconv.layers.norm_chain import form_chains, sums_pay
 from gpuconv.profiling import launches
 from tests.devices import DEVICES
 from tests.layers.steps import kinds, step_arrays
@@ -100,3 +100,13 @@ def test_a_chain_at_the_end_of_a_branch_gives_the_same_results():
     assert kinds(fused[1].rows[1]) == ["NormChain"]
     for plain, from_fused in zip(step_arrays(net), step_arrays(fused), strict=True):
         np.testing.assert_allclose(from_fused, plain, rtol=1e-4, atol=1e-5)
+
+
+def test_layers_with_hooks_are_not_chained():
+    for hooked in ("norm1", "conv2"):
+        net = Sequential([Input((8, 8, 4)), BatchNorm(name="norm1"), ReLU(), Conv2D(4, 1, name="conv2")])
+        assert "NormChain" in kinds(net.fuse(norm_sums=True))
+        fused = net.fuse()
+        layer = next(layer for layer in fused if hooked == layer.name or type(layer).__name__ == "NormActivation")
+        with layer.register_forward_hook(lambda *_: None):
+            assert "NormChain" not in [type(each).__name__ for each in form_chains(fused.layers, True)]

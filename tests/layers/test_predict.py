@@ -10,6 +10,7 @@ import gpuconv as gc
 from gpuconv import ops
 from gpuconv.dtypes import as_dtype
 from gpuconv.layers import Conv2D, Flatten, Input, Linear, ReLU, Sequential
+from gpuconv.layers.predict import _best
 from tests import small_nets
 from tests.layers.net_with_shortcut import images, net_of
 
@@ -199,3 +200,9 @@ def test_a_call_with_uint8_images_points_to_predict():
     small_net = small_nets.untrained()
     with pytest.raises(TypeError, match=r"computes with floats, received uint8; net\.predict\(images\)"):
         small_net(np.zeros((1, 4, 4, 3), np.uint8))
+
+
+def test_the_best_classes_of_a_float64_net_are_ordered_by_the_exact_scores():
+    scores = np.array([0.5, 0.5 + 1e-12, 0.5 - 1e-12])
+    assert [name for name, _ in _best(scores, 3, ["a", "b", "c"])] == ["b", "a", "c"]
+    assert [name for name, _ in _best(scores.astype(as_dtype("bfloat16")), 2, None)] == ["0", "1"]

@@ -120,3 +120,14 @@ def test_a_slice_with_a_step_is_refused_and_changes_nothing():
             net[step]
     assert [(layer.path, layer.input_shape, layer.output_shape) for layer in net] == shapes
     assert [layer.name for layer in net[1:4:1]] == ["conv1", "pool1", "conv2"]
+
+
+def test_a_net_that_is_built_again_stays_where_it_was_moved():
+    net = Sequential([Conv2D(2, 3)], device="emulated", precision="float16")
+    net.build((5, 5, 1))
+    net.to("numpy", precision="float64")
+    net.build((6, 6, 1))
+    assert (net.device, net.precision) == ("numpy", "float64")
+    assert isinstance(net["conv1.weight"], np.ndarray)
+    copied = Sequential([net[0], ReLU()], device="emulated")  # its first build is on the device that it was given
+    assert copied.device == "emulated"

@@ -308,3 +308,18 @@ def test_a_net_with_a_user_defined_layer_may_take_one_number_per_image():
         net.build(())
         Trainer(net, "sgd", lr=0.1).fit([(x, (x > 0).astype(np.int64))], epochs=1, progress=False)
         assert net(x).shape == (8, 2)
+
+
+def test_a_plain_subclass_of_an_activation_trains_with_its_own_forward():
+    class Noisy(gc.layers.ReLU):
+        def forward(self, x, training=False, *, out=None):
+            return 2 * super().forward(x, training)
+
+    assert (Noisy.stem, Noisy.op, Noisy.keeps_output) == ("relu", "relu", True)
+    x = np.random.default_rng(0).normal(size=(2, 4, 4, 3)).astype(np.float32)
+    for fuse in (False, True):
+        net = gc.Sequential([gc.layers.Input((4, 4, 3)), gc.layers.Conv2D(2, 1), Noisy(), gc.layers.Flatten()], seed=1)
+        expected = 2 * np.maximum(net[:2].infer(x), 0)
+        net = net.fuse() if fuse else net
+        np.testing.assert_array_equal(net.forward(x, True), expected.reshape(2, -1))
+        gc.Trainer(net, lr=0.1, fuse=fuse).fit((x, np.array([0, 1])), epochs=1, progress=False)

@@ -16,6 +16,7 @@ from gpuconv.training.shadow import Row, Shadow
 from gpuconv.verify.call import Call
 from tests import toy_run
 from tests.fake_shadow_worker import FakeWorker
+from tests.parallel.thread_ranks import messages_alone, on_ranks
 
 
 class Timer:
@@ -302,3 +303,26 @@ def test_invalid_settings_are_refused():
         Trainer(net(), shadow="2%")
     with pytest.raises(ValueError, match="unknown violation 'stopp'; did you mean 'stop'"):
         Trainer(net(), shadow=0.1, violation="stopp")
+
+
+def test_every_rank_keeps_its_wrong_calls_in_the_folder_of_the_run(monkeypatch, tmp_path):
+    monkeypatch.setattr(Shadow, "due", lambda self: False)  # only one of these threads could watch the ops
+
+    def work(ranks):
+        run = Trainer(net(), "sgd", lr=0.01, shadow=0.5, parallel=ranks)
+        fit(run, epochs=1, run_dir=tmp_path / "run")
+        return run.shadowed.folder, run.shadowed.rank
+
+    assert on_ranks(2, work, messages_alone) == [(tmp_path / "run", 0), (tmp_path / "run", 1)]
+
+
+def test_files_of_ranks_do_not_replace_each_other(tmp_path):
+    call = tmp_path / "call.safetensors"
+    checkpoint.save(call, checkpoint.Checkpoint({"x": np.ones(3)}))
+    for rank in (0, 1):
+        watcher = Shadow(0.5, "warn", tmp_path / "run", rank=rank)
+        with pytest.warns(ShadowWarning, match="add of residual1 is beyond its bound"):
+            watcher._report_violation(call, Row("add", "residual1", "forward"), 7, {"text": "wrong"})
+        watcher.close()
+    names = sorted(path.name for path in (tmp_path / "run").iterdir())
+    assert names == [f"shadow-add-residual1{rank}-step7.safetensors" for rank in ("-rank1", "")]
