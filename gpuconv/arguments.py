@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-INT32, INT63 = 2**31 - 1, 2**63 - 1  # the largest signed integers on a device
+INT32_MAX, INT64_MAX = 2**31 - 1, 2**63 - 1  # the largest signed integers on a device
 _LARGEST_32 = float(np.finfo(np.float32).max)
 
 
-def integer(name: str, value: object, minimum: int, maximum: int = INT63) -> int:
+def integer(name: str, value: object, minimum: int, maximum: int = INT64_MAX) -> int:
     """`value` as an int. Raises for a bool, a fraction, an array or a number outside [minimum, maximum]."""
     if type(value) is int and minimum <= value <= maximum:  # fast path: the usual case
         return value
@@ -72,8 +72,8 @@ def pair(name: str, value: object, minimum: int) -> Pair:
     if isinstance(value, (tuple, list)):
         if len(value) != 2:
             raise ValueError(f"{name} must be an integer or (height, width), received {value!r}")
-        return integer(f"{name}[0]", value[0], minimum, INT32), integer(f"{name}[1]", value[1], minimum, INT32)
-    number = integer(name, value, minimum, INT32)
+        return integer(f"{name}[0]", value[0], minimum, INT32_MAX), integer(f"{name}[1]", value[1], minimum, INT32_MAX)
+    number = integer(name, value, minimum, INT32_MAX)
     return number, number
 
 
@@ -176,7 +176,7 @@ def _one_element(name: str, array: Array, dtypes: Sequence[DTypeLike]) -> Array:
     return array
 
 
-def class_number(name: str, value: object, maximum: int = INT63) -> int:
+def class_number(name: str, value: object, maximum: int = INT64_MAX) -> int:
     """A class, from 0 to `maximum`: an integer, or an array that holds one, such as a label of a batch."""
     if is_array(value) and math.prod(value.shape) == 1:
         value = value.item()

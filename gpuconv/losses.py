@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from gpuconv import backends, ops, spec
-from gpuconv.arguments import INT63, expect_accepts, integer, number, positive
+from gpuconv.arguments import INT64_MAX, expect_accepts, integer, number, positive
 from gpuconv.devices import device_or_none, is_on
 from gpuconv.dtypes import accumulation_dtype, is_float
 from gpuconv.names import canonical_keys, lookup
@@ -50,7 +50,7 @@ class SoftmaxCrossEntropy:
         object.__setattr__(self, "label_smoothing", number("label_smoothing", self.label_smoothing, 0.0, 1.0))
         object.__setattr__(self, "weight", _numbers("weight", self.weight))
         if self.ignore_index is not None:
-            object.__setattr__(self, "ignore_index", integer("ignore_index", self.ignore_index, -INT63))
+            object.__setattr__(self, "ignore_index", integer("ignore_index", self.ignore_index, -INT64_MAX))
 
     def __call__(self, scores: Array, labels: Array, grad_scale: Scalar = 1.0) -> tuple[Array, Array]:
         return ops.softmax_cross_entropy(

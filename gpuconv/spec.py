@@ -99,7 +99,7 @@ def number_in(text: str) -> float | None:
 _FLAGS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
 
 
-def flag(text: str) -> bool:
+def parse_flag(text: str) -> bool:
     """Whether `text`, such as "1" or "yes", means yes. Raises ValueError for text that means neither yes nor no."""
     if text.lower() not in _FLAGS:
         raise ValueError(f"expected 1 or 0, received {text!r}")

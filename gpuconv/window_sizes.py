@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TypeVar
 
-from gpuconv.arguments import INT63, pair
+from gpuconv.arguments import INT64_MAX, pair
 from gpuconv.names import canonical
 from gpuconv.types import PaddingPairs, Pair
 
@@ -94,5 +94,5 @@ def same_padding(kernel_size: Pair, dilation: Pair = (1, 1)) -> PaddingPairs:
 
 def expect_memory(name: str, shape: Sequence[int]) -> None:
     """Raise ValueError for a volume that is too large for any memory."""
-    if math.prod(shape) > INT63 // 8 or max(shape) > INT63 // 8:
+    if math.prod(shape) > INT64_MAX // 8 or max(shape) > INT64_MAX // 8:
         raise ValueError(f"{name} must fit into memory, received {tuple(shape)}")

@@ -33,9 +33,9 @@ def test_an_option_given_twice_is_refused():
 def test_every_word_for_a_flag_is_read_in_every_place():
     for words, flag in (("1 true YES on", True), ("0 False no off", False)):
         for word in words.split():
-            assert spec.flag(word) is flag
+            assert spec.parse_flag(word) is flag
             assert spec.parse(f"sgd:nesterov={word}")[0].options["nesterov"] == flag
             assert option_types.switch(word) == int(flag)
     for word in ("2", "", "y"):
         with pytest.raises(ValueError, match=f"expected 1 or 0, received '{word}'"):
-            spec.flag(word)
+            spec.parse_flag(word)

@@ -13,7 +13,7 @@ from gpuconv.text import parse_numbers
 def switch(text: str) -> int:
     """1 or 0, also from a word such as "yes" or "off"."""
     try:
-        return int(spec.flag(text))
+        return int(spec.parse_flag(text))
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 

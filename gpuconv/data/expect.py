@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuconv.arguments import INT63, is_torch
+from gpuconv.arguments import INT64_MAX, is_torch
 from gpuconv.backends import to_numpy
 from gpuconv.dtypes import is_float
 
@@ -47,7 +47,7 @@ def class_numbers(labels: object, name: str, count: int, ignored: int | None = N
     counted = found[found != ignored]
     if len(counted) and int(counted.min()) < 0:
         raise ValueError(f"labels of {name!r} must be 0 or more, received {int(counted.min())}")
-    if len(counted) and int(counted.max()) > INT63:
+    if len(counted) and int(counted.max()) > INT64_MAX:
         raise ValueError(f"labels of {name!r} must be below 2**63, received {int(counted.max())}")
     return found.astype(np.int64)
 

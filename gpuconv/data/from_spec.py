@@ -10,7 +10,7 @@ from functools import partial
 from gpuconv.data import cifar10, digits, folder, synthetic
 from gpuconv.data.dataset import Dataset
 from gpuconv.names import canonical
-from gpuconv.spec import flag, name_and_rest, options_in, read
+from gpuconv.spec import name_and_rest, options_in, parse_flag, read
 from gpuconv.text import parse_numbers
 from gpuconv.types import Options
 
@@ -203,5 +203,5 @@ _SOURCES: dict[str, Callable[[str], tuple[Dataset, Dataset]]] = {
 _SHAPE: dict[str, Callable[[str], object]] = {
     "size": partial(parse_numbers.volume, axes=2),
     "channels": parse_numbers.integer,
-    "stream": flag,
+    "stream": parse_flag,
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gpuconv.arguments import INT32, flag, integer, is_array, number, seed_value, step_integer
+from gpuconv.arguments import INT32_MAX, flag, integer, is_array, number, seed_value, step_integer
 from gpuconv.backends import backend_of
 from gpuconv.batch_augmentation import BORDERS, batch_augmentation, flip_value
 from gpuconv.dtypes import as_dtype
@@ -175,7 +175,7 @@ def _check_images(
             )
     shift = integer("shift", shift, 0)
     expect_augmentable((h, w, c), shift, (0.0, 0.0, 0.0, 0.0))
-    return shift, integer("cutout", cutout, 0, INT32)
+    return shift, integer("cutout", cutout, 0, INT32_MAX)
 
 
 def expect_augmentable(image_shape: tuple[int, ...], shift: int, colors: tuple[float, float, float, float]) -> None:
@@ -247,9 +247,9 @@ def _check_mix(
     expect_shape("labels", labels, shape[:1], "one label for each image")
     if labels.dtype != np.int64:
         raise TypeError(f"labels must be int64 class numbers, received {labels.dtype.name}")
-    if table.dtype != np.float32 or len(table.shape) != 1 or not 0 < table.shape[0] <= INT32:
+    if table.dtype != np.float32 or len(table.shape) != 1 or not 0 < table.shape[0] <= INT32_MAX:
         raise TypeError(
             f"table must be float32 of shape (T,), T from 1, received {table.dtype.name} of shape {tuple(table.shape)}"
         )
     expect_out(out, shape, x.dtype)
-    return integer("classes", classes, 1, INT32), flag("cut", cut)
+    return integer("classes", classes, 1, INT32_MAX), flag("cut", cut)

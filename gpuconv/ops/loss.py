@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gpuconv.arguments import INT63, integer, number, positive, step_scalar
+from gpuconv.arguments import INT64_MAX, integer, number, positive, step_scalar
 from gpuconv.backends import backend_of
 from gpuconv.dtypes import accumulation_dtype, is_float
 from gpuconv.ops.check_cache import remembered
@@ -276,7 +276,7 @@ def _ignored(label: int | None, labels: Array | None) -> int | None:
     if labels is None or labels.ndim != 1:
         received = "none" if labels is None else f"{labels.dtype.name} of {tuple(labels.shape)}"
         raise ValueError(f"ignore_index={label} needs integer labels, received {received}")
-    return integer("ignore_index", label, -INT63)
+    return integer("ignore_index", label, -INT64_MAX)
 
 
 def _expect_not_empty(shape: tuple[int, ...]) -> None:

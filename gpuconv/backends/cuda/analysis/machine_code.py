@@ -86,10 +86,10 @@ PRODUCTS = ("HMMA", "HGMMA")  # the opcodes of multiplications on tensor cores
 
 def main_loop(instructions: list[Instruction], counted: tuple[str, ...] = PRODUCTS) -> MainLoop | None:
     """The loop with the most multiplications on tensor cores, the innermost of equal ones; None if no loop has any.
+    Left out: code inside the loop that a branch can jump over and that adds, but neither multiplies on tensor cores nor
+    copies, such as the sums of the bias gradient.
 
-    counted: opcodes to count instead of multiplications; loops with multiplications are then left out. A part of the
-    loop that a branch can skip does not count if it adds but neither multiplies on tensor cores nor copies. An example
-    is the sums of the bias gradient.
+    counted: opcodes to count instead of multiplications; loops with multiplications are then left out.
     """
     loops = list[tuple[int, int, int]]()
     for end, (_, start) in enumerate(instructions):

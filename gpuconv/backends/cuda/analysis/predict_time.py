@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import functools
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -195,8 +194,8 @@ def compiled(algorithm: Algorithm, direction: str, precision: str, vectors: tupl
 
 
 def resident_blocks(arch: str, registers: int, shared: int, threads: int) -> int:
-    """The blocks that a multiprocessor holds at once. shared: bytes per block."""
-    chip, share = resources.chip_of(arch), resources.occupancy(arch, registers, shared, threads)
-    if chip is None or share is None:
+    """As `resources.resident_blocks`, but raises ValueError for an unknown chip."""
+    blocks = resources.resident_blocks(arch, registers, shared, threads)
+    if blocks is None:
         raise ValueError(f"the limits of {arch} are not known here")
-    return math.floor(share * chip.warps / ceil_div(threads, 32))
+    return blocks

@@ -4,9 +4,10 @@
 
 or the time of its bytes at the GPU's copy rate, or of its arithmetic at the measured ceiling, if that is more. Blocks
 compute one tile after another; `turns` is the number of tiles of the busiest multiprocessor, which holds one block, or
-two with some tile sizes. While a block stores a tile, its ring of stages is filled for the next one, and the other
-block, if there is one, multiplies. `epilogue` is the time to store the last tile, plus the part of the other tiles'
-stores that this overlapping work does not hide. docs/performance-model.md says where the rates come from.
+two with some tile sizes. A block pays the prologue once, or for each tile if its ring of stages runs empty. While a
+block stores a tile, its ring of stages is filled for the next one, and the other block, if there is one, multiplies.
+`epilogue` is the time to store the last tile, plus the part of the other tiles' stores that this overlapping work does
+not hide. docs/performance-model.md says where the rates come from.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 from gpuconv.algorithms import Algorithm
 from gpuconv.backends.cuda.analysis import machine_code, predict_time
 from gpuconv.backends.cuda.analysis.predict_time import Gpu, Model, Prediction
-from gpuconv.backends.cuda.runtime.limits import SCHEDULERS
+from gpuconv.backends.cuda.runtime.limits import SCHEDULERS, WARP
 
 MULTIPLY_ADDS = 2048  # of 16-bit numbers per clock of a multiprocessor: NVIDIA's peak
 SHARED = 128  # bytes of shared memory per clock of a multiprocessor: NVIDIA's
@@ -76,7 +77,7 @@ def stage_clocks(algorithm: Algorithm, counted: WarpCode, model: Model, gpu: Gpu
 
 def _multiplying(algorithm: Algorithm) -> int:
     """Warps of a block that multiply."""
-    return algorithm.threads // 32 - COPYING
+    return algorithm.threads // WARP - COPYING
 
 
 def predict_launch(

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from gpuconv.backends.cuda.analysis.variants import Variant, kernels, representatives
 from gpuconv.backends.cuda.runtime import nvrtc, source
-from gpuconv.backends.cuda.runtime.limits import SCHEDULERS
+from gpuconv.backends.cuda.runtime.limits import SCHEDULERS, WARP
 from gpuconv.backends.cuda.runtime.nvrtc import CompileError, Resources
 from gpuconv.integers import ceil_div
 
@@ -64,26 +64,33 @@ class Line:
 
 
 def chip_of(arch: str) -> Chip | None:
-    """The limits of "sm_90a" and the like; None for an unknown architecture."""
+    """The limits of "sm_90a" and the like; None for an architecture sm_... whose limits are unknown."""
     return CHIPS.get(int(arch.removeprefix("sm_").rstrip("af")))
 
 
 def occupancy(arch: str, registers: int, shared: int, threads: int) -> float | None:
-    """The fraction of a multiprocessor's warps that these blocks can fill; None for an unknown chip.
+    """The fraction of a multiprocessor's warps that these blocks can fill; None for an unknown chip. Arguments as in
+    `resident_blocks`."""
+    chip, blocks = chip_of(arch), resident_blocks(arch, registers, shared, threads)
+    return None if chip is None or blocks is None else blocks * ceil_div(threads, WARP) / chip.warps
+
+
+def resident_blocks(arch: str, registers: int, shared: int, threads: int) -> int | None:
+    """The blocks that a multiprocessor holds at once; None for an unknown chip.
 
     registers: per thread. shared: bytes per block. The tightest limit counts: warps, blocks, registers, or shared
     memory.
     """
-    chip, warps = chip_of(arch), ceil_div(threads, 32)
+    chip, warps = chip_of(arch), ceil_div(threads, WARP)
     if chip is None:
         return None
     limits = [chip.blocks, chip.warps // warps]
     if shared_per_block := ceil_div(shared + chip.reserved, _SHARED_UNIT) * _SHARED_UNIT:
         limits.append(chip.shared // shared_per_block)
     if registers:
-        registers_per_warp = ceil_div(registers * 32, _REGISTER_UNIT) * _REGISTER_UNIT
+        registers_per_warp = ceil_div(registers * WARP, _REGISTER_UNIT) * _REGISTER_UNIT
         limits.append(chip.registers // SCHEDULERS // registers_per_warp * SCHEDULERS // warps)
-    return min(limits) * warps / chip.warps
+    return min(limits)
 
 
 def jobs(chosen: Sequence[Variant], archs: Iterable[str], everything: bool) -> list[tuple[Variant, str]]:

@@ -11,7 +11,7 @@ from gpuconv.backends.cuda.emulator.errors import EmulatorError
 from gpuconv.backends.cuda.emulator.settings import Settings, configure, settings
 from gpuconv.backends.cuda.emulator.watch import ArgumentBytes, Touched, Writer, watch_writes
 
-recorded = record_launches = capture_launches  # the former names
+recorded = record_launches = capture_launches  # the former names; not `profiling.launches.record_launches`
 watched = watch_writes
 
 __all__ = [

@@ -157,7 +157,7 @@ def _plans(product: Product, algorithm: Algorithm) -> Iterator[Plan]:
     smem_bytes = product.few_channels_smem_bytes if few_channels else algorithm.smem_bytes
     for most in [1] if few_channels or not product.split_k else _split_k_values(product, tiles):
         per_split = max(1, ceil_div(ceil_div(product.k, most), algorithm.block_k)) * algorithm.block_k
-        split_k = max(1, ceil_div(product.k, per_split))  # a depth of 0, of an empty batch, gives zeros
+        split_k = max(1, ceil_div(product.k, per_split))  # an empty batch has depth 0: its one split writes zeros
         blocks = _blocks(algorithm, across, tiles, split_k)
         # If a block computes several tiles, some blocks may be idle in the last turn. The cost includes their slots,
         # except for few channels.

@@ -39,7 +39,7 @@ from gpuconv.backends.cuda.runtime.replaced_files import text_of, when_replaced
 from gpuconv.backends.cuda.runtime.rows import rows_of
 from gpuconv.devices import Device
 from gpuconv.notices import Notice, notice
-from gpuconv.spec import flag
+from gpuconv.spec import parse_flag
 from gpuconv.system import locks
 from gpuconv.types import Array
 
@@ -80,7 +80,7 @@ def enabled() -> bool:
     if value is None:
         return not _tool_distorts_times()
     try:
-        return flag(value)
+        return parse_flag(value)
     except ValueError as error:
         raise ValueError(f"GPUCONV_AUTOTUNE: {error}") from None
 

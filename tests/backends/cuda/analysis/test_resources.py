@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import math
 import subprocess
 
 import pytest
 
 from gpuconv.backends.cuda.analysis import resources
-from gpuconv.backends.cuda.analysis.resources import CHIPS, Line, chip_of, occupancy
+from gpuconv.backends.cuda.analysis.resources import CHIPS, Line, chip_of, occupancy, resident_blocks
 from gpuconv.backends.cuda.analysis.variants import Variant, representatives, variants
 from gpuconv.backends.cuda.emulator import EmulatorError, cxx
 from gpuconv.backends.cuda.runtime import nvrtc
@@ -85,19 +84,16 @@ def test_occupancy_agrees_with_nvidias_header(tmp_path):
     )
     answered = subprocess.run([tmp_path / "occupancy"], input=lines, capture_output=True, text=True, check=True).stdout
     expected = [int(line) for line in answered.split()]
-    resident_blocks = [
-        occupancy(arch, registers, shared, threads) * chip_of(arch).warps / math.ceil(threads / 32)
-        for arch, registers, shared, threads in problems
-    ]
+    blocks = [resident_blocks(*problem) for problem in problems]
     assert len(expected) == len(problems)
-    assert dict(zip(problems, resident_blocks)) == dict(zip(problems, expected))
+    assert dict(zip(problems, blocks)) == dict(zip(problems, expected))
 
 
 def test_every_architecture_has_chip_limits():
     assert all(map(chip_of, (*nvrtc.ARCHITECTURES, "sm_87", "sm_103a", "sm_103f", "sm_121")))
     assert chip_of("sm_90") == chip_of("sm_90a")
     assert chip_of("sm_999") is None
-    assert occupancy("sm_999", 32, 0, 128) is None
+    assert occupancy("sm_999", 32, 0, 128) is resident_blocks("sm_999", 32, 0, 128) is None
 
 
 def test_ptxas_output_is_parsed():
