@@ -321,7 +321,7 @@ def for_convolution(algo: object, problem: Conv2dProblem, epilogue: Epilogue, pr
     plain = epilogue.plain_store if direction == "fprop" else not epilogue.norm_sums
     depthwise = problem.depthwise and plain
     if name == DEPTHWISE and not depthwise:
-        raise _not_depthwise()
+        raise _not_plain_store() if problem.depthwise else _not_depthwise()
     if name in (AUTO, DEPTHWISE):
         return DEPTHWISE if depthwise else AUTO
     few_channels = few_channels_smem_bytes(problem, epilogue.pool, precision) > 0
@@ -339,6 +339,10 @@ FEW_CHANNELS_NAMES = {each.name for each in FEW_CHANNELS}
 
 def _not_depthwise() -> ValueError:
     return ValueError("algorithm 'depthwise' serves convolutions in several groups of one channel each")
+
+
+def _not_plain_store() -> ValueError:
+    return ValueError("algorithm 'depthwise' stores only the output; it writes no mask, saved input or sums")
 
 
 def _not_few_channels(name: str) -> ValueError:

@@ -22,6 +22,10 @@ class DeviceError(RuntimeError):
     """The requested device is not available; the message says what is missing."""
 
 
+class SettingError(DeviceError, ValueError):
+    """An environment variable that a device reads has an invalid value."""
+
+
 @dataclass(frozen=True)
 class Device:
     """A device, by its kind and index. kind: one of KINDS, or "auto", which `gpuconv.backends.resolve` replaces. index:

@@ -39,6 +39,14 @@ def test_every_precision_has_algorithms_and_their_names_are_unique():
     assert {a for algorithm in ALGORITHMS for a in algorithm.precisions} == set(PRECISIONS)
 
 
+def test_the_depthwise_algorithm_is_refused_in_words_that_fit_the_convolution():
+    x, w = np.ones((1, 4, 4, 6), np.float32), np.ones((6, 3, 3, 1), np.float32)
+    with pytest.raises(ValueError, match="'depthwise' stores only the output; it writes no mask, saved input or sums"):
+        ops.conv2d_relu(x, w, groups=6, algo="depthwise")
+    with pytest.raises(ValueError, match="'depthwise' serves convolutions in several groups of one channel each"):
+        ops.conv2d_relu(x, np.ones((6, 3, 3, 6), np.float32), algo="depthwise")
+
+
 @every_op
 def test_names_are_checked_before_anything_is_computed(monkeypatch, op):
     arrays, options = OPS[op]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
-from gpuconv.devices import Device, DeviceError
+from gpuconv.devices import Device, DeviceError, SettingError
 from gpuconv.dtypes import as_dtype
 from gpuconv.problems import PLAIN, Conv2dProblem, Epilogue
 from gpuconv.text.plain_text import one_line
@@ -38,14 +38,14 @@ def resolve(device: str) -> str:
     """The full name of a device: "auto" becomes the device of `choose`, "cuda" becomes "cuda:0", "cpu" becomes "numpy".
 
     Raises ValueError for an unknown name, and names the nearest known one. Raises DeviceError for a device that is not
-    available, and says what is missing.
+    available, and says what is missing, and for an invalid value of an environment variable that the device reads.
     """
     return adapter_of(device).name
 
 
 def choose(device: str = "auto") -> tuple[str, str]:
     """The full name of a device, and in one line why it was chosen. "auto" is the first CUDA GPU if one works, else
-    NumPy. Raises as `resolve` does."""
+    NumPy. Raises as `resolve` does; an invalid setting of the GPU is raised too, and does not mean NumPy."""
     if not Device.named(device).automatic:
         return resolve(device), "as you asked"
     chosen, why = _choose_device()
@@ -55,6 +55,8 @@ def choose(device: str = "auto") -> tuple[str, str]:
 def _choose_device() -> tuple[Any, str]:
     try:
         device = adapter_of("cuda")
+    except SettingError:
+        raise
     except DeviceError as error:
         return adapter_of("numpy"), f"no CUDA device: {error}"
     return device, device.description
@@ -95,7 +97,10 @@ def synchronize(device: str = "numpy") -> None:
 def same_bits(device: str) -> AbstractContextManager[None]:
     """A context in which ops give reproducible bits: on a GPU, the same bits on every GPU of one compute capability;
     on "numpy", the same bits on any number of cores, if threadpoolctl can set the threads of NumPy's BLAS. On
-    "emulated" it does nothing: the order of a kernel's sums depends only on the shapes."""
+    "emulated" it does nothing: the order of a kernel's sums depends only on the shapes.
+
+    Threads that you start are outside of the context, unless they run in a copy of it (`contextvars.copy_context`). On
+    "numpy" their ops wait until the context ends, so do not wait for such a thread within the context."""
     adapter = adapter_of(device)
     return adapter.same_bits() if hasattr(adapter, "same_bits") else nullcontext()
 

@@ -63,7 +63,10 @@ def run(options: argparse.Namespace) -> int:
     with contextlib.suppress(backends.DeviceError):  # raised after the last GPU
         for name in map(gpu_name, itertools.count(1)):
             row(name, f"ready: {backends.describe(name)}")
-    row("auto takes", "{}: {}".format(*backends.choose()))
+    try:
+        row("auto takes", "{}: {}".format(*backends.choose()))
+    except backends.DeviceError as error:
+        row("auto takes", f"no device: {error}")
 
     section("kernels")
     for name, purpose, ask in (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import dataclasses
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -233,7 +234,8 @@ class Loader:
 def compute_ahead(batch: Callable[[int], T], numbers: range, workers: int = 1) -> Iterator[T]:
     """`map(batch, numbers)`, with the next results computed by threads while the caller uses the current one.
 
-    An exception in a thread is raised here, at its batch. The threads end with this generator, however it ends.
+    Each batch is computed in a copy of the caller's context, so also within the caller's `backends.same_bits`. An
+    exception in a thread is raised here, at its batch. The threads end with this generator, however it ends.
     """
     from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -241,7 +243,7 @@ def compute_ahead(batch: Callable[[int], T], numbers: range, workers: int = 1) -
     ready: deque[Future[T]] = deque()
     try:
         for number in numbers:
-            ready.append(pool.submit(batch, number))
+            ready.append(pool.submit(contextvars.copy_context().run, batch, number))
             if len(ready) > _AHEAD + workers - 1:
                 yield ready.popleft().result()
         while ready:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
 
 import gpuconv as gc
+from gpuconv import backends
+from gpuconv.backends.cpu import parallel
 from gpuconv.data import Augmentation, Dataset, Loader, Normalization, StreamLoader, stream_loader
 from tests.data.small_samples import IMAGES, LABELS, Numbered, of_array
 
@@ -73,3 +77,37 @@ def test_a_normalization_is_refused_for_samples_that_are_no_images():
     for dtype in (np.uint8, np.float32):
         with pytest.raises(ValueError, match=r"a normalization is for images \(H, W, C\), received .* shape \(7,\)"):
             StreamLoader(of_array(np.zeros((10, 7), dtype)), 2, normalization=PLAIN)
+
+
+class Pooled(Numbered):
+    """Samples whose reading calls an op that computes in parts."""
+
+    def read(self, indices):
+        images, labels = super().read(indices)
+        return gc.ops.avg_pool2d(images.astype(np.float32), 1), labels
+
+
+class ImpatientLock:
+    """A lock that is waited for in vain for at most ten seconds."""
+
+    def __init__(self):
+        self.lock = threading.Lock()
+
+    def __enter__(self):
+        if not self.lock.acquire(timeout=10):
+            raise TimeoutError("the lock is held by another thread")
+
+    def __exit__(self, *_):
+        self.lock.release()
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_reading_may_call_ops_where_the_caller_wants_the_same_bits(monkeypatch, workers):
+    """The caller waits for the reading threads, so these must not wait for the caller."""
+    monkeypatch.setattr(parallel, "_blas_lock", ImpatientLock())
+    loader = StreamLoader(Pooled(30, dtype=np.dtype(np.float32)), 4, shuffle=False, workers=workers)
+    outside = [x for x, _ in loader.epoch()]
+    with backends.same_bits("numpy"):
+        inside = [x for x, _ in loader.epoch()]
+    np.testing.assert_array_equal(np.concatenate(inside).ravel(), np.arange(30))
+    np.testing.assert_array_equal(np.concatenate(inside), np.concatenate(outside))

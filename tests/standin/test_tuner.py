@@ -12,6 +12,7 @@ from gpuconv import backends, ops
 from gpuconv.backends.cuda.cache import Cache
 from gpuconv.backends.cuda.gemm import tuner
 from gpuconv.backends.cuda.runtime import attached_tools, nvrtc
+from gpuconv.cli import main
 from gpuconv.inspect.profile import profile
 from gpuconv.notices import Notice
 from gpuconv.profiling import launches
@@ -27,9 +28,24 @@ def test_an_invalid_tuner_setting_is_refused_before_work_starts(monkeypatch, dev
     monkeypatch.setenv("GPUCONV_AUTOTUNE", "nonsense")
     with (
         standin.installed(("90",)),
-        pytest.raises(ValueError, match="GPUCONV_AUTOTUNE: expected 1 or 0, received 'nonsense'"),
+        pytest.raises(backends.DeviceError, match="GPUCONV_AUTOTUNE: expected 1 or 0, received 'nonsense'") as raised,
     ):
         gc.asarray(X, device)
+    assert isinstance(raised.value, ValueError)
+
+
+def test_info_and_the_choice_of_a_device_report_an_invalid_tuner_setting(monkeypatch, capsys):
+    monkeypatch.setenv("GPUCONV_AUTOTUNE", "2")
+    message = "GPUCONV_AUTOTUNE: expected 1 or 0, received '2'"
+    with standin.installed(("90",)):
+        for ask in (backends.resolve, backends.choose, backends.describe):
+            for device in ("cuda", "auto"):
+                with pytest.raises(backends.DeviceError, match=message):
+                    ask(device)
+        assert main(["info"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert f"  cuda          not available: {message}" in lines
+    assert f"  auto takes    no device: {message}" in lines
 
 
 def convolution(device="cuda:0", **options):

@@ -41,7 +41,7 @@ Result = TypeVar("Result")
 
 # Held while BLAS's number of threads, a setting of the process, differs from its usual one.
 _blas_lock = threading.Lock()
-# These are set within a `try` statement: Ctrl-C may interrupt right after one is set.
+# Set these only inside a `try` whose `finally` resets them: Ctrl-C may come right after the assignment.
 _inside = contextvars.ContextVar("inside a part", default=False)
 _fixed = contextvars.ContextVar("cores within fixed_parts", default=0)
 
@@ -95,8 +95,9 @@ def _run(work: Callable[..., Result], parts: Sequence[Sequence[object]]) -> list
 def fixed_parts() -> Iterator[None]:
     """A context in which ops have the same bits on any number of cores, with the same NumPy and BLAS.
 
-    Each call of BLAS uses one thread, if threadpoolctl can set this; otherwise the bits may differ. In threads outside
-    the context, ops that may split their work into parts wait until the context ends.
+    Each call of BLAS uses one thread, if threadpoolctl can set this; otherwise the bits may differ. A thread is within
+    the context if it runs in a copy of it (`contextvars.copy_context`). In other threads, ops that may split their work
+    into parts wait until the context ends: code within the context that waits for such a thread hangs.
     """
     if _fixed.get() or _inside.get():
         yield
@@ -133,7 +134,8 @@ def matmul(a: np.ndarray, b: np.ndarray, out: np.ndarray | None = None) -> np.nd
 
 
 def threads() -> int:
-    """The largest number of parts of a batch outside of `fixed_parts`: the threads of NumPy's BLAS, 1 if unknown."""
+    """The largest number of parts of a batch outside of `fixed_parts`: the most threads that a loaded BLAS uses; 1
+    if unknown."""
     return max((library.num_threads for library in blas.libraries()), default=1)
 
 

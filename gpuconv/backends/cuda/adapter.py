@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import DTypeLike
 
-from gpuconv.devices import DeviceError, gpu_name
+from gpuconv.devices import DeviceError, SettingError, gpu_name
 from gpuconv.text.plain_text import one_line
 from gpuconv.types import Array
 
@@ -33,7 +33,10 @@ class CudaDevice:
         self.name = gpu_name(index)
         if index >= (count := _device_count(cupy)):
             raise DeviceError(f"there is no device {self.name}; this machine has {count}")
-        tuner.enabled()  # raises for an invalid setting now, before work begins
+        try:
+            tuner.enabled()  # raises for an invalid setting now, before work begins
+        except ValueError as error:
+            raise SettingError(str(error)) from error
         self._cupy, self._index, self._device = cupy, index, cupy.cuda.Device(index)
 
     @property

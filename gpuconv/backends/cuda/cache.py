@@ -157,15 +157,23 @@ def directory() -> Path:
     if chosen := os.environ.get("GPUCONV_CACHE_DIR"):
         return Path(os.path.expanduser(chosen))  # container settings may give it as "~/cache"
     if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local")) / "gpuconv" / "Cache"
+        if chosen := os.environ.get("LOCALAPPDATA"):
+            return Path(chosen) / "gpuconv" / "Cache"
+        return _in_home("AppData", "Local", "gpuconv", "Cache")
     if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "gpuconv"
+        return _in_home("Library", "Caches", "gpuconv")
     if chosen := os.environ.get("XDG_CACHE_HOME"):
         return Path(chosen) / "gpuconv"
+    return _in_home(".cache", "gpuconv")
+
+
+def _in_home(*parts: str) -> Path:
+    """A folder in the user's home or, for a user without one, a folder of this user in the temporary folder."""
     try:
-        return Path.home() / ".cache" / "gpuconv"
+        return Path.home().joinpath(*parts)
     except RuntimeError:  # no HOME and no account, as in a container that runs under a numeric user ID
-        return Path(tempfile.gettempdir()) / f"gpuconv-{os.getuid()}"
+        user = f"-{os.getuid()}" if hasattr(os, "getuid") else ""  # on Windows each user has a temporary folder
+        return Path(tempfile.gettempdir()) / f"gpuconv{user}"
 
 
 @cache

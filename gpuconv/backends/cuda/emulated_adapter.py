@@ -9,7 +9,7 @@ from numpy.typing import DTypeLike
 
 from gpuconv.backends.cuda import emulator
 from gpuconv.backends.cuda.emulator.runtime import runtime
-from gpuconv.devices import DeviceError
+from gpuconv.devices import SettingError
 from gpuconv.types import Array
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ class EmulatedDevice:
         try:
             emulator.settings()
         except ValueError as error:
-            raise DeviceError(str(error)) from error
+            raise SettingError(str(error)) from error
         runtime()
 
     def from_host(self, x: np.ndarray) -> Array:

@@ -184,8 +184,15 @@ def test_the_cache_of_a_user_without_a_home_is_in_the_temporary_folder(monkeypat
     def no_home():
         raise RuntimeError("Could not determine home directory.")
 
-    monkeypatch.setattr(sys, "platform", "linux")
-    for name in ("GPUCONV_CACHE_DIR", "XDG_CACHE_HOME"):
+    for name in ("GPUCONV_CACHE_DIR", "XDG_CACHE_HOME", "LOCALAPPDATA"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(Path, "home", no_home)
-    assert cache.directory() == Path(tempfile.gettempdir(), f"gpuconv-{os.getuid()}")
+    for platform in ("linux", "darwin", "win32"):
+        monkeypatch.setattr(sys, "platform", platform)
+        assert cache.directory() == Path(tempfile.gettempdir(), f"gpuconv-{os.getuid()}"), platform
+    monkeypatch.setenv("LOCALAPPDATA", "/local")
+    assert cache.directory() == Path("/local/gpuconv/Cache")
+    with monkeypatch.context() as patch:
+        patch.delattr(os, "getuid")
+        patch.delenv("LOCALAPPDATA")
+        assert cache.directory() == Path(tempfile.gettempdir(), "gpuconv")

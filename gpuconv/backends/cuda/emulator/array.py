@@ -99,11 +99,16 @@ def _view_or_copy(name: str) -> Callable[..., object]:
     @functools.wraps(method)
     def guarded(self: EmulatedArray, *arguments: object, **options: object) -> object:
         result = method(self, *arguments, **options)
-        if not (isinstance(result, np.ndarray) and np.may_share_memory(_plain_view(result), _plain_view(self))):
+        if not (isinstance(result, np.ndarray) and _is_view(result, self)):
             forbid(f"{name}, which copies here")
         return result
 
     return guarded
+
+
+def _is_view(result: np.ndarray, array: np.ndarray) -> bool:
+    """Whether the result lies in the array's memory; true for a result without elements, which copies nothing."""
+    return not result.size or np.may_share_memory(_plain_view(result), _plain_view(array))
 
 
 def _plain_view(array: np.ndarray) -> np.ndarray:
@@ -165,6 +170,7 @@ def zeros(shape: int | Sequence[int], dtype: DTypeLike = np.float32) -> Emulated
 
 def asarray(x: object, dtype: DTypeLike | None = None) -> EmulatedArray:
     """`x` on the emulated device: `x` itself if it is already there with this dtype, else a copy."""
+    dtype = None if dtype is None else as_numeric("an array", dtype)
     if isinstance(x, EmulatedArray) and dtype in (None, x.dtype):
         return x
     forbid("asarray of a host array")

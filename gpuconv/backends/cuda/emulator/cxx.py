@@ -86,6 +86,11 @@ def version() -> str:
     return f"{shlex.join(find())}: {lines[0] if lines else 'unknown'}"
 
 
+def _is_clang() -> bool:
+    """Whether the compiler calls itself clang. Its command may contain this word whatever it is."""
+    return "clang version" in version().removeprefix(f"{shlex.join(find())}: ")
+
+
 @functools.cache
 def _machine_options() -> tuple[str, ...]:
     """The option for x86-64 processors with AVX2, FMA and BMI2: faster fused multiply-adds and wider vectors."""
@@ -99,8 +104,7 @@ def _machine_options() -> tuple[str, ...]:
 
 def sanitizer_runtime() -> str:
     """The library that a process must preload for sanitize="address"."""
-    clang = "clang" in version()
-    name = f"libclang_rt.asan-{platform.machine()}.so" if clang else "libasan.so"
+    name = f"libclang_rt.asan-{platform.machine()}.so" if _is_clang() else "libasan.so"
     command = [*find(), f"-print-file-name={name}"]
     path = _run(command, f"the C++ compiler ({shlex.join(command)}) does not run").strip()
     if not Path(path).is_file():
@@ -134,7 +138,7 @@ def compile_library(
     link = ["-shared", "-pthread"]
     link += ["-Wl,-undefined,dynamic_lookup"] if sys.platform == "darwin" else []
     link += ["-fsanitize=address"] if sanitize == "address" else []
-    link += ["-shared-libasan"] if sanitize == "address" and "clang" in version() else []
+    link += ["-shared-libasan"] if sanitize == "address" and _is_clang() else []
 
     def fill(folder: Path) -> None:
         failed = f"{name} does not compile for the emulated device"

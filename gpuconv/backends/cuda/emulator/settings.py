@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from gpuconv.arguments import integer, seed_value
+from gpuconv.names import canonical
 from gpuconv.system.processor import available_cores
 from gpuconv.text.parse_numbers import is_digits
 from gpuconv.types import Options
@@ -36,8 +37,7 @@ class Settings:
     workers: int = 1
 
     def __post_init__(self) -> None:
-        if self.sanitize not in SANITIZERS:
-            raise ValueError(f"sanitize must be one of {', '.join(SANITIZERS)}, received {self.sanitize!r}")
+        object.__setattr__(self, "sanitize", canonical("sanitizer", self.sanitize, SANITIZERS))
         object.__setattr__(self, "seed", seed_value("seed", self.seed))
         object.__setattr__(self, "workers", integer("workers", self.workers, 1, MOST_WORKERS))
 
@@ -88,7 +88,8 @@ def configure(
     *, seed: int | None = None, sanitize: str | None = None, workers: int | None = None
 ) -> contextlib.AbstractContextManager[Settings]:
     """Change the given settings, immediately. At the end of a ``with`` statement the previous settings are restored.
-    Raises ValueError for an invalid value, and TypeError for a seed or workers that are not integers."""
+    Raises ValueError for an invalid value, and TypeError for a seed or workers that are not integers and for a
+    `sanitize` that is not a string."""
     global _current
     before = settings()
     arguments: Options = {"seed": seed, "sanitize": sanitize, "workers": workers}

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from gpuconv.arguments import INT32_MAX
 from gpuconv.backends.cuda.emulator.array import EmulatedArray
 
 TENSOR_MAP = np.dtype([("opaque", np.uint64, 16)], align=True)  # `struct TensorMap`, a CUtensorMap
@@ -39,7 +40,8 @@ def tensor_map(array: EmulatedArray, box: Sequence[int], swizzle: int = 0) -> np
 def expect_mappable(
     base: int, shape: Sequence[int], strides: Sequence[int], itemsize: int, box: Sequence[int], swizzle: int
 ) -> None:
-    """Raise ValueError beyond the limits of cuTensorMapEncodeTiled. base: the array's address. strides: in bytes."""
+    """Raise ValueError beyond the limits of cuTensorMapEncodeTiled, and for a dimension of 2**31 or more, because a
+    kernel's coordinates are 32-bit integers. base: the array's address. strides: in bytes."""
     rank = len(shape)
     line = box[-1] * itemsize if len(box) else 0
     if not 2 <= rank <= 5 or len(box) != rank:
@@ -47,6 +49,8 @@ def expect_mappable(
             f"a tensor map takes 2 to 5 dimensions and an extent for each, received {rank} dimensions and {len(box)} "
             "extents"
         )
+    if itemsize not in (1, 2, 4, 8):
+        raise ValueError(f"a tensor map takes numbers of 1, 2, 4 or 8 bytes, received {itemsize}")
     if not all(1 <= extent <= 256 for extent in box):
         raise ValueError(f"a box has extents from 1 to 256, received {tuple(box)}")
     if line % 16:
@@ -59,6 +63,11 @@ def expect_mappable(
         )
     if 0 in shape:
         raise ValueError(f"a tensor map takes an array with elements, received shape {tuple(shape)}")
+    if max(shape) > INT32_MAX or not all(0 <= stride < 2**40 for stride in strides):
+        raise ValueError(
+            "a tensor map takes dimensions below 2**31 and strides from 0 to below 2**40 bytes, received shape "
+            f"{tuple(shape)} and strides {tuple(strides)}"
+        )
     if base % 16 or any(stride % 16 for stride in strides[:-1]) or strides[-1] != itemsize:
         raise ValueError(
             "an array and its rows begin at multiples of 16 bytes and have no gaps, received address "

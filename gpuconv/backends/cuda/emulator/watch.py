@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from gpuconv.backends.cuda.emulator.array import EmulatedArray
 from gpuconv.backends.cuda.emulator.runtime import runtime
 from gpuconv.backends.cuda.emulator.settings import configure
 from gpuconv.backends.cuda.emulator.source_lines import with_lines
@@ -52,7 +53,7 @@ class ArgumentBytes:
 class _Watch:
     """An active watch and what it has seen."""
 
-    def __init__(self, memory: np.ndarray | ArgumentBytes, writer: Writer | None) -> None:
+    def __init__(self, memory: EmulatedArray | ArgumentBytes, writer: Writer | None) -> None:
         self.memory = memory
         self.seen: list[Writer | Touched] = []
         self.thread = ""  # as the runtime names it; see Watch::thread in watch.h
@@ -63,7 +64,7 @@ class _Watch:
     def aim(self, arguments: Sequence[object], names: Sequence[str]) -> None:
         """Tell the runtime which bytes to watch in a launch with these arguments."""
         memory = self.memory
-        if isinstance(memory, np.ndarray):
+        if isinstance(memory, EmulatedArray):
             base, size = memory.__array_interface__["data"][0], memory.nbytes
         else:
             array = dict(zip(names, arguments)).get(memory.name)
@@ -86,7 +87,9 @@ active: _Watch | None = None  # the watch of this process
 
 
 @contextlib.contextmanager
-def watch_writes(memory: np.ndarray | ArgumentBytes, writer: Writer | None = None) -> Iterator[list[Writer | Touched]]:
+def watch_writes(
+    memory: EmulatedArray | ArgumentBytes, writer: Writer | None = None
+) -> Iterator[list[Writer | Touched]]:
     """A context in which kernels run checked, and every write to the bytes of `memory` is added to the yielded list, in
     order.
 
@@ -95,11 +98,15 @@ def watch_writes(memory: np.ndarray | ArgumentBytes, writer: Writer | None = Non
     followed in the list by a `Touched` for each buffer and shared variable that this thread uses. A watch does not see
     bulk stores, what bulk loads write, the operands that wgmma reads, or operations on mbarriers.
 
-    Raises ValueError for a view that is not contiguous, RuntimeError inside another watch; a kernel that is launched
-    unchecked in the context raises EmulatorError.
+    Raises TypeError for other memory, ValueError for a view that is not contiguous, RuntimeError inside another watch;
+    a kernel that is launched unchecked in the context raises EmulatorError.
     """
     global active
-    if isinstance(memory, np.ndarray) and not memory.flags.forc:
+    if not isinstance(memory, (EmulatedArray, ArgumentBytes)):
+        raise TypeError(
+            f"a watch takes an array on the emulated device or ArgumentBytes, received {type(memory).__name__}"
+        )
+    if isinstance(memory, EmulatedArray) and not memory.flags.forc:
         raise ValueError(
             f"a watch takes a contiguous view, received shape {memory.shape} with strides {memory.strides} in bytes"
         )

@@ -2,9 +2,10 @@
 
 A product's candidates are timed once on each model of GPU, before its first run. The winner is stored on disk with the
 compiled kernels, under a key of the product (without its activation), the GPU's model, and the candidates with their
-source. After an edit of a kernel, or if the entry is damaged, the candidates are timed again. So "auto" may choose
-differently on two machines, or after the cache was cleared, and results may then differ in the order of their sums; the
-bits of a given choice never differ.
+source. After an edit of a kernel, or if the entry is damaged, the candidates are timed again. If a candidate fails, for
+example because memory is scarce, the winner of the others is used in this process and is not stored. So "auto" may
+choose differently on two machines, or after the cache was cleared, and results may then differ in the order of their
+sums; the bits of a given choice never differ.
 With ``GPUCONV_AUTOTUNE=0``, "auto" is the cost model's choice, which does not depend on measurements. A product for
 which the process has already chosen an algorithm keeps it. Training on shards always uses the cost model's choice.
 
@@ -50,6 +51,14 @@ _HOPELESS = 2.0  # a candidate this many times slower than the best so far is dr
 
 class FailedCandidateWarning(Notice):
     """An algorithm failed when it was timed for a problem that it should serve; another one is used."""
+
+
+class _NotStored(Exception):
+    """Raised instead of storing a choice that only this process should use. plan: the chosen one."""
+
+    def __init__(self, plan: Plan) -> None:
+        super().__init__(plan)
+        self.plan = plan
 
 
 @functools.cache
@@ -140,7 +149,11 @@ def choose(
         return plans[0]
     name, key = _name(product), _key(product, plans, gpu)
     if not capturing:
-        entry = cache.default().entry(name, key, lambda folder: _measure_alone(plans, gpu, run, folder))
+        try:
+            entry = cache.default().entry(name, key, lambda folder: _measure_alone(plans, gpu, run, folder))
+        except _NotStored as chosen:
+            known_choices[product, gpu] = chosen.plan
+            return chosen.plan
     elif (found := cache.default().find(name, key)) is not None:
         entry = found
     else:
@@ -214,9 +227,10 @@ def _measure_alone(plans: Sequence[Plan], gpu: Gpu, run: Callable[[Plan], None],
 def _measure(plans: Sequence[Plan], gpu: Gpu, run: Callable[[Plan], None], folder: Path) -> None:
     """Time the candidates, the cost model's first, until the time is up, and store the result.
 
-    A candidate that fails is dropped with a warning. Raises the last failure if all fail.
+    A candidate that fails is dropped with a warning. Raises `_NotStored` if some candidates fail, and the last failure
+    if all do.
     """
-    share, left, best = SECONDS / len(plans), SECONDS, dict[str, float]()
+    share, left, best, failed = SECONDS / len(plans), SECONDS, dict[str, float](), False
     for each in plans:
         if left <= 0:
             break
@@ -230,9 +244,12 @@ def _measure(plans: Sequence[Plan], gpu: Gpu, run: Callable[[Plan], None], folde
                 f"{each.algorithm.name} is left out of the choice for this product: {type(error).__name__}: {error}"
             )
             warnings.warn(message, FailedCandidateWarning, stacklevel=2)
+            failed = True
             continue
         best[each.algorithm.name], left = least, left - spent
     choice = min(best, key=lambda name: best[name])
+    if failed:  # the next process may have more memory
+        raise _NotStored(_plan_named(choice, plans))
     text = json.dumps({"algorithm": choice, "device": gpu.model, "seconds": best}, indent=1)
     (folder / "choice.json").write_text(text, encoding="utf-8")
 
@@ -255,5 +272,8 @@ def _least_seconds(gpu: Gpu, run: Callable[[], None], share: float, best: float)
 
 
 def _read_choice(entry: Path, plans: Sequence[Plan]) -> Plan:
-    name = full_name(json.loads((entry / "choice.json").read_text(encoding="utf-8"))["algorithm"])
+    return _plan_named(full_name(json.loads((entry / "choice.json").read_text(encoding="utf-8"))["algorithm"]), plans)
+
+
+def _plan_named(name: str, plans: Sequence[Plan]) -> Plan:
     return next(plan for plan in plans if plan.algorithm.name == name)

@@ -151,3 +151,28 @@ def test_a_process_waits_while_another_one_compiles_the_runtime(monkeypatch, tmp
         second = compile_in_a_thread()
         second.join(10)
         assert not second.is_alive()
+
+
+@pytest.mark.parametrize(
+    ("command", "line", "library"),
+    [
+        ("/opt/clang: tools/g++", "g++ (Debian 12.2.0-14) 12.2.0", "libasan.so"),
+        ("/opt/gcc/c++", "Debian clang version 14.0.6", "libclang_rt.asan-"),
+    ],
+    ids=["gcc", "clang"],
+)
+def test_the_compiler_is_recognized_by_its_version_and_not_by_its_folder(monkeypatch, tmp_path, command, line, library):
+    asked = []
+
+    def run(arguments, failed, folder=None):
+        if "--version" in arguments:
+            return f"{line}\n"
+        asked.append(arguments[-1])
+        return f"{tmp_path / 'found.so'}\n"
+
+    (tmp_path / "found.so").touch()
+    monkeypatch.setattr(cxx, "find", lambda: (command,))
+    monkeypatch.setattr(cxx, "version", cxx.version.__wrapped__)
+    monkeypatch.setattr(cxx, "_run", run)
+    assert cxx.sanitizer_runtime() == str(tmp_path / "found.so")
+    assert asked[0].startswith(f"-print-file-name={library}")

@@ -127,3 +127,24 @@ def test_memory_is_freed_with_the_last_view():
         assert np.isnan(view[0])  # a view keeps the memory
         del view
     assert len(addresses) < 50
+
+
+def test_views_without_elements_are_views_where_only_kernels_may_access_memory():
+    empty, full = emulator.empty((0, 3)), emulator.empty((4, 3))
+    with emulator.device_only():
+        assert empty.reshape(-1).shape == empty.ravel().shape == (0,)
+        assert full[:0].shape == (0, 3)
+        assert full[2:2].reshape(3, 0).shape == (3, 0)
+        with pytest.raises(emulator.HostAccessError, match="reshape, which copies here"):
+            full.T.reshape(-1)
+    with emulator.capture_launches():
+        assert empty.reshape(-1).shape == (0,)
+
+
+def test_asarray_reads_short_names_of_dtypes():
+    x = emulator.asarray([1.0, 2.5], "bf16")
+    assert (x.dtype, np.asarray(x).tolist()) == (as_dtype("bfloat16"), [1.0, 2.5])
+    assert emulator.asarray(x, "bf16") is emulator.asarray(x, "bfloat16") is emulator.asarray(x) is x
+    assert emulator.asarray(x, "fp32").dtype == np.float32
+    with pytest.raises(TypeError, match="an array must hold numbers of at most 64 bits"):
+        emulator.asarray([1.0], object)

@@ -14,7 +14,7 @@ from gpuconv.backends.cuda import emulator
         ("SEED", "x", "GPUCONV_EMULATOR_SEED is 'x': expected a whole number"),
         ("SEED", "\uff17", "GPUCONV_EMULATOR_SEED is '\uff17': expected a whole number"),
         ("SEED", str(2**64), r"seed must be below 2\*\*64"),
-        ("SANITIZE", "all", "GPUCONV_EMULATOR_SANITIZE is 'all': sanitize must be one of"),
+        ("SANITIZE", "all", "GPUCONV_EMULATOR_SANITIZE is 'all': unknown sanitizer 'all'"),
         ("WORKERS", "0", "GPUCONV_EMULATOR_WORKERS is '0': workers must be at least 1"),
         ("WORKERS", "40000", "GPUCONV_EMULATOR_WORKERS is '40000': workers must be at most 1024, received 40000"),
     ],
@@ -40,8 +40,14 @@ def test_configure_changes_settings_within_a_block_and_refuses_wrong_ones():
         assert emulator.settings() is chosen
         assert (chosen.seed, chosen.sanitize, chosen.workers) == (3, "checked", before.workers)
     assert emulator.settings() == before
-    with pytest.raises(ValueError, match="sanitize must be one of none, checked, address, received 'all'"):
+    with pytest.raises(ValueError, match=r"unknown sanitizer 'all' \(known: none, checked, address\)"):
         emulator.configure(sanitize="all")
+    with pytest.raises(ValueError, match=r"unknown sanitizer 'adress'; did you mean 'address'\?"):
+        emulator.configure(sanitize="adress")
+    with pytest.raises(TypeError, match="the sanitizer is chosen by name, received int: 3"):
+        emulator.configure(sanitize=3)
+    with emulator.configure(sanitize="Checked") as chosen:
+        assert chosen.sanitize == "checked"
     with pytest.raises(ValueError, match="seed must be"):
         emulator.configure(seed=-1)
     with pytest.raises(ValueError, match="workers must be at least 1"):

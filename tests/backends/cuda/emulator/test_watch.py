@@ -77,3 +77,10 @@ def test_a_watch_refuses_a_second_view_a_strided_view_and_an_unchecked_launch():
             ops.relu(x, out=y)
         ops.relu(x, out=y)
     assert len(seen) == 1
+
+
+@pytest.mark.parametrize("memory", [np.zeros(4, np.float32), np.float32(0), "y"], ids=["array", "scalar", "text"])
+def test_a_watch_refuses_memory_that_is_not_on_the_emulated_device(memory):
+    message = f"an array on the emulated device or ArgumentBytes, received {type(memory).__name__}"
+    with pytest.raises(TypeError, match=message), emulator.watch_writes(memory):
+        pass

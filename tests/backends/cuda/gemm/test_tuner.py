@@ -35,8 +35,8 @@ def test_among_equally_fast_algorithms_the_cost_models_choice_wins(use_gpu):
 
 
 @pytest.mark.parametrize("fails", [[NAMES[-1]], NAMES[:-1]], ids=["one", "all-but-one"])
-def test_candidates_that_fail_while_they_are_timed_are_left_out(use_gpu, monkeypatch, fails):
-    """The error of a failed launch may appear only at the next synchronization."""
+def test_candidates_that_fail_while_they_are_timed_are_left_out(use_gpu, monkeypatch, tmp_path, fails):
+    """The error of a failed launch may appear only at the next synchronization. The choice is not stored."""
     gpu = use_gpu(StandInGpu(durations(NAMES[-1])))
     seconds = gpu.seconds
 
@@ -52,6 +52,14 @@ def test_candidates_that_fail_while_they_are_timed_are_left_out(use_gpu, monkeyp
     assert sorted(str(warning.message).split()[0] for warning in warned) == sorted(fails)
     assert launched[-1] not in fails
     np.testing.assert_allclose(result, ops.conv2d(X, W), rtol=1e-5, atol=1e-5)
+    timed = len(gpu.timed)
+    assert run_op()[0] == [launched[-1]]
+    assert len(gpu.timed) == timed
+    assert choices(tmp_path) == []
+    recovered = use_gpu(StandInGpu(durations(fails[0])), forget=True)
+    assert run_op()[0][-1] == fails[0]
+    assert set(recovered.timed) == set(NAMES)
+    assert len(choices(tmp_path)) == 1
 
 
 @pytest.mark.kernels
