@@ -168,7 +168,12 @@ LOSSES: dict[str, Callable[..., Loss]] = {
     "bce": BinaryCrossEntropy,
 }
 LIKE = "softmax:label_smoothing=0.1"
-_OURS: tuple[type, ...] = (SoftmaxCrossEntropy, SVMHinge, MeanSquaredError, Huber, BinaryCrossEntropy)
+_OUR_CALLS: frozenset[Any] = frozenset(vars(each)["__call__"] for each in LOSSES.values())
+
+
+def is_ours(loss: object) -> bool:
+    """Whether a call of `loss` is a call of this module; false for a user's subclass with its own ``__call__``."""
+    return type(loss).__call__ in _OUR_CALLS
 
 
 def classifies(loss: object) -> bool:
@@ -206,7 +211,7 @@ def is_weighted(loss: object) -> bool:
 def takes_probabilities(loss: object) -> bool:
     """Whether a classification `loss` accepts class probabilities instead of labels; a user's loss may accept
     anything."""
-    return not isinstance(loss, _OURS) or (isinstance(loss, SoftmaxCrossEntropy) and loss.ignore_index is None)
+    return not is_ours(loss) or (isinstance(loss, SoftmaxCrossEntropy) and loss.ignore_index is None)
 
 
 def expect_net(loss: object, shape: tuple[int, ...]) -> None:
@@ -244,14 +249,14 @@ def expect_targets(loss: object, labels: Array, shape: tuple[int, ...]) -> None:
         labels: The labels of a batch or a data set.
         shape: The shape of one image's scores.
     """
-    if not isinstance(loss, _OURS):
+    if not is_ours(loss):
         return
     backends.device_of(labels, "labels")  # raises for anything but an array
     takes = ["integers of shape (N,)"] if classifies(loss) else []
     takes_floats = not isinstance(loss, SVMHinge) and ignored_label(loss) is None
     takes += [f"floats of shape (N, {', '.join(map(str, shape))})"] if takes_floats else []
     if is_float(labels.dtype):
-        fits = takes_floats and (labels.ndim, labels.shape[-1]) == (1 + len(shape), shape[-1])
+        fits = takes_floats and (labels.ndim, tuple(labels.shape[-1:])) == (1 + len(shape), shape[-1:])
     else:
         fits = classifies(loss)
     if not fits:
@@ -312,7 +317,7 @@ def apply(loss: Loss, scores: Array, labels: Array, grad_scale: Scalar | None = 
         The loss, 0-d in the scores' accumulation dtype, and the gradient, of the scores' shape and dtype.
     """
     scale_arguments = () if grad_scale is None else (grad_scale,)
-    if isinstance(loss, _OURS):
+    if is_ours(loss):
         return loss(scores, labels, *scale_arguments)
     device, dtype = backends.device_of(scores), accumulation_dtype(scores.dtype)
     given = ops.copy(scores) if scores.dtype == dtype else backends.asarray(scores, dtype=dtype)

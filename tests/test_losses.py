@@ -171,3 +171,34 @@ def test_an_unknown_option_of_a_loss_is_refused_with_the_known_ones():
     with pytest.raises(ValueError, match=r"unknown option of svm 'label_smoothing' \(known: delta\)"):
         losses.get("svm", label_smoothing=0.1)
     assert losses.get("softmax", **{"Label-Smoothing": 0.1}) == losses.get("softmax", label_smoothing=0.1)
+
+
+def test_a_subclass_with_its_own_call_is_a_loss_of_the_user_and_one_with_other_options_is_ours():
+    class Halved(losses.SoftmaxCrossEntropy):
+        def __call__(self, scores, labels):
+            loss, dscores = losses.SoftmaxCrossEntropy()(scores, labels)
+            seen.append(scores.dtype)
+            return float(loss) / 2, dscores / 2
+
+    class Smoothed(losses.SoftmaxCrossEntropy):
+        def __init__(self):
+            super().__init__(label_smoothing=0.1)
+
+    seen: list = []
+    for dtype in ("float16", "float32"):
+        scores = SCORES.astype(dtype)
+        loss, dscores = losses.apply(Halved(), scores, LABELS, 4.0)
+        expected, gradient = losses.apply(losses.SoftmaxCrossEntropy(), scores, LABELS, 2.0)
+        assert (loss.shape, loss.dtype, dscores.dtype, seen.pop()) == ((), "float32", dtype, "float32")
+        np.testing.assert_allclose(loss, expected / 2, rtol=1e-6)
+        np.testing.assert_allclose(dscores, gradient, rtol=1e-3)
+    losses.expect_targets(Halved(), np.zeros(3, "U1"), (3,))
+    assert losses.takes_probabilities(Halved(ignore_index=1))
+    assert losses.is_ours(Smoothed())
+    with pytest.raises(TypeError, match="takes integers of shape"):
+        losses.expect_targets(Smoothed(), np.zeros(3), (3,))
+
+
+def test_a_single_number_as_labels_is_refused():
+    with pytest.raises(TypeError, match=r"received labels of float64 and shape \(\)"):
+        losses.expect_targets(losses.get("mse"), np.ones(()), (3,))

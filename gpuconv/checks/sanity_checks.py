@@ -81,7 +81,8 @@ def first_loss(net: Sequential, x: Array, labels: Array, *, loss: str | Loss = "
     net that gives only one score.
     """
     compute = _loss_function(net, loss, labels)
-    if net.output_shape == (1,) and isinstance(compute, (SoftmaxCrossEntropy, SVMHinge)):
+    ours = losses.is_ours(compute)
+    if net.output_shape == (1,) and ours and losses.classifies(compute):
         raise ValueError("the net gives one score: there is nothing to classify; the checks need at least two classes")
     twin = net.copy()
     weighted = [layer for layer in twin.walk() if "weight" in layer.arrays]
@@ -94,9 +95,9 @@ def first_loss(net: Sequential, x: Array, labels: Array, *, loss: str | Loss = "
     value = _number(losses.apply(compute, scores, labels)[0])
     classes = scores.shape[-1]
     reason = f"guessing among {classes} classes"
-    if isinstance(compute, SoftmaxCrossEntropy) and not (losses.is_weighted(compute) and labels.ndim > 1):
+    if ours and isinstance(compute, SoftmaxCrossEntropy) and not (losses.is_weighted(compute) and labels.ndim > 1):
         guess = math.log(classes)
-    elif isinstance(compute, SVMHinge):
+    elif ours and isinstance(compute, SVMHinge):
         guess = compute.delta * (classes - 1)
     else:
         zeros = backends.zeros(scores.shape, scores.dtype, net.device)

@@ -276,7 +276,8 @@ class Layer(Stateful["Layer"]):
     def _expect_variables(self) -> None:
         """Raise ValueError if a frozen name or one of the layer's arrays belongs to none of its variables, or if an
         array has another shape than its variable."""
-        self.frozen = self.frozen  # checks the names now that the variables are known
+        if self.frozen:
+            self.frozen = self.frozen  # checks the names now that the variables are known
         for name, array in self.arrays.items():
             variable = self.variables.get(name)
             if variable is None or tuple(array.shape) != variable.shape:

@@ -170,7 +170,7 @@ class Sequential(Layer):
 
     def __repr__(self) -> str:
         """A line for each layer: its name, the call that creates it, and its output shape if known."""
-        return show.text_of(type(self).__name__, self.layers)
+        return show.text_of(self)
 
     def _repr_html_(self) -> str:
         """A table of the layers for notebooks: the output shape and the number of parameters of each."""

@@ -25,5 +25,5 @@ def per_channel(input_shape: Shape) -> Shape:
 
 
 def volume_size(shape: Shape | None) -> int:
-    """How many values a volume holds."""
+    """How many values a volume of this shape holds; 1 for None, the shape of a layer that is not built."""
     return math.prod(shape or ())

@@ -2,29 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from gpuconv.layers.base import Layer
+from gpuconv.layers.registry import LAYERS
 from gpuconv.layers.shapes import volume_size
 
 
-def text_of(name: str, layers: Iterable[Layer]) -> str:
-    """A line for each layer of a net; layers inside others are indented. name: the name of the net's class."""
-    lines = [*_lines(layers, "  ")]
+def text_of(net: Layer) -> str:
+    """A line for each layer of a net; layers inside others are indented."""
+    lines = [*_lines(net, "  ")]
     key, call, shape = (max((len(line[column]) for line in lines), default=0) for column in range(3))
     text = [f"{line[0]:{key}}  {line[1]:{call if shape else 0}}  {line[2]}".rstrip() for line in lines]
-    return "\n".join([f"{name}([", *text, "])"])
+    return "\n".join([f"{type(net).__name__}([", *text, "])"])
 
 
-def _lines(layers: Iterable[Layer], indent: str, prefix: str = "") -> Iterator[tuple[str, str, str]]:
-    for layer in layers:
+def _lines(net: Layer, indent: str) -> Iterator[tuple[str, str, str]]:
+    for key, layer in _inner_layers(net):
         shape = "" if layer.output_shape is None else f"-> {' x '.join(map(str, layer.output_shape))}"
-        rows = [(key, inner.layers) for key, inner in layer.children() if hasattr(inner, "layers")]
-        if hasattr(layer, "layers"):
-            rows = [("", layer.layers)]
-        yield f"{indent}{prefix}{layer.name}:", type(layer).__name__ if rows else repr(layer), shape
-        for key, inner in rows:
-            yield from _lines(inner, indent + "  ", f"{key}." if key else "")
+        yield f"{indent}{key}:", type(layer).__name__ if layer.children() else repr(layer), shape
+        yield from _lines(layer, indent + "  ")
+
+
+def _inner_layers(layer: Layer) -> Iterator[tuple[str, Layer]]:
+    """The children of a layer; a block's Sequentials, such as its shortcut, are replaced by the layers in them."""
+    sequential = LAYERS["Sequential"]
+    for key, child in layer.children():
+        if isinstance(child, sequential) and not isinstance(layer, sequential):
+            yield from ((f"{key}.{name}" if key else name, inner) for name, inner in child.children())
+        else:
+            yield key, child
 
 
 def html_of(net: Layer) -> str:
@@ -33,7 +40,7 @@ def html_of(net: Layer) -> str:
 
     rows = []
     for layer in net.walk():
-        if layer is net or (layer.children() and not layer.mult_adds):
+        if layer is net or (layer.children() and not layer.variables):
             continue
         count = sum(volume_size(variable.shape) for variable in layer.variables.values() if not variable.buffer)
         frozen = "frozen" if count and not layer.trainable else ""

@@ -23,8 +23,8 @@ LayerT = TypeVar("LayerT", bound="Stateful[Any]")
 
 
 class Unmatched(NamedTuple):
-    """The keys that were not loaded, as PyTorch names them: the net's that are missing in the state, and the state's
-    that the net does not have."""
+    """The keys that were not loaded (fields named as in PyTorch): keys of the net that the state lacks, and keys of the
+    state that the net lacks."""
 
     missing_keys: list[str]
     unexpected_keys: list[str]
@@ -49,6 +49,8 @@ class Frozen:
             if not isinstance(names, (list, tuple, set, frozenset)) or not all(isinstance(name, str) for name in names):
                 raise TypeError(f"frozen must be True, False or names of variables, received {value!r}")
             names = tuple(names)
+            if planned and not names and layer.children():
+                layer._set_frozen(())  # as False does
             layer._frozen = tuple(canonical("variable", name, layer.variables) for name in names) if planned else names
 
 
@@ -276,10 +278,11 @@ class Stateful(Generic[LayerT]):
             hint = "; gpuconv.interop.from_torch(module, net) converts it" if hasattr(state, "state_dict") else ""
             raise TypeError(f"a state is a dictionary of arrays by name, received {type(state).__name__}{hint}")
         strict = flag("strict", strict)
-        own, values = self.state_dict(), {key: backends.to_numpy(value, key) for key, value in state.items()}
-        unmatched = Unmatched([key for key in own if key not in values], [key for key in values if key not in own])
+        own = self.state_dict()
+        unmatched = Unmatched([key for key in own if key not in state], [key for key in state if key not in own])
         problems = [f"missing {key}" for key in unmatched.missing_keys] if strict else []
         problems += [f"unexpected {key}" for key in unmatched.unexpected_keys] if strict else []
+        values = {key: backends.to_numpy(value, key) for key, value in state.items() if key in own}
         own = {key: value for key, value in own.items() if key in values}
         problems += [
             f"{key} has shape {values[key].shape} where the net has {tuple(value.shape)}"

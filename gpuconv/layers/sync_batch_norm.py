@@ -36,12 +36,15 @@ def forward(
 
     Returns:
         The output of each part, and the statistics.
+
+    Raises ValueError for a batch with one value per channel.
     """
     gamma, beta, running_mean, running_var = vectors
-    own = [(_zeros(gamma), _zeros(gamma)) for _ in parts]
-    for x, (own_mean, own_var) in zip(parts, own):
-        ops.batch_norm(x, gamma, beta, own_mean, own_var, training=True, momentum=1.0, eps=eps)
     shares, rows = _shares(parts), [_rows(x) for x in parts]
+    values = batch_of(parts) * rows[0] // len(parts[0])  # per channel, in the whole batch
+    if values < 2:
+        raise ValueError(f"batch statistics need more than one value for each channel, received {values}")
+    own = [_moments(x, gamma, beta, eps) for x in parts]
     mean = _weighted_sum([own_mean for own_mean, _ in own], shares, total)
     variances = []
     for (own_mean, own_var), count in zip(own, rows):
@@ -51,7 +54,6 @@ def forward(
         )
     var = _weighted_sum(variances, shares, total)
     found = [ops.batch_norm(x, gamma, beta, mean, var, training=False, eps=eps) for x in parts]
-    values = batch_of(parts) * rows[0] // len(parts[0])  # per channel, in the whole batch
     for running, batch in ((running_mean, mean), (running_var, ops.scale(var, factor=values / (values - 1)))):
         ops.scale(running, factor=1 - momentum, out=running)
         ops.add(running, ops.scale(batch, factor=momentum), out=running)
@@ -86,6 +88,16 @@ def multiply_vectors(a: Array, b: Array) -> Array:
     ones = ops.batch_norm(zeros[None], zeros, zeros, zeros, zeros, training=False, eps=1.0)[2]
     ops.batch_norm(a[None], b, zeros, zeros, ones, training=False, eps=0.0, out=product[None])
     return product
+
+
+def _moments(x: Array, gamma: Array, beta: Array, eps: float) -> tuple[Array, Array]:
+    """The mean and the unbiased variance of each channel of a part; a variance of 0 for a part with one value."""
+    mean, var = _zeros(gamma), _zeros(gamma)
+    if _rows(x) > 1:
+        ops.batch_norm(x, gamma, beta, mean, var, training=True, momentum=1.0, eps=eps)
+    else:  # dbeta is the sum of the argument dy, in the statistics' dtype
+        _, _, mean = ops.batch_norm_backward(x, x, gamma, mean, var, training=False)
+    return mean, var
 
 
 def _weighted_sum(values: Sequence[Array], shares: Sequence[float], total: Sum) -> Array:

@@ -20,7 +20,7 @@ from gpuconv.live.session import Session
 from gpuconv.text.plain_text import one_line
 
 STATIC = Path(__file__).parent / "static"
-KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
+MEDIA_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
 FRAMES = ("picture", "examples", "map")  # binary; the event stream contains only their numbers
 LIMITS = {"/command": 1 << 18, "/image": 1 << 25, "/drawing": 1 << 20}  # bytes of a body
 PATIENCE = 30.0  # seconds that a request waits for the current step
@@ -29,13 +29,13 @@ SILENCE = 10.0  # a stream sends a keep-alive after this many seconds without a 
 
 def application(session: Session, *, host: str = "127.0.0.1", token: str | None = None) -> Guard:
     """The ASGI application that shows a session. host, token: see `Guard`."""
-    files = {path.name: path.read_bytes() for path in STATIC.iterdir() if path.suffix in KINDS}
+    files = {path.name: path.read_bytes() for path in STATIC.iterdir() if path.suffix in MEDIA_TYPES}
 
     async def file(request: Request) -> Response:
         name = request.path_params.get("name") or "index.html"
         if name not in files:  # known names only: a path from a request is never opened
             return PlainTextResponse("not found", 404)
-        return Response(files[name], media_type=KINDS[Path(name).suffix])
+        return Response(files[name], media_type=MEDIA_TYPES[Path(name).suffix])
 
     async def events(request: Request) -> Response:
         return StreamingResponse(_events(session), media_type="text/event-stream")

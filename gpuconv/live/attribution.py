@@ -13,14 +13,14 @@ from gpuconv.live import pictures, snapshots
 from gpuconv.live.segment import Segment
 
 NONE = "none"
-KINDS = (NONE, *MAPS)
+MAP_KINDS = (NONE, *MAPS)
 BATCH = 15  # occluded images that are evaluated between two steps
 
 
 class Attribution:
-    """The map of the displayed image. kind: one of KINDS.
+    """The map of the displayed image. kind: one of MAP_KINDS.
 
-    Unless `restart` is called, `advance` begins at most one map after each step. An occlusion map takes several
+    `advance` begins a new map only once per training step, or after `restart`. An occlusion map takes several
     calls."""
 
     def __init__(self) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import queue
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 
 from gpuconv.types import Record
+
+ENDED = "the session has ended and answers no requests"
 
 
 class Mailbox:
@@ -15,14 +18,29 @@ class Mailbox:
     def __init__(self, names: Sequence[str]) -> None:
         self.names = names
         self._queue: queue.SimpleQueue[tuple[str, Record, Future[object]] | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()  # between `ask` and `close`
+        self._closed = False
 
     def ask(self, name: str, arguments: Record) -> Future[object]:
-        """A future with the answer's result or exception. Raises ValueError for an unknown request."""
+        """A future with the answer's result or exception. Raises ValueError for an unknown request, and
+        RuntimeError after `close`."""
         if name not in self.names:
             raise ValueError(f"unknown request {name[:50]!r}; the known ones are {', '.join(self.names)}")
         future: Future[object] = Future()
-        self._queue.put((name, arguments, future))
+        with self._lock:
+            if self._closed:
+                raise RuntimeError(ENDED)
+            self._queue.put((name, arguments, future))
         return future
+
+    def close(self) -> None:
+        """Refuse further requests, and let those that are pending fail."""
+        with self._lock:
+            self._closed = True
+        while not self._queue.empty():
+            request = self._queue.get()
+            if request is not None and request[2].set_running_or_notify_cancel():
+                request[2].set_exception(RuntimeError(ENDED))
 
     def wake(self) -> None:
         """End the call of `answer` that is waiting, or else the next one."""

@@ -20,7 +20,7 @@ from gpuconv.losses import Loss
 from gpuconv.plots.colors import scale_of
 from gpuconv.types import Array, Record
 
-KINDS = ("activations", "gradients", "filters")
+DISPLAYS = ("activations", "gradients", "filters")
 SLICES = 10  # at most this many slices of a layer are shown
 SIDE = 64  # pixels along the longer side of a slice of a volume, at most
 
@@ -78,15 +78,16 @@ def filters(net: Layer) -> list[Volume]:
     found: list[Volume] = []
     before: Layer = net
     for name, layer in layers_of(net).items():
-        flattened = isinstance(before, Flatten) and before.output_shape == layer.input_shape
-        shape = (before if flattened else layer).input_shape or ()
+        after_flatten = isinstance(before, Flatten) and before.output_shape == layer.input_shape
+        shape = (before if after_flatten else layer).input_shape or ()
         before = layer
         weight = layer.arrays.get("weight") if layer.variables.get("weight") else None
         if weight is None or len(weight.shape) not in (2, 4):
             continue
         slices = _host(weight[:SLICES])
         if slices.ndim == 2:
-            slices = slices.reshape(len(slices), *shape) if len(shape) == 3 else slices[:, None, None, :]
+            flattened = len(shape) == 3 and math.prod(shape) == slices.shape[1]
+            slices = slices.reshape(len(slices), *shape) if flattened else slices[:, None, None, :]
         found.append(Volume(name, tuple(weight.shape), _square(slices), 1))
     return found
 
@@ -152,8 +153,11 @@ def _volume(name: str, y: Array) -> Volume:
     one = y[0]
     shape = tuple(one.shape)
     step = _step(shape) if len(shape) == 3 else 1
-    slices = _host(one[::step, ::step, :SLICES] if len(shape) == 3 else one[:SLICES])
-    return Volume(name, shape, slices.transpose(2, 0, 1) if len(shape) == 3 else slices.reshape(-1, 1, 1), step)
+    if len(shape) == 3:
+        slices = _host(one[::step, ::step, :SLICES]).transpose(2, 0, 1)
+    else:
+        slices = _host(one[:SLICES] if shape else one).reshape(-1, 1, 1)[:SLICES]
+    return Volume(name, shape, slices, step)
 
 
 def _step(shape: tuple[int, ...]) -> int:

@@ -33,14 +33,14 @@ class LiveRun:
         recipe: Record,
         device: str,
         why: str,
-        home: Path,
+        home: str | Path,
         name: str,
-        run_dir: Path | None,
+        run_dir: str | Path | None,
         prepare: Callable[[Sequential], None] | None,
         prepared: Record,
         hub: Hub | None,
     ) -> None:
-        self.sets, self.device, self.why, self.home, self.name = sets, device, why, home, name
+        self.sets, self.device, self.why, self.home, self.name = sets, device, why, Path(home), name
         self._prepare, self._prepared = prepare, prepared
         self.segment = segment.make(recipe, sets, device, prepare=prepare if run_dir is None else None)
         self.view = View(sets, hub or Hub(), self.state)
@@ -51,7 +51,7 @@ class LiveRun:
         self._next: Callable[[], None] | None = None  # what to do between this segment and the next
         self._speed = Speed()
         if run_dir is None:
-            self.run_dir, self._resume = RunDirectory.claim(home, name), False
+            self.run_dir, self._resume = RunDirectory.claim(self.home, name), False
         else:
             self.run_dir, self._resume = Path(run_dir), True
             self._show_stored()
@@ -129,6 +129,7 @@ class LiveRun:
         """Continue after a pause. Raises ValueError for a run that has finished or failed."""
         if self.phase == PAUSED:
             self.phase = TRAINING
+            self._speed.begin(self.trainer.steps)  # the pause does not count
         elif self.phase in (ENDED, FAILED):
             raise ValueError(f"the run has {self.phase}; give it more epochs, load a checkpoint or start anew")
 
@@ -186,14 +187,18 @@ class LiveRun:
         self._end_segment(do)
 
     def save(self) -> int:
-        """Save the current state in the run's folder; returns its number there."""
+        """Save the current state in the run's folder; returns its number there. Raises ValueError if no step has been
+        trained and none is under way."""
+        last = RunDirectory(self.run_dir).last
+        if not self._under_way and not last.exists():
+            raise ValueError("nothing has been trained yet, so there is nothing to save")
         number = max(saved_states.numbers(self.run_dir), default=0) + 1
         path = saved_states.file(self.run_dir, number)
         if self._under_way:  # `fit` holds the lock
             checkpoints.save(path, self.trainer.snapshot())
         else:
             with RunDirectory(self.run_dir).locked():
-                checkpoints.save(path, checkpoints.load(RunDirectory(self.run_dir).last))
+                checkpoints.save(path, checkpoints.load(last))
         self.say(f"saved as {path}")
         self.view.budget.make_due("state")
         return number
@@ -266,7 +271,7 @@ class LiveRun:
         """Call `do` between two segments: after the current step, or at once if no segment is running."""
         if self._under_way:
             self._next = do
-            self.trainer.stop(NEXT)
+            self.trainer.stop(NEXT, may_continue=True)
         else:
             do()
             self._show_all()

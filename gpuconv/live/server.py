@@ -31,8 +31,8 @@ def listening_socket(host: str, port: int) -> Iterator[socket.socket]:
             listening.listen(128)  # from now on, browsers wait instead of being refused
         except OSError as error:
             code = error.errno or 0
-            option = "--host" if code == errno.EADDRNOTAVAIL else "--port"
-            raise OSError(code, f"{os.strerror(code)}; choose another with {option}", f"{host}:{port}") from None
+            part = "host" if code == errno.EADDRNOTAVAIL else "port"
+            raise OSError(code, f"{os.strerror(code)}; choose another {part}", f"{host}:{port}") from None
         yield listening
 
 

@@ -55,9 +55,9 @@ class Session(LiveRun, Callback):
         *,
         device: str,
         why: str = "",
-        home: Path = Path("runs"),
+        home: str | Path = "runs",
         name: str = "live",
-        run_dir: Path | None = None,
+        run_dir: str | Path | None = None,
         prepare: Callable[[Sequential], None] | None = None,
         prepared: Record | None = None,
         repeat: Sequence[tuple[int, Record]] = (),
@@ -75,7 +75,9 @@ class Session(LiveRun, Callback):
     # --- from any thread -----------------------------------------------------------------------
 
     def start(self) -> None:
-        """Start the thread that trains and answers requests."""
+        """Start the thread that trains and answers requests. Raises ValueError for a session that has ended."""
+        if self._closing or (self._thread.ident is not None and not self._thread.is_alive()):
+            raise ValueError("the session has ended; make a new one, with run_dir=... to continue its run")
         self._thread.start()
 
     def ask(self, name: str, /, **arguments: object) -> Future[object]:
@@ -88,7 +90,8 @@ class Session(LiveRun, Callback):
         Returns:
             A future with its result or exception.
 
-        Raises ValueError for an unknown request.
+        Raises ValueError for an unknown request, and RuntimeError if the session has ended. If it ends before it has
+        answered, the future raises that error.
         """
         return self._mailbox.ask(name, arguments)
 
@@ -96,16 +99,25 @@ class Session(LiveRun, Callback):
         """Finish the step, save, and end the thread.
 
         Args:
-            timeout: The seconds to wait for the thread to end.
+            timeout: The seconds to wait for the thread to end. After them this returns while the thread goes on, and
+                the end of the process ends it, even if it has not saved yet.
         """
         self._closing = True
         self._mailbox.wake()
         if self._thread.is_alive():
             self._thread.join(timeout)
+        else:
+            self._mailbox.close()
 
     # --- the thread ----------------------------------------------------------------------------
 
     def _work(self) -> None:
+        try:
+            self._train_and_answer()
+        finally:
+            self._mailbox.close()
+
+    def _train_and_answer(self) -> None:
         self._show_all()
         while not self._closing:
             if self.phase == TRAINING or self._steps_allowed:
@@ -180,7 +192,7 @@ class Session(LiveRun, Callback):
         """`trainer` begins or continues a segment."""
         self._began = time.perf_counter()
         self._speed.begin(trainer.steps)
-        self.view.begin()
+        self.view.forget_weights()
         self._under_way = True
         # Stays true where batches come from the host, because `next_step` is then not called.
         self._answers_after_step = True
@@ -201,6 +213,8 @@ class Session(LiveRun, Callback):
         begun = time.perf_counter()
         waited = 0.0
         self._repeat_changes()
+        if not self.hub.clients:
+            self.view.forget_weights()  # no browser shows the update of the next step
         if self._answers_after_step:
             self._steps_allowed = max(0, self._steps_allowed - 1)
             if self.hub.clients:
@@ -211,7 +225,7 @@ class Session(LiveRun, Callback):
                 self._serve(wait=not self.view.attribution.unfinished)
             waited = time.perf_counter() - waiting
         if self._closing:
-            trainer.stop(CLOSED)
+            trainer.stop(CLOSED, may_continue=True)
         now = time.perf_counter()
         self.spent += now - begun - waited
         self.worked += now - self._began - waited

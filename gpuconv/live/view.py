@@ -32,7 +32,7 @@ class View:
         self.sets, self.hub, self.state = sets, hub, state
         self.budget = Budget()
         self.log: deque[str] = deque(maxlen=200)
-        self.kind = pictures.KINDS[0]
+        self.kind = pictures.DISPLAYS[0]
         self.image, self.truth, self.title = self._test_image(0)
         self.attribution = Attribution()
         self._before: tuple[int, dict[str, np.ndarray]] | None = None  # a step, and the weights after it
@@ -40,14 +40,14 @@ class View:
     @property
     def waits_for_step(self) -> bool:
         """Whether the update of the next step will be shown."""
-        return self._before is not None
+        return self._before is not None and self.hub.clients > 0
 
     @property
     def is_due(self) -> bool:
         return self.hub.clients > 0 and self.budget.any_due
 
-    def begin(self) -> None:
-        """Start a segment: forget the weights of the previous one."""
+    def forget_weights(self) -> None:
+        """Forget the weights with which those after the next step would be compared."""
         self._before = None
 
     def say(self, text: str) -> None:
@@ -109,10 +109,10 @@ class View:
     ) -> None:
         """Choose a test image or the user's image, and what to show of it. mapped: the kind of attribution
         map."""
-        if kind is not None and kind not in pictures.KINDS:
-            raise ValueError(f"kind must be one of {', '.join(pictures.KINDS)}, received {kind!r}")
-        if mapped is not None and mapped not in attribution.KINDS:
-            raise ValueError(f"map must be one of {', '.join(attribution.KINDS)}, received {mapped!r}")
+        if kind is not None and kind not in pictures.DISPLAYS:
+            raise ValueError(f"kind must be one of {', '.join(pictures.DISPLAYS)}, received {kind!r}")
+        if mapped is not None and mapped not in attribution.MAP_KINDS:
+            raise ValueError(f"map must be one of {', '.join(attribution.MAP_KINDS)}, received {mapped!r}")
         if test is not None:
             count = len(self.sets.test)
             if type(test) is not int or not 0 <= test < count:

@@ -30,16 +30,24 @@ class _Failed(str):
 
 
 class _Impatient:
-    """A connection during the exchange of keys. `recv_bytes` raises TimeoutError if no answer begins in time."""
+    """A connection during the exchange of keys and ranks. `recv_bytes` and `recv` raise TimeoutError if no answer
+    begins in time."""
 
     def __init__(self, connection: Connection, deadline: float) -> None:
         self.connection, self.deadline = connection, deadline
         self.send_bytes = connection.send_bytes
 
     def recv_bytes(self, longest: int) -> bytes:
+        self._await_answer()
+        return self.connection.recv_bytes(longest)
+
+    def recv(self) -> Any:  # noqa: ANN401 - what the other process sent
+        self._await_answer()
+        return self.connection.recv()
+
+    def _await_answer(self) -> None:
         if not self.connection.poll(max(0.0, self.deadline - time.monotonic())):
             raise TimeoutError("no answer")
-        return self.connection.recv_bytes(longest)
 
 
 class TCP(Ranks):
@@ -87,9 +95,9 @@ class TCP(Ranks):
     def _send(self, rank: int, value: object) -> None:
         try:
             self._others[rank].send(value)
-        except OSError:
+        except OSError as error:
             self._receive(rank, time.monotonic())  # raises with that rank's last message, if it sent one
-            raise
+            raise ParallelError(f"{self.name(rank)} has ended") from error
 
     def _receive(self, rank: int, deadline: float) -> Any:  # noqa: ANN401 - what the other rank sent
         other = self._others[rank]
@@ -129,10 +137,10 @@ class TCP(Ranks):
                 try:
                     deliver_challenge(known, _key())
                     answer_challenge(known, _key())
+                    rank = known.recv()
                 except (AuthenticationError, EOFError, OSError):
                     other.close()  # not one of our ranks
                     continue
-                rank = other.recv()
                 if rank in self._others:
                     raise ParallelError(f"two processes have RANK={rank}")
                 if not 0 < rank < self.size:

@@ -13,9 +13,10 @@ is captured.
 
 Each rank calls its callbacks. A callback with the attribute ``only_on_rank_0 = True`` is called only on rank 0.
 
-``trainer.stop("reason")`` ends the run after the current step. Checkpoints hold no state of callbacks; after a resume,
-a callback finds the past epochs in ``trainer.history``. The checkpoint of a step or an epoch is saved after ``on_step``
-or ``on_epoch`` of all callbacks, so that it holds what they have changed, such as frozen layers.
+``trainer.stop("reason")`` ends the run after the current step; with ``may_continue=True``, data that is due only at the
+end is not evaluated. Checkpoints hold no state of callbacks; after a resume, a callback finds the past epochs in
+``trainer.history``. The checkpoint of a step or an epoch is saved after ``on_step`` or ``on_epoch`` of all callbacks,
+so that it holds what they have changed, such as frozen layers.
 
 A callback may change the net's weights. In a 16-bit net the optimizer's float32 masters take over the changes of
 ``on_epoch`` and, before the first step, those of ``on_start``. The next step undoes those of ``on_step``, except after

@@ -13,7 +13,6 @@ from gpuconv.data.sources import length_of
 from gpuconv.data.stream_loader import StreamLoader
 from gpuconv.devices import Device
 from gpuconv.layers import BatchNorm, Input, Layer, Sequential
-from gpuconv.losses import SoftmaxCrossEntropy, SVMHinge
 from gpuconv.types import Shape
 
 
@@ -21,11 +20,20 @@ class DataError(ValueError):
     """Images, labels or batches that the net cannot be trained or tested on."""
 
 
-def expect(name: str, loader: object, net: Layer, loss: object, shards: int = 1, parts: str = "shards") -> None:
+def expect(
+    name: str,
+    loader: object,
+    net: Layer,
+    loss: object,
+    shards: int = 1,
+    parts: str = "shards",
+    sync_batch_norm: bool = False,
+) -> None:
     """Raise DataError if a loader's images, labels, last batch, dtype, device, mixup or cutmix do not fit the net and
     its loss, as far as that can be known in advance.
 
-    shards: the number of shards into which a batch is cut. parts: the word for them in messages."""
+    shards: the number of shards into which a batch is cut. parts: the word for them in messages.
+    sync_batch_norm: whether batch norm takes statistics over all shards."""
     if not batches_own_data(loader):
         return
     data, outputs = loader.dataset, net.output_shape or ()
@@ -51,7 +59,7 @@ def expect(name: str, loader: object, net: Layer, loss: object, shards: int = 1,
     classes = outputs[-1]
     counted = labels[labels != losses.ignored_label(loss)]
     low, high = int(counted.min(initial=0)), int(counted.max(initial=-1))
-    classifies = isinstance(loss, (SoftmaxCrossEntropy, SVMHinge)) and (data.labels is None or labels.size)
+    classifies = losses.is_ours(loss) and losses.classifies(loss) and (data.labels is None or labels.size)
     has_one_class = len(data.classes) == 1  # len(data.classes) is 0 if the names are unknown
     if classifies and name == "train" and (has_one_class or classes == 1):
         what = f"{data.name!r} has one class, {data.classes[0]!r}" if has_one_class else "the net gives one score"
@@ -65,15 +73,16 @@ def expect(name: str, loader: object, net: Layer, loss: object, shards: int = 1,
         return
     size = loader.size(len(loader) - 1)
     smallest = size // shards
-    which = "smallest part" if shards > 1 else "last batch"
     if not smallest:
         raise DataError(
             f"{shards} {parts} need at least {shards} images in each batch, and the last batch has {size}: choose "
             f"another batch size than {loader.batch_size} for {len(data)} images, or drop that batch (drop_last)"
         )
+    images = size if sync_batch_norm else smallest
+    which = "last batch" if images == size else "smallest part"
     for layer in net.walk():
         shape = layer.input_shape
-        if isinstance(layer, BatchNorm) and shape and smallest * math.prod(shape[:-1]) < 2:
+        if isinstance(layer, BatchNorm) and shape and images * math.prod(shape[:-1]) < 2:
             raise DataError(
                 f"{layer.path} needs statistics of more than one value, and the {which} has one image: choose "
                 f"another batch size than {loader.batch_size} for {len(data)} images, or drop that batch (drop_last)"

@@ -168,9 +168,9 @@ class Fit:
         run = self.run
         if self.interrupts.requested:
             run.stop(INTERRUPTED)
-        requests = run.ranks.gather((run.stop_reason, self.interrupts.requested))
+        requests = run.ranks.gather((run.stop_reason, run.may_continue, self.interrupts.requested))
         reasons = [each for each in requests if each[0]]
-        run.stop_reason, signal = reasons[0] if reasons else (None, None)
+        run.stop_reason, run.may_continue, signal = reasons[0] if reasons else (None, False, None)
         run.interrupted_by = signal if run.stop_reason == INTERRUPTED else None
 
     def _make_counter(self) -> None:
@@ -257,10 +257,11 @@ class Fit:
         return record
 
     def _test(self) -> None:
-        """Evaluate the sets that are due only at the end. An interrupted run is not evaluated, because it may be
-        continued."""
+        """Evaluate the sets that are due only at the end. A run that was interrupted or may be continued is not
+        evaluated."""
         run = self.run
-        if run.stop_reason != INTERRUPTED and (found := self._measured(end=True)):
+        continues = run.may_continue or run.stop_reason == INTERRUPTED
+        if not continues and (found := self._measured(end=True)):
             run.tested = {"event": "test", "step": run.steps, "epoch": run.epoch} | found
             self._notify(self.callbacks, "on_test", run.tested)
 

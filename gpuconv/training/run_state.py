@@ -49,6 +49,7 @@ class RunState(TrainingStep):
         self.epochs = self.batches = 0  # epochs in total, and steps in each
         self.records: list[Record] = []
         self.stop_reason: str | None = None
+        self.may_continue = False  # whether the run was stopped only for a while
         self.interrupted_by: signal.Signals | None = None
         self.run: RunDirectory | None = None
         self.tested: Record | None = None
@@ -116,9 +117,16 @@ class RunState(TrainingStep):
         found.tested = self.tested
         return found
 
-    def stop(self, reason: str) -> None:
-        """Ask the loop to end after the current step; the first reason given counts."""
-        self.stop_reason = self.stop_reason or reason
+    def stop(self, reason: str, *, may_continue: bool = False) -> None:
+        """Ask the loop to end after the current step; the first reason given counts.
+
+        Args:
+            reason: Why the run ends.
+            may_continue: Whether the run may be continued later. Then data that is due only at the end of the run is
+                not evaluated.
+        """
+        if not self.stop_reason:
+            self.stop_reason, self.may_continue = reason, may_continue
 
     def accuracy(self, sums: Reading) -> float | None:
         """The accuracy in these sums; None if the loss does not classify, or if no label counted."""

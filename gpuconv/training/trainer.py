@@ -323,7 +323,8 @@ class Trainer(RunState):
         )
         for name, loader in loaders.items():
             shards = self.sharding.count if self.sharding and name == "train" else 1
-            data_checks.expect(name, loader, self.net, self.loss, shards, "shards" if self.shards else "ranks")
+            parts = "shards" if self.shards else "ranks"
+            data_checks.expect(name, loader, self.net, self.loss, shards, parts, self.sync_batch_norm)
         return loaders
 
     @contextlib.contextmanager
@@ -354,6 +355,7 @@ class Trainer(RunState):
         """Hold the run directory, restore the last checkpoint, and train. loader: training batches. held_out: the
         validation and test data. The other arguments are those of `fit`."""
         self.run, self.stop_reason, self.interrupted_by, self.tested = None, None, None, None
+        self.may_continue = False
         interrupts = Interrupts("finishing the step, then stopping; a second signal aborts at once")
         with interrupts, contextlib.ExitStack() as contexts:
             self._fitting = True

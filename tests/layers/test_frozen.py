@@ -164,3 +164,10 @@ def gradients_of(net):
     y = net.forward(data()[0], training=True)
     net.backward(np.ones_like(y), input_grad=False)
     return {key: value.copy() for key, value in net.grads().items()}
+
+
+def test_an_empty_list_of_names_unfreezes_all_layers_inside():
+    net = Sequential([Input((4, 4, 1)), Conv2D(2, 3), Sequential([Conv2D(2, 1)])])
+    net.freeze()
+    net.frozen = ()
+    assert len(net.params()) == 4

@@ -71,3 +71,10 @@ def test_a_state_that_fits_in_part_is_loaded_if_not_strict(net):
     with pytest.raises(ValueError, match=r"conv1.bias has shape"):
         net.load_state_dict({"conv1.bias": np.zeros(7, "f4")}, strict=False)
     assert net.load_state_dict(net.state_dict()) == ([], [])
+
+
+def test_unexpected_keys_may_hold_anything(net):
+    state = {**net.state_dict(), "note": "run 3"}
+    assert net.load_state_dict(state, strict=False) == ([], ["note"])
+    with pytest.raises(ValueError, match="unexpected note"):
+        net.load_state_dict(state)

@@ -16,7 +16,7 @@ def map_of(session):
     return head, np.frombuffer(values, np.int8)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in attribution.KINDS if kind != "none"])
+@pytest.mark.parametrize("kind", [kind for kind in attribution.MAP_KINDS if kind != "none"])
 def test_a_map_of_the_image_is_finished_while_paused(open_session, kind):
     session = open_session(CONV)
     do(session, "pause")

@@ -7,14 +7,14 @@ import re
 import pytest
 
 pytest.importorskip("starlette")
-from gpuconv.live.app import KINDS, STATIC
+from gpuconv.live.app import MEDIA_TYPES, STATIC
 
 FILES = {path.name: path.read_text() for path in STATIC.iterdir()}
 
 
 def test_the_page_is_small_and_each_of_its_files_is_served():
     assert sum(len(text.encode()) for text in FILES.values()) < 200_000
-    assert {name[name.rindex(".") :] for name in FILES} == {*KINDS}
+    assert {name[name.rindex(".") :] for name in FILES} == {*MEDIA_TYPES}
 
 
 def test_nothing_comes_from_another_host():

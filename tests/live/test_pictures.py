@@ -5,7 +5,20 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gpuconv.layers import Branches, Conv2D, Flatten, Input, Linear, MaxPool2D, ReLU, Residual, Sequential
+from gpuconv.initializers import he_normal
+from gpuconv.layers import (
+    Branches,
+    Conv2D,
+    Flatten,
+    Input,
+    Layer,
+    Linear,
+    MaxPool2D,
+    ReLU,
+    Residual,
+    Sequential,
+    Variable,
+)
 from gpuconv.live import pictures
 from tests.live.sessions import unpack
 
@@ -108,3 +121,35 @@ def test_large_slices_are_subsampled_and_nan_is_dark():
     assert (volume.slices.shape, volume.step) == ((3, 50, 25), 4)
     broken = pictures.Volume("a", (1,), np.full((1, 1, 1), np.nan, np.float32), 1)
     assert pictures.pack({}, [broken])[-1] == 0
+
+
+def test_a_weight_without_a_column_for_each_value_of_the_input_is_shown_by_its_columns():
+    class OfChannels(Layer):
+        def plan(self, input_shape):
+            self.variables = {"weight": Variable((4, input_shape[-1]), he_normal)}
+            return (*input_shape[:-1], 4)
+
+        def forward(self, x, training=False):
+            return x @ self["weight"].T
+
+        def backward(self, dy, *, input_grad=True):
+            return dy @ self["weight"]
+
+    (shown,) = pictures.filters(Sequential([Input((6, 8, 3)), OfChannels()], seed=0))
+    assert (shown.shape, shown.slices.shape) == ((4, 3), (4, 3, 3))
+
+
+def test_at_most_ten_values_of_a_sequence_are_shown():
+    class Rows(Layer):
+        def plan(self, input_shape):
+            return 12, 5
+
+        def forward(self, x, training=False):
+            return x.reshape(-1, 12, 5)
+
+        def backward(self, dy, *, input_grad=True):
+            return dy.reshape(-1, 60)
+
+    x = np.arange(60, dtype=np.float32)[None]
+    ((shown,), _) = pictures.activations(Sequential([Input((60,)), Rows()]), x)
+    assert (shown.shape, shown.slices.ravel().tolist()) == ((12, 5), [*range(10)])

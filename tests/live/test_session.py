@@ -13,9 +13,10 @@ pytest.importorskip("starlette")
 from gpuconv import backends, checkpoint
 from gpuconv.data import Samples
 from gpuconv.layers import BatchNorm, Conv2D, Flatten, Linear, MaxPool2D, ReLU
-from gpuconv.live import DataSplits, Session, attribution, pictures, snapshots
+from gpuconv.live import DataSplits, Session, attribution, pictures, snapshots, speed
 from gpuconv.live.segment import Segment
 from gpuconv.live.session import PAUSED, TRAINING
+from gpuconv.training import RunDirectory
 from tests import standin
 from tests.live.sessions import CONV, LINEAR, HubWithClient, do, recipe_of, wait_for
 
@@ -143,9 +144,9 @@ def test_a_run_on_a_device_with_kernels_is_watched_and_changed(open_session, dev
         wait_for(session, lambda: session.trainer.steps > 10, seconds=60)
         do(session, "pause")
         step = session.trainer.steps
-        for kind in pictures.KINDS:
+        for kind in pictures.DISPLAYS:
             do(session, "look", kind=kind, test=3)
-        for kind in attribution.KINDS:
+        for kind in attribution.MAP_KINDS:
             do(session, "look", map=kind)
         assert do(session, "explain", layer="conv1", at=[1, 2, 0])["error"] < 1e-5
         do(session, "save")
@@ -205,3 +206,77 @@ def test_data_that_is_no_data_set_is_refused(sets, part):
     if part != "validation":
         with pytest.raises(TypeError, match="received NoneType"):
             DataSplits(**given | {part: None})
+
+
+def test_a_run_that_is_changed_or_closed_is_not_tested_before_it_is_saved(open_session, sets):
+    session = open_session(recipe=recipe_of(LINEAR, test={"at_end": True}, epochs=2000))
+    tested = []
+    session.on_test = lambda trainer, record: tested.append(record)
+    wait_for(session, lambda: session.trainer.steps > 3)
+    do(session, "change", settings={"lr": 0.01})
+    wait_for(session, lambda: session.state()["settings"]["lr"] == 0.01 and session.trainer.steps > 8)
+    session.close()
+    assert not tested
+    saved = checkpoint.load(RunDirectory(session.run_dir).last).state
+    assert (saved["epoch"], saved["batch"]) == (session.trainer.epoch, session.trainer.batch)
+
+
+def test_a_request_to_a_session_that_has_ended_is_refused(open_session, monkeypatch):
+    session = open_session(start=False)
+    pending = session.ask("pause")
+    session.close()
+    with pytest.raises(RuntimeError, match="the session has ended"):
+        pending.result(5)
+    with pytest.raises(RuntimeError, match="the session has ended"):
+        session.ask("pause")
+    with pytest.raises(ValueError, match=r"the session has ended; make a new one, with run_dir=\.\.\. to continue"):
+        session.start()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_session_whose_thread_fails_answers_no_more_requests(open_session, monkeypatch):
+    def fail(*_, **options):
+        raise MemoryError("no memory")
+
+    session = open_session(start=False)
+    pending = session.ask("save")
+    monkeypatch.setattr(session.view, "show_all", fail)
+    session.start()
+    with pytest.raises(RuntimeError, match="the session has ended"):
+        pending.result(20)
+
+
+def test_without_browsers_no_step_runs_alone(open_session):
+    session = open_session(start=False, hub=HubWithClient())
+    session.hub.clients = 1
+    session._show()
+    assert session.view.waits_for_step
+    session.hub.clients = 0
+    assert not session.view.waits_for_step
+    session._answers_after_step, session._began = False, time.perf_counter()
+    session._after_step(session.trainer)
+    session.hub.clients = 1
+    assert not session.view.waits_for_step
+
+
+def test_a_pause_does_not_count_in_the_speed(open_session, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(speed.time, "perf_counter", lambda: now[0])
+    session = open_session(start=False)
+    session._speed.begin(0)
+    session.phase = PAUSED
+    now[0] += 60
+    session.go()
+    now[0] += 1
+    assert session._speed.at(10, 40) == 400
+
+
+def test_the_folder_for_runs_may_be_text(open_session, tmp_path):
+    session = open_session(start=False, home=str(tmp_path / "runs"))
+    assert session.run_dir.parent == tmp_path / "runs"
+
+
+def test_there_is_nothing_to_save_before_the_first_step(open_session):
+    session = open_session(start=False)
+    with pytest.raises(ValueError, match="nothing has been trained yet, so there is nothing to save"):
+        session.save()

@@ -23,9 +23,9 @@ def test_watching_a_run_does_not_change_its_bits(open_session):
     watched.view.hub = HubWithClient()
     watched.view.budget = Budget({name: Limits(0.0, 1.0) for name in watched.view.budget.limits})
     watched.start()
-    maps = itertools.cycle(attribution.KINDS)
+    maps = itertools.cycle(attribution.MAP_KINDS)
     while watched.phase != "finished":
-        for kind in pictures.KINDS:
+        for kind in pictures.DISPLAYS:
             do(watched, "look", kind=kind, test=3, map=next(maps))
         assert do(watched, "explain", layer="conv1", at=[1, 2, 0])["error"] < 1e-4
     assert checkpoint_arrays_of(watched) == checkpoint_arrays_of(alone)

@@ -3,6 +3,7 @@ of torchrun's variables."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -10,6 +11,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.connection import Connection, answer_challenge, deliver_challenge
 from pathlib import Path
 
 import pytest
@@ -241,3 +243,24 @@ def test_a_rank_with_another_key_is_refused(rank_of_thread, monkeypatch):
         "rank 1 did not connect within 0.5 s",
         "rank 0 and rank 1 have different keys (GPUCONV_RANKS_KEY)",
     ]
+
+
+@pytest.mark.parametrize("ends", [False, True], ids=["silent", "closed"])
+def test_a_process_that_has_the_key_and_no_rank_does_not_keep_ranks_out(rank_of_thread, monkeypatch, ends):
+    monkeypatch.setattr(tcp, "HANDSHAKE", 1.0)
+
+    def run(rank):
+        rank_of_thread.rank, rank_of_thread.size = rank, 2
+        return TCP(20.0).gather(rank)
+
+    rank_of_thread.rank, rank_of_thread.size = 1, 2
+    address = tcp._rank_and_address()[2]
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(run, 0)
+        with contextlib.closing(Connection(connection_to(address).detach())) as other:
+            answer_challenge(other, tcp._key())
+            deliver_challenge(other, tcp._key())
+            if ends:
+                other.close()
+            second = pool.submit(run, 1)
+            assert first.result(10) == second.result(10) == [0, 1]

@@ -163,3 +163,22 @@ def test_invalid_numbers_of_shards_are_refused():
     scalar = Sequential([Input((6, 5, 1)), Flatten(), Linear(4), BatchNorm(), Linear(3)], seed=0)
     with pytest.raises(DataError, match="norm1 needs statistics of more than one value, and the smallest part has one"):
         fit(Trainer(scalar, shards=4), train=batches())
+
+
+def test_synchronized_statistics_need_two_values_in_the_batch_and_not_in_each_shard():
+    def fitted(size, **options):
+        layers = [Input((6, 5, 1)), Flatten(), Linear(4), BatchNorm(), Linear(3)]
+        trained = Trainer(
+            Sequential(layers, seed=0).to(precision=options.pop("precision", "float64")), "sgd", **options
+        )
+        given = loader(images(size), size, dtype=str(trained.net.dtype))
+        trained.fit(given, epochs=2, progress=False)
+        return weights(trained)
+
+    for size in (4, 5):
+        found, expected = fitted(size, shards=4, sync_batch_norm=True), fitted(size)
+        for name, array in expected.items():
+            np.testing.assert_allclose(found[name], array, rtol=1e-9, atol=1e-12, err_msg=name)
+    fitted(4, shards=4, sync_batch_norm=True, precision="float16")
+    with pytest.raises(DataError, match="norm1 needs statistics of more than one value, and the last batch has one"):
+        fitted(1, shards=1, sync_batch_norm=True)

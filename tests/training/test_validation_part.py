@@ -9,7 +9,7 @@ import pytest
 
 from gpuconv import checkpoint
 from gpuconv.data import Augmentation, Loader, Normalization
-from gpuconv.training import SettingsError, Trainer, evaluate
+from gpuconv.training import Callback, SettingsError, Trainer, evaluate
 from tests import toy_run
 
 DATA = toy_run.images(60)
@@ -130,3 +130,18 @@ def test_an_invalid_part_is_refused(tmp_path):
     with pytest.raises(ValueError, match="the validation part of 'lines' would be empty"):
         fit(one_each, run_dir=tmp_path / "run")
     assert not [*tmp_path.iterdir()]
+
+
+def test_a_run_that_a_callback_stops_for_a_while_does_not_use_the_test_data():
+    class Stop(Callback):
+        def __init__(self, may_continue):
+            self.may_continue = may_continue
+
+        def on_step(self, trainer, record):
+            if trainer.steps == 4:
+                trainer.stop("enough", may_continue=self.may_continue)
+                trainer.stop("the first reason counts", may_continue=not self.may_continue)
+
+    for may_continue in (True, False):
+        trainer = fit(test=toy_run.images(9, seed=5), callbacks=[Stop(may_continue)])
+        assert (trainer.stop_reason, trainer.tested is None) == ("enough", may_continue)

@@ -15,6 +15,7 @@ export function draw(canvas, curves, column, least, most) {
   context.scale(ratio, ratio);
   const lines = PARTS.map((part) => [curves[part].map((point) => [point[0], point[column]]), part, 2]);
   lines.unshift([curves.readings.map((point) => [point[0], point[column]]), "train", 0.6]);
+  for (const entry of lines) entry[0] = entry[0].filter(([, value]) => value !== null);
   const points = lines.flatMap(([line]) => line);
   if (!points.length) return;
   const last = Math.max(...points.map(([x]) => x), 1);
@@ -56,9 +57,12 @@ export function legend(place, curves) {
     ...PARTS.filter((part) => curves[part].length).map((part) => {
       const [, loss, accuracy] = curves[part].at(-1);
       const entry = document.createElement("span");
-      entry.textContent = `${part}: loss ${loss.toFixed(4)}, accuracy ${(100 * accuracy).toFixed(2)} %`;
+      entry.textContent = `${part}: loss ${loss.toFixed(4)}`;
       entry.dataset.part = part;
-      entry.dataset.accuracy = accuracy;
+      if (accuracy !== null) {
+        entry.textContent += `, accuracy ${(100 * accuracy).toFixed(2)} %`;
+        entry.dataset.accuracy = accuracy;
+      }
       entry.style.color = `var(--${part})`;
       return entry;
     }),

@@ -61,16 +61,16 @@ def batch_norm_backward(
     dbeta: Array | None = None,
     accumulate: bool = False,
 ) -> tuple[Array, ...]:
-    """With xhat = (x - mean) * inv_std: dbeta = sum dy, dgamma = sum dy * xhat over all axes but the last, and
-    dx = gamma * inv_std * (dy - (dbeta + xhat * dgamma) / M) for M values per channel. With training=False the
-    statistics are constants, so dx = gamma * inv_std * dy.
+    """With xhat = (x - mean) * inv_std: dbeta = sum dz, dgamma = sum dz * xhat over all axes but the last, and
+    dx = gamma * inv_std * (dz - (dbeta + xhat * dgamma) / M) for M values per channel. With training=False the
+    statistics are constants, so dx = gamma * inv_std * dz.
 
-    With an activation, the argument dy is the gradient of the activation's output; the dy in the formulas above is then
-    the gradient of the activation's input. After an addend, this input cannot be recomputed from x, so its gradient is
-    computed from `saved`.
+    dz is dy, or the gradient of the activation's input, or conv2d_dgrad(dy, w).
+    With an activation, dy is the gradient of the activation's output. After an addend, the activation's input cannot be
+    recomputed from x, so dz is computed from `saved`.
     With a mask, dx is passed on through the max pool that computed x: the result is the gradient of the pool's input.
-    With w, dy is the gradient of the output of a convolution that read this norm's output. In the formulas above,
-    conv2d_dgrad(dy, w), rounded, takes the place of dy; the epilogue of conv2d_dgrad computes the two sums.
+    With w, dy is the gradient of the output of a convolution that read this norm's output, and dz is conv2d_dgrad(dy,
+    w), rounded; the epilogue of conv2d_dgrad computes the two sums.
 
     Args:
         dy: Of x's shape and dtype; with w the gradient of the convolution's output, (N, P, Q, K).
