@@ -51,8 +51,8 @@ _watcher: Callable[..., object] | None = None
 @contextmanager
 def watch_calls(call: Callable[..., object]) -> Iterator[None]:
     """A context in which ops call their backend through ``call(function, *arrays, **options)``, which returns what the
-    function returns. It holds for all threads. The op calls `call` directly, so the local variables of the calling
-    frame include the op's arguments. Raises RuntimeError inside another such context."""
+    function returns. It holds for all threads. No frame lies between the op and `call`: `sys._getframe(1)` in `call` is
+    the op's own frame, whose locals are the op's arguments. Raises RuntimeError inside another such context."""
     global _watcher
     if _watcher is not None:
         raise RuntimeError("the ops are watched already, by a shadow oracle, an explanation or a bisection")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 from numpy.typing import DTypeLike
 
@@ -78,12 +80,13 @@ def compare(
     """Run a function and the oracle of an operation, such as `gpuconv.ops.conv2d`, on the same numbers.
 
     Args:
-        mine: A function that is called like the operation, with arrays by position and options by name. It returns all
-            results of the operation, or ``out, cache`` as in the CS231n assignments, or only the first result; for the
-            last two forms the details say what was not compared.
+        mine: A function that is called like the operation: with the operation's positional arrays by position, and with
+            options and its keyword-only arrays, such as ``addend``, by name. It returns all results of the operation,
+            or ``out, cache`` as in the CS231n assignments, or only the first result; for the last two forms the details
+            say what was not compared.
         op: The operation.
         cases: The operation's arguments by name; arrays are given as NumPy arrays, or as shapes for random normal
-            numbers: ``[dict(x=(2, 5, 5, 3), w=(4, 3, 3, 3), padding=1), ...]``.
+            numbers: ``[dict(x=(2, 5, 5, 3), w=(4, 3, 3, 3), padding=1), ...]``. Both functions receive copies.
         dtype: The dtype of these numbers.
         layout: "NHWC", or "NCHW", which passes volumes and filters in PyTorch's layout, and expects volumes in that
             layout in return.
@@ -104,10 +107,11 @@ def compare(
             raise TypeError(f"compare takes two functions, received {type(each).__name__}")
     dtype, seed = as_dtype(dtype), seed_value("seed", seed)
     if tolerance is None:
-        tolerance = 1000 * float(np.finfo(dtype).eps)
+        tolerance = 1000 * float(ml_dtypes.finfo(dtype).eps)
     allowed = tolerance if tolerance == math.inf else number("tolerance", tolerance, 0.0)
     kinds = inspect.signature(op).parameters
-    slots = [name for name in arrays_of(op) if kinds[name].kind is not inspect.Parameter.KEYWORD_ONLY]
+    slots = arrays_of(op)
+    by_name = {name for name in slots if kinds[name].kind is inspect.Parameter.KEYWORD_ONLY}
     found = Comparisons()
     what = f"argument of {getattr(op, '__name__', 'the operation')}"
     for index, written_case in enumerate([cases] if isinstance(cases, Mapping) else cases):
@@ -119,46 +123,62 @@ def compare(
         }
         options = {name: value for name, value in case.items() if name not in slots}
         with backends.oracle():
-            expected = op(*arrays.values(), **options)
-        found.append(
-            _compare_case(mine, _case_name(arrays, options), arrays, options, expected, allowed, _LAYOUTS[layout])
-        )
+            expected = _called(op, arrays, by_name, options, None)
+        call = functools.partial(_called, mine, arrays, by_name, options, _LAYOUTS[layout])
+        found.append(_compare_case(call, _case_name(arrays, options), expected, allowed, _LAYOUTS[layout]))
     if not found:
         raise ValueError("there is no case; compare takes at least one")
     return found
 
 
-def _array(
-    name: str, given: np.ndarray | tuple[int, ...] | list[int] | None, dtype: np.dtype, seed: int, substream: int
-) -> np.ndarray | None:
+def _called(
+    function: Callable[..., object],
+    arrays: Mapping[str, Any],
+    by_name: Collection[str],
+    options: Options,
+    axes: Sequence[int] | None,
+) -> object:
+    """The result of a function on copies of the arrays, in the layout that `axes` gives. by_name: the keyword-only
+    arrays."""
+    given = {name: _copied(array, axes) for name, array in arrays.items()}
+    positional = [array for name, array in given.items() if name not in by_name]
+    return function(*positional, **{name: given[name] for name in given if name in by_name}, **options)
+
+
+def _copied(given: object, axes: Sequence[int] | None) -> object:
+    """A copy of an array, or of a list of arrays; other values are returned as they are."""
+    if isinstance(given, (list, tuple)):
+        return [_copied(each, axes) for each in given]
+    return _laid_out(given.copy(), axes) if isinstance(given, np.ndarray) else given
+
+
+def _array(name: str, given: Any, dtype: np.dtype, seed: int, substream: int) -> Any:  # noqa: ANN401 - see `compare`
+    """An array argument, which may be a shape for random numbers."""
     # On a device that runs kernels, the operation would run them, not the oracle.
     if kind_of(given) is not None and Device.named(device := device_of(given, name)).runs_kernels:
         raise TypeError(f"{name} is given as a NumPy array or as a shape, received an array on {device}")
-    if not isinstance(given, (tuple, list)):
+    if not isinstance(given, (tuple, list)) or any(isinstance(each, np.ndarray) for each in given):
         return given
     shape = tuple(integer(f"{name}[{axis}], a size,", size, 0) for axis, size in enumerate(given))
     drawn = random.normal(shape, seed=seed, stream=random.DATA, substream=substream, dtype="float64")
     return drawn.astype(dtype)
 
 
-def _case_name(arrays: dict[str, np.ndarray | None], options: Options) -> str:
-    shapes = [f"{name} {'x'.join(map(str, array.shape))}" for name, array in arrays.items() if array is not None]
+def _case_name(arrays: Mapping[str, Any], options: Options) -> str:
+    shapes = [f"{name} {_shape_text(array)}" for name, array in arrays.items() if array is not None]
     return ", ".join([*shapes, *(f"{name}={value}" for name, value in options.items())])
 
 
+def _shape_text(array: Any) -> str:  # noqa: ANN401 - an array or a list of arrays
+    return "+".join(map(_shape_text, array)) if isinstance(array, (list, tuple)) else "x".join(map(str, array.shape))
+
+
 def _compare_case(
-    mine: Callable[..., object],
-    name: str,
-    arrays: dict[str, np.ndarray | None],
-    options: Options,
-    expected: object,
-    allowed: float,
-    axes: Sequence[int] | None,
+    call: Callable[[], object], name: str, expected: object, allowed: float, axes: Sequence[int] | None
 ) -> Comparison:
-    """The user's function on one case, compared with the expected results."""
-    given = [None if array is None else _laid_out(array.copy(), axes) for array in arrays.values()]
+    """The results of `call`, the user's function on one case, compared with the expected ones."""
     try:
-        received = mine(*given, **options)
+        received = call()
     except Exception as error:
         return Comparison(name, float("inf"), False, f"{type(error).__name__}: {error}")
     results, all_expected = _as_tuple(received), _as_tuple(expected)

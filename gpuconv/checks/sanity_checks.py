@@ -71,8 +71,8 @@ def sanity(
 
 def first_loss(net: Sequential, x: Array, labels: Array, *, loss: str | Loss = "softmax") -> SanityCheck:
     """The loss at scores near 0 must be that of guessing, within 5 %. The loss of guessing is log C for softmax, and
-    delta * (C - 1) for the SVM. For other losses, and for softmax with both class weights and probabilities as labels,
-    it is the loss at scores of 0.
+    delta * (C - 1) for the SVM. For other losses, and for softmax with class weights and either label smoothing or
+    probabilities as labels, it is the loss at scores of 0.
     The check makes the scores small by scaling down the last layer with weights, on a copy of the net. Another value
     means a wrong loss, such as a sum over the batch, or scores that are not near 0, for example because the images were
     not scaled.
@@ -95,7 +95,8 @@ def first_loss(net: Sequential, x: Array, labels: Array, *, loss: str | Loss = "
     value = _number(losses.apply(compute, scores, labels)[0])
     classes = scores.shape[-1]
     reason = f"guessing among {classes} classes"
-    if ours and isinstance(compute, SoftmaxCrossEntropy) and not (losses.is_weighted(compute) and labels.ndim > 1):
+    soft = labels.ndim > 1 or getattr(compute, "label_smoothing", 0.0) > 0
+    if ours and isinstance(compute, SoftmaxCrossEntropy) and not (losses.is_weighted(compute) and soft):
         guess = math.log(classes)
     elif ours and isinstance(compute, SVMHinge):
         guess = compute.delta * (classes - 1)
@@ -125,7 +126,8 @@ def regularization(
     before = _penalty(twin, weight_decay)
     params = list(twin.params().values())
     zeros = [backends.zeros(p.shape, p.dtype, net.device) for p in params]
-    ops.sgd_step(params, zeros, lr=1.0, weight_decay=weight_decay)
+    # The step multiplies each value by 1 - lr * weight_decay; this lr keeps the factor between 0.5 and 1.
+    ops.sgd_step(params, zeros, lr=min(1.0, 0.5 / weight_decay), weight_decay=weight_decay)
     after = _penalty(twin, weight_decay)
     return SanityCheck(
         "regularization raises the loss",
@@ -141,8 +143,9 @@ def overfits(
 ) -> SanityCheck:
     """The net must overfit a few samples. If the loss classifies, every sample whose label it does not ignore must be
     classified correctly. The loss must fall by nine tenths of the distance from its initial value to its minimum. The
-    minimum is taken to be 0; with label smoothing it is the entropy of the smoothed targets. Trains with Adam, without
-    regularization and dropout, until both conditions hold or the loss is not finite.
+    minimum is taken to be 0; for softmax it is that of the loss's targets, which label smoothing, class weights and
+    probabilities as labels change. Trains with Adam, without regularization and dropout, until both conditions hold or
+    the loss is not finite.
 
     Args:
         steps: The largest number of steps, at least 1.
@@ -163,7 +166,7 @@ def overfits(
         value_now, dscores = losses.apply(compute, scores, labels)
         value = _number(value_now)
         if step == 1:
-            least = _loss_of_perfect_scores(compute, scores.shape[-1])
+            least = _loss_of_perfect_scores(compute, backends.to_numpy(labels), scores.shape[-1])
             goal = least + 0.1 * (value - least)
         best = backends.to_numpy(scores).argmax(axis=-1)
         right = 1.0 if truth is None else float(np.mean((best == truth)[truth != ignored]))
@@ -178,12 +181,20 @@ def overfits(
     return SanityCheck(f"overfits {len(labels)} samples", right == 1.0 and value < goal, value, expected, details)
 
 
-def _loss_of_perfect_scores(loss: Loss, classes: int) -> float:
-    """The loss of perfect scores: with label smoothing the entropy of the smoothed targets, else 0."""
-    smoothing = getattr(loss, "label_smoothing", 0.0)
-    targets = np.full(classes, smoothing / classes)
-    targets[0] += 1 - smoothing
-    return float(-np.sum(targets * np.log(targets, where=targets > 0, out=np.zeros(classes))))
+def _loss_of_perfect_scores(loss: Loss, labels: np.ndarray, classes: int) -> float:
+    """The least possible loss: for softmax with the targets t, smoothed and multiplied by the class weights, that of
+    scores whose softmax is t / sum(t) in each row, -sum(t * log(t / sum(t))). It is 0 for other losses."""
+    if not isinstance(loss, SoftmaxCrossEntropy):
+        return 0.0
+    weight = np.array(loss.weight or [1.0] * classes, np.float64)
+    if labels.ndim == 1:
+        counted = labels[labels != loss.ignore_index]
+        targets, divisor = np.eye(classes)[counted], weight[counted].sum()
+    else:
+        targets, divisor = labels.astype(np.float64), len(labels)
+    targets = weight * ((1 - loss.label_smoothing) * targets + loss.label_smoothing / classes)
+    shares = targets / np.maximum(targets.sum(axis=1, keepdims=True), np.finfo(np.float64).tiny)
+    return float(-np.sum(targets * np.log(shares, where=shares > 0, out=np.zeros_like(shares))) / (divisor or 1.0))
 
 
 def update_ratio(

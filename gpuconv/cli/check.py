@@ -15,6 +15,7 @@ from gpuconv.cli.errors import user_errors
 from gpuconv.cli.output_lines import print_line
 
 if TYPE_CHECKING:
+    from gpuconv.checks import GradientCheck
     from gpuconv.layers.sequential import Sequential
 
 
@@ -61,7 +62,7 @@ def run(options: argparse.Namespace) -> int:
     # The gradients are checked on random volumes, because the check may fail on images: in a plain background neighbors
     # are equal, and max pooling has no derivative at ties.
     gradients = checks.gradient_check(net, samples=4)
-    worst = max(gradients, key=lambda found: (found.worst, found.raw))
+    worst = max(gradients, key=_badness)
     agree = all(found.passed for found in gradients)
     details = f"{sum(found.checked for found in gradients)} compared; the worst is in {worst.name}"
     parts = f"raw {worst.raw:.1e}, rounding noise {worst.noise:.1e}"
@@ -69,6 +70,12 @@ def run(options: argparse.Namespace) -> int:
     json_output.note(gradients=gradients, passed=passed)
     print("\nall checks pass" if passed else "\nchecks failed")
     return 0 if passed else 1
+
+
+def _badness(found: GradientCheck) -> tuple[bool, float, float]:
+    """The order of gradients from good to bad; NaN is the largest error."""
+    worst, raw = (math.inf if math.isnan(error) else error for error in (found.worst, found.raw))
+    return not found.passed, worst, raw
 
 
 def report(passed: bool, name: str, measured: str, details: str) -> bool:

@@ -16,7 +16,12 @@ def add_device(parser: argparse.ArgumentParser) -> None:
 
 def choose_device(options: argparse.Namespace) -> str:
     """The requested device, or the one that "auto" chooses; prints which, and why."""
+    return choose_with_reason(options)[0]
+
+
+def choose_with_reason(options: argparse.Namespace) -> tuple[str, str]:
+    """Like `choose_device`; also returns why."""
     with user_errors():
         device, why = backends.choose(options.device)
     print_line("device", f"{device} ({why})")
-    return device
+    return device, why

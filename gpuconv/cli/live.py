@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpuconv.cli import option_types, resume_python_run, run_settings, shared_options, streams
-from gpuconv.cli.device_option import add_device, choose_device
+from gpuconv.cli.device_option import add_device, choose_with_reason
 from gpuconv.cli.errors import UserError, user_errors
 from gpuconv.cli.initial_net import set_initial_weights
 from gpuconv.cli.output_lines import print_line
@@ -87,7 +87,7 @@ def _new_session(options: argparse.Namespace, settings: run_settings.Settings) -
         sets = live.DataSplits(train, validation, test)
     validating = f"{len(validation):,} to validate on, " if validation else ""
     print_line("data", f"{train.name}: {len(train):,} images to train on, {validating}{len(test):,} to test on")
-    device, why = _device(options)
+    device, why = choose_with_reason(options)
     with user_errors():
         net = nets.build(
             settings.model,
@@ -148,7 +148,7 @@ def _session_of_run(options: argparse.Namespace, directory: str) -> Session:
     else:
         train, test = load_data(found.settings, options.data, options.test)
         sets = live.DataSplits(*split_validation(found.settings, train), test)
-    device, why = _device(options)
+    device, why = choose_with_reason(options)
     preparation = _preparation(found.settings, sets.train)
     with user_errors():
         last = state(checkpoint.load(run_directory.last).state, run_directory.last)
@@ -156,12 +156,6 @@ def _session_of_run(options: argparse.Namespace, directory: str) -> Session:
             name, repeat = Path(directory).name, setting_changes.changes_of(last["records"])
             return live.Session(sets, settings, device=device, why=why, name=name, repeat=repeat, **preparation)
         return live.Session(sets, last["settings"], device=device, why=why, run_dir=Path(directory), **preparation)
-
-
-def _device(options: argparse.Namespace) -> tuple[str, str]:
-    from gpuconv import backends
-
-    return choose_device(options), backends.choose(options.device)[1]
 
 
 def _ready(address: str) -> None:

@@ -2,8 +2,9 @@
 
 Without --algo, the command proves the algorithms that no GPU has run yet. A GPU chooses these only for products for
 which it has proved them. Algorithms to be proved run in a child process; docs/prover.md describes what is compared.
-A verdict is stored with the compiled kernels and replaces an earlier one, unless a lack of memory caused it. Status 1
-if an algorithm is not proved, or serves no product of the step."""
+A verdict is stored with the compiled kernels and replaces an earlier one, unless it is no evidence about the algorithm
+(for example if memory was lacking or somebody else killed the child). Status 1 if an algorithm is not proved, or serves
+no product of the step that can be proved."""
 
 from __future__ import annotations
 
@@ -42,13 +43,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from gpuconv.algorithms import full_name
     from gpuconv.backends.cuda.gemm import prover, tuner
-    from gpuconv.backends.cuda.gemm.verdicts import prove
+    from gpuconv.backends.cuda.gemm.verdicts import prove, verdict_of_error
     from gpuconv.cli import nets
 
     with user_errors():
-        names = [full_name(algo) for algo in options.algo or ()]
+        names = [_algorithm(algo) for algo in options.algo or ()]
         nets.build_for_step(options.model, precision=options.precision, initialize=False)
     device = choose_device(options)
     if not Device.named(device).runs_kernels:
@@ -68,7 +68,10 @@ def run(options: argparse.Namespace) -> int:
     failed, gpu = 0, tuner.gpu_or_emulated(device)
     with progress_bar(total=len(to_prove), desc="prove", leave=False, disable=None) as progress:
         for product, plan in to_prove:
-            found = prove(product, plan, gpu)
+            try:
+                found = prove(product, plan, gpu)
+            except (RuntimeError, OSError) as error:  # e.g. it does not compile, or no process starts
+                found = verdict_of_error(error)
             failed += not found.proved
             name, what = plan.algorithm.name, describe(product)
             json_output.add("proofs", {"algorithm": name, "product": what, "verdict": found})
@@ -80,10 +83,22 @@ def run(options: argparse.Namespace) -> int:
     return 1 if failed or serving_none else 0
 
 
+def _algorithm(name: str) -> str:
+    """The full name of an algorithm. Raises ValueError for an unknown one, and for one that has no plans to prove."""
+    from gpuconv.algorithms import AUTO, DEPTHWISE, full_name
+
+    found = full_name(name)
+    if found in (AUTO, DEPTHWISE):
+        raise ValueError(f"--algo {found}: only algorithms of matrix products can be proved, such as mma-64x64")
+    return found
+
+
 def _products(model: str, precision: str, batch_size: int, device: str) -> list[Product]:
-    """The distinct products of a training step, which is only prepared, not run."""
+    """The distinct products of a training step that the prover can be asked about. The step is only prepared, not
+    run."""
     from gpuconv import backends
     from gpuconv.backends.cuda.gemm import tuner
+    from gpuconv.backends.cuda.gemm.verdicts import beyond_the_prover
     from gpuconv.cli import nets
     from gpuconv.inspect.profile import ProfiledStep, Spans
     from gpuconv.profiling import launches
@@ -93,7 +108,7 @@ def _products(model: str, precision: str, batch_size: int, device: str) -> list[
     step = ProfiledStep(net, batch_size, None)
     with backends.same_bits(device), launches.record_launches(execute=False), tuner.record_products() as products:
         step(Spans(lambda: 0))
-    return [product for product in dict.fromkeys(products) if product.problem]
+    return [product for product in dict.fromkeys(products) if not beyond_the_prover(product)]
 
 
 def _plans(product: Product, names: list[str], device: str) -> list[Plan]:

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from gpuconv.cli import json_output, nets, shadow_report
+from gpuconv.cli import json_output, nets, shadow_report, shared_options
 from gpuconv.cli.device_option import choose_device
 from gpuconv.cli.errors import UserError, user_errors
 from gpuconv.cli.output_lines import print_line
@@ -37,7 +37,7 @@ def resume(options: argparse.Namespace, chosen: Record, callbacks: Sequence[Call
 
     directory = options.resume
     nets.import_file(chosen.get("model"))
-    if others := [f"--{name.replace('_', '-')}" for name in chosen if name not in ("data", "test", "model")]:
+    if others := [shared_options.option(name) for name in chosen if name not in ("data", "test", "model")]:
         raise UserError(f"{directory} continues with the settings it was started with; leave {', '.join(others)} out")
     run = RunDirectory.open(directory)
     stored = run.settings()

@@ -42,9 +42,13 @@ def split_validation(
 def warn_of_other_data(run: Run, train: Dataset | Samples, test: Dataset | Samples) -> None:
     """Warn if images differ from the run's, because the run may have been trained on some of the test images."""
     stored = [run.stored.get(part) or {} for part in ("train", "test")]
-    train = split_validation(run.settings, train)[0]
-    by_part = {"train": train} | ({"test": test} if run.stored.get("test") or not run.started_in_python else {})
-    if not all(_is_same_data(run, part, data) for part, data in by_part.items()):
+    tested = bool(run.stored.get("test")) or not run.started_in_python
+    try:
+        train = split_validation(run.settings, train)[0]
+        same = _is_same_data(run, "train", train) and (not tested or _is_same_data(run, "test", test))
+    except UserError:  # it cannot be split like the run's, for example because a class has a single image
+        same = False
+    if not same:
         counts = [part.get("images", "?") for part in stored]
         _warn(
             f"the data differs from that of the run, which had {counts[0]} images to train on and {counts[1]} to test "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
+import re
 from pathlib import Path
 
 from gpuconv import spec
@@ -14,7 +15,7 @@ from gpuconv.dtypes import as_precision
 from gpuconv.names import canonical
 from gpuconv.types import Record
 
-# Settings that version 0.1.0 did not have.
+# Settings that the release 0.1.0 did not have.
 LATER = ["validation", "early_stopping", "weights", "shards", "plateau", "clip", "ema", "accumulate", "sync_batch_norm"]
 
 
@@ -101,12 +102,32 @@ def with_full_names(settings: Record) -> Record:
 
 
 def override(config: Record, chosen: Record) -> Record:
-    """The settings of a file, overridden by the given ones."""
+    """The settings of a file, overridden by the given ones. The file's learning rate belongs to the file's optimizer:
+    both a chosen rate and another optimizer remove it."""
     with user_errors():
         file = with_full_names({name: value for name, value in config.items() if name not in chosen})
-        if "optimizer" in chosen and rate_in({"optimizer": chosen["optimizer"]}):
-            file.pop("lr", None)  # the file's rate belongs to the file's optimizer
+        if "optimizer" not in chosen:
+            if "lr" in chosen and "optimizer" in file:
+                file["optimizer"] = _without_rate(file["optimizer"])
+        elif rate_in({"optimizer": chosen["optimizer"]}) or (
+            "optimizer" in config and _kind(chosen["optimizer"]) != _kind(config["optimizer"])
+        ):
+            file.pop("lr", None)
     return file | chosen
+
+
+def _kind(optimizer: str) -> str:
+    """The name of an optimizer, given its short form; "groups" for groups."""
+    return "groups" if "->" in optimizer else re.split("[:,]", optimizer)[0].strip().lower()
+
+
+def _without_rate(optimizer: str) -> str:
+    """The short form of an optimizer without its learning rate; groups keep theirs, for which --lr is a factor."""
+    if "->" in optimizer:
+        return optimizer
+    name, *arguments = re.split("[:,]", optimizer)
+    others = [each for each in arguments if each.partition("=")[0].strip().lower() != "lr"]
+    return f"{name}:{','.join(others)}" if others else name
 
 
 def with_recipe(chosen: Record, name: str | None = None) -> Settings:
@@ -119,6 +140,8 @@ def with_recipe(chosen: Record, name: str | None = None) -> Settings:
     with user_errors():
         data = chosen.get("data", "digits")
         recipe = recipes.get(chosen.get("model"), spec.name_and_rest(data)[0], name)
+        if "->" in recipe["optimizer"] and "->" not in (recipe | chosen)["optimizer"]:
+            recipe["lr"] = recipes.DEFAULT["lr"]  # the recipe's is a factor on the rates of its groups
         settings = Settings(**{"data": data, "seed": 0} | recipe | rate_in(chosen) | chosen)
         check(settings)
     return settings
@@ -145,7 +168,7 @@ def from_stored(command: Record) -> Settings:
 
 
 def from_python_run(stored: Record) -> Settings:
-    """The settings of a run that `Trainer.fit` started, as far as a command line can express them."""
+    """The settings of a run that `Trainer.fit` started: those that commands on a run read."""
     train = stored.get("train") or {}
     test = (stored.get("test") or {}).get("name", "")
     begin = stored.get("options", {}).get("live_command", {})  # of a run of `gpuconv live`

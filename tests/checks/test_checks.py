@@ -159,12 +159,44 @@ def test_smoothed_labels_have_a_minimum_loss_above_zero():
     loss, slope = ops.softmax_cross_entropy(scores, np.array([0]), label_smoothing=0.2)
     np.testing.assert_allclose(slope, 0, atol=1e-15)
     smoothed, plain = (losses.get("softmax", label_smoothing=label_smoothing) for label_smoothing in (0.2, 0.0))
-    assert sanity_checks._loss_of_perfect_scores(smoothed, 4) == pytest.approx(float(loss), rel=1e-14)
+    labels = np.array([0])
+    assert sanity_checks._loss_of_perfect_scores(smoothed, labels, 4) == pytest.approx(float(loss), rel=1e-14)
     assert (
-        sanity_checks._loss_of_perfect_scores(plain, 4)
-        == sanity_checks._loss_of_perfect_scores(losses.get("svm"), 4)
+        sanity_checks._loss_of_perfect_scores(plain, labels, 4)
+        == sanity_checks._loss_of_perfect_scores(losses.get("svm"), labels, 4)
         == 0
     )
+
+
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("settings", [{}, {"ignore_index": 2}, {"weight": [1, 10, 0.5]}])
+def test_the_minimum_of_softmax_is_that_of_its_smoothed_and_weighted_targets(soft, settings):
+    if soft and "ignore_index" in settings:
+        pytest.skip("the loss has no ignore_index for probabilities")
+    loss, labels = losses.get("softmax", label_smoothing=0.1, **settings), np.array([0, 0, 1, 2, 0])
+    if soft:
+        labels = 0.7 * np.eye(3)[labels] + 0.1
+    targets = np.array(settings.get("weight", [1.0] * 3)) * (0.9 * (labels if soft else np.eye(3)[labels]) + 0.1 / 3)
+    least, slope = loss(np.log(targets), labels)
+    np.testing.assert_allclose(slope, 0, atol=1e-15)
+    assert sanity_checks._loss_of_perfect_scores(loss, labels, 3) == pytest.approx(float(least), rel=1e-12)
+
+
+def test_a_correct_net_passes_with_class_weights_and_label_smoothing():
+    x, labels = data(20, classes=1)
+    labels[-2:] = 1
+    net, loss = models.build("digits-net", classes=2, seed=1), "softmax:label_smoothing=0.1,weight=1/10"
+    first = checks.first_loss(net, x, labels, loss=loss)
+    assert first.passed, first
+    assert first.expected == "0.8245, that of scores of 0"
+    overfit = checks.overfits(net, x, labels, loss=loss)
+    assert overfit.passed, overfit
+
+
+@pytest.mark.parametrize("weight_decay", [1e-3, 3.0, 1e6])
+def test_a_step_on_the_penalty_lowers_it_for_every_weight_decay(weight_decay):
+    result = checks.regularization(models.build("digits-net"), *data(4), weight_decay=weight_decay)
+    assert result.passed, result
 
 
 def test_wrong_options_of_checks_are_refused():

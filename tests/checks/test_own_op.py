@@ -191,3 +191,62 @@ def test_nan_and_infinity_are_accepted_where_the_oracle_has_them():
     assert (comparison[0].error, comparison[0].passed) == (0, True)
     for wrong in (np.nan_to_num, lambda x: -x, lambda x: x + 1e-9):
         assert not gc.checks.compare(lambda x, wrong=wrong: wrong(np.maximum(x, 0)), ops.relu, [dict(x=x)]).passed
+
+
+def test_a_function_is_compared_in_bfloat16():
+    assert gc.checks.compare(ops.relu, ops.relu, [dict(x=(3, 4))], dtype="bfloat16").passed
+
+
+def test_an_operation_that_changes_its_arrays_changes_copies():
+    mean, var = np.zeros(3), np.ones(3)
+    case = dict(x=(4, 3), gamma=(3,), beta=(3,), running_mean=mean, running_var=var, training=True)
+    received = []
+
+    def mine(x, gamma, beta, running_mean, running_var, *, training):
+        received.append((running_mean.copy(), running_var.copy()))
+        return ops.batch_norm(x, gamma, beta, running_mean, running_var, training=training)
+
+    assert gc.checks.compare(mine, ops.batch_norm, [case]).passed
+    for found, kept in zip(received[0], (mean, var)):
+        np.testing.assert_array_equal(found, kept)
+    assert (mean.tolist(), var.tolist()) == ([0.0] * 3, [1.0] * 3)
+
+
+def test_keyword_only_arrays_are_drawn_copied_and_laid_out_like_the_others():
+    addend, before = np.zeros((2, 4, 5, 3)), np.ones((2, 4, 5, 3))
+    case = dict(x=(2, 4, 5, 3), gamma=(3,), beta=(3,), running_mean=(3,), running_var=np.ones(3), training=False)
+    shapes = []
+
+    def mine(x, gamma, beta, running_mean, running_var, *, training, addend, out=None):
+        shapes.append((addend.shape, None if out is None else out.shape))
+        addend += 1  # the caller's array must not change
+        normalized = (x.transpose(0, 2, 3, 1) - running_mean) / np.sqrt(running_var + 1e-5)
+        y = (gamma * normalized + beta).transpose(0, 3, 1, 2) + addend - 1
+        return y, running_mean, 1 / np.sqrt(running_var + 1e-5)
+
+    found = gc.checks.compare(
+        mine, ops.batch_norm, [case | dict(addend=(2, 4, 5, 3)), case | dict(addend=addend, out=before)], layout="NCHW"
+    )
+    assert found.passed, found
+    assert shapes == [((2, 3, 4, 5), None), ((2, 3, 4, 5), (2, 3, 4, 5))]
+    assert not addend.any()
+    assert (before == 1).all()
+    assert ", addend 2x4x5x3, training=False" in found[0].case
+    assert ", addend 2x4x5x3, out 2x4x5x3, training=False" in found[1].case
+
+
+def test_a_list_of_arrays_is_copied():
+    params = [np.ones(3), np.ones(2)]
+
+    def mine(params, grads, *, lr):
+        for param, grad in zip(params, grads):
+            param -= lr * grad
+
+    def op(params: list[Volume], grads: list[Volume], *, lr: float) -> Volume:
+        mine(params, grads, lr=lr)
+        return np.concatenate(params)
+
+    found = gc.checks.compare(op, op, [dict(params=params, grads=[np.ones(3), np.ones(2)], lr=0.5)])
+    assert found.passed
+    assert found[0].case == "params 3+2, grads 3+2, lr=0.5"
+    assert all((param == 1).all() for param in params)

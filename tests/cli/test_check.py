@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 import numpy as np
@@ -69,6 +70,16 @@ def test_check_passes_its_options_on_and_prints_the_outcomes(monkeypatch, capsys
     # The data has fewer images than one batch.
     assert main(["check", "--data", "synthetic:n=9,size=8x8x3", "--model", "seed-net"]) in (0, 1)
     assert "synthetic: 9 training images" in capsys.readouterr().out
+
+
+def test_nan_and_failed_gradients_are_the_worst(monkeypatch, capsys):
+    good, bad = checks.GradientCheck("good", 3, 1e-9, True), checks.GradientCheck("bad", 4, 0.5, False)
+    nan = checks.GradientCheck("nan", 4, math.nan, False, math.nan)
+    monkeypatch.setattr(checks, "sanity", lambda *arguments, **options: [])
+    for gradients, worst in (([good, nan], nan), ([bad, nan, good], nan), ([good, bad], bad)):
+        monkeypatch.setattr(checks, "gradient_check", lambda *arguments, found=gradients, **options: found)
+        assert main(["check", "--data", "synthetic:n=9,size=8x8x3", "--model", "seed-net"]) == 1
+        assert f"the worst is in {worst.name}\n" in capsys.readouterr().out
 
 
 def test_a_failed_check_is_a_line_with_its_reason_below(capsys):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 import pytest
 
-from gpuconv.backends.cuda.gemm import verdicts
+from gpuconv.backends.cuda.gemm import tuner, verdicts
 from gpuconv.backends.cuda.gemm.verdicts import Verdict
 from gpuconv.backends.cuda.ops import conv
 from gpuconv.cli import main, prove
@@ -70,6 +72,39 @@ def test_prove_refuses_the_device_numpy(capsys):
     assert capsys.readouterr().err == (
         "gpuconv: error: numpy has no algorithms to prove; --device takes emulated, cuda or cuda:1\n"
     )
+
+
+@pytest.mark.parametrize("name", ["auto", "depthwise"])
+def test_prove_refuses_names_that_are_no_algorithm_of_products(name, capsys):
+    assert main(["prove", "--device", "emulated", "--algo", name]) == 2
+    assert f"--algo {name}: only algorithms of matrix products can be proved" in capsys.readouterr().err
+
+
+def test_an_algorithm_that_does_not_compile_is_not_proved(run_prove, monkeypatch):
+    def fail(*arguments):
+        raise RuntimeError("simt.cu(3): error\nmore")
+
+    monkeypatch.setattr(verdicts, "_reference", fail)
+    prove_really = verdicts.prove
+    monkeypatch.setattr(prove, "_products", lambda *settings: [PRODUCT])
+    prepared = type("", (), {"__getitem__": lambda self, name: prove_really(PRODUCT, None, None)})()
+    status, lines = run_prove(prepared, "--algo", "simt-64x64")
+    assert status == 1
+    assert lines[2].endswith("0.00  NOT PROVED: RuntimeError: simt.cu(3): error")
+    assert lines[-1] == "1 of 1 not proved"
+
+
+def test_products_that_cannot_be_proved_are_left_out(monkeypatch):
+    problem = Conv2dProblem.of((2, 8, 8, 16), (24, 3, 3, 16))
+    epilogue = Epilogue.of("relu", norm_sums=True)
+    with_sums = conv.product_of("dgrad", problem, epilogue, np.dtype(np.float32), False, 4, 4)
+
+    @contextlib.contextmanager
+    def recorded():
+        yield [PRODUCT, with_sums, PRODUCT]
+
+    monkeypatch.setattr(tuner, "record_products", recorded)
+    assert prove._products("lenet", "float32", 2, "emulated") == [PRODUCT]
 
 
 def test_the_description_of_a_product_names_each_part_of_its_epilogue():

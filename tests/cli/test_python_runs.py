@@ -208,6 +208,18 @@ def photos(folder, seed=0):
     return folder
 
 
+def test_data_that_cannot_be_split_like_the_runs_is_evaluated_with_a_warning(tmp_path, capsys):
+    train, test = gc.data.folder.load(photos(tmp_path / "pets"), channels=1, test=0.25)
+    net = gc.Sequential([gc.layers.Input((8, 8, 1)), gc.layers.Flatten(), gc.layers.Linear(2)])
+    gc.Trainer(net).fit(train, epochs=1, test=test, validation=0.1, run_dir=tmp_path / "run", progress=False)
+    for name in ("cat", "dog"):
+        for path in sorted((tmp_path / "pets" / name).iterdir())[2:]:
+            path.unlink()
+    output = on_numpy(capsys, "evaluate", tmp_path / "run", "--data", f"folder:{tmp_path / 'pets'},channels=1,test=0.5")
+    assert "warning: the data differs from that of the run, which had " in output
+    assert "this data has 2 and 2: the run may have been trained on some" in output
+
+
 @pytest.mark.parametrize("stream", [False, True], ids=["in-memory", "streamed"])
 def test_runs_on_folders_are_evaluated_and_resumed_without_further_options(tmp_path, capsys, stream):
     train, test = gc.data.folder.load(photos(tmp_path / "pets, and more"), channels=1, test=0.25, stream=stream)

@@ -66,3 +66,28 @@ def test_a_recipe_is_written_in_one_line_without_the_settings_that_are_off():
     assert line.startswith("8 epochs, batches of 2000, filters -> muon:lr=0.24")
     assert line.endswith("float32, seed 0, whitening filters from 5,000 images, tta mirror+shift")
     assert " lr 0.5, linear, augment alternating-flip,shift:2,reflect, " in line
+
+
+def test_a_chosen_rate_or_optimizer_replaces_the_rate_of_the_file():
+    groups = "filters -> muon:lr=0.02; * -> sgd:lr=0.05"
+    for file, chosen, optimizer, rate in (
+        (("adam:lr=0.001", 0.001), {"lr": 0.01}, "adam", 0.01),
+        (("adam:beta1=0.8,LR=0.001,beta2=0.9", 0.001), {"lr": 0.01}, "adam:beta1=0.8,beta2=0.9", 0.01),
+        (("adam,lr=0.001", 0.001), {"lr": 0.01}, "adam", 0.01),
+        (("adam:lr=0.001", 0.001), {"seed": 3}, "adam:lr=0.001", 0.001),
+        (("sgd:momentum=0.9", 0.3), {"optimizer": "sgd"}, "sgd", 0.3),
+        (("sgd", 0.3), {"optimizer": "adam"}, "adam", 0.05),
+        (("sgd", 0.3), {"optimizer": "adam:lr=0.002"}, "adam:lr=0.002", 0.002),
+        ((groups, 1.0), {"lr": 0.5}, groups, 0.5),
+        ((groups, 1.0), {"optimizer": "adam"}, "adam", 0.05),
+        (("sgd", 0.3), {"optimizer": groups}, groups, 1.0),
+    ):
+        config = {"model": "tiny-vgg", "optimizer": file[0], "lr": file[1]}
+        settings = run_settings.with_recipe(run_settings.override(config, chosen))
+        assert (settings.optimizer, settings.lr) == (optimizer, rate), (file, chosen)
+
+
+def test_another_optimizer_does_not_take_the_factor_of_a_recipes_groups_for_its_rate():
+    assert run_settings.with_recipe({"optimizer": "adam"}, "airbench94").lr == 0.05
+    assert run_settings.with_recipe({"optimizer": "* -> sgd:lr=0.1"}, "airbench94").lr == 1.0
+    assert run_settings.with_recipe({}, "airbench94").lr == 1.0

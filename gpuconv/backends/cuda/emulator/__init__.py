@@ -7,7 +7,7 @@ from gpuconv.backends.cuda.emulator.array import EmulatedArray, asarray, empty, 
 from gpuconv.backends.cuda.emulator.banks import bank_conflicts
 from gpuconv.backends.cuda.emulator.capture import HostAccessError, capture_launches, device_only, host_reads
 from gpuconv.backends.cuda.emulator.cxx import address_environment
-from gpuconv.backends.cuda.emulator.errors import EmulatorError
+from gpuconv.backends.cuda.emulator.errors import EmulatorError, after_fault
 from gpuconv.backends.cuda.emulator.settings import Settings, configure, settings
 from gpuconv.backends.cuda.emulator.watch import ArgumentBytes, Touched, Writer, watch_writes
 
@@ -23,6 +23,7 @@ __all__ = [
     "Touched",
     "Writer",
     "address_environment",
+    "after_fault",
     "asarray",
     "bank_conflicts",
     "capture_launches",

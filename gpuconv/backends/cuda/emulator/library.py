@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from gpuconv.backends.cuda.emulator import cxx, watch
-from gpuconv.backends.cuda.emulator.errors import EmulatorError
+from gpuconv.backends.cuda.emulator.errors import EmulatorError, restore_after_fault
 from gpuconv.backends.cuda.emulator.runtime import LaunchRequest, Region, runtime
 from gpuconv.backends.cuda.emulator.settings import settings
 from gpuconv.backends.cuda.emulator.source_lines import with_lines
@@ -83,6 +83,7 @@ class EmulatedLibrary:
         if watch.active:
             watch.active.collect(self.path)
         if failed:
+            restore_after_fault()
             raise EmulatorError(with_lines(message.value.decode(errors="replace"), self.path))
 
 

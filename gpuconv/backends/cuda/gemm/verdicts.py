@@ -77,7 +77,7 @@ def proved_plans(product: Product, capability: int, gpu: Gpu | Emulated, *, ask:
 
     ask: whether the prover may be asked; otherwise only known verdicts count.
     """
-    if _beyond_the_prover(product):
+    if beyond_the_prover(product):
         return ()
     known = ((each, verdict(product, each, gpu, ask=ask)) for each in unproved_plans(product, capability))
     return tuple(_with_proof(each, str(found)) for each, found in known if found and found.proved)
@@ -117,9 +117,7 @@ def verdict(product: Product, candidate: Plan, gpu: Gpu | Emulated, *, ask: bool
             found = _load(product, key) if key else None
             found = found or (_with_warning(product, candidate, prove(product, candidate, gpu)) if ask else None)
         except (RuntimeError, OSError) as error:  # e.g. it does not compile, or no process starts
-            found = _with_warning(
-                product, candidate, Verdict(False, f"{type(error).__name__}: {error}".splitlines()[0])
-            )
+            found = _with_warning(product, candidate, verdict_of_error(error))
         if found:
             known.append(found)
     return known[0] if known else None
@@ -142,7 +140,7 @@ def _verdict_holder(product: Product, algorithm: str, device: str) -> list[Verdi
 def prove(product: Product, candidate: Plan, gpu: Gpu | Emulated) -> Verdict:
     """Ask the prover even if a verdict is known, and store a lasting verdict. If the prover cannot be asked about the
     product, the verdict is no proof and says why. Raises RuntimeError or OSError if a kernel cannot be compiled."""
-    reference, beyond = _reference(product, candidate, gpu), _beyond_the_prover(product)
+    reference, beyond = _reference(product, candidate, gpu), beyond_the_prover(product)
     if product.problem is None or reference is None or beyond:
         return Verdict(False, beyond or "no other algorithm serves it")
     question = _question(product, product.problem, candidate, reference, gpu)
@@ -155,7 +153,7 @@ def prove(product: Product, candidate: Plan, gpu: Gpu | Emulated) -> Verdict:
     return found
 
 
-def _beyond_the_prover(product: Product) -> str:
+def beyond_the_prover(product: Product) -> str:
     """Why the prover cannot be asked about a product, or ""."""
     if product.epilogue.norm_sums:
         return "a convolution's gradient with the sums of a batch norm cannot be proved"
@@ -166,6 +164,11 @@ def _reference(product: Product, candidate: Plan, gpu: Gpu | Emulated) -> Plan |
     """The plan to compare with: the cost model's best one by another algorithm, if there is one."""
     proved = candidates(product, capability_named(gpu.device))
     return next((each for each in proved if each.algorithm.name != candidate.algorithm.name), None)
+
+
+def verdict_of_error(error: Exception) -> Verdict:
+    """The verdict if `prove` raised: not proved, for the error's first line, and not to be stored."""
+    return Verdict(False, f"{type(error).__name__}: {error}".splitlines()[0])
 
 
 def _verdict_of(answer: prover.Answer) -> Verdict:

@@ -241,8 +241,8 @@ def _gradient_before_mask(dy: ArrayT, mask: Array | None, problem: Conv2dProblem
 
 def rows_to_sum(array: ArrayT, count: int = 0) -> tuple[ArrayT, int]:
     """Like `rows_of`, for a kernel whose order of sums depends on the pack width: a slice is copied if only the copy
-    allows wide packs, so that it gives the same bits as a contiguous array. count: another number that a wide pack's
-    width must divide."""
+    allows wide packs, so that it gives the same bits as a contiguous array. count: the channels of a group, or 0; wide
+    packs are used only if their width divides it too."""
     flat, pitch = rows_of(array)
     dense = array.shape[-1]
     if pitch == dense:

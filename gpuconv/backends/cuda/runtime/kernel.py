@@ -335,9 +335,9 @@ def unload() -> None:
 def load(file: str | Path, defines: Mapping[str, object] | None = None) -> Module:
     """The module of a .cu file with a set of macros. file: the name of a shipped file, or the path of a user's file.
 
-    defines: macros by name, such as ``{"DTYPE": x.dtype, "TILE": 32}``. The same file and macros return the same
-    module, so that each kernel is compiled only once for a device. Raises ValueError if the file or one of its headers
-    is missing, or if a kernel's signature cannot be read.
+    defines: macros by name, such as ``{"DTYPE": x.dtype, "TILE": 32}``. The same file and the same macros in the same
+    order return the same module, so that each kernel is compiled only once for a device. Raises ValueError if the file
+    or one of its headers is missing, or if a kernel's signature cannot be read.
     """
     defines = defines or {}
     return _load(replaced_files.resolve(file), tuple(defines), *defines.values())

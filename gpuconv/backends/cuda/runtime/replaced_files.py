@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -33,12 +34,6 @@ def forget() -> None:
         drop()
 
 
-@until_replaced
-def resolve(file: str | Path) -> Path | Edition:
-    """The file that currently stands for a kernel file: the one that replaces it, or else its own path."""
-    return _replaced.get(str(file)) or source.resolve(file)
-
-
 class Edition(NamedTuple):
     """A user's file with its text when it replaced a shipped file. `kernel.load` caches modules by both, so an edited
     file is not taken for its earlier version."""
@@ -48,6 +43,25 @@ class Edition(NamedTuple):
 
 
 _replaced: dict[str, Edition] = {}
+
+
+class _Resolved(dict[str | Path, Path | Edition]):
+    """The results of `resolve`. Those of paths relative to the current folder are not kept, because another folder may
+    become the current one."""
+
+    def __missing__(self, file: str | Path) -> Path | Edition:
+        found = _replaced.get(str(file)) or source.resolve(file)
+        if os.path.isabs(file) or not os.path.dirname(file):
+            self[file] = found
+        return found
+
+
+_resolved = _Resolved()
+when_replaced(_resolved.clear)
+
+
+# The file that currently stands for a kernel file: the one that replaces it, or else its own path.
+resolve: Callable[[str | Path], Path | Edition] = _resolved.__getitem__
 
 
 @contextlib.contextmanager

@@ -124,7 +124,10 @@ def flatten(path: Path) -> str:
         text = file.read_text(encoding="utf-8-sig", errors="replace")  # comments may have another encoding
         name = _c_string(_shown(file, path.parent, shipped))
         parts, end = [f"#line 1 {name}\n"], 0
+        comments = [match.span() for match in _COMMENT_OR_STRING.finditer(text) if match[0][0] == "/"]
         for match in _INCLUDE.finditer(text):
+            if any(begin <= match.start() < end_of_comment for begin, end_of_comment in comments):
+                continue
             line = text.count("\n", 0, match.start()) + 1
             header = _find(match[1], file, line)
             parts.append(text[end : match.start()])

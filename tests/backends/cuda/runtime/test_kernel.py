@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from gpuconv.backends.cuda import emulator
+from gpuconv.backends.cuda.ops.block_counters import block_counters
 from gpuconv.backends.cuda.runtime.kernel import load
 from gpuconv.backends.cuda.runtime.new_arrays import empty, zeros
 from gpuconv.backends.cuda.runtime.outputs import is_aligned
+from gpuconv.backends.cuda.runtime.replaced_files import replace_files
 from gpuconv.devices import address
 from gpuconv.dtypes import as_dtype
 from tests.fixtures.arguments import ARGUMENTS, GEOMETRY
@@ -187,3 +189,23 @@ def test_scratch_is_allocated_on_the_device_of_an_array():
     zeroed = zeros(3, np.float32, like=like)
     assert isinstance(zeroed, emulator.EmulatedArray)
     assert (np.asarray(zeroed) == 0).all()
+
+
+def test_a_relative_path_is_that_of_the_current_folder(tmp_path, monkeypatch):
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "mine.cu").write_text(f"// {folder}\n")
+    for folder in ("one", "two", "one"):
+        monkeypatch.chdir(tmp_path / folder)
+        assert load("./mine.cu").path == (tmp_path / folder / "mine.cu").resolve()
+
+
+def test_the_counters_of_blocks_are_zero_after_a_fault_and_after_files_were_replaced():
+    counters = block_counters(emulator.zeros(1))
+    counters[:] = 3, 4
+    with emulator.configure(sanitize="checked"), pytest.raises(emulator.EmulatorError):
+        fill(n=64, block=64)
+    assert block_counters(emulator.zeros(1)).tolist() == [0, 0]
+    counters[:] = 3, 4  # by a faulty kernel that raises nothing
+    with replace_files({"digest.cu": ARGUMENTS}):
+        assert counters.tolist() == [0, 0]

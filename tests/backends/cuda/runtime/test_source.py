@@ -217,3 +217,12 @@ def test_shared_variables_are_rewritten_for_the_host(declaration, expected):
     assert rewritten.count("\n") == declaration.count("\n") + 2  # for_host adds the #include line and a final newline
     assert "__shared__" not in rewritten
     assert expected in rewritten
+
+
+def test_an_include_in_a_comment_is_left_alone(tmp_path):
+    text = '/* formerly\n#include "missing.cuh"\n*/\n#include "there.cuh"\n// done\n'
+    (tmp_path / "a.cu").write_text(text)
+    (tmp_path / "there.cuh").write_text("int there;\n")
+    flat = source.flatten(tmp_path / "a.cu")
+    assert '/* formerly\n#include "missing.cuh"\n*/\n' in flat
+    assert flat.count("int there;") == 1
