@@ -155,8 +155,9 @@ def _copied(given: object, axes: Sequence[int] | None) -> object:
 def _array(name: str, given: Any, dtype: np.dtype, seed: int, substream: int) -> Any:  # noqa: ANN401 - see `compare`
     """An array argument, which may be a shape for random numbers."""
     # On a device that runs kernels, the operation would run them, not the oracle.
-    if kind_of(given) is not None and Device.named(device := device_of(given, name)).runs_kernels:
-        raise TypeError(f"{name} is given as a NumPy array or as a shape, received an array on {device}")
+    for each in given if isinstance(given, (tuple, list)) else [given]:
+        if kind_of(each) is not None and Device.named(device := device_of(each, name)).runs_kernels:
+            raise TypeError(f"{name} is given as a NumPy array or as a shape, received an array on {device}")
     if not isinstance(given, (tuple, list)) or any(isinstance(each, np.ndarray) for each in given):
         return given
     shape = tuple(integer(f"{name}[{axis}], a size,", size, 0) for axis, size in enumerate(given))
@@ -170,7 +171,9 @@ def _case_name(arrays: Mapping[str, Any], options: Options) -> str:
 
 
 def _shape_text(array: Any) -> str:  # noqa: ANN401 - an array or a list of arrays
-    return "+".join(map(_shape_text, array)) if isinstance(array, (list, tuple)) else "x".join(map(str, array.shape))
+    return (
+        "+".join(map(_shape_text, array)) if isinstance(array, (list, tuple)) else "x".join(map(str, np.shape(array)))
+    )
 
 
 def _compare_case(

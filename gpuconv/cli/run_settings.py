@@ -107,7 +107,8 @@ def override(config: Record, chosen: Record) -> Record:
     with user_errors():
         file = with_full_names({name: value for name, value in config.items() if name not in chosen})
         if "optimizer" not in chosen:
-            if "lr" in chosen and "optimizer" in file:
+            stated = rate_in({"optimizer": file.get("optimizer", "")})
+            if "lr" in chosen and stated and stated["lr"] != chosen["lr"]:
                 file["optimizer"] = _without_rate(file["optimizer"])
         elif rate_in({"optimizer": chosen["optimizer"]}) or (
             "optimizer" in config and _kind(chosen["optimizer"]) != _kind(config["optimizer"])

@@ -75,6 +75,7 @@ def test_a_chosen_rate_or_optimizer_replaces_the_rate_of_the_file():
         (("adam:beta1=0.8,LR=0.001,beta2=0.9", 0.001), {"lr": 0.01}, "adam:beta1=0.8,beta2=0.9", 0.01),
         (("adam,lr=0.001", 0.001), {"lr": 0.01}, "adam", 0.01),
         (("adam:lr=0.001", 0.001), {"seed": 3}, "adam:lr=0.001", 0.001),
+        (("adam:lr=0.001", 0.001), {"lr": 0.001}, "adam:lr=0.001", 0.001),
         (("sgd:momentum=0.9", 0.3), {"optimizer": "sgd"}, "sgd", 0.3),
         (("sgd", 0.3), {"optimizer": "adam"}, "adam", 0.05),
         (("sgd", 0.3), {"optimizer": "adam:lr=0.002"}, "adam:lr=0.002", 0.002),
