@@ -17,7 +17,7 @@ from bench.sides import OURS, Prepared, Side, check, failure
 from bench.suite import Entry
 from gpuconv import backends
 from gpuconv.devices import Device
-from gpuconv.profiling.timer import Timer, current
+from gpuconv.profiling.timer import Timer, current_device
 from gpuconv.profiling.work import Ceilings
 from gpuconv.verify.compare import Expected
 
@@ -68,7 +68,7 @@ def run(
             record.data["not reached"] = others + remaining
             record.save()
             return
-        with current(device):
+        with current_device(device):
             timed = time_entry(entry, device, timer, ceilings, compiled, rounds, burst, make_sides)
         remaining.remove(entry.key)
         record.data["not reached"] = others + remaining

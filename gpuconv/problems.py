@@ -1,9 +1,9 @@
 """The sizes of a convolution, a pool or a linear layer, and its epilogue.
 
-Problems are cached: two calls with the same shapes get the same object. So the object serves as a cache key for data
-prepared for the problem, such as kernel arguments. A problem holds no arrays. Letters are those of CUTLASS and cuDNN:
-input N x H x W x C, K filters of R x S taps, output N x P x Q x K. Creating a problem raises ValueError if the sizes do
-not fit.
+Problems are cached: two calls with the same shapes get the same object, as long as it is among the last 4096. So the
+object serves as a cache key for data prepared for the problem, such as kernel arguments. A problem holds no arrays.
+Letters are those of CUTLASS and cuDNN: input N x H x W x C, K filters of R x S taps, output N x P x Q x K. Creating a
+problem raises ValueError if the sizes do not fit.
 """
 
 from __future__ import annotations

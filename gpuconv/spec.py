@@ -76,7 +76,7 @@ def write(name: str, numbers: tuple[float, ...] = (), options: Options | None = 
     return f"{name}:{','.join(written)}" if written else name
 
 
-def read(options: Mapping[str, str], known: Mapping[str, Callable[[str], object]]) -> Options:
+def convert_options(options: Mapping[str, str], known: Mapping[str, Callable[[str], object]]) -> Options:
     """The options of `options_in` as keyword arguments, each converted by its entry in `known`."""
     found: Options = {}
     for key, text in options.items():

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 
 import numpy as np
 import pytest
@@ -160,3 +161,25 @@ def test_the_error_for_a_pytorch_state_says_how_to_load_it():
         small_net.load_state_dict(torch.nn.Linear(2, 2))
     with pytest.raises(ValueError, match=r"does not fit the net: .*from PyTorch.*gpuconv\.interop\.from_torch"):
         small_net.load_state_dict(torch.nn.Linear(2, 2).state_dict())
+
+
+@pytest.mark.parametrize("name", ["net.pt", "net.pth", "net.bin", "net.npz"])
+def test_a_net_may_be_saved_under_any_name(name, tmp_path):
+    net = small_nets.untrained()
+    net.save(tmp_path / name)
+    assert gc.load(tmp_path / name).config() == net.config()
+
+
+def test_files_of_numpy_and_pytorch_are_recognized_by_their_contents(tmp_path):
+    with open(tmp_path / "arrays", "wb") as file:
+        np.savez(file, weight=np.zeros(3))
+    with pytest.raises(CheckpointError, match="is a file of NumPy"):
+        gc.load(tmp_path / "arrays")
+    (tmp_path / "old").write_bytes(pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2))  # so an old torch.save begins
+    with pytest.raises(CheckpointError, match="is a PyTorch file"):
+        gc.load(tmp_path / "old")
+    header = b'{"__metadata__":{}}'.ljust(0x80)  # in a safetensors file, whose first byte is then that of a pickle
+    (tmp_path / "empty").write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(CheckpointError, match="empty") as found:
+        gc.load(tmp_path / "empty")
+    assert "PyTorch" not in str(found.value)

@@ -10,7 +10,7 @@ from functools import partial
 from gpuconv.data import cifar10, digits, folder, synthetic
 from gpuconv.data.dataset import Dataset
 from gpuconv.names import canonical
-from gpuconv.spec import name_and_rest, options_in, parse_flag, read
+from gpuconv.spec import convert_options, name_and_rest, options_in, parse_flag
 from gpuconv.text import parse_numbers
 from gpuconv.types import Options
 
@@ -158,7 +158,7 @@ def _all_of_folder(directory: str, options: dict[str, str]) -> Dataset:
 
 def _folder_options(options: dict[str, str]) -> Options:
     known = _SHAPE | {"test": parse_numbers.real, "seed": parse_numbers.integer, "split": str}
-    return read(options, known)
+    return convert_options(options, known)
 
 
 def _described_folder(spec: str) -> tuple[str, dict[str, str]] | None:
@@ -189,7 +189,7 @@ def _synthetic(rest: str) -> tuple[Dataset, Dataset]:
         "classes": parse_numbers.integer,
         "seed": parse_numbers.integer,
     }
-    return synthetic.load(**read(options_in(rest.split(",") if rest else (), rest), known))
+    return synthetic.load(**convert_options(options_in(rest.split(",") if rest else (), rest), known))
 
 
 _SOURCES: dict[str, Callable[[str], tuple[Dataset, Dataset]]] = {

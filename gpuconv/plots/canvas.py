@@ -67,9 +67,13 @@ def pixels(figure: Figure) -> np.ndarray:
     expect_figure(figure)
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    own = figure.canvas
+    try:
+        canvas = FigureCanvasAgg(figure)  # becomes the figure's canvas
+        canvas.draw()
+        return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    finally:
+        figure.set_canvas(own)  # that of a figure of pyplot belongs to a window
 
 
 def cause(error: Exception) -> str:

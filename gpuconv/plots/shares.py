@@ -29,7 +29,7 @@ def shares(rows: Mapping[str, Mapping[str, float]], *, title: str = "") -> Figur
 
     Args:
         rows: By name, the share by series: {"conv2d of conv1, forward": {"A": 0.1, "B": 0.02}}. 0 is drawn at the left
-            edge, infinity at the right one.
+            edge, infinity and NaN at the right one.
         title: Above the rows; by default "errors as shares of their bounds".
 
     Raises:
@@ -58,19 +58,20 @@ def shares(rows: Mapping[str, Mapping[str, float]], *, title: str = "") -> Figur
         draw_text(axes, -0.02, at, name, max_width=left - 40, **style)
         for number, each in enumerate(series):
             if each in row:
-                share = float(np.clip(row[each], low, high))
-                color = (COLD, GOOD)[number % 2] if row[each] <= 1 else WARM
-                size = 5 if row[each] <= 1 else 7
+                value = np.inf if np.isnan(row[each]) else row[each]
+                share = float(np.clip(value, low, high))
+                color = (COLD, GOOD)[number % 2] if value <= 1 else WARM
+                size = 5 if value <= 1 else 7
                 axes.plot([share], [at], color=color, marker="os"[number % 2], ms=size, clip_on=False)
-                if row[each] > 1:
+                if value > 1:
                     near: Any = {"xytext": (-8, 0), "textcoords": "offset points", "ha": "right", "va": "center"}
                     words = f"{each}: {row[each]:.2g} times its bound"
-                    axes.annotate(words, (share, at), color=WARM, fontsize=6.5, **near)
+                    axes.annotate(words, (share, at), color=WARM, fontsize=6.5, parse_math=False, **near)
     draw_text(axes, 1, -0.75, "the bound", color=WARM, fontsize=7, ha="center")
     if len(series) > 1:
         for number, each in enumerate(series):
             words, color = f"{'●■'[number % 2]} {each}", (COLD, GOOD)[number % 2]
-            figure.text((left + 60 * number) / width, 25 / total, words, color=color, fontsize=7)
+            figure.text((left + 60 * number) / width, 25 / total, words, color=color, fontsize=7, parse_math=False)
     return figure
 
 

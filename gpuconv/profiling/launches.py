@@ -7,7 +7,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from gpuconv import algorithms
@@ -41,24 +41,62 @@ def record_launches(
     emulated device is listed at once.
     visit: called with each recorded launch's kernel and arguments.
     """
-    found: list[Launch] = []
-    launch, owner, in_trial = Kernel.__call__, threading.get_ident(), tuner.in_trial.get()
-
-    def record(kernel: Kernel, grid: Extent, block: Extent, *arguments: object, shared: int = 0) -> None:
-        same_thread = threading.get_ident() == owner
-        if execute or not same_thread:
-            launch(kernel, grid, block, *arguments, shared=shared)
-        blocks, threads = (math.prod(e) if isinstance(e, tuple) else e for e in (grid, block))
-        if same_thread and blocks and tuner.in_trial.get() == in_trial:
-            found.append(Launch(kernel, blocks, threads, shared))
-            if visit:
-                visit(kernel, arguments)
-
-    Kernel.__call__ = record  # type: ignore[method-assign, assignment]
+    global _launch, _contexts
+    recorder = _Recorder(execute, visit, tuner.in_trial.get())
+    own = _recorders()
+    with _lock:  # the contexts of several threads may overlap without nesting
+        if not _contexts:
+            _launch, Kernel.__call__ = Kernel.__call__, _record  # type: ignore[method-assign, assignment]
+        _contexts += 1
+    own.append(recorder)
     try:
-        yield found
+        yield recorder.found
     finally:
-        Kernel.__call__ = launch  # type: ignore[method-assign]
+        own.remove(recorder)
+        with _lock:
+            _contexts -= 1
+            if not _contexts:
+                Kernel.__call__ = _launch  # type: ignore[method-assign]
+
+
+@dataclass(eq=False)
+class _Recorder:
+    """One context of `record_launches`. in_trial: whether it began in a trial of the tuner."""
+
+    execute: bool
+    visit: Callable[[Kernel, tuple[Any, ...]], object] | None
+    in_trial: bool
+    found: list[Launch] = field(default_factory=list)
+
+
+_lock = threading.Lock()
+_contexts = 0  # open contexts of all threads; while there are any, `_record` replaces Kernel.__call__
+_launch = Kernel.__call__
+_of_thread = threading.local()
+
+
+def _recorders() -> list[_Recorder]:
+    """The recorders of this thread's open contexts, the outermost first."""
+    found: list[_Recorder] = _of_thread.__dict__.setdefault("recorders", [])
+    return found
+
+
+def _record(kernel: Kernel, grid: Extent, block: Extent, *arguments: object, shared: int = 0) -> None:
+    """Launch a kernel and add it to the recorders of this thread. A context that executes nothing hides the launch from
+    those around it."""
+    reached: list[_Recorder] = []
+    for recorder in reversed(_recorders()):
+        reached.append(recorder)
+        if not recorder.execute:
+            break
+    else:
+        _launch(kernel, grid, block, *arguments, shared=shared)
+    blocks, threads = (math.prod(e) if isinstance(e, tuple) else e for e in (grid, block))
+    for recorder in reversed(reached):
+        if blocks and tuner.in_trial.get() == recorder.in_trial:
+            recorder.found.append(Launch(kernel, blocks, threads, shared))
+            if recorder.visit:
+                recorder.visit(kernel, arguments)
 
 
 def table(launches: Sequence[Launch], arch: str | None = None) -> list[Record]:

@@ -5,15 +5,16 @@ They are measured with the fastest available library, because a bound must not d
 
 from __future__ import annotations
 
+import contextlib
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from types import ModuleType
 
 import numpy as np
 
 from gpuconv import backends
 from gpuconv.devices import Device
-from gpuconv.profiling.timer import Samples, current, open_timer
+from gpuconv.profiling.timer import Samples, current_device, open_timer
 from gpuconv.profiling.work import Ceilings
 from gpuconv.types import Array, Record
 
@@ -29,8 +30,9 @@ def measure(device: str, seconds: float = 0.3) -> tuple[Ceilings, list[Record]]:
     device = backends.resolve(device)
     timer = open_timer(device)
     rows: list[Record] = []
-    with current(device):
-        for what, library, amount, call in (_on_gpu if Device.named(device).on_gpu else _on_cpu)():
+    timed = (_on_gpu if Device.named(device).on_gpu else _on_cpu)()
+    with current_device(device), contextlib.closing(timed):
+        for what, library, amount, call in timed:
             samples = timer.burst(call, seconds)
             rows.append({"what": what, "library": library, "rate": amount / _seconds(samples), "samples": samples})
     best: dict[str, float] = {}
@@ -55,7 +57,7 @@ def _torch() -> ModuleType | None:
     return torch
 
 
-def _on_cpu() -> Iterator[Timed]:
+def _on_cpu() -> Generator[Timed, None, None]:
     torch, size, count = _torch(), 2048, 1 << 25  # arrays of 128 MiB, larger than most caches
     source, target = np.ones(count, np.float32), np.zeros(count, np.float32)
     yield "copy", "numpy", 2.0 * source.nbytes, lambda _: np.copyto(target, source)
@@ -69,7 +71,7 @@ def _on_cpu() -> Iterator[Timed]:
             yield dtype, "torch", 2.0 * size**3, _product(torch.from_numpy(matrix))
 
 
-def _on_gpu() -> Iterator[Timed]:
+def _on_gpu() -> Generator[Timed, None, None]:
     import cupy
 
     torch, count = _torch(), 1 << 30  # bytes, many times the cache
@@ -79,20 +81,22 @@ def _on_gpu() -> Iterator[Timed]:
         target.data.copy_from_device_async(source.data, count, cupy.cuda.get_current_stream())
 
     yield "copy", "cuda", 2.0 * count, copy
-    if torch is None:
+    if torch is None or not torch.cuda.is_available():  # PyTorch may be there without CUDA
         for dtype, size in (("float16", 8192), ("float32", 4096), ("float64", 4096)):
             m = cupy.random.standard_normal((size, size), dtype=cupy.float32).astype(dtype)
             yield dtype, "cupy", 2.0 * size**3, _product(m)
         return
     allowed = torch.backends.cuda.matmul.allow_tf32
-    for rate, dtype, size in (
-        ("bfloat16", "bfloat16", 8192),
-        ("float16", "float16", 8192),
-        ("tf32", "float32", 8192),
-        ("float32", "float32", 4096),
-        ("float64", "float64", 4096),
-    ):
-        m = torch.randn(size, size, device="cuda").to(getattr(torch, dtype))
-        torch.backends.cuda.matmul.allow_tf32 = rate == "tf32"
-        yield rate, "torch", 2.0 * size**3, _product(m)
-    torch.backends.cuda.matmul.allow_tf32 = allowed
+    try:
+        for rate, dtype, size in (
+            ("bfloat16", "bfloat16", 8192),
+            ("float16", "float16", 8192),
+            ("tf32", "float32", 8192),
+            ("float32", "float32", 4096),
+            ("float64", "float64", 4096),
+        ):
+            m = torch.randn(size, size, device="cuda").to(getattr(torch, dtype))
+            torch.backends.cuda.matmul.allow_tf32 = rate == "tf32"
+            yield rate, "torch", 2.0 * size**3, _product(m)
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = allowed

@@ -161,7 +161,7 @@ class CudaTimer:
             self._to.data.copy_from_device_async(self._from.data, _DELAY_BYTES, self._cupy.cuda.get_current_stream())
 
 
-def current(device: str) -> AbstractContextManager[object]:
+def current_device(device: str) -> AbstractContextManager[object]:
     """The context in which a CUDA device is the current one, for CuPy and PyTorch alike; for other devices it does
     nothing."""
     named = Device.named(device)

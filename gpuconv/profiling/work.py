@@ -66,13 +66,17 @@ def of_layer(
     forward kept (kept: bytes), and writes the gradients of the parameters that are trained; with input_grad it also
     reads the parameters and writes the gradient of the input. Only products count as FLOPs.
 
-    A residual block or branches count only what joins their paths. Without a concatenation, that is the additions of
-    outputs. A concatenation counts the copies of outputs that cannot be written straight into their slices, and of
-    gradients that cannot be read straight from the slices. In backward, the additions of input gradients count in both
-    cases. Where a norm joins the paths, it reads the shortcut's output in forward; in backward, with an activation, it
-    reads the output and writes the gradient of the sum. Where a convolution adds its input's gradient to the sum
-    of other branches, only the reading of that sum counts. holds_input: whether the layer below writes the input of a
-    concatenation straight into its slice of the output. A chain of fused layers counts the sum of its layers.
+    A chain of fused layers counts the sum of its layers. A residual block or branches count only what joins their
+    paths:
+
+    - without a concatenation, the additions of outputs;
+    - with one, the copies of outputs that cannot be written straight into their slices, and of gradients that cannot be
+      read straight from the slices (holds_input: whether the layer below writes the input of a concatenation straight
+      into its slice of the output);
+    - in backward, the additions of input gradients; where a convolution adds its input's gradient to the sum of other
+      branches, only the reading of that sum;
+    - where a norm joins the paths, its reading of the shortcut's output in forward; in backward, with an activation,
+      its reading of the output and its writing of the sum's gradient.
     """
     if isinstance(layer, NormChain):
         first, *others = layer.layers

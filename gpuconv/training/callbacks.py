@@ -33,16 +33,25 @@ def run_dir_callbacks(run: RunDirectory, checkpoint_every: int | None = None) ->
 def monitored_measure(record: Record) -> tuple[str, float]:
     """The name and value of the measure by which epochs are compared; a higher value is better. It is the validation
     accuracy if there is one, else the negative validation loss, else the negative training loss."""
+    return next(iter(_measures(record).items()))
+
+
+def _measures(record: Record) -> dict[str, float]:
+    """The measures of a record by which epochs can be compared, the preferred one first; higher values are better."""
+    found = {}
     if record.get("validation_accuracy") is not None:
-        return "validation_accuracy", record["validation_accuracy"]
+        found["validation_accuracy"] = record["validation_accuracy"]
     if "validation_loss" in record:
-        return "validation_loss", -record["validation_loss"]
-    return "train_loss", -record["train_loss"]
+        found["validation_loss"] = -record["validation_loss"]
+    return found | {"train_loss": -record["train_loss"]}
 
 
 def best_epoch(history: list[Record]) -> Record:
-    """The record of the best epoch, the first one if several are equal."""
-    return max(history, key=lambda record: (monitored_measure(record)[1], -record["epoch"]))
+    """The record of the best epoch, the first one if several are equal. They are compared by the measure of the last
+    record (`monitored_measure`); records without it, of a `fit` with other data, are left out."""
+    name, _ = monitored_measure(history[-1])
+    comparable = [(record, found[name]) for record in history if name in (found := _measures(record))]
+    return max(comparable, key=lambda pair: (pair[1], -pair[0]["epoch"]))[0]
 
 
 class Checkpoints(Callback):
@@ -141,13 +150,16 @@ class EarlyStopping(Callback):
         self.patience = integer("patience", patience, 1)
 
     def on_start(self, trainer: RunState) -> None:
+        self._stop_if_due(trainer)
+
+    def on_epoch(self, trainer: RunState, record: Record) -> None:
+        self._stop_if_due(trainer)
+
+    def _stop_if_due(self, trainer: RunState) -> None:
         history = trainer.history
         if history and history[-1]["epoch"] - best_epoch(history)["epoch"] >= self.patience:
             key, _ = monitored_measure(history[-1])
             trainer.stop(f"early stopping: no better {key} in {self.patience} epochs")
-
-    def on_epoch(self, trainer: RunState, record: Record) -> None:
-        self.on_start(trainer)
 
 
 class Progress(Callback):

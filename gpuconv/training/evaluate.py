@@ -18,7 +18,7 @@ from gpuconv.layers.base import expect_built
 from gpuconv.metrics import Confusion, TopK, begin, named
 from gpuconv.names import canonical
 from gpuconv.parallel import Ranks
-from gpuconv.profiling.timer import current
+from gpuconv.profiling.timer import current_device
 from gpuconv.training import fit_loaders
 from gpuconv.training.running_metrics import Totals
 from gpuconv.training.tta import TTA, averaged_scores
@@ -97,7 +97,7 @@ def evaluate(
     counting = [name for name, metric in measured.items() if isinstance(metric, (Confusion, TopK))]
     if counting and not losses.classifies(criterion):
         raise ValueError(f"{counting[0]} counts classes, and {losses.describe(criterion)} has a target for each score")
-    with current(net.device):  # a user's loss and layers may call CuPy
+    with current_device(net.device):  # a user's loss and layers may call CuPy
         for scores, labels in _scores_of_batches(net, loader.epoch(0), tta, ranks or Ranks()):
             totals = totals or Totals(backends.device_of(scores), criterion)
             totals.add(losses.apply(criterion, scores, labels)[0], scores, labels, criterion)

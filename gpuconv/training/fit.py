@@ -271,8 +271,8 @@ class Fit:
         run.gather_averages()
         with run.same_bits(), run.averaged():
             found = self.held_out.measure(run.net, run.loss, end, run.ranks)
-        for name, value in found.items():
-            if name.endswith("_loss") and not math.isfinite(value):
-                what = f"the {name.removesuffix('_loss')} loss is {value} after step {run.steps}"
-                raise DivergedError(run.divergence_message(what))
+        for name in self.held_out.loaders:
+            loss = found.get(f"{name}_loss")  # None: the set is not due
+            if loss is not None and not math.isfinite(loss):
+                raise DivergedError(run.divergence_message(f"the {name} loss is {loss} after step {run.steps}"))
         return found

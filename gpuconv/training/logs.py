@@ -74,16 +74,38 @@ class JSONLog(Log):
 
 
 class CSVLog(Log):
-    """metrics.csv: a header, then one line for each epoch."""
+    """metrics.csv: a header, then one line for each epoch. The columns are the entries of all epochs so far, except
+    lists and dictionaries; the file is rewritten when an epoch has a new entry."""
+
+    def on_start(self, trainer: RunState) -> None:
+        self._records = [record for record in trainer.records if record["event"] == "epoch"]
+        self._columns = [*dict.fromkeys(name for record in self._records for name in _columns(record))]
+        self._rewrite()
 
     def lines(self, record: Record, first: bool) -> str:
-        if record["event"] != "epoch":
-            return ""
-        if first:
-            self._columns = [key for key, value in record.items() if key != "event" and not isinstance(value, list)]
         text = io.StringIO()
         writer = csv.DictWriter(text, self._columns, lineterminator="\n", extrasaction="ignore")
         if first:
             writer.writeheader()
         writer.writerow(record)
         return text.getvalue()
+
+    def _append(self, record: Record) -> None:
+        if record["event"] != "epoch":
+            return
+        self._records.append(record)
+        new = [name for name in _columns(record) if name not in self._columns]
+        self._columns += new
+        if new:
+            self._rewrite()
+        else:
+            append(self.path, self.lines(record, first=False))
+
+    def _rewrite(self) -> None:
+        text = "".join(self.lines(record, first=not at) for at, record in enumerate(self._records))
+        write_atomically(self.path, text.encode())
+
+
+def _columns(record: Record) -> list[str]:
+    """The names of an epoch's entries that fit into a table."""
+    return [name for name, value in record.items() if name != "event" and not isinstance(value, (list, dict))]

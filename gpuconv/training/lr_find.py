@@ -25,7 +25,7 @@ from gpuconv.types import Record
 if TYPE_CHECKING:
     from gpuconv.training.protocols import DataLike, LossLike, OptimizerLike, OptimizerSettings
 
-WINDOW = 20  # smoothing takes the mean over the steps that are at most 1/20 of all steps away
+WINDOW = 20  # smoothing averages each step with its neighbors, up to steps // 20 before and after it
 # The smoothed loss has diverged if it is above its first value and above L + (WORSE - 1) |L|, where L is its lowest
 # value so far. For an L above 0 this bound is WORSE L.
 WORSE = 4.0

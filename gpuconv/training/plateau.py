@@ -94,13 +94,13 @@ class Plateau:
     def rate(self, history: Sequence[Record]) -> float:
         """The factor on the learning rate after the epochs of `history`.
 
-        An epoch in which no label counted has an accuracy of None, which is no improvement.
+        An epoch whose accuracy is None, because no label counted, or that was not measured, is no improvement.
         """
         rate, waited = 1.0, 0
         sign = -1 if self.watch.endswith("accuracy") else 1
         best = float("inf")
         for record in history:
-            value = record[self.watch]
+            value = record.get(self.watch)
             if value is not None and sign * value < best * (1 - sign * self.threshold):
                 best, waited = sign * value, 0
             else:

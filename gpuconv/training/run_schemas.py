@@ -134,10 +134,12 @@ def state(found: Record, path: str | os.PathLike[str]) -> Record:
 
 def _is_epoch(record: Record, held_out: list[str], name: str) -> bool:
     """Whether a record is an epoch's. Raises ValueError if an entry is missing or wrong; callbacks may have added
-    further entries. held_out: the names of the data sets that were evaluated after each epoch."""
+    further entries. held_out: the names of the data sets that were evaluated after each epoch. A record of an earlier
+    `fit`, which had no such data, has neither their loss nor their accuracy."""
     needed: Record = {"event": TEXT, "step": COUNT, "epoch": COUNT}
     of_epoch, of_change = (record.get("event") == event for event in ("epoch", "change"))
-    parts = ["train_", *(f"{name}_" for name in held_out)] if of_epoch else [""]
+    measured = [each for each in held_out if f"{each}_loss" in record or f"{each}_accuracy" in record]
+    parts = ["train_", *(f"{each}_" for each in measured)] if of_epoch else [""]
     metrics = [f"{part}{metric}" for part in parts for metric in ("loss", "accuracy")]
     needed |= {"settings": OBJECT} if of_change else dict.fromkeys(["lr", *metrics], NUMBER)
     needed |= {metric: (NUMBER, NOTHING) for metric in needed if metric.endswith("accuracy")}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 import os
@@ -14,7 +15,7 @@ from gpuconv import backends, losses, profiling
 from gpuconv import checkpoint as checkpoints
 from gpuconv.checkpoint import Checkpoint, CheckpointError, as_json
 from gpuconv.layers import Layer
-from gpuconv.training import check_weights, compare_settings, rank_digests, run_schemas
+from gpuconv.training import check_weights, compare_settings, rank_digests, run_schemas, schedules
 from gpuconv.training.history import History
 from gpuconv.training.plateau import Plateau
 from gpuconv.training.rundir import RunDirectory
@@ -70,7 +71,8 @@ class RunState(TrainingStep):
         return [self.plateau_rate * rate for rate in self.optimizer.rates(self._scheduled(further), further)]
 
     def _scheduled(self, further: int) -> float:
-        return self.optimizer.lr * self.schedule(self.steps + further, self.total_steps, max(self.batches, 1))
+        factor = self.schedule(self.steps + further, self.total_steps, max(self.batches, 1))
+        return self.optimizer.lr * schedules.checked_factor(self.schedule, factor)
 
     def step(self, x: Array, y: Array, part: NamedRange = profiling.part, *, batch: int | None = None) -> None:
         """One training step on a batch, for a loop without `fit`: `step_on` at the rate `lr`. A call of
@@ -229,7 +231,7 @@ class RunState(TrainingStep):
         self._expect_settings(state["settings"], path, only=("precision", "train", "validation", "test"))
         check_weights.check_net(path, checkpoint, self.net)
         self._expect_settings(state["settings"], path)
-        if state["batch"] >= max(self.batches, 1):
+        if state["batch"] > self.batches:  # all steps of an epoch: a callback may save after its last one
             raise CheckpointError(f"{path}: batch is {state['batch']}, and an epoch has {self.batches} steps")
         if bool(self.loss_scale) != bool(state["loss_scale"]):
             used = "one" if self.loss_scale else "none"
@@ -248,7 +250,7 @@ class RunState(TrainingStep):
         if self.ema:
             self.ema.restore(checkpoint)
         self.epoch, self.batch = state["epoch"], state["batch"]
-        self.records, self.reading = state["records"], reading
+        self.records, self.reading = copy.deepcopy(state["records"]), reading
         self.follow_plateau()
         self.totals.write(totals)
         if self.loss_scale:

@@ -3,6 +3,7 @@
     run.json           the format, gpuconv's version and the run's settings
     last.safetensors   the complete state after the last saved step (`checkpoint.py`)
     best.safetensors   the same after the best epoch
+    saved-N.safetensors    states that were saved on the live page
     config.toml        the settings for `gpuconv train --config` (`config_file.py`)
     metrics.jsonl      one JSON object per line: "step" and "epoch" events; a "test" event if a run tests at its end,
                        and "change" events for settings changed on the live page
@@ -16,7 +17,8 @@
     run.lock           names the process that is writing here
 
 Only one process writes at a time. Others may read meanwhile: logs are appended to, and every other file except run.lock
-is replaced atomically. metrics.jsonl and metrics.csv contain no times, so the same run writes the same bytes.
+is replaced atomically, as is metrics.csv when an epoch adds a column. metrics.jsonl and metrics.csv contain no times,
+so the same run writes the same bytes.
 """
 
 from __future__ import annotations
@@ -73,7 +75,9 @@ class RunDirectory:
     def has_own(self, path: str | os.PathLike[str]) -> bool:
         """Whether `path` is that of one of the run's own files, which nothing else may replace."""
         own = (each.resolve() for each in vars(self).values() if isinstance(each, Path) and each != self.path)
-        return Path(path).resolve() in own
+        found = Path(path).resolve()
+        numbered = any(map(found.match, ("saved-*.safetensors", "shadow-*.safetensors")))
+        return found in own or (numbered and found.parent == self.path.resolve())
 
     def expect_digests(self, path: str | os.PathLike[str], option: str) -> None:
         """Raise ValueError if `path`, where digests go, is another file of the run. option: what the user calls it."""

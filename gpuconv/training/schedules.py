@@ -17,11 +17,14 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, SupportsFloat
+from typing import TYPE_CHECKING, Any
 
 from gpuconv import spec
 from gpuconv.arguments import number
-from gpuconv.names import canonical_keys, lookup
+from gpuconv.names import canonical_keys, is_known, lookup
+
+if TYPE_CHECKING:
+    from gpuconv.training.protocols import Number
 
 
 class Schedule:
@@ -211,7 +214,7 @@ class Warmup(Schedule):
 class Called(Schedule):
     """A user's function of (step), (step, total) or (step, total, epoch)."""
 
-    function: Callable[..., SupportsFloat]
+    function: Callable[..., Number]
 
     def __call__(self, step: int, total: int, epoch: int = 1) -> float:
         return number(f"the factor of schedule {self}", self.function(*(step, total, epoch)[: self._argument_count]), 0)
@@ -232,7 +235,16 @@ class Called(Schedule):
     def __str__(self) -> str:
         """The function's name. A run can be continued only with a function of the same name."""
         name = getattr(self.function, "__name__", type(self.function).__name__)
-        return f"function {name}" if name in SCHEDULES else name  # to tell it from gpuconv's schedule of that name
+        # "function" tells it from gpuconv's schedule of that name.
+        return f"function {name}" if is_known(name, SCHEDULES) else name
+
+
+def checked_factor(schedule: Schedule, factor: float) -> float:
+    """The factor that a schedule returned, as a float. Raises TypeError or ValueError, naming the schedule, if it is
+    not a number of at least 0; a user's class may return anything. Infinity passes, as `Step` may return it."""
+    if type(factor) is float and factor >= 0:
+        return factor
+    return number(f"the factor of schedule {schedule}", factor, 0)
 
 
 def _power(base: float, exponent: float) -> float:
@@ -265,7 +277,7 @@ SCHEDULES: dict[str, Callable[..., Schedule]] = {
 }
 
 
-def get(schedule: str | Schedule | Callable[..., SupportsFloat] | None) -> Schedule:
+def get(schedule: str | Schedule | Callable[..., Number] | None) -> Schedule:
     """A schedule from its short form, None (constant), or a function (`Called`); a schedule is returned as it is.
 
     Raises ValueError for an unknown name (the nearest known one is named) or for settings that it does not take, and
@@ -287,12 +299,15 @@ def get(schedule: str | Schedule | Callable[..., SupportsFloat] | None) -> Sched
     built: Schedule = Constant()
     for position, part in enumerate(spec.parse(schedule)):
         make = lookup("schedule", part.name, SCHEDULES)
+        if make is not Warmup and isinstance(built, Warmup) and built.then == Constant():
+            raise ValueError(f"{schedule!r}: write the warm-up last, as in 'cosine,warmup:5'")
         if make is not Warmup and position:
             raise ValueError(f"{schedule!r} names two schedules; only a warm-up can be combined with another one")
-        arguments: tuple[Any, ...] = part.numbers + ((built,) if make is Warmup else ())
-        options = canonical_keys(f"setting of {part.name}", part.options, inspect.signature(make).parameters)
+        options: dict[str, Any] = canonical_keys(
+            f"setting of {part.name}", part.options, inspect.signature(make).parameters
+        )
         try:
-            built = make(*arguments, **options)
+            built = make(*part.numbers, **options, **({"then": built} if make is Warmup else {}))
         except TypeError as error:
             raise ValueError(f"{schedule!r}: {part.name} cannot be built: {error}") from None
     return built

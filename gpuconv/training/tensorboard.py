@@ -42,7 +42,8 @@ class TensorBoard(Callback):
     path: a folder, by default "tensorboard" in the run directory. Event files are added to it; when a run is resumed,
     TensorBoard drops the steps after the checkpoint. image: uint8 (H, W, C) of the net's size. truth: the image's
     class, an integer or an array of one element. Raises ImportError without tensorboardX, TypeError for an image or a
-    truth of another kind, and ValueError for a truth below 0.
+    truth of another kind, and ValueError for a truth below 0; a truth that is not a class of the net is refused when
+    the run begins.
     """
 
     only_on_rank_0 = True
@@ -64,13 +65,15 @@ class TensorBoard(Callback):
         self._last_error = ""
 
     def on_start(self, trainer: RunState) -> None:
-        """Open the event file. Raises ValueError if neither a path nor a run directory is given, and if the net does
-        not take the image."""
+        """Open the event file. Raises ValueError if neither a path nor a run directory is given, if the net does not
+        take the image, and if the truth is not one of its classes."""
         path = self.path or (trainer.run and trainer.run.tensorboard)
         if not path:
             raise ValueError("TensorBoard() writes into the run directory, and the run has none: give it a path")
         if self.image is not None:
             data_checks.expect_shape("image", self.image.shape, trainer.net)
+            if self.truth is not None:
+                class_number("truth", self.truth, trainer.net.output_shape[-1] - 1)
         self._events = _Events(os.fspath(path), trainer.steps)
         # hparams declares the metric by its name and ignores the value.
         for summary in self._library.summary.hparams(_flat(trainer.fit_settings), {"epoch/train_loss": 0.0}):
@@ -123,6 +126,7 @@ class TensorBoard(Callback):
         """Log the activation picture. If drawing fails, the reason is printed, unless the previous failure
         had the same reason."""
         from gpuconv import plots
+        from gpuconv.plots.canvas import cause
 
         net = trainer.net
         if self.image is None:
@@ -134,10 +138,11 @@ class TensorBoard(Callback):
             figure = picture(net, self.image, net.normalization, classes, truth=self.truth)
             drawn = self._library.summary.image("activations", plots.pixels(figure), dataformats="HWC")
             self._events.add(drawn, trainer.steps)
-        except plots.PlotError as error:
-            if str(error) != self._last_error:
-                log.warning("no activation picture: %s", error)
-            self._last_error = str(error)
+        except Exception as error:  # of matplotlib, of a font, or of the net's forward pass
+            reason = str(error) if isinstance(error, plots.PlotError) else cause(error)
+            if reason != self._last_error:
+                log.warning("no activation picture: %s", reason)
+            self._last_error = reason
 
 
 _EDGES = np.geomspace(1e-12, 1e20, 775)  # TensorFlow's: each bin is a tenth wider than the one before

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import Any
@@ -51,12 +52,13 @@ def checkpoint_file(path: str | os.PathLike[str], which: str = "last") -> Path:
     if not os.fspath(path) or not Path(path).exists():
         raise FileNotFoundError(f"{os.fspath(path)!r} does not exist; a saved net or a run directory is expected")
     if not Path(path).is_dir():
-        if Path(path).suffix == ".npz":
+        kind = _other_format(Path(path))
+        if kind == "npz":
             raise CheckpointError(
                 f"{path} is a file of NumPy, and gpuconv reads the safetensors files that it wrote; "
                 "net.load_state_dict(numpy.load(path)) takes the arrays of net.state_dict()"
             )
-        if _is_of_torch(Path(path)):
+        if kind == "torch":
             raise CheckpointError(
                 f"{path} is a PyTorch file, and gpuconv reads the safetensors files that it wrote; "
                 "net.load_state_dict(gpuconv.interop.from_torch(torch.load(path), net)) takes PyTorch's weights"
@@ -70,12 +72,21 @@ def checkpoint_file(path: str | os.PathLike[str], which: str = "last") -> Path:
     return file
 
 
-def _is_of_torch(path: Path) -> bool:
-    """Whether torch.save probably wrote the file: it has one of PyTorch's suffixes, or is a zip archive."""
+def _other_format(path: Path) -> str | None:
+    """ "npz" for a file that numpy.savez probably wrote, "torch" for one of torch.save, else None. Only the contents
+    count, because a net may be saved under any name."""
     import zipfile
 
-    # Do not open a FIFO here: that would block. Reading the file refuses it later.
-    return path.suffix in (".pt", ".pth", ".bin") or (path.is_file() and zipfile.is_zipfile(path))
+    if not path.is_file():  # opening a FIFO would block; reading the file refuses it later
+        return None
+    with contextlib.suppress(OSError, zipfile.BadZipFile), open(path, "rb") as file:
+        start = file.read(9)
+        if start.startswith(b"PK\x03\x04"):
+            names = zipfile.ZipFile(file).namelist() if zipfile.is_zipfile(file) else []
+            return "npz" if names and all(name.endswith(".npy") for name in names) else "torch"
+        if start.startswith(b"\x80") and start[8:] != b"{":  # a pickle; in safetensors "{" follows the header's length
+            return "torch"
+    return None
 
 
 def net_of(

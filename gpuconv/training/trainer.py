@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
@@ -87,7 +87,8 @@ class Trainer(RunState):
             reason, and the run continues uncaptured.
         fuse: Whether to train through `net.fuse()`, which has the same arrays and needs fewer launches; by default on
             all devices but NumPy, if the net is a Sequential and sync_batch_norm is not set.
-        metrics: What is measured on validation and test data in addition to loss and accuracy (`gpuconv.metrics`).
+        metrics: What is measured on validation and test data in addition to loss and accuracy, such as ["top-5"], or a
+            mapping that names the results, {"best five": "top-5"} (`gpuconv.metrics`).
         shadow: The share of the run's time, above 0 and at most 1, that the shadow oracle may spend on checking calls
             of ops (docs/shadow.md); None for no checks.
         violation: What happens if the shadow oracle finds a result beyond its bound: "stop" raises ShadowError, "warn"
@@ -128,7 +129,7 @@ class Trainer(RunState):
         loss_scale: LossScale | None = None,
         graph: bool | None = None,
         fuse: bool | None = None,
-        metrics: Sequence[MetricLike] = (),
+        metrics: Sequence[MetricLike] | Mapping[str, MetricLike] = (),
         shadow: float | None = None,
         violation: str = "stop",
         shards: int | None = None,
@@ -163,6 +164,7 @@ class Trainer(RunState):
         adapted.expect_rate(own, factor, watched)
         limit = Clip.of(clip)
         adapted.expect_clip(own, limit)
+        adapted.expect_precision(own, precision or net.precision)
         adapted.expect_update(own, ema)
         with restored_on_error(net):
             super().__init__(
@@ -360,9 +362,11 @@ class Trainer(RunState):
         with interrupts, contextlib.ExitStack() as contexts:
             self._fitting = True
             contexts.callback(setattr, self, "_fitting", False)
+            contexts.callback(adapted.write_base_rate, self.optimizer)
             if run_dir is not None and self.ranks.rank == 0:
                 self.run = contexts.enter_context(RunDirectory.held(run_dir, self.fit_settings, resume))
-                callbacks = [*run_dir_callbacks(self.run, checkpoint_every), *callbacks]
+                saving, *writing = run_dir_callbacks(self.run, checkpoint_every)
+                callbacks = [saving, *callbacks, *writing]  # the logs also get what the others add to a record
             elif run_dir is not None:
                 callbacks = [Checkpoints(None, checkpoint_every), *callbacks]
             if self.ranks.rank:

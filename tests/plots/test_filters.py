@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+
 import numpy as np
 import pytest
 
@@ -33,3 +35,12 @@ def test_filters_refuses_layers_nets_and_none():
 def test_filters_refuses_arrays_of_another_rank():
     with pytest.raises(ValueError, match=r"\(K, R, S, C\), received shape \(3, 3\)"):
         plots.filters(np.zeros((3, 3)))
+
+
+def test_of_many_tiles_the_first_are_drawn(monkeypatch):
+    monkeypatch.setattr(importlib.import_module("gpuconv.plots.filters"), "MOST_TILES", 10)
+    for shape, total in (((4, 3, 3, 4), 16), ((12, 3, 3, 3), 12), ((1, 3, 3, 16), 16)):
+        figure = plots.filters(RNG.normal(size=shape))
+        covered = figure.axes[0].images[0].get_array()[..., 3] > 0
+        assert covered.sum() == 10 * 110 * 110
+        assert any(text.get_text().endswith(f"; the first 10 of {total} tiles") for text in figure.texts)

@@ -51,3 +51,23 @@ def test_shares_and_differences_refuse_rows_of_other_types():
         for rows, kind in (([("relu", {"A": 0.1})], "list"), (None, "NoneType"), ({"relu": 0.1}, "float")):
             with pytest.raises(TypeError, match=f"rows must be a dictionary of dictionaries, received {kind} in place"):
                 draw(rows)
+
+
+def test_nan_is_drawn_as_infinity_and_names_of_series_literally():
+    rows = {"conv2d": {"cost in $": np.nan, "$x^2$": 1.0}}
+    figure = plots.shares(rows)
+    (axes,) = figure.axes
+    _, nan, one = axes.lines
+    assert (nan.get_xdata()[0], nan.get_color()) == (axes.get_xlim()[1], canvas.WARM)
+    assert one.get_xdata()[0] == 1
+    assert "cost in $: nan times its bound" in words(figure)
+    assert not any(text.get_parse_math() for text in [*figure.texts, *axes.texts])
+
+
+def test_a_figure_keeps_its_canvas_when_its_pixels_are_read():
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
+    figure = plots.shares({"conv2d": {"A": 0.1}})
+    own = FigureCanvasSVG(figure)
+    assert plots.pixels(figure).dtype == np.uint8
+    assert figure.canvas is own

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
 
 import gpuconv as gc
+from gpuconv.backends.cuda.runtime.kernel import Kernel
 from gpuconv.profiling import launches
 
 
@@ -45,3 +48,34 @@ def test_a_kernels_registers_spills_and_occupancy_are_listed():
     assert 0 < row["registers"] <= 255
     assert row["spilled"] == 0
     assert 0 < row["occupancy"] <= 1
+
+
+def test_contexts_of_two_threads_may_overlap_without_nesting():
+    launch, x = Kernel.__call__, gc.asarray(np.ones(8, np.float32), "emulated")
+    began, ended, found = threading.Event(), threading.Event(), []
+
+    def other():
+        with launches.record_launches() as recorded:
+            began.set()
+            ended.wait(60)
+            gc.ops.relu(x)
+        found.extend(recorded)
+
+    thread = threading.Thread(target=other)
+    with launches.record_launches() as recorded:
+        thread.start()
+        began.wait(60)
+    ended.set()
+    thread.join()
+    assert Kernel.__call__ is launch
+    assert (len(recorded), len(found)) == (0, 1)
+
+
+def test_inner_contexts_hide_only_launches_that_they_do_not_execute():
+    x = gc.asarray(np.ones(8, np.float32), "emulated")
+    with launches.record_launches() as outer:
+        with launches.record_launches() as inner:
+            gc.ops.relu(x)
+        with launches.record_launches(execute=False) as unexecuted:
+            gc.ops.relu(x)
+    assert [len(found) for found in (outer, inner, unexecuted)] == [1, 1, 1]

@@ -4,6 +4,7 @@ import os
 
 import pytest
 
+import gpuconv as gc
 from gpuconv import checkpoint
 from gpuconv.training import Callback, CheckpointError
 from tests import toy_run
@@ -63,3 +64,49 @@ def test_a_run_that_fails_saves_nothing_more(tmp_path):
         toy_run.fit(toy_run.trainer(), run_dir=tmp_path / "run", callbacks=[Fail()])
     state = checkpoint.load(tmp_path / "run" / "last.safetensors").state
     assert (state["epoch"], state["batch"]) == (1, 0)
+
+
+def test_a_run_whose_earlier_epochs_had_no_validation_data_is_loaded_and_resumed(tmp_path):
+    trainer, run = toy_run.trainer(), tmp_path / "run"
+    toy_run.fit(trainer, epochs=2, validation=None)
+    toy_run.fit(trainer, epochs=4, run_dir=run)
+    assert ["validation_loss" in record for record in trainer.history] == [False, False, True, True]
+    assert gc.load(run).predict(toy_run.images().images[:2]).shape == (2, 3)
+    resumed = toy_run.trainer()
+    toy_run.fit(resumed, epochs=4, run_dir=run, resume=True)
+    assert resumed.records == trainer.records
+    first, *rows = (run / "metrics.csv").read_text().splitlines()
+    assert "validation_loss" in first.split(",")
+    assert [len(row.split(",")) for row in rows] == [len(first.split(","))] * 4
+
+
+def test_going_on_after_a_restored_snapshot_does_not_change_it():
+    trainer = toy_run.trainer()
+    toy_run.fit(trainer, epochs=1)
+    snapshot = trainer.snapshot()
+    for _ in range(2):
+        trainer.restore(snapshot)
+        toy_run.fit(trainer, epochs=2)
+        assert snapshot.state["epoch"] == 1
+        assert sum(record["event"] == "epoch" for record in snapshot.state["records"]) == 1
+        trainer.epochs, trainer.fit_settings = 1, snapshot.state["settings"]
+
+
+def test_a_snapshot_from_the_last_step_of_an_epoch_is_restored():
+    class Snapshot(Callback):
+        def on_step(self, trainer, record):
+            if trainer.steps == toy_run.STEPS_PER_EPOCH:
+                self.taken = trainer.snapshot()
+
+    uninterrupted, snapshot = toy_run.trainer(), Snapshot()
+    toy_run.fit(uninterrupted, epochs=2, callbacks=[snapshot])
+    assert snapshot.taken.state["batch"] == toy_run.STEPS_PER_EPOCH
+
+    class Restore(Callback):
+        def on_start(self, trainer):
+            trainer.restore(snapshot.taken)
+
+    again = toy_run.trainer()
+    toy_run.fit(again, epochs=2, callbacks=[Restore()])
+    assert again.records == uninterrupted.records
+    assert toy_run.same_arrays(toy_run.weights(again), toy_run.weights(uninterrupted))

@@ -94,3 +94,16 @@ def test_a_nan_validation_loss_stops_the_run():
     trainer.net.state_dict()["norm1.running_mean"].fill(np.nan)
     with pytest.raises(DivergedError, match="validation loss is nan after step 5"):
         toy_run.fit(trainer)
+
+
+def test_a_metric_whose_name_ends_in_loss_may_be_nan_or_an_array():
+    def brier_loss(scores, labels):
+        return np.full(3, np.nan)
+
+    def hinge_loss(scores, labels):
+        return np.nan
+
+    trainer = toy_run.trainer(metrics=[brier_loss, hinge_loss])
+    history = toy_run.fit(trainer, epochs=1)
+    assert history[0]["validation_brier_loss"] == [None, None, None]
+    assert history[0]["validation_hinge_loss"] is None

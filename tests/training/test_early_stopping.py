@@ -35,7 +35,7 @@ def test_early_stopping_waits_for_its_patience():
 
 @pytest.fixture
 def best_is_epoch_2(monkeypatch):
-    monkeypatch.setattr(callbacks, "monitored_measure", lambda record: ("score", -abs(record["epoch"] - 2)))
+    monkeypatch.setattr(callbacks, "_measures", lambda record: {"score": -abs(record["epoch"] - 2)})
 
 
 @pytest.mark.usefixtures("best_is_epoch_2")
@@ -53,3 +53,30 @@ def test_a_run_that_was_stopped_early_stays_stopped(tmp_path):
         toy_run.fit(trainer, epochs=20, callbacks=[EarlyStopping(3)], run_dir=tmp_path / "run", resume=resume)
         assert trainer.epoch == 5
         assert "early stopping" in trainer.stop_reason
+
+
+def test_epochs_are_compared_by_the_measure_of_the_last_one():
+    measured = [
+        {"epoch": number, "train_loss": 2.0, "validation_loss": 1.0, "validation_accuracy": 0.9}
+        for number in range(1, 6)
+    ]
+    later = [{"epoch": number, "train_loss": 1.0 / number} for number in range(6, 10)]
+    assert best_epoch(measured + later)["epoch"] == 9
+    assert best_epoch(later[:2] + measured[2:])["epoch"] == 3
+    reasons = []
+    trainer = SimpleNamespace(history=measured + later, stop=reasons.append)
+    EarlyStopping(3).on_epoch(trainer, later[-1])
+    assert reasons == []
+
+
+def test_the_start_of_a_users_subclass_is_called_once():
+    class Own(EarlyStopping):
+        starts = 0
+
+        def on_start(self, trainer):
+            self.starts += 1
+            super().on_start(trainer)
+
+    stopping = Own(30)
+    toy_run.fit(toy_run.trainer(), callbacks=[stopping])
+    assert stopping.starts == 1

@@ -94,3 +94,10 @@ def test_a_lock_that_cannot_be_created_is_reported(tmp_path):
     (tmp_path / "run" / "run.lock").mkdir(parents=True)
     with pytest.raises(CheckpointError, match=r"cannot lock .*run\.lock: Is a directory"):
         RunDirectory(tmp_path / "run")._lock()
+
+
+def test_states_saved_on_the_live_page_are_a_runs_own_files(tmp_path):
+    run = RunDirectory(tmp_path / "run")
+    for name, own in (("last.safetensors", True), ("saved-3.safetensors", True), ("net.safetensors", False)):
+        assert run.has_own(run.path / name) == own
+        assert not run.has_own(tmp_path / name)

@@ -7,6 +7,7 @@ import pytest
 
 from gpuconv.training import schedules
 from gpuconv.training.schedules import Cosine, Exponential, Linear, MultiStep, OneCycle, Polynomial, Step, Warmup
+from tests import toy_run
 
 
 def test_constant_is_one_everywhere():
@@ -257,3 +258,39 @@ def test_two_spellings_of_a_schedule_are_equal():
     assert schedules.get("multi-step:3") == MultiStep((3,)) != Step(3)
     assert schedules.get("linear:2,warmup:1") == Warmup(1, Linear(2))
     assert schedules.get(None) == schedules.get("constant") == schedules.Constant()
+
+
+def test_a_users_schedule_is_told_from_gpuconvs_in_every_spelling():
+    class Cosine:
+        def __call__(self, step):
+            return 1.0
+
+    def one_cycle(step):
+        return 1.0
+
+    assert str(schedules.get(Cosine())) == "function Cosine"
+    assert str(schedules.get(one_cycle)) == "function one_cycle"
+
+
+@pytest.mark.parametrize(("factor", "error"), [(-1.0, ValueError), (math.nan, ValueError), ("half", TypeError)])
+def test_the_factor_of_a_users_schedule_is_checked(factor, error):
+    class Own(schedules.Schedule):
+        def __call__(self, step, total, epoch=1):
+            return factor
+
+        def __str__(self):
+            return "own"
+
+    trainer = toy_run.trainer(schedule=Own())
+    with pytest.raises(error, match="the factor of schedule own must"):
+        toy_run.fit(trainer)
+    assert trainer.steps == 0
+
+
+def test_the_length_of_a_warm_up_may_be_named():
+    assert schedules.get("cosine,warmup:length=5") == schedules.get("cosine,warmup:5")
+    assert schedules.get("warmup:length=5") == Warmup(5)
+    with pytest.raises(ValueError, match="write the warm-up last, as in 'cosine,warmup:5'"):
+        schedules.get("warmup:5,cosine")
+    with pytest.raises(ValueError, match="warmup cannot be built"):
+        schedules.get("cosine,warmup:5,then=linear")

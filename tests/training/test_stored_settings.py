@@ -19,7 +19,7 @@ WRONG = [  # the entry of a checkpoint's state, its new value, the message
     ("epoch", 2**63, "epoch must be a whole number"),
     ("epoch", 1, "epoch is 1, and records has 2 epochs"),
     ("batch", "0", 'batch must be a whole number of at least 0, received "0"'),
-    ("batch", 5, "batch is 5, and an epoch has 5 steps"),
+    ("batch", 6, "batch is 6, and an epoch has 5 steps"),
     ("totals", [0.0], "totals must be 4 or 5 numbers, received [0.0]"),
     ("totals", [0.0, 0, 0, 0, 0], "the sums of this loss are 4 numbers, received 5"),
     ("read", [0, 0, 0, None], "read[3] must be a number, received null"),

@@ -80,6 +80,7 @@ def test_a_wrong_image_is_refused_before_the_run_begins(tmp_path):
             ValueError,
             "image does not fit: the net takes volumes of 6 x 5 x 1 .* received 5 x 5 x 1",
         ),
+        ({"image": image, "truth": 3}, ValueError, "truth must be at most 2, received 3"),
     ):
         trainer = toy_run.trainer()
         with pytest.raises(error, match=message):
@@ -159,3 +160,14 @@ def test_train_with_log_tensorboard_writes_all_kinds_of_records(tmp_path):
     assert "epoch/test_accuracy" in tags["scalars"]
     assert tags["images"] == ["activations"]
     assert "weight/conv1.weight" in tags["histograms"]
+
+
+def test_any_error_of_drawing_is_printed_once_and_the_run_continues(tmp_path, monkeypatch, caplog):
+    def fails(*_, **__):
+        raise ValueError("no font")
+
+    monkeypatch.setattr("gpuconv.training.tensorboard.picture", fails)
+    trainer = toy_run.trainer()
+    toy_run.fit(trainer, epochs=2, callbacks=[TensorBoard(tmp_path, image=toy_run.images().images[0])])
+    assert trainer.epoch == 2
+    assert [record.getMessage() for record in caplog.records] == ["no activation picture: ValueError: no font"]

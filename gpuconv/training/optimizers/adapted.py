@@ -11,6 +11,7 @@ import numpy as np
 
 from gpuconv import backends
 from gpuconv.arguments import accepts, expect_accepts
+from gpuconv.dtypes import as_precision
 from gpuconv.notices import notice
 from gpuconv.training import optimizers
 from gpuconv.training.clip import Clip
@@ -26,9 +27,9 @@ class Adapted(Optimizer):
     """Wraps an object with ``step(params, grads)``, which takes dictionaries of arrays by name, as an optimizer.
 
     `step` changes the parameters in place, or puts new arrays into the dictionary. The scheduled learning rate is
-    passed as `lr` if `step` takes it, else written to the object's attribute `lr`, if it has one. If the object has
-    state_dict() and load_state_dict(), for named arrays, a resumed run continues with the same state. `step` runs on
-    the host, so it is not captured.
+    passed as `lr` if `step` takes it, else written to the object's attribute `lr`, if it has one; after `fit` this
+    attribute has the base rate again. If the object has state_dict() and load_state_dict(), for named arrays, a resumed
+    run continues with the same state. `step` runs on the host, so it is not captured.
     """
 
     name: ClassVar[str] = "own"
@@ -43,20 +44,27 @@ class Adapted(Optimizer):
             self._takes_lr = "lr" in inspect.signature(self.inner.step).parameters
         except ValueError:  # a C function without a signature
             self._takes_lr = False
+        self._wrote_lr = False  # whether a step has written the object's attribute `lr`
+        # Taken once, because `step` may change public attributes, such as a counter, which are no settings.
+        self._plain = {
+            name: value
+            for name, value in getattr(self.inner, "__dict__", {}).items()
+            if isinstance(value, (bool, int, float, str)) and not name.startswith("_")
+        }
 
     @property
     def has_rate(self) -> bool:
         return self._takes_lr or hasattr(self.inner, "lr")
 
     def config(self) -> Record:
-        """The object's class, and those of its public attributes that are plain values."""
+        """The object's class, and those of its public attributes that were plain values when it was wrapped."""
         kind = type(self.inner)
-        plain = {
-            name: value
-            for name, value in getattr(self.inner, "__dict__", {}).items()
-            if isinstance(value, (bool, int, float, str)) and not name.startswith("_")
-        }
-        return {"optimizer": f"{kind.__module__}.{kind.__qualname__}"} | plain | {"lr": self.lr}
+        return {"optimizer": f"{kind.__module__}.{kind.__qualname__}"} | self._plain | {"lr": self.lr}
+
+    def write_base_rate(self) -> None:
+        """Write the rate without a schedule's factor to the object's attribute `lr`, if steps have written others."""
+        if self._wrote_lr:
+            self.inner.lr, self._wrote_lr = self.lr, False
 
     def build(self, params: Arrays, masters: Mapping[str, np.ndarray] | None = None) -> None:
         super().build(params, masters)
@@ -74,14 +82,14 @@ class Adapted(Optimizer):
         ema: float = 1.0,
     ) -> None:
         if scaling is not None:
-            raise TypeError(f"float16 needs gpuconv's optimizers, which undo the loss scale; received {self._kind}")
+            raise TypeError(_no_float16(self.inner))
         own = dict(params)
         if self.has_rate:
             rate = float(backends.to_numpy(self._lr)[0])
             if self._takes_lr:
                 self.inner.step(own, grads, lr=rate)
             else:
-                self.inner.lr = rate
+                self.inner.lr, self._wrote_lr = rate, True
                 self.inner.step(own, grads)
         else:
             self.inner.step(own, grads)
@@ -159,6 +167,23 @@ def expect_clip(optimizer: Optimizer, clip: Clip | None) -> None:
             f"{type(optimizer.inner).__name__} takes the gradients as they are, and clipping by norm needs one of "
             f"gpuconv's optimizers; give clip='value:{clip.limit:g}', or clip in its step"
         )
+
+
+def expect_precision(optimizer: Optimizer, precision: str) -> None:
+    """Raise TypeError for float16 if the optimizer does not undo the loss scale, and ValueError for an unknown
+    precision."""
+    if isinstance(optimizer, Adapted) and as_precision(precision=precision)[0] == np.float16:
+        raise TypeError(_no_float16(optimizer.inner))
+
+
+def _no_float16(inner: object) -> str:
+    return f"float16 needs gpuconv's optimizers, which undo the loss scale; received {type(inner).__name__}"
+
+
+def write_base_rate(optimizer: Optimizer) -> None:
+    """Write the base rate to a user's optimizer, whose attribute `lr` has the last step's rate."""
+    if isinstance(optimizer, Adapted):
+        optimizer.write_base_rate()
 
 
 def expect_update(optimizer: Optimizer, ema: object) -> None:

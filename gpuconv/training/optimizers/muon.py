@@ -49,6 +49,7 @@ class Muon(Optimizer):
         super().__post_init__()
         self.newton_schulz = integer("newton_schulz", self.newton_schulz, 0, MOST_NEWTON_SCHULZ)
         expect_momentum(self.momentum, self.nesterov)
+        self.matmul_precision = canonical("matmul_precision", self.matmul_precision, ("auto", *MATMUL_PRECISIONS))
         if tf32 not in (True, False, "auto", None):
             raise ValueError(f"tf32 must be true, false or auto, received {tf32!r}")
         if tf32 in (True, False):
@@ -58,7 +59,6 @@ class Muon(Optimizer):
                     f"received matmul_precision={self.matmul_precision!r} too"
                 )
             self.matmul_precision = "tf32" if tf32 else "full"
-        self.matmul_precision = canonical("matmul_precision", self.matmul_precision, ("auto", *MATMUL_PRECISIONS))
         if self.weight_decay:
             raise ValueError("muon keeps the norm of each weight, so it takes no weight_decay")
 

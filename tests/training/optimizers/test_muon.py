@@ -47,3 +47,7 @@ def test_biases_and_weight_decay_are_refused():
         Muon().build({"conv1.weight": np.ones((3, 2, 2, 1)), "conv1.bias": np.ones(3)})
     with pytest.raises(ValueError, match="takes no weight_decay"):
         Muon(weight_decay=0.1)
+
+
+def test_the_earlier_setting_tf32_may_stand_beside_auto_in_any_spelling():
+    assert Muon(matmul_precision="Auto", tf32=True).matmul_precision == "tf32"

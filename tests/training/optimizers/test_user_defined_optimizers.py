@@ -202,3 +202,53 @@ def test_a_rate_of_a_user_defined_optimizer_that_is_no_number_is_named():
 
 def test_the_step_of_an_optimizer_may_be_a_c_function_without_a_signature():
     assert not Trainer(toy_run.net(), SimpleNamespace(step=max)).optimizer.has_rate
+
+
+class PublicCounter(Plain):
+    """Counts its steps in a public attribute."""
+
+    t = 0
+
+    def __init__(self, lr=0.01):
+        super().__init__(lr)
+        self.t = 0
+
+    def step(self, params, grads):
+        self.t += 1
+        super().step(params, grads)
+
+
+@pytest.mark.filterwarnings("ignore:PublicCounter has no state_dict")
+def test_public_state_of_a_users_optimizer_is_no_setting(tmp_path):
+    run = tmp_path / "run"
+    trainer = fit(PublicCounter(), epochs=3, run_dir=run, callbacks=[toy_run.StopAt(7)])
+    trainer.fit(toy_run.loader(), epochs=3, progress=False, run_dir=run, resume=True)
+    assert trainer.epoch == 3
+    fit(PublicCounter(), epochs=3, run_dir=run, resume=True)
+    with pytest.raises(SettingsError, match=r"optimizer.lr is 0.01 there and 0.5 here"):
+        fit(PublicCounter(0.5), epochs=3, run_dir=run, resume=True)
+
+
+def test_a_users_optimizer_has_its_base_rate_again_after_fit():
+    optimizer = Plain(0.02)
+    assert fit(optimizer, schedule="cosine").optimizer.lr == 0.02
+    assert optimizer.lr == 0.02
+    assert Trainer(toy_run.net(), optimizer).optimizer.lr == 0.02
+
+    class Fails(Plain):
+        def step(self, params, grads):
+            if self.lr < 0.02:
+                raise ZeroDivisionError
+
+    optimizer = Fails(0.02)
+    with pytest.raises(ZeroDivisionError):
+        fit(optimizer, schedule="cosine")
+    assert optimizer.lr == 0.02
+
+
+def test_float16_with_a_users_optimizer_is_refused_before_anything_is_created():
+    with pytest.raises(TypeError, match=r"float16 needs gpuconv's optimizers.*received Plain"):
+        Trainer(toy_run.net(), Plain(), precision="float16")
+    with pytest.raises(TypeError, match=r"float16 needs gpuconv's optimizers.*received Plain"):
+        Trainer(toy_run.net().to(precision="float16"), Plain())
+    Trainer(toy_run.net(), Plain(), precision="bfloat16")
