@@ -33,11 +33,6 @@ def canonical(kind: str, name: object, names: Iterable[str]) -> str:
     return lookup(kind, name, {known: known for known in names})
 
 
-def is_known(name: str, names: Iterable[str]) -> bool:
-    """Whether `lookup` finds the name among `names`."""
-    return _normalized(name) in map(_normalized, names)
-
-
 def canonical_keys(kind: str, given: Mapping[str, T], names: Iterable[str]) -> dict[str, T]:
     """`given`, with its keys as spelled in `names`. Raises as `lookup` does, and ValueError for two spellings of a
     name."""

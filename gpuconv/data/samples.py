@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import re
 import zlib
 from collections.abc import Sequence
 from typing import Any
@@ -115,9 +114,10 @@ class Subset(Samples):
         parent = self.parent.checksum()
         if parent is None:
             return None
-        # gpuconv's own checksums are 8 hexadecimal digits, and stored runs compare the number that follows from them.
-        own = re.fullmatch("[0-9a-fA-F]{8}", parent)
-        start = int(parent, 16) if own else zlib.crc32(parent.encode("utf-8", "surrogateescape"))
+        try:
+            start = int(parent, 16)  # as gpuconv's own; stored runs compare the result
+        except ValueError:
+            start = zlib.crc32(parent.encode("utf-8", "surrogateescape"))
         return f"{zlib.crc32(self.indices.tobytes(), start):08x}"
 
 

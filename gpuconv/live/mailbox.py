@@ -37,8 +37,11 @@ class Mailbox:
         """Refuse further requests, and let those that are pending fail."""
         with self._lock:
             self._closed = True
-        while not self._queue.empty():
-            request = self._queue.get()
+        while True:
+            try:
+                request = self._queue.get_nowait()
+            except queue.Empty:
+                return
             if request is not None and request[2].set_running_or_notify_cancel():
                 request[2].set_exception(RuntimeError(ENDED))
 

@@ -271,7 +271,7 @@ class LiveRun:
         """Call `do` between two segments: after the current step, or at once if no segment is running."""
         if self._under_way:
             self._next = do
-            self.trainer.stop(NEXT, may_continue=True)
+            self.trainer.stop(NEXT, may_continue=self.trainer.epoch < self.trainer.epochs)
         else:
             do()
             self._show_all()

@@ -225,7 +225,7 @@ class Session(LiveRun, Callback):
                 self._serve(wait=not self.view.attribution.unfinished)
             waited = time.perf_counter() - waiting
         if self._closing:
-            trainer.stop(CLOSED, may_continue=True)
+            trainer.stop(CLOSED, may_continue=trainer.epoch < trainer.epochs)
         now = time.perf_counter()
         self.spent += now - begun - waited
         self.worked += now - self._began - waited

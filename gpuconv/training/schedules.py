@@ -19,9 +19,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from gpuconv import spec
 from gpuconv.arguments import number
-from gpuconv.names import canonical_keys, is_known, lookup
+from gpuconv.names import canonical_keys, lookup
 
 if TYPE_CHECKING:
     from gpuconv.training.protocols import Number
@@ -235,13 +237,14 @@ class Called(Schedule):
     def __str__(self) -> str:
         """The function's name. A run can be continued only with a function of the same name."""
         name = getattr(self.function, "__name__", type(self.function).__name__)
-        # "function" tells it from gpuconv's schedule of that name.
-        return f"function {name}" if is_known(name, SCHEDULES) else name
+        return f"function {name}" if name in SCHEDULES else name  # to tell it from gpuconv's schedule of that name
 
 
-def checked_factor(schedule: Schedule, factor: float) -> float:
+def checked_factor(schedule: Schedule, factor: Number) -> float:
     """The factor that a schedule returned, as a float. Raises TypeError or ValueError, naming the schedule, if it is
     not a number of at least 0; a user's class may return anything. Infinity passes, as `Step` may return it."""
+    if isinstance(factor, (np.generic, np.ndarray)) and np.ndim(factor) == 0:
+        factor = factor.item()
     if type(factor) is float and factor >= 0:
         return factor
     return number(f"the factor of schedule {schedule}", factor, 0)

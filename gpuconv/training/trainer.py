@@ -365,8 +365,7 @@ class Trainer(RunState):
             contexts.callback(adapted.write_base_rate, self.optimizer)
             if run_dir is not None and self.ranks.rank == 0:
                 self.run = contexts.enter_context(RunDirectory.held(run_dir, self.fit_settings, resume))
-                saving, *writing = run_dir_callbacks(self.run, checkpoint_every)
-                callbacks = [saving, *callbacks, *writing]  # the logs also get what the others add to a record
+                callbacks = [*run_dir_callbacks(self.run, checkpoint_every), *callbacks]
             elif run_dir is not None:
                 callbacks = [Checkpoints(None, checkpoint_every), *callbacks]
             if self.ranks.rank:

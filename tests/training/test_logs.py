@@ -59,25 +59,6 @@ def test_a_partial_log_line_is_removed_when_the_disk_is_full(tmp_path):
     assert [json.loads(line)["step"] for line in log.read_text().splitlines()] == [2]
 
 
-def test_logs_have_what_a_users_callback_adds_to_a_record(tmp_path):
-    class Adds(Callback):
-        def on_step(self, trainer, record):
-            if record is not None:
-                record["more"] = trainer.steps
-
-        def on_epoch(self, trainer, record):
-            record["more"] = trainer.epoch
-
-    trainer, run = toy_run.trainer(), tmp_path / "run"
-    toy_run.fit(trainer, run_dir=run, callbacks=[Adds()])
-    lines = (run / "metrics.jsonl").read_text().splitlines()
-    assert [json.loads(line) for line in lines] == trainer.records
-    assert all("more" in json.loads(line) for line in lines)
-    header, *rows = (run / "metrics.csv").read_text().splitlines()
-    assert header.endswith(",more")
-    assert [row.rpartition(",")[2] for row in rows] == ["1", "2", "3"]
-
-
 def test_the_table_gets_a_column_for_each_new_entry_but_lists_and_dictionaries(tmp_path):
     first = {"event": "epoch", "epoch": 1, "train_loss": 0.5, "counts": {"a": 1}, "rates": [1, 2]}
     second = {"event": "epoch", "epoch": 2, "train_loss": 0.25, "validation_loss": 1.5}

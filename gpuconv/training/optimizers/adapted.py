@@ -45,20 +45,23 @@ class Adapted(Optimizer):
         except ValueError:  # a C function without a signature
             self._takes_lr = False
         self._wrote_lr = False  # whether a step has written the object's attribute `lr`
-        # Taken once, because `step` may change public attributes, such as a counter, which are no settings.
-        self._plain = {
-            name: value
-            for name, value in getattr(self.inner, "__dict__", {}).items()
-            if isinstance(value, (bool, int, float, str)) and not name.startswith("_")
-        }
+        self._plain: Record = {}
+        self._stepped = False
 
     @property
     def has_rate(self) -> bool:
         return self._takes_lr or hasattr(self.inner, "lr")
 
     def config(self) -> Record:
-        """The object's class, and those of its public attributes that were plain values when it was wrapped."""
+        """The object's class, and those of its public attributes that were plain values before the first step. Later
+        values may be state, such as a counter, which is no setting."""
         kind = type(self.inner)
+        if not self._stepped:
+            self._plain = {
+                name: value
+                for name, value in getattr(self.inner, "__dict__", {}).items()
+                if isinstance(value, (bool, int, float, str)) and not name.startswith("_")
+            }
         return {"optimizer": f"{kind.__module__}.{kind.__qualname__}"} | self._plain | {"lr": self.lr}
 
     def write_base_rate(self) -> None:
@@ -83,6 +86,9 @@ class Adapted(Optimizer):
     ) -> None:
         if scaling is not None:
             raise TypeError(_no_float16(self.inner))
+        if not self._stepped:
+            self.config()  # keeps the settings as they are now
+            self._stepped = True
         own = dict(params)
         if self.has_rate:
             rate = float(backends.to_numpy(self._lr)[0])
