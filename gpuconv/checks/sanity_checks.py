@@ -183,9 +183,13 @@ def overfits(
 
 def _loss_of_perfect_scores(loss: Loss, labels: np.ndarray, classes: int) -> float:
     """The least possible loss: for softmax with the targets t, smoothed and multiplied by the class weights, that of
-    scores whose softmax is t / sum(t) in each row, -sum(t * log(t / sum(t))). It is 0 for other losses."""
-    if not isinstance(loss, SoftmaxCrossEntropy):
-        return 0.0
+    scores whose softmax is t / sum(t) in each row, -sum(t * log(t / sum(t))). For other losses it is 0 or, with label
+    smoothing, the entropy of the smoothed targets."""
+    if not (losses.is_ours(loss) and isinstance(loss, SoftmaxCrossEntropy)):
+        smoothing = getattr(loss, "label_smoothing", 0.0)
+        target = np.full(classes, smoothing / classes)
+        target[0] += 1 - smoothing
+        return float(-np.sum(target * np.log(target, where=target > 0, out=np.zeros(classes))))
     weight = np.array(loss.weight or [1.0] * classes, np.float64)
     if labels.ndim == 1:
         counted = labels[labels != loss.ignore_index]

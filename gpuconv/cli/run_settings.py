@@ -103,7 +103,7 @@ def with_full_names(settings: Record) -> Record:
 
 def override(config: Record, chosen: Record) -> Record:
     """The settings of a file, overridden by the given ones. The file's learning rate belongs to the file's optimizer:
-    both a chosen rate and another optimizer remove it."""
+    both a chosen rate and an optimizer of another kind than the file's remove it."""
     with user_errors():
         file = with_full_names({name: value for name, value in config.items() if name not in chosen})
         if "optimizer" not in chosen:

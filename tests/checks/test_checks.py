@@ -168,11 +168,17 @@ def test_smoothed_labels_have_a_minimum_loss_above_zero():
     )
 
 
-@pytest.mark.parametrize("soft", [False, True])
-@pytest.mark.parametrize("settings", [{}, {"ignore_index": 2}, {"weight": [1, 10, 0.5]}])
+@pytest.mark.parametrize(
+    ("soft", "settings"),
+    [
+        pytest.param(False, {}, id="class-numbers"),
+        pytest.param(False, {"ignore_index": 2}, id="ignored-label"),
+        pytest.param(False, {"weight": [1, 10, 0.5]}, id="weighted-class-numbers"),
+        pytest.param(True, {}, id="probabilities"),
+        pytest.param(True, {"weight": [1, 10, 0.5]}, id="weighted-probabilities"),
+    ],
+)
 def test_the_minimum_of_softmax_is_that_of_its_smoothed_and_weighted_targets(soft, settings):
-    if soft and "ignore_index" in settings:
-        pytest.skip("the loss has no ignore_index for probabilities")
     loss, labels = losses.get("softmax", label_smoothing=0.1, **settings), np.array([0, 0, 1, 2, 0])
     if soft:
         labels = 0.7 * np.eye(3)[labels] + 0.1
@@ -241,6 +247,16 @@ def test_a_wrong_loss_fails_the_check_of_the_first_loss(monkeypatch):
         ops, "softmax_cross_entropy", lambda *args, **options: (2 * original(*args, **options)[0], None)
     )
     assert not checks.first_loss(models.build("digits-net"), *data()).passed
+
+
+def test_the_minimum_of_a_users_loss_takes_only_its_label_smoothing_into_account():
+    class OfFirstColumn(losses.SoftmaxCrossEntropy):
+        def __call__(self, scores, labels, grad_scale=None):
+            raise AssertionError
+
+    smoothed = np.array([0.1 / 4 + 0.9, *[0.1 / 4] * 3])
+    least = sanity_checks._loss_of_perfect_scores(OfFirstColumn(label_smoothing=0.1), np.zeros((5, 2), int), 4)
+    assert least == pytest.approx(-np.sum(smoothed * np.log(smoothed)))
 
 
 def test_a_net_that_cannot_distinguish_its_images_does_not_overfit():
