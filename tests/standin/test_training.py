@@ -120,8 +120,8 @@ class EveryThird(Shadow):
 
     instances: ClassVar[list[EveryThird]] = []
 
-    def __init__(self, share, violation, folder, *, seed):
-        super().__init__(share, violation, folder, seed=seed, make=FakeWorker)
+    def __init__(self, share, violation, folder, **options):
+        super().__init__(share, violation, folder, **options, make=FakeWorker)
         self.steps_asked_about, self.launched = 0, {}
         self.instances.append(self)
 
