@@ -16,14 +16,14 @@ from gpuconv.types import Options
 
 
 def load(spec: str, test: str | None = "") -> tuple[Dataset, Dataset]:
-    """(train, test) of the data set that `spec` describes:
+    """(train, test) of the data set that `spec` describes::
 
-    digits                                          the shipped handwritten digits
-    cifar10:DIR                                     CIFAR-10, python or binary version, from a directory
-    folder:DIR[,size=32x32][,channels=1][,test=0.2][,seed=0][,split=name][,stream=1]   image files in class folders
-                                                    (default: their own size, channels=3, test=0.2, seed=0, split=name,
-                                                    stream=0)
-    synthetic[:n=1024,size=32x32x3,classes=10,seed=0]          made-up images (default: these numbers)
+        digits                                          the shipped handwritten digits
+        cifar10:DIR                                     CIFAR-10, python or binary version, from a directory
+        folder:DIR[,size=32x32][,channels=1][,test=0.2][,seed=0][,split=name][,stream=1]   image files in class folders
+                                                        (default: their own size, channels=3, test=0.2, seed=0,
+                                                        split=name, stream=0)
+        synthetic[:n=1024,size=32x32x3,classes=10,seed=0]          made-up images (default: these numbers)
 
     test: the description of a separate test set, as for `load_test`; then all images of a folder are for training. None
     and "" mean that there is none.
