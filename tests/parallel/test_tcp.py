@@ -181,15 +181,20 @@ def connection_to(address):
     raise AssertionError("nobody listens")
 
 
-def test_a_process_that_connects_and_says_nothing_does_not_keep_ranks_out(rank_of_thread, monkeypatch):
-    monkeypatch.setattr(tcp, "HANDSHAKE", 1.0)
+def two_ranks(rank_of_thread):
+    """A function that gathers the numbers of two ranks as one of them, and the address of rank 0."""
 
     def run(rank):
         rank_of_thread.rank, rank_of_thread.size = rank, 2
         return TCP(20.0).gather(rank)
 
     rank_of_thread.rank, rank_of_thread.size = 1, 2
-    address = tcp._rank_and_address()[2]
+    return run, tcp._rank_and_address()[2]
+
+
+def test_a_process_that_connects_and_says_nothing_does_not_keep_ranks_out(rank_of_thread, monkeypatch):
+    monkeypatch.setattr(tcp, "HANDSHAKE", 1.0)
+    run, address = two_ranks(rank_of_thread)
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(run, 0)
         with connection_to(address):
@@ -248,13 +253,7 @@ def test_a_rank_with_another_key_is_refused(rank_of_thread, monkeypatch):
 @pytest.mark.parametrize("ends", [False, True], ids=["silent", "closed"])
 def test_a_process_that_has_the_key_and_no_rank_does_not_keep_ranks_out(rank_of_thread, monkeypatch, ends):
     monkeypatch.setattr(tcp, "HANDSHAKE", 1.0)
-
-    def run(rank):
-        rank_of_thread.rank, rank_of_thread.size = rank, 2
-        return TCP(20.0).gather(rank)
-
-    rank_of_thread.rank, rank_of_thread.size = 1, 2
-    address = tcp._rank_and_address()[2]
+    run, address = two_ranks(rank_of_thread)
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(run, 0)
         with contextlib.closing(Connection(connection_to(address).detach())) as other:
