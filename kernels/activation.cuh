@@ -68,8 +68,9 @@ struct GeluTanh {
     __device__ Real apply(Real x) const { return Real(0.5) * x * (1 + tanh(argument(x))); }
     __device__ Real gradient(Real dy, Real x) const {
         const Real t = tanh(argument(x));
-        const Real slope = scale * (1 + 3 * cubic * x * x);
-        return dy * Real(0.5) * (1 + t + x * (1 - t * t) * slope);
+        const Real near = x < -30 ? Real(-30) : x > 30 ? Real(30) : x;  // beyond, 1 - t * t is 0, and x * x may overflow
+        const Real slope = scale * (1 + 3 * cubic * near * near);
+        return dy * Real(0.5) * (1 + t + near * (1 - t * t) * slope);
     }
     static __device__ Real argument(Real x) { return scale * (x + cubic * x * x * x); }
     static constexpr Real scale = Real(0.7978845608028654), cubic = Real(0.044715);

@@ -165,6 +165,16 @@ def test_gelu_of_large_arguments_is_a_ramp(x):
             )
 
 
+@pytest.mark.parametrize(
+    ("dtype", "far"), [("float64", 1e300), ("float32", 1e38), ("bfloat16", 1e38), ("float16", 6e4)], ids=str
+)
+@pytest.mark.parametrize("approximate", ["none", "tanh"])
+def test_the_gradient_of_gelu_is_a_step_for_arguments_whose_square_overflows(approximate, dtype, far):
+    x = np.array([-far, far, np.nan]).astype(as_dtype(dtype))
+    dx = ops.gelu_backward(np.full_like(x, 3), x, approximate=approximate)
+    np.testing.assert_array_equal(dx.astype(np.float64), [0, 3, np.nan])
+
+
 # --- against SciPy ------------------------------------------------------------------------------
 
 

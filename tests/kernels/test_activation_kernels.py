@@ -72,6 +72,14 @@ def test_gelu_with_the_tanh_approximation_matches_its_formula():
     np.testing.assert_allclose(to_numpy(dx), dy * numerical(gelu)(x), rtol=1e-7, atol=1e-8)
 
 
+@pytest.mark.parametrize(("dtype", "far"), [("float64", 1e300), ("float32", 1e38)])
+@pytest.mark.parametrize("approximate", ["none", "tanh"])
+def test_the_gradient_of_gelu_is_a_step_for_arguments_whose_square_overflows(approximate, dtype, far):
+    x = np.array([-far, far, np.nan], dtype)
+    dx = activation.gelu_backward(asarray(np.full_like(x, 3), "emulated"), asarray(x, "emulated"), approximate=approximate)
+    np.testing.assert_array_equal(to_numpy(dx), [0, 3, np.nan])
+
+
 @pytest.mark.parametrize("name", FORWARD)
 def test_nan_propagates_and_large_values_stay_finite(name):
     x = asarray(np.array([np.nan, -1e4, 1e4, 0.0], np.float32), "emulated")

@@ -105,8 +105,9 @@ def gelu_backward(dy, x, *, approximate, out=None):
 
     def by_tanh(dy, x):
         s = _sigmoid(2 * _tanh_argument(x))
-        slope = math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * x * x)
-        return dy * (s + x * s * (1 - s) * 2 * slope)
+        near = np.clip(x, -30, 30)  # beyond, s * (1 - s) is 0, and x * x may overflow
+        slope = math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * near * near)
+        return dy * (s + near * s * (1 - s) * 2 * slope)
 
     return elementwise(exact if approximate == "none" else by_tanh, dy, x, out=out)
 

@@ -47,7 +47,8 @@ def gelu_backward(dy, x, *, approximate):
     if approximate == "none":
         return dy * (_normal_cdf(x) + x * np.exp(-x * x / 2) / math.sqrt(2 * math.pi))
     s = _sigmoid(2 * _cubic(x))
-    return dy * (s + x * s * (1 - s) * 2 * math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * x**2))
+    near = np.clip(x, -30, 30)  # beyond, s * (1 - s) is 0, and x**2 may overflow
+    return dy * (s + near * s * (1 - s) * 2 * math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * near**2))
 
 
 @_op
