@@ -49,6 +49,7 @@ class SharedMemory {
 
     char* window() const { return const_cast<char*>(arena.data()) + kWindowAlignment - uintptr_t(arena.data()) % kWindowAlignment; }
     bool contains(uintptr_t address) const { return address - uintptr_t(window()) < kArena; }
+    bool is_past_end(const char* address) const { return address >= end; }
 
     // The address of the next variable. If a checked kernel requests an alignment below 16 bytes, it receives no better one.
     char* next_base(size_t alignment) const {

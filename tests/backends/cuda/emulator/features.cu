@@ -9,6 +9,16 @@ extern "C" __global__ void indices(int* out) {
     row[0] = x, row[1] = y, row[2] = z;
     row[3] = width * height * gridDim.z * blockDim.z;
 }
+
+// Writes and reads three variables by their addresses in shared memory.
+extern "C" __global__ void variables_beside_dynamic_memory(int* y) {
+    extern __shared__ __align__(1024) int dynamic[];
+    __shared__ int first, second;
+    int* const variables[3] = {dynamic, &first, &second};
+    for (int i = 0; i < 3; ++i) *variables[i] = i + 1;
+    for (int i = 0; i < 3; ++i) y[i] = *static_cast<int*>(gpuconv_shared_pointer(gpuconv_shared_address(variables[i])));
+}
+
 #ifdef FLOAT_ATOMIC
 __device__ void add(float* x) { atomicAdd(x, 1.0f); }
 #endif

@@ -48,6 +48,12 @@ def test_shared_memory_and_barriers_sum_a_block():
     np.testing.assert_array_equal(got, np.repeat(x.reshape(4, 128).sum(1)[:, None], 2, 1))
 
 
+def test_variables_beside_the_most_dynamic_memory_have_addresses():
+    most = 227 * 1024 - 8  # leaves room for two variables of 4 bytes
+    got = in_several_orders("variables_beside_dynamic_memory", 1, 1, ((3,), np.int32), shared=most)
+    np.testing.assert_array_equal(got, [1, 2, 3])
+
+
 def test_block_votes_are_right_in_several_thread_orders():
     got = in_several_orders("block_votes", 1, THREADS, ((3,), np.int32), 40)
     np.testing.assert_array_equal(got, [40, 1, 0])
