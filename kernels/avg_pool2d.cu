@@ -29,7 +29,7 @@ __device__ __forceinline__ Real divisor(const Pool& pool, int32 p, int32 q) {
 extern "C" __global__ void __launch_bounds__(256, 5)
 avg_pool2d_forward(DTYPE* y, const DTYPE* x, uint32 count, Pool pool) {
     for (uint32 i = uint32(global_thread()); i < count; i += uint32(global_threads())) {
-        const Position at(i, pool.p, pool.q, pool.packs);
+        const Coordinates at(i, pool.p, pool.q, pool.packs);
         const int32 top = at.row * pool.stride_h - pool.top, left = at.column * pool.stride_w - pool.left;
         Real sum[WIDTH] = {};
         for (int32 h = max(0, top); h < min(top + pool.r, pool.h); ++h)
@@ -49,7 +49,7 @@ avg_pool2d_forward(DTYPE* y, const DTYPE* x, uint32 count, Pool pool) {
 extern "C" __global__ void __launch_bounds__(256)
 avg_pool2d_backward(DTYPE* dx, const DTYPE* dy, uint32 count, Pool pool) {
     for (uint32 i = uint32(global_thread()); i < count; i += uint32(global_threads())) {
-        const Position at(i, pool.h, pool.w, pool.packs);
+        const Coordinates at(i, pool.h, pool.w, pool.packs);
         const int32 p1 = last_window(at.row, pool.top, pool.stride_h, pool.p);
         const int32 q1 = last_window(at.column, pool.left, pool.stride_w, pool.q);
         Real sum[WIDTH] = {};

@@ -16,9 +16,13 @@
 //
 // Macros: DTYPE, WIDTH (column_reduce.cuh); ACTIVATION; MASK (batch_norm_backward.cuh).
 // Limits: none. Partial results: 3 numbers per chunk and channel forward, 2 backward; at most 1024 chunks (ops/column_reduce.py).
-// Floor, in sizeof(DTYPE) bytes and in FLOPs per number: forward 3 (2 if the second read hits L2) and 10; backward 5 (3) and 11;
-// backward with MASK 4, per number of x, 8 (6) plus 4 bits of the mask, and 11. An addend adds 1 to the bytes forward and, with an
-// activation, 2 backward.
+// Floor, per number of x; the bytes in units of sizeof(DTYPE), in brackets if the second read hits L2:
+//
+//   forward            3 (2)                              10 FLOPs
+//   backward           5 (3)                              11 FLOPs
+//   backward, MASK 4   8 (6), and 4 bits of the mask      11 FLOPs
+//
+// An addend adds 1 to the bytes forward and, with an activation, 2 to the bytes backward.
 #include "activation_after_norm.cuh"
 #include "batch_norm_backward.cuh"
 #include "column_reduce.cuh"
@@ -108,10 +112,15 @@ struct Normalize {
     }
 };
 
-template <bool ADDS>
+struct Coefficients {
+    Real mean, scale, beta;
+};
+
+// coefficients(c, j): those of column c, to which number j of the thread's packs belongs.
+template <bool ADDS, class Source>
 __device__ __forceinline__ void
-normalize(DTYPE* y, const DTYPE* x, const DTYPE* addend, const Real* gamma, const Real* beta, const Real* mean, const Real* inv_std,
-          const Columns& columns, int64 y_pitch, int64 x_pitch, int64 addend_pitch) {
+normalize(DTYPE* y, const DTYPE* x, const DTYPE* addend, const Columns& columns, int64 y_pitch, int64 x_pitch, int64 addend_pitch,
+          const Source& coefficients) {
     const PitchedPacks y_packs(columns, y_pitch), x_packs(columns, x_pitch), addend_packs(columns, addend_pitch);
     Normalize<ADDS> map{y, x, addend, y_packs, x_packs, addend_packs, {}, {}, {}};
     int32 column[WIDTH];
@@ -119,61 +128,61 @@ normalize(DTYPE* y, const DTYPE* x, const DTYPE* addend, const Real* gamma, cons
     if (Position(columns).inside)
 #pragma unroll
         for (int j = 0; j < WIDTH; ++j) {
-            map.mean[j] = mean[column[j]];
-            map.scale[j] = gamma[column[j]] * inv_std[column[j]];
-            map.beta[j] = beta[column[j]];
+            const Coefficients found = coefficients(column[j], j);
+            map.mean[j] = found.mean;
+            map.scale[j] = found.scale;
+            map.beta[j] = found.beta;
         }
     walk<4>(columns, map);
 }
 
+struct BatchStatistics {
+    const Real *gamma, *beta, *mean, *inv_std;
+
+    __device__ Coefficients operator()(int32 c, int) const { return {mean[c], gamma[c] * inv_std[c], beta[c]}; }
+};
+
 extern "C" __global__ void __launch_bounds__(256, 1)
 batch_norm_normalize(DTYPE* y, const DTYPE* x, const Real* gamma, const Real* beta, const Real* mean, const Real* inv_std,
                      Columns columns, int64 y_pitch, int64 x_pitch) {
-    normalize<false>(y, x, nullptr, gamma, beta, mean, inv_std, columns, y_pitch, x_pitch, 0);
+    normalize<false>(y, x, nullptr, columns, y_pitch, x_pitch, 0, BatchStatistics{gamma, beta, mean, inv_std});
 }
 
 extern "C" __global__ void __launch_bounds__(256, 1)
 batch_norm_normalize_addend(DTYPE* y, const DTYPE* x, const Real* gamma, const Real* beta, const Real* mean, const Real* inv_std,
                             Columns columns, int64 y_pitch, int64 x_pitch, const DTYPE* addend, int64 addend_pitch) {
-    normalize<true>(y, x, addend, gamma, beta, mean, inv_std, columns, y_pitch, x_pitch, addend_pitch);
+    normalize<true>(y, x, addend, columns, y_pitch, x_pitch, addend_pitch, BatchStatistics{gamma, beta, mean, inv_std});
 }
 
-// Normalizes with the running statistics; the first chunk's threads also write mean and inv_std, computed from them.
-template <bool ADDS>
-__device__ __forceinline__ void
-infer(DTYPE* y, Real* mean, Real* inv_std, const DTYPE* x, const DTYPE* addend, const Real* gamma, const Real* beta,
-      const Real* running_mean, const Real* running_var, double eps, const Columns& columns, int64 y_pitch, int64 x_pitch,
-      int64 addend_pitch) {
-    const PitchedPacks y_packs(columns, y_pitch), x_packs(columns, x_pitch), addend_packs(columns, addend_pitch);
-    Normalize<ADDS> map{y, x, addend, y_packs, x_packs, addend_packs, {}, {}, {}};
-    int32 column[WIDTH];
-    Position(columns).find_columns(column, columns.channels);
-    if (Position(columns).inside)
-#pragma unroll
-        for (int j = 0; j < WIDTH; ++j) {
-            const int32 c = column[j];
-            const Real root = inverse_root(running_var[c], Real(eps));
-            map.mean[j] = running_mean[c];
-            map.scale[j] = gamma[c] * root;
-            map.beta[j] = beta[c];
-            if (blockIdx.x == 0 && threadIdx.x * WIDTH + j < columns.tile) {
-                mean[c] = running_mean[c];
-                inv_std[c] = root;
-            }
+// The first chunk's threads also write mean and inv_std, computed from the running statistics.
+struct RunningStatistics {
+    const Real *gamma, *beta, *running_mean, *running_var;
+    Real *mean, *inv_std;
+    Real eps;
+    int32 tile;  // columns per block
+
+    __device__ Coefficients operator()(int32 c, int j) const {
+        const Real root = inverse_root(running_var[c], eps);
+        if (blockIdx.x == 0 && threadIdx.x * WIDTH + j < tile) {
+            mean[c] = running_mean[c];
+            inv_std[c] = root;
         }
-    walk<4>(columns, map);
-}
+        return {running_mean[c], gamma[c] * root, beta[c]};
+    }
+};
 
 extern "C" __global__ void __launch_bounds__(256, 1)
 batch_norm_inference(DTYPE* y, Real* mean, Real* inv_std, const DTYPE* x, const Real* gamma, const Real* beta,
                      const Real* running_mean, const Real* running_var, double eps, Columns columns, int64 y_pitch,
                      int64 x_pitch) {
-    infer<false>(y, mean, inv_std, x, nullptr, gamma, beta, running_mean, running_var, eps, columns, y_pitch, x_pitch, 0);
+    const RunningStatistics statistics{gamma, beta, running_mean, running_var, mean, inv_std, Real(eps), columns.tile};
+    normalize<false>(y, x, nullptr, columns, y_pitch, x_pitch, 0, statistics);
 }
 
 extern "C" __global__ void __launch_bounds__(256, 1)
 batch_norm_inference_addend(DTYPE* y, Real* mean, Real* inv_std, const DTYPE* x, const Real* gamma, const Real* beta,
                             const Real* running_mean, const Real* running_var, double eps, Columns columns, int64 y_pitch,
                             int64 x_pitch, const DTYPE* addend, int64 addend_pitch) {
-    infer<true>(y, mean, inv_std, x, addend, gamma, beta, running_mean, running_var, eps, columns, y_pitch, x_pitch, addend_pitch);
+    const RunningStatistics statistics{gamma, beta, running_mean, running_var, mean, inv_std, Real(eps), columns.tile};
+    normalize<true>(y, x, addend, columns, y_pitch, x_pitch, addend_pitch, statistics);
 }

@@ -12,8 +12,6 @@
 #include "activation.cuh"
 #include "column_reduce.cuh"
 
-constexpr bool ACTIVE = !IS_IDENTITY<ACTIVATION>;
-
 struct Total {
     using Value = Real;
     Real sum;
@@ -38,14 +36,16 @@ struct Gradients {
 
     __device__ Packs read(int64 pack, int64 step) const {
         Packs found = {reinterpret_cast<const Numbers*>(dy)[dy_packs.at(step)]};
-        if constexpr (ACTIVE) found.saved = reinterpret_cast<const Numbers*>(saved)[pack];
+        if constexpr (!IS_IDENTITY<ACTIVATION>) found.saved = reinterpret_cast<const Numbers*>(saved)[pack];
         return found;
     }
     __device__ Real value(const Packs& pack, int index) const { return gradient(pack.dy.at[index], pack.saved.at[index]); }
-    __device__ Real single(int64 number, int) const { return gradient(dy[number], ACTIVE ? saved[number] : DTYPE{}); }
+    __device__ Real single(int64 number, int) const {
+        return gradient(dy[number], IS_IDENTITY<ACTIVATION> ? DTYPE{} : saved[number]);
+    }
 
     static __device__ Real gradient(DTYPE dy, DTYPE saved) {
-        return ACTIVE ? ACTIVATION<Real>{}.gradient(load(dy), load(saved)) : load(dy);
+        return IS_IDENTITY<ACTIVATION> ? load(dy) : ACTIVATION<Real>{}.gradient(load(dy), load(saved));
     }
 };
 

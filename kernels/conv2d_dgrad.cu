@@ -7,7 +7,7 @@
 // w (K, R, S, C / groups), dx (N, H, W, C).
 // The input pixels form stride_h * stride_w phases (convolution.cuh). All pixels of a phase have the same taps, so each phase is
 // a GEMM without multiplications by zero: rows are the phase's pixels (n, h, w), columns a group's channels, the depth is the
-// phase's taps (r, s, k). grid (tiles x groups x phases, splits); splits as in conv2d_fprop.cu, of the longest phase's depth.
+// phase's taps (r, s, k). grid (tiles x groups x phases, splits): splits divide the longest phase's depth as in conv2d_fprop.cu.
 //
 // NORM_SUMS 1: in forward, a batch norm and ACTIVATION came before the convolution. The kernel also computes the sums
 // that this norm's backward pass needs, over each tile of dx, from the norm's input x (N, H, W, C). It writes them to

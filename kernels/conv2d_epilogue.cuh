@@ -1,6 +1,7 @@
 // The epilogues of fprop, for all of its main loops: what becomes of the sums of a block. conv2d_fprop.cu has formula and layouts.
 #pragma once
 
+#include "argmax.cuh"
 #include "conv2d_matrices.cuh"
 #include "mask.cuh"
 #include "moments.cuh"
@@ -32,7 +33,7 @@ struct MaskedEpilogue {
 #pragma unroll
             for (int j = 1; j < WINDOW; ++j) {
                 const Real value = finished(sums[j].at[i]);
-                if (value > leader || (value != value && leader == leader)) leader = value, won = j;
+                if (takes_lead(value, leader)) leader = value, won = j;
             }
             best[0].at[i] = leader;
             const bool passes = IS_IDENTITY<ACTIVATION> ? column + i < y.columns : leader > 0;  // past the end, leader is 0

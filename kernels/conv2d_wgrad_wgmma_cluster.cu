@@ -32,8 +32,8 @@ conv2d_wgrad_wgmma_cluster(DTYPE* dw, DTYPE* db, accumulator<DTYPE>* partials, c
                            const __grid_constant__ TensorMap gradients) {
     using IteratorA = MulticastIterator<BLOCK_M, GradientBoxes>;
     using IteratorB = FilterGradient::IteratorB;
-    using Sums = ColumnSums<IteratorA::Tile, BLOCK_M, THREADS>;
-    static_assert(Sums::BYTES <= THREADS / 32 * FragmentStore::BYTES, "the sums of columns fit into the warps' buffers");
+    using BiasSums = ColumnSums<IteratorA::Tile, BLOCK_M, THREADS>;
+    static_assert(BiasSums::BYTES <= THREADS / 32 * FragmentStore::BYTES, "the sums of columns fit into the warps' buffers");
     const int32 clusters = int32(gridDim.x) / CLUSTER;
     Ring::open();
     if (warpgroup() == WARPGROUPS) {
@@ -53,7 +53,7 @@ conv2d_wgrad_wgmma_cluster(DTYPE* dw, DTYPE* db, accumulator<DTYPE>* partials, c
         for (int32 tile = blockIdx.x / CLUSTER; tile < scheduler.tiles; tile += clusters) {
             const FilterGradient gradient = gradient_of_cluster(dw, db, partials, conv, scheduler, accumulate, tile);
             Accumulators accumulators;
-            Sums sums;
+            BiasSums sums;
             sums.enabled = gradient.sums();
             accumulators.multiply<IteratorA::Tile, IteratorB::Tile>(ring, gradient.block, [&](const unsigned char* tile_of_dy) {
                 if (!sums.enabled) return;

@@ -89,7 +89,7 @@ group_norm_backward_dx(DTYPE* dx, const DTYPE* dy, const DTYPE* x, const Real* g
 struct Products {
     struct Packs {
         Numbers dy, x;
-        int32 image;  // the image's index times the number of groups
+        int32 first_group;  // of the image, among the groups of all images
     };
     const DTYPE* dy;
     const DTYPE* x;
@@ -98,15 +98,15 @@ struct Products {
     PitchedPacks dy_packs;
     int64 packs_an_image;
     int32 groups;
-    int32 group[WIDTH];  // of each number of a pack
+    int32 group[WIDTH];  // of each number of a pack, counted within an image
 
     __device__ Packs read(int64 pack, int64 step) const {
-        const int32 image = int32(pack / packs_an_image) * groups;
-        return {reinterpret_cast<const Numbers*>(dy)[dy_packs.at(step)], reinterpret_cast<const Numbers*>(x)[pack], image};
+        const int32 first_group = int32(pack / packs_an_image) * groups;
+        return {reinterpret_cast<const Numbers*>(dy)[dy_packs.at(step)], reinterpret_cast<const Numbers*>(x)[pack], first_group};
     }
     __device__ Sums value(const Packs& packs, int index) const {
         const Real gradient = load(packs.dy.at[index]);
-        const int32 at = packs.image + group[index];
+        const int32 at = packs.first_group + group[index];
         return {gradient, gradient * (load(packs.x.at[index]) - mean[at]) * inv_std[at]};
     }
     __device__ Sums single(int64, int) const { return {}; }  // WIDTH divides the size

@@ -3,7 +3,7 @@
 
 #include "types.cuh"
 
-constexpr int64 IGNORE_NOTHING = -9223372036854775807LL - 1;  // as `ignored`: no label is ignored, whatever its value
+constexpr int64 IGNORE_NOTHING = -9223372036854775807LL - 1;  // as `ignored`: ignores no label, not even an equal one
 
 __device__ __forceinline__ bool is_ignored(int64 label, int64 ignored) { return label == ignored && ignored != IGNORE_NOTHING; }
 

@@ -18,7 +18,7 @@ extern "C" __global__ void __launch_bounds__(256, 1)
 mask_backward(DTYPE* dz, const DTYPE* dy, const uint8* mask, uint32 count, Pool pool, int32 filters) {
     const int32 groups = pool.packs * WIDTH / filters;
     for (uint32 i = uint32(global_thread()); i < count; i += uint32(global_threads())) {
-        const Position at(i, pool.h, pool.w, pool.packs);
+        const Coordinates at(i, pool.h, pool.w, pool.packs);
         const int32 p = at.row / SIDE, q = at.column / SIDE;
         Numbers result = {};
         if (p < pool.p && q < pool.q) {

@@ -11,6 +11,7 @@
 // Floor: x, y and argmax once; for 2x2 windows at stride 2, 5 sizeof(DTYPE) + sizeof(ARGMAX) bytes per output, in either direction.
 // R * S comparisons per output.
 
+#include "argmax.cuh"
 #include "pool.cuh"
 
 using Indices = Pack<ARGMAX, WIDTH>;
@@ -18,7 +19,7 @@ using Indices = Pack<ARGMAX, WIDTH>;
 extern "C" __global__ void __launch_bounds__(256, 1)
 max_pool2d_forward(DTYPE* y, ARGMAX* argmax, const DTYPE* x, uint32 count, Pool pool) {
     for (uint32 i = uint32(global_thread()); i < count; i += uint32(global_threads())) {
-        const Position at(i, pool.p, pool.q, pool.packs);
+        const Coordinates at(i, pool.p, pool.q, pool.packs);
         const int32 top = at.row * pool.stride_h - pool.top, left = at.column * pool.stride_w - pool.left;
         const int32 r0 = max(0, -top), r1 = min(pool.r, pool.h - top);
         const int32 s0 = max(0, -left), s1 = min(pool.s, pool.w - left);
@@ -32,7 +33,7 @@ max_pool2d_forward(DTYPE* y, ARGMAX* argmax, const DTYPE* x, uint32 count, Pool 
 #pragma unroll
                 for (int j = 0; j < WIDTH; ++j) {
                     const Real value = load(candidate.at[j]), leader = first ? value : load(best.at[j]);
-                    if (first || value > leader || (value != value && leader == leader)) {
+                    if (first || takes_lead(value, leader)) {
                         best.at[j] = candidate.at[j];
                         won.at[j] = ARGMAX(r * pool.s + s);
                     }
@@ -46,7 +47,7 @@ max_pool2d_forward(DTYPE* y, ARGMAX* argmax, const DTYPE* x, uint32 count, Pool 
 extern "C" __global__ void __launch_bounds__(256, 1)
 max_pool2d_backward(DTYPE* dx, const DTYPE* dy, const ARGMAX* argmax, uint32 count, Pool pool) {
     for (uint32 i = uint32(global_thread()); i < count; i += uint32(global_threads())) {
-        const Position at(i, pool.h, pool.w, pool.packs);
+        const Coordinates at(i, pool.h, pool.w, pool.packs);
         const int32 p1 = last_window(at.row, pool.top, pool.stride_h, pool.p);
         const int32 q1 = last_window(at.column, pool.left, pool.stride_w, pool.q);
         Real sum[WIDTH] = {};

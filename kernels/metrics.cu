@@ -15,6 +15,7 @@
 // Macros: DTYPE; LABEL, int64 or a float type. Limits: none.
 // Floor: sizeof(DTYPE) bytes and a comparison per score; if labels are floats, also sizeof(LABEL) bytes and a comparison per label.
 
+#include "argmax.cuh"
 #include "labels.cuh"
 #include "reduce.cuh"
 
@@ -27,7 +28,7 @@ __device__ int32 largest(const T* row, int32 classes) {
     auto leader = load(row[0]);
     for (int32 c = 1; c < classes; ++c) {
         const auto value = load(row[c]);
-        if (value > leader || (value != value && leader == leader)) {
+        if (takes_lead(value, leader)) {
             leader = value;
             best = c;
         }

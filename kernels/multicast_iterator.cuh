@@ -2,6 +2,7 @@
 // and multicasts it to all. A tensor map describes the operand, and `Boxes` says where the boxes of a tile lie in it:
 //
 //   COLUMNS_ARE_DEPTH                 whether the operand's lines run along the depth (K-major), as in TileIterator
+//   WIDTH                             rows of a box, which are those of a share
 //   load(to, filled, side, depth)     called by all copying threads: multicasts the share of the tile at `depth` that begins at row
 //                                     `side`, and reports its bytes to `filled`
 //
@@ -44,15 +45,17 @@ class MulticastIterator {
   private:
     static constexpr int SHARE = SIDE / CLUSTER, SHARE_BYTES = Tile::BYTES / CLUSTER;
     static_assert(CLUSTER > 1 && SHARE * CLUSTER == SIDE && SHARE % 64 == 0, "each block loads whole panels and atoms");
+    static_assert(SHARE == Boxes::WIDTH, "a share is as wide as a box");
 
     const Boxes& boxes;
     const Ring& filling;
     const int32 side, rank = int32(cluster_rank());
 };
 
-// The filters of fprop: a row is a filter. Map: (groups, filters, taps x channels), in boxes of 1 x a share x STAGE_K.
+// The filters of fprop: a row is a filter. Map: (groups, filters, taps x channels), in boxes of 1 x WIDTH x STAGE_K.
 struct FilterBoxes {
     static constexpr bool COLUMNS_ARE_DEPTH = true;
+    static constexpr int WIDTH = BLOCK_N / CLUSTER;
 
     const TensorMap& map;
     int32 group;
@@ -62,7 +65,7 @@ struct FilterBoxes {
     }
 };
 
-// dy in wgrad: a row is a filter, the depth runs over pixels. Map: (1, pixels, all filters), in boxes of 1 x STAGE_K x 64.
+// dy in wgrad: a row is a filter, the depth runs over pixels. Map: (1, pixels, all filters), in boxes of 1 x STAGE_K x WIDTH.
 struct GradientBoxes {
     static constexpr bool COLUMNS_ARE_DEPTH = false;
     static constexpr int WIDTH = 64;
@@ -71,14 +74,13 @@ struct GradientBoxes {
     int32 first_filter, all_filters;  // of the group; of all groups
 
     __device__ __forceinline__ void load(unsigned char* to, Mbarrier* filled, int32 filter, int32 depth) const {
-        static_assert(BLOCK_M == CLUSTER * WIDTH, "a share is one box");
         const int32 first = min(first_filter + filter, all_filters - CHUNK);  // filters past the last one are not stored
         if (copier() == 0) tensor_load_multicast(to, map, filled, {first, depth, 0}, EVERY_BLOCK);
     }
 };
 
 // The filters of dgrad: a row is an input channel, the depth runs over a phase's taps (r, s, filter). Map: (all filters, taps,
-// channels), in boxes of LINES x 1 x 64. LINES divides a group's filters, so a box lies in one tap.
+// channels), in boxes of LINES x 1 x WIDTH. LINES divides a group's filters, so a box lies in one tap.
 struct TransposedFilterBoxes {
     static constexpr bool COLUMNS_ARE_DEPTH = false;
     static constexpr int LINES = 8, WIDTH = 64;

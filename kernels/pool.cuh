@@ -19,10 +19,10 @@ using Numbers = Pack<DTYPE, WIDTH>;
 using Real = accumulator<DTYPE>;
 
 // The coordinates of item `i` of a volume (N, rows, columns, packs), the last axis innermost.
-struct Position {
+struct Coordinates {
     uint32 n, pixel;  // pixel: its number among the pixels of all images
     int32 row, column, pack;
-    __device__ Position(uint32 i, int32 rows, int32 columns, int32 packs) {
+    __device__ Coordinates(uint32 i, int32 rows, int32 columns, int32 packs) {
         pack = int32(i % packs);
         pixel = i /= packs;
         column = int32(i % columns);

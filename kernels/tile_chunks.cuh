@@ -5,8 +5,8 @@
 
 __device__ __forceinline__ constexpr int power_of_two_within(int n) { return n < 2 ? 1 : 2 * power_of_two_within(n / 2); }
 
-// Each of COUNT threads has one chunk in every LINES_A_PASS-th line, at the same place in each. The exception: if the number of a
-// line's chunks does not divide COUNT, as 24 does not, the last threads have no chunk.
+// COUNT threads share a tile: each has one chunk in every LINES_A_PASS-th line, always at the same place in the line. If the number
+// of chunks in a line does not divide COUNT, as with 24 chunks, the last threads have none.
 template <class Tile, int COUNT>
 struct TileChunks {
     static constexpr int LINES_A_PASS = power_of_two_within(COUNT / Tile::PER_LINE), PASSES = Tile::LINES / LINES_A_PASS;

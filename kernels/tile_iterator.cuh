@@ -7,9 +7,8 @@
 //   a.advance(depth);                   // go to the next tile, at `depth`, STAGE_K further
 //   a.put(tile);                        // store what fetch loaded into registers
 //
-// If iterators fill a table ahead (FILLS_AHEAD), the main loop has a barrier between two fetches. A thread copies one chunk of
-// every LINES_A_PASS-th line of a tile. If the number of a line's chunks does not divide the number of threads, as 24
-// does not, the last threads copy nothing.
+// If iterators fill a table ahead (FILLS_AHEAD), the main loop has a barrier between two fetches. tile_chunks.cuh says which
+// chunks of a tile a thread copies.
 //
 // The main loop includes mma_tile.cuh or wgmma_tile.cuh first. That header defines `Tile`, CHUNK, STAGE_K,
 // sums_memory() and the threads that copy: COPIERS is their number, copier() the calling thread's index among them,
