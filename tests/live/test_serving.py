@@ -216,7 +216,7 @@ def test_the_error_for_a_port_in_use_or_another_host_says_what_to_do(capsys, tmp
         assert main(["live", "--port", str(port)]) == 2
     assert f"127.0.0.1:{port}: Address already in use; choose another port" in capsys.readouterr().err
     assert main(["live", "--host", "192.0.2.1"]) == 2  # an address for documentation, which no machine has
-    assert "192.0.2.1:8600: Cannot assign requested address; choose another with --host" in capsys.readouterr().err
+    assert "192.0.2.1:8600: Cannot assign requested address; choose another host" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
 
 
