@@ -10,7 +10,7 @@ from gpuconv.verify import DTYPES
 from gpuconv.verify.run import to_device
 
 RIGHT = lab.template("max_pool2d")
-WRONG = RIGHT.replace("value > leader", "value >= leader")  # ties go to the last
+WRONG = RIGHT.replace("takes_lead(value, leader)", "value >= leader")  # ties go to the last
 
 
 @pytest.fixture
@@ -124,7 +124,7 @@ def test_a_wrong_kernel_is_reported_with_its_smallest_failing_case(my_pool, caps
 
 @pytest.mark.kernels
 def test_a_compile_error_points_into_the_file(my_pool, capsys):
-    text = my_pool.read_text().replace("value > leader", "value > leadr")
+    text = my_pool.read_text().replace("takes_lead(value, leader)", "takes_lead(value, leadr)")
     my_pool.write_text(text)
     line = text[: text.index("leadr")].count("\n") + 1
     status, output = run(my_pool, "--op", "max_pool2d", "--device", "emulated", "--dtype", "float32", capsys=capsys)

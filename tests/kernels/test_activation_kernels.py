@@ -76,7 +76,9 @@ def test_gelu_with_the_tanh_approximation_matches_its_formula():
 @pytest.mark.parametrize("approximate", ["none", "tanh"])
 def test_the_gradient_of_gelu_is_a_step_for_arguments_whose_square_overflows(approximate, dtype, far):
     x = np.array([-far, far, np.nan], dtype)
-    dx = activation.gelu_backward(asarray(np.full_like(x, 3), "emulated"), asarray(x, "emulated"), approximate=approximate)
+    dx = activation.gelu_backward(
+        asarray(np.full_like(x, 3), "emulated"), asarray(x, "emulated"), approximate=approximate
+    )
     np.testing.assert_array_equal(to_numpy(dx), [0, 3, np.nan])
 
 
