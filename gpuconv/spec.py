@@ -63,6 +63,11 @@ def options_in(arguments: Sequence[str], spec: str) -> dict[str, str]:
     return options
 
 
+def is_groups(spec: str) -> bool:
+    """Whether an optimizer's short form lists groups of parameters, as "filters -> muon; * -> sgd" does."""
+    return "->" in spec
+
+
 def name_and_rest(text: str) -> tuple[str, str]:
     """The name and the text after its colon, "" if there is none."""
     name, _, rest = text.partition(":")
@@ -72,7 +77,7 @@ def name_and_rest(text: str) -> tuple[str, str]:
 def write(name: str, numbers: tuple[float, ...] = (), options: Options | None = None) -> str:
     """The text of this part, which `parse` reads."""
     written = [text if float(text := f"{number:.15g}") == number else repr(number) for number in numbers]
-    written += [f"{key}={value!r}" for key, value in (options or {}).items()]
+    written += [f"{key}={_as_text(value)}" for key, value in (options or {}).items()]
     return f"{name}:{','.join(written)}" if written else name
 
 
@@ -104,6 +109,10 @@ def parse_flag(text: str) -> bool:
     if text.lower() not in _FLAGS:
         raise ValueError(f"expected 1 or 0, received {text!r}")
     return _FLAGS[text.lower()]
+
+
+def _as_text(value: object) -> str:
+    return repr(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _as_value(text: str) -> bool | float | str:

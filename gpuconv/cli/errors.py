@@ -14,6 +14,11 @@ class UserError(Exception):
     """An error that the user can fix; its message is the printed line."""
 
 
+def text_of(error: Exception) -> str:
+    """An error's message, or what stands for it if it has none."""
+    return str(error) or ("not enough memory" if isinstance(error, MemoryError) else type(error).__name__)
+
+
 def expect_place(option: str, path: Path, future_folders: Sequence[Path] = ()) -> None:
     """Raise UserError unless a file can be put at `path`, before anything is done.
 
@@ -38,4 +43,4 @@ def user_errors() -> Iterator[None]:
     except OSError as error:
         raise UserError(describe_error(error)) from error
     except (ValueError, TypeError, DeviceError, ImportError, MemoryError) as error:
-        raise UserError(str(error) or "not enough memory") from error
+        raise UserError(text_of(error)) from error

@@ -15,7 +15,7 @@ from typing import NoReturn
 
 from gpuconv.backends import DeviceError
 from gpuconv.cli import json_output, streams
-from gpuconv.cli.errors import UserError
+from gpuconv.cli.errors import UserError, text_of
 from gpuconv.names import canonical
 from gpuconv.notices import on_stderr
 from gpuconv.system.console import log_on_stderr, quiet, say
@@ -105,7 +105,7 @@ def _main(arguments: list[str]) -> int:
             return _closed_pipe()
         if "--debug" in arguments:
             raise
-        message = describe_error(error) if isinstance(error, OSError) else str(error) or "not enough memory"
+        message = describe_error(error) if isinstance(error, OSError) else text_of(error)
         print(f"gpuconv: error: {printable(' '.join(message.split()))}", file=sys.stderr)
         return 2
 

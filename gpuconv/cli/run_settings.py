@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
-import re
 from pathlib import Path
 
 from gpuconv import spec
@@ -16,7 +15,17 @@ from gpuconv.names import canonical
 from gpuconv.types import Record
 
 # Settings that the release 0.1.0 did not have.
-LATER = ["validation", "early_stopping", "weights", "shards", "plateau", "clip", "ema", "accumulate", "sync_batch_norm"]
+ADDED_AFTER_0_1_0 = [
+    "validation",
+    "early_stopping",
+    "weights",
+    "shards",
+    "plateau",
+    "clip",
+    "ema",
+    "accumulate",
+    "sync_batch_norm",
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,21 +123,26 @@ def override(config: Record, chosen: Record) -> Record:
             "optimizer" in config and _kind(chosen["optimizer"]) != _kind(config["optimizer"])
         ):
             file.pop("lr", None)
+        elif "optimizer" in config:
+            file = rate_in({"optimizer": config["optimizer"]}) | file  # also where only its short form has it
     return file | chosen
 
 
 def _kind(optimizer: str) -> str:
     """The name of an optimizer, given its short form; "groups" for groups."""
-    return "groups" if "->" in optimizer else re.split("[:,]", optimizer)[0].strip().lower()
+    return "groups" if spec.is_groups(optimizer) else _part(optimizer).name.lower()
 
 
 def _without_rate(optimizer: str) -> str:
     """The short form of an optimizer without its learning rate; groups keep theirs, for which --lr is a factor."""
-    if "->" in optimizer:
+    if spec.is_groups(optimizer):
         return optimizer
-    name, *arguments = re.split("[:,]", optimizer)
-    others = [each for each in arguments if each.partition("=")[0].strip().lower() != "lr"]
-    return f"{name}:{','.join(others)}" if others else name
+    name, numbers, options = _part(optimizer)
+    return spec.write(name, numbers, {key: value for key, value in options.items() if key != "lr"})
+
+
+def _part(optimizer: str) -> spec.Part:
+    return spec.parse(optimizer, like="sgd:momentum=0.9")[0]
 
 
 def with_recipe(chosen: Record, name: str | None = None) -> Settings:
@@ -141,7 +155,7 @@ def with_recipe(chosen: Record, name: str | None = None) -> Settings:
     with user_errors():
         data = chosen.get("data", "digits")
         recipe = recipes.get(chosen.get("model"), spec.name_and_rest(data)[0], name)
-        if "->" in recipe["optimizer"] and "->" not in (recipe | chosen)["optimizer"]:
+        if spec.is_groups(recipe["optimizer"]) and not spec.is_groups((recipe | chosen)["optimizer"]):
             recipe["lr"] = recipes.DEFAULT["lr"]  # the recipe's is a factor on the rates of its groups
         settings = Settings(**{"data": data, "seed": 0} | recipe | rate_in(chosen) | chosen)
         check(settings)
@@ -193,14 +207,14 @@ def from_python_run(stored: Record) -> Settings:
 
 
 def to_store(settings: Settings) -> Record:
-    """The settings to store with a run: data with absolute paths, and `LATER` settings only if they are not the
-    default, so that older versions of gpuconv can read them."""
+    """The settings to store with a run: data with absolute paths, and those of `ADDED_AFTER_0_1_0` only if they are not
+    the default, so that older versions of gpuconv can read them."""
     from gpuconv.data import from_spec
 
     found = dataclasses.asdict(settings)
     found |= {name: from_spec.absolute_spec(found[name]) for name in ("data", "test") if found[name]}
     defaults = {entry.name: entry.default for entry in dataclasses.fields(Settings)}
-    return {name: value for name, value in found.items() if name not in LATER or value != defaults[name]}
+    return {name: value for name, value in found.items() if name not in ADDED_AFTER_0_1_0 or value != defaults[name]}
 
 
 def check(settings: Settings) -> None:
@@ -237,9 +251,9 @@ def rate_in(chosen: Record) -> dict[str, float]:
     from gpuconv.training import optimizers
 
     text = chosen.get("optimizer", "")
-    if "->" in text:
+    if spec.is_groups(text):
         return {"lr": 1.0}
-    if not text or "lr" not in spec.parse(text, like="sgd:momentum=0.9")[0].options:
+    if not text or "lr" not in _part(text).options:
         return {}
     stated = optimizers.get(text).lr
     if chosen.get("lr", stated) != stated:

@@ -23,12 +23,12 @@ class Activation(Layer, base=True):
 
     def __init_subclass__(cls, op: str | None = None, **options: Any) -> None:
         """op: by default that of the base class, as for a user's subclass of `ReLU`."""
-        super().__init_subclass__(**options)
         if op is None and not hasattr(cls, "op"):
             raise TypeError(f"class {cls.__name__} needs the name of its op: class {cls.__name__}(Activation, op=...)")
         if op is not None:
-            cls.stem = cls.op = op
-            cls.keeps_output = not ACTIVATIONS[op].saves_input
+            cls.stem = cls.op = canonical("activation", op, ACTIVATIONS)
+            cls.keeps_output = not ACTIVATIONS[cls.op].saves_input
+        super().__init_subclass__(**options)  # lists the layer, so last
 
     @property
     def options(self) -> Options:

@@ -24,14 +24,15 @@ def listening_socket(host: str, port: int) -> Iterator[socket.socket]:
         )[0]
     except (socket.gaierror, UnicodeError) as error:  # UnicodeError for invalid host labels
         raise OSError(errno.EADDRNOTAVAIL, getattr(error, "strerror", "is not a host name"), host) from None
-    with socket.socket(family, kind, protocol) as listening:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    with contextlib.ExitStack() as stack:
         try:
+            listening = stack.enter_context(socket.socket(family, kind, protocol))
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listening.bind(address)
             listening.listen(128)  # from now on, browsers wait instead of being refused
         except OSError as error:
             code = error.errno or 0
-            part = "host" if code == errno.EADDRNOTAVAIL else "port"
+            part = "host" if code in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT) else "port"
             raise OSError(code, f"{os.strerror(code)}; choose another {part}", f"{host}:{port}") from None
         yield listening
 

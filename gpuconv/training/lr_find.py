@@ -186,6 +186,6 @@ def _own_copy(optimizer: OptimizerLike) -> OptimizerLike:
 
 
 def _expect_no_rate(optimizer: OptimizerLike, settings: OptimizerSettings) -> None:
-    text = optimizer if isinstance(optimizer, str) and "->" not in optimizer else ""
+    text = optimizer if isinstance(optimizer, str) and not spec.is_groups(optimizer) else ""
     if "lr" in settings or (text and "lr" in spec.parse(text, like="sgd:momentum=0.9")[0].options):
         raise ValueError("the learning rates from `start` to `end` are tried; leave lr out")

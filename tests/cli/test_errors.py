@@ -128,6 +128,16 @@ def test_a_memory_error_without_a_message_is_reported_as_not_enough_memory(monke
     assert "not enough memory" in output_of(capsys, "train", status=2)
 
 
+def test_an_error_without_a_message_is_reported_by_its_class(monkeypatch, capsys):
+    from gpuconv import models
+
+    def fail(*_, **__):
+        raise ValueError
+
+    monkeypatch.setattr(models, "build", fail)
+    assert output_of(capsys, "train", status=2).endswith("\ngpuconv: error: ValueError\n")
+
+
 @pytest.mark.parametrize(("raised", "message"), [("", "not enough memory"), ("no 9 bytes more", "no 9 bytes more")])
 def test_running_out_of_memory_during_training_is_reported(raised, message, monkeypatch, tmp_path, capsys):
     def exhausted(self, *arguments, **options):

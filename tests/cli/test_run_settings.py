@@ -74,8 +74,17 @@ def test_a_chosen_rate_or_optimizer_replaces_the_rate_of_the_file():
         (("adam:lr=0.001", 0.001), {"lr": 0.01}, "adam", 0.01),
         (("adam:beta1=0.8,LR=0.001,beta2=0.9", 0.001), {"lr": 0.01}, "adam:beta1=0.8,beta2=0.9", 0.01),
         (("adam,lr=0.001", 0.001), {"lr": 0.01}, "adam", 0.01),
+        (
+            ("sgd:lr=0.1,momentum=0.9,nesterov=true,decay=weights", 0.1),
+            {"lr": 0.2},
+            "sgd:momentum=0.9,nesterov=true,decay=weights",
+            0.2,
+        ),
         (("adam:lr=0.001", 0.001), {"seed": 3}, "adam:lr=0.001", 0.001),
         (("adam:lr=0.001", 0.001), {"lr": 0.001}, "adam:lr=0.001", 0.001),
+        (("adam:lr=0.001", None), {"optimizer": "adam:beta1=0.8"}, "adam:beta1=0.8", 0.001),
+        (("adam:lr=0.001", None), {"optimizer": "adam:lr=0.002"}, "adam:lr=0.002", 0.002),
+        (("adam:lr=0.001", None), {"optimizer": "lion"}, "lion", 0.05),
         (("sgd:momentum=0.9", 0.3), {"optimizer": "sgd"}, "sgd", 0.3),
         (("sgd", 0.3), {"optimizer": "adam"}, "adam", 0.05),
         (("sgd", 0.3), {"optimizer": "adam:lr=0.002"}, "adam:lr=0.002", 0.002),
@@ -83,7 +92,7 @@ def test_a_chosen_rate_or_optimizer_replaces_the_rate_of_the_file():
         ((groups, 1.0), {"optimizer": "adam"}, "adam", 0.05),
         (("sgd", 0.3), {"optimizer": groups}, groups, 1.0),
     ):
-        config = {"model": "tiny-vgg", "optimizer": file[0], "lr": file[1]}
+        config = {"model": "tiny-vgg", "optimizer": file[0]} | ({} if file[1] is None else {"lr": file[1]})
         settings = run_settings.with_recipe(run_settings.override(config, chosen))
         assert (settings.optimizer, settings.lr) == (optimizer, rate), (file, chosen)
 

@@ -10,6 +10,7 @@ import pytest
 import gpuconv as gc
 from gpuconv import layers
 from gpuconv.layers import LAYERS, Conv2D, Flatten, Input, Layer, Linear, Sequential
+from gpuconv.layers.activation import Activation
 from gpuconv.training import Trainer, compare_settings
 
 
@@ -323,3 +324,24 @@ def test_a_plain_subclass_of_an_activation_trains_with_its_own_forward():
         net = net.fuse() if fuse else net
         np.testing.assert_array_equal(net.forward(x, True), expected.reshape(2, -1))
         gc.Trainer(net, lr=0.1, fuse=fuse).fit((x, np.array([0, 1])), epochs=1, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"op": "swish"}, "unknown activation 'swish'"),
+        ({}, r"class Refused needs the name of its op: class Refused\(Activation, op=...\)"),
+    ],
+)
+def test_a_refused_activation_class_is_no_layer(options, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        type("Refused", (Activation,), {}, **options)
+    assert not [name for name in LAYERS if "Refused" in name]
+
+
+def test_the_op_of_an_activation_class_ignores_case():
+    class Named(Activation, op="ReLU"):
+        pass
+
+    assert Named.op == Named.stem == "relu"
+    assert Named.keeps_output

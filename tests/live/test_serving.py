@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import http.client
 import os
 import signal
@@ -218,6 +219,15 @@ def test_the_error_for_a_port_in_use_or_another_host_says_what_to_do(capsys, tmp
     assert main(["live", "--host", "192.0.2.1"]) == 2  # an address for documentation, which no machine has
     assert "192.0.2.1:8600: Cannot assign requested address; choose another host" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
+
+
+def test_the_error_on_a_machine_without_ipv6_names_the_address(monkeypatch):
+    def refused(*_):
+        raise OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))
+
+    monkeypatch.setattr(socket, "socket", refused)
+    with pytest.raises(OSError, match="choose another host: '::1:8600'"), listening_socket("::1", 8600):
+        pass
 
 
 def test_an_invalid_host_is_refused_in_one_line(capsys, tmp_path, monkeypatch):

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from gpuconv import spec
 from gpuconv.training.optimizers.adagrad import Adagrad
 from gpuconv.training.optimizers.adam import Adam, AdamW
 from gpuconv.training.optimizers.base import Optimizer, expect_no_settings
@@ -45,6 +46,6 @@ def get(optimizer: str | Optimizer, **settings: Any) -> Optimizer:
         raise TypeError(f"an optimizer is a name, a short form or an object, received {type(optimizer).__name__}")
     if optimizer == Groups.name:  # the name in its `config`
         return Groups(**settings)
-    if "->" in optimizer:
+    if spec.is_groups(optimizer):
         return Groups(groups=optimizer, **settings)
     return named(optimizer, **settings)
