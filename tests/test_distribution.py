@@ -9,14 +9,13 @@ import subprocess
 import sys
 import tarfile
 import zipfile
-from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
-pytestmark = pytest.mark.slow  # a build takes seconds
+from tests.sources import ROOT
 
-ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.slow  # a build takes seconds
 
 
 class Built(NamedTuple):

@@ -3,13 +3,12 @@
 import ast
 import json
 import runpy
-from pathlib import Path
 
 import pytest
 
 from tests.parallel import mpiexec
+from tests.sources import ROOT
 
-ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
 NEEDS = {"from_pytorch": "torch", "student": "matplotlib", "teacher": "matplotlib", "to_onnx": "onnxruntime"}
 PROGRAMS = sorted(path.stem for path in EXAMPLES.glob("*.py") if path.stem != "two_processes")

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import ast
 import logging
-from pathlib import Path
 
 from gpuconv.system import console
 from gpuconv.text.plain_text import printable
 from tests import toy_run
+from tests.sources import ROOT
 
-ROOT = Path(__file__).parents[1]
 MAY_PRINT = (
     "cli/",  # the command line
     "system/console.py",  # its messages and progress bars

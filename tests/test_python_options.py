@@ -4,12 +4,12 @@ docstrings."""
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.sources import ROOT
+
 PROGRAM = """
 import importlib, pkgutil, sys
 import gpuconv

@@ -12,8 +12,8 @@ import pytest
 from bench.cli import main as bench
 from gpuconv.cli.errors import UserError
 from gpuconv.cli.main import COMMANDS, main, parsers
+from tests.sources import ROOT
 
-ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
 SHOWN = re.compile(rf"^(?:    |\$ )?(?:python -m |.* && )?gpuconv ({'|'.join(COMMANDS)})\b(?!:)(.*)$", re.M)
 NAMES = {

@@ -13,8 +13,7 @@ import pytest
 
 from gpuconv.training.optimizers import OPTIMIZERS, Groups
 from gpuconv.training.protocols import OptimizerSettings
-
-ROOT = Path(__file__).parents[1]
+from tests.sources import ROOT
 
 DEFINITIONS = """\
 import numpy as np

@@ -72,7 +72,7 @@ def sanitizer_check(tool: str) -> Body:
 
 def tests(gate: Gate, seconds: float) -> Found:
     """Runs the whole test suite with kernels on this device, each file in a process of its own. The files of folders
-    named `kernels` come first; in them, as in the others, the files with "devices" in their names."""
+    named `kernels` come first. Of them, and then of the others, those with "devices" in their names come first."""
     folder = gate.home / "tests"
     files = sorted(folder.rglob("test_*.py"), key=lambda p: (p.parent.name != "kernels", "devices" not in p.name, p))
     files = files[:1] if gate.small else files

@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from tests.sources import ROOT
 
 
 def test_ci_runs_the_test_command_of_the_readme_and_the_kernel_tests():

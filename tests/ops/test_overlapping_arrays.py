@@ -124,8 +124,8 @@ WITH_INPUTS = [op for op in ops.__all__ if op != "clip_values" and any(inputs(op
 
 @pytest.mark.parametrize("op", WITH_INPUTS)
 def test_no_backend_receives_an_input_that_overlaps_an_output(op, monkeypatch):
-    """Such an input is copied, even if the current backends would accept it. The exception is an input with exactly the
-    memory of an `out` that the op may write in place."""
+    """Such an input is copied, even if the current backends would accept it. The exception: an op that
+    can work in place, and an `out` that is exactly the input's memory."""
     compared = 0
     for call in (*calls(op), *(call | {"training": False} for call in calls(op) if "training" in call)):
         call |= outputs(op, call) if set(array_names(op)) & set(RESULTS) else {}

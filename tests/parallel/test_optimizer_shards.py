@@ -41,7 +41,7 @@ class Stepped(NamedTuple):
 
 def stepped(ranks=None, optimizer="adam", *, device="numpy", dtype="float32", shard=True, **options):
     """The results of three steps."""
-    cpu._fixed.set(1)  # without it, ops of a rank's thread would wait until the context in `on_one_and_all` ends
+    cpu._fixed_cores.set(1)  # without it, ops of a rank's thread would wait until the context in `on_one_and_all` ends
     net = toy_run.net().to(device, precision=dtype)
     scale = {"loss_scale": LossScale(start=2.0**8, interval=2)} if dtype == "float16" else {}
     options = {"shards": 4, "graph": False, "weight_decay": 0.01} | scale | options

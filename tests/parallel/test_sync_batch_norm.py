@@ -158,7 +158,7 @@ def test_shards_have_the_same_bits_on_any_number_of_ranks(device, dtype, make):
     options = dict(device=device, dtype=dtype, shards=4, make=make)
 
     def rank(ranks):
-        cpu._fixed.set(1)  # without it, ops of this thread would wait until the context below ends
+        cpu._fixed_cores.set(1)  # without it, ops of this thread would wait until the context below ends
         return stepped(ranks, **options)
 
     with cpu.fixed_parts():

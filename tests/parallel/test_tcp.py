@@ -20,8 +20,7 @@ from gpuconv import parallel
 from gpuconv.cli import main
 from gpuconv.parallel import ParallelError, tcp
 from gpuconv.parallel.tcp import TCP
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.sources import ROOT
 
 
 def environment():

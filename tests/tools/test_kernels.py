@@ -6,11 +6,11 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-REPOSITORY = Path(__file__).parents[2]
+from tests.sources import ROOT
+
 STORES = "tests/kernels/test_stmatrix.py::test_matrices_are_stored_directly_and_transposed"
 STARTS_PYTEST_AFTER_KERNELS = """
 import pytest
@@ -24,7 +24,7 @@ def verdicts(file: str) -> tuple[int, list[tuple[str, str]]]:
     """The exit status of a run on four mutants with one test, and the verdict on each mutant and its reason."""
     options = ["--file", file, "--tests", STORES, "--sample", "4", "--seed", "3", "--verbose", "--processes", "1"]
     done = subprocess.run(
-        [sys.executable, "-m", "tools.mutation.kernels", *options], cwd=REPOSITORY, capture_output=True, text=True
+        [sys.executable, "-m", "tools.mutation.kernels", *options], cwd=ROOT, capture_output=True, text=True
     )
     return done.returncode, re.findall(rf"^\d/\d {file}:\d+  (.*)\n  - .*\n  \+ .*\n  (.*)$", done.stdout, re.M)
 

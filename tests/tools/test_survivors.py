@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from gpuconv.backends.cuda.runtime import source
+from tests.sources import ROOT
 from tools.mutation import cuda_faults, python_faults
 from tools.mutation.campaign import Mutant, known_survivors
 
-REPOSITORY = Path(__file__).parents[2]
 Mutate = Callable[[str, str], Iterator[Mutant]]
 
 
@@ -19,12 +19,12 @@ Mutate = Callable[[str, str], Iterator[Mutant]]
     ("name", "folder", "mutate"),
     [
         ("kernels_survivors.toml", source.directory(), cuda_faults.mutants),
-        ("library_survivors.toml", REPOSITORY, python_faults.mutants),
+        ("library_survivors.toml", ROOT, python_faults.mutants),
     ],
     ids=["kernels", "library"],
 )
 def test_each_listed_survivor_is_a_mutant_of_the_code_as_it_is(name: str, folder: Path, mutate: Mutate):
-    known = known_survivors(REPOSITORY / "tools" / "mutation" / name)
+    known = known_survivors(ROOT / "tools" / "mutation" / name)
     assert known
     for file in {key[0] for key in known}:
         keys = {mutant.key for mutant in mutate(file, (folder / file).read_text())}

@@ -4,13 +4,12 @@ import random
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from tests import toy_run
+from tests.sources import ROOT
 
-ROOT = Path(__file__).parents[2]
 STEPS = 4 * toy_run.STEPS_PER_EPOCH
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from gpuconv.backends.cuda.runtime.source import COMMENT_OR_STRING
 from tools.mutation.campaign import Mutant
 
-_COMMENTS_AND_STRINGS = re.compile(r'//[^\n]*|/\*.*?\*/|"(?:\\.|[^"\\\n])*"', re.DOTALL)
 _BOUNDS = re.compile(r"__launch_bounds__\s*\((?:[^()]|\([^()]*\))*\)|alignas\s*\([^()]*\)|static_assert\([^;]*;")
 
 _REPLACEMENTS = {
@@ -107,7 +107,7 @@ def mutants(file: str, text: str) -> Iterator[Mutant]:
 
 def _code(text: str) -> str:
     """The text, in which blanks replace everything that the emulated device does not run. No offset changes."""
-    text = _COMMENTS_AND_STRINGS.sub(_blank, text)
+    text = COMMENT_OR_STRING.sub(_blank, text)
     lines, silent = [], []  # silent: for each open #if, whether the emulated device skips its text
     for line in text.split("\n"):
         directive = line.strip()

@@ -18,7 +18,11 @@ CHECKS = {
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser("python -m ci.gate.hopper_kernels", description=hopper_kernels.__doc__)
+    parser = argparse.ArgumentParser(
+        "python -m ci.gate.hopper_kernels",
+        description=hopper_kernels.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("name", choices=CHECKS)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--small", action="store_true", help="do less work, for a rehearsal")

@@ -18,11 +18,9 @@ from gpuconv.backends.cuda.runtime.capability import capability_named
 from gpuconv.backends.cuda.runtime.kernel import Module
 from gpuconv.backends.cuda.runtime.outputs import pack_width
 from gpuconv.dtypes import as_dtype
-from gpuconv.problems import PLAIN, Conv2dProblem, Epilogue
+from gpuconv.problems import DIRECTIONS, PLAIN, Conv2dProblem, Epilogue
 from gpuconv.verify.algorithm_run import Form, Inputs, Question, run, run_on_device
 from gpuconv.verify.conv_problems import conv
-
-DIRECTIONS = ("fprop", "dgrad", "wgrad")
 
 
 def check(name: str, device: str, small: bool) -> int:

@@ -43,7 +43,7 @@ Result = TypeVar("Result")
 _blas_lock = threading.Lock()
 # Set these only inside a `try` whose `finally` resets them: Ctrl-C may come right after the assignment.
 _inside = contextvars.ContextVar("inside a part", default=False)
-_fixed = contextvars.ContextVar("cores within fixed_parts", default=0)
+_fixed_cores = contextvars.ContextVar("cores within fixed_parts", default=0)
 
 
 def in_parts(
@@ -62,7 +62,7 @@ def in_parts(
     begins. In parallel, the calls would take longer, because threads that run Python code wait for each other.
     """
     length = arrays[0].shape[0] if arrays[0].ndim else 1
-    fixed = _fixed.get()
+    fixed = _fixed_cores.get()
     if length == 1 or _inside.get():
         return [work(*(prepare(*arrays) if prepare else arrays))]
     nbytes = sum(x.nbytes for x in arrays) if nbytes is None else nbytes
@@ -99,15 +99,15 @@ def fixed_parts() -> Iterator[None]:
     the context if it runs in a copy of it (`contextvars.copy_context`). In other threads, ops that may split their work
     into parts wait until the context ends: code within the context that waits for such a thread hangs.
     """
-    if _fixed.get() or _inside.get():
+    if _fixed_cores.get() or _inside.get():
         yield
         return
     with _blas_lock, _OneCoreBlas() as cores:
         try:
-            _fixed.set(cores)
+            _fixed_cores.set(cores)
             yield
         finally:
-            _fixed.set(0)
+            _fixed_cores.set(0)
 
 
 def sum_parts(work: Callable[..., np.ndarray], *arrays: np.ndarray, **options: Any) -> np.ndarray:

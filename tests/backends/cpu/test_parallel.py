@@ -104,7 +104,7 @@ def test_ops_still_run_after_ctrl_c_while_blas_is_limited_or_restored(blas, numb
     assert blas.num_threads == 3
 
 
-@pytest.mark.parametrize("variable", ["_inside", "_fixed"])
+@pytest.mark.parametrize("variable", ["_inside", "_fixed_cores"])
 def test_ctrl_c_as_parts_begin_leaves_no_variable_set(blas, variable, monkeypatch):
     real = getattr(parallel, variable)
 

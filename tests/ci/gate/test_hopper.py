@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -24,10 +23,9 @@ from gpuconv.backends.cuda.gemm import plan, prover, verdicts
 from gpuconv.backends.cuda.gemm.plan import unproved_plans
 from gpuconv.backends.cuda.gemm.verdicts import Verdict
 from tests import standin
+from tests.sources import ROOT
 from tests.standin import proving
 from tests.standin.proving import NAME, command, new_family
-
-ROOT = Path(__file__).parents[3]
 
 
 @pytest.mark.kernels

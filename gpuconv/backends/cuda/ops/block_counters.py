@@ -17,10 +17,10 @@ from gpuconv.types import Array
 
 def block_counters(like: Array) -> Array:
     """(2,) uint32, zero. Each launch leaves them at zero, so a thread's launches on one stream share them. Threads do
-    not share them: each may have its own default stream, and all these streams have one address.
+    not share them: each may have its own default stream, and CUDA's handle of all these streams is the same number.
 
-    A faulty kernel may leave other values. On the emulated device the counters are set to zero after each fault, and
-    when kernel files are replaced."""
+    A faulty kernel may leave other values. On the emulated device the calling thread's counters are set to zero after
+    each fault, and when kernel files are replaced."""
     if isinstance(like, np.ndarray):
         return _of_thread[threading.get_ident()]
     stream = sys.modules["cupy"].cuda.get_current_stream()

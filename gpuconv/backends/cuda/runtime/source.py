@@ -25,7 +25,7 @@ from gpuconv.backends.cuda.runtime.limits import MAX_CLUSTER
 _SHIPPED = "gpuconv/kernels"  # the folder of the shipped files, in an installed package
 _INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*"([^"]+)"[^\n]*$', re.MULTILINE)
 _PRAGMA_ONCE = re.compile(r"^[ \t]*#[ \t]*pragma[ \t]+once[ \t]*$", re.MULTILINE)
-_COMMENT_OR_STRING = re.compile(r'//[^\n]*|/\*.*?\*/|"(?:\\.|[^"\\\n])*"', re.DOTALL)
+COMMENT_OR_STRING = re.compile(r'//[^\n]*|/\*.*?\*/|"(?:\\.|[^"\\\n])*"', re.DOTALL)
 
 _ARGUMENTS = r"\s*\((?:[^()]|\([^()]*\))*\)"
 _ATTRIBUTES = rf"(?:(?:__launch_bounds__|__cluster_dims__){_ARGUMENTS}\s*)*"
@@ -124,7 +124,7 @@ def flatten(path: Path) -> str:
         text = file.read_text(encoding="utf-8-sig", errors="replace")  # comments may have another encoding
         name = _c_string(_shown(file, path.parent, shipped))
         parts, end = [f"#line 1 {name}\n"], 0
-        comments = [match.span() for match in _COMMENT_OR_STRING.finditer(text) if match[0][0] == "/"]
+        comments = [match.span() for match in COMMENT_OR_STRING.finditer(text) if match[0][0] == "/"]
         for match in _INCLUDE.finditer(text):
             if any(begin <= match.start() < end_of_comment for begin, end_of_comment in comments):
                 continue
@@ -167,7 +167,7 @@ def _find(name: str, includer: Path, line: int) -> Path:
 
 def blank_comments(text: str) -> str:
     """The text without comments; strings and line breaks stay."""
-    return _COMMENT_OR_STRING.sub(lambda m: m[0] if m[0][0] == '"' else re.sub(r"[^\n]", " ", m[0]), text)
+    return COMMENT_OR_STRING.sub(lambda m: m[0] if m[0][0] == '"' else re.sub(r"[^\n]", " ", m[0]), text)
 
 
 @functools.lru_cache(maxsize=512)
