@@ -27,7 +27,7 @@ from gpuconv.types import Array, Record
 if TYPE_CHECKING:
     from gpuconv.training.protocols import DataLike, LossLike, MetricLike
 
-_CONFUSION = "confusion of this call"
+_CONFUSION = "confusion=True"
 
 
 @dataclass(frozen=True)
