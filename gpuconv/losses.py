@@ -369,20 +369,29 @@ def _takes_scale(loss: Loss) -> bool:
 
 def describe(loss: object) -> str:
     """A description of `loss`, the same in every process. It gives the name and, for gpuconv's losses, dataclasses and
-    partials, the options or values. Two functions of one name have the same description."""
+    partials, the options or values. Two functions of one name have the same description. A user's dataclass that has
+    the name of one of gpuconv's losses is given with its module."""
     if isinstance(loss, partial):
         given = [*map(repr, loss.args), *(f"{name}={value!r}" for name, value in loss.keywords.items())]
         return f"{describe(loss.func)}({', '.join(given)})"
-    return repr(loss) if is_dataclass(loss) else getattr(loss, "__name__", type(loss).__qualname__)
+    if not is_dataclass(loss):
+        return getattr(loss, "__name__", type(loss).__qualname__)
+    kind = type(loss)
+    if kind.__name__ in _by_described_name() and kind not in LOSSES.values():
+        return f"{kind.__module__}.{loss!r}"
+    return repr(loss)
+
+
+def _by_described_name() -> dict[str, Callable[..., Loss]]:
+    return LOSSES | {kind.__name__: kind for kind in LOSSES.values()}
 
 
 def read(text: str) -> Loss:
     """The loss with the description `text`, from this version or another. ValueError for one that is not gpuconv's."""
-    kinds = LOSSES | {kind.__name__: kind for kind in LOSSES.values()}
     try:
         call: Any = ast.parse(text, mode="eval").body
         options = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
-        return kinds[call.func.id](**options)
+        return _by_described_name()[call.func.id](**options)
     except (SyntaxError, AttributeError, KeyError, TypeError, ValueError):
         raise ValueError(f"the loss {text} is not one of gpuconv's") from None
 

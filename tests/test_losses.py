@@ -1,5 +1,6 @@
 """Losses by name: values by hand, options and descriptions."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -113,6 +114,14 @@ def test_a_stored_description_gives_the_loss_again():
         assert losses.read(losses.describe(loss)) == loss
         hash(loss)
     assert losses.read("SoftmaxCrossEntropy(label_smoothing=0.1)") == losses.SoftmaxCrossEntropy(0.1)
+
+
+def test_a_users_loss_with_the_name_of_one_of_ours_is_not_read_as_ours():
+    theirs = dataclasses.make_dataclass("Huber", [("delta", float, 1.0)], namespace={"__call__": lambda *given: given})
+    described = losses.describe(theirs(2.0))
+    assert described == f"{theirs.__module__}.Huber(delta=2.0)"
+    with pytest.raises(ValueError, match="is not one of gpuconv's"):
+        losses.read(described)
 
 
 def test_a_short_form_is_read():
