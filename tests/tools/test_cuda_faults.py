@@ -44,6 +44,9 @@ def test_a_call_over_two_lines_is_removed_as_a_whole():
 def test_code_that_the_emulated_device_does_not_run_is_not_mutated():
     text = "#ifdef GPUCONV_EMULATOR\nwait(1);\n#else\nwait(2);\n#endif\nwait(3);\n"
     assert {mutant.before for mutant in mutants("x.cuh", text)} == {"wait(1);", "wait(3);"}
+    nested = "#if WIDE\nwait(0);\n#endif\n"
+    text = text.replace("wait(1);\n", nested)
+    assert {mutant.before for mutant in mutants("x.cuh", text)} == {"wait(0);", "wait(3);"}
 
 
 def test_a_key_survives_an_edit_of_the_comment():

@@ -108,22 +108,21 @@ def mutants(file: str, text: str) -> Iterator[Mutant]:
 def _code(text: str) -> str:
     """The text, in which blanks replace everything that the emulated device does not run. No offset changes."""
     text = COMMENT_OR_STRING.sub(_blank, text)
-    lines, silent = [], []  # silent: for each open #if, whether the emulated device skips its text
+    lines: list[tuple[str, str]] = []
+    opened, silent = [], []  # each open #if, and whether the emulated device skips its text
     for line in text.split("\n"):
         directive = line.strip()
         if directive.startswith("#if"):
+            opened.append(directive)
             silent.append(directive == "#ifndef GPUCONV_EMULATOR")
-        elif directive.startswith("#else") and "GPUCONV_EMULATOR" in _opening(lines):
+        elif directive.startswith("#else") and "GPUCONV_EMULATOR" in opened[-1]:
             silent[-1] = not silent[-1]
         elif directive.startswith("#endif"):
+            opened.pop()
             silent.pop()
         hidden = directive.startswith("#") or any(silent) or re.match(r"\s*template\b[^()]*$", line)
         lines.append((" " * len(line), line) if hidden else (line, line))
     return _BOUNDS.sub(_blank, "\n".join(shown for shown, _ in lines))
-
-
-def _opening(lines: list[tuple[str, str]]) -> str:
-    return next(line for _, line in reversed(lines) if line.strip().startswith("#if"))
 
 
 def _blank(match: re.Match[str]) -> str:
