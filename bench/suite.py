@@ -18,6 +18,7 @@ from gpuconv.dtypes import as_dtype, full_name
 from gpuconv.names import lookup
 from gpuconv.problems import Conv2dProblem
 from gpuconv.profiling.work import Work
+from gpuconv.text.plain_text import size_text
 from gpuconv.types import Size
 from gpuconv.verify import conv_problems
 
@@ -39,7 +40,7 @@ class Entry:
     def shape(self) -> str:
         if self.kind == "step":
             return f"{self.workload[0]}-n{self.workload[1]}"
-        return str(self.workload) if self.kind == "convolution" else "x".join(map(str, self.workload))
+        return str(self.workload) if self.kind == "convolution" else size_text(self.workload)
 
     @property
     def key(self) -> str:

@@ -13,7 +13,7 @@ from gpuconv.layers.branches import Merging
 from gpuconv.layers.fused import Fused
 from gpuconv.layers.sequential import runs_of
 from gpuconv.text import html
-from gpuconv.text.plain_text import display_width
+from gpuconv.text.plain_text import display_width, size_text
 from gpuconv.text.text_table import align_columns
 
 
@@ -91,7 +91,7 @@ def summary(net: Layer, *, batch_size: int = 128, device: str | None = None) -> 
     table = rows(net, batch_size, device)
     end = total(table)
     lines: list[tuple[str, ...]] = [("layer", "kind", "output", "parameters", "mult-adds", "activations")]
-    lines += [(row.name, row.kind, _volume(row.output_shape), *_counts(row)) for row in table]
+    lines += [(row.name, row.kind, size_text(row.output_shape), *_counts(row)) for row in table]
     lines.append(("total", "", "", *_counts(end)))
     if any(row.algorithms for row in table):
         named = [
@@ -148,10 +148,6 @@ def _trained(layer: Layer) -> int:
 
 def _counts(row: Row) -> tuple[str, str, str]:
     return f"{row.parameters:,}", f"{row.mult_adds:,}", f"{row.activations:,}"
-
-
-def _volume(shape: tuple[int, ...]) -> str:
-    return "x".join(map(str, shape))
 
 
 def _bytes(count: int) -> str:

@@ -6,6 +6,8 @@ import types
 
 import numpy as np
 
+from gpuconv.text.plain_text import size_text
+
 LONGEST = 60  # characters
 
 
@@ -34,14 +36,14 @@ def _text(value, name: str = "") -> str:
     if isinstance(value, (tuple, list, dict)) and not value:
         return f"no {name}".strip()
     if isinstance(value, tuple) and len(value) > 1 and all(type(entry) is int and entry >= 0 for entry in value):
-        return "x".join(map(str, value))
+        return size_text(value)
     if isinstance(value, (tuple, list)):
         text = ",".join(map(_text, value))[:LONGEST]
         return f"{name}={text}" if name and all(_is_bare(entry) for entry in value) else text
     if isinstance(value, dict):
         return ",".join(f"{key}={_text(entry)}" for key, entry in value.items())[:LONGEST]
     if isinstance(value, np.ndarray):
-        return f"{value.dtype} array of {'x'.join(map(str, value.shape)) or 'no axes'}"
+        return f"{value.dtype} array of {size_text(value.shape) or 'no axes'}"
     if isinstance(value, str) and value.replace(".", "").isdecimal():
         return repr(value)  # "2" is not the number 2
     text = str(value)

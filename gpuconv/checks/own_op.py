@@ -21,6 +21,7 @@ from gpuconv.dtypes import as_dtype
 from gpuconv.names import canonical_keys
 from gpuconv.ops.registry import arrays_of
 from gpuconv.text import html
+from gpuconv.text.plain_text import size_text
 from gpuconv.text.text_table import align_columns
 from gpuconv.types import Options
 from gpuconv.verify import compare as comparer
@@ -171,9 +172,7 @@ def _case_name(arrays: Mapping[str, Any], options: Options) -> str:
 
 
 def _shape_text(array: Any) -> str:  # noqa: ANN401 - an array or a list of arrays
-    return (
-        "+".join(map(_shape_text, array)) if isinstance(array, (list, tuple)) else "x".join(map(str, np.shape(array)))
-    )
+    return "+".join(map(_shape_text, array)) if isinstance(array, (list, tuple)) else size_text(np.shape(array))
 
 
 def _compare_case(

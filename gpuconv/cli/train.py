@@ -30,6 +30,7 @@ from gpuconv.cli.run_data import load_data, split_validation
 from gpuconv.cli.runs import settings_to_resume, started_in_python
 from gpuconv.system.console import is_quiet, say
 from gpuconv.system.shell import command
+from gpuconv.text.plain_text import size_text
 
 if TYPE_CHECKING:
     from gpuconv.data import Dataset, Loader, Normalization, Samples
@@ -306,11 +307,10 @@ def _print_accuracy(accuracy: float, trainer: Trainer, held_out: Loader, tta: st
 def _describe_sets(train: Dataset | Samples, validation: Dataset | Samples | None, test: Dataset | Samples) -> str:
     from gpuconv.data import Samples
 
-    size = "x".join(map(str, train.image_shape))
     stream = ", read as needed (identified by names, sizes, dates and labels)" if isinstance(train, Samples) else ""
     validating = f"{len(validation):,} to validate on, " if validation else ""
     counts = f"{len(train):,} images to train on, {validating}{len(test):,} to test on"
-    return f"{counts}, {size}, {len(train.classes)} classes{stream}"
+    return f"{counts}, {size_text(train.image_shape)}, {len(train.classes)} classes{stream}"
 
 
 def _print_files(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Iterable
 
 
 def printable(text: str) -> str:
@@ -16,6 +17,11 @@ def printable(text: str) -> str:
 def one_line(text: object) -> str:
     """The text as one line, with single spaces."""
     return " ".join(str(text).split())
+
+
+def size_text(lengths: Iterable[int]) -> str:
+    """The lengths of axes as one word, such as "32x32x3"; `parse_numbers.volume` reads it."""
+    return "x".join(map(str, lengths))
 
 
 def display_width(text: str) -> int:

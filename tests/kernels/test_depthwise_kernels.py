@@ -88,7 +88,7 @@ def test_memory_accesses_stay_within_bounds(op):
 
 
 def test_a_filter_gradient_accumulates_over_splits(device, monkeypatch):
-    monkeypatch.setattr(depthwise, "_BLOCKS", 5)
+    monkeypatch.setattr(depthwise, "_MOST_BLOCKS", 5)
     (dy, x), options = arguments("conv2d_wgrad", SQUARE)
     before = np.random.default_rng(3).standard_normal((16, 3, 3, 1)).astype(np.float32)
     (gradient,) = expected_results("conv2d_wgrad", [dy, x], options)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import re
-import subprocess
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from gpuconv.algorithms import FEW_CHANNELS, find, serving
+from gpuconv.backends.cuda.analysis.machine_code import listings
 from gpuconv.backends.cuda.analysis.variants import MACROS, Variant, representatives, variants
 from gpuconv.backends.cuda.runtime import source
 from tests.kernels.compiled import compiled, main_loop, nvdisasm, tensor_core_variant
@@ -20,7 +20,6 @@ ARCHS = ("sm_80", "sm_90a")
 SIZES = {"float32": 4, "float64": 8, "float16": 2}
 CONVOLUTIONS = ("conv2d_fprop.cu", "conv2d_dgrad.cu", "conv2d_wgrad.cu")
 
-_FUNCTION = re.compile(r"^\.text\.(\w+):$", re.MULTILINE)
 _LINE = re.compile(r'//## File "([^"]+)", line (\d+)')
 _INSTRUCTION = re.compile(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?\w+ )?\s*([A-Z][\w.]*)")
 
@@ -40,10 +39,8 @@ class Function:
 @functools.cache
 def disassembled(variant: Variant, arch: str) -> dict[str, Function]:
     """The kernels of a variant by name."""
-    tool, binary = nvdisasm(), compiled(variant, arch)
-    listing = subprocess.run([tool, "-c", "-g", binary.path], capture_output=True, text=True, check=True).stdout
-    _, *parts = _FUNCTION.split(listing)
-    return {name: _function(code.partition("\n\t.section")[0]) for name, code in zip(parts[::2], parts[1::2])}
+    nvdisasm()
+    return {name: _function(code) for name, code in listings(compiled(variant, arch).path, "-g").items()}
 
 
 def _function(code: str) -> Function:

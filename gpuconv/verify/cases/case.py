@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -50,10 +50,6 @@ def normal(rng: np.random.Generator, shape: int | Shape, dtype: DTypeLike) -> np
 def normal_arrays(*shapes: int | Shape | None, **options: object) -> Make:
     """The arguments of an op that takes arrays of normally distributed numbers. shapes: None for an absent array."""
     return lambda rng, dtype: ([None if shape is None else normal(rng, shape, dtype) for shape in shapes], options)
-
-
-def size_text(sizes: Iterable[int]) -> str:
-    return "x".join(map(str, sizes))
 
 
 def text_of(options: Options) -> str:

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from gpuconv.activations import ACTIVATIONS
+from gpuconv.text.plain_text import size_text
 from gpuconv.types import Options, Shape
-from gpuconv.verify.cases.case import Arguments, Case, Make, normal, normal_arrays, size_text, text_of
+from gpuconv.verify.cases.case import Arguments, Case, Make, normal, normal_arrays, text_of
 
 _OPTIONS: dict[str, list[Options]] = {"gelu": [{"approximate": "none"}, {"approximate": "tanh"}]}
 _SHAPES: dict[str, list[Shape]] = {

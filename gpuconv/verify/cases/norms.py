@@ -8,8 +8,9 @@ import numpy as np
 
 from gpuconv.activations import ACTIVATIONS
 from gpuconv.dtypes import accumulation_dtype
+from gpuconv.text.plain_text import size_text
 from gpuconv.types import Options
-from gpuconv.verify.cases.case import Arguments, Case, Make, normal, size_text
+from gpuconv.verify.cases.case import Arguments, Case, Make, normal
 from gpuconv.verify.cases.matrices import matrix_sizes
 
 

@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from gpuconv.dtypes import accumulation_dtype
+from gpuconv.text.plain_text import size_text
 from gpuconv.types import Options, Shape
-from gpuconv.verify.cases.case import Arguments, Case, Make, normal, size_text, text_of
+from gpuconv.verify.cases.case import Arguments, Case, Make, normal, text_of
 
 _PARAMETERS: dict[str, list[Shape]] = {
     "tiny": [(1,)],

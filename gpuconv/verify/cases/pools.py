@@ -7,8 +7,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from gpuconv.problems import Pool2dProblem
+from gpuconv.text.plain_text import size_text
 from gpuconv.types import Options, Shape
-from gpuconv.verify.cases.case import Arguments, Case, Make, normal, size_text, text_of
+from gpuconv.verify.cases.case import Arguments, Case, Make, normal, text_of
 
 # Keywords of `Pool2dProblem.of`; all but x_shape are also keywords of the ops.
 POOLS: dict[str, list[Options]] = {

@@ -58,11 +58,17 @@ def disassembler() -> str:
 
 def disassemble(cubin: Path) -> dict[str, list[Instruction]]:
     """The instructions of each kernel of a cubin, by the kernel's name."""
-    listing = subprocess.run(
-        [disassembler(), "-c", cubin], capture_output=True, text=True, encoding="utf-8", check=True
+    return {name: _instructions(code) for name, code in listings(cubin).items()}
+
+
+def listings(cubin: Path, *options: str) -> dict[str, str]:
+    """The code of each kernel of a cubin as nvdisasm prints it, by the name of the kernel. options: more options of
+    nvdisasm, such as "-g", which adds the lines of the source."""
+    listed = subprocess.run(
+        [disassembler(), "-c", *options, cubin], capture_output=True, text=True, encoding="utf-8", check=True
     ).stdout
-    _, *parts = _FUNCTION.split(listing)
-    return {name: _instructions(code.partition("\n\t.section")[0]) for name, code in zip(parts[::2], parts[1::2])}
+    _, *parts = _FUNCTION.split(listed)
+    return {name: code.partition("\n\t.section")[0] for name, code in zip(parts[::2], parts[1::2])}
 
 
 def _instructions(code: str) -> list[Instruction]:

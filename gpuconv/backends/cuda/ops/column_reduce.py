@@ -22,7 +22,7 @@ _COLUMNS = np.dtype(
     + [(name, np.int32) for name in ("channels", "tile", "rows")],
     align=True,
 )
-_BLOCKS = 1024  # per launch, about eight per multiprocessor; constant, so that every device gives the same bits
+_MOST_BLOCKS = 1024  # per launch, about eight per multiprocessor; constant, so that every device gives the same bits
 _GROUP = 4  # the most loads in flight per thread; a chunk is a multiple of it
 MAP_STEPS = 16  # the most steps of a block that only maps: enough to outweigh reading the channels' coefficients
 _FINISH_COLUMNS = 8  # FINISH_COLUMNS of the header
@@ -66,7 +66,7 @@ def distribute(rows: int, channels: int, width: int, most_steps: int | None) -> 
         tile, rows_a_step = ceil_div(ceil_div(channels, tiles), width) * width, 1
         stride = channels
     steps = ceil_div(rows, rows_a_step)
-    even_share = ceil_div(steps * tiles, _BLOCKS)
+    even_share = ceil_div(steps * tiles, _MOST_BLOCKS)
     chunk = max(2 * _GROUP, even_share) if most_steps is None else min(max(_GROUP, even_share), most_steps)
     chunk = ceil_div(chunk, _GROUP) * _GROUP
     columns = struct(_COLUMNS, rows * channels, stride // width, chunk, channels, tile, rows_a_step)

@@ -23,7 +23,7 @@ from gpuconv.problems import Conv2dProblem, Epilogue
 from gpuconv.types import Array
 
 _OUTPUTS = 4  # OUTPUTS of kernels/depthwise.cuh
-_BLOCKS = 1024  # a filter gradient has about this many blocks at most; a constant, so every device gives the same bits
+_MOST_BLOCKS = 1024  # a filter gradient has about this many at most; constant, so that every device gives the same bits
 
 
 def _width(problem: Conv2dProblem, pitches: tuple[int, ...], *arrays: Array) -> int:
@@ -87,7 +87,7 @@ def wgrad(
     lanes = min(WARP, 1 << (packs - 1).bit_length())
     tiles = ceil_div(packs, lanes) * ceil_div(taps, THREADS // lanes)
     workspace = LARGEST_WORKSPACE // (dw.size * accumulation_dtype(dtype).itemsize)
-    rows = max(1, ceil_div(n * p, max(1, min(ceil_div(_BLOCKS, tiles), workspace))))
+    rows = max(1, ceil_div(n * p, max(1, min(ceil_div(_MOST_BLOCKS, tiles), workspace))))
     split_k = max(1, ceil_div(n * p, rows))  # the sum over an empty batch is zero
     partials = empty((split_k, dw.size), accumulation_dtype(dtype), like=dw)
     kernel = _kernel("wgrad", width, dtype, tf32=tf32)

@@ -21,7 +21,7 @@ from gpuconv.devices import address, device_of
 from gpuconv.list_cache import ListCache
 from gpuconv.types import Array, Scalar
 
-_NUMBERS = 8192  # per thread block; a multiple of 8, so that chunks keep their parameter's alignment
+_PER_BLOCK = 8192  # numbers per thread block; a multiple of 8, so that chunks keep their parameter's alignment
 
 _CHUNK = np.dtype(  # the kernels' `struct Chunk`
     [
@@ -326,14 +326,14 @@ def _extents(columns: Columns, _: Sequence[float]) -> np.ndarray:
 
 
 def _split(entry: np.dtype, arrays: Mapping[str, Any]) -> np.ndarray:
-    """Entries that split arrays of one size, `_NUMBERS` elements per entry. Any array but the first may be None, which
-    gives null pointers."""
+    """Entries that split arrays of one size, `_PER_BLOCK` elements per entry. Any array but the first may be None,
+    which gives null pointers."""
     size = next(iter(arrays.values())).size
-    begin = np.arange(0, size, _NUMBERS)
+    begin = np.arange(0, size, _PER_BLOCK)
     part = np.zeros(begin.size, entry)
     for name, array in arrays.items():
         if array is None:
             continue
         part[name] = np.uint64(address(array)) + begin.astype(np.uint64) * np.uint64(array.dtype.itemsize)
-    part["count"] = np.minimum(_NUMBERS, size - begin)
+    part["count"] = np.minimum(_PER_BLOCK, size - begin)
     return part
